@@ -1,0 +1,277 @@
+"""Changes: what a call asks for, turned into a new record and the rows to add to each array.
+
+Each function looks at one snapshot and writes nothing; `commit` carries the plan out, under the same lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.commit import Values, new_id
+from embstore.config import Config
+from embstore.errors import KeysExistError, ShapeError, UnknownColumnError, UnknownFieldError
+from embstore.index import KeyIndex
+from embstore.ingest import Casting, KeyBatch, column_values, field_values, infer_field
+from embstore.layout import FIELD_CHUNK_BYTES, blank, column_array, field_array, key_arrays
+from embstore.reader import Rows
+from embstore.schema import STRING, ArrayState, ColumnSpec, FieldSpec, Record, check_name
+from embstore.snapshot import Snapshot
+
+__all__ = ["AppendResult", "IfExists", "Plan", "new_record", "plan_append", "plan_column", "plan_field"]
+
+IfExists = Literal["error", "skip", "replace"]
+DEFAULT_FIELD = "embedding"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendResult:
+    """What an append did, in rows."""
+
+    appended: int = 0
+    skipped: int = 0
+    replaced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A record to commit, and the rows to add to arrays by their names."""
+
+    record: Record
+    appends: dict[str, Values]
+
+
+def new_record(
+    config: Config,
+    *,
+    fields: Mapping[str, FieldSpec] | None = None,
+    columns: Mapping[str, str] | None = None,
+    chunk_bytes: int = FIELD_CHUNK_BYTES,
+    expected_rows: int = 0,
+    provenance: Mapping[str, str] | None = None,
+) -> Record:
+    """Describe an empty store."""
+    record = Record(
+        config=config.to_dict(),
+        fingerprint=config.fingerprint,
+        generation=new_id(),
+        commit_id=new_id(),
+        arrays=key_arrays(expected_rows=expected_rows),
+        provenance=dict(provenance or {}),
+        options={"chunk_bytes": int(chunk_bytes), "expected_rows": int(expected_rows)},
+    )
+    for name, spec in (fields or {}).items():
+        record = with_field(record, name, spec)
+    for name, dtype in (columns or {}).items():
+        record = with_column(record, name, dtype)
+    return record
+
+
+def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
+    """Return the record with a field more, whose array is empty."""
+    check_name(name, {**record.fields, **record.columns, **record.arrays})
+    options = record.options
+    array = field_array(
+        name,
+        spec,
+        expected_rows=options.get("expected_rows", 0),
+        chunk_bytes=options.get("chunk_bytes", FIELD_CHUNK_BYTES),
+    )
+    return replace(record.with_arrays(**{name: array}), fields={**record.fields, name: spec})
+
+
+def with_column(record: Record, name: str, dtype: str, *, array_name: str | None = None) -> Record:
+    """Return the record with a column more, whose array is empty."""
+    others = {n: spec for n, spec in record.columns.items() if n != name}
+    taken = {n: None for n in record.arrays if n not in {s.array for s in record.columns.values()}}
+    check_name(name, {**record.fields, **others, **taken})
+    array_name = array_name or name
+    array = column_array(dtype, expected_rows=record.options.get("expected_rows", 0))
+    column = ColumnSpec(dtype=dtype, array=array_name)
+    return replace(record.with_arrays(**{array_name: array}), columns={**record.columns, name: column})
+
+
+def plan_append(
+    snapshot: Snapshot,
+    index: KeyIndex,
+    keys: KeyBatch,
+    fields: Mapping[str | None, Any],
+    columns: Mapping[str, Any],
+    *,
+    if_exists: IfExists,
+    casting: Casting,
+) -> tuple[Plan | None, AppendResult]:
+    """Plan the append of rows; no plan, if there is nothing to add.
+
+    Raises
+    ------
+    KeysExistError, ShapeError, DtypeError, NonFiniteError, UnknownFieldError, UnknownColumnError
+    """
+    record, path = snapshot.record, snapshot.folder.path
+    fields = name_fields(record, fields, path)
+    if not record.fields:  # the first rows decide what the store holds
+        for name, values in fields.items():
+            record = with_field(record, name, infer_field(name, values))
+        for name, values in columns.items():
+            if name not in record.columns:
+                record = with_column(record, name, column_values(name, None, values, len(keys))[0])
+    stored = {
+        name: field_values(name, record.fields[name], values, keys.texts, casting=casting)
+        for name, values in fields.items()
+    }
+    described = {
+        record.columns[name].array: column_values(name, record.columns[name].dtype, values, len(keys))[1]
+        for name, values in check_columns(record, columns, path).items()
+    }
+    rows = index.find(keys.hashes)
+    present = np.flatnonzero(rows >= 0)
+    dead = np.empty(0, dtype=np.int64)
+    chosen: NDArray[np.int64] | None = None
+    if len(present) and if_exists == "error":
+        raise KeysExistError([keys.texts[i] for i in present.tolist()], path=path)
+    if len(present) and if_exists == "skip":
+        chosen = np.flatnonzero(rows < 0)
+        keys = keys.at(chosen)
+    if if_exists == "replace":
+        dead = rows[present]
+    result = AppendResult(
+        appended=len(keys), skipped=len(rows) - len(keys), replaced=len(dead)
+    )
+    if not len(keys) and record.arrays.keys() == snapshot.record.arrays.keys():
+        return None, result
+    codes, new_names = class_codes(snapshot.class_names, keys.class_names)
+    appends: dict[str, Values] = {
+        **{name: pick(values, chosen) for name, values in (stored | described).items()},
+        "file_id": keys.file_ids,
+        "class_code": codes,
+        "class_names": new_names,
+        "key_hash": keys.hashes,
+        "dead_rows": dead,
+    }
+    appends = {name: values for name, values in appends.items() if len(values)}
+    return Plan(replace(record, rows=record.rows + len(keys)), appends), result
+
+
+def pick(values: Values, chosen: NDArray[np.int64] | None) -> Values:
+    """Return the values at some places; all, as they are, for None."""
+    if chosen is None:
+        return values
+    if isinstance(values, np.ndarray):
+        return values[chosen]
+    return [values[i] for i in chosen.tolist()]
+
+
+def name_fields(record: Record, fields: Mapping[str | None, Any], path: Any) -> dict[str, Any]:
+    """Give rows without a name the store's only field, and check that no field is left out.
+
+    Raises
+    ------
+    UnknownFieldError
+    """
+    if list(fields) == [None]:
+        if len(record.fields) > 1:
+            raise UnknownFieldError(None, record.fields, path=path)
+        return {next(iter(record.fields), DEFAULT_FIELD): fields[None]}
+    named = {str(name): values for name, values in fields.items()}
+    if not named:
+        raise UnknownFieldError(None, record.fields, path=path)
+    if record.fields and (odd := named.keys() ^ record.fields.keys()):
+        raise UnknownFieldError(sorted(odd)[0], record.fields, path=path)
+    return named
+
+
+def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> Mapping[str, Any]:
+    """Check that the columns given are those of the store.
+
+    Raises
+    ------
+    UnknownColumnError
+    """
+    for name in columns.keys() - record.columns.keys():
+        raise UnknownColumnError(name, record.columns, path=path)
+    for name in record.columns.keys() - columns.keys():
+        raise UnknownColumnError(name, columns, path=path, what="these rows need a value for column")
+    return columns
+
+
+def class_codes(known: list[str], class_names: list[str]) -> tuple[NDArray[np.int32], list[str]]:
+    """Return the code of each row's class, and the classes that are new, in order of appearance."""
+    codes = {name: code for code, name in enumerate(known)}
+    values = [codes.setdefault(name, len(codes)) for name in class_names]
+    return np.array(values, dtype=np.int32), list(codes)[len(known) :]
+
+
+def plan_delete(snapshot: Snapshot, rows: Rows) -> Plan:
+    """Plan the deletion of live rows."""
+    return Plan(snapshot.record, {"dead_rows": rows})
+
+
+def spread(array: ArrayState, snapshot: Snapshot, rows: Rows, values: Values) -> Values:
+    """Lay values of some rows out over all rows; the others are blank."""
+    count = snapshot.record.rows
+    if array.dtype == STRING:
+        strings = [""] * count
+        for row, value in zip(rows.tolist(), values, strict=True):
+            strings[row] = value
+        return strings
+    assert isinstance(values, np.ndarray)
+    if len(rows) == count and (rows == np.arange(count)).all():
+        return values
+    whole = np.full((count, *array.shape), blank(array.dtype), dtype=array.dtype)
+    whole[rows] = values
+    return whole
+
+
+def plan_field(
+    snapshot: Snapshot, name: str, rows: Rows, keys: list[str], values: Any, spec: FieldSpec | None, casting: Casting
+) -> Plan:
+    """Plan a further field, with values for all live rows.
+
+    Raises
+    ------
+    NameRefusedError, ShapeError, DtypeError, NonFiniteError
+    """
+    spec = spec or infer_field(name, values)
+    record = with_field(snapshot.record, name, spec)
+    stored = field_values(name, spec, values, keys, casting=casting)
+    return Plan(record, _nonempty({name: spread(record.arrays[name], snapshot, rows, stored)}))
+
+
+def plan_column(snapshot: Snapshot, name: str, rows: Rows, values: Any) -> Plan:
+    """Plan a column, new or in place of the one of that name, with values for all live rows.
+
+    A column that is there is not written over: readers may be at it. Its successor is an array of
+    another name (``score.v2``), and the record says which of them is the column.
+
+    Raises
+    ------
+    NameRefusedError, ShapeError, DtypeError
+    """
+    old = snapshot.record.columns.get(name)
+    dtype, checked = column_values(name, None, values, len(rows))
+    array_name = _successor(old.array) if old else name
+    record = with_column(snapshot.record, name, dtype, array_name=array_name)
+    whole = spread(record.arrays[array_name], snapshot, rows, checked)
+    if old:
+        arrays = {n: state for n, state in record.arrays.items() if n != old.array}
+        record = replace(record, arrays=arrays)
+    return Plan(record, _nonempty({array_name: whole}))
+
+
+def _successor(array: str) -> str:
+    stem, dot, number = array.rpartition(".v")
+    return f"{stem}.v{int(number) + 1}" if dot and number.isdigit() else f"{array}.v2"
+
+
+def _nonempty(appends: dict[str, Values]) -> dict[str, Values]:
+    return {name: values for name, values in appends.items() if len(values)}
+
+
+def check_count(name: str, expected: int, found: int) -> None:
+    """Raise `ShapeError` if there are not as many rows as keys."""
+    if expected != found:
+        raise ShapeError(name, expected=f"{expected} rows", found=f"{found} rows")

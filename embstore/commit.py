@@ -1,0 +1,173 @@
+"""The commit: rows added to the ends of arrays, then one rename that makes them so.
+
+All of it runs under the store's lock. Chunk files first, each synced before it is renamed; then the
+group's ``zarr.json``, whose rename is the commit; then what only other readers need. What a killed writer
+left behind is mended by the next one, in `recovery`. Which rows to add is the caller's to say.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embstore.chunks import read_tail, write_chunk
+from embstore.errors import CommitUncertainError, ConfigError
+from embstore.fsio import Buffer, Folder, move_into_place, sibling
+from embstore.layout import (
+    MAX_METADATA_BYTES,
+    METADATA_NAME,
+    array_metadata,
+    dump_json,
+    encode_strings,
+    group_document,
+)
+from embstore.schema import STRING, ArrayState, Record
+
+__all__ = ["BACKUP_ARRAY", "Values", "build_beside", "commit", "create", "new_id", "own_metadata", "payload"]
+
+logger = logging.getLogger("embstore")
+
+BACKUP_ARRAY = "key_hash"
+"""The array whose own metadata carries a copy of the record, for a salvage without ``zarr.json``."""
+
+Values = np.ndarray[Any, Any] | Sequence[str]
+
+
+def new_id() -> str:
+    """Return 128 random bits as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def payload(array: ArrayState, values: Values) -> Buffer:
+    """Turn rows into the bytes that a chunk holds of them."""
+    if array.dtype == STRING:
+        return encode_strings(values)  # type: ignore[arg-type]
+    numbers = np.ascontiguousarray(values, dtype=np.dtype(array.dtype).newbyteorder("<"))
+    return numbers.reshape(-1).view(np.uint8).data
+
+
+def append_rows(folder: Folder, array: ArrayState, values: Values) -> ArrayState:
+    """Write rows past the array's end; they are not part of the store before a commit says so."""
+    count, size = len(values), array.rows_per_chunk
+    used = array.length % size
+    # The old rows are checked as they are read: a new checksum must not cover up a flipped bit.
+    head = [read_tail(folder, array)] if used else []
+    tail, start = array.tail, 0
+    for index in range(array.length // size, -(-(array.length + count) // size)):
+        stop = min(start + size - used, count)
+        parts = [*head, payload(array, values[start:stop])]
+        tail = write_chunk(folder, array, index, parts, used + stop - start)
+        head, used, start = [], 0, stop
+    if count:
+        folder.sync()
+    return replace(array, length=array.length + count, tail=tail)
+
+
+def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Values]) -> Record:
+    """Add rows to arrays and make `new` the store's record.
+
+    Parameters
+    ----------
+    folder : Folder
+        Of the store, whose lock is held.
+    old : Record
+        What is committed now.
+    new : Record
+        What is to be, but for the lengths of the arrays in `appends`; arrays that `old` does not
+        have are made.
+    appends : mapping of str to rows
+        By the name of the array.
+
+    Returns
+    -------
+    Record
+        As it was committed.
+
+    Raises
+    ------
+    CommitUncertainError
+        The record is in place, but was not known to be on disk.
+    OSError
+        Nothing was committed.
+    """
+    for name in new.arrays.keys() - old.arrays.keys():
+        folder.remove_child(name)  # of a commit that a killed writer did not finish
+        folder.make_child(name)
+    grown = {name: append_rows(folder.child(name), new.arrays[name], v) for name, v in appends.items()}
+    record = replace(new.with_arrays(**grown), commit_id=new_id())
+    write_record(folder, record)
+    try:
+        finish(folder, old, record)
+    except OSError as error:
+        # The commit stands and is on disk. Only readers that ignore consolidated metadata lag.
+        logger.warning("%s: committed, but not tidied up (%s); the next writer does", folder.path, error)
+    return record
+
+
+def write_record(folder: Folder, record: Record) -> None:
+    """Replace the group's ``zarr.json``: the commit itself."""
+    document = dump_json(group_document(record))
+    if len(document) > MAX_METADATA_BYTES:
+        raise ConfigError("", f"{len(document):,} bytes", f"zarr.json may have {MAX_METADATA_BYTES:,} bytes")
+    folder.replace(METADATA_NAME, [document])
+    try:
+        folder.sync()
+    except OSError as error:
+        raise CommitUncertainError(folder.path, record.commit_id) from error
+
+
+def own_metadata(name: str, record: Record) -> bytes:
+    """Return the ``zarr.json`` of one array, for readers that ignore consolidated metadata."""
+    metadata = array_metadata(record.arrays[name])
+    if name == BACKUP_ARRAY:
+        metadata["attributes"] = {"embstore_backup": group_document(record)["attributes"]["embstore"]}
+    return dump_json(metadata)
+
+
+def finish(folder: Folder, old: Record | None, record: Record) -> None:
+    """Bring the arrays' own metadata up to the commit, and remove arrays that it no longer has."""
+    for name, array in record.arrays.items():
+        before = old.arrays.get(name) if old else None
+        if before is None or before.length != array.length or name == BACKUP_ARRAY:
+            child = folder.child(name)
+            child.replace(METADATA_NAME, [own_metadata(name, record)])
+            child.sync()
+    for name in (old.arrays.keys() if old else set()) - record.arrays.keys():
+        folder.child(name).remove(METADATA_NAME)  # first: without it, the next writer may remove the rest
+        folder.remove_child(name)
+        folder.sync()
+
+
+def create(path: Path, record: Record, appends: Mapping[str, Values] | None = None) -> Record:
+    """Make a new store at `path`: built beside its place, then renamed in.
+
+    Raises
+    ------
+    StoreExistsError
+        Something is at `path`.
+    """
+    folder, record = build_beside(path, record)
+    if appends:
+        record = commit(folder, record, record, appends)
+    move_into_place(folder.path, path)
+    return record
+
+
+def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
+    """Make a new store in the sibling of `path`; gives its folder."""
+    beside = sibling(path)
+    parent = Folder.open(path.parent)
+    parent.remove_child(beside.name)
+    folder = parent.make_child(beside.name)
+    for name in record.arrays:
+        folder.make_child(name)
+    record = replace(record, commit_id=new_id())
+    write_record(folder, record)
+    finish(folder, None, record)
+    return folder, record

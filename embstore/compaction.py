@@ -1,0 +1,125 @@
+"""Compaction, salvage and merging: rows copied in blocks from stores that exist into a new one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from embstore.changes import class_codes
+from embstore.commit import Values, append_rows, build_beside, finish, new_id, write_record
+from embstore.fsio import exchange, move_into_place, remove_tree
+from embstore.index import write_run
+from embstore.layout import METADATA_NAME
+from embstore.reader import Rows
+from embstore.schema import ArrayState, Record
+from embstore.snapshot import Snapshot
+
+__all__ = ["compact", "copy_rows", "emptied"]
+
+logger = logging.getLogger("embstore")
+
+_BLOCK_BYTES: Final = 64 * 2**20
+_BLOCK_ROWS: Final = 65_536
+LEAST_INDEXED: Final = 65_536
+
+
+def emptied(record: Record) -> Record:
+    """Return the record of a store of the same fields and columns, without rows, of a new generation."""
+    columns = {name: replace(spec, array=name) for name, spec in record.columns.items()}
+    renamed = {spec.array: name for name, spec in record.columns.items()}
+    arrays = {
+        renamed.get(name, name): replace(array, length=0, tail=None) for name, array in record.arrays.items()
+    }
+    return replace(
+        record,
+        generation=new_id(),
+        commit_id=new_id(),
+        epoch=0,
+        rows=0,
+        erasing=None,
+        columns=columns,
+        arrays=arrays,
+    )
+
+
+def blocks(rows: Rows, snapshot: Snapshot) -> Iterator[Rows]:
+    """Cut rows into blocks that are good to hold in memory."""
+    widest = max((snapshot.record.arrays[name].row_nbytes for name in snapshot.record.fields), default=1)
+    step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // widest))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Values:
+    """Copy rows of one array."""
+    column = snapshot.column(array_name)
+    with snapshot.reading(array_name):
+        return column.take(rows)
+
+
+def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> tuple[Path, Record]:
+    """Build, beside `path`, a store with some rows of another; gives where, and its record."""
+    folder, empty = build_beside(path, emptied(snapshot.record))
+    arrays: dict[str, ArrayState] = dict(empty.arrays)
+
+    def add(name: str, values: Values) -> None:
+        arrays[name] = append_rows(folder.child(name), arrays[name], values)
+
+    names: list[str] = []
+    copied = {name: name for name in ("file_id", "key_hash", *empty.fields)}
+    copied |= {name: spec.array for name, spec in snapshot.record.columns.items()}
+    for block in blocks(rows, snapshot):
+        codes, new_names = class_codes(names, snapshot.class_names_of(block))
+        names += new_names
+        add("class_code", codes)
+        for name, source in copied.items():
+            add(name, read_rows(snapshot, source, block))
+    add("class_names", names)
+    record = replace(empty.with_arrays(**arrays), rows=len(rows), commit_id=new_id())
+    write_record(folder, record)
+    finish(folder, empty, record)
+    return folder.path, record
+
+
+def index_copy(path: Path) -> None:
+    """Write the index of a store that was built, if it is large enough to want one."""
+    snapshot = Snapshot.open(path)
+    if snapshot.record.rows > LEAST_INDEXED:
+        write_run(snapshot)
+
+
+def compact(snapshot: Snapshot) -> None:
+    """Put a store without its deleted rows in the place of this one. Called under the lock.
+
+    Raises
+    ------
+    OSError
+        The folders can't be exchanged here (``EBUSY``, ``EXDEV``, ``EINVAL``); nothing was changed.
+    """
+    path = snapshot.folder.path
+    beside, record = copy_rows(snapshot, snapshot.live_rows, path)
+    try:
+        index_copy(beside)
+        exchange(beside, path)
+    except OSError:
+        remove_tree(beside, last_first=METADATA_NAME)
+        raise
+    logger.info("%s: compacted, %d rows kept of %d", path, record.rows, snapshot.record.rows)
+    # A reader that has just opened the old folder finds no record in it, and starts again.
+    remove_tree(beside, last_first=METADATA_NAME)
+
+
+def write_copy(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
+    """Make a new store at `path` with some rows of another.
+
+    Raises
+    ------
+    StoreExistsError
+    """
+    beside, record = copy_rows(snapshot, rows, path)
+    index_copy(beside)
+    move_into_place(beside, path)
+    return record

@@ -1,0 +1,239 @@
+"""Config: all that the stored values depend on, as a frozen JSON mapping with a fingerprint. Pure."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, Final
+
+from embstore.errors import ConfigError
+
+__all__ = ["ABSENT", "Config", "Difference", "canonical_json"]
+
+_MAX_EXACT_INT = 2**53
+_MAX_DEPTH = 32
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+    def __reduce__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = _Absent()
+"""Stands in a `Difference` where one side does not have the attribute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One attribute that two configs do not share; nested ones are named ``outer.inner``."""
+
+    name: str
+    expected: Any
+    found: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: expected {self.expected!r}, found {self.found!r}"
+
+
+def _number(value: float) -> str:
+    """Write a double as ECMAScript's Number::toString does (RFC 8785, 3.2.2.3)."""
+    if value == 0:
+        return "0"  # also -0.0
+    sign = "-" if value < 0 else ""
+    mantissa, _, exponent = repr(abs(value)).partition("e")  # the shortest digits, as ECMAScript's
+    whole, _, fraction = mantissa.partition(".")
+    fraction = "" if fraction == "0" else fraction
+    point = len(whole) + int(exponent or 0)
+    digits = (whole + fraction).lstrip("0")
+    point -= len(whole + fraction) - len(digits)
+    digits = digits.rstrip("0")
+    n = len(digits)
+    if n <= point <= 21:
+        return sign + digits + "0" * (point - n)
+    if 0 < point <= 21:
+        return f"{sign}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    tail = f".{digits[1:]}" if n > 1 else ""
+    return f"{sign}{digits[0]}{tail}e{point - 1:+d}"
+
+
+def canonical_json(value: Any) -> str:
+    """Write a JSON value in the one form that RFC 8785 (JCS) gives it.
+
+    Examples
+    --------
+    >>> canonical_json({"b": 5.0, "a": [1e21, True, None, "é"]})
+    '{"a":[1e+21,true,null,"é"],"b":5}'
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int | float):
+        return _number(float(value))
+    if isinstance(value, Mapping):
+        # Names sort by their UTF-16 code units (3.2.3), which is not the order of code points.
+        names = sorted(value, key=lambda name: name.encode("utf-16-be"))
+        return "{" + ",".join(f"{canonical_json(n)}:{canonical_json(value[n])}" for n in names) + "}"
+    return "[" + ",".join(map(canonical_json, value)) + "]"
+
+
+def _plain(value: Any, name: str, depth: int = 0) -> Any:
+    """Turn `value` into plain JSON, or say which attribute can't be."""
+    if depth > _MAX_DEPTH:
+        raise ConfigError(name, type(value).__name__, f"nested more than {_MAX_DEPTH} deep")
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()  # NumPy's scalars
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(name, value, "expected valid Unicode text") from error
+        return str(value)
+    if isinstance(value, int):
+        if abs(value) > _MAX_EXACT_INT:
+            raise ConfigError(name, value, "an integer beyond 2**53 is not exact in JSON")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ConfigError(name, value, "expected a finite number")
+        return int(value) if value.is_integer() and abs(value) <= _MAX_EXACT_INT else float(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(name, key, "expected text as the name of an attribute")
+            _plain(key, name)
+        prefix = f"{name}." if name else ""
+        return {str(k): _plain(v, prefix + k, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{name}[{i}]", depth + 1) for i, v in enumerate(value)]
+    raise ConfigError(name, value, f"expected a JSON value, found {type(value).__name__}")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise ConfigError(twice, dict(pairs), "the same name occurs twice")
+    return result
+
+
+class Config(Mapping[str, Any]):
+    """A frozen mapping of JSON values, equal when its canonical form is.
+
+    Numbers are compared as JSON's: ``5`` is ``5.0``, and ``True`` is not ``1``. NumPy scalars become
+    numbers and tuples become lists. NaN, infinity, names that are not text and integers beyond
+    2**53 are refused.
+
+    Parameters
+    ----------
+    values : mapping, optional
+    **attributes
+        Further attributes.
+
+    Raises
+    ------
+    ConfigError
+        With `attribute`, `value` and `reason`.
+
+    Examples
+    --------
+    >>> a = Config(encoder="MIT/ast", sample_rate=16_000, duration=5)
+    >>> b = Config({"duration": 5.0, "sample_rate": 16_000, "encoder": "MIT/ast"})
+    >>> a == b, a.fingerprint == b.fingerprint
+    (True, True)
+    >>> print(*a.diff(Config(b, duration=10)))
+    duration: expected 5, found 10
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None = None, /, **attributes: Any) -> None:
+        merged = {**(values or {}), **attributes}
+        self._values: dict[str, Any] = _plain(merged, "")
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Parse JSON text; a name that occurs twice is refused."""
+        values = json.loads(text, object_pairs_hook=_no_duplicates)
+        if not isinstance(values, dict):
+            raise ConfigError("", values, "expected a JSON object")
+        return cls(values)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a copy of the attribute, so that nothing in the config can be changed."""
+        value = self._values[name]
+        return json.loads(json.dumps(value)) if isinstance(value, dict | list) else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @cached_property
+    def canonical(self) -> str:
+        """The config as RFC 8785 canonical JSON."""
+        return canonical_json(self._values)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """BLAKE2b-256 of the canonical JSON, 64 hexadecimal digits."""
+        return blake2b(self.canonical.encode(), digest_size=32).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Config):
+            return self.canonical == other.canonical
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        try:
+            return self.canonical == Config(other).canonical
+        except ConfigError:
+            return False
+
+    def __hash__(self) -> int:
+        return hash(self.canonical)
+
+    def diff(self, other: Mapping[str, Any]) -> tuple[Difference, ...]:
+        """List the attributes in which `other` (found) differs from this config (expected)."""
+        other = other if isinstance(other, Config) else Config(other)
+        return tuple(_differences(self._values, other._values, ""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain copy."""
+        values: dict[str, Any] = json.loads(json.dumps(self._values))
+        return values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._values,)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}={v!r}" for k, v in self._values.items())
+        return f"Config({inside})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(k)}</th>"
+            f"<td style='text-align:left'>{html.escape(json.dumps(v, ensure_ascii=False))}</td></tr>"
+            for k, v in self._values.items()
+        )
+        return f"<table><caption>Config {self.fingerprint[:16]}</caption>{rows}</table>"
+
+
+def _differences(expected: dict[str, Any], found: dict[str, Any], prefix: str) -> Iterator[Difference]:
+    for name in {**expected, **found}:
+        a, b = expected.get(name, ABSENT), found.get(name, ABSENT)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{name}.")
+        elif (a is ABSENT or b is ABSENT) or canonical_json(a) != canonical_json(b):
+            yield Difference(prefix + name, a, b)

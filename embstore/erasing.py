@@ -1,0 +1,110 @@
+"""Erase: deleted rows blanked in the files themselves, so that a withdrawn sample is gone.
+
+It rewrites chunks under their names, which nothing else does. So a commit comes first that raises the
+record's epoch, by which readers of earlier commits notice; it also says what the last chunks will
+become, so that an erase that was killed can be opened, and is finished by the next writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.chunks import read_chunk, read_tail, write_chunk
+from embstore.commit import Values, commit, payload
+from embstore.fsio import Folder
+from embstore.index import drop_runs
+from embstore.layout import blank, crc32c, decode_strings
+from embstore.schema import STRING, ArrayState, Record, Tail
+
+__all__ = ["erase_dead", "finish_erase"]
+
+def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, Values]) -> tuple[Record, int]:
+    """Blank all deleted rows in the chunks that hold them.
+
+    Parameters
+    ----------
+    folder, old
+    dead : ndarray, (n,) int64
+        All rows deleted by the end of this commit.
+    appends : mapping
+        The rows that this commit deletes.
+
+    Returns
+    -------
+    Record, int
+        As committed last; number of files that were rewritten.
+    """
+    rows = np.sort(np.asarray(dead, dtype=np.int64))
+    tails = {}
+    for name, array in old.arrays.items():
+        if array.length == old.rows and name in _per_row(old) and len(rows) and array.tail:
+            last = (array.chunks - 1) * array.rows_per_chunk
+            if rows[-1] >= last:
+                tails[name] = _blanked_tail(folder.child(name), array, rows[rows >= last] - last)
+    # From here on no reader of an earlier commit trusts what it reads by name, and a reader of this
+    # one accepts the last chunks as they are and as they will be.
+    record = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)
+    return _blank_all(folder, record, rows)
+
+
+def finish_erase(folder: Folder, record: Record) -> Record:
+    """Finish the erase of a writer that was killed."""
+    array = record.arrays["dead_rows"]
+    parts = [np.asarray(read_chunk(folder.child("dead_rows"), array, i)) for i in range(array.chunks)]
+    dead = np.concatenate(parts)[: array.length] if parts else np.empty(0, np.int64)
+    return _blank_all(folder, record, np.sort(dead))[0]
+
+
+def _per_row(record: Record) -> set[str]:
+    """Name the arrays that have one row a sample."""
+    return record.arrays.keys() - {"class_names", "dead_rows"}
+
+
+def _blanked_tail(folder: Folder, array: ArrayState, places: Any) -> Tail:
+    data = read_tail(folder, array)
+    count = array.length - (array.chunks - 1) * array.rows_per_chunk
+    rows: Any
+    if array.dtype == STRING:
+        rows = decode_strings(data, count)
+    else:
+        rows = np.frombuffer(data, array.dtype).reshape(count, *array.shape)
+    blanked = payload(array, _blanked(array, rows, places))
+    return Tail(nbytes=len(blanked), crc32c=crc32c(blanked))
+
+
+def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
+    if array.dtype == STRING:
+        gone = set(places.tolist())
+        return ["" if i in gone else value for i, value in enumerate(rows)]
+    rows = rows.copy()
+    rows[places] = blank(array.dtype)
+    return rows
+
+
+def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Record, int]:
+    """Rewrite the chunks that hold dead rows with these blanked, then commit that it is done."""
+    files, arrays = 0, {}
+    for name in _per_row(record):
+        array, child = record.arrays[name], folder.child(name)
+        for index in np.unique(dead // array.rows_per_chunk).tolist():
+            first = index * array.rows_per_chunk
+            count = min(array.rows_per_chunk, array.length - first)
+            places = dead[(dead >= first) & (dead < first + count)] - first
+            rows = read_chunk(child, array, index)[:count]
+            blanked = payload(array, _blanked(array, rows, places))
+            if bytes(blanked) == bytes(payload(array, rows)):
+                tail = None if index < array.chunks - 1 else (record.erasing or {}).get(name)
+            else:
+                tail = write_chunk(child, array, index, [blanked], count)
+                files += 1
+            if index == array.chunks - 1 and tail is not None:
+                arrays[name] = replace(array, tail=tail)
+        child.sync()
+    drop_runs(folder)
+    final = commit(folder, record, replace(record.with_arrays(**arrays), erasing=None), {})
+    return final, files

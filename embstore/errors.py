@@ -1,0 +1,457 @@
+"""Every error that embstore raises on purpose, chosen by what the caller should do next.
+
+::
+
+    EmbstoreError
+    |-- the call is wrong: change it
+    |   |-- KeyFormatError (ValueError)         a key is not "file_id:class"
+    |   |-- DuplicateKeysError (ValueError)     one key twice in one append
+    |   |-- KeysExistError (ValueError)         stored already; see if_exists=
+    |   |-- ShapeError (ValueError)             rows of another shape or number
+    |   |-- DtypeError (TypeError)              a dtype that would need a cast
+    |   |-- NonFiniteError (ValueError)         NaN or infinity
+    |   |-- NameRefusedError (ValueError)       not a name for a field or column
+    |   |-- ConfigError (ValueError)            not a config
+    |   `-- DeadRowsError (ValueError)          a whole column that has deleted rows
+    |-- it is not there: look elsewhere, or make it
+    |   |-- MissingKeysError (KeyError)
+    |   |-- UnknownFieldError (KeyError)
+    |   |-- UnknownColumnError (KeyError)
+    |   |-- UnknownClassError (KeyError)
+    |   |-- NotAStoreError (FileNotFoundError)
+    |   `-- AmbiguousConfigError (LookupError)  several stores fit: say which
+    |-- it is another one than you think: compare, or make a new one
+    |   |-- ConfigMismatchError (ValueError)
+    |   |-- StoreExistsError (FileExistsError)
+    |   `-- UnsupportedFormatError (ValueError) written by a newer embstore
+    |-- it moved on: refresh or open again, then repeat
+    |   |-- StoreReplacedError (OSError)        the folder was exchanged or removed
+    |   |-- StoreChangedError (RuntimeError)    rows were renumbered or erased
+    |   `-- CommitUncertainError (OSError)      re-read: the commit is whole or absent
+    |-- the machine refuses: mend that, then repeat
+    |   |-- ReadOnlyError (PermissionError)
+    |   |-- StoreLockedError (TimeoutError)
+    |   |-- StorageFullError (OSError)
+    |   `-- NetworkFileSystemError (OSError)
+    `-- CorruptStoreError (OSError)             verify, then salvage
+
+Each carries its facts as attributes, named in the class. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_SHOWN = 10
+
+
+def _listed(items: Iterable[object], total: int) -> str:
+    """First few of `items`, and how many more there are."""
+    shown = [repr(item) for _, item in zip(range(_SHOWN), items, strict=False)]
+    more = total - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+
+
+class EmbstoreError(Exception):
+    """Base of all errors raised by embstore; its facts are attributes."""
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        for name, value in facts.items():
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        """Return the message (KeyError and OSError would show it otherwise)."""
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the facts, so that an error crosses from a worker process."""
+        return _rebuild, (type(self), self.message, self.__dict__)
+
+
+def _rebuild(cls: type[EmbstoreError], message: str, facts: dict[str, Any]) -> EmbstoreError:
+    error = cls.__new__(cls, message)
+    error.args = (message,)
+    error.__dict__.update(facts)
+    return error
+
+
+class KeyFormatError(EmbstoreError, ValueError):
+    """A key that is not ``file_id:class``. Attributes: `key`, `reason`."""
+
+    key: object
+    reason: str
+
+    def __init__(self, key: object, reason: str) -> None:
+        super().__init__(f"{key!r} is not a key 'file_id:class': {reason}", key=key, reason=reason)
+
+
+class DuplicateKeysError(EmbstoreError, ValueError):
+    """The same key more than once in one append. Attributes: `keys`, `path`."""
+
+    keys: tuple[str, ...]
+    path: Path | None
+
+    def __init__(self, keys: Sequence[str], *, path: Path | None = None) -> None:
+        super().__init__(
+            f"{len(keys)} key(s) occur more than once in one append: {_listed(keys, len(keys))}",
+            keys=tuple(keys),
+            path=path,
+        )
+
+
+class KeysExistError(EmbstoreError, ValueError):
+    """Keys that are stored already. Attributes: `keys`, `path`."""
+
+    keys: tuple[str, ...]
+    path: Path | None
+
+    def __init__(self, keys: Sequence[str], *, path: Path | None = None) -> None:
+        super().__init__(
+            f"{len(keys)} key(s) are stored already in {path}: {_listed(keys, len(keys))}; "
+            f'use if_exists="skip" or if_exists="replace"',
+            keys=tuple(keys),
+            path=path,
+        )
+
+
+class ShapeError(EmbstoreError, ValueError):
+    """Rows of another shape or number. Attributes: `field`, `expected`, `found`."""
+
+    field: str
+    expected: object
+    found: object
+
+    def __init__(self, field: str, *, expected: object, found: object) -> None:
+        super().__init__(
+            f"{field!r}: expected {expected}, found {found}",
+            field=field,
+            expected=expected,
+            found=found,
+        )
+
+
+class DtypeError(EmbstoreError, TypeError):
+    """A dtype that would need a cast. Attributes: `field`, `expected`, `found`."""
+
+    field: str
+    expected: object
+    found: object
+
+    def __init__(self, field: str, *, expected: object, found: object, hint: str = "") -> None:
+        super().__init__(
+            f"{field!r}: expected dtype {expected}, found {found}" + (f"; {hint}" if hint else ""),
+            field=field,
+            expected=expected,
+            found=found,
+        )
+
+
+class NonFiniteError(EmbstoreError, ValueError):
+    """NaN or infinity in rows to be stored. Attributes: `field`, `keys`."""
+
+    field: str
+    keys: tuple[str, ...]
+
+    def __init__(self, field: str, keys: Sequence[str]) -> None:
+        super().__init__(
+            f"{field!r}: NaN or infinity in {len(keys)} row(s): {_listed(keys, len(keys))}; a field "
+            f'may allow them with FieldSpec(nonfinite="allow")',
+            field=field,
+            keys=tuple(keys),
+        )
+
+
+class NameRefusedError(EmbstoreError, ValueError):
+    """Not a name for a field or a column. Attributes: `name`, `reason`."""
+
+    name: object
+    reason: str
+
+    def __init__(self, name: object, reason: str) -> None:
+        super().__init__(
+            f"{name!r} can't name a field or a column: {reason}", name=name, reason=reason
+        )
+
+
+class ConfigError(EmbstoreError, ValueError):
+    """A value that a config can't hold. Attributes: `attribute`, `value`, `reason`."""
+
+    attribute: str
+    value: object
+    reason: str
+
+    def __init__(self, attribute: str, value: object, reason: str) -> None:
+        super().__init__(
+            f"config attribute {attribute or '(top)'!r}: {reason}, found {value!r}",
+            attribute=attribute,
+            value=value,
+            reason=reason,
+        )
+
+
+class DeadRowsError(EmbstoreError, ValueError):
+    """A whole column that holds deleted rows. Attributes: `field`, `path`, `dead`."""
+
+    field: str
+    path: Path
+    dead: int
+
+    def __init__(self, field: str, *, path: Path, dead: int) -> None:
+        super().__init__(
+            f"{field!r} of {path} has {dead:,} deleted row(s): ask for dead='include' and index it "
+            f"with store.rows, or take store.select().to_numpy(), or compact() the store",
+            field=field,
+            path=path,
+            dead=dead,
+        )
+
+
+class MissingKeysError(EmbstoreError, KeyError):
+    """Keys that are not stored, all of them. Attributes: `keys`, `path`."""
+
+    keys: tuple[str, ...]
+    path: Path | None
+
+    def __init__(self, keys: Sequence[str], *, path: Path | None = None, what: str = "") -> None:
+        super().__init__(
+            f"{len(keys)} key(s) are not {what or f'in {path}'}: {_listed(keys, len(keys))}",
+            keys=tuple(keys),
+            path=path,
+        )
+
+
+class UnknownFieldError(EmbstoreError, KeyError):
+    """A field that the store does not have. Attributes: `field`, `available`, `path`."""
+
+    field: str | None
+    available: tuple[str, ...]
+    path: Path | None
+
+    def __init__(
+        self, field: str | None, available: Iterable[str], *, path: Path | None = None
+    ) -> None:
+        names = tuple(available)
+        what = "no field was named" if field is None else f"there is no field {field!r}"
+        super().__init__(
+            f"{what} in {path}; it has {', '.join(names) or 'none yet'}",
+            field=field,
+            available=names,
+            path=path,
+        )
+
+
+class UnknownColumnError(EmbstoreError, KeyError):
+    """A column that the store lacks, or that an append left out. Attributes: `column`, `available`, `path`."""
+
+    column: str
+    available: tuple[str, ...]
+    path: Path | None
+
+    def __init__(
+        self,
+        column: str,
+        available: Iterable[str],
+        *,
+        path: Path | None = None,
+        what: str = "there is no column",
+    ) -> None:
+        names = tuple(available)
+        super().__init__(
+            f"{what} {column!r} in {path}; it has {', '.join(names) or 'none'}",
+            column=column,
+            available=names,
+            path=path,
+        )
+
+
+class UnknownClassError(EmbstoreError, KeyError):
+    """Classes that are not in the list given. Attributes: `class_names`, `available`."""
+
+    class_names: tuple[str, ...]
+    available: tuple[str, ...]
+
+    def __init__(self, class_names: Iterable[str], available: Iterable[str]) -> None:
+        names, known = tuple(class_names), tuple(available)
+        super().__init__(
+            f"no class {_listed(names, len(names))} among {_listed(known, len(known))}",
+            class_names=names,
+            available=known,
+        )
+
+
+class NotAStoreError(EmbstoreError, FileNotFoundError):
+    """A path that is not an embstore store. Attributes: `path`, `reason`."""
+
+    path: Path
+    reason: str
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is not an embstore store: {reason}", path=path, reason=reason)
+
+
+class AmbiguousConfigError(EmbstoreError, LookupError):
+    """Several stores fit where one was wanted. Attributes: `wanted`, `paths`."""
+
+    wanted: Mapping[str, object]
+    paths: tuple[Path, ...]
+
+    def __init__(self, wanted: Mapping[str, object], paths: Sequence[Path], detail: str) -> None:
+        super().__init__(
+            f"{len(paths)} stores have {dict(wanted)!r}; they differ in {detail}: "
+            f"{_listed([str(p) for p in paths], len(paths))}",
+            wanted=dict(wanted),
+            paths=tuple(paths),
+        )
+
+
+class ConfigMismatchError(EmbstoreError, ValueError):
+    """The store's config differs from the one given. Attributes: `path`, `differences`.
+
+    `differences` is a tuple of `embstore.config.Difference` (name, expected, found).
+    """
+
+    path: Path
+    differences: tuple[Any, ...]
+
+    def __init__(self, path: Path, differences: Sequence[Any]) -> None:
+        super().__init__(
+            f"the config of {path} differs: " + "; ".join(str(d) for d in differences),
+            path=path,
+            differences=tuple(differences),
+        )
+
+
+class StoreExistsError(EmbstoreError, FileExistsError):
+    """Something is already at the path. Attribute: `path`."""
+
+    path: Path
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} exists already", path=path)
+
+
+class UnsupportedFormatError(EmbstoreError, ValueError):
+    """A store that this version can't read. Attributes: `path`, `expected`, `found`."""
+
+    path: Path | None
+    expected: object
+    found: object
+
+    def __init__(self, path: Path | None, *, expected: object, found: object) -> None:
+        super().__init__(
+            f"{path} needs a newer embstore: it has {found}, this version reads {expected}",
+            path=path,
+            expected=expected,
+            found=found,
+        )
+
+
+class StoreReplacedError(EmbstoreError, OSError):
+    """The store's folder was exchanged or removed: open it again. Attribute: `path`."""
+
+    path: Path
+
+    def __init__(self, path: Path, detail: str = "its folder was replaced or removed") -> None:
+        super().__init__(f"{path}: {detail} since it was opened; open it again", path=path)
+
+
+class StoreChangedError(EmbstoreError, RuntimeError):
+    """Rows were renumbered or erased: select again. Attributes: `path`, `expected`, `found`."""
+
+    path: Path
+    expected: object
+    found: object
+
+    def __init__(self, path: Path, detail: str, *, expected: object, found: object) -> None:
+        super().__init__(f"{path}: {detail}", path=path, expected=expected, found=found)
+
+
+class CommitUncertainError(EmbstoreError, OSError):
+    """The commit was renamed into place but not known to be on disk. Attributes: `path`, `commit_id`.
+
+    The store holds the commit whole or not at all: `refresh()`, then ask `missing(keys)`.
+    """
+
+    path: Path
+    commit_id: str
+
+    def __init__(self, path: Path, commit_id: str) -> None:
+        super().__init__(
+            f"{path}: commit {commit_id} is in place, but syncing it to disk failed; refresh() "
+            f"and ask missing(keys) before repeating it",
+            path=path,
+            commit_id=commit_id,
+        )
+
+
+class ReadOnlyError(EmbstoreError, PermissionError):
+    """Writing to what can't be written. Attributes: `path`, `reason`."""
+
+    path: Path
+    reason: str
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"can't write to {path}: {reason}", path=path, reason=reason)
+
+
+class StoreLockedError(EmbstoreError, TimeoutError):
+    """Another writer held the lock for too long. Attributes: `path`, `holder`, `timeout` (seconds)."""
+
+    path: Path
+    holder: str
+    timeout: float
+
+    def __init__(self, path: Path, *, holder: str, timeout: float) -> None:
+        super().__init__(
+            f"{path} is held by {holder or 'another writer'} and was not free within {timeout:g} s",
+            path=path,
+            holder=holder,
+            timeout=timeout,
+        )
+
+
+class StorageFullError(EmbstoreError, OSError):
+    """No space, quota or file size left; the commit did not happen. Attributes: `path`, `errno`."""
+
+    path: Path
+    errno: int | None
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        super().__init__(
+            f"{path}: {cause.strerror}; nothing was committed and nothing was lost",
+            path=path,
+            errno=cause.errno,
+        )
+
+
+class NetworkFileSystemError(EmbstoreError, OSError):
+    """Writing to a network or FUSE file system without opting in. Attributes: `path`, `filesystem`."""
+
+    path: Path
+    filesystem: str
+
+    def __init__(self, path: Path, filesystem: str) -> None:
+        super().__init__(
+            f"{path} lies on {filesystem}, whose locks and syncs can't be relied on; pass "
+            f'network="allow" to write there all the same, from one machine at a time',
+            path=path,
+            filesystem=filesystem,
+        )
+
+
+class CorruptStoreError(EmbstoreError, OSError):
+    """What is on disk is not what was committed. Attributes: `path` (of the file), `detail`."""
+
+    path: Path
+    detail: str
+
+    def __init__(self, path: Path, detail: str) -> None:
+        super().__init__(
+            f"{path}: {detail}; embstore.verify lists the rows affected, embstore.salvage keeps the rest",
+            path=path,
+            detail=detail,
+        )

@@ -1,0 +1,403 @@
+"""Durable files and locks: the only place that makes, replaces, syncs, renames or removes a file.
+
+A `Folder` is opened once and everything in it is reached relative to its descriptor, so that a
+folder exchanged under the same path (a compaction) can't mix into what was opened before. Symbolic
+links and anything but regular files are refused inside it.
+
+Every operation that changes the disk first calls `_step`: the one seam at which the tests kill the
+process, or record what a power cut would leave. What is in the files is no concern of this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import shutil
+import socket
+import stat
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from embstore.errors import (
+    CorruptStoreError,
+    NetworkFileSystemError,
+    ReadOnlyError,
+    StorageFullError,
+    StoreExistsError,
+    StoreLockedError,
+)
+
+__all__ = ["PARTIAL", "Folder", "exchange", "lock", "move_into_place", "refuse_network", "sibling"]
+
+logger = logging.getLogger("embstore")
+
+PARTIAL: Final = ".partial"
+"""The one temporary name in a folder: there is one writer, so one is enough, and the next finds it."""
+
+Buffer = bytes | memoryview
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_NOT_DIRECT: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EMLINK})
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # <linux/fs.h>
+_RENAME_SWAP, _RENAME_EXCL = 2, 4  # macOS <sys/stdio.h>
+_NETWORK: Final = frozenset(
+    "9p afs beegfs ceph cifs glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs "
+    "smb3 smbfs vboxsf virtiofs wekafs".split()
+)
+
+step_hook: Callable[[str, str, Any], None] | None = None
+"""Called before each operation with its name, the path and its data. For tests alone."""
+
+
+def _step(operation: str, path: Path, data: Any = None) -> None:
+    if step_hook is not None:
+        step_hook(operation, str(path), data)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the errors that a user can mend into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFullError(path, error) from error
+        if error.errno in _DENIED:
+            raise ReadOnlyError(path, error.strerror or "permission denied") from error
+        raise
+
+
+def _sync(descriptor: int) -> None:
+    """Sync to the medium itself: macOS's fsync stops at the drive's cache."""
+    if sys.platform == "darwin":  # pragma: no cover
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+class Folder:
+    """An open folder; everything in it is reached relative to its descriptor."""
+
+    __slots__ = ("__weakref__", "_children", "_close", "descriptor", "path")
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self._children: dict[str, Folder] = {}
+        self._close = weakref.finalize(self, os.close, descriptor)
+        self._close.atexit = False
+
+    @classmethod
+    def open(cls, path: Path) -> Folder:
+        """Open the folder at `path`, following links that lead to it."""
+        return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)
+
+    def identity(self) -> tuple[int, int]:
+        """Return device and inode, which tell this folder from one that took its path."""
+        found = os.fstat(self.descriptor)
+        return found.st_dev, found.st_ino
+
+    def child(self, name: str) -> Folder:
+        """Return the folder `name` in this one; opened once and kept."""
+        if name not in self._children:
+            path = self.path / name
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                descriptor = os.open(name, flags, dir_fd=self.descriptor)
+            except OSError as error:
+                if error.errno in _NOT_DIRECT:
+                    raise CorruptStoreError(path, "expected a folder, not a link or a file") from error
+                error.filename = str(path)
+                raise
+            self._children[name] = Folder(descriptor, path)
+        return self._children[name]
+
+    def names(self) -> list[str]:
+        """List the names in this folder."""
+        return os.listdir(self.descriptor)
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[tuple[int, int]]:
+        """Open the regular file `name` for reading; gives its descriptor and its size in bytes."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO would block
+        try:
+            descriptor = os.open(name, flags, dir_fd=self.descriptor)
+        except OSError as error:
+            if error.errno in _NOT_DIRECT or error.errno == errno.ENXIO:
+                raise CorruptStoreError(self.path / name, "expected a regular file") from error
+            error.filename = str(self.path / name)
+            raise
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise CorruptStoreError(self.path / name, "expected a regular file")
+            yield descriptor, found.st_size
+        finally:
+            os.close(descriptor)
+
+    def read(self, name: str, *, most: int) -> bytes:
+        """Read the whole file `name`, which may have at most `most` bytes."""
+        with self.opened(name) as (descriptor, size):
+            if size > most:
+                raise CorruptStoreError(self.path / name, f"it has {size:,} bytes, at most {most:,} are allowed")
+            return read_exactly(descriptor, size, 0)
+
+    def signature(self, name: str) -> tuple[int, int, int]:
+        """Return what changes whenever the file `name` is replaced: inode, size, time of change (ns)."""
+        found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        return found.st_ino, found.st_size, found.st_ctime_ns
+
+    def replace(self, name: str, parts: Sequence[Buffer], *, trailer: tuple[int, bytes] | None = None) -> None:
+        """Write the file `name` whole and durably: temporary name, fsync, rename.
+
+        Renaming before the fsync lost committed rows in simulated power cuts. The rename itself is
+        durable only after `sync`.
+
+        Parameters
+        ----------
+        name : str
+        parts : sequence of bytes-like
+            Written one after the other from the start.
+        trailer : (int, bytes), optional
+            Bytes at an offset past the parts; what lies between is a hole, and reads as zeros.
+        """
+        path = self.path / name
+        with _explained(path):
+            try:
+                self._write_partial(path, parts, trailer)
+                _step("rename", path)
+                os.rename(PARTIAL, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            except OSError:
+                # A failed write or fsync is not retried on that file: its pages may be lost already.
+                with contextlib.suppress(OSError):
+                    os.unlink(PARTIAL, dir_fd=self.descriptor)
+                raise
+
+    def _write_partial(self, path: Path, parts: Sequence[Buffer], trailer: tuple[int, bytes] | None) -> None:
+        partial = self.path / PARTIAL
+        _step("create", partial)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(PARTIAL, dir_fd=self.descriptor)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(PARTIAL, flags, 0o666, dir_fd=self.descriptor)
+        try:
+            position = 0
+            for part in parts:
+                _step("write", partial, (position, part))
+                position = _write_all(descriptor, part, position)
+            if trailer is not None:
+                _step("write", partial, trailer)
+                _write_all(descriptor, trailer[1], trailer[0])
+            _step("fsync", partial)
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def sync(self) -> None:
+        """Make the renames and removals in this folder durable."""
+        with _explained(self.path):
+            _step("sync_folder", self.path)
+            _sync(self.descriptor)
+
+    def make_child(self, name: str) -> Folder:
+        """Make the folder `name`; its entry is durable after `sync`."""
+        path = self.path / name
+        with _explained(path):
+            _step("mkdir", path)
+            os.mkdir(name, 0o777, dir_fd=self.descriptor)
+        return self.child(name)
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, if it is there."""
+        path = self.path / name
+        with _explained(path), contextlib.suppress(FileNotFoundError):
+            _step("unlink", path)
+            os.unlink(name, dir_fd=self.descriptor)
+
+    def remove_child(self, name: str) -> None:
+        """Remove the folder `name` with all that is in it, if it is there."""
+        self._children.pop(name, None)
+        path = self.path / name
+        with _explained(path), contextlib.suppress(FileNotFoundError):
+            _step("rmtree", path)
+            shutil.rmtree(name, dir_fd=self.descriptor)
+
+
+def _write_all(descriptor: int, data: Buffer, position: int) -> int:
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, position)
+        position += written
+        view = view[written:]
+    return position
+
+
+def read_exactly(descriptor: int, nbytes: int, position: int) -> bytes:
+    """Read `nbytes` at `position`; fewer, where the file is shorter."""
+    pieces = []
+    while nbytes > 0 and (piece := os.pread(descriptor, nbytes, position)):
+        pieces.append(piece)
+        position += len(piece)
+        nbytes -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def read_into(descriptor: int, buffers: Sequence[memoryview], position: int) -> int:
+    """Fill the buffers in turn from `position`; returns the bytes read, fewer at the file's end."""
+    total = 0
+    for buffer in buffers:
+        view = buffer
+        while view:
+            got = os.preadv(descriptor, [view], position + total)
+            if got == 0:
+                return total
+            total += got
+            view = view[got:]
+    return total
+
+
+def sibling(path: Path) -> Path:
+    """Name the one temporary folder beside a store, in which it is built or compacted."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def remove_tree(path: Path, *, last_first: str | None = None) -> None:
+    """Remove a folder beside a store, the file `last_first` in it before the rest."""
+    _step("rmtree", path)
+    if last_first is not None:
+        (path / last_first).unlink(missing_ok=True)
+    shutil.rmtree(path)
+    sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Sync the folder at `path`."""
+    folder = Folder.open(path)
+    folder.sync()
+
+
+def _renameat2(source: Path, target: Path, linux_flag: int, macos_flag: int) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    old, new = os.fsencode(source), os.fsencode(target)
+    if sys.platform == "darwin":  # pragma: no cover
+        failed = library.renamex_np(old, new, ctypes.c_uint(macos_flag))
+    else:
+        at_cwd = -100
+        failed = library.renameat2(at_cwd, old, at_cwd, new, ctypes.c_uint(linux_flag))
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Rename a finished folder to its place, durably, unless something is there.
+
+    Raises
+    ------
+    StoreExistsError
+        Something is at `target`; nothing was changed.
+    """
+    with _explained(target):
+        _step("move", source, str(target))
+        try:
+            _renameat2(source, target, _RENAME_NOREPLACE, _RENAME_EXCL)
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise StoreExistsError(target) from error
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                raise
+            if os.path.lexists(target):  # no such flag here: the lock keeps other writers away
+                raise StoreExistsError(target) from error
+            os.rename(source, target)
+        sync_path(target.parent)
+
+
+def exchange(source: Path, target: Path) -> None:
+    """Exchange two folders in one step, durably."""
+    with _explained(target):
+        _step("exchange", source, str(target))
+        _renameat2(source, target, _RENAME_EXCHANGE, _RENAME_SWAP)
+        sync_path(target.parent)
+
+
+def filesystem_type(path: Path) -> str:
+    """Name the type of file system that holds `path`, as the mount table does ("" where there is none)."""
+    try:
+        device = os.stat(path).st_dev
+        table = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return ""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in table.splitlines():
+        head, _, rest = line.partition(" - ")
+        if head.split()[2] == wanted:
+            return rest.split()[0]
+    return ""
+
+
+def on_network(path: Path) -> str:
+    """Return the file system's type if it is a network or FUSE one, else ""."""
+    kind = filesystem_type(path)
+    return kind if kind in _NETWORK or kind.startswith("fuse") else ""
+
+
+def refuse_network(path: Path) -> None:
+    """Raise `NetworkFileSystemError` where locks and syncs can't be relied on."""
+    if kind := on_network(path):
+        raise NetworkFileSystemError(path, kind)
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, timeout: float) -> Iterator[None]:
+    """Hold the writers' lock of the store at `path`; it lies beside the store, and stays there.
+
+    Raises
+    ------
+    StoreLockedError
+        It was not free within `timeout` seconds; names the holder.
+    ReadOnlyError
+        The folder can't be written to.
+    """
+    import filelock  # 30 ms that readers need not spend
+
+    place = path.with_name(path.name + ".lock")
+    # No soft lock where flock is missing: it outlives a killed process.
+    held = filelock.FileLock(
+        place, timeout=timeout, poll_interval=0.002, thread_local=False, fallback_to_soft=False
+    )
+    with _explained(place):
+        try:
+            held.acquire()
+        except filelock.Timeout as error:
+            raise StoreLockedError(path, holder=_holder(place), timeout=timeout) from error
+    try:
+        _sign(place)
+        yield
+    finally:
+        held.release()
+
+
+def _sign(place: Path) -> None:
+    """Leave word of who holds the lock, for the error that another writer may get."""
+    text = f"process {os.getpid()} on {socket.gethostname()}\n"
+    try:
+        if place.read_text() != text:
+            place.write_text(text)
+    except OSError as error:
+        logger.debug("%s: could not be signed: %s", place, error)
+
+
+def _holder(place: Path) -> str:
+    try:
+        return place.read_text().strip()
+    except OSError:
+        return ""

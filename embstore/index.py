@@ -1,0 +1,286 @@
+"""The index: from key hashes to row numbers. Derived from ``key_hash`` alone, and never trusted over it.
+
+Like a log-structured merge tree it is a few sorted runs of (hash, row): one mapped from ``index/`` over the
+store's first rows, the others in memory over the rows since. A hit counts only if ``key_hash`` at that
+row agrees; a miss counts only if the mapped run's checksum was found right. A run that lies is dropped,
+and the index is built again from ``key_hash``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.chunks import stored_checksum, write_chunk
+from embstore.errors import CorruptStoreError
+from embstore.fsio import Folder, read_exactly
+from embstore.keys import Hashes
+from embstore.layout import CHECKSUM_NBYTES, METADATA_NAME, array_metadata, crc32c, dump_json
+from embstore.mapping import PAGE_NBYTES, Region, available
+from embstore.reader import Rows
+from embstore.schema import ArrayState
+from embstore.snapshot import Snapshot
+
+__all__ = ["KeyIndex", "write_run"]
+
+logger = logging.getLogger("embstore")
+
+FOLDER: Final = "index"
+_LEAST_RUN: Final = 65_536
+_RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
+_GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
+
+Found = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class RunLiesError(Exception):
+    """A run holds what ``key_hash`` does not; never leaves this module."""
+
+
+class SortedRun:
+    """Rows in the order of the first halves of their key hashes, then of their numbers."""
+
+    __slots__ = ("_checksum", "hashes", "rows", "verified")
+
+    def __init__(self, hashes: NDArray[np.uint64], rows: Any, *, checksum: int | None = None) -> None:
+        self.hashes = hashes
+        self.rows = rows
+        self._checksum = checksum
+        self.verified = checksum is None
+
+    @classmethod
+    def over(cls, hashes: NDArray[np.uint64], first_row: int) -> SortedRun:
+        """Sort the hashes of neighbouring rows."""
+        order = np.argsort(hashes, kind="stable")
+        return cls(hashes[order], (order + first_row).astype(np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def merged(self, other: SortedRun) -> SortedRun:
+        """Merge with a run over later rows."""
+        hashes = np.concatenate([self.hashes, other.hashes])
+        order = np.argsort(hashes, kind="stable")
+        return SortedRun(hashes[order], np.concatenate([self.rows, other.rows])[order])
+
+    def verify(self) -> None:
+        """Check a mapped run's checksum, once."""
+        if not self.verified:
+            if crc32c(memoryview(self.hashes.base).cast("B")) != self._checksum:
+                raise RunLiesError("its checksum does not match")
+            self.verified = True
+
+    def find(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> None:
+        """Set `found` where it is -1 and this run has a live row under the wanted key, the newest."""
+        open_ = np.flatnonzero(found < 0)
+        first = wanted[open_, 0]
+        place = np.searchsorted(self.hashes, first, side="right") - 1
+        while len(open_):
+            same = place >= 0
+            same[same] = self.hashes[place[same]] == first[same]
+            open_, first, place = open_[same], first[same], place[same]
+            if not len(open_):
+                return
+            rows = self.rows[place]
+            if rows.max() >= 2**62:
+                raise RunLiesError("it names rows that can't be")
+            rows = rows.astype(np.int64)
+            hit = _confirmed(snapshot, rows, wanted[open_])
+            found[open_[hit]] = rows[hit]
+            open_, first, place = open_[~hit], first[~hit], place[~hit] - 1
+
+
+def _confirmed(snapshot: Snapshot, rows: Rows, wanted: Hashes) -> Mask:
+    """Tell which rows are committed, alive, and have the wanted key hash."""
+    usable = rows < snapshot.record.rows
+    usable[usable] = ~snapshot.is_dead(rows[usable])
+    with snapshot.reading("key_hash"):
+        stored = snapshot.numeric("key_hash").take(rows[usable])
+    if (stored[:, 0] != wanted[usable, 0]).any():
+        raise RunLiesError("it does not agree with key_hash")
+    usable[usable] = stored[:, 1] == wanted[usable, 1]
+    return usable
+
+
+class KeyIndex:
+    """The index of one snapshot.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    previous : KeyIndex, optional
+        Of an earlier commit of the same store; its runs are used again.
+    """
+
+    def __init__(self, snapshot: Snapshot, previous: KeyIndex | None = None) -> None:
+        self.snapshot = snapshot
+        self._runs: list[SortedRun] = []
+        self._covered = 0
+        if previous is not None and previous.snapshot.record.epoch == snapshot.record.epoch:
+            self._runs, self._covered = list(previous._runs), previous._covered
+        elif run := _stored_run(snapshot):
+            self._runs, self._covered = [run], len(run)
+        self._cover()
+
+    @property
+    def in_memory(self) -> int:
+        """Number of rows that are indexed in memory only."""
+        mapped = sum(len(run) for run in self._runs[:1] if run._checksum is not None)
+        return max(0, self.snapshot.record.rows - mapped)
+
+    def find(self, wanted: Hashes) -> Found:
+        """Return the newest live row of each key hash, -1 where there is none.
+
+        Parameters
+        ----------
+        wanted : ndarray, (n, 2) uint64
+
+        Returns
+        -------
+        ndarray, (n,) int64
+        """
+        while True:
+            try:
+                return self._find(wanted)
+            except RunLiesError as error:
+                logger.warning("%s: the index lies (%s); built again", self.snapshot.folder.path, error)
+                self._runs, self._covered = [], 0
+                self._cover()
+
+    def _find(self, wanted: Hashes) -> Found:
+        found = np.full(len(wanted), -1, dtype=np.int64)
+        for run in reversed(self._runs):
+            run.find(wanted, found, self.snapshot)
+            if found.min(initial=0) >= 0:
+                return found
+        for run in self._runs:
+            run.verify()
+        return found
+
+    def _cover(self) -> None:
+        """Index in memory the rows that no run covers yet."""
+        rows = self.snapshot.record.rows
+        if self._covered >= rows:
+            return
+        with self.snapshot.reading("key_hash"):
+            hashes = self.snapshot.numeric("key_hash").span(self._covered, rows)[:, 0]
+        run = SortedRun.over(np.ascontiguousarray(hashes), self._covered)
+        # Runs shrink towards the newest by more than half, so there are few of them and appending
+        # one row after the other sorts each row a logarithmic number of times.
+        while self._runs and self._runs[-1]._checksum is None and len(self._runs[-1]) <= 2 * len(run):
+            run = self._runs.pop().merged(run)
+        self._runs.append(run)
+        self._covered = rows
+
+
+def _run_names(snapshot: Snapshot) -> list[tuple[int, str]]:
+    """List the stored runs of this generation and epoch: (rows, name), the longest first."""
+    try:
+        names = snapshot.folder.child(FOLDER).names()
+    except FileNotFoundError:
+        return []
+    tag = _tag(snapshot)
+    matches = [match for name in names if (match := _RUN_NAME.fullmatch(name)) and match[1] == tag]
+    return sorted(((int(m[2]), m[0]) for m in matches), reverse=True)
+
+
+def _tag(snapshot: Snapshot) -> str:
+    """Bind a run to the store's generation and epoch, so that none of another is taken for it."""
+    record = snapshot.record
+    return f"{(int(record.generation[:16], 16) + record.epoch) % 2**64:016x}"
+
+
+def _run_array(rows: int) -> ArrayState:
+    return ArrayState(dtype="uint64", shape=(rows,), dims=("hash_or_row", "run"), rows_per_chunk=2, length=2)
+
+
+def _stored_run(snapshot: Snapshot) -> SortedRun | None:
+    """Map the longest run in ``index/``."""
+    for rows, name in _run_names(snapshot):
+        try:
+            return _open_run(snapshot.folder.child(FOLDER).child(name), rows, snapshot.mapping)
+        except FileNotFoundError:
+            continue  # a writer has just put a longer one in its place
+        except (CorruptStoreError, RunLiesError) as error:
+            logger.warning("%s: the index is broken (%s); built again", snapshot.folder.path, error)
+    return None
+
+
+def _open_run(folder: Folder, rows: int, mapping: str) -> SortedRun:
+    nbytes = 16 * rows
+    with folder.opened("c.0.0") as (descriptor, size):
+        if size != nbytes + CHECKSUM_NBYTES:
+            raise RunLiesError(f"{folder.path} has {size:,} bytes, expected {nbytes + CHECKSUM_NBYTES:,}")
+        checksum = stored_checksum(descriptor, size)
+        padded = -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES
+        if mapping == "never" or available(padded, 1):
+            values = np.frombuffer(read_exactly(descriptor, nbytes, 0), "<u8").reshape(2, rows)
+        else:
+            region = Region(padded)
+            region.map_file(descriptor, 0, padded)
+            region.advise("RANDOM", 0, padded)
+            values = region.array((2, rows), np.dtype("<u8"))
+    return SortedRun(values[0], values[1], checksum=checksum)
+
+
+def wants_run(index: KeyIndex) -> bool:
+    """Tell whether the rows indexed in memory are so many that a run should be written."""
+    rows = index.snapshot.record.rows
+    return index.in_memory > max(_LEAST_RUN, (rows - index.in_memory) // 8)
+
+
+def write_run(snapshot: Snapshot) -> None:
+    """Write a run over all rows of the snapshot, and remove the others. Called under the lock.
+
+    Each step may be the last: a run without its chunk is not opened, and one that is not the newest
+    is right as far as it goes.
+    """
+    rows = snapshot.record.rows
+    root = snapshot.folder
+    if FOLDER not in root.names():
+        root.make_child(FOLDER).replace(METADATA_NAME, [_GROUP])
+    folder = root.child(FOLDER)
+    name = f"keys.{_tag(snapshot)}.{rows}"
+    present = folder.names()
+    if rows and name not in present:
+        with snapshot.reading("key_hash"):
+            hashes = np.ascontiguousarray(snapshot.numeric("key_hash").whole()[:, 0])
+        run = SortedRun.over(hashes, 0)
+        array = _run_array(rows)
+        child = folder.make_child(name)
+        child.replace(METADATA_NAME, [dump_json(array_metadata(array))])
+        write_chunk(child, array, 0, [_bytes(run.hashes), _bytes(run.rows)], 2)
+        child.sync()
+    for other in present:
+        if other not in (name, METADATA_NAME):
+            if _RUN_NAME.fullmatch(other):
+                folder.remove_child(other)
+            else:
+                folder.remove(other)
+    folder.sync()
+    root.sync()
+
+
+def drop_runs(folder: Folder) -> None:
+    """Remove all stored runs (their hashes are of rows that an erase withdraws)."""
+    if FOLDER in folder.names():
+        folder.remove_child(FOLDER)
+        folder.sync()
+
+
+def _bytes(values: NDArray[np.uint64]) -> memoryview:
+    return memoryview(values).cast("B")
+
+
+def duplicates(hashes: Hashes) -> Sequence[int]:
+    """Return the places of hashes that stood before in the same array."""
+    order = np.lexsort((np.arange(len(hashes)), hashes[:, 1], hashes[:, 0]))
+    ordered = hashes[order]
+    same = (ordered[1:] == ordered[:-1]).all(axis=1)
+    return [int(i) for i in np.sort(order[1:][same])]

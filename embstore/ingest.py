@@ -1,0 +1,225 @@
+"""What comes in: keys, rows and column values, checked and turned into what arrays hold. No I/O.
+
+Takes NumPy arrays, lists, and torch tensors of any device (without importing torch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
+from embstore.keys import Hashes, Key, hash_keys
+from embstore.layout import MAX_STRING_BYTES
+from embstore.schema import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
+
+__all__ = ["Casting", "KeyBatch", "as_rows", "column_values", "field_values", "infer_field", "read_keys"]
+
+Casting = Literal["no", "same_kind"]
+_BLOCK: Final = 2**20  # values checked at a time
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBatch:
+    """Keys that were checked: their texts, parts and hashes, all in one order."""
+
+    texts: list[str]
+    file_ids: list[str]
+    class_names: list[str]
+    hashes: Hashes
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def at(self, places: NDArray[np.int64]) -> KeyBatch:
+        """Return the keys at some places."""
+        pick = places.tolist()
+        return KeyBatch(
+            [self.texts[i] for i in pick],
+            [self.file_ids[i] for i in pick],
+            [self.class_names[i] for i in pick],
+            self.hashes[places],
+        )
+
+
+def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
+    """Check keys to be stored: each well formed, none twice.
+
+    Raises
+    ------
+    KeyFormatError, DuplicateKeysError
+    """
+    if isinstance(keys, str | Key):
+        raise TypeError(f"expected a list of keys, found one key: {keys!r}")
+    parsed = [Key.parse(key) for key in keys]
+    texts = [f"{file_id}:{class_name}" for file_id, class_name in parsed]
+    if len(set(texts)) != len(texts):
+        seen: set[str] = set()
+        twice = [text for text in texts if text in seen or seen.add(text)]  # type: ignore[func-returns-value]
+        raise DuplicateKeysError(list(dict.fromkeys(twice)))
+    return KeyBatch(texts, [k.file_id for k in parsed], [k.class_name for k in parsed], hash_keys(texts))
+
+
+def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:
+    tensor = values.detach().cpu()
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name == BFLOAT16:
+        import torch
+
+        return tensor.contiguous().view(torch.int16).numpy().view(np.uint16), BFLOAT16
+    array: np.ndarray[Any, Any] = tensor.numpy()
+    return array, array.dtype.name
+
+
+def as_rows(values: Any) -> tuple[np.ndarray[Any, Any], str]:
+    """Return rows as a NumPy array and the name of their dtype; bfloat16 comes as uint16 bits."""
+    if type(values).__module__.partition(".")[0] == "torch":
+        return _from_torch(values)
+    if isinstance(values, list | tuple) and values and type(values[0]).__module__.partition(".")[0] == "torch":
+        parts = [_from_torch(value) for value in values]
+        return np.stack([part for part, _ in parts]), parts[0][1]
+    array = np.asarray(values)
+    if array.dtype.name == BFLOAT16:  # ml_dtypes'
+        return array.view(np.uint16), BFLOAT16
+    return array, array.dtype.name
+
+
+def infer_field(name: str, values: Any) -> FieldSpec:
+    """Describe the field that rows would make.
+
+    Raises
+    ------
+    DtypeError
+        float64 (most often an accident, and twice the bytes), or no numbers at all.
+    """
+    rows, dtype = as_rows(values)
+    if dtype == "float64" or dtype not in FIELD_DTYPES:
+        raise DtypeError(
+            name,
+            expected="float32, float16, bfloat16 or integers",
+            found=dtype,
+            hint='cast it, or declare the field with fields={...: FieldSpec(dtype="float64")}',
+        )
+    if rows.ndim < 1:
+        raise ShapeError(name, expected="rows", found="a single number")
+    return FieldSpec(shape=rows.shape[1:], dtype=dtype)
+
+
+def field_values(
+    name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *, casting: Casting = "no"
+) -> np.ndarray[Any, Any]:
+    """Check rows of a field and return them as they are stored.
+
+    Returns
+    -------
+    ndarray, (len(keys), *spec.shape)
+        Of the stored dtype: uint16 for bfloat16.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError
+    """
+    rows, dtype = as_rows(values)
+    expected = (len(keys), *spec.shape)
+    if rows.dtype == object or rows.shape != expected:
+        found = "rows of different shapes" if rows.dtype == object else rows.shape
+        raise ShapeError(name, expected=expected, found=found)
+    if dtype != spec.dtype:
+        rows = _cast(name, rows, dtype, spec.dtype, casting)
+    if spec.floating and spec.nonfinite == "refuse":
+        bad = _nonfinite_rows(rows, spec.dtype)
+        if len(bad):
+            raise NonFiniteError(name, [keys[i] for i in bad.tolist()])
+    return rows
+
+
+def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, casting: Casting) -> np.ndarray[Any, Any]:
+    floats = all(kind.startswith(("float", BFLOAT16)) for kind in (found, wanted))
+    allowed = floats or (
+        BFLOAT16 not in (found, wanted) and found in FIELD_DTYPES and np.can_cast(found, wanted, "same_kind")
+    )
+    if casting != "same_kind" or not allowed:
+        hint = 'pass casting="same_kind" to convert it' if allowed and casting == "no" else ""
+        raise DtypeError(name, expected=wanted, found=found, hint=hint)
+    if found == BFLOAT16:
+        rows = widen_bfloat16(rows)
+    if wanted == BFLOAT16:
+        return narrow_bfloat16(rows.astype(np.float32))
+    with np.errstate(over="ignore"):  # what overflows is found, and named, as infinity
+        return rows.astype(wanted)
+
+
+def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:
+    """Turn bfloat16 bits (uint16) into the float32 numbers that they stand for, exactly."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def narrow_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round float32 to bfloat16 bits, to nearest with ties to even."""
+    bits = values.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    quiet_nan = (bits >> 16) | 0x40
+    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+
+
+def _nonfinite_rows(rows: np.ndarray[Any, Any], dtype: str) -> NDArray[np.int64]:
+    """Return the places of rows with NaN or infinity."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    step = max(1, _BLOCK // max(1, rows[0].size))
+    bad = []
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        if dtype == BFLOAT16:
+            block = widen_bfloat16(block)
+        # A sum is not finite if any of its terms is not; that is a fraction of the cost of isfinite.
+        with np.errstate(all="ignore"):
+            if np.isfinite(block.sum(dtype=np.float64 if block.dtype == np.float64 else np.float32)):
+                continue
+        finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+        bad.append(np.flatnonzero(~finite) + start)
+    return np.concatenate(bad) if bad else np.empty(0, np.int64)
+
+
+def column_values(name: str, dtype: str | None, values: Any, count: int) -> tuple[str, Any]:
+    """Check a column's values; a single string or number stands for all rows.
+
+    Returns
+    -------
+    str, ndarray or list of str
+        Zarr's data type, and the values.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+    """
+    if isinstance(values, str | bool | int | float | np.generic):
+        values = [values] * count
+    found = list(values) if not isinstance(values, np.ndarray) else values
+    array = np.asarray(found)
+    if array.shape != (count,):
+        raise ShapeError(name, expected=(count,), found=array.shape)
+    if dtype == STRING or array.dtype.kind in "UTO" or (dtype is None and count == 0):
+        return _strings(name, dtype, list(found))
+    if array.dtype.name not in COLUMN_DTYPES:
+        raise DtypeError(name, expected=dtype or sorted(COLUMN_DTYPES), found=array.dtype)
+    wanted = dtype or array.dtype.name
+    if not np.can_cast(array.dtype, wanted, "safe"):
+        raise DtypeError(name, expected=wanted, found=array.dtype)
+    return wanted, array.astype(wanted)
+
+
+def _strings(name: str, dtype: str | None, values: list[Any]) -> tuple[str, list[str]]:
+    for value in values:
+        if not isinstance(value, str) or dtype not in (None, STRING):
+            raise DtypeError(name, expected=dtype or STRING, found=type(value).__name__)
+        try:
+            if len(value.encode()) > MAX_STRING_BYTES:
+                raise ShapeError(name, expected=f"text of at most {MAX_STRING_BYTES:,} bytes", found=len(value))
+        except UnicodeEncodeError as error:
+            raise DtypeError(name, expected="valid Unicode text", found=repr(value)) from error
+    return STRING, [str(value) for value in values]

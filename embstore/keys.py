@@ -1,0 +1,104 @@
+"""Keys: the text ``file_id:class`` and its 128-bit hash. Pure; what is stored under a key is `index`'s to find.
+
+A key is data, never a path: nothing here or elsewhere opens a file by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.errors import KeyFormatError
+
+__all__ = ["UNLABELLED", "Key", "hash_keys"]
+
+UNLABELLED = "_"
+"""The class of samples that have none."""
+
+MAX_KEY_BYTES = 65_535
+
+Hashes = NDArray[np.uint64]
+
+
+class Key(NamedTuple):
+    """The two parts of a key.
+
+    Examples
+    --------
+    >>> Key.parse("video_00001:dog")
+    Key(file_id='video_00001', class_name='dog')
+    >>> str(Key("s3://bucket/a.wav", "dog"))  # the last colon splits
+    's3://bucket/a.wav:dog'
+    """
+
+    file_id: str
+    class_name: str = UNLABELLED
+
+    def __str__(self) -> str:
+        """Return the key's text."""
+        return f"{self.file_id}:{self.class_name}"
+
+    @classmethod
+    def parse(cls, key: str | Key) -> Key:
+        """Split `key` at its last colon.
+
+        Raises
+        ------
+        KeyFormatError
+            No colon, an empty part, a colon in the class, text that is not valid Unicode, or more
+            than 65,535 bytes of UTF-8.
+        """
+        if isinstance(key, Key):
+            file_id, class_name = key
+            if ":" in class_name:
+                raise KeyFormatError(key, "there is a colon in the class")
+        elif isinstance(key, str):
+            file_id, colon, class_name = key.rpartition(":")
+            if not colon:
+                raise KeyFormatError(key, "there is no colon")
+        else:
+            raise KeyFormatError(key, f"expected text, found {type(key).__name__}")
+        if not file_id:
+            raise KeyFormatError(key, "the file_id is empty")
+        if not class_name:
+            raise KeyFormatError(key, f"the class is empty (unlabelled samples have {UNLABELLED!r})")
+        try:
+            nbytes = len(file_id.encode()) + len(class_name.encode()) + 1
+        except UnicodeEncodeError as error:
+            raise KeyFormatError(key, "it is not valid Unicode text") from error
+        if nbytes > MAX_KEY_BYTES:
+            raise KeyFormatError(key, f"it has {nbytes:,} bytes, {MAX_KEY_BYTES:,} are allowed")
+        return cls(file_id, class_name)
+
+
+def hash_keys(keys: Iterable[str]) -> Hashes:
+    """Hash key texts with BLAKE2b, 16 bytes each (RFC 7693).
+
+    A cryptographic hash, because file names come from outside: with a fast one, two keys that
+    collide could be made on purpose, and one would be served for the other.
+
+    Parameters
+    ----------
+    keys : iterable of str
+        Key texts; their UTF-8 bytes are hashed. Not checked for their form.
+
+    Returns
+    -------
+    ndarray, (n, 2) uint64
+        The digest's two little-endian halves.
+
+    Examples
+    --------
+    >>> hash_keys(["video_00001:dog"]).shape
+    (1, 2)
+    """
+    try:
+        digests = b"".join([blake2b(key.encode(), digest_size=16).digest() for key in keys])
+    except (UnicodeEncodeError, AttributeError) as error:
+        bad = error.object if isinstance(error, UnicodeEncodeError) else error.obj
+        raise KeyFormatError(bad, "it is not valid Unicode text") from error
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)

@@ -1,0 +1,220 @@
+"""How arrays lie in files: chunk sizes, chunk names, Zarr metadata, the string codec. Pure.
+
+The names and metadata are Zarr v3's (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html);
+`docs/format.md` says which of its choices embstore makes, and why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import google_crc32c
+import numpy as np
+
+from embstore.schema import BFLOAT16, STRING, ArrayState, FieldSpec, Record, metadata_checksum
+from embstore.schema import checksum as record_checksum
+
+__all__ = [
+    "CHECKSUM_NBYTES",
+    "array_metadata",
+    "blank",
+    "chunk_name",
+    "column_array",
+    "crc32c",
+    "crc32c_extend",
+    "decode_strings",
+    "encode_strings",
+    "field_array",
+    "group_document",
+    "key_arrays",
+    "rows_per_chunk",
+]
+
+METADATA_NAME: Final = "zarr.json"
+MAX_METADATA_BYTES: Final = 16 * 2**20
+CHECKSUM_NBYTES: Final = 4
+MAX_STRING_BYTES: Final = 2**20
+
+FIELD_CHUNK_BYTES: Final = 8 * 2**20
+_MAX_FIELD_CHUNK_BYTES: Final = 64 * 2**20
+_SIDE_CHUNK_BYTES: Final = 64 * 2**10
+_MAX_SIDE_CHUNK_BYTES: Final = 8 * 2**20
+_STRING_CHUNK_ROWS: Final = 4096
+_MANY_CHUNKS: Final = 4096
+_ALIGNMENTS: Final = (64 * 2**10, 16 * 2**10, 4 * 2**10)  # pages on some ARM, on Apple, elsewhere
+
+_LENGTH = struct.Struct("<I")
+
+
+def rows_per_chunk(row_nbytes: int, target_nbytes: int) -> int:
+    """Choose a number of rows whose bytes are near `target_nbytes` and a multiple of a page.
+
+    A multiple of 64 KiB if that stays within twice the target (and 16 MiB, if the target does), else of 16 KiB, else of 4 KiB; a row
+    that fits none is read chunk by chunk instead of mapped.
+
+    Examples
+    --------
+    >>> rows_per_chunk(768 * 4, 8 * 2**20)
+    2688
+    >>> rows_per_chunk(1214 * 768 * 4, 8 * 2**20)  # 4 KiB is all that AST's rows allow
+    2
+    """
+    most = min(2 * target_nbytes, max(2 * FIELD_CHUNK_BYTES, target_nbytes))
+    for alignment in _ALIGNMENTS:
+        unit = math.lcm(row_nbytes, alignment) // row_nbytes
+        if unit * row_nbytes <= most:
+            return unit * max(1, round(target_nbytes / row_nbytes / unit - 0.25))
+    return max(1, target_nbytes // row_nbytes)
+
+
+def _array(
+    dtype: str, shape: tuple[int, ...], dims: tuple[str, ...], least: int, most: int, expected_rows: int
+) -> ArrayState:
+    """Describe an empty numeric array whose chunks grow from `least` to `most` bytes with its rows."""
+    row_nbytes = np.dtype(dtype).itemsize * math.prod(shape)
+    target = min(max(least, expected_rows * row_nbytes // _MANY_CHUNKS), max(least, most))
+    return ArrayState(dtype=dtype, shape=shape, dims=dims, rows_per_chunk=rows_per_chunk(row_nbytes, target))
+
+
+def field_array(
+    name: str, spec: FieldSpec, *, expected_rows: int = 0, chunk_bytes: int = FIELD_CHUNK_BYTES
+) -> ArrayState:
+    """Describe the empty array of a field."""
+    dtype = "uint16" if spec.dtype == BFLOAT16 else spec.dtype
+    dims = spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))
+    return _array(dtype, spec.shape, ("sample", *dims), chunk_bytes, _MAX_FIELD_CHUNK_BYTES, expected_rows)
+
+
+def column_array(dtype: str, *, expected_rows: int = 0, dim: str = "sample") -> ArrayState:
+    """Describe the empty array of a column (or of any side array with one value a row)."""
+    if dtype == STRING:
+        rows = _STRING_CHUNK_ROWS
+        while rows * _MANY_CHUNKS < expected_rows:
+            rows *= 2
+        return ArrayState(dtype=STRING, shape=(), dims=(dim,), rows_per_chunk=rows)
+    return _array(dtype, (), (dim,), _SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, expected_rows)
+
+
+def key_arrays(*, expected_rows: int = 0) -> dict[str, ArrayState]:
+    """Describe the empty arrays that every store has."""
+    return {
+        "file_id": column_array(STRING, expected_rows=expected_rows),
+        "class_code": column_array("int32", expected_rows=expected_rows),
+        "class_names": column_array(STRING, dim="class"),
+        "key_hash": _array(
+            "uint64", (2,), ("sample", "key_hash_half"), _SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, expected_rows
+        ),
+        "dead_rows": column_array("int64", dim="dead_row"),
+    }
+
+
+def chunk_name(array: ArrayState, index: int) -> str:
+    """Name the file of chunk `index` along the first dimension.
+
+    Examples
+    --------
+    >>> chunk_name(field_array("mean", FieldSpec(shape=(768,))), 12)
+    'c.12.0'
+    """
+    return ".".join(["c", str(index), *("0" for _ in array.shape)])
+
+
+def blank(dtype: str) -> Any:
+    """Return the value that a blanked row and a chunk gone missing have."""
+    if dtype == STRING:
+        return ""
+    return np.dtype(dtype).type("nan" if np.dtype(dtype).kind == "f" else 0)
+
+
+def array_metadata(array: ArrayState) -> dict[str, Any]:
+    """Return an array's Zarr v3 metadata."""
+    if array.dtype == STRING:
+        fill: Any = ""
+        encoder: dict[str, Any] = {"name": "vlen-utf8", "configuration": {}}
+    else:
+        kind = np.dtype(array.dtype).kind
+        fill = {"f": "NaN", "b": False}.get(kind, 0)
+        encoder = {"name": "bytes"}
+        if np.dtype(array.dtype).itemsize > 1:
+            encoder["configuration"] = {"endian": "little"}
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [array.length, *array.shape],
+        "data_type": array.dtype,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [array.rows_per_chunk, *array.shape]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill,
+        "codecs": [encoder, {"name": "crc32c"}],
+        "attributes": {},
+        "dimension_names": list(array.dims),
+    }
+
+
+def group_document(record: Record) -> dict[str, Any]:
+    """Return the group's ``zarr.json``: the record, and inline consolidated metadata for other readers."""
+    metadata = {name: array_metadata(array) for name, array in record.arrays.items()}
+    attributes = record.to_json()
+    attributes["metadata_checksum"] = metadata_checksum(metadata)
+    attributes["checksum"] = record_checksum(attributes)
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"embstore": attributes},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata},
+    }
+
+
+def crc32c_extend(checksum: int, data: bytes | memoryview) -> int:
+    """Extend a CRC-32C (RFC 3720, appendix B.4) by more bytes."""
+    if isinstance(data, memoryview):  # the C code takes no memoryview, but what NumPy makes of it
+        data = np.frombuffer(data, np.uint8) if data.nbytes else b""  # type: ignore[assignment]
+    return int(google_crc32c.extend(checksum, data))
+
+
+def crc32c(data: bytes | memoryview) -> int:
+    """Return the CRC-32C of bytes."""
+    return crc32c_extend(0, data)
+
+
+def dump_json(value: Any) -> bytes:
+    """Write JSON as it stands in a ``zarr.json``: compact, names in the order given."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def encode_strings(values: Sequence[str]) -> bytes:
+    """Encode strings as ``vlen-utf8`` does, its leading count apart: each a uint32 length and its UTF-8."""
+    parts = []
+    for value in values:
+        raw = value.encode()
+        parts += (_LENGTH.pack(len(raw)), raw)
+    return b"".join(parts)
+
+
+def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
+    """Decode `count` strings, the inverse of `encode_strings`.
+
+    Raises
+    ------
+    ValueError
+        The lengths do not fit the bytes. Nothing is allocated by a length before it was checked.
+    """
+    data = bytes(data)
+    unpack, end, position = _LENGTH.unpack_from, len(data), 0
+    values = []
+    for _ in range(count):
+        if position + 4 > end:
+            raise ValueError(f"{len(values)} of {count} strings fit the chunk's {end} bytes")
+        start = position + 4
+        position = start + unpack(data, position)[0]
+        if position > end:
+            raise ValueError(f"string {len(values)} ends at {position}, the chunk has {end} bytes")
+        values.append(data[start:position].decode())
+    return values

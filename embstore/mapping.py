@@ -1,0 +1,189 @@
+"""Address space: many chunk files mapped side by side, so that they are one NumPy array.
+
+A `Region` reserves one stretch of addresses and maps files into it with ``MAP_FIXED``; the arrays
+shown over it keep it alive, and it is unmapped after the last of them. Nothing here knows of
+chunks, rows or stores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import mmap
+import os
+import resource
+import threading
+import weakref
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+__all__ = ["PAGE_NBYTES", "Region", "available"]
+
+logger = logging.getLogger("embstore")
+
+PAGE_NBYTES: Final = mmap.PAGESIZE
+_LEAST_RESERVE: Final = 64 * 2**30
+_MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
+_MAP_FIXED: Final = 0x10  # the same on Linux (but for Alpha and HP-PA) and macOS; mmap does not name it
+_FAILED: Final = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def _map_limit() -> int:
+    """Return how many maps to use at most: a quarter of what the kernel allows a process."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text()) // 4
+    except OSError:  # macOS has no such limit
+        return 16_384
+
+
+class _Budget:
+    """Counts the maps that the regions of this process hold."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.limit = _map_limit()
+        self._lock = threading.Lock()
+
+    def take(self, maps: int) -> bool:
+        with self._lock:
+            if self.used + maps > self.limit:
+                return False
+            self.used += maps
+            return True
+
+    def give_back(self, maps: int) -> None:
+        with self._lock:
+            self.used -= maps
+
+
+budget = _Budget()
+
+
+def _mmap(address: int | None, nbytes: int, protection: int, flags: int, descriptor: int) -> int:
+    result = _libc.mmap(address, nbytes, protection, flags, descriptor, 0)
+    if result == _FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(result)
+
+
+def available(nbytes: int, maps: int) -> str:
+    """Say why a column of `nbytes` in `maps` files should not be mapped; "" if it may be."""
+    if budget.used + maps > budget.limit:
+        return f"it takes {maps:,} maps, and {budget.used:,} of {budget.limit:,} are in use"
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and nbytes > limit // 8:
+        return f"it takes {nbytes:,} bytes of address space, limited to {limit:,} (ulimit -v)"
+    return ""
+
+
+class Region:
+    """A stretch of address space into which files are mapped.
+
+    Parameters
+    ----------
+    nbytes : int
+        What it must hold at least. Reserved is more, so that it can grow in place: 64 GiB or four
+        times as much, halved until the kernel (or ``ulimit -v``) agrees.
+    private : bool
+        Whether the maps are writable copies, private to this process; else they are read-only.
+
+    Raises
+    ------
+    OSError
+        Not even `nbytes` are free.
+    """
+
+    __slots__ = ("__weakref__", "_finalizer", "_maps", "address", "nbytes", "private")
+
+    def __init__(self, nbytes: int, *, private: bool = False) -> None:
+        nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES)
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = nbytes if private else max(_LEAST_RESERVE, 4 * nbytes)
+        if limit != resource.RLIM_INFINITY:
+            wanted = max(nbytes, min(wanted, limit // 16))  # leave room for everybody else
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        while True:
+            try:
+                self.address = _mmap(None, wanted, 0, flags, -1)
+                break
+            except OSError:
+                if wanted == nbytes:
+                    raise
+                wanted = max(nbytes, wanted // 2 // PAGE_NBYTES * PAGE_NBYTES)
+        self.nbytes = wanted
+        self.private = private
+        self._maps = [0]
+        self._finalizer = weakref.finalize(self, _unmap, self.address, wanted, self._maps)
+        # At exit the arrays over it may still be read, by a thread or another finalizer.
+        self._finalizer.atexit = False
+
+    def map_file(self, descriptor: int, offset: int, nbytes: int, *, replaces: bool = False) -> None:
+        """Map the first `nbytes` of a file at `offset` into the region, over what is there.
+
+        The caller has checked that the file is that long: reading past a file's end is a SIGBUS,
+        which ends the process.
+
+        Raises
+        ------
+        OSError
+            The kernel refuses, or the process has used up its maps (``ENOMEM``).
+        """
+        if offset % PAGE_NBYTES or nbytes % PAGE_NBYTES or not 0 <= offset <= self.nbytes - nbytes:
+            raise ValueError(f"{nbytes} bytes at {offset} do not lie on the region's pages")
+        if not replaces:
+            if not budget.take(1):
+                raise OSError(12, "the process has used up its share of maps")
+            self._maps[0] += 1
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.private else 0)
+        flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.private else mmap.MAP_SHARED) | _MAP_FIXED
+        _mmap(self.address + offset, nbytes, protection, flags, descriptor)
+
+    def advise(self, advice: str, offset: int, nbytes: int) -> None:
+        """Tell the kernel how a part will be read: ``"RANDOM"``, ``"NORMAL"`` or ``"WILLNEED"``."""
+        value = getattr(mmap, f"MADV_{advice}", None)
+        if value is not None and nbytes > 0:
+            start = offset // PAGE_NBYTES * PAGE_NBYTES
+            _libc.madvise(self.address + start, offset + nbytes - start, value)  # advice: may fail
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Show the region's start as one array; it keeps the region alive, and outlives `close`."""
+        if math.prod(shape) * dtype.itemsize > self.nbytes:
+            raise ValueError(f"{shape} of {dtype} does not fit {self.nbytes} bytes")
+        return np.asarray(_Window(self, shape, dtype))
+
+
+class _Window:
+    """Shows a region through NumPy's array interface, version 3, and keeps it alive."""
+
+    __slots__ = ("__array_interface__", "region")
+
+    def __init__(self, region: Region, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.region = region
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": dtype.str,
+            "data": (region.address, not region.private),
+        }
+
+
+def _unmap(address: int, nbytes: int, maps: list[int]) -> None:
+    _libc.munmap(address, nbytes)
+    budget.give_back(maps[0])

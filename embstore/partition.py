@@ -1,0 +1,70 @@
+"""Random splits of places into named parts: stratified, and by groups that stay together. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["split_rows"]
+
+
+def split_rows(
+    count: int,
+    ratios: Mapping[str, float],
+    *,
+    rng: np.random.Generator,
+    strata: Sequence[Any] | None = None,
+    groups: Sequence[Any] | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """Split the places ``0 .. count - 1`` into parts of the given ratios.
+
+    Parameters
+    ----------
+    count : int
+    ratios : mapping of str to float
+        Sum to 1.
+    rng : numpy.random.Generator
+    strata : sequence, optional
+        Each of its values is split in these ratios; a group counts for the stratum of its first place.
+    groups : sequence, optional
+        Places that share a value stay together.
+
+    Returns
+    -------
+    dict of str to ndarray of int64
+        Ascending, disjoint, all places in all.
+
+    Raises
+    ------
+    ValueError
+        Ratios that are negative or don't sum to 1.
+
+    Examples
+    --------
+    >>> parts = split_rows(10, {"train": 0.8, "test": 0.2}, rng=np.random.default_rng(0))
+    >>> {name: len(places) for name, places in parts.items()}
+    {'train': 8, 'test': 2}
+    """
+    if not ratios or min(ratios.values()) < 0 or not math.isclose(sum(ratios.values()), 1, abs_tol=1e-9):
+        raise ValueError(f"expected ratios from 0 that sum to 1, found {dict(ratios)}")
+    groups = range(count) if groups is None else groups
+    members: dict[Any, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    units: dict[Any, list[Any]] = {}
+    for group, places in members.items():
+        units.setdefault(None if strata is None else strata[places[0]], []).append(group)
+
+    chosen: dict[str, list[int]] = {name: [] for name in ratios}
+    ends = np.cumsum(list(ratios.values()))
+    for stratum in units.values():
+        order = rng.permutation(len(stratum))
+        # Rounding the ends, not the sizes, gives each unit to one part and keeps the total.
+        cuts = np.rint(ends * len(stratum)).astype(int)
+        for name, part in zip(chosen, np.split(order, cuts[:-1]), strict=True):
+            chosen[name] += [place for unit in part for place in members[stratum[unit]]]
+    return {name: np.sort(np.array(places, dtype=np.int64)) for name, places in chosen.items()}

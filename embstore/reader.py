@@ -1,0 +1,315 @@
+"""Columns: rows out of one array's chunk files, mapped as one NumPy array or read chunk by chunk.
+
+Both numeric columns have the same words (`take`, `row`, `span`, `whole`); `open_column` chooses. What a
+column belongs to, and whether it is still current, is `snapshot`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.chunks import open_chunk, read_chunk, stored_checksum
+from embstore.errors import CorruptStoreError
+from embstore.fsio import Folder, read_into
+from embstore.layout import chunk_name, crc32c
+from embstore.mapping import PAGE_NBYTES, Region, available
+from embstore.schema import STRING, ArrayState
+
+__all__ = ["ChunkedColumn", "MappedColumn", "NumericColumn", "StringColumn", "open_column"]
+
+logger = logging.getLogger("embstore")
+
+Mapping = Literal["auto", "never"]
+Check = Literal["tail", "touched", "all"]
+Rows = NDArray[np.int64]
+Array = np.ndarray[Any, Any]
+
+_KEPT_STRING_CHUNKS: Final = 64
+
+
+class NumericColumn:
+    """What both kinds of numeric column have in common."""
+
+    def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
+        self.folder = folder
+        self.array = array
+        self.dtype = np.dtype(array.dtype)
+        self.check = check
+        self._sound = np.zeros(array.chunks, dtype=bool)  # chunks whose checksum was found right
+
+    def __len__(self) -> int:
+        return self.array.length
+
+    def take(self, rows: Rows) -> Array:
+        """Copy rows, in the order given: ``(n, *shape)``, fresh and writable."""
+        raise NotImplementedError
+
+    def span(self, start: int, stop: int) -> Array:
+        """Return neighbouring rows: ``(stop - start, *shape)``, read-only, without a copy where mapped."""
+        raise NotImplementedError
+
+    def row(self, index: int) -> Array:
+        """Return one row: ``shape``, read-only, without a copy where mapped."""
+        found: Array = self.span(index, index + 1)[0]
+        return found
+
+    def whole(self) -> Array:
+        """Return all rows, dead ones too: ``(length, *shape)``, read-only, without a copy where mapped."""
+        return self.span(0, len(self))
+
+    def private(self) -> Array:
+        """Return all rows as a writable array of the caller's own."""
+        raise NotImplementedError
+
+    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
+        """Return the column of a later commit of the same store."""
+        raise NotImplementedError
+
+    def _touch(self, chunks: NDArray[np.int64] | range) -> None:
+        """Check the chunks that were not checked before, where that was asked for."""
+        if self.check != "tail":
+            for index in chunks:
+                if not self._sound[index]:
+                    self._check_chunk(int(index))
+                    self._sound[index] = True
+
+    def _check_chunk(self, index: int) -> None:
+        raise NotImplementedError
+
+    def _chunk_of(self, rows: Rows) -> NDArray[np.int64]:
+        return np.unique(rows // self.array.rows_per_chunk)
+
+    def _chunks_of_span(self, start: int, stop: int) -> range:
+        size = self.array.rows_per_chunk
+        return range(start // size, -(-stop // size)) if stop > start else range(0)
+
+
+class MappedColumn(NumericColumn):
+    """All chunk files mapped side by side: one C-contiguous array over a chunked Zarr array."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        array: ArrayState,
+        check: Check,
+        region: Region,
+        *,
+        first: int = 0,
+        replaces: int = 0,
+        checksums: NDArray[np.uint32] | None = None,
+    ) -> None:
+        super().__init__(folder, array, check)
+        self.region = region
+        self._checksums = np.zeros(array.chunks, dtype=np.uint32)
+        if checksums is not None:
+            self._checksums[: min(first, len(checksums))] = checksums[:first]
+        self._map(region, first, replaces)
+        self._values = region.array((array.length, *array.shape), self.dtype)
+        self._touch(range(array.chunks) if check == "all" else range(0))
+
+    def _map(self, region: Region, first: int, replaces: int) -> None:
+        nbytes = self.array.chunk_nbytes
+        for index in range(first, self.array.chunks):
+            with open_chunk(self.folder, self.array, index) as (descriptor, size):
+                region.map_file(descriptor, index * nbytes, nbytes, replaces=index < replaces)
+                if self.check != "tail" and not region.private:
+                    self._checksums[index] = stored_checksum(descriptor, size)
+        # Without this a cold random batch reads a hundred times what it asks for.
+        region.advise("RANDOM", first * nbytes, (self.array.chunks - first) * nbytes)
+
+    def take(self, rows: Rows) -> Array:
+        if self.check != "tail":
+            self._touch(self._chunk_of(rows))
+        taken: Array = self._values.take(rows, axis=0)
+        return taken
+
+    def span(self, start: int, stop: int) -> Array:
+        if self.check != "tail":
+            self._touch(self._chunks_of_span(start, stop))
+        return self._values[start:stop]
+
+    def read_ahead(self, start: int, stop: int) -> None:
+        """Tell the kernel that these rows will be read one after the other."""
+        size = self.array.row_nbytes
+        self.region.advise("NORMAL", start * size, (stop - start) * size)
+        self.region.advise("WILLNEED", start * size, (stop - start) * size)
+
+    def private(self) -> Array:
+        region = Region(self.array.chunks * self.array.chunk_nbytes, private=True)
+        copy = MappedColumn(self.folder, self.array, self.check, region)
+        return copy._values
+
+    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
+        needed = array.chunks * array.chunk_nbytes
+        if needed > self.region.nbytes or available(0, array.chunks - self.array.chunks):
+            return _numeric(self.folder, array, "auto", self.check)  # views keep the old region
+        # Everything from the chunk that was the last: it was replaced by one with more rows. It goes
+        # over the old one in one step, and the rows that views of the old commit see are the same.
+        first = 0 if erased else self.array.length // array.rows_per_chunk
+        return MappedColumn(
+            self.folder,
+            array,
+            self.check,
+            self.region,
+            first=first,
+            replaces=self.array.chunks,
+            checksums=self._checksums,
+        )
+
+    def _check_chunk(self, index: int) -> None:
+        size = self.array.rows_per_chunk
+        chunk = self.region.array(((index + 1) * size, *self.array.shape), self.dtype)[index * size :]
+        if crc32c(memoryview(chunk).cast("B")) != self._checksums[index]:
+            raise CorruptStoreError(
+                self.folder.path / chunk_name(self.array, index), "its checksum does not match"
+            )
+
+
+class ChunkedColumn(NumericColumn):
+    """Rows read from chunk files as they are asked for; where mapping is not possible or not wanted."""
+
+    def __init__(self, folder: Folder, array: ArrayState, check: Check, *, mapping: Mapping) -> None:
+        super().__init__(folder, array, check)
+        self.mapping = mapping
+        self._touch(range(array.chunks) if check == "all" else range(0))
+
+    def take(self, rows: Rows) -> Array:
+        out = np.empty((len(rows), *self.array.shape), self.dtype)
+        size = self.array.rows_per_chunk
+        order = np.argsort(rows, kind="stable")
+        chunks = rows[order] // size
+        starts = np.flatnonzero(np.diff(chunks, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            self._read(int(chunks[start]), rows, order[start:stop], out)
+        return out
+
+    def _read(self, index: int, rows: Rows, places: NDArray[np.int64], out: Array) -> None:
+        """Read from chunk `index` the rows at `places` into the same places of `out`."""
+        self._touch(range(index, index + 1))
+        nbytes = self.array.row_nbytes
+        with open_chunk(self.folder, self.array, index) as (descriptor, _):
+            for place in places:
+                position = int(rows[place] % self.array.rows_per_chunk) * nbytes
+                self._fill(descriptor, out[place : place + 1], position, index)
+
+    def span(self, start: int, stop: int) -> Array:
+        out = np.empty((stop - start, *self.array.shape), self.dtype)
+        size = self.array.rows_per_chunk
+        chunks = self._chunks_of_span(start, stop)
+        self._touch(chunks)
+        for index in chunks:
+            low, high = max(start, index * size), min(stop, (index + 1) * size)
+            with open_chunk(self.folder, self.array, index) as (descriptor, _):
+                part = out[low - start : high - start]
+                self._fill(descriptor, part, (low - index * size) * self.array.row_nbytes, index)
+        out.flags.writeable = False
+        return out
+
+    def _fill(self, descriptor: int, part: Array, position: int, index: int) -> None:
+        if read_into(descriptor, [memoryview(part.reshape(-1).view(np.uint8))], position) != part.nbytes:
+            raise CorruptStoreError(
+                self.folder.path / chunk_name(self.array, index), "it became shorter while it was read"
+            )
+
+    def private(self) -> Array:
+        out = self.span(0, len(self))
+        out.flags.writeable = True  # it was made for this call
+        return out
+
+    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
+        return _numeric(self.folder, array, self.mapping if self.array.length == 0 else "never", self.check)
+
+    def _check_chunk(self, index: int) -> None:
+        read_chunk(self.folder, self.array, index)
+
+
+class StringColumn:
+    """Strings read and decoded chunk by chunk; the last few chunks are kept."""
+
+    def __init__(self, folder: Folder, array: ArrayState) -> None:
+        self.folder = folder
+        self.array = array
+        self._kept: dict[int, list[str]] = {}
+
+    def __len__(self) -> int:
+        return self.array.length
+
+    def chunks(self) -> Iterator[list[str]]:
+        """Yield the committed strings, a chunk at a time; keeps none."""
+        size = self.array.rows_per_chunk
+        for index in range(self.array.chunks):
+            yield self._chunk(index, keep=False)[: self.array.length - index * size]
+
+    def take(self, rows: Rows) -> list[str]:
+        """Return the strings of some rows, in the order given."""
+        size = self.array.rows_per_chunk
+        out = [""] * len(rows)
+        order = np.argsort(rows, kind="stable")
+        index, chunk = -1, []
+        for place, row in zip(order.tolist(), rows[order].tolist(), strict=True):
+            if row // size != index:
+                index = row // size
+                chunk = self._chunk(index, keep=True)
+            out[place] = chunk[row % size]
+        return out
+
+    def _chunk(self, index: int, *, keep: bool) -> list[str]:
+        if (kept := self._kept.get(index)) is not None:
+            return kept
+        chunk = read_chunk(self.folder, self.array, index)
+        assert isinstance(chunk, list)
+        if keep:
+            if len(self._kept) >= _KEPT_STRING_CHUNKS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[index] = chunk
+        return chunk
+
+    def grown(self, array: ArrayState, *, erased: bool) -> StringColumn:
+        """Return the column of a later commit of the same store."""
+        column = StringColumn(self.folder, array)
+        if not erased:
+            full = self.array.length // self.array.rows_per_chunk
+            column._kept = {i: chunk for i, chunk in list(self._kept.items()) if i < full}
+        return column
+
+
+def _numeric(folder: Folder, array: ArrayState, mapping: Mapping, check: Check) -> NumericColumn:
+    """Open a numeric column, mapped where that is wanted and possible."""
+    nbytes = array.chunks * array.chunk_nbytes
+    if mapping == "never" or array.length == 0:
+        return ChunkedColumn(folder, array, check, mapping=mapping)
+    if array.chunk_nbytes % PAGE_NBYTES:
+        logger.info("%s: its rows don't fill pages, it is read chunk by chunk", folder.path)
+        return ChunkedColumn(folder, array, check, mapping=mapping)
+    reason = available(nbytes, array.chunks)
+    if not reason:
+        try:
+            return MappedColumn(folder, array, check, Region(nbytes))
+        except (FileNotFoundError, CorruptStoreError):
+            raise
+        except OSError as error:  # the address space or the maps ran out
+            reason = str(error)
+    logger.warning("%s: not mapped but read chunk by chunk, which is slower: %s", folder.path, reason)
+    return ChunkedColumn(folder, array, check, mapping=mapping)
+
+
+def open_column(
+    folder: Folder, array: ArrayState, *, mapping: Mapping = "auto", check: Check = "tail"
+) -> NumericColumn | StringColumn:
+    """Open the column that lies in `folder`.
+
+    Raises
+    ------
+    FileNotFoundError
+        A chunk is not there.
+    CorruptStoreError
+        A chunk has another size than it must have.
+    """
+    if array.dtype == STRING:
+        return StringColumn(folder, array)
+    return _numeric(folder, array, mapping, check)

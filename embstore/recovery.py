@@ -1,0 +1,77 @@
+"""Recovery: what a killed writer left is mended by the next one, and no reader ever saw it.
+
+Also where the record's spare copy is read, for a salvage without ``zarr.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from embstore.commit import BACKUP_ARRAY, own_metadata
+from embstore.erasing import finish_erase
+from embstore.errors import CorruptStoreError
+from embstore.fsio import PARTIAL, Folder, remove_tree, sibling
+from embstore.index import FOLDER as INDEX_FOLDER
+from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
+from embstore.schema import ArrayState, Record
+
+__all__ = ["read_backup", "recover"]
+
+
+def recover(folder: Folder, record: Record) -> Record:
+    """Mend what a killed writer may have left; nothing of it was visible to a reader.
+
+    Returns
+    -------
+    Record
+        Another than `record` only if an erase had to be finished.
+    """
+    beside = sibling(folder.path)
+    if beside.exists():
+        remove_tree(beside, last_first=METADATA_NAME)
+    names = folder.names()
+    if PARTIAL in names:
+        folder.remove(PARTIAL)
+    for name in set(names) - record.arrays.keys() - {METADATA_NAME, PARTIAL, INDEX_FOLDER}:
+        _remove_unfinished(folder, name)
+    for name, array in record.arrays.items():
+        _mend(folder.child(name), array, own_metadata(name, record))
+    if INDEX_FOLDER in names:
+        index = folder.child(INDEX_FOLDER)
+        for name in index.names():
+            if name == PARTIAL:
+                index.remove(name)
+            elif name != METADATA_NAME and index.child(name).names() != []:
+                index.child(name).remove(PARTIAL)
+    return finish_erase(folder, record) if record.erasing is not None else record
+
+
+def _remove_unfinished(folder: Folder, name: str) -> None:
+    """Remove an array that never was committed: one of ours, so without metadata of its own."""
+    try:
+        inside = folder.child(name).names()
+    except (CorruptStoreError, OSError):
+        return  # not a folder: somebody else's
+    if all(entry == PARTIAL or entry.startswith("c.") for entry in inside):
+        folder.remove_child(name)
+
+
+def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
+    for name in folder.names():
+        index = name.split(".")[1] if name.startswith("c.") else ""
+        if name == PARTIAL or (index.isdigit() and int(index) >= array.chunks):
+            folder.remove(name)
+    try:
+        lags = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES) != metadata
+    except (FileNotFoundError, CorruptStoreError):
+        lags = True
+    if lags:
+        folder.replace(METADATA_NAME, [metadata])
+        folder.sync()
+
+
+def read_backup(folder: Folder) -> Any:
+    """Return the copy of the record in ``key_hash/zarr.json``, as JSON."""
+    data = folder.child(BACKUP_ARRAY).read(METADATA_NAME, most=MAX_METADATA_BYTES)
+    return json.loads(data)["attributes"]["embstore_backup"]

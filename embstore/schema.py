@@ -1,0 +1,475 @@
+"""The commit record's vocabulary as data: what `docs/format.md` says, transcribed. Pure.
+
+`Record.to_json` and `Record.from_json` are the two directions. Parsing lists *every* problem with
+its place, and believes no size that it has not checked. How arrays lie in files is `layout`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from embstore.config import canonical_json
+from embstore.errors import NameRefusedError
+
+__all__ = ["FORMAT", "ArrayState", "ColumnSpec", "FieldSpec", "Record", "SchemaError", "Tail"]
+
+FORMAT: Final = 1
+FEATURES: Final[frozenset[str]] = frozenset()
+"""Optional features of the format that this version knows (a record's `requires`)."""
+
+STRING: Final = "string"
+BFLOAT16: Final = "bfloat16"
+NUMERIC: Final = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
+FIELD_DTYPES: Final = frozenset((*NUMERIC, BFLOAT16))
+COLUMN_DTYPES: Final = frozenset((*NUMERIC, STRING))
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_HEX = re.compile(r"[0-9a-f]+")
+KEY_ARRAYS: Final = ("file_id", "class_code", "class_names", "key_hash", "dead_rows")
+_RESERVED: Final = frozenset((*KEY_ARRAYS, "index", "zarr.json", "key", "class_name", "sample", "row"))
+_MAX_NAME = 128
+_MAX_COUNT: Final = 2**48
+_MAX_CHUNK_BYTES: Final = 2**32
+_MAX_DIMENSIONS: Final = 16
+
+
+class SchemaError(ValueError):
+    """A record that breaks the format; `problems` lists each with its place."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+def check_name(name: object, taken: Mapping[str, object] | None = None) -> str:
+    """Return `name` if it may name a field or a column, and is not `taken`.
+
+    Raises
+    ------
+    NameRefusedError
+        Not ``[A-Za-z_][A-Za-z0-9_.]*``, reserved, or equal to a taken one but for its case (some
+        file systems do not tell them apart).
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise NameRefusedError(name, "expected letters, digits, '_' and '.', not starting with a digit or '.'")
+    if len(name) > _MAX_NAME:
+        raise NameRefusedError(name, f"it is longer than {_MAX_NAME} characters")
+    if name in _RESERVED or name.startswith("__") or name.endswith((".", "_offsets")):
+        raise NameRefusedError(name, "it is reserved by the format")
+    if any(name.casefold() == other.casefold() for other in taken or ()):
+        raise NameRefusedError(name, "it is taken")
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldSpec:
+    """What a field (an embedding column) holds.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of one row, each at least 1; ``()`` for a number a row.
+    dtype : str
+        A NumPy name, or ``"bfloat16"``.
+    layer, pooling : str, optional
+        Which output of the encoder it is and how it was pooled.
+    nonfinite : {"refuse", "allow"}
+        What to do with NaN and infinity.
+    dims : tuple of str, optional
+        Names of the row's dimensions, for xarray.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layer: str | None = None
+    pooling: str | None = None
+    nonfinite: Literal["refuse", "allow"] = "refuse"
+    dims: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        if self.dims is not None:
+            object.__setattr__(self, "dims", tuple(self.dims))
+        problems = []
+        if self.dtype not in FIELD_DTYPES:
+            problems.append(f"dtype: expected one of {sorted(FIELD_DTYPES)}, found {self.dtype!r}")
+        if any(n < 1 for n in self.shape) or len(self.shape) > _MAX_DIMENSIONS:
+            problems.append(f"shape: expected at most {_MAX_DIMENSIONS} sizes of at least 1, found {self.shape}")
+        if self.dims is not None and (
+            len(self.dims) != len(self.shape) or len({*self.dims, "sample"}) <= len(self.shape)
+        ):
+            problems.append(f"dims: expected {len(self.shape)} different names, found {self.dims}")
+        if self.nonfinite not in ("refuse", "allow"):
+            problems.append(f"nonfinite: expected 'refuse' or 'allow', found {self.nonfinite!r}")
+        if problems:
+            raise SchemaError(problems)
+
+    @property
+    def floating(self) -> bool:
+        """Whether the values can be NaN."""
+        return self.dtype.startswith(("float", "bfloat"))
+
+    def same_values(self, other: FieldSpec) -> bool:
+        """Whether `other` says the same of the values (names of dimensions and rules of entry apart)."""
+        return (self.shape, self.dtype, self.layer, self.pooling) == (
+            other.shape,
+            other.dtype,
+            other.layer,
+            other.pooling,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnSpec:
+    """What a column holds (one value a row), and the array that holds it now."""
+
+    dtype: str
+    array: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """The committed bytes of an array's last chunk: their number and CRC-32C (RFC 3720, appendix B.4)."""
+
+    nbytes: int
+    crc32c: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayState:
+    """One array of the group as a commit left it.
+
+    `dtype` is Zarr's data type (``uint16`` for bfloat16), `shape` that of one row, `length` the
+    committed rows.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    rows_per_chunk: int
+    length: int = 0
+    tail: Tail | None = None
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row (of a numeric array)."""
+        return int(np.dtype(self.dtype).itemsize) * int(np.prod(self.shape, dtype=object))
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of one chunk's values (of a numeric array), the checksum apart."""
+        return self.row_nbytes * self.rows_per_chunk
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunk files."""
+        return -(-self.length // self.rows_per_chunk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The commit record: a store is what its record says."""
+
+    config: dict[str, Any]
+    fingerprint: str
+    generation: str
+    commit_id: str
+    epoch: int = 0
+    rows: int = 0
+    fields: dict[str, FieldSpec] = field(default_factory=dict)
+    columns: dict[str, ColumnSpec] = field(default_factory=dict)
+    arrays: dict[str, ArrayState] = field(default_factory=dict)
+    erasing: dict[str, Tail] | None = None
+    provenance: dict[str, str] = field(default_factory=dict)
+    options: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def dead(self) -> int:
+        """Number of deleted rows."""
+        return self.arrays["dead_rows"].length
+
+    def with_arrays(self, **arrays: ArrayState) -> Record:
+        """Return the record with some arrays replaced."""
+        return replace(self, arrays={**self.arrays, **arrays})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values, its checksum apart."""
+        return {
+            "format": FORMAT,
+            "requires": [],
+            "config": self.config,
+            "fingerprint": self.fingerprint,
+            "generation": self.generation,
+            "commit_id": self.commit_id,
+            "epoch": self.epoch,
+            "rows": self.rows,
+            "fields": {name: _drop_none(_as_dict(spec)) for name, spec in self.fields.items()},
+            "columns": {name: _as_dict(spec) for name, spec in self.columns.items()},
+            "arrays": {name: _drop_none(_as_dict(state)) for name, state in self.arrays.items()},
+            **({} if self.erasing is None else {"erasing": {n: _as_dict(t) for n, t in self.erasing.items()}}),
+            "provenance": self.provenance,
+            "options": self.options,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Record:
+        """Parse a record of this format.
+
+        Raises
+        ------
+        SchemaError
+            With every problem found. Whether the format number and `requires` are known is checked
+            before, by `unsupported`.
+        """
+        parser = _Parser()
+        record = parser.record(value)
+        if parser.problems or record is None:
+            raise SchemaError(parser.problems)
+        return record
+
+
+def unsupported(value: Any) -> str | None:
+    """Say what in a record's JSON this version can't read, if anything."""
+    if not isinstance(value, dict) or not isinstance(value.get("format"), int):
+        return None  # not a record at all: from_json says so
+    if value["format"] > FORMAT:
+        return f"format {value['format']}"
+    requires = value.get("requires", [])
+    unknown = [r for r in requires if r not in FEATURES] if isinstance(requires, list) else []
+    return f"features {unknown}" if unknown else None
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    """Return the record's checksum: BLAKE2b-128 of its canonical JSON, with `config` left out.
+
+    The config has a checksum of its own, the fingerprint. The rest holds no fractions and only
+    ASCII names, for which sorted compact JSON *is* the canonical form (and C code writes it).
+    """
+    rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
+    return _digest(rest)
+
+
+def metadata_checksum(metadata: Mapping[str, Any]) -> str:
+    """Return the checksum of the inline consolidated metadata, in the same way."""
+    return _digest(metadata)
+
+
+def config_fingerprint(config: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a config as it stands in a record."""
+    return blake2b(canonical_json(config).encode(), digest_size=32).hexdigest()
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return a dtype's name: NumPy's, or ``"bfloat16"`` (also for torch's dtypes)."""
+    text = dtype if isinstance(dtype, str) else str(dtype)
+    text = text.removeprefix("torch.")
+    if text in (BFLOAT16, STRING):
+        return text
+    try:
+        return np.dtype(dtype if not isinstance(dtype, str) and text == str(dtype) else text).name
+    except TypeError:
+        return text
+
+
+def _as_dict(spec: Any) -> dict[str, Any]:
+    values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+    return {
+        k: list(v) if isinstance(v, tuple) else _as_dict(v) if isinstance(v, Tail) else v
+        for k, v in values.items()
+    }
+
+
+def _drop_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class _Parser:
+    """Collects the problems of a record's JSON while it turns it into values."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def record(self, value: Any) -> Record | None:
+        if not isinstance(value, dict):
+            self.problems.append(f"record: expected an object, found {type(value).__name__}")
+            return None
+        get = value.get
+        if get("format") != FORMAT:
+            self.problems.append(f"format: expected {FORMAT}, found {get('format')!r}")
+        config = self._object(get("config"), "config")
+        fingerprint = self._hex(get("fingerprint"), "fingerprint", 64)
+        rows = self._count(get("rows"), "rows", _MAX_COUNT)
+        erasing = get("erasing")
+        record = Record(
+            config=config,
+            fingerprint=fingerprint,
+            generation=self._hex(get("generation"), "generation", 32),
+            commit_id=self._hex(get("commit_id"), "commit_id", 32),
+            epoch=self._count(get("epoch"), "epoch", _MAX_COUNT),
+            rows=rows,
+            fields=self._each(get("fields"), "fields", self._field),
+            columns=self._each(get("columns"), "columns", self._column),
+            arrays=self._each(get("arrays"), "arrays", self._array),
+            erasing=None if erasing is None else self._each(erasing, "erasing", self._tail),
+            provenance={
+                k: str(v) for k, v in self._object(get("provenance", {}), "provenance").items()
+            },
+            options={
+                k: self._count(v, f"options.{k}", _MAX_COUNT)
+                for k, v in self._object(get("options", {}), "options").items()
+            },
+        )
+        if not self.problems:
+            self._agreement(record)
+        return record
+
+    def _agreement(self, record: Record) -> None:
+        """Check what the parts of a record say of each other."""
+        arrays = record.arrays
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {
+            "file_id": (STRING, ()),
+            "class_code": ("int32", ()),
+            "key_hash": ("uint64", (2,)),
+        }
+        for name, spec in record.fields.items():
+            expected[name] = ("uint16" if spec.dtype == BFLOAT16 else spec.dtype, spec.shape)
+        for column in record.columns.values():
+            expected[column.array] = (column.dtype, ())
+        for name, (dtype, shape) in expected.items():
+            state = arrays.get(name)
+            if state is None:
+                self.problems.append(f"arrays.{name}: missing")
+            elif (state.dtype, state.shape, state.length) != (dtype, shape, record.rows):
+                self.problems.append(
+                    f"arrays.{name}: expected {dtype} {shape} of {record.rows} rows, "
+                    f"found {state.dtype} {state.shape} of {state.length}"
+                )
+        for name, dtype in (("class_names", STRING), ("dead_rows", "int64")):
+            state = arrays.get(name)
+            if state is None or (state.dtype, state.shape) != (dtype, ()):
+                self.problems.append(f"arrays.{name}: missing or of another type")
+        for name in (*record.fields, *record.columns):
+            try:
+                check_name(name)
+            except NameRefusedError as error:
+                self.problems.append(str(error))
+        if config_fingerprint(record.config) != record.fingerprint:
+            self.problems.append("fingerprint: it is not that of the config")
+
+    def _object(self, value: Any, place: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        self.problems.append(f"{place}: expected an object, found {type(value).__name__}")
+        return {}
+
+    def _each(self, value: Any, place: str, parse: Any) -> dict[str, Any]:
+        result = {}
+        for name, item in self._object(value, place).items():
+            where = f"{place}.{name}"
+            if not _NAME.fullmatch(name) or len(name) > _MAX_NAME + 16:
+                self.problems.append(f"{where}: not a name")
+            elif (parsed := parse(self._object(item, where), where)) is not None:
+                result[name] = parsed
+        return result
+
+    def _field(self, value: dict[str, Any], place: str) -> FieldSpec | None:
+        dims = value.get("dims")
+        try:
+            return FieldSpec(
+                shape=self._sizes(value.get("shape"), f"{place}.shape"),
+                dtype=self._text(value.get("dtype"), f"{place}.dtype"),
+                layer=value.get("layer"),
+                pooling=value.get("pooling"),
+                nonfinite=value.get("nonfinite", "refuse"),
+                dims=None if dims is None else self._texts(dims, f"{place}.dims"),
+            )
+        except SchemaError as error:
+            self.problems.extend(f"{place}.{problem}" for problem in error.problems)
+            return None
+
+    def _column(self, value: dict[str, Any], place: str) -> ColumnSpec:
+        dtype = self._text(value.get("dtype"), f"{place}.dtype")
+        if dtype not in COLUMN_DTYPES:
+            self.problems.append(f"{place}.dtype: expected one of {sorted(COLUMN_DTYPES)}, found {dtype!r}")
+        return ColumnSpec(dtype=dtype, array=self._text(value.get("array"), f"{place}.array"))
+
+    def _array(self, value: dict[str, Any], place: str) -> ArrayState | None:
+        dtype = self._text(value.get("dtype"), f"{place}.dtype")
+        tail = value.get("tail")
+        state = ArrayState(
+            dtype=dtype,
+            shape=self._sizes(value.get("shape"), f"{place}.shape"),
+            dims=self._texts(value.get("dims"), f"{place}.dims"),
+            rows_per_chunk=self._count(value.get("rows_per_chunk"), f"{place}.rows_per_chunk", 2**31, least=1),
+            length=self._count(value.get("length"), f"{place}.length", _MAX_COUNT),
+            tail=None if tail is None else self._tail(self._object(tail, f"{place}.tail"), f"{place}.tail"),
+        )
+        if dtype not in (STRING, *NUMERIC):
+            self.problems.append(f"{place}.dtype: expected a stored type, found {dtype!r}")
+            return None
+        if dtype != STRING and state.chunk_nbytes > _MAX_CHUNK_BYTES:
+            self.problems.append(f"{place}: a chunk of {state.chunk_nbytes:,} bytes, {_MAX_CHUNK_BYTES:,} are allowed")
+            return None
+        if len(state.dims) != len(state.shape) + 1:
+            self.problems.append(f"{place}.dims: expected {len(state.shape) + 1} names, found {len(state.dims)}")
+        if (state.length == 0) != (state.tail is None):
+            self.problems.append(f"{place}.tail: expected one just where there are rows")
+        elif state.tail is not None and dtype != STRING:
+            rows = (state.length - 1) % state.rows_per_chunk + 1
+            if state.tail.nbytes != rows * state.row_nbytes:
+                self.problems.append(
+                    f"{place}.tail.nbytes: expected {rows * state.row_nbytes}, found {state.tail.nbytes}"
+                )
+        return state
+
+    def _tail(self, value: dict[str, Any], place: str) -> Tail:
+        return Tail(
+            nbytes=self._count(value.get("nbytes"), f"{place}.nbytes", _MAX_CHUNK_BYTES),
+            crc32c=self._count(value.get("crc32c"), f"{place}.crc32c", 2**32 - 1),
+        )
+
+    def _count(self, value: Any, place: str, most: int, *, least: int = 0) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.problems.append(f"{place}: expected an integer from {least} to {most}, found {value!r}")
+        return least
+
+    def _sizes(self, value: Any, place: str) -> tuple[int, ...]:
+        if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
+            self.problems.append(f"{place}: expected a list of sizes, found {value!r}")
+            return ()
+        return tuple(self._count(n, f"{place}[{i}]", _MAX_COUNT, least=1) for i, n in enumerate(value))
+
+    def _text(self, value: Any, place: str) -> str:
+        if isinstance(value, str):
+            return value
+        self.problems.append(f"{place}: expected text, found {value!r}")
+        return ""
+
+    def _texts(self, value: Any, place: str) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            self.problems.append(f"{place}: expected a list of names, found {value!r}")
+            return ()
+        return tuple(self._text(item, f"{place}[{i}]") for i, item in enumerate(value))
+
+    def _hex(self, value: Any, place: str, digits: int) -> str:
+        if isinstance(value, str) and len(value) == digits and _HEX.fullmatch(value):
+            return value
+        self.problems.append(f"{place}: expected {digits} hexadecimal digits, found {value!r}")
+        return "0" * digits

@@ -1,0 +1,330 @@
+"""A snapshot: one commit of a store, as a reader holds it.
+
+It reads the commit record, hands out the columns that the record names, and notices when what it
+holds is no longer what lies on disk. It never sees half a commit: the record is read first, and
+what it names is immutable but for an erase, which raises the record's epoch before it touches a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from embstore.chunks import check_tail
+from embstore.errors import (
+    CorruptStoreError,
+    NotAStoreError,
+    StoreChangedError,
+    StoreReplacedError,
+    UnsupportedFormatError,
+)
+from embstore.fsio import Folder, on_network
+from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
+from embstore.reader import Check, MappedColumn, Mapping, NumericColumn, Rows, StringColumn, open_column
+from embstore.schema import FORMAT, Record, SchemaError, checksum, metadata_checksum, unsupported
+
+__all__ = ["Snapshot", "read_record"]
+
+logger = logging.getLogger("embstore")
+
+_ATTEMPTS: Final = 200
+"""How often opening starts again when the store moves on meanwhile; each takes a commit to fail."""
+
+Signature = tuple[int, int, int]
+
+
+def parse_document(path: Path, data: bytes) -> dict[str, Any]:
+    """Parse a group's ``zarr.json`` and check its record's checksum; gives the whole document."""
+    try:
+        document = json.loads(data)
+        attributes = document["attributes"]
+    except (ValueError, RecursionError) as error:
+        raise CorruptStoreError(path, f"it is not JSON ({len(data):,} bytes)") from error
+    except (TypeError, KeyError) as error:
+        raise NotAStoreError(path.parent, "its zarr.json has no attributes") from error
+    if not isinstance(attributes, dict) or "embstore" not in attributes:
+        raise NotAStoreError(path.parent, "it is a Zarr group, but has no embstore record")
+    check_record(path, attributes["embstore"])
+    return dict(document)
+
+
+def check_record(path: Path, attributes: Any) -> None:
+    """Raise if this version can't read a record, or if its checksum does not match."""
+    if beyond := unsupported(attributes):
+        raise UnsupportedFormatError(path.parent, expected=f"format {FORMAT}", found=beyond)
+    if not isinstance(attributes, dict) or attributes.get("checksum") != checksum(attributes):
+        raise CorruptStoreError(path, "the commit record's checksum does not match")
+
+
+def parse_record(path: Path, attributes: Any) -> Record:
+    """Turn a checked record into values."""
+    try:
+        return Record.from_json(attributes)
+    except SchemaError as error:
+        raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
+
+
+def read_record(folder: Folder) -> tuple[Record, Signature]:
+    """Read the commit record of the store in `folder`, and what tells it from the next one.
+
+    Raises
+    ------
+    NotAStoreError, UnsupportedFormatError, CorruptStoreError
+    """
+    path = folder.path / METADATA_NAME
+    try:
+        signature = folder.signature(METADATA_NAME)  # before the read: a commit in between shows later
+        data = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES)
+    except FileNotFoundError as error:
+        if "key_hash" in folder.names():
+            raise CorruptStoreError(path, "it is missing") from error
+        raise NotAStoreError(folder.path, "it has no zarr.json") from error
+    document = parse_document(path, data)
+    attributes = document["attributes"]["embstore"]
+    inline = document.get("consolidated_metadata")
+    metadata = inline.get("metadata") if isinstance(inline, dict) else None
+    if not isinstance(metadata, dict) or attributes.get("metadata_checksum") != metadata_checksum(metadata):
+        logger.warning(
+            "%s: its consolidated metadata was rewritten by another program; embstore does not need "
+            "it, and the next commit mends it",
+            path,
+        )
+    return parse_record(path, attributes), signature
+
+
+class Snapshot:
+    """One commit of the store in an open folder; immutable, and safe to share between threads."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        record: Record,
+        signature: Signature,
+        *,
+        mapping: Mapping,
+        check: Check,
+        columns: dict[str, NumericColumn | StringColumn] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.record = record
+        self.mapping = mapping
+        self.check = check
+        self._signature = signature
+        self._columns = columns or {}
+
+    @classmethod
+    def open(cls, path: Path, *, mapping: Mapping = "auto", check: Check = "tail") -> Snapshot:
+        """Open the newest commit of the store at `path`, and check the tail of each of its arrays.
+
+        Raises
+        ------
+        NotAStoreError, UnsupportedFormatError, CorruptStoreError
+        """
+        if not path.is_dir():
+            raise NotAStoreError(path, "it is a file" if path.exists() else "there is nothing")
+        if mapping == "auto" and (kind := on_network(path)):
+            logger.info("%s: on %s, read chunk by chunk", path, kind)
+            mapping = "never"
+        failed_at = ""
+        for _ in range(_ATTEMPTS):
+            folder = Folder.open(path)
+            record: Record | None = None
+            try:
+                record, signature = read_record(folder)
+                snapshot = cls(folder, record, signature, mapping=mapping, check=check)
+                snapshot._check()
+                return snapshot
+            except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
+                # Either the store moved on while it was opened, which the next attempt shows, or it
+                # is broken, and then nothing has changed by the next attempt.
+                state = f"{folder.identity()} {record.commit_id if record else error}"
+                if state == failed_at:
+                    raise _lost(error) from error.__cause__
+                failed_at = state
+        raise StoreReplacedError(path, f"it was replaced {_ATTEMPTS} times while it was opened")
+
+    def _check(self) -> None:
+        erasing = self.record.erasing or {}
+        for name, array in self.record.arrays.items():
+            check_tail(self.folder.child(name), array, also=erasing.get(name))
+            if self.check == "all":
+                column = self.column(name)
+                if isinstance(column, StringColumn):
+                    for _ in column.chunks():
+                        pass
+        self.ensure_current()
+
+    def advanced(self, record: Record, signature: Signature) -> Snapshot:
+        """Return the snapshot of a later commit in the same folder; columns in use grow in place."""
+        erased = record.epoch != self.record.epoch
+        with self._reading():
+            columns = {
+                name: column.grown(record.arrays[name], erased=erased)
+                if column.array != record.arrays[name] or erased
+                else column
+                for name, column in list(self._columns.items())
+                if name in record.arrays
+            }
+        return Snapshot(
+            self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns
+        )
+
+    def newest(self) -> Snapshot:
+        """Return the newest commit in the same folder; itself, if there is none newer."""
+        try:
+            if self.folder.signature(METADATA_NAME) == self._signature:
+                return self
+            record, signature = read_record(self.folder)
+        except (FileNotFoundError, NotAStoreError) as error:
+            raise StoreReplacedError(self.folder.path) from error
+        if record.commit_id == self.record.commit_id:
+            self._signature = signature
+            return self
+        snapshot = self.advanced(record, signature)
+        erasing = record.erasing or {}
+        for name, array in record.arrays.items():
+            check_tail(snapshot.folder.child(name), array, also=erasing.get(name))
+        snapshot.ensure_current()
+        return snapshot
+
+    def ensure_current(self) -> None:
+        """Raise if rows were erased, or the folder removed, since this commit was read.
+
+        What was read before this call is what the commit holds; what is read by name after an erase
+        might be blanked rows.
+
+        Raises
+        ------
+        StoreChangedError, StoreReplacedError
+        """
+        try:
+            signature = self.folder.signature(METADATA_NAME)
+            if signature == self._signature:
+                return
+            record, signature = read_record(self.folder)
+        except (FileNotFoundError, NotAStoreError) as error:
+            raise StoreReplacedError(self.folder.path) from error
+        if record.epoch != self.record.epoch:
+            raise StoreChangedError(
+                self.folder.path,
+                "rows were erased since it was opened; refresh() it",
+                expected=self.record.epoch,
+                found=record.epoch,
+            )
+        self._signature = signature
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Tell a file that was lost from a store that moved on."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            try:
+                record, _ = read_record(self.folder)
+            except (FileNotFoundError, NotAStoreError):
+                raise StoreReplacedError(self.folder.path) from error
+            if record.commit_id != self.record.commit_id:
+                raise StoreChangedError(
+                    self.folder.path,
+                    f"{error.filename} was replaced since it was opened; refresh() it",
+                    expected=self.record.commit_id,
+                    found=record.commit_id,
+                ) from error
+            raise _lost(error) from error
+
+    @contextlib.contextmanager
+    def reading(self, *names: str) -> Iterator[None]:
+        """Guard reads of these arrays: what the block read is from this commit, or it raises."""
+        with self._reading():
+            yield
+        if any(not isinstance(self._columns.get(name), MappedColumn) for name in names):
+            self.ensure_current()  # read by name just now, so perhaps after an erase
+
+    def column(self, name: str) -> NumericColumn | StringColumn:
+        """Return the column of the array `name`, opened when it is first asked for."""
+        column = self._columns.get(name)
+        if column is None:
+            with self._reading():
+                column = open_column(
+                    self.folder.child(name),
+                    self.record.arrays[name],
+                    mapping=self.mapping,
+                    check=self.check,
+                )
+            self.ensure_current()
+            column = self._columns.setdefault(name, column)
+        return column
+
+    def numeric(self, name: str) -> NumericColumn:
+        """Return a column that holds numbers."""
+        column = self.column(name)
+        assert isinstance(column, NumericColumn), name
+        return column
+
+    def strings(self, name: str) -> StringColumn:
+        """Return a column that holds strings."""
+        column = self.column(name)
+        assert isinstance(column, StringColumn), name
+        return column
+
+    @cached_property
+    def dead_rows(self) -> Rows:
+        """Numbers of the deleted rows, ascending."""
+        with self.reading("dead_rows"):
+            dead = np.sort(self.numeric("dead_rows").whole())
+        if len(dead) and not 0 <= dead[0] <= dead[-1] < self.record.rows:
+            raise CorruptStoreError(self.folder.path / "dead_rows", "it names rows that are not there")
+        return dead
+
+    @cached_property
+    def live_rows(self) -> Rows:
+        """Numbers of the rows that are not deleted, ascending."""
+        alive = np.ones(self.record.rows, dtype=bool)
+        alive[self.dead_rows] = False
+        return np.flatnonzero(alive)
+
+    def is_dead(self, rows: Rows) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Tell for each row whether it is deleted."""
+        dead = self.dead_rows
+        if not len(dead):
+            return np.zeros(len(rows), dtype=bool)
+        return dead[np.minimum(np.searchsorted(dead, rows), len(dead) - 1)] == rows
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of their codes."""
+        with self.reading("class_names"):
+            return [name for chunk in self.strings("class_names").chunks() for name in chunk]
+
+    def class_names_of(self, rows: Rows) -> list[str]:
+        """Return the class of each row."""
+        names = self.class_names
+        with self.reading("class_code"):
+            codes = self.numeric("class_code").take(rows)
+        if len(codes) and not 0 <= codes.min() <= codes.max() < len(names):
+            raise CorruptStoreError(self.folder.path / "class_code", "it names classes that are not there")
+        return [names[code] for code in codes.tolist()]
+
+    def file_ids_of(self, rows: Rows) -> list[str]:
+        """Return the file_id of each row."""
+        with self.reading("file_id"):
+            return self.strings("file_id").take(rows)
+
+    def keys_of(self, rows: Rows) -> list[str]:
+        """Return the key of each row."""
+        pairs = zip(self.file_ids_of(rows), self.class_names_of(rows), strict=True)
+        return [f"{file_id}:{class_name}" for file_id, class_name in pairs]
+
+
+def _lost(error: Exception) -> Exception:
+    """Say of a file that is not there that the store is broken."""
+    if isinstance(error, FileNotFoundError) and not isinstance(error, NotAStoreError):
+        return CorruptStoreError(Path(error.filename), "it is missing")
+    return error

@@ -1,0 +1,378 @@
+"""Views: lazy selections of rows. A view is a store and a list of row numbers, never a copy of vectors."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.errors import StoreChangedError, UnknownClassError, UnknownColumnError
+from embstore.ingest import widen_bfloat16
+from embstore.neighbors import Neighbors, nearest_rows
+from embstore.partition import split_rows
+from embstore.reader import MappedColumn, Rows
+from embstore.schema import BFLOAT16
+from embstore.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from embstore.store import EmbeddingStore
+
+__all__ = ["View", "filter_rows"]
+
+Condition = Any
+
+
+class View:
+    """Some rows of a store, in an order.
+
+    Made by `EmbeddingStore.select`; it stays valid while the store grows, and raises
+    `StoreChangedError` once its rows were erased or renumbered (by a compaction).
+    """
+
+    __slots__ = ("_epoch", "_generation", "rows", "store")
+
+    def __init__(self, store: EmbeddingStore, rows: Rows) -> None:
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.flags.writeable:
+            rows = rows.view()
+            rows.flags.writeable = False
+        self.store = store
+        self.rows = rows
+        record = store.snapshot.record
+        self._generation = record.generation
+        self._epoch = record.epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys)
+
+    def __getitem__(self, places: slice | Sequence[int] | NDArray[Any]) -> View:
+        """Return the view of some places of this one: a slice, a list of places or a mask."""
+        if isinstance(places, int | np.integer | str):
+            raise TypeError(
+                f"a view is indexed by a slice, a list of places or a mask, found {places!r}; for one row "
+                f"use view.to_numpy()[i], or store[key]"
+            )
+        return View(self.snapshot_store(), self.rows[places])
+
+    def snapshot_store(self) -> EmbeddingStore:
+        """Return the store, once it is known that the rows still mean what they did."""
+        self.snapshot()
+        return self.store
+
+    def snapshot(self) -> Snapshot:
+        """Return the store's commit, once it is known that the rows still mean what they did.
+
+        Raises
+        ------
+        StoreChangedError
+            The store was compacted, or rows of this view were erased.
+        """
+        snapshot = self.store.snapshot
+        record = snapshot.record
+        if record.generation != self._generation:
+            raise StoreChangedError(
+                snapshot.folder.path,
+                "the store was compacted since this view was made; select() again",
+                expected=self._generation,
+                found=record.generation,
+            )
+        if record.epoch != self._epoch:
+            if snapshot.is_dead(self.rows).any():
+                raise StoreChangedError(
+                    snapshot.folder.path,
+                    "rows of this view were erased; select() again",
+                    expected=self._epoch,
+                    found=record.epoch,
+                )
+            self._epoch = record.epoch
+        return snapshot
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys, in the view's order."""
+        return self.snapshot().keys_of(self.rows)
+
+    @property
+    def file_ids(self) -> list[str]:
+        """The file_id of each row."""
+        return self.snapshot().file_ids_of(self.rows)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class of each row."""
+        return self.snapshot().class_names_of(self.rows)
+
+    @property
+    def classes(self) -> list[str]:
+        """The different classes that occur, in the store's order."""
+        snapshot = self.snapshot()
+        present = set(snapshot.class_names_of(self.rows))
+        return [name for name in snapshot.class_names if name in present]
+
+    def labels(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """Return each row's place in `classes`: ``(len(view),) int64``.
+
+        Only through a given list, so that labels agree between clients and machines.
+
+        Raises
+        ------
+        UnknownClassError
+            A row's class is not in the list.
+        """
+        places = {name: place for place, name in enumerate(classes)}
+        names = self.class_names
+        if unknown := dict.fromkeys(name for name in names if name not in places):
+            raise UnknownClassError(unknown, classes)
+        return np.array([places[name] for name in names], dtype=np.int64)
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a column's values: ``(len(view),)``, strings as objects.
+
+        Raises
+        ------
+        UnknownColumnError
+        """
+        return column_of(self.snapshot(), name, self.rows)
+
+    def to_numpy(self, field: str | None = None) -> np.ndarray[Any, Any]:
+        """Copy the rows to RAM: ``(len(view), *shape)``, writable; bfloat16 comes as float32.
+
+        Raises
+        ------
+        UnknownFieldError, StoreChangedError
+        """
+        snapshot = self.snapshot()
+        name = self.store.field_name(field)
+        values = read_field(snapshot, name, self.rows)
+        return widen_bfloat16(values) if snapshot.record.fields[name].dtype == BFLOAT16 else values
+
+    def to_torch(
+        self, field: str | None = None, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Copy the rows to a fresh tensor: ``(len(view), *shape)``.
+
+        Parameters
+        ----------
+        field : str, optional
+            The store's only one, unless given.
+        device : str or torch.device, optional
+        dtype : torch.dtype, optional
+            The stored one, unless given.
+        """
+        from embstore.torch import as_tensor
+
+        snapshot = self.snapshot()
+        name = self.store.field_name(field)
+        values = read_field(snapshot, name, self.rows)
+        return as_tensor(values, snapshot.record.fields[name]).to(device=device, dtype=dtype)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return file_id, class and the columns as a DataFrame, indexed by key; vectors are left out."""
+        import pandas as pd
+
+        snapshot = self.snapshot()
+        file_ids, class_names = snapshot.file_ids_of(self.rows), snapshot.class_names_of(self.rows)
+        keys = [f"{file_id}:{name}" for file_id, name in zip(file_ids, class_names, strict=True)]
+        data = {"file_id": file_ids, "class_name": class_names}
+        data |= {name: column_of(snapshot, name, self.rows) for name in snapshot.record.columns}
+        return pd.DataFrame(data, index=pd.Index(keys, name="key"))
+
+    def batches(self, size: int) -> Iterator[View]:
+        """Yield the view in pieces of `size` rows; the last may be smaller."""
+        if size < 1:
+            raise ValueError(f"expected a batch of at least one row, found {size}")
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def select(
+        self,
+        *,
+        classes: Sequence[str] | str | None = None,
+        where: Mapping[str, Condition] | None = None,
+    ) -> View:
+        """Return the rows of this view that are also of these classes, and that meet the conditions.
+
+        See `EmbeddingStore.select`.
+        """
+        return View(self.store, filter_rows(self.snapshot(), self.rows, classes, where))
+
+    def sample(self, n: int, *, rng: np.random.Generator) -> View:
+        """Return `n` rows drawn without replacement.
+
+        Raises
+        ------
+        ValueError
+            There are fewer.
+        """
+        return self[rng.choice(len(self), size=n, replace=False)]
+
+    def split(
+        self,
+        ratios: Mapping[str, float],
+        *,
+        rng: np.random.Generator,
+        by: Literal["class"] | str | None = "class",
+        group: str | None = None,
+    ) -> dict[str, View]:
+        """Split the rows at random.
+
+        Parameters
+        ----------
+        ratios : mapping of str to float
+            Sum to 1.
+        rng : numpy.random.Generator
+        by : str, optional
+            ``"class"``, a column, or None: each of its values is split in these ratios.
+        group : str, optional
+            A column; rows that share its value stay together (augmented views of one recording leak
+            from train into test otherwise).
+
+        Returns
+        -------
+        dict of str to View
+            Each in the order of this view.
+        """
+        snapshot = self.snapshot()
+        strata = None
+        if by is not None:
+            strata = self.class_names if by == "class" else column_of(snapshot, by, self.rows).tolist()
+        groups = None if group is None else column_of(snapshot, group, self.rows).tolist()
+        places = split_rows(len(self), ratios, rng=rng, strata=strata, groups=groups)
+        return {name: self[chosen] for name, chosen in places.items()}
+
+    def nearest(
+        self,
+        query: Any,
+        k: int = 5,
+        *,
+        field: str | None = None,
+        metric: Literal["cosine", "dot", "euclidean"] = "cosine",
+    ) -> Neighbors:
+        """Find the rows nearest to one or many queries, exactly, a block at a time.
+
+        Parameters
+        ----------
+        query : array_like, (dim,) or (n, dim)
+        k : int
+            How many; all rows, where the view has fewer.
+        field : str, optional
+            Its rows are flattened.
+        metric : {"cosine", "dot", "euclidean"}
+
+        Returns
+        -------
+        Neighbors
+            `keys`, `scores` and `rows`, the nearest first: of length k for one query, ``(n, k)`` for many.
+        """
+        snapshot = self.snapshot()
+        name = self.store.field_name(field)
+        spec = snapshot.record.fields[name]
+
+        def read(rows: Rows) -> np.ndarray[Any, Any]:
+            values = read_field(snapshot, name, rows)
+            values = widen_bfloat16(values) if spec.dtype == BFLOAT16 else values
+            return values.reshape(len(rows), -1)
+
+        return nearest_rows(read, self.rows, query, k, metric=metric, keys_of=snapshot.keys_of)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the store and the row numbers."""
+        rows: Any = self.rows
+        if len(rows) and (np.diff(rows) == 1).all():
+            rows = (int(rows[0]), int(rows[-1]) + 1)
+        return _restore, (self.store, rows, self._generation, self._epoch)
+
+    def __repr__(self) -> str:
+        record = self.store.snapshot.record
+        names = self.classes if len(self) <= 100_000 else record.fields and self.store.classes
+        shown = ", ".join(names[:6]) + (f", … ({len(names)} classes)" if len(names) > 6 else "")
+        return f"<View of {len(self):,} of {len(self.store):,} rows of {str(self.store.path)!r}: {shown or 'no rows'}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
+
+
+def _restore(store: EmbeddingStore, rows: Any, generation: str, epoch: int) -> View:
+    view = View(store, np.arange(*rows) if isinstance(rows, tuple) else rows)
+    view._generation, view._epoch = generation, epoch
+    return view
+
+
+def read_field(snapshot: Snapshot, name: str, rows: Rows) -> np.ndarray[Any, Any]:
+    """Copy rows of a field as they are stored; neighbouring rows in one go."""
+    column = snapshot.numeric(name)
+    with snapshot.reading(name):
+        start, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        if stop - start == len(rows) > 1 and (np.diff(rows) == 1).all():
+            if isinstance(column, MappedColumn):
+                column.read_ahead(start, stop)
+                return column.span(start, stop).copy()
+            own = column.span(start, stop)
+            own.flags.writeable = True
+            return own
+        return column.take(rows)
+
+
+def column_of(snapshot: Snapshot, name: str, rows: Rows) -> np.ndarray[Any, Any]:
+    """Read a column's values at some rows."""
+    spec = snapshot.record.columns.get(name)
+    if spec is None:
+        raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)
+    column = snapshot.column(spec.array)
+    with snapshot.reading(spec.array):
+        values = column.take(rows)
+    if isinstance(values, np.ndarray):
+        return values
+    strings = np.empty(len(values), dtype=object)
+    strings[:] = values
+    return strings
+
+
+def filter_rows(
+    snapshot: Snapshot,
+    rows: Rows,
+    classes: Sequence[str] | str | None,
+    where: Mapping[str, Condition] | None,
+) -> Rows:
+    """Return those of `rows` that are of the classes and meet the conditions, in their order."""
+    if classes is not None:
+        wanted = [classes] if isinstance(classes, str) else list(classes)
+        codes = {name: code for code, name in enumerate(snapshot.class_names)}
+        if unknown := [name for name in wanted if name not in codes]:
+            raise UnknownClassError(unknown, codes)
+        with snapshot.reading("class_code"):
+            stored = snapshot.numeric("class_code").take(rows)
+        rows = rows[np.isin(stored, [codes[name] for name in wanted])]
+    for name, condition in (where or {}).items():
+        values = column_of(snapshot, name, rows)
+        rows = rows[_meets(name, values, condition)]
+    return rows
+
+
+def _meets(name: str, values: np.ndarray[Any, Any], condition: Condition) -> NDArray[np.bool_]:
+    """Tell which values meet a condition: equal to a scalar, in a list, or by a function's mask."""
+    if isinstance(condition, Callable):  # type: ignore[arg-type]
+        mask = np.asarray(condition(values))
+        if mask.shape != values.shape or mask.dtype != bool:
+            raise ValueError(
+                f"the condition on {name!r} should give a mask of {len(values)} bools, found "
+                f"{mask.dtype} {mask.shape}"
+            )
+        return mask
+    if isinstance(condition, list | tuple | set | frozenset | np.ndarray):
+        options = list(condition)
+        mask = np.zeros(len(values), dtype=bool)
+        for option in options:
+            mask |= np.asarray(values == option, dtype=bool)
+        return mask
+    return np.asarray(values == condition, dtype=bool)

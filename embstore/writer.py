@@ -1,0 +1,99 @@
+"""The row writer: gathers rows and commits them in batches, so that a kill loses little work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embstore.errors import ShapeError
+from embstore.ingest import as_rows
+from embstore.keys import Key
+
+if TYPE_CHECKING:
+    from embstore.changes import AppendResult, IfExists
+    from embstore.store import EmbeddingStore
+
+__all__ = ["RowWriter"]
+
+
+class RowWriter:
+    """Gathers rows and commits them: on `flush`, every `interval` seconds, and when its block ends.
+
+    A commit is made by the `add` that finds the last one `interval` seconds old, so that rows which took
+    longer than that to make are on disk at once. It also ends a block that an exception left:
+    the rows added are whole. Made by `EmbeddingStore.writer`.
+    """
+
+    def __init__(
+        self, store: EmbeddingStore, *, interval: float, max_bytes: int, if_exists: IfExists
+    ) -> None:
+        self._store = store
+        self._interval = interval
+        self._max_bytes = max_bytes
+        self._if_exists: IfExists = if_exists
+        self._pending: list[tuple[list[str | Key], dict[str | None, Any], dict[str, list[Any]]]] = []
+        self._pending_bytes = 0
+        self._last = time.monotonic()
+
+    def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
+        """Add one row: `value` of the field's shape, or a mapping of field names to these."""
+        fields = dict(value) if isinstance(value, Mapping) else {None: value}
+        one = {name: as_rows(row)[0][np.newaxis] if not _is_torch(row) else row[None] for name, row in fields.items()}
+        self.add_many([key], one, columns={name: [v] for name, v in (columns or {}).items()})
+
+    def add_many(
+        self, keys: list[str | Key] | list[str], values: Any, *, columns: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add several rows at once, as `EmbeddingStore.append` takes them."""
+        fields = dict(values) if isinstance(values, Mapping) else {None: values}
+        count = len(keys)
+        for name, rows in fields.items():
+            if len(rows) != count:
+                raise ShapeError(str(name), expected=f"{count} rows", found=f"{len(rows)} rows")
+        spread = {name: [v] * count if isinstance(v, str | int | float) else list(v) for name, v in (columns or {}).items()}
+        self._pending.append((list(keys), fields, spread))
+        self._pending_bytes += sum(int(getattr(rows, "nbytes", 0)) for rows in fields.values())
+        if time.monotonic() - self._last >= self._interval or self._pending_bytes >= self._max_bytes:
+            self.flush()
+
+    def flush(self) -> AppendResult:
+        """Commit what was gathered. If that fails, the rows stay gathered."""
+        from embstore.changes import AppendResult
+
+        result = AppendResult()
+        if self._pending:
+            keys = [key for batch, _, _ in self._pending for key in batch]
+            fields = {
+                name: _joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]
+            }
+            columns = {
+                name: [v for _, _, columns in self._pending for v in columns[name]] for name in self._pending[0][2]
+            }
+            result = self._store.append(keys, fields if None not in fields else fields[None], columns=columns, if_exists=self._if_exists)
+            self._pending, self._pending_bytes = [], 0
+        self._last = time.monotonic()
+        return result
+
+    def __enter__(self) -> RowWriter:
+        self._last = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+
+def _is_torch(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch"
+
+
+def _joined(parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    if _is_torch(parts[0]):
+        import torch
+
+        return torch.cat(parts)
+    return np.concatenate(parts)
