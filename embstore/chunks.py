@@ -41,11 +41,8 @@ def open_chunk(folder: Folder, array: ArrayState, index: int) -> Iterator[tuple[
             least = _COUNT_NBYTES + 4 * array.rows_per_chunk + CHECKSUM_NBYTES
             if not least <= size <= _MAX_STRING_CHUNK:
                 raise CorruptStoreError(folder.path / name, f"expected at least {least:,} bytes, found {size:,}")
-        elif size != array.chunk_nbytes + CHECKSUM_NBYTES:
-            raise CorruptStoreError(
-                folder.path / name,
-                f"expected {array.chunk_nbytes + CHECKSUM_NBYTES:,} bytes, found {size:,}",
-            )
+        elif size != (expected := array.chunk_nbytes + CHECKSUM_NBYTES):
+            raise CorruptStoreError(folder.path / name, f"expected {expected:,} bytes, found {size:,}")
         yield descriptor, size
 
 

@@ -14,7 +14,7 @@ from embstore.fsio import exchange, move_into_place, remove_tree
 from embstore.index import write_run
 from embstore.layout import METADATA_NAME
 from embstore.reader import Rows
-from embstore.schema import ArrayState, Record
+from embstore.schema import STRING, ArrayState, Record
 from embstore.snapshot import Snapshot
 
 __all__ = ["compact", "copy_rows", "emptied"]
@@ -55,9 +55,9 @@ def blocks(rows: Rows, snapshot: Snapshot) -> Iterator[Rows]:
 
 def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Values:
     """Copy rows of one array."""
-    column = snapshot.column(array_name)
-    with snapshot.reading(array_name):
-        return column.take(rows)
+    if snapshot.record.arrays[array_name].dtype == STRING:
+        return snapshot.take_strings(array_name, rows)
+    return snapshot.take(array_name, rows)
 
 
 def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> tuple[Path, Record]:

@@ -79,32 +79,32 @@ class SortedRun:
     def find(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> None:
         """Set `found` where it is -1 and this run has a live row under the wanted key, the newest."""
         open_ = np.flatnonzero(found < 0)
-        first = wanted[open_, 0]
-        place = np.searchsorted(self.hashes, first, side="right") - 1
+        place = self.hashes.searchsorted(wanted[open_, 0], side="right") - 1
         while len(open_):
-            same = place >= 0
-            same[same] = self.hashes[place[same]] == first[same]
-            open_, first, place = open_[same], first[same], place[same]
-            if not len(open_):
-                return
-            rows = self.rows[place]
-            if rows.max() >= 2**62:
-                raise RunLiesError("it names rows that can't be")
-            rows = rows.astype(np.int64)
+            same = (self.hashes[place] == wanted[open_, 0]) & (place >= 0)
+            if not same.all():
+                open_, place = open_[same], place[same]
+            rows = self.rows[place].astype(np.int64)
             hit = _confirmed(snapshot, rows, wanted[open_])
+            if hit.all():
+                found[open_] = rows
+                return
             found[open_[hit]] = rows[hit]
-            open_, first, place = open_[~hit], first[~hit], place[~hit] - 1
+            open_, place = open_[~hit], place[~hit] - 1  # an older row of the same key, or its first half
 
 
 def _confirmed(snapshot: Snapshot, rows: Rows, wanted: Hashes) -> Mask:
     """Tell which rows are committed, alive, and have the wanted key hash."""
-    usable = rows < snapshot.record.rows
-    usable[usable] = ~snapshot.is_dead(rows[usable])
-    with snapshot.reading("key_hash"):
-        stored = snapshot.numeric("key_hash").take(rows[usable])
-    if (stored[:, 0] != wanted[usable, 0]).any():
+    usable = rows < snapshot.record.rows  # a run may be of a later commit than the snapshot
+    if snapshot.record.dead:
+        usable &= ~snapshot.is_dead(rows)
+    if len(rows) and rows.min() < 0:
+        raise RunLiesError("it names rows that can't be")
+    stored = snapshot.take("key_hash", rows if usable.all() else np.where(usable, rows, 0))
+    same = stored == wanted
+    if not (same[:, 0] | ~usable).all():
         raise RunLiesError("it does not agree with key_hash")
-    usable[usable] = stored[:, 1] == wanted[usable, 1]
+    usable &= same[:, 1]
     return usable
 
 
@@ -168,8 +168,7 @@ class KeyIndex:
         rows = self.snapshot.record.rows
         if self._covered >= rows:
             return
-        with self.snapshot.reading("key_hash"):
-            hashes = self.snapshot.numeric("key_hash").span(self._covered, rows)[:, 0]
+        hashes = self.snapshot.span("key_hash", self._covered, rows)[:, 0]
         run = SortedRun.over(np.ascontiguousarray(hashes), self._covered)
         # Runs shrink towards the newest by more than half, so there are few of them and appending
         # one row after the other sorts each row a logarithmic number of times.
@@ -249,8 +248,7 @@ def write_run(snapshot: Snapshot) -> None:
     name = f"keys.{_tag(snapshot)}.{rows}"
     present = folder.names()
     if rows and name not in present:
-        with snapshot.reading("key_hash"):
-            hashes = np.ascontiguousarray(snapshot.numeric("key_hash").whole()[:, 0])
+        hashes = np.ascontiguousarray(snapshot.span("key_hash")[:, 0])
         run = SortedRun.over(hashes, 0)
         array = _run_array(rows)
         child = folder.make_child(name)

@@ -45,7 +45,9 @@ _SIDE_CHUNK_BYTES: Final = 64 * 2**10
 _MAX_SIDE_CHUNK_BYTES: Final = 8 * 2**20
 _STRING_CHUNK_ROWS: Final = 4096
 _MANY_CHUNKS: Final = 4096
-_ALIGNMENTS: Final = (64 * 2**10, 16 * 2**10, 4 * 2**10)  # pages on some ARM, on Apple, elsewhere
+_ALIGNMENTS: Final = (2 * 2**20, 64 * 2**10, 16 * 2**10, 4 * 2**10)
+"""A huge page (one fault and one TLB entry where the page cache has it whole), then pages on some ARM, on
+Apple, elsewhere."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -53,13 +55,13 @@ _LENGTH = struct.Struct("<I")
 def rows_per_chunk(row_nbytes: int, target_nbytes: int) -> int:
     """Choose a number of rows whose bytes are near `target_nbytes` and a multiple of a page.
 
-    A multiple of 64 KiB if that stays within twice the target (and 16 MiB, if the target does), else of 16 KiB, else of 4 KiB; a row
-    that fits none is read chunk by chunk instead of mapped.
+    A multiple of 2 MiB if that stays within twice the target (and 16 MiB, if the target does), else of 64,
+    16 or 4 KiB; a row that fits none is read chunk by chunk instead of mapped.
 
     Examples
     --------
     >>> rows_per_chunk(768 * 4, 8 * 2**20)
-    2688
+    2048
     >>> rows_per_chunk(1214 * 768 * 4, 8 * 2**20)  # 4 KiB is all that AST's rows allow
     2
     """
@@ -120,7 +122,7 @@ def chunk_name(array: ArrayState, index: int) -> str:
     >>> chunk_name(field_array("mean", FieldSpec(shape=(768,))), 12)
     'c.12.0'
     """
-    return ".".join(["c", str(index), *("0" for _ in array.shape)])
+    return f"c.{index}" + ".0" * len(array.shape)
 
 
 def blank(dtype: str) -> Any:

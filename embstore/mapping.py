@@ -20,12 +20,13 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["PAGE_NBYTES", "Region", "available"]
+__all__ = ["PAGE_NBYTES", "Region", "aligned_empty", "available"]
 
 logger = logging.getLogger("embstore")
 
 PAGE_NBYTES: Final = mmap.PAGESIZE
 _LEAST_RESERVE: Final = 64 * 2**30
+_HUGE_PAGE: Final = 2 * 2**20
 _MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
 _MAP_FIXED: Final = 0x10  # the same on Linux (but for Alpha and HP-PA) and macOS; mmap does not name it
 _FAILED: Final = ctypes.c_void_p(-1).value
@@ -113,7 +114,7 @@ class Region:
     __slots__ = ("__weakref__", "_finalizer", "_maps", "address", "nbytes", "private")
 
     def __init__(self, nbytes: int, *, private: bool = False) -> None:
-        nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES)
+        nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + _HUGE_PAGE
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         wanted = nbytes if private else max(_LEAST_RESERVE, 4 * nbytes)
         if limit != resource.RLIM_INFINITY:
@@ -121,16 +122,18 @@ class Region:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         while True:
             try:
-                self.address = _mmap(None, wanted, 0, flags, -1)
+                start = _mmap(None, wanted, 0, flags, -1)
                 break
             except OSError:
                 if wanted == nbytes:
                     raise
                 wanted = max(nbytes, wanted // 2 // PAGE_NBYTES * PAGE_NBYTES)
-        self.nbytes = wanted
+        # A file's huge pages can be mapped whole only where its offset and the address agree.
+        self.address = -(-start // _HUGE_PAGE) * _HUGE_PAGE
+        self.nbytes = start + wanted - self.address
         self.private = private
         self._maps = [0]
-        self._finalizer = weakref.finalize(self, _unmap, self.address, wanted, self._maps)
+        self._finalizer = weakref.finalize(self, _unmap, start, wanted, self._maps)
         # At exit the arrays over it may still be read, by a thread or another finalizer.
         self._finalizer.atexit = False
 
@@ -167,6 +170,21 @@ class Region:
         if math.prod(shape) * dtype.itemsize > self.nbytes:
             raise ValueError(f"{shape} of {dtype} does not fit {self.nbytes} bytes")
         return np.asarray(_Window(self, shape, dtype))
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Allocate an array that starts on a page, to copy mapped rows into.
+
+    Large blocks of malloc start 16 bytes past a page. Copying from a page's start to there is four times
+    slower (measured: 614 MB in 139 instead of 37 ms on Zen 3): the low twelve bits of the addresses are
+    all that the processor compares at first, and each load seems to follow the store just before it.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes < 4 * PAGE_NBYTES:
+        return np.empty(shape, dtype)
+    block = np.empty(nbytes + PAGE_NBYTES, np.uint8)
+    start = -block.ctypes.data % PAGE_NBYTES
+    return block[start : start + nbytes].view(dtype).reshape(shape)
 
 
 class _Window:

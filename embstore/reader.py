@@ -1,6 +1,6 @@
 """Columns: rows out of one array's chunk files, mapped as one NumPy array or read chunk by chunk.
 
-Both numeric columns have the same words (`take`, `row`, `span`, `whole`); `open_column` chooses. What a
+Both numeric columns have the same words (`take`, `span`, `copy`, `private`); `open_column` chooses. What a
 column belongs to, and whether it is still current, is `snapshot`'s.
 """
 
@@ -17,7 +17,7 @@ from embstore.chunks import open_chunk, read_chunk, stored_checksum
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, read_into
 from embstore.layout import chunk_name, crc32c
-from embstore.mapping import PAGE_NBYTES, Region, available
+from embstore.mapping import PAGE_NBYTES, Region, aligned_empty, available
 from embstore.schema import STRING, ArrayState
 
 __all__ = ["ChunkedColumn", "MappedColumn", "NumericColumn", "StringColumn", "open_column"]
@@ -53,14 +53,9 @@ class NumericColumn:
         """Return neighbouring rows: ``(stop - start, *shape)``, read-only, without a copy where mapped."""
         raise NotImplementedError
 
-    def row(self, index: int) -> Array:
-        """Return one row: ``shape``, read-only, without a copy where mapped."""
-        found: Array = self.span(index, index + 1)[0]
-        return found
-
-    def whole(self) -> Array:
-        """Return all rows, dead ones too: ``(length, *shape)``, read-only, without a copy where mapped."""
-        return self.span(0, len(self))
+    def copy(self, start: int, stop: int) -> Array:
+        """Copy neighbouring rows: ``(stop - start, *shape)``, fresh and writable."""
+        raise NotImplementedError
 
     def private(self) -> Array:
         """Return all rows as a writable array of the caller's own."""
@@ -125,8 +120,18 @@ class MappedColumn(NumericColumn):
     def take(self, rows: Rows) -> Array:
         if self.check != "tail":
             self._touch(self._chunk_of(rows))
-        taken: Array = self._values.take(rows, axis=0)
-        return taken
+        out = aligned_empty((len(rows), *self.array.shape), self.dtype)
+        if len(rows):
+            if rows.min() < 0 or rows.max() >= len(self):
+                raise IndexError(f"rows go from 0 to {len(self) - 1}, found {rows.min()} to {rows.max()}")
+            self._values.take(rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
+        return out
+
+    def copy(self, start: int, stop: int) -> Array:
+        self.read_ahead(start, stop)
+        out = aligned_empty((stop - start, *self.array.shape), self.dtype)
+        np.copyto(out, self.span(start, stop))
+        return out
 
     def span(self, start: int, stop: int) -> Array:
         if self.check != "tail":
@@ -198,6 +203,11 @@ class ChunkedColumn(NumericColumn):
                 self._fill(descriptor, out[place : place + 1], position, index)
 
     def span(self, start: int, stop: int) -> Array:
+        out = self.copy(start, stop)
+        out.flags.writeable = False
+        return out
+
+    def copy(self, start: int, stop: int) -> Array:
         out = np.empty((stop - start, *self.array.shape), self.dtype)
         size = self.array.rows_per_chunk
         chunks = self._chunks_of_span(start, stop)
@@ -207,7 +217,6 @@ class ChunkedColumn(NumericColumn):
             with open_chunk(self.folder, self.array, index) as (descriptor, _):
                 part = out[low - start : high - start]
                 self._fill(descriptor, part, (low - index * size) * self.array.row_nbytes, index)
-        out.flags.writeable = False
         return out
 
     def _fill(self, descriptor: int, part: Array, position: int, index: int) -> None:
@@ -217,9 +226,7 @@ class ChunkedColumn(NumericColumn):
             )
 
     def private(self) -> Array:
-        out = self.span(0, len(self))
-        out.flags.writeable = True  # it was made for this call
-        return out
+        return self.copy(0, len(self))
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
         return _numeric(self.folder, array, self.mapping if self.array.length == 0 else "never", self.check)

@@ -7,6 +7,7 @@ its place, and believes no size that it has not checked. How arrays lie in files
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -164,7 +165,7 @@ class ArrayState:
     @property
     def row_nbytes(self) -> int:
         """Bytes of one row (of a numeric array)."""
-        return int(np.dtype(self.dtype).itemsize) * int(np.prod(self.shape, dtype=object))
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
     @property
     def chunk_nbytes(self) -> int:

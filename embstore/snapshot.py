@@ -240,12 +240,43 @@ class Snapshot:
             raise _lost(error) from error
 
     @contextlib.contextmanager
-    def reading(self, *names: str) -> Iterator[None]:
-        """Guard reads of these arrays: what the block read is from this commit, or it raises."""
+    def reading(self) -> Iterator[None]:
+        """Guard reads by name: what the block reads is from this commit, or it raises."""
         with self._reading():
             yield
-        if any(not isinstance(self._columns.get(name), MappedColumn) for name in names):
-            self.ensure_current()  # read by name just now, so perhaps after an erase
+        self.ensure_current()  # what was read by name just now, was perhaps read after an erase
+
+    def take(self, name: str, rows: Rows) -> np.ndarray[Any, Any]:
+        """Copy rows of a numeric array, in the order given: ``(n, *shape)``."""
+        column = self.numeric(name)
+        if isinstance(column, MappedColumn):
+            return column.take(rows)
+        with self.reading():
+            return column.take(rows)
+
+    def span(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray[Any, Any]:
+        """Return neighbouring rows of a numeric array, read-only; all of them, unless told otherwise."""
+        column = self.numeric(name)
+        stop = len(column) if stop is None else stop
+        if isinstance(column, MappedColumn):
+            return column.span(start, stop)
+        with self.reading():
+            return column.span(start, stop)
+
+    def copy(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """Copy neighbouring rows of a numeric array, writable."""
+        with self.reading():
+            return self.numeric(name).copy(start, stop)
+
+    def private(self, name: str) -> np.ndarray[Any, Any]:
+        """Return all rows of a numeric array as a writable array of the caller's own."""
+        with self.reading():
+            return self.numeric(name).private()
+
+    def take_strings(self, name: str, rows: Rows) -> list[str]:
+        """Return rows of a string array, in the order given."""
+        with self.reading():
+            return self.strings(name).take(rows)
 
     def column(self, name: str) -> NumericColumn | StringColumn:
         """Return the column of the array `name`, opened when it is first asked for."""
@@ -277,8 +308,7 @@ class Snapshot:
     @cached_property
     def dead_rows(self) -> Rows:
         """Numbers of the deleted rows, ascending."""
-        with self.reading("dead_rows"):
-            dead = np.sort(self.numeric("dead_rows").whole())
+        dead = np.sort(self.span("dead_rows"))
         if len(dead) and not 0 <= dead[0] <= dead[-1] < self.record.rows:
             raise CorruptStoreError(self.folder.path / "dead_rows", "it names rows that are not there")
         return dead
@@ -300,22 +330,20 @@ class Snapshot:
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their codes."""
-        with self.reading("class_names"):
+        with self.reading():
             return [name for chunk in self.strings("class_names").chunks() for name in chunk]
 
     def class_names_of(self, rows: Rows) -> list[str]:
         """Return the class of each row."""
         names = self.class_names
-        with self.reading("class_code"):
-            codes = self.numeric("class_code").take(rows)
+        codes = self.take("class_code", rows)
         if len(codes) and not 0 <= codes.min() <= codes.max() < len(names):
             raise CorruptStoreError(self.folder.path / "class_code", "it names classes that are not there")
         return [names[code] for code in codes.tolist()]
 
     def file_ids_of(self, rows: Rows) -> list[str]:
         """Return the file_id of each row."""
-        with self.reading("file_id"):
-            return self.strings("file_id").take(rows)
+        return self.take_strings("file_id", rows)
 
     def keys_of(self, rows: Rows) -> list[str]:
         """Return the key of each row."""

@@ -7,7 +7,7 @@ import html
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,13 +43,13 @@ from embstore.errors import (
 from embstore.index import KeyIndex, wants_run, write_run
 from embstore.ingest import Casting, read_keys, widen_bfloat16
 from embstore.keys import Key, hash_keys
-from embstore.layout import FIELD_CHUNK_BYTES, METADATA_NAME
+from embstore.layout import FIELD_CHUNK_BYTES
 from embstore.reader import Check, Rows
 from embstore.reader import Mapping as MappingPolicy
 from embstore.recovery import recover
 from embstore.schema import BFLOAT16, FieldSpec
 from embstore.snapshot import Snapshot, read_record
-from embstore.view import Condition, View, filter_rows, read_field
+from embstore.view import Condition, View, filter_rows
 from embstore.writer import RowWriter
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class EmbeddingStore:
 
     def find(self, keys: Sequence[str | Key]) -> Rows:
         """Return the row of each key, -1 where it is not stored: ``(len(keys),) int64``."""
-        return self._keys.find(hash_keys(map(str, keys)))
+        return self._keys.find(hash_keys(keys))
 
     def rows_of(self, keys: Sequence[str | Key]) -> Rows:
         """Return the row of each key, in their order: ``(len(keys),) int64``.
@@ -235,9 +235,7 @@ class EmbeddingStore:
         raise TypeError(f"a store is indexed by a key or a list of keys, found {key!r}; by row, use take()")
 
     def _row(self, row: int, field: str) -> np.ndarray[Any, Any]:
-        with self.snapshot.reading(field):
-            values = self.snapshot.numeric(field).row(row)
-        return self._widened(field, values)
+        return self._widened(field, self.snapshot.span(field, row, row + 1)[0])
 
     def _widened(self, field: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         bits = self.snapshot.record.fields[field].dtype == BFLOAT16
@@ -264,10 +262,7 @@ class EmbeddingStore:
         rows = np.asarray(rows, dtype=np.int64) if len(rows) else np.empty(0, np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.snapshot.record.rows:
             raise IndexError(f"rows go from 0 to {self.snapshot.record.rows - 1}, found {rows.min()} to {rows.max()}")
-        column = self.snapshot.numeric(name)
-        with self.snapshot.reading(name):
-            values = column.take(rows)
-        return self._widened(name, values)
+        return self._widened(name, self.snapshot.take(name, rows))
 
     # -- whole columns ------------------------------------------------------------------------
 
@@ -294,8 +289,7 @@ class EmbeddingStore:
         name = self._whole(field, dead)
         if self.snapshot.record.fields[name].dtype == BFLOAT16:
             raise DtypeError(name, expected="a dtype of NumPy's", found=BFLOAT16, hint="use tensor() or select().to_numpy()")
-        with self.snapshot.reading(name):
-            return self.snapshot.numeric(name).whole()
+        return self.snapshot.span(name)
 
     def tensor(
         self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse"
@@ -308,9 +302,7 @@ class EmbeddingStore:
         from embstore.torch import as_tensor
 
         name = self._whole(field, dead)
-        with self.snapshot.reading(name):
-            values = self.snapshot.numeric(name).private()
-        return as_tensor(values, self.snapshot.record.fields[name])
+        return as_tensor(self.snapshot.private(name), self.snapshot.record.fields[name])
 
     # -- selections ---------------------------------------------------------------------------
 
@@ -445,7 +437,7 @@ class EmbeddingStore:
             if wants_run(self._keys):
                 write_run(self.snapshot)
                 self._index = None
-        hashes = hash_keys(map(str, keys))
+        hashes = hash_keys(keys)
         return EraseReceipt(
             path=self._path,
             key_hashes=tuple(h.tobytes().hex() for h in hashes),
@@ -736,5 +728,3 @@ def open(  # noqa: A001 - as in h5py, zarr and xarray, it is meant to be called 
         raise ConfigMismatchError(place, differences)
     return EmbeddingStore(snapshot, writable=writable, lock_timeout=lock_timeout, network=network)
 
-
-_ = METADATA_NAME, Callable, read_field

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,8 +13,8 @@ from embstore.errors import StoreChangedError, UnknownClassError, UnknownColumnE
 from embstore.ingest import widen_bfloat16
 from embstore.neighbors import Neighbors, nearest_rows
 from embstore.partition import split_rows
-from embstore.reader import MappedColumn, Rows
-from embstore.schema import BFLOAT16
+from embstore.reader import Rows
+from embstore.schema import BFLOAT16, STRING
 from embstore.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -310,17 +309,10 @@ def _restore(store: EmbeddingStore, rows: Any, generation: str, epoch: int) -> V
 
 def read_field(snapshot: Snapshot, name: str, rows: Rows) -> np.ndarray[Any, Any]:
     """Copy rows of a field as they are stored; neighbouring rows in one go."""
-    column = snapshot.numeric(name)
-    with snapshot.reading(name):
-        start, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
-        if stop - start == len(rows) > 1 and (np.diff(rows) == 1).all():
-            if isinstance(column, MappedColumn):
-                column.read_ahead(start, stop)
-                return column.span(start, stop).copy()
-            own = column.span(start, stop)
-            own.flags.writeable = True
-            return own
-        return column.take(rows)
+    start, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+    if stop - start == len(rows) > 1 and (np.diff(rows) == 1).all():
+        return snapshot.copy(name, start, stop)
+    return snapshot.take(name, rows)
 
 
 def column_of(snapshot: Snapshot, name: str, rows: Rows) -> np.ndarray[Any, Any]:
@@ -328,13 +320,10 @@ def column_of(snapshot: Snapshot, name: str, rows: Rows) -> np.ndarray[Any, Any]
     spec = snapshot.record.columns.get(name)
     if spec is None:
         raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)
-    column = snapshot.column(spec.array)
-    with snapshot.reading(spec.array):
-        values = column.take(rows)
-    if isinstance(values, np.ndarray):
-        return values
-    strings = np.empty(len(values), dtype=object)
-    strings[:] = values
+    if spec.dtype != STRING:
+        return snapshot.take(spec.array, rows)
+    strings = np.empty(len(rows), dtype=object)
+    strings[:] = snapshot.take_strings(spec.array, rows)
     return strings
 
 
@@ -350,8 +339,7 @@ def filter_rows(
         codes = {name: code for code, name in enumerate(snapshot.class_names)}
         if unknown := [name for name in wanted if name not in codes]:
             raise UnknownClassError(unknown, codes)
-        with snapshot.reading("class_code"):
-            stored = snapshot.numeric("class_code").take(rows)
+        stored = snapshot.take("class_code", rows)
         rows = rows[np.isin(stored, [codes[name] for name in wanted])]
     for name, condition in (where or {}).items():
         values = column_of(snapshot, name, rows)
