@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from embstore.store import EmbeddingStore as EmbeddingStore
     from embstore.store import EraseReceipt as EraseReceipt
     from embstore.store import open as open
+    from embstore.verify import salvage as salvage
+    from embstore.verify import verify as verify
     from embstore.view import View as View
 
 __version__ = "0.1.0.dev0"
@@ -33,6 +35,8 @@ _HOMES = {
     "Key": "keys",
     "View": "view",
     "open": "store",
+    "salvage": "verify",
+    "verify": "verify",
 }
 
 __all__ = ["__version__", "errors", *_HOMES]  # noqa: PLE0604 - strings all the same

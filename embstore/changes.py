@@ -17,9 +17,9 @@ from embstore.config import Config
 from embstore.errors import KeysExistError, ShapeError, UnknownColumnError, UnknownFieldError
 from embstore.index import KeyIndex
 from embstore.ingest import Casting, KeyBatch, column_values, field_values, infer_field
-from embstore.layout import FIELD_CHUNK_BYTES, blank, column_array, field_array, key_arrays
+from embstore.layout import FIELD_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_ROW_BYTES, blank, column_array, field_array, key_arrays
 from embstore.reader import Rows
-from embstore.schema import STRING, ArrayState, ColumnSpec, FieldSpec, Record, check_name
+from embstore.schema import STRING, ArrayState, ColumnSpec, FieldSpec, Record, check_name, check_provenance
 from embstore.snapshot import Snapshot
 
 __all__ = ["AppendResult", "IfExists", "Plan", "new_record", "plan_append", "plan_column", "plan_field"]
@@ -55,13 +55,17 @@ def new_record(
     provenance: Mapping[str, str] | None = None,
 ) -> Record:
     """Describe an empty store."""
+    if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
+        raise ValueError(f"expected chunk_bytes from 1 to {MAX_CHUNK_BYTES:,}, found {chunk_bytes:,}")
+    if not 0 <= expected_rows <= 2**40:
+        raise ValueError(f"expected expected_rows from 0 to 2**40, found {expected_rows:,}")
     record = Record(
         config=config.to_dict(),
         fingerprint=config.fingerprint,
         generation=new_id(),
         commit_id=new_id(),
         arrays=key_arrays(expected_rows=expected_rows),
-        provenance=dict(provenance or {}),
+        provenance=check_provenance(provenance or {}),
         options={"chunk_bytes": int(chunk_bytes), "expected_rows": int(expected_rows)},
     )
     for name, spec in (fields or {}).items():
@@ -74,6 +78,16 @@ def new_record(
 def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
     """Return the record with a field more, whose array is empty."""
     check_name(name, {**record.fields, **record.columns, **record.arrays})
+    sizes = {
+        dim: size
+        for other in record.fields.values()
+        for dim, size in zip(other.dims or (), other.shape, strict=False)
+    }
+    for dim, size in zip(spec.dims or (), spec.shape, strict=False):
+        if sizes.setdefault(dim, size) != size:
+            raise ShapeError(name, expected=f"{sizes[dim]} along {dim!r}, as in another field", found=size)
+    if spec.row_nbytes > MAX_ROW_BYTES:
+        raise ShapeError(name, expected=f"rows of at most {MAX_ROW_BYTES:,} bytes", found=f"{spec.row_nbytes:,}")
     options = record.options
     array = field_array(
         name,
@@ -86,9 +100,9 @@ def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
 
 def with_column(record: Record, name: str, dtype: str, *, array_name: str | None = None) -> Record:
     """Return the record with a column more, whose array is empty."""
-    others = {n: spec for n, spec in record.columns.items() if n != name}
-    taken = {n: None for n in record.arrays if n not in {s.array for s in record.columns.values()}}
-    check_name(name, {**record.fields, **others, **taken})
+    own = record.columns[name].array if name in record.columns else ""
+    taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - {name, own}
+    check_name(name, dict.fromkeys(taken))
     array_name = array_name or name
     array = column_array(dtype, expected_rows=record.options.get("expected_rows", 0))
     column = ColumnSpec(dtype=dtype, array=array_name)
@@ -221,7 +235,7 @@ def spread(array: ArrayState, snapshot: Snapshot, rows: Rows, values: Values) ->
     assert isinstance(values, np.ndarray)
     if len(rows) == count and (rows == np.arange(count)).all():
         return values
-    whole = np.full((count, *array.shape), blank(array.dtype), dtype=array.dtype)
+    whole = np.full((count, *array.shape), blank(array), dtype=array.dtype)
     whole[rows] = values
     return whole
 
@@ -253,25 +267,24 @@ def plan_column(snapshot: Snapshot, name: str, rows: Rows, values: Any) -> Plan:
     """
     old = snapshot.record.columns.get(name)
     dtype, checked = column_values(name, None, values, len(rows))
-    array_name = _successor(old.array) if old else name
+    array_name = _successor(old.array, snapshot.record) if old else name
     record = with_column(snapshot.record, name, dtype, array_name=array_name)
     whole = spread(record.arrays[array_name], snapshot, rows, checked)
     if old:
         arrays = {n: state for n, state in record.arrays.items() if n != old.array}
-        record = replace(record, arrays=arrays)
+        record = replace(record, arrays=arrays, dropped=(old.array,))
     return Plan(record, _nonempty({array_name: whole}))
 
 
-def _successor(array: str) -> str:
+def _successor(array: str, record: Record) -> str:
+    """Name the array that takes over from `array`: ``score``, ``score.v2``, ``score.v3``, as far as it is free."""
+    taken = {name.casefold() for name in (*record.arrays, *record.fields, *record.columns)}
     stem, dot, number = array.rpartition(".v")
-    return f"{stem}.v{int(number) + 1}" if dot and number.isdigit() else f"{array}.v2"
+    stem, last = (stem, int(number)) if dot and number.isdigit() else (array, 1)
+    while f"{stem}.v{last + 1}".casefold() in taken:
+        last += 1
+    return f"{stem}.v{last + 1}"
 
 
 def _nonempty(appends: dict[str, Values]) -> dict[str, Values]:
     return {name: values for name, values in appends.items() if len(values)}
-
-
-def check_count(name: str, expected: int, found: int) -> None:
-    """Raise `ShapeError` if there are not as many rows as keys."""
-    if expected != found:
-        raise ShapeError(name, expected=f"{expected} rows", found=f"{found} rows")

@@ -99,9 +99,9 @@ def read_tail(folder: Folder, array: ArrayState, *, also: Tail | None = None) ->
     """
     index = array.chunks - 1
     start = _COUNT_NBYTES if array.dtype == STRING else 0
-    with open_chunk(folder, array, index) as (descriptor, _):
+    with open_chunk(folder, array, index) as (descriptor, size):
         for tail in (array.tail, also):
-            if tail is not None:
+            if tail is not None and tail.nbytes <= size - start - CHECKSUM_NBYTES:
                 data = read_exactly(descriptor, tail.nbytes, start)
                 if len(data) == tail.nbytes and crc32c(data) == tail.crc32c:
                     return data

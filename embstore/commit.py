@@ -12,13 +12,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from embstore.chunks import read_tail, write_chunk
-from embstore.errors import CommitUncertainError, ConfigError
-from embstore.fsio import Buffer, Folder, move_into_place, sibling
+from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, StoreExistsError
+from embstore.fsio import PARTIAL, Buffer, Folder, move_into_place, sibling
 from embstore.layout import (
     MAX_METADATA_BYTES,
     METADATA_NAME,
@@ -37,6 +37,13 @@ BACKUP_ARRAY = "key_hash"
 """The array whose own metadata carries a copy of the record, for a salvage without ``zarr.json``."""
 
 Values = np.ndarray[Any, Any] | Sequence[str]
+
+
+class Committed(NamedTuple):
+    """The record as it was committed, and whether all that other readers need was brought up to it."""
+
+    record: Record
+    tidy: bool
 
 
 def new_id() -> str:
@@ -69,7 +76,7 @@ def append_rows(folder: Folder, array: ArrayState, values: Values) -> ArrayState
     return replace(array, length=array.length + count, tail=tail)
 
 
-def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Values]) -> Record:
+def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Values]) -> Committed:
     """Add rows to arrays and make `new` the store's record.
 
     Parameters
@@ -86,28 +93,52 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Value
 
     Returns
     -------
-    Record
-        As it was committed.
+    Committed
 
     Raises
     ------
     CommitUncertainError
         The record is in place, but was not known to be on disk.
+    StoreExistsError
+        A folder that embstore did not make has the name of a new array.
     OSError
         Nothing was committed.
     """
-    for name in new.arrays.keys() - old.arrays.keys():
-        folder.remove_child(name)  # of a commit that a killed writer did not finish
-        folder.make_child(name)
+    made = new.arrays.keys() - old.arrays.keys()
+    for name in made:
+        _make_array_folder(folder, name)
+    if made:
+        folder.sync()
     grown = {name: append_rows(folder.child(name), new.arrays[name], v) for name, v in appends.items()}
-    record = replace(new.with_arrays(**grown), commit_id=new_id())
+    dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
+    record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=new_id())
     write_record(folder, record)
     try:
         finish(folder, old, record)
     except OSError as error:
         # The commit stands and is on disk. Only readers that ignore consolidated metadata lag.
-        logger.warning("%s: committed, but not tidied up (%s); the next writer does", folder.path, error)
-    return record
+        logger.warning("%s: committed, but not tidied up (%s); the next commit does", folder.path, error)
+        return Committed(record, tidy=False)
+    return Committed(record, tidy=True)
+
+
+def _make_array_folder(folder: Folder, name: str) -> None:
+    try:
+        folder.make_child(name)
+    except FileExistsError as error:
+        if not unfinished_array(folder, name):
+            raise StoreExistsError(folder.path / name) from error
+        folder.remove_child(name)
+        folder.make_child(name)
+
+
+def unfinished_array(folder: Folder, name: str) -> bool:
+    """Tell whether `name` is an array of a commit that was never made: chunks of ours, and no metadata."""
+    try:
+        inside = folder.child(name).names()
+    except (CorruptStoreError, OSError):
+        return False  # not a folder
+    return all(entry == PARTIAL or entry.startswith("c.") for entry in inside)
 
 
 def write_record(folder: Folder, record: Record) -> None:
@@ -138,13 +169,12 @@ def finish(folder: Folder, old: Record | None, record: Record) -> None:
             child = folder.child(name)
             child.replace(METADATA_NAME, [own_metadata(name, record)])
             child.sync()
-    for name in (old.arrays.keys() if old else set()) - record.arrays.keys():
-        folder.child(name).remove(METADATA_NAME)  # first: without it, the next writer may remove the rest
+    for name in record.dropped:
         folder.remove_child(name)
         folder.sync()
 
 
-def create(path: Path, record: Record, appends: Mapping[str, Values] | None = None) -> Record:
+def create(path: Path, record: Record) -> None:
     """Make a new store at `path`: built beside its place, then renamed in.
 
     Raises
@@ -152,11 +182,8 @@ def create(path: Path, record: Record, appends: Mapping[str, Values] | None = No
     StoreExistsError
         Something is at `path`.
     """
-    folder, record = build_beside(path, record)
-    if appends:
-        record = commit(folder, record, record, appends)
+    folder, _ = build_beside(path, record)
     move_into_place(folder.path, path)
-    return record
 
 
 def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:

@@ -10,7 +10,8 @@ from typing import Final
 
 from embstore.changes import class_codes
 from embstore.commit import Values, append_rows, build_beside, finish, new_id, write_record
-from embstore.fsio import exchange, move_into_place, remove_tree
+from embstore.errors import CommitUncertainError
+from embstore.fsio import exchange, move_into_place, remove_tree, sync_path
 from embstore.index import write_run
 from embstore.layout import METADATA_NAME
 from embstore.reader import Rows
@@ -107,6 +108,10 @@ def compact(snapshot: Snapshot) -> None:
     except OSError:
         remove_tree(beside, last_first=METADATA_NAME)
         raise
+    try:
+        sync_path(path.parent)
+    except OSError as error:
+        raise CommitUncertainError(path, record.commit_id) from error
     logger.info("%s: compacted, %d rows kept of %d", path, record.rows, snapshot.record.rows)
     # A reader that has just opened the old folder finds no record in it, and starts again.
     remove_tree(beside, last_first=METADATA_NAME)

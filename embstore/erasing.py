@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore.chunks import read_chunk, read_tail, write_chunk
-from embstore.commit import Values, commit, payload
+from embstore.commit import Committed, Values, commit, payload
 from embstore.fsio import Folder
 from embstore.index import drop_runs
 from embstore.layout import blank, crc32c, decode_strings
@@ -23,7 +23,7 @@ from embstore.schema import STRING, ArrayState, Record, Tail
 
 __all__ = ["erase_dead", "finish_erase"]
 
-def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, Values]) -> tuple[Record, int]:
+def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, Values]) -> tuple[Committed, int]:
     """Blank all deleted rows in the chunks that hold them.
 
     Parameters
@@ -36,8 +36,8 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
 
     Returns
     -------
-    Record, int
-        As committed last; number of files that were rewritten.
+    Committed, int
+        The last commit; number of files that were rewritten.
     """
     rows = np.sort(np.asarray(dead, dtype=np.int64))
     tails = {}
@@ -48,7 +48,7 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
                 tails[name] = _blanked_tail(folder.child(name), array, rows[rows >= last] - last)
     # From here on no reader of an earlier commit trusts what it reads by name, and a reader of this
     # one accepts the last chunks as they are and as they will be.
-    record = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)
+    record, _ = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)
     return _blank_all(folder, record, rows)
 
 
@@ -57,7 +57,7 @@ def finish_erase(folder: Folder, record: Record) -> Record:
     array = record.arrays["dead_rows"]
     parts = [np.asarray(read_chunk(folder.child("dead_rows"), array, i)) for i in range(array.chunks)]
     dead = np.concatenate(parts)[: array.length] if parts else np.empty(0, np.int64)
-    return _blank_all(folder, record, np.sort(dead))[0]
+    return _blank_all(folder, record, np.sort(dead))[0].record
 
 
 def _per_row(record: Record) -> set[str]:
@@ -82,11 +82,11 @@ def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
         gone = set(places.tolist())
         return ["" if i in gone else value for i, value in enumerate(rows)]
     rows = rows.copy()
-    rows[places] = blank(array.dtype)
+    rows[places] = blank(array)
     return rows
 
 
-def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Record, int]:
+def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
     """Rewrite the chunks that hold dead rows with these blanked, then commit that it is done."""
     files, arrays = 0, {}
     for name in _per_row(record):

@@ -322,11 +322,10 @@ def move_into_place(source: Path, target: Path) -> None:
 
 
 def exchange(source: Path, target: Path) -> None:
-    """Exchange two folders in one step, durably."""
+    """Exchange two folders in one step; durable once their parent was synced."""
     with _explained(target):
         _step("exchange", source, str(target))
         _renameat2(source, target, _RENAME_EXCHANGE, _RENAME_SWAP)
-        sync_path(target.parent)
 
 
 def filesystem_type(path: Path) -> str:

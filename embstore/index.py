@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from embstore.chunks import stored_checksum, write_chunk
 from embstore.errors import CorruptStoreError
-from embstore.fsio import Folder, read_exactly
+from embstore.fsio import PARTIAL, Folder, read_exactly
 from embstore.keys import Hashes
 from embstore.layout import CHECKSUM_NBYTES, METADATA_NAME, array_metadata, crc32c, dump_json
 from embstore.mapping import PAGE_NBYTES, Region, available
@@ -26,7 +27,7 @@ from embstore.reader import Rows
 from embstore.schema import ArrayState
 from embstore.snapshot import Snapshot
 
-__all__ = ["KeyIndex", "write_run"]
+__all__ = ["KeyIndex", "drop_runs", "run_problems", "wants_run", "write_run"]
 
 logger = logging.getLogger("embstore")
 
@@ -84,6 +85,8 @@ class SortedRun:
             same = (self.hashes[place] == wanted[open_, 0]) & (place >= 0)
             if not same.all():
                 open_, place = open_[same], place[same]
+                if not len(open_):
+                    return
             rows = self.rows[place].astype(np.int64)
             hit = _confirmed(snapshot, rows, wanted[open_])
             if hit.all():
@@ -256,13 +259,18 @@ def write_run(snapshot: Snapshot) -> None:
         write_chunk(child, array, 0, [_bytes(run.hashes), _bytes(run.rows)], 2)
         child.sync()
     for other in present:
-        if other not in (name, METADATA_NAME):
-            if _RUN_NAME.fullmatch(other):
-                folder.remove_child(other)
-            else:
-                folder.remove(other)
+        if other != name and _RUN_NAME.fullmatch(other):
+            folder.remove_child(other)
     folder.sync()
     root.sync()
+
+
+def remove_partials(folder: Folder) -> None:
+    """Remove what a killed writer left half written in ``index/``."""
+    folder.remove(PARTIAL)
+    for name in folder.names():
+        if _RUN_NAME.fullmatch(name):
+            folder.child(name).remove(PARTIAL)
 
 
 def drop_runs(folder: Folder) -> None:
@@ -276,9 +284,26 @@ def _bytes(values: NDArray[np.uint64]) -> memoryview:
     return memoryview(values).cast("B")
 
 
-def duplicates(hashes: Hashes) -> Sequence[int]:
-    """Return the places of hashes that stood before in the same array."""
-    order = np.lexsort((np.arange(len(hashes)), hashes[:, 1], hashes[:, 0]))
-    ordered = hashes[order]
-    same = (ordered[1:] == ordered[:-1]).all(axis=1)
-    return [int(i) for i in np.sort(order[1:][same])]
+def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:
+    """Compare each stored run with ``key_hash``; gives the file and what is wrong with it."""
+    for rows, name in _run_names(snapshot):
+        path = snapshot.folder.path / FOLDER / name / "c.0.0"
+        try:
+            run = _open_run(snapshot.folder.child(FOLDER).child(name), rows, snapshot.mapping)
+            run.verify()
+        except FileNotFoundError:
+            continue  # never finished, and so never used
+        except (CorruptStoreError, RunLiesError) as error:
+            yield path, f"the index is broken ({error}); it will be built again"
+            continue
+        committed = min(rows, snapshot.record.rows)
+        found = np.asarray(run.rows, dtype=np.uint64)
+        known = found < committed
+        hashes = snapshot.span("key_hash")[:, 0]
+        sound = (
+            (np.sort(found) == np.arange(rows, dtype=np.uint64)).all()
+            and (run.hashes[:-1] <= run.hashes[1:]).all()
+            and (run.hashes[known] == hashes[found[known].astype(np.int64)]).all()
+        )
+        if not sound:
+            yield path, "the index does not agree with key_hash; it will be built again"

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import google_crc32c
 import numpy as np
 
-from embstore.schema import BFLOAT16, STRING, ArrayState, FieldSpec, Record, metadata_checksum
+from embstore.schema import BFLOAT16, BFLOAT16_NAN, STRING, ArrayState, FieldSpec, Record, metadata_checksum
 from embstore.schema import checksum as record_checksum
 
 __all__ = [
@@ -34,16 +36,22 @@ __all__ = [
     "rows_per_chunk",
 ]
 
+if sys.byteorder != "little":  # pragma: no cover
+    raise ImportError("embstore maps little-endian files as they are; this machine is big-endian")
+
 METADATA_NAME: Final = "zarr.json"
 MAX_METADATA_BYTES: Final = 16 * 2**20
 CHECKSUM_NBYTES: Final = 4
-MAX_STRING_BYTES: Final = 2**20
+MAX_STRING_BYTES: Final = 2**16 - 1
 
+MAX_CHUNK_BYTES: Final = 2**30
 FIELD_CHUNK_BYTES: Final = 8 * 2**20
 _MAX_FIELD_CHUNK_BYTES: Final = 64 * 2**20
 _SIDE_CHUNK_BYTES: Final = 64 * 2**10
 _MAX_SIDE_CHUNK_BYTES: Final = 8 * 2**20
 _STRING_CHUNK_ROWS: Final = 4096
+_MAX_STRING_CHUNK_ROWS: Final = 32_768  # at their longest, 2 GiB
+MAX_ROW_BYTES: Final = MAX_CHUNK_BYTES
 _MANY_CHUNKS: Final = 4096
 _ALIGNMENTS: Final = (2 * 2**20, 64 * 2**10, 16 * 2**10, 4 * 2**10)
 """A huge page (one fault and one TLB entry where the page cache has it whole), then pages on some ARM, on
@@ -88,14 +96,15 @@ def field_array(
     """Describe the empty array of a field."""
     dtype = "uint16" if spec.dtype == BFLOAT16 else spec.dtype
     dims = spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))
-    return _array(dtype, spec.shape, ("sample", *dims), chunk_bytes, _MAX_FIELD_CHUNK_BYTES, expected_rows)
+    array = _array(dtype, spec.shape, ("sample", *dims), chunk_bytes, _MAX_FIELD_CHUNK_BYTES, expected_rows)
+    return replace(array, fill=BFLOAT16_NAN) if spec.dtype == BFLOAT16 else array
 
 
 def column_array(dtype: str, *, expected_rows: int = 0, dim: str = "sample") -> ArrayState:
     """Describe the empty array of a column (or of any side array with one value a row)."""
     if dtype == STRING:
         rows = _STRING_CHUNK_ROWS
-        while rows * _MANY_CHUNKS < expected_rows:
+        while rows * _MANY_CHUNKS < expected_rows and rows < _MAX_STRING_CHUNK_ROWS:
             rows *= 2
         return ArrayState(dtype=STRING, shape=(), dims=(dim,), rows_per_chunk=rows)
     return _array(dtype, (), (dim,), _SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, expected_rows)
@@ -125,11 +134,13 @@ def chunk_name(array: ArrayState, index: int) -> str:
     return f"c.{index}" + ".0" * len(array.shape)
 
 
-def blank(dtype: str) -> Any:
-    """Return the value that a blanked row and a chunk gone missing have."""
-    if dtype == STRING:
+def blank(array: ArrayState) -> Any:
+    """Return the value that a blanked row has, and that a chunk gone missing reads as elsewhere."""
+    if array.dtype == STRING:
         return ""
-    return np.dtype(dtype).type("nan" if np.dtype(dtype).kind == "f" else 0)
+    if array.fill is not None:
+        return np.dtype(array.dtype).type(array.fill)
+    return np.dtype(array.dtype).type("nan" if np.dtype(array.dtype).kind == "f" else 0)
 
 
 def array_metadata(array: ArrayState) -> dict[str, Any]:
@@ -138,8 +149,8 @@ def array_metadata(array: ArrayState) -> dict[str, Any]:
         fill: Any = ""
         encoder: dict[str, Any] = {"name": "vlen-utf8", "configuration": {}}
     else:
-        kind = np.dtype(array.dtype).kind
-        fill = {"f": "NaN", "b": False}.get(kind, 0)
+        value = blank(array).item()
+        fill = "NaN" if value != value else value
         encoder = {"name": "bytes"}
         if np.dtype(array.dtype).itemsize > 1:
             encoder["configuration"] = {"endian": "little"}
@@ -219,4 +230,6 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
         if position > end:
             raise ValueError(f"string {len(values)} ends at {position}, the chunk has {end} bytes")
         values.append(data[start:position].decode())
+    if position != end:
+        raise ValueError(f"{end - position} bytes follow the last of {count} strings")
     return values

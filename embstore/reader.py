@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -189,7 +190,7 @@ class ChunkedColumn(NumericColumn):
         order = np.argsort(rows, kind="stable")
         chunks = rows[order] // size
         starts = np.flatnonzero(np.diff(chunks, prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        for start, stop in pairwise([*starts.tolist(), len(rows)]):
             self._read(int(chunks[start]), rows, order[start:stop], out)
         return out
 

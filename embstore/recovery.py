@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from embstore.commit import BACKUP_ARRAY, own_metadata
+from embstore.commit import BACKUP_ARRAY, own_metadata, unfinished_array
 from embstore.erasing import finish_erase
 from embstore.errors import CorruptStoreError
-from embstore.fsio import PARTIAL, Folder, remove_tree, sibling
+from embstore.fsio import PARTIAL, Folder, remove_tree, sibling, sync_path
 from embstore.index import FOLDER as INDEX_FOLDER
+from embstore.index import remove_partials
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore.schema import ArrayState, Record
 
@@ -29,32 +30,21 @@ def recover(folder: Folder, record: Record) -> Record:
     """
     beside = sibling(folder.path)
     if beside.exists():
+        sync_path(beside.parent)  # it may be the old store, and the exchange not yet on disk
         remove_tree(beside, last_first=METADATA_NAME)
     names = folder.names()
     if PARTIAL in names:
         folder.remove(PARTIAL)
+    for name in record.dropped:
+        folder.remove_child(name)
     for name in set(names) - record.arrays.keys() - {METADATA_NAME, PARTIAL, INDEX_FOLDER}:
-        _remove_unfinished(folder, name)
+        if unfinished_array(folder, name):  # anything else is somebody else's
+            folder.remove_child(name)
     for name, array in record.arrays.items():
         _mend(folder.child(name), array, own_metadata(name, record))
     if INDEX_FOLDER in names:
-        index = folder.child(INDEX_FOLDER)
-        for name in index.names():
-            if name == PARTIAL:
-                index.remove(name)
-            elif name != METADATA_NAME and index.child(name).names() != []:
-                index.child(name).remove(PARTIAL)
+        remove_partials(folder.child(INDEX_FOLDER))
     return finish_erase(folder, record) if record.erasing is not None else record
-
-
-def _remove_unfinished(folder: Folder, name: str) -> None:
-    """Remove an array that never was committed: one of ours, so without metadata of its own."""
-    try:
-        inside = folder.child(name).names()
-    except (CorruptStoreError, OSError):
-        return  # not a folder: somebody else's
-    if all(entry == PARTIAL or entry.startswith("c.") for entry in inside):
-        folder.remove_child(name)
 
 
 def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:

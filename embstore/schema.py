@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from embstore.config import canonical_json
-from embstore.errors import NameRefusedError
+from embstore.config import Config
+from embstore.errors import ConfigError, NameRefusedError
 
 __all__ = ["FORMAT", "ArrayState", "ColumnSpec", "FieldSpec", "Record", "SchemaError", "Tail"]
 
@@ -38,6 +38,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _HEX = re.compile(r"[0-9a-f]+")
 KEY_ARRAYS: Final = ("file_id", "class_code", "class_names", "key_hash", "dead_rows")
 _RESERVED: Final = frozenset((*KEY_ARRAYS, "index", "zarr.json", "key", "class_name", "sample", "row"))
+_RESERVED_DIMS: Final = frozenset(("sample", "class", "dead_row", "key_hash_half"))
+BFLOAT16_NAN: Final = 0x7FC0
 _MAX_NAME = 128
 _MAX_COUNT: Final = 2**48
 _MAX_CHUNK_BYTES: Final = 2**32
@@ -65,7 +67,7 @@ def check_name(name: object, taken: Mapping[str, object] | None = None) -> str:
         raise NameRefusedError(name, "expected letters, digits, '_' and '.', not starting with a digit or '.'")
     if len(name) > _MAX_NAME:
         raise NameRefusedError(name, f"it is longer than {_MAX_NAME} characters")
-    if name in _RESERVED or name.startswith("__") or name.endswith((".", "_offsets")):
+    if name.casefold() in _RESERVED or name.startswith("__") or name.endswith((".", "_offsets")):
         raise NameRefusedError(name, "it is reserved by the format")
     if any(name.casefold() == other.casefold() for other in taken or ()):
         raise NameRefusedError(name, "it is taken")
@@ -108,9 +110,14 @@ class FieldSpec:
         if any(n < 1 for n in self.shape) or len(self.shape) > _MAX_DIMENSIONS:
             problems.append(f"shape: expected at most {_MAX_DIMENSIONS} sizes of at least 1, found {self.shape}")
         if self.dims is not None and (
-            len(self.dims) != len(self.shape) or len({*self.dims, "sample"}) <= len(self.shape)
+            len(self.dims) != len(self.shape) or len({*self.dims} - _RESERVED_DIMS) < len(self.shape)
         ):
-            problems.append(f"dims: expected {len(self.shape)} different names, found {self.dims}")
+            problems.append(
+                f"dims: expected {len(self.shape)} different names, none of {sorted(_RESERVED_DIMS)}, found {self.dims}"
+            )
+        for what, value in (("layer", self.layer), ("pooling", self.pooling)):
+            if not isinstance(value, str | None):
+                problems.append(f"{what}: expected text, found {value!r}")
         if self.nonfinite not in ("refuse", "allow"):
             problems.append(f"nonfinite: expected 'refuse' or 'allow', found {self.nonfinite!r}")
         if problems:
@@ -120,6 +127,11 @@ class FieldSpec:
     def floating(self) -> bool:
         """Whether the values can be NaN."""
         return self.dtype.startswith(("float", "bfloat"))
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row."""
+        return (2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize) * math.prod(self.shape)
 
     def same_values(self, other: FieldSpec) -> bool:
         """Whether `other` says the same of the values (names of dimensions and rules of entry apart)."""
@@ -151,14 +163,15 @@ class Tail:
 class ArrayState:
     """One array of the group as a commit left it.
 
-    `dtype` is Zarr's data type (``uint16`` for bfloat16), `shape` that of one row, `length` the
-    committed rows.
+    `dtype` is Zarr's data type (``uint16`` for bfloat16), `shape` that of one row, `fill` the value of a
+    blank row where it is not the data type's own (the NaN of bfloat16), `length` the committed rows.
     """
 
     dtype: str
     shape: tuple[int, ...]
     dims: tuple[str, ...]
     rows_per_chunk: int
+    fill: int | None = None
     length: int = 0
     tail: Tail | None = None
 
@@ -192,6 +205,7 @@ class Record:
     columns: dict[str, ColumnSpec] = field(default_factory=dict)
     arrays: dict[str, ArrayState] = field(default_factory=dict)
     erasing: dict[str, Tail] | None = None
+    dropped: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
 
@@ -219,6 +233,7 @@ class Record:
             "columns": {name: _as_dict(spec) for name, spec in self.columns.items()},
             "arrays": {name: _drop_none(_as_dict(state)) for name, state in self.arrays.items()},
             **({} if self.erasing is None else {"erasing": {n: _as_dict(t) for n, t in self.erasing.items()}}),
+            **({"dropped": list(self.dropped)} if self.dropped else {}),
             "provenance": self.provenance,
             "options": self.options,
         }
@@ -246,16 +261,16 @@ def unsupported(value: Any) -> str | None:
         return None  # not a record at all: from_json says so
     if value["format"] > FORMAT:
         return f"format {value['format']}"
-    requires = value.get("requires", [])
-    unknown = [r for r in requires if r not in FEATURES] if isinstance(requires, list) else []
+    requires = value.get("requires")
+    unknown = [r for r in requires if r not in FEATURES] if isinstance(requires, list) else [requires]
     return f"features {unknown}" if unknown else None
 
 
 def checksum(record: Mapping[str, Any]) -> str:
     """Return the record's checksum: BLAKE2b-128 of its canonical JSON, with `config` left out.
 
-    The config has a checksum of its own, the fingerprint. The rest holds no fractions and only
-    ASCII names, for which sorted compact JSON *is* the canonical form (and C code writes it).
+    The config has a checksum of its own, the fingerprint. The rest holds no fractions and names of ASCII
+    alone, for which sorted compact JSON *is* the canonical form (and C code writes it).
     """
     rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
     return _digest(rest)
@@ -266,14 +281,22 @@ def metadata_checksum(metadata: Mapping[str, Any]) -> str:
     return _digest(metadata)
 
 
-def config_fingerprint(config: Mapping[str, Any]) -> str:
-    """Return the fingerprint of a config as it stands in a record."""
-    return blake2b(canonical_json(config).encode(), digest_size=32).hexdigest()
-
-
 def _digest(value: Mapping[str, Any]) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
+    """Return provenance as it is recorded: text under names.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for name, value in provenance.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(value, str):
+            raise ConfigError(f"provenance.{name}", value, "expected text, under a name of letters, digits, '_' and '.'")
+    return dict(provenance)
 
 
 def dtype_name(dtype: Any) -> str:
@@ -328,8 +351,10 @@ class _Parser:
             columns=self._each(get("columns"), "columns", self._column),
             arrays=self._each(get("arrays"), "arrays", self._array),
             erasing=None if erasing is None else self._each(erasing, "erasing", self._tail),
+            dropped=self._texts(get("dropped", []), "dropped"),
             provenance={
-                k: str(v) for k, v in self._object(get("provenance", {}), "provenance").items()
+                k: self._text(v, f"provenance.{k}")
+                for k, v in self._object(get("provenance", {}), "provenance").items()
             },
             options={
                 k: self._count(v, f"options.{k}", _MAX_COUNT)
@@ -350,7 +375,9 @@ class _Parser:
         }
         for name, spec in record.fields.items():
             expected[name] = ("uint16" if spec.dtype == BFLOAT16 else spec.dtype, spec.shape)
-        for column in record.columns.values():
+        for name, column in record.columns.items():
+            if column.array in expected:
+                self.problems.append(f"columns.{name}.array: {column.array!r} is another's")
             expected[column.array] = (column.dtype, ())
         for name, (dtype, shape) in expected.items():
             state = arrays.get(name)
@@ -370,8 +397,11 @@ class _Parser:
                 check_name(name)
             except NameRefusedError as error:
                 self.problems.append(str(error))
-        if config_fingerprint(record.config) != record.fingerprint:
-            self.problems.append("fingerprint: it is not that of the config")
+        try:
+            if Config(record.config).fingerprint != record.fingerprint:
+                self.problems.append("fingerprint: it is not that of the config")
+        except ConfigError as error:
+            self.problems.append(f"config: {error}")
 
     def _object(self, value: Any, place: str) -> dict[str, Any]:
         if isinstance(value, dict):
@@ -418,6 +448,7 @@ class _Parser:
             shape=self._sizes(value.get("shape"), f"{place}.shape"),
             dims=self._texts(value.get("dims"), f"{place}.dims"),
             rows_per_chunk=self._count(value.get("rows_per_chunk"), f"{place}.rows_per_chunk", 2**31, least=1),
+            fill=None if value.get("fill") is None else self._count(value["fill"], f"{place}.fill", 2**16 - 1),
             length=self._count(value.get("length"), f"{place}.length", _MAX_COUNT),
             tail=None if tail is None else self._tail(self._object(tail, f"{place}.tail"), f"{place}.tail"),
         )

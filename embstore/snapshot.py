@@ -116,7 +116,8 @@ class Snapshot:
         self.record = record
         self.mapping = mapping
         self.check = check
-        self._signature = signature
+        self._signature = signature  # of this commit's record, while it is the newest
+        self._seen = signature  # of the newest record that was found not to matter to this commit
         self._columns = columns or {}
 
     @classmethod
@@ -206,7 +207,7 @@ class Snapshot:
         """
         try:
             signature = self.folder.signature(METADATA_NAME)
-            if signature == self._signature:
+            if signature == self._seen:
                 return
             record, signature = read_record(self.folder)
         except (FileNotFoundError, NotAStoreError) as error:
@@ -218,7 +219,7 @@ class Snapshot:
                 expected=self.record.epoch,
                 found=record.epoch,
             )
-        self._signature = signature
+        self._seen = signature
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -309,8 +310,8 @@ class Snapshot:
     def dead_rows(self) -> Rows:
         """Numbers of the deleted rows, ascending."""
         dead = np.sort(self.span("dead_rows"))
-        if len(dead) and not 0 <= dead[0] <= dead[-1] < self.record.rows:
-            raise CorruptStoreError(self.folder.path / "dead_rows", "it names rows that are not there")
+        if len(dead) and (dead[0] < 0 or dead[-1] >= self.record.rows or (np.diff(dead) == 0).any()):
+            raise CorruptStoreError(self.folder.path / "dead_rows", "it names rows that are not there, or twice")
         return dead
 
     @cached_property

@@ -25,7 +25,7 @@ from embstore.changes import (
     plan_delete,
     plan_field,
 )
-from embstore.commit import Values, commit, create
+from embstore.commit import Committed, Values, commit, create
 from embstore.compaction import compact
 from embstore.config import Config
 from embstore.erasing import erase_dead
@@ -432,8 +432,8 @@ class EmbeddingStore:
             dead = np.concatenate([snapshot.dead_rows, rows])
             appends: dict[str, Values] = {"dead_rows": rows} if len(rows) else {}
             self._recovered = ""
-            record, files = erase_dead(snapshot.folder, snapshot.record, dead, appends)
-            self._moved_to(record.commit_id)
+            committed, files = erase_dead(snapshot.folder, snapshot.record, dead, appends)
+            self._moved_to(committed)
             if wants_run(self._keys):
                 write_run(self.snapshot)
                 self._index = None
@@ -557,8 +557,7 @@ class EmbeddingStore:
             self._snapshot = self._newest()
             record = self._snapshot.record
             if record.commit_id != self._recovered:
-                mended = recover(self._snapshot.folder, record)
-                self._moved_to(mended.commit_id)
+                self._moved_to(Committed(recover(self._snapshot.folder, record), tidy=True))
             try:
                 yield self.snapshot
             except BaseException:
@@ -568,16 +567,15 @@ class EmbeddingStore:
     def _commit(self, plan: Plan) -> None:
         snapshot = self.snapshot
         self._recovered = ""
-        record = commit(snapshot.folder, snapshot.record, plan.record, plan.appends)
-        self._moved_to(record.commit_id)
+        self._moved_to(commit(snapshot.folder, snapshot.record, plan.record, plan.appends))
 
-    def _moved_to(self, commit_id: str) -> None:
+    def _moved_to(self, committed: Committed) -> None:
         """Take up the commit that was just written."""
         snapshot = self.snapshot
-        if commit_id != snapshot.record.commit_id:
+        if committed.record.commit_id != snapshot.record.commit_id:
             record, signature = read_record(snapshot.folder)
             self._snapshot = snapshot.advanced(record, signature)
-        self._recovered = commit_id
+        self._recovered = committed.record.commit_id if committed.tidy else ""
 
     # -- how it looks -------------------------------------------------------------------------
 

@@ -1,0 +1,49 @@
+"""Fixtures that several test modules share."""
+
+import os
+
+import hypothesis
+import numpy as np
+import pytest
+
+import embstore
+
+hypothesis.settings.register_profile(
+    "ci", max_examples=40, stateful_step_count=30, deadline=None, print_blob=True, derandomize=False
+)
+hypothesis.settings.register_profile("slow", hypothesis.settings.get_profile("ci"), max_examples=1000, stateful_step_count=60)
+hypothesis.settings.load_profile("slow" if os.environ.get("EMBSTORE_SLOW") else "ci")
+
+CONFIG = {"encoder": "test", "sample_rate": 16_000, "duration": 5}
+
+
+def pytest_collection_modifyitems(items):
+    if not os.environ.get("EMBSTORE_SLOW"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="set EMBSTORE_SLOW=1 to run it"))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "store.zarr"
+
+
+@pytest.fixture
+def make(path, rng):
+    """Make a store of `n` rows in ten classes, in chunks of 128 rows, and return (store, keys, rows)."""
+
+    def make(n=300, *, dim=8, dtype="float32", columns=True, **options):
+        keys = [f"file_{i:04d}:class_{i % 10}" for i in range(n)]
+        rows = rng.standard_normal((n, dim)).astype(dtype)
+        store = embstore.open(path, "w-", config=CONFIG, **{"chunk_bytes": 4096, **options})
+        if n:
+            store.append(keys, rows, columns={"split": ["train", "test", "val"] * (n // 3)} if columns else {})
+        return store, keys, rows
+
+    return make
