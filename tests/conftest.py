@@ -1,6 +1,9 @@
 """Fixtures that several test modules share."""
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -15,6 +18,15 @@ hypothesis.settings.register_profile("slow", hypothesis.settings.get_profile("ci
 hypothesis.settings.load_profile("slow" if os.environ.get("EMBSTORE_SLOW") else "ci")
 
 CONFIG = {"encoder": "test", "sample_rate": 16_000, "duration": 5}
+
+
+def pytest_configure(config):
+    """Work in memory where that is at hand: the tests sync thousands of times, and none measures the disk."""
+    memory = Path("/dev/shm")
+    if config.option.basetemp is None and os.access(memory, os.W_OK):
+        folder = tempfile.mkdtemp(prefix="embstore-tests-", dir=memory)
+        config.option.basetemp = tempfile.tempdir = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items):
