@@ -263,6 +263,7 @@ def bulk_write(data: Data, repeat: int) -> Iterator[Result]:
     def remove() -> None:
         shutil.rmtree(store, ignore_errors=True)
         npy.unlink(missing_ok=True)
+        os.sync()  # or the next side's first fsync waits for the removal
 
     def save() -> None:
         write_durably(npy, lambda file: np.save(file, values))

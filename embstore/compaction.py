@@ -41,6 +41,7 @@ def emptied(record: Record) -> Record:
         epoch=0,
         rows=0,
         erasing=None,
+        dropped=(),
         columns=columns,
         arrays=arrays,
     )

@@ -84,6 +84,22 @@ def _sync(descriptor: int) -> None:
         os.fsync(descriptor)
 
 
+class OpenFile:
+    """A file open for reading, closed at the end of its block. Thousands are opened to map a column."""
+
+    __slots__ = ("descriptor", "size")
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.descriptor = descriptor
+        self.size = size
+
+    def __enter__(self) -> tuple[int, int]:
+        return self.descriptor, self.size
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+
 class Folder:
     """An open folder; everything in it is reached relative to its descriptor."""
 
@@ -125,9 +141,8 @@ class Folder:
         """List the names in this folder."""
         return os.listdir(self.descriptor)
 
-    @contextlib.contextmanager
-    def opened(self, name: str) -> Iterator[tuple[int, int]]:
-        """Open the regular file `name` for reading; gives its descriptor and its size in bytes."""
+    def opened(self, name: str) -> OpenFile:
+        """Open the regular file `name` for reading, for a ``with`` block: gives its descriptor and size."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO would block
         try:
             descriptor = os.open(name, flags, dir_fd=self.descriptor)
@@ -136,13 +151,11 @@ class Folder:
                 raise CorruptStoreError(self.path / name, "expected a regular file") from error
             error.filename = str(self.path / name)
             raise
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise CorruptStoreError(self.path / name, "expected a regular file")
-            yield descriptor, found.st_size
-        finally:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
+            raise CorruptStoreError(self.path / name, "expected a regular file")
+        return OpenFile(descriptor, found.st_size)
 
     def read(self, name: str, *, most: int) -> bytes:
         """Read the whole file `name`, which may have at most `most` bytes."""

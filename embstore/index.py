@@ -33,6 +33,7 @@ logger = logging.getLogger("embstore")
 
 FOLDER: Final = "index"
 _LEAST_RUN: Final = 65_536
+_SAMPLED: Final = 256
 _RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
 _GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
 
@@ -70,15 +71,23 @@ class SortedRun:
         order = np.argsort(hashes, kind="stable")
         return SortedRun(hashes[order], np.concatenate([self.rows, other.rows])[order])
 
-    def verify(self) -> None:
-        """Check a mapped run's checksum, once."""
+    def verify(self, snapshot: Snapshot) -> None:
+        """Check a stored run's checksum, and a sample of its rows, once."""
         if not self.verified:
             if crc32c(memoryview(self.hashes.base).cast("B")) != self._checksum:
                 raise RunLiesError("its checksum does not match")
+            places = np.linspace(0, len(self) - 1, _SAMPLED).astype(np.int64)
+            rows = self.rows[places]
+            known = rows < snapshot.record.rows
+            stored = snapshot.take("key_hash", rows[known].astype(np.int64))[:, 0]
+            if (stored != self.hashes[places[known]]).any():
+                raise RunLiesError("it does not agree with key_hash")
             self.verified = True
 
     def find(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> None:
         """Set `found` where it is -1 and this run has a live row under the wanted key, the newest."""
+        if self._find_all(wanted, found, snapshot):
+            return
         open_ = np.flatnonzero(found < 0)
         place = self.hashes.searchsorted(wanted[open_, 0], side="right") - 1
         while len(open_):
@@ -94,6 +103,20 @@ class SortedRun:
                 return
             found[open_[hit]] = rows[hit]
             open_, place = open_[~hit], place[~hit] - 1  # an older row of the same key, or its first half
+
+
+    def _find_all(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> bool:
+        """Find all keys at once, if all are here, and each hash is that of one live row; else do nothing."""
+        place = self.hashes.searchsorted(np.ascontiguousarray(wanted[:, 0]), side="right") - 1
+        if not len(place) or place.min() < 0 or found.max() >= 0:
+            return False
+        rows = self.rows[place].astype(np.int64)
+        if rows.min() < 0 or rows.max() >= snapshot.record.rows or snapshot.is_dead(rows).any():
+            return False
+        if not (snapshot.take("key_hash", rows) == wanted).all():
+            return False
+        found[:] = rows
+        return True
 
 
 def _confirmed(snapshot: Snapshot, rows: Rows, wanted: Hashes) -> Mask:
@@ -163,7 +186,7 @@ class KeyIndex:
             if found.min(initial=0) >= 0:
                 return found
         for run in self._runs:
-            run.verify()
+            run.verify(self.snapshot)
         return found
 
     def _cover(self) -> None:
@@ -225,6 +248,7 @@ def _open_run(folder: Folder, rows: int, mapping: str) -> SortedRun:
             values = np.frombuffer(read_exactly(descriptor, nbytes, 0), "<u8").reshape(2, rows)
         else:
             region = Region(padded)
+            region.charge(1)
             region.map_file(descriptor, 0, padded)
             region.advise("RANDOM", 0, padded)
             values = region.array((2, rows), np.dtype("<u8"))
@@ -290,7 +314,7 @@ def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:
         path = snapshot.folder.path / FOLDER / name / "c.0.0"
         try:
             run = _open_run(snapshot.folder.child(FOLDER).child(name), rows, snapshot.mapping)
-            run.verify()
+            run.verify(snapshot)
         except FileNotFoundError:
             continue  # never finished, and so never used
         except (CorruptStoreError, RunLiesError) as error:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
-from embstore.keys import Hashes, Key, hash_keys
+from embstore.keys import MAX_KEY_BYTES, Hashes, Key, hash_keys
 from embstore.layout import MAX_STRING_BYTES
 from embstore.schema import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
 
@@ -55,13 +55,24 @@ def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
     """
     if isinstance(keys, str | Key):
         raise TypeError(f"expected a list of keys, found one key: {keys!r}")
-    parsed = [Key.parse(key) for key in keys]
-    texts = [f"{file_id}:{class_name}" for file_id, class_name in parsed]
+    texts, file_ids, class_names = _split(list(keys))
     if len(set(texts)) != len(texts):
         seen: set[str] = set()
         twice = [text for text in texts if text in seen or seen.add(text)]  # type: ignore[func-returns-value]
         raise DuplicateKeysError(list(dict.fromkeys(twice)))
-    return KeyBatch(texts, [k.file_id for k in parsed], [k.class_name for k in parsed], hash_keys(texts))
+    return KeyBatch(texts, file_ids, class_names, hash_keys(texts))
+
+
+def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
+    """Split keys into texts, file_ids and classes, all at once where they are all well formed."""
+    if all(type(key) is str for key in keys):
+        parts = [key.rpartition(":") for key in keys]
+        file_ids, _, class_names = map(list, zip(*parts, strict=True)) if parts else ([], [], [])
+        # The last check allows for four bytes a character; what is not Unicode, hash_keys finds.
+        if all(file_ids) and all(class_names) and 4 * max(map(len, keys), default=0) <= MAX_KEY_BYTES:
+            return keys, file_ids, class_names
+    parsed = [Key.parse(key) for key in keys]
+    return [str(key) for key in parsed], [key.file_id for key in parsed], [key.class_name for key in parsed]
 
 
 def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:

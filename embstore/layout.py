@@ -50,9 +50,11 @@ _MAX_FIELD_CHUNK_BYTES: Final = 64 * 2**20
 _SIDE_CHUNK_BYTES: Final = 64 * 2**10
 _MAX_SIDE_CHUNK_BYTES: Final = 8 * 2**20
 _STRING_CHUNK_ROWS: Final = 4096
+_CLASS_CHUNK_ROWS: Final = 512
 _MAX_STRING_CHUNK_ROWS: Final = 32_768  # at their longest, 2 GiB
 MAX_ROW_BYTES: Final = MAX_CHUNK_BYTES
 _MANY_CHUNKS: Final = 4096
+_MANY_SIDE_CHUNKS: Final = 512
 _ALIGNMENTS: Final = (2 * 2**20, 64 * 2**10, 16 * 2**10, 4 * 2**10)
 """A huge page (one fault and one TLB entry where the page cache has it whole), then pages on some ARM, on
 Apple, elsewhere."""
@@ -82,11 +84,15 @@ def rows_per_chunk(row_nbytes: int, target_nbytes: int) -> int:
 
 
 def _array(
-    dtype: str, shape: tuple[int, ...], dims: tuple[str, ...], least: int, most: int, expected_rows: int
+    dtype: str, shape: tuple[int, ...], dims: tuple[str, ...], sizes: tuple[int, int, int], expected_rows: int
 ) -> ArrayState:
-    """Describe an empty numeric array whose chunks grow from `least` to `most` bytes with its rows."""
+    """Describe an empty numeric array.
+
+    `sizes` are the bytes of its chunks at least and at most, and how many of them are too many.
+    """
+    least, most, many = sizes
     row_nbytes = np.dtype(dtype).itemsize * math.prod(shape)
-    target = min(max(least, expected_rows * row_nbytes // _MANY_CHUNKS), max(least, most))
+    target = min(max(least, expected_rows * row_nbytes // many), max(least, most))
     return ArrayState(dtype=dtype, shape=shape, dims=dims, rows_per_chunk=rows_per_chunk(row_nbytes, target))
 
 
@@ -96,18 +102,21 @@ def field_array(
     """Describe the empty array of a field."""
     dtype = "uint16" if spec.dtype == BFLOAT16 else spec.dtype
     dims = spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))
-    array = _array(dtype, spec.shape, ("sample", *dims), chunk_bytes, _MAX_FIELD_CHUNK_BYTES, expected_rows)
+    array = _array(dtype, spec.shape, ("sample", *dims), (chunk_bytes, _MAX_FIELD_CHUNK_BYTES, _MANY_CHUNKS), expected_rows)
     return replace(array, fill=BFLOAT16_NAN) if spec.dtype == BFLOAT16 else array
+
+
+_SIDE_SIZES: Final = (_SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, _MANY_SIDE_CHUNKS)
 
 
 def column_array(dtype: str, *, expected_rows: int = 0, dim: str = "sample") -> ArrayState:
     """Describe the empty array of a column (or of any side array with one value a row)."""
     if dtype == STRING:
         rows = _STRING_CHUNK_ROWS
-        while rows * _MANY_CHUNKS < expected_rows and rows < _MAX_STRING_CHUNK_ROWS:
+        while rows * _MANY_SIDE_CHUNKS < expected_rows and rows < _MAX_STRING_CHUNK_ROWS:
             rows *= 2
         return ArrayState(dtype=STRING, shape=(), dims=(dim,), rows_per_chunk=rows)
-    return _array(dtype, (), (dim,), _SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, expected_rows)
+    return _array(dtype, (), (dim,), _SIDE_SIZES, expected_rows)
 
 
 def key_arrays(*, expected_rows: int = 0) -> dict[str, ArrayState]:
@@ -115,9 +124,9 @@ def key_arrays(*, expected_rows: int = 0) -> dict[str, ArrayState]:
     return {
         "file_id": column_array(STRING, expected_rows=expected_rows),
         "class_code": column_array("int32", expected_rows=expected_rows),
-        "class_names": column_array(STRING, dim="class"),
+        "class_names": replace(column_array(STRING, dim="class"), rows_per_chunk=_CLASS_CHUNK_ROWS),
         "key_hash": _array(
-            "uint64", (2,), ("sample", "key_hash_half"), _SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, expected_rows
+            "uint64", (2,), ("sample", "key_hash_half"), _SIDE_SIZES, expected_rows
         ),
         "dead_rows": column_array("int64", dim="dead_row"),
     }

@@ -8,6 +8,7 @@ chunks, rows or stores.
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import math
 import mmap
@@ -137,7 +138,19 @@ class Region:
         # At exit the arrays over it may still be read, by a thread or another finalizer.
         self._finalizer.atexit = False
 
-    def map_file(self, descriptor: int, offset: int, nbytes: int, *, replaces: bool = False) -> None:
+    def charge(self, maps: int) -> None:
+        """Take `maps` more from what this process may map.
+
+        Raises
+        ------
+        OSError
+            They are used up (``ENOMEM``).
+        """
+        if not budget.take(maps):
+            raise OSError(errno.ENOMEM, "the process has used up its share of maps")
+        self._maps[0] += maps
+
+    def map_file(self, descriptor: int, offset: int, nbytes: int) -> None:
         """Map the first `nbytes` of a file at `offset` into the region, over what is there.
 
         The caller has checked that the file is that long: reading past a file's end is a SIGBUS,
@@ -146,14 +159,10 @@ class Region:
         Raises
         ------
         OSError
-            The kernel refuses, or the process has used up its maps (``ENOMEM``).
+            The kernel refuses.
         """
         if offset % PAGE_NBYTES or nbytes % PAGE_NBYTES or not 0 <= offset <= self.nbytes - nbytes:
             raise ValueError(f"{nbytes} bytes at {offset} do not lie on the region's pages")
-        if not replaces:
-            if not budget.take(1):
-                raise OSError(12, "the process has used up its share of maps")
-            self._maps[0] += 1
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.private else 0)
         flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.private else mmap.MAP_SHARED) | _MAP_FIXED
         _mmap(self.address + offset, nbytes, protection, flags, descriptor)

@@ -101,6 +101,7 @@ class MappedColumn(NumericColumn):
     ) -> None:
         super().__init__(folder, array, check)
         self.region = region
+        self._asked = np.zeros(array.chunks, dtype=bool)  # chunks that the kernel was told to read ahead
         self._checksums = np.zeros(array.chunks, dtype=np.uint32)
         if checksums is not None:
             self._checksums[: min(first, len(checksums))] = checksums[:first]
@@ -110,9 +111,10 @@ class MappedColumn(NumericColumn):
 
     def _map(self, region: Region, first: int, replaces: int) -> None:
         nbytes = self.array.chunk_nbytes
+        region.charge(max(0, self.array.chunks - max(first, replaces)))
         for index in range(first, self.array.chunks):
             with open_chunk(self.folder, self.array, index) as (descriptor, size):
-                region.map_file(descriptor, index * nbytes, nbytes, replaces=index < replaces)
+                region.map_file(descriptor, index * nbytes, nbytes)
                 if self.check != "tail" and not region.private:
                     self._checksums[index] = stored_checksum(descriptor, size)
         # Without this a cold random batch reads a hundred times what it asks for.
@@ -140,10 +142,13 @@ class MappedColumn(NumericColumn):
         return self._values[start:stop]
 
     def read_ahead(self, start: int, stop: int) -> None:
-        """Tell the kernel that these rows will be read one after the other."""
-        size = self.array.row_nbytes
-        self.region.advise("NORMAL", start * size, (stop - start) * size)
-        self.region.advise("WILLNEED", start * size, (stop - start) * size)
+        """Tell the kernel that these rows will be read one after the other; once, since that costs as well."""
+        chunks = self._chunks_of_span(start, stop)
+        if not self._asked[chunks.start : chunks.stop].all():
+            self._asked[chunks.start : chunks.stop] = True
+            size = self.array.row_nbytes
+            self.region.advise("NORMAL", start * size, (stop - start) * size)
+            self.region.advise("WILLNEED", start * size, (stop - start) * size)
 
     def private(self) -> Array:
         region = Region(self.array.chunks * self.array.chunk_nbytes, private=True)

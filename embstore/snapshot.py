@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +134,6 @@ class Snapshot:
         if mapping == "auto" and (kind := on_network(path)):
             logger.info("%s: on %s, read chunk by chunk", path, kind)
             mapping = "never"
-        failed_at = ""
         for _ in range(_ATTEMPTS):
             folder = Folder.open(path)
             record: Record | None = None
@@ -143,24 +143,25 @@ class Snapshot:
                 snapshot._check()
                 return snapshot
             except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
-                # Either the store moved on while it was opened, which the next attempt shows, or it
-                # is broken, and then nothing has changed by the next attempt.
-                state = f"{folder.identity()} {record.commit_id if record else error}"
-                if state == failed_at:
+                # Either the store moved on while it was opened, or it is broken.
+                if not _moved_on(folder, record):
                     raise _lost(error) from error.__cause__
-                failed_at = state
         raise StoreReplacedError(path, f"it was replaced {_ATTEMPTS} times while it was opened")
 
     def _check(self) -> None:
-        erasing = self.record.erasing or {}
-        for name, array in self.record.arrays.items():
-            check_tail(self.folder.child(name), array, also=erasing.get(name))
-            if self.check == "all":
+        self._check_tails()
+        if self.check == "all":
+            for name in self.record.arrays:
                 column = self.column(name)
                 if isinstance(column, StringColumn):
                     for _ in column.chunks():
                         pass
         self.ensure_current()
+
+    def _check_tails(self) -> None:
+        erasing = self.record.erasing or {}
+        for name, array in self.record.arrays.items():
+            check_tail(self.folder.child(name), array, also=erasing.get(name))
 
     def advanced(self, record: Record, signature: Signature) -> Snapshot:
         """Return the snapshot of a later commit in the same folder; columns in use grow in place."""
@@ -173,25 +174,34 @@ class Snapshot:
                 for name, column in list(self._columns.items())
                 if name in record.arrays
             }
-        return Snapshot(
+        snapshot = Snapshot(
             self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns
         )
+        if record.arrays["class_names"] == self.record.arrays["class_names"] and "class_names" in self.__dict__:
+            snapshot.__dict__["class_names"] = self.class_names
+        return snapshot
 
     def newest(self) -> Snapshot:
-        """Return the newest commit in the same folder; itself, if there is none newer."""
-        try:
+        """Return the newest commit in the same folder; itself, if there is none newer.
+
+        Raises
+        ------
+        StoreReplacedError, StoreChangedError, CorruptStoreError
+        """
+        with self._replacement_noticed():
             if self.folder.signature(METADATA_NAME) == self._signature:
                 return self
             record, signature = read_record(self.folder)
-        except (FileNotFoundError, NotAStoreError) as error:
-            raise StoreReplacedError(self.folder.path) from error
         if record.commit_id == self.record.commit_id:
             self._signature = signature
             return self
         snapshot = self.advanced(record, signature)
-        erasing = record.erasing or {}
-        for name, array in record.arrays.items():
-            check_tail(snapshot.folder.child(name), array, also=erasing.get(name))
+        try:
+            snapshot._check_tails()
+        except (FileNotFoundError, CorruptStoreError) as error:
+            if _moved_on(self.folder, record):
+                raise StoreReplacedError(self.folder.path, "it moved on while it was refreshed") from error
+            raise _lost(error) from error.__cause__
         snapshot.ensure_current()
         return snapshot
 
@@ -205,13 +215,10 @@ class Snapshot:
         ------
         StoreChangedError, StoreReplacedError
         """
-        try:
-            signature = self.folder.signature(METADATA_NAME)
-            if signature == self._seen:
+        with self._replacement_noticed():
+            if self.folder.signature(METADATA_NAME) == self._seen:
                 return
             record, signature = read_record(self.folder)
-        except (FileNotFoundError, NotAStoreError) as error:
-            raise StoreReplacedError(self.folder.path) from error
         if record.epoch != self.record.epoch:
             raise StoreChangedError(
                 self.folder.path,
@@ -221,16 +228,28 @@ class Snapshot:
             )
         self._seen = signature
 
+    def replaced(self) -> bool:
+        """Tell whether another store is at the path by now, or none."""
+        return _replaced(self.folder)
+
+    @contextlib.contextmanager
+    def _replacement_noticed(self) -> Iterator[None]:
+        """Tell a record that was lost from a folder that a compaction has replaced, and removes."""
+        try:
+            yield
+        except (FileNotFoundError, CorruptStoreError) as error:
+            if _replaced(self.folder):
+                raise StoreReplacedError(self.folder.path) from error
+            raise _lost(error) from error.__cause__
+
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         """Tell a file that was lost from a store that moved on."""
         try:
             yield
         except FileNotFoundError as error:
-            try:
+            with self._replacement_noticed():
                 record, _ = read_record(self.folder)
-            except (FileNotFoundError, NotAStoreError):
-                raise StoreReplacedError(self.folder.path) from error
             if record.commit_id != self.record.commit_id:
                 raise StoreChangedError(
                     self.folder.path,
@@ -350,6 +369,27 @@ class Snapshot:
         """Return the key of each row."""
         pairs = zip(self.file_ids_of(rows), self.class_names_of(rows), strict=True)
         return [f"{file_id}:{class_name}" for file_id, class_name in pairs]
+
+
+def _replaced(folder: Folder) -> bool:
+    """Tell whether another folder is at this one's path, or none."""
+    try:
+        found = os.stat(folder.path)
+    except FileNotFoundError:
+        return True
+    return (found.st_dev, found.st_ino) != folder.identity()
+
+
+def _moved_on(folder: Folder, record: Record | None) -> bool:
+    """Tell whether the store is at another commit than the one that was read."""
+    if _replaced(folder):
+        return True
+    if record is None:
+        return False
+    try:
+        return read_record(folder)[0].commit_id != record.commit_id
+    except (FileNotFoundError, CorruptStoreError):
+        return _replaced(folder)
 
 
 def _lost(error: Exception) -> Exception:

@@ -34,10 +34,10 @@ from embstore.errors import (
     DeadRowsError,
     DtypeError,
     MissingKeysError,
-    NotAStoreError,
     ReadOnlyError,
     StoreChangedError,
     StoreExistsError,
+    StoreReplacedError,
     UnknownFieldError,
 )
 from embstore.index import KeyIndex, wants_run, write_run
@@ -534,15 +534,11 @@ class EmbeddingStore:
     def _newest(self) -> Snapshot:
         """Return the newest commit at the path; from the folder that is open, if it is still there."""
         old = self.snapshot
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError as error:
-            raise NotAStoreError(self._path, "it was removed") from error
-        if (found.st_dev, found.st_ino) != old.folder.identity():
+        if old.replaced():
             return self._opened()
         try:
             return old.newest()
-        except (StoreChangedError, OSError):
+        except (StoreChangedError, StoreReplacedError):
             return self._opened()  # erased or replaced at this very moment
 
     def _check_writable(self) -> None:

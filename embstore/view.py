@@ -340,7 +340,9 @@ def filter_rows(
         if unknown := [name for name in wanted if name not in codes]:
             raise UnknownClassError(unknown, codes)
         stored = snapshot.take("class_code", rows)
-        rows = rows[np.isin(stored, [codes[name] for name in wanted])]
+        mask = np.zeros(len(codes), dtype=bool)
+        mask[[codes[name] for name in wanted]] = True
+        rows = rows[mask[stored]]
     for name, condition in (where or {}).items():
         values = column_of(snapshot, name, rows)
         rows = rows[_meets(name, values, condition)]
