@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embstore import errors as errors
+    from embstore.cache import Cache as Cache
+    from embstore.cache import CacheEntry as CacheEntry
+    from embstore.cache import Lookup as Lookup
     from embstore.changes import AppendResult as AppendResult
     from embstore.config import Config as Config
     from embstore.config import Difference as Difference
     from embstore.keys import Key as Key
+    from embstore.pipeline import EmbedResult as EmbedResult
+    from embstore.pipeline import Encoder as Encoder
+    from embstore.pipeline import Sample as Sample
+    from embstore.pipeline import Source as Source
+    from embstore.pipeline import digest_of as digest_of
+    from embstore.pipeline import embed as embed
     from embstore.schema import FieldSpec as FieldSpec
     from embstore.store import EmbeddingStore as EmbeddingStore
     from embstore.store import EraseReceipt as EraseReceipt
@@ -27,13 +36,22 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "AppendResult": "changes",
+    "Cache": "cache",
+    "CacheEntry": "cache",
     "Config": "config",
     "Difference": "config",
+    "EmbedResult": "pipeline",
     "EmbeddingStore": "store",
+    "Encoder": "pipeline",
     "EraseReceipt": "store",
     "FieldSpec": "schema",
     "Key": "keys",
+    "Lookup": "cache",
+    "Sample": "pipeline",
+    "Source": "pipeline",
     "View": "view",
+    "digest_of": "pipeline",
+    "embed": "pipeline",
     "open": "store",
     "salvage": "verify",
     "verify": "verify",

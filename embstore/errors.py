@@ -19,6 +19,7 @@
     |   |-- UnknownColumnError (KeyError)
     |   |-- UnknownClassError (KeyError)
     |   |-- NotAStoreError (FileNotFoundError)
+    |   |-- CacheMissError (LookupError)        no store has this config
     |   `-- AmbiguousConfigError (LookupError)  several stores fit: say which
     |-- it is another one than you think: compare, or make a new one
     |   |-- ConfigMismatchError (ValueError)
@@ -291,6 +292,17 @@ class NotAStoreError(EmbstoreError, FileNotFoundError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} is not an embstore store: {reason}", path=path, reason=reason)
+
+
+class CacheMissError(EmbstoreError, LookupError):
+    """No store of this config. Attributes: `config`, `differences` (from the nearest), `path` (of the cache)."""
+
+    config: Any
+    differences: tuple[Any, ...]
+    path: Path
+
+    def __init__(self, reason: str, *, config: Any, differences: Sequence[Any], path: Path) -> None:
+        super().__init__(reason, config=config, differences=tuple(differences), path=path)
 
 
 class AmbiguousConfigError(EmbstoreError, LookupError):

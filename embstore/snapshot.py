@@ -356,10 +356,14 @@ class Snapshot:
     def class_names_of(self, rows: Rows) -> list[str]:
         """Return the class of each row."""
         names = self.class_names
-        codes = self.take("class_code", rows)
+        return [names[code] for code in self.class_codes_of(rows).tolist()]
+
+    def class_codes_of(self, rows: Rows) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Return the code of each row's class."""
+        codes, names = self.take("class_code", rows), self.class_names
         if len(codes) and not 0 <= codes.min() <= codes.max() < len(names):
             raise CorruptStoreError(self.folder.path / "class_code", "it names classes that are not there")
-        return [names[code] for code in codes.tolist()]
+        return codes
 
     def file_ids_of(self, rows: Rows) -> list[str]:
         """Return the file_id of each row."""

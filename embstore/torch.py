@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
 
-from embstore.schema import BFLOAT16, FieldSpec
+from embstore.errors import UnknownColumnError
+from embstore.schema import BFLOAT16, STRING, FieldSpec
+from embstore.view import View, column_of, read_field
 
-__all__ = ["as_tensor"]
+__all__ = ["EmbeddingDataset", "as_tensor"]
 
 
 def as_tensor(values: np.ndarray[Any, Any], spec: FieldSpec) -> torch.Tensor:
@@ -17,3 +23,180 @@ def as_tensor(values: np.ndarray[Any, Any], spec: FieldSpec) -> torch.Tensor:
     if spec.dtype == BFLOAT16:
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)
+
+
+class EmbeddingDataset(Dataset[Any]):
+    """A map-style dataset over a view, made for `torch.utils.data.DataLoader` and its default collate.
+
+    A batch is one gather (``__getitems__``), not as many samples collated; with no worker processes that is
+    faster than with them, and it is what to use. It works under fork and spawn as well: what is pickled is
+    where the store is, and row numbers.
+
+    Parameters
+    ----------
+    view : View
+        Or a store, for all of its rows.
+    classes : sequence of str, optional
+        Gives the labels: a class's place in this list, and only in this list, so that clients and machines
+        agree.
+    fields : sequence of str, optional
+        For mappings with these fields, instead of tuples with the only one.
+    columns : sequence of str, optional
+        For mappings with these columns as well; ``"key"``, ``"file_id"`` and ``"class_name"`` are columns, too.
+    dtype : torch.dtype, optional
+        To convert embeddings to.
+
+    Attributes
+    ----------
+    classes : list of str or None
+    class_to_idx : dict of str to int
+    labels : torch.Tensor, (len(dataset),) int64, or None
+
+    Returns
+    -------
+    A sample is ``(embedding, label)``; ``(embedding,)`` without `classes`, as `TensorDataset` has it; or a
+    mapping, with ``"label"`` where there are `classes`.
+
+    Raises
+    ------
+    UnknownClassError
+        A row's class is not in `classes`.
+    UnknownFieldError, UnknownColumnError
+
+    Examples
+    --------
+    >>> import embstore, tempfile
+    >>> store = embstore.open(tempfile.mkdtemp() + "/demo.zarr", "w-", config={"encoder": "demo"})
+    >>> _ = store.append(["a:dog", "b:cat"], np.ones((2, 3), np.float32))
+    >>> loader = torch.utils.data.DataLoader(EmbeddingDataset(store.select(), classes=["cat", "dog"]), batch_size=2)
+    >>> next(iter(loader))[1]
+    tensor([1, 0])
+    """
+
+    def __init__(
+        self,
+        view: View,
+        *,
+        classes: Sequence[str] | None = None,
+        fields: Sequence[str] | None = None,
+        columns: Sequence[str] = (),
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.view: View = view if isinstance(view, View) else view.select()
+        store = self.view.store
+        self.classes = None if classes is None else list(classes)
+        self.class_to_idx = {name: place for place, name in enumerate(self.classes or ())}
+        self._as_mapping = fields is not None or bool(columns)
+        self._fields = [store.field_name(name) for name in (fields if fields is not None else [None])]
+        self._columns = list(columns)
+        for name in self._columns:
+            if name not in store.columns and name not in _KEY_COLUMNS:
+                raise UnknownColumnError(name, [*store.columns, *_KEY_COLUMNS], path=store.path)
+        self._dtype = dtype
+        self._labels: NDArray[np.int64] | None = None
+        if self.classes is not None:
+            self._labels = self.view.labels(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Labels of all samples: ``(len(dataset),) int64``; None without classes."""
+        labels = self._current_labels()
+        return None if labels is None else torch.from_numpy(labels.copy())
+
+    def _current_labels(self) -> NDArray[np.int64] | None:
+        if self._labels is None and self.classes is not None:
+            self._labels = self.view.labels(self.classes)  # after it was unpickled
+        return self._labels
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> _Batch:
+        """Return the samples of a batch, gathered at once; the default collate takes them whole."""
+        places = np.asarray(indices, dtype=np.int64)
+        snapshot = self.view.snapshot()
+        rows = self.view.rows[places]
+        values: dict[str, Any] = {}
+        for name in self._fields:
+            tensor = as_tensor(read_field(snapshot, name, rows), snapshot.record.fields[name])
+            values[name] = tensor if self._dtype is None else tensor.to(self._dtype)
+        for name in self._columns:
+            if name in _KEY_COLUMNS:
+                values[name] = getattr(snapshot, _KEY_COLUMNS[name])(rows)
+            else:
+                column = column_of(snapshot, name, rows)
+                is_text = snapshot.record.columns[name].dtype == STRING
+                values[name] = column.tolist() if is_text else torch.from_numpy(column)
+        labels = self._current_labels()
+        if labels is not None:
+            values["label"] = torch.from_numpy(labels[places])
+        return _Batch(values if self._as_mapping else tuple(values.values()), len(places))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the labels out: they follow from the rows."""
+        return {**self.__dict__, "_labels": None}
+
+    def __repr__(self) -> str:
+        classes = "" if self.classes is None else f", {len(self.classes)} classes"
+        return f"<EmbeddingDataset of {len(self):,} samples of {', '.join(self._fields)}{classes}>"
+
+
+_KEY_COLUMNS = {"key": "keys_of", "file_id": "file_ids_of", "class_name": "class_names_of"}
+
+
+class _Batch(Sequence[Any]):
+    """A batch that was gathered, which behaves as a list of its samples for any other collate function."""
+
+    def __init__(self, whole: Any, count: int) -> None:
+        self.whole = whole
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        if isinstance(self.whole, dict):
+            mapping = _MappingSample({name: values[index] for name, values in self.whole.items()})
+            mapping.batch = self
+            return mapping
+        sample = _TupleSample(values[index] for values in self.whole)
+        sample.batch = self
+        return sample
+
+
+class _TupleSample(tuple[Any, ...]):
+    """A sample that remembers the batch in which it was gathered."""
+
+    batch: _Batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)
+
+
+class _MappingSample(dict[str, Any]):
+    """A sample that remembers the batch in which it was gathered."""
+
+    batch: _Batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    """Collate a batch that was gathered: it is whole already."""
+    if isinstance(batch, _Batch):
+        return batch.whole
+    plain = [tuple(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples gathered one by one
+    return torch.utils.data.default_collate(plain)
+
+
+# The default collate looks here by the type of a batch's first sample; it is the way that torch documents for
+# types of one's own (torch.utils.data.default_collate).
+default_collate_fn_map[_TupleSample] = _whole
+default_collate_fn_map[_MappingSample] = _whole

@@ -115,8 +115,8 @@ class View:
     def classes(self) -> list[str]:
         """The different classes that occur, in the store's order."""
         snapshot = self.snapshot()
-        present = set(snapshot.class_names_of(self.rows))
-        return [name for name in snapshot.class_names if name in present]
+        codes = np.unique(snapshot.class_codes_of(self.rows)).tolist()
+        return [snapshot.class_names[code] for code in codes]
 
     def labels(self, classes: Sequence[str]) -> NDArray[np.int64]:
         """Return each row's place in `classes`: ``(len(view),) int64``.
@@ -128,11 +128,16 @@ class View:
         UnknownClassError
             A row's class is not in the list.
         """
+        if len(set(classes)) != len(classes):
+            raise ValueError(f"a class occurs more than once in {list(classes)!r}")
         places = {name: place for place, name in enumerate(classes)}
-        names = self.class_names
-        if unknown := dict.fromkeys(name for name in names if name not in places):
-            raise UnknownClassError(unknown, classes)
-        return np.array([places[name] for name in names], dtype=np.int64)
+        snapshot = self.snapshot()
+        of_code = np.array([places.get(name, -1) for name in snapshot.class_names], dtype=np.int64)
+        codes = snapshot.class_codes_of(self.rows)
+        labels = of_code[codes] if len(codes) else np.empty(0, np.int64)
+        if len(labels) and labels.min() < 0:
+            raise UnknownClassError([snapshot.class_names[code] for code in np.unique(codes[labels < 0])], classes)
+        return labels
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
         """Return a column's values: ``(len(view),)``, strings as objects.
@@ -339,7 +344,7 @@ def filter_rows(
         codes = {name: code for code, name in enumerate(snapshot.class_names)}
         if unknown := [name for name in wanted if name not in codes]:
             raise UnknownClassError(unknown, codes)
-        stored = snapshot.take("class_code", rows)
+        stored = snapshot.class_codes_of(rows)
         mask = np.zeros(len(codes), dtype=bool)
         mask[[codes[name] for name in wanted]] = True
         rows = rows[mask[stored]]

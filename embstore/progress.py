@@ -1,0 +1,33 @@
+"""Progress: a function called with how much is done, or a bar where one is wanted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+__all__ = ["Progress", "reporting"]
+
+Progress = Callable[[int, int], None] | bool | None
+"""A function of (done, total), True for a bar of tqdm's, None or False for nothing."""
+
+
+@contextlib.contextmanager
+def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Give a function to call with the number of things done since the last call."""
+    done = 0
+    if progress is True:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise ImportError("progress=True needs tqdm: pip install tqdm, or pass a function of (done, total)") from error
+        with tqdm(total=total, desc=what, unit="row") as bar:
+            yield bar.update
+        return
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if callable(progress):
+            progress(done, total)
+
+    yield advance
