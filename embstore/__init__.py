@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from embstore.changes import AppendResult as AppendResult
     from embstore.config import Config as Config
     from embstore.config import Difference as Difference
+    from embstore.erasing import EraseReceipt as EraseReceipt
+    from embstore.integrity import salvage as salvage
+    from embstore.integrity import verify as verify
     from embstore.keys import Key as Key
+    from embstore.opening import open as open
     from embstore.pipeline import EmbedResult as EmbedResult
     from embstore.pipeline import Encoder as Encoder
     from embstore.pipeline import Sample as Sample
@@ -26,10 +30,6 @@ if TYPE_CHECKING:
     from embstore.pipeline import embed as embed
     from embstore.schema import FieldSpec as FieldSpec
     from embstore.store import EmbeddingStore as EmbeddingStore
-    from embstore.store import EraseReceipt as EraseReceipt
-    from embstore.store import open as open
-    from embstore.verify import salvage as salvage
-    from embstore.verify import verify as verify
     from embstore.view import View as View
 
 __version__ = "0.1.0.dev0"
@@ -43,7 +43,7 @@ _HOMES = {
     "EmbedResult": "pipeline",
     "EmbeddingStore": "store",
     "Encoder": "pipeline",
-    "EraseReceipt": "store",
+    "EraseReceipt": "erasing",
     "FieldSpec": "schema",
     "Key": "keys",
     "Lookup": "cache",
@@ -52,12 +52,12 @@ _HOMES = {
     "View": "view",
     "digest_of": "pipeline",
     "embed": "pipeline",
-    "open": "store",
-    "salvage": "verify",
-    "verify": "verify",
+    "open": "opening",
+    "salvage": "integrity",
+    "verify": "integrity",
 }
 
-__all__ = ["__version__", "errors", *_HOMES]  # noqa: PLE0604 - strings all the same
+__all__ = ["__version__", "errors", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,9 +23,10 @@ from embstore.errors import (
 )
 from embstore.fsio import Folder
 from embstore.keys import Key
+from embstore.opening import Mode
+from embstore.opening import open as open_store
 from embstore.snapshot import read_record
-from embstore.store import EmbeddingStore, Mode
-from embstore.store import open as open_store
+from embstore.store import EmbeddingStore
 
 __all__ = ["Cache", "CacheEntry", "Lookup"]
 
@@ -257,9 +258,7 @@ class Cache:
         return f"<table><caption>{html.escape(str(self.path))}</caption>{head}{rows}</table>"
 
 
-def coverage(
-    store: EmbeddingStore, keys: Sequence[str], digests: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
+def coverage(store: EmbeddingStore, keys: Sequence[str], digests: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return which keys are missing from a store, and which are stale: computed from other content."""
     rows = store.find(keys)
     missing = [keys[i] for i in np.flatnonzero(rows < 0).tolist()]

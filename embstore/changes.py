@@ -17,7 +17,15 @@ from embstore.config import Config
 from embstore.errors import KeysExistError, ShapeError, UnknownColumnError, UnknownFieldError
 from embstore.index import KeyIndex
 from embstore.ingest import Casting, KeyBatch, column_values, field_values, infer_field
-from embstore.layout import FIELD_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_ROW_BYTES, blank, column_array, field_array, key_arrays
+from embstore.layout import (
+    FIELD_CHUNK_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_ROW_BYTES,
+    blank,
+    column_array,
+    field_array,
+    key_arrays,
+)
 from embstore.reader import Rows
 from embstore.schema import STRING, ArrayState, ColumnSpec, FieldSpec, Record, check_name, check_provenance
 from embstore.snapshot import Snapshot
@@ -79,9 +87,7 @@ def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
     """Return the record with a field more, whose array is empty."""
     check_name(name, {**record.fields, **record.columns, **record.arrays})
     sizes = {
-        dim: size
-        for other in record.fields.values()
-        for dim, size in zip(other.dims or (), other.shape, strict=False)
+        dim: size for other in record.fields.values() for dim, size in zip(other.dims or (), other.shape, strict=False)
     }
     for dim, size in zip(spec.dims or (), spec.shape, strict=False):
         if sizes.setdefault(dim, size) != size:
@@ -126,16 +132,16 @@ def plan_append(
     KeysExistError, ShapeError, DtypeError, NonFiniteError, UnknownFieldError, UnknownColumnError
     """
     record, path = snapshot.record, snapshot.folder.path
-    fields = name_fields(record, fields, path)
+    named = name_fields(record, fields, path)
     if not record.fields:  # the first rows decide what the store holds
-        for name, values in fields.items():
+        for name, values in named.items():
             record = with_field(record, name, infer_field(name, values))
         for name, values in columns.items():
             if name not in record.columns:
                 record = with_column(record, name, column_values(name, None, values, len(keys))[0])
     stored = {
         name: field_values(name, record.fields[name], values, keys.texts, casting=casting)
-        for name, values in fields.items()
+        for name, values in named.items()
     }
     described = {
         record.columns[name].array: column_values(name, record.columns[name].dtype, values, len(keys))[1]
@@ -152,9 +158,7 @@ def plan_append(
         keys = keys.at(chosen)
     if if_exists == "replace":
         dead = rows[present]
-    result = AppendResult(
-        appended=len(keys), skipped=len(rows) - len(keys), replaced=len(dead)
-    )
+    result = AppendResult(appended=len(keys), skipped=len(rows) - len(keys), replaced=len(dead))
     if not len(keys) and record.arrays.keys() == snapshot.record.arrays.keys():
         return None, result
     codes, new_names = class_codes(snapshot.class_names, keys.class_names)

@@ -166,10 +166,8 @@ def write_chunk(folder: Folder, array: ArrayState, index: int, parts: Sequence[B
     committed = 0
     for part in parts:
         committed = crc32c_extend(committed, part)
-    if is_string:
-        padding = 4 * (array.rows_per_chunk - rows)  # a length of 0 each
-    else:
-        padding = array.chunk_nbytes - nbytes
+    # Each empty string is a length of 0.
+    padding = 4 * (array.rows_per_chunk - rows) if is_string else array.chunk_nbytes - nbytes
     whole = committed
     if is_string:
         whole = crc32c(head[0])

@@ -8,11 +8,11 @@ become, so that an erase that was killed can be opened, and is finished by the n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embstore.chunks import read_chunk, read_tail, write_chunk
 from embstore.commit import Committed, Values, commit, payload
@@ -21,7 +21,34 @@ from embstore.index import drop_runs
 from embstore.layout import blank, crc32c, decode_strings
 from embstore.schema import STRING, ArrayState, Record, Tail
 
-__all__ = ["erase_dead", "finish_erase"]
+__all__ = ["EraseReceipt", "erase_dead", "finish_erase"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseReceipt:
+    """What an erase did, and what it can't reach.
+
+    Attributes
+    ----------
+    path : Path
+    key_hashes : tuple of str
+        BLAKE2b-128 of the keys, 32 hexadecimal digits each; the keys themselves are gone.
+    rows : tuple of int
+    files_rewritten : int
+    not_reached : tuple of str
+    """
+
+    path: Path
+    key_hashes: tuple[str, ...]
+    rows: tuple[int, ...]
+    files_rewritten: int
+    not_reached: tuple[str, ...] = (
+        "arrays and processes that map the old files, until they are closed or refreshed",
+        "file system snapshots and the freed blocks of the disk",
+        "backups and other copies of the store",
+        "the names of classes",
+    )
+
 
 def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, Values]) -> tuple[Committed, int]:
     """Blank all deleted rows in the chunks that hold them.

@@ -173,9 +173,7 @@ class NameRefusedError(EmbstoreError, ValueError):
     reason: str
 
     def __init__(self, name: object, reason: str) -> None:
-        super().__init__(
-            f"{name!r} can't name a field or a column: {reason}", name=name, reason=reason
-        )
+        super().__init__(f"{name!r} can't name a field or a column: {reason}", name=name, reason=reason)
 
 
 class ConfigError(EmbstoreError, ValueError):
@@ -232,9 +230,7 @@ class UnknownFieldError(EmbstoreError, KeyError):
     available: tuple[str, ...]
     path: Path | None
 
-    def __init__(
-        self, field: str | None, available: Iterable[str], *, path: Path | None = None
-    ) -> None:
+    def __init__(self, field: str | None, available: Iterable[str], *, path: Path | None = None) -> None:
         names = tuple(available)
         what = "no field was named" if field is None else f"there is no field {field!r}"
         super().__init__(

@@ -48,8 +48,10 @@ _NOT_DIRECT: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EMLINK})
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # <linux/fs.h>
 _RENAME_SWAP, _RENAME_EXCL = 2, 4  # macOS <sys/stdio.h>
 _NETWORK: Final = frozenset(
-    "9p afs beegfs ceph cifs glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs "
-    "smb3 smbfs vboxsf virtiofs wekafs".split()
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2"),
+        *("orangefs", "panfs", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "wekafs"),
+    )
 )
 
 step_hook: Callable[[str, str, Any], None] | None = None
@@ -383,9 +385,7 @@ def lock(path: Path, *, timeout: float) -> Iterator[None]:
 
     place = path.with_name(path.name + ".lock")
     # No soft lock where flock is missing: it outlives a killed process.
-    held = filelock.FileLock(
-        place, timeout=timeout, poll_interval=0.002, thread_local=False, fallback_to_soft=False
-    )
+    held = filelock.FileLock(place, timeout=timeout, poll_interval=0.002, thread_local=False, fallback_to_soft=False)
     with _explained(place):
         try:
             held.acquire()

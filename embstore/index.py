@@ -21,7 +21,7 @@ from embstore.chunks import stored_checksum, write_chunk
 from embstore.errors import CorruptStoreError
 from embstore.fsio import PARTIAL, Folder, read_exactly
 from embstore.keys import Hashes
-from embstore.layout import CHECKSUM_NBYTES, METADATA_NAME, array_metadata, crc32c, dump_json
+from embstore.layout import CHECKSUM_NBYTES, METADATA_NAME, array_metadata, crc32c, crc32c_extend, dump_json
 from embstore.mapping import PAGE_NBYTES, Region, available
 from embstore.reader import Rows
 from embstore.schema import ArrayState
@@ -74,7 +74,7 @@ class SortedRun:
     def verify(self, snapshot: Snapshot) -> None:
         """Check a stored run's checksum, and a sample of its rows, once."""
         if not self.verified:
-            if crc32c(memoryview(self.hashes.base).cast("B")) != self._checksum:
+            if crc32c_extend(crc32c(self.hashes), self.rows) != self._checksum:
                 raise RunLiesError("its checksum does not match")
             places = np.linspace(0, len(self) - 1, _SAMPLED).astype(np.int64)
             rows = self.rows[places]
@@ -103,7 +103,6 @@ class SortedRun:
                 return
             found[open_[hit]] = rows[hit]
             open_, place = open_[~hit], place[~hit] - 1  # an older row of the same key, or its first half
-
 
     def _find_all(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> bool:
         """Find all keys at once, if all are here, and each hash is that of one live row; else do nothing."""
@@ -280,7 +279,7 @@ def write_run(snapshot: Snapshot) -> None:
         array = _run_array(rows)
         child = folder.make_child(name)
         child.replace(METADATA_NAME, [dump_json(array_metadata(array))])
-        write_chunk(child, array, 0, [_bytes(run.hashes), _bytes(run.rows)], 2)
+        write_chunk(child, array, 0, [run.hashes.view(np.uint8).data, run.rows.view(np.uint8).data], 2)
         child.sync()
     for other in present:
         if other != name and _RUN_NAME.fullmatch(other):
@@ -302,10 +301,6 @@ def drop_runs(folder: Folder) -> None:
     if FOLDER in folder.names():
         folder.remove_child(FOLDER)
         folder.sync()
-
-
-def _bytes(values: NDArray[np.uint64]) -> memoryview:
-    return memoryview(values).cast("B")
 
 
 def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:

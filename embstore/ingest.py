@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,11 +66,12 @@ def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
 def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
     """Split keys into texts, file_ids and classes, all at once where they are all well formed."""
     if all(type(key) is str for key in keys):
-        parts = [key.rpartition(":") for key in keys]
+        texts = cast("list[str]", keys)
+        parts = [text.rpartition(":") for text in texts]
         file_ids, _, class_names = map(list, zip(*parts, strict=True)) if parts else ([], [], [])
         # The last check allows for four bytes a character; what is not Unicode, hash_keys finds.
-        if all(file_ids) and all(class_names) and 4 * max(map(len, keys), default=0) <= MAX_KEY_BYTES:
-            return keys, file_ids, class_names
+        if all(file_ids) and all(class_names) and 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES:
+            return texts, file_ids, class_names
     parsed = [Key.parse(key) for key in keys]
     return [str(key) for key in parsed], [key.file_id for key in parsed], [key.class_name for key in parsed]
 

@@ -102,7 +102,9 @@ def field_array(
     """Describe the empty array of a field."""
     dtype = "uint16" if spec.dtype == BFLOAT16 else spec.dtype
     dims = spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))
-    array = _array(dtype, spec.shape, ("sample", *dims), (chunk_bytes, _MAX_FIELD_CHUNK_BYTES, _MANY_CHUNKS), expected_rows)
+    array = _array(
+        dtype, spec.shape, ("sample", *dims), (chunk_bytes, _MAX_FIELD_CHUNK_BYTES, _MANY_CHUNKS), expected_rows
+    )
     return replace(array, fill=BFLOAT16_NAN) if spec.dtype == BFLOAT16 else array
 
 
@@ -125,9 +127,7 @@ def key_arrays(*, expected_rows: int = 0) -> dict[str, ArrayState]:
         "file_id": column_array(STRING, expected_rows=expected_rows),
         "class_code": column_array("int32", expected_rows=expected_rows),
         "class_names": replace(column_array(STRING, dim="class"), rows_per_chunk=_CLASS_CHUNK_ROWS),
-        "key_hash": _array(
-            "uint64", (2,), ("sample", "key_hash_half"), _SIDE_SIZES, expected_rows
-        ),
+        "key_hash": _array("uint64", (2,), ("sample", "key_hash_half"), _SIDE_SIZES, expected_rows),
         "dead_rows": column_array("int64", dim="dead_row"),
     }
 
@@ -194,15 +194,17 @@ def group_document(record: Record) -> dict[str, Any]:
     }
 
 
-def crc32c_extend(checksum: int, data: bytes | memoryview) -> int:
-    """Extend a CRC-32C (RFC 3720, appendix B.4) by more bytes."""
+def crc32c_extend(checksum: int, data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
+    """Extend a CRC-32C (RFC 3720, appendix B.4) by more bytes, or by those of a C-contiguous array."""
     if isinstance(data, memoryview):  # the C code takes no memoryview, but what NumPy makes of it
-        data = np.frombuffer(data, np.uint8) if data.nbytes else b""  # type: ignore[assignment]
+        data = np.frombuffer(data, np.uint8) if data.nbytes else b""
+    elif isinstance(data, np.ndarray):
+        data = data.reshape(-1).view(np.uint8)
     return int(google_crc32c.extend(checksum, data))
 
 
-def crc32c(data: bytes | memoryview) -> int:
-    """Return the CRC-32C of bytes."""
+def crc32c(data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
+    """Return the CRC-32C of bytes, or of those of a C-contiguous array."""
     return crc32c_extend(0, data)
 
 
@@ -213,7 +215,7 @@ def dump_json(value: Any) -> bytes:
 
 def encode_strings(values: Sequence[str]) -> bytes:
     """Encode strings as ``vlen-utf8`` does, its leading count apart: each a uint32 length and its UTF-8."""
-    parts = []
+    parts: list[bytes] = []
     for value in values:
         raw = value.encode()
         parts += (_LENGTH.pack(len(raw)), raw)
@@ -230,7 +232,7 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
     """
     data = bytes(data)
     unpack, end, position = _LENGTH.unpack_from, len(data), 0
-    values = []
+    values: list[str] = []
     for _ in range(count):
         if position + 4 > end:
             raise ValueError(f"{len(values)} of {count} strings fit the chunk's {end} bytes")

@@ -99,10 +99,13 @@ def _blocks(rows: Rows, queries: NDArray[np.float32]) -> list[Rows]:
 
 def _scores(queries: NDArray[np.float32], block: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
     """Score each row of a block for each query, higher is nearer: ``(queries, rows)``."""
-    dot = queries @ block.T
+    dot: NDArray[np.float32] = queries @ block.T
     if metric == "dot":
         return dot
     squares = np.einsum("ij,ij->i", block, block)
     if metric == "cosine":
-        return dot / np.maximum(np.sqrt(squares), 1e-12)
-    return 2 * dot - squares - np.einsum("ij,ij->i", queries, queries)[:, None]
+        dot /= np.maximum(np.sqrt(squares), 1e-12)
+        return dot
+    dot *= 2
+    dot -= squares + np.einsum("ij,ij->i", queries, queries)[:, None]
+    return dot

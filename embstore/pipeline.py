@@ -167,9 +167,7 @@ def _by_key(source: Source) -> dict[str, Sample]:
     return samples
 
 
-def _columns(
-    samples: Sequence[Sample], more: Callable[[Sample], Mapping[str, Any]] | None
-) -> dict[str, list[Any]]:
+def _columns(samples: Sequence[Sample], more: Callable[[Sample], Mapping[str, Any]] | None) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {DIGEST_COLUMN: [sample.digest for sample in samples]}
     for sample in samples if more is not None else ():
         for name, value in more(sample).items():  # type: ignore[misc]

@@ -19,7 +19,9 @@ def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[i
         try:
             from tqdm.auto import tqdm
         except ImportError as error:
-            raise ImportError("progress=True needs tqdm: pip install tqdm, or pass a function of (done, total)") from error
+            raise ImportError(
+                "progress=True needs tqdm: pip install tqdm, or pass a function of (done, total)"
+            ) from error
         with tqdm(total=total, desc=what, unit="row") as bar:
             yield bar.update
         return

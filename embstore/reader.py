@@ -175,10 +175,8 @@ class MappedColumn(NumericColumn):
     def _check_chunk(self, index: int) -> None:
         size = self.array.rows_per_chunk
         chunk = self.region.array(((index + 1) * size, *self.array.shape), self.dtype)[index * size :]
-        if crc32c(memoryview(chunk).cast("B")) != self._checksums[index]:
-            raise CorruptStoreError(
-                self.folder.path / chunk_name(self.array, index), "its checksum does not match"
-            )
+        if crc32c(chunk) != self._checksums[index]:
+            raise CorruptStoreError(self.folder.path / chunk_name(self.array, index), "its checksum does not match")
 
 
 class ChunkedColumn(NumericColumn):
@@ -226,7 +224,7 @@ class ChunkedColumn(NumericColumn):
         return out
 
     def _fill(self, descriptor: int, part: Array, position: int, index: int) -> None:
-        if read_into(descriptor, [memoryview(part.reshape(-1).view(np.uint8))], position) != part.nbytes:
+        if read_into(descriptor, [part.reshape(-1).view(np.uint8).data], position) != part.nbytes:
             raise CorruptStoreError(
                 self.folder.path / chunk_name(self.array, index), "it became shorter while it was read"
             )

@@ -295,7 +295,9 @@ def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
     """
     for name, value in provenance.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(value, str):
-            raise ConfigError(f"provenance.{name}", value, "expected text, under a name of letters, digits, '_' and '.'")
+            raise ConfigError(
+                f"provenance.{name}", value, "expected text, under a name of letters, digits, '_' and '.'"
+            )
     return dict(provenance)
 
 
@@ -314,8 +316,7 @@ def dtype_name(dtype: Any) -> str:
 def _as_dict(spec: Any) -> dict[str, Any]:
     values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
     return {
-        k: list(v) if isinstance(v, tuple) else _as_dict(v) if isinstance(v, Tail) else v
-        for k, v in values.items()
+        k: list(v) if isinstance(v, tuple) else _as_dict(v) if isinstance(v, Tail) else v for k, v in values.items()
     }
 
 

@@ -174,9 +174,7 @@ class Snapshot:
                 for name, column in list(self._columns.items())
                 if name in record.arrays
             }
-        snapshot = Snapshot(
-            self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns
-        )
+        snapshot = Snapshot(self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns)
         if record.arrays["class_names"] == self.record.arrays["class_names"] and "class_names" in self.__dict__:
             snapshot.__dict__["class_names"] = self.class_names
         return snapshot
@@ -345,7 +343,10 @@ class Snapshot:
         dead = self.dead_rows
         if not len(dead):
             return np.zeros(len(rows), dtype=bool)
-        return dead[np.minimum(np.searchsorted(dead, rows), len(dead) - 1)] == rows
+        found: np.ndarray[Any, np.dtype[np.bool_]] = (
+            dead[np.minimum(np.searchsorted(dead, rows), len(dead) - 1)] == rows
+        )
+        return found
 
     @cached_property
     def class_names(self) -> list[str]:

@@ -2,90 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import html
-import logging
-import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from embstore import fsio
-from embstore.changes import (
-    AppendResult,
-    IfExists,
-    Plan,
-    new_record,
-    plan_append,
-    plan_column,
-    plan_delete,
-    plan_field,
-)
-from embstore.commit import Committed, Values, commit, create
+from embstore.changes import AppendResult, IfExists, plan_append, plan_column, plan_delete, plan_field
+from embstore.commit import Values
 from embstore.compaction import compact
 from embstore.config import Config
-from embstore.erasing import erase_dead
-from embstore.errors import (
-    ConfigMismatchError,
-    DeadRowsError,
-    DtypeError,
-    MissingKeysError,
-    ReadOnlyError,
-    StoreChangedError,
-    StoreExistsError,
-    StoreReplacedError,
-    UnknownFieldError,
-)
-from embstore.index import KeyIndex, wants_run, write_run
+from embstore.description import as_html, as_text, describe
+from embstore.erasing import EraseReceipt, erase_dead
+from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, UnknownFieldError
 from embstore.ingest import Casting, read_keys, widen_bfloat16
 from embstore.keys import Key, hash_keys
-from embstore.layout import FIELD_CHUNK_BYTES
-from embstore.reader import Check, Rows
-from embstore.reader import Mapping as MappingPolicy
-from embstore.recovery import recover
+from embstore.reader import Rows
 from embstore.schema import BFLOAT16, FieldSpec
-from embstore.snapshot import Snapshot, read_record
+from embstore.session import Session
+from embstore.snapshot import Snapshot
 from embstore.view import Condition, View, filter_rows
 from embstore.writer import RowWriter
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EmbeddingStore", "EraseReceipt", "open"]
-
-logger = logging.getLogger("embstore")
-
-Mode = Literal["r", "r+", "a", "w-", "x"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EraseReceipt:
-    """What an erase did, and what it can't reach.
-
-    Attributes
-    ----------
-    path : Path
-    key_hashes : tuple of str
-        BLAKE2b-128 of the keys, 32 hexadecimal digits each; the keys themselves are gone.
-    rows : tuple of int
-    files_rewritten : int
-    not_reached : tuple of str
-    """
-
-    path: Path
-    key_hashes: tuple[str, ...]
-    rows: tuple[int, ...]
-    files_rewritten: int
-    not_reached: tuple[str, ...] = (
-        "arrays and processes that map the old files, until they are closed or refreshed",
-        "file system snapshots and the freed blocks of the disk",
-        "backups and other copies of the store",
-        "the names of classes",
-    )
+__all__ = ["EmbeddingStore"]
 
 
 class EmbeddingStore:
@@ -94,32 +36,21 @@ class EmbeddingStore:
     A store keeps the commit that it was opened at, or that it wrote last; `refresh` moves on.
     """
 
-    def __init__(
-        self, snapshot: Snapshot, *, writable: bool, lock_timeout: float = 60.0, network: str = "refuse"
-    ) -> None:
-        self._snapshot: Snapshot | None = snapshot
-        self._path = snapshot.folder.path
-        self._writable = writable
-        self._lock_timeout = lock_timeout
-        self._network = network
-        self._index: KeyIndex | None = None
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._config: Config | None = None
-        self._recovered = ""  # the commit up to which nothing can be left to mend
-        self._mutex = threading.RLock()
 
     # -- what it is ---------------------------------------------------------------------------
 
     @property
     def path(self) -> Path:
         """Where the store lies, resolved."""
-        return self._path
+        return self._session.path
 
     @property
     def snapshot(self) -> Snapshot:
         """The commit that is read from."""
-        if self._snapshot is None:
-            raise ValueError(f"the store {self._path} is closed")
-        return self._snapshot
+        return self._session.snapshot
 
     @property
     def config(self) -> Config:
@@ -157,7 +88,7 @@ class EmbeddingStore:
     @property
     def writable(self) -> bool:
         """Whether it was opened for writing."""
-        return self._writable
+        return self._session.writable
 
     def __len__(self) -> int:
         record = self.snapshot.record
@@ -174,22 +105,14 @@ class EmbeddingStore:
         if field is None and len(names) == 1:
             return next(iter(names))
         if field not in names:
-            raise UnknownFieldError(field, names, path=self._path)
+            raise UnknownFieldError(field, names, path=self.path)
         return field
 
     # -- rows by key --------------------------------------------------------------------------
 
-    @property
-    def _keys(self) -> KeyIndex:
-        snapshot, index = self.snapshot, self._index
-        if index is None or index.snapshot is not snapshot:
-            same = index is not None and index.snapshot.record.generation == snapshot.record.generation
-            index = self._index = KeyIndex(snapshot, index if same else None)
-        return index
-
     def find(self, keys: Sequence[str | Key]) -> Rows:
         """Return the row of each key, -1 where it is not stored: ``(len(keys),) int64``."""
-        return self._keys.find(hash_keys(keys))
+        return self._session.index.find(hash_keys(keys))
 
     def rows_of(self, keys: Sequence[str | Key]) -> Rows:
         """Return the row of each key, in their order: ``(len(keys),) int64``.
@@ -206,7 +129,7 @@ class EmbeddingStore:
             missing = [str(keys[i]) for i in np.flatnonzero(rows < 0).tolist()]
             for key in missing:
                 Key.parse(key)
-            raise MissingKeysError(missing, path=self._path)
+            raise MissingKeysError(missing, path=self.path)
         return rows
 
     def missing(self, keys: Iterable[str | Key]) -> list[str]:
@@ -269,12 +192,10 @@ class EmbeddingStore:
     def _whole(self, field: str | None, dead: Literal["refuse", "include"]) -> str:
         name = self.field_name(field)
         if dead == "refuse" and self.snapshot.record.dead:
-            raise DeadRowsError(name, path=self._path, dead=self.snapshot.record.dead)
+            raise DeadRowsError(name, path=self.path, dead=self.snapshot.record.dead)
         return name
 
-    def array(
-        self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse"
-    ) -> np.ndarray[Any, Any]:
+    def array(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> np.ndarray[Any, Any]:
         """Return a whole column without a copy: ``(rows, *shape)``, read-only.
 
         It stays valid after `close`. Where the store can't be mapped it is read into RAM.
@@ -288,12 +209,12 @@ class EmbeddingStore:
         """
         name = self._whole(field, dead)
         if self.snapshot.record.fields[name].dtype == BFLOAT16:
-            raise DtypeError(name, expected="a dtype of NumPy's", found=BFLOAT16, hint="use tensor() or select().to_numpy()")
+            raise DtypeError(
+                name, expected="a dtype of NumPy's", found=BFLOAT16, hint="use tensor() or select().to_numpy()"
+            )
         return self.snapshot.span(name)
 
-    def tensor(
-        self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse"
-    ) -> torch.Tensor:
+    def tensor(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> torch.Tensor:
         """Return a whole column as a tensor without a copy: ``(rows, *shape)``.
 
         torch has no read-only tensors: this one may be written to, and keeps what is written to itself
@@ -386,20 +307,21 @@ class EmbeddingStore:
             raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
         batch = read_keys(keys)
         fields = dict(values) if isinstance(values, Mapping) else {None: values}
-        with self._writing() as snapshot:
+        with self._session.writing() as snapshot:
+            index = self._session.index
             plan, result = plan_append(
-                snapshot, self._keys, batch, fields, columns or {}, if_exists=if_exists, casting=casting
+                snapshot, index, batch, fields, columns or {}, if_exists=if_exists, casting=casting
             )
             if plan is not None:
-                self._commit(plan)
-                if wants_run(self._keys):
-                    write_run(self.snapshot)
-                    self._index = None
+                self._session.commit(plan)
+                self._session.tidy_index()
         return result
 
-    def writer(self, *, interval: float = 2.0, max_bytes: int = 256 * 2**20, if_exists: IfExists = "error") -> RowWriter:
+    def writer(
+        self, *, interval: float = 2.0, max_bytes: int = 256 * 2**20, if_exists: IfExists = "error"
+    ) -> RowWriter:
         """Return a writer that gathers rows and commits them every `interval` seconds, and at its exit."""
-        self._check_writable()
+        self._session.check_writable()
         return RowWriter(self, interval=interval, max_bytes=max_bytes, if_exists=if_exists)
 
     def delete(self, keys: Sequence[str | Key]) -> int:
@@ -410,10 +332,10 @@ class EmbeddingStore:
         MissingKeysError
             Nothing was deleted.
         """
-        with self._writing() as snapshot:
+        with self._session.writing() as snapshot:
             rows = np.unique(self.rows_of(list(keys)))
             if len(rows):
-                self._commit(plan_delete(snapshot, rows))
+                self._session.commit(plan_delete(snapshot, rows))
         return len(rows)
 
     def erase(self, keys: Sequence[str | Key]) -> EraseReceipt:
@@ -427,19 +349,16 @@ class EmbeddingStore:
             Nothing was erased.
         """
         keys = list(keys)
-        with self._writing() as snapshot:
+        with self._session.writing() as snapshot:
             rows = np.unique(self.rows_of(keys))
             dead = np.concatenate([snapshot.dead_rows, rows])
             appends: dict[str, Values] = {"dead_rows": rows} if len(rows) else {}
-            self._recovered = ""
             committed, files = erase_dead(snapshot.folder, snapshot.record, dead, appends)
-            self._moved_to(committed)
-            if wants_run(self._keys):
-                write_run(self.snapshot)
-                self._index = None
+            self._session.moved_to(committed)
+            self._session.tidy_index()
         hashes = hash_keys(keys)
         return EraseReceipt(
-            path=self._path,
+            path=self.path,
             key_hashes=tuple(h.tobytes().hex() for h in hashes),
             rows=tuple(rows.tolist()),
             files_rewritten=files,
@@ -455,9 +374,9 @@ class EmbeddingStore:
         OSError
             The file system can't exchange folders; nothing was changed.
         """
-        with self._writing() as snapshot:
+        with self._session.writing() as snapshot:
             compact(snapshot)
-            self._snapshot, self._index = self._opened(), None
+            self._session.reopen()
 
     def set_column(self, name: str, keys: Sequence[str | Key], values: Any) -> None:
         """Add a column, or replace one, with a value for every live row; one commit.
@@ -468,9 +387,9 @@ class EmbeddingStore:
             Keys that are not stored, or live rows left without a value.
         ShapeError, DtypeError, NameRefusedError
         """
-        with self._writing() as snapshot:
+        with self._session.writing() as snapshot:
             rows = self._all_live(snapshot, keys, f"given a value for {name!r}")
-            self._commit(plan_column(snapshot, name, rows, values))
+            self._session.commit(plan_column(snapshot, name, rows, values))
 
     def add_field(
         self,
@@ -489,17 +408,17 @@ class EmbeddingStore:
             Keys that are not stored, or live rows left without values.
         NameRefusedError, ShapeError, DtypeError, NonFiniteError
         """
-        with self._writing() as snapshot:
+        with self._session.writing() as snapshot:
             rows = self._all_live(snapshot, keys, f"given rows for {name!r}")
             texts = [str(key) for key in keys]
-            self._commit(plan_field(snapshot, name, rows, texts, values, spec, casting))
+            self._session.commit(plan_field(snapshot, name, rows, texts, values, spec, casting))
 
     def _all_live(self, snapshot: Snapshot, keys: Sequence[str | Key], what: str) -> Rows:
         read_keys(keys)
         rows = self.rows_of(keys)
         left_out = np.setdiff1d(snapshot.live_rows, rows)
         if len(left_out):
-            raise MissingKeysError(snapshot.keys_of(left_out), path=self._path, what=what)
+            raise MissingKeysError(snapshot.keys_of(left_out), path=self.path, what=what)
         return rows
 
     # -- moving on ----------------------------------------------------------------------------
@@ -511,15 +430,11 @@ class EmbeddingStore:
         ------
         NotAStoreError, CorruptStoreError
         """
-        with self._mutex:
-            before = self.snapshot
-            self._snapshot = self._newest()
-            return self._snapshot is not before
+        return self._session.refresh()
 
     def close(self) -> None:
         """Let go of the store. Arrays that were handed out stay valid."""
-        self._snapshot = None
-        self._index = None
+        self._session.close()
 
     def __enter__(self) -> EmbeddingStore:
         return self
@@ -527,198 +442,18 @@ class EmbeddingStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _opened(self) -> Snapshot:
-        old = self.snapshot
-        return Snapshot.open(self._path, mapping=old.mapping, check=old.check)
-
-    def _newest(self) -> Snapshot:
-        """Return the newest commit at the path; from the folder that is open, if it is still there."""
-        old = self.snapshot
-        if old.replaced():
-            return self._opened()
-        try:
-            return old.newest()
-        except (StoreChangedError, StoreReplacedError):
-            return self._opened()  # erased or replaced at this very moment
-
-    def _check_writable(self) -> None:
-        if not self._writable:
-            raise ReadOnlyError(self._path, 'it was opened with mode "r"')
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Snapshot]:
-        """Hold the lock, on the newest commit, with nothing left behind by a killed writer."""
-        self._check_writable()
-        with self._mutex, fsio.lock(self._path, timeout=self._lock_timeout):
-            self._snapshot = self._newest()
-            record = self._snapshot.record
-            if record.commit_id != self._recovered:
-                self._moved_to(Committed(recover(self._snapshot.folder, record), tidy=True))
-            try:
-                yield self.snapshot
-            except BaseException:
-                self._recovered = ""  # whatever was left half done is mended first
-                raise
-
-    def _commit(self, plan: Plan) -> None:
-        snapshot = self.snapshot
-        self._recovered = ""
-        self._moved_to(commit(snapshot.folder, snapshot.record, plan.record, plan.appends))
-
-    def _moved_to(self, committed: Committed) -> None:
-        """Take up the commit that was just written."""
-        snapshot = self.snapshot
-        if committed.record.commit_id != snapshot.record.commit_id:
-            record, signature = read_record(snapshot.folder)
-            self._snapshot = snapshot.advanced(record, signature)
-        self._recovered = committed.record.commit_id if committed.tidy else ""
-
-    # -- how it looks -------------------------------------------------------------------------
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path, generation and number of rows; opened again for reading."""
-        record = self.snapshot.record
-        arguments = (str(self._path), record.generation, record.rows, self.snapshot.mapping, self.snapshot.check)
-        return _reopen, arguments
+        from embstore.opening import reopen
+
+        snapshot = self.snapshot
+        record = snapshot.record
+        return reopen, (str(self.path), record.generation, record.rows, snapshot.mapping, snapshot.check)
 
     def __repr__(self) -> str:
-        if self._snapshot is None:
-            return f"<EmbeddingStore {str(self._path)!r} (closed)>"
-        return "\n".join(f"{name + ':' if name else '':<9}{text}" for name, text in self._described())
+        if self._session.closed:
+            return f"<EmbeddingStore {str(self.path)!r} (closed)>"
+        return as_text(describe(self))
 
     def _repr_html_(self) -> str:
-        if self._snapshot is None:
-            return f"<code>{html.escape(repr(self))}</code>"
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in self._described()
-        )
-        return f"<table>{rows}</table>"
-
-    def _described(self) -> list[tuple[str, str]]:
-        record = self.snapshot.record
-        names = self.classes
-        dead = f" and {record.dead:,} deleted" if record.dead else ""
-        lines = [
-            ("store", f"{self._path} ({'writable' if self._writable else 'read-only'})"),
-            ("rows", f"{len(self):,}{dead}, {_size(self.nbytes)}"),
-            ("classes", f"{len(names):,}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"),
-        ]
-        lines += [("field", f"{n} {s.dtype} {s.shape}") for n, s in record.fields.items()]
-        lines += [("column", f"{n} {s.dtype}") for n, s in record.columns.items()]
-        config = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
-        return [*lines, ("config", f"{record.fingerprint[:16]} {config}")]
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:,.1f} TB"
-
-
-def _reopen(path: str, generation: str, rows: int, mapping: MappingPolicy, check: Check) -> EmbeddingStore:
-    store = open(path, mapping=mapping, check=check)
-    record = store.snapshot.record
-    if record.generation != generation or record.rows < rows:
-        raise StoreChangedError(
-            store.path,
-            "the store was compacted or replaced since it was pickled",
-            expected=(generation, rows),
-            found=(record.generation, record.rows),
-        )
-    return store
-
-
-def open(  # noqa: A001 - as in h5py, zarr and xarray, it is meant to be called embstore.open
-    path: str | os.PathLike[str],
-    mode: Mode = "r",
-    *,
-    config: Mapping[str, Any] | None = None,
-    fields: Mapping[str, FieldSpec] | None = None,
-    columns: Mapping[str, str] | None = None,
-    check: Check = "tail",
-    mapping: MappingPolicy = "auto",
-    lock_timeout: float = 60.0,
-    network: Literal["refuse", "allow"] = "refuse",
-    chunk_bytes: int = FIELD_CHUNK_BYTES,
-    expected_rows: int = 0,
-    provenance: Mapping[str, str] | None = None,
-) -> EmbeddingStore:
-    """Open a store, or make one.
-
-    Parameters
-    ----------
-    path : path_like
-    mode : {"r", "r+", "a", "w-", "x"}
-        Read only (takes no lock, writes nothing); read and write what exists; read and write, made if
-        absent; make it, or fail if something is there ("x" is the same).
-    config : mapping, optional
-        All that the values depend on. Compared with the store's; needed to make one.
-    fields : mapping of str to FieldSpec, optional
-        Of a new store; else its first rows decide.
-    columns : mapping of str to str, optional
-        Dtypes of a new store's columns (NumPy's names, or ``"string"``).
-    check : {"tail", "touched", "all"}
-        Which checksums to check: of the rows committed last, of each chunk when it is first read, or of
-        all chunks of a column when it is opened.
-    mapping : {"auto", "never"}
-        Whether columns may be mapped into memory.
-    lock_timeout : float
-        Seconds to wait for another writer.
-    network : {"refuse", "allow"}
-        Whether to write to a network or FUSE file system.
-    chunk_bytes, expected_rows : int
-        Of a new store: bytes of a field's chunk, and how many rows are to be expected.
-    provenance : mapping of str to str, optional
-        Of a new store: what is worth knowing (versions, host), but does not decide the values.
-
-    Raises
-    ------
-    NotAStoreError, StoreExistsError, ConfigMismatchError, ConfigError
-    CorruptStoreError, UnsupportedFormatError, NetworkFileSystemError, ReadOnlyError
-
-    Examples
-    --------
-    >>> import numpy as np, tempfile
-    >>> where = tempfile.mkdtemp() + "/demo.zarr"
-    >>> with open(where, "w-", config={"encoder": "demo"}) as store:
-    ...     store.append(["a:dog", "b:cat"], np.ones((2, 3), np.float32))
-    AppendResult(appended=2, skipped=0, replaced=0)
-    >>> open(where)["a:dog"]
-    array([1., 1., 1.], dtype=float32)
-    """
-    if mode not in ("r", "r+", "a", "w-", "x"):
-        raise ValueError(f'expected mode "r", "r+", "a", "w-" or "x", found {mode!r}')
-    place = Path(path).resolve()
-    wanted = None if config is None else config if isinstance(config, Config) else Config(config)
-    writable = mode != "r"
-    if writable and network != "allow":
-        fsio.refuse_network(place if place.exists() else place.parent)
-    if mode in ("w-", "x") or (mode == "a" and not place.exists()):
-        if wanted is None:
-            raise TypeError("a new store needs a config: all that its values depend on")
-        record = new_record(
-            wanted,
-            fields=fields,
-            columns=columns,
-            chunk_bytes=chunk_bytes,
-            expected_rows=expected_rows,
-            provenance=provenance,
-        )
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with fsio.lock(place, timeout=lock_timeout):
-                if os.path.lexists(place):
-                    raise StoreExistsError(place)
-                create(place, record)
-        except StoreExistsError:
-            if mode != "a":
-                raise  # with "a", another process made it meanwhile
-    snapshot = Snapshot.open(place, mapping=mapping, check=check)
-    if wanted is not None and (differences := wanted.diff(Config(snapshot.record.config))):
-        raise ConfigMismatchError(place, differences)
-    return EmbeddingStore(snapshot, writable=writable, lock_timeout=lock_timeout, network=network)
-
+        return as_html([("store", f"{self.path} (closed)")] if self._session.closed else describe(self))

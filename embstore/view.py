@@ -187,7 +187,7 @@ class View:
         snapshot = self.snapshot()
         file_ids, class_names = snapshot.file_ids_of(self.rows), snapshot.class_names_of(self.rows)
         keys = [f"{file_id}:{name}" for file_id, name in zip(file_ids, class_names, strict=True)]
-        data = {"file_id": file_ids, "class_name": class_names}
+        data: dict[str, Any] = {"file_id": file_ids, "class_name": class_names}
         data |= {name: column_of(snapshot, name, self.rows) for name in snapshot.record.columns}
         return pd.DataFrame(data, index=pd.Index(keys, name="key"))
 
@@ -297,8 +297,7 @@ class View:
         return _restore, (self.store, rows, self._generation, self._epoch)
 
     def __repr__(self) -> str:
-        record = self.store.snapshot.record
-        names = self.classes if len(self) <= 100_000 else record.fields and self.store.classes
+        names = self.classes
         shown = ", ".join(names[:6]) + (f", … ({len(names)} classes)" if len(names) > 6 else "")
         return f"<View of {len(self):,} of {len(self.store):,} rows of {str(self.store.path)!r}: {shown or 'no rows'}>"
 
@@ -360,8 +359,7 @@ def _meets(name: str, values: np.ndarray[Any, Any], condition: Condition) -> NDA
         mask = np.asarray(condition(values))
         if mask.shape != values.shape or mask.dtype != bool:
             raise ValueError(
-                f"the condition on {name!r} should give a mask of {len(values)} bools, found "
-                f"{mask.dtype} {mask.shape}"
+                f"the condition on {name!r} should give a mask of {len(values)} bools, found {mask.dtype} {mask.shape}"
             )
         return mask
     if isinstance(condition, list | tuple | set | frozenset | np.ndarray):

@@ -27,9 +27,7 @@ class RowWriter:
     the rows added are whole. Made by `EmbeddingStore.writer`.
     """
 
-    def __init__(
-        self, store: EmbeddingStore, *, interval: float, max_bytes: int, if_exists: IfExists
-    ) -> None:
+    def __init__(self, store: EmbeddingStore, *, interval: float, max_bytes: int, if_exists: IfExists) -> None:
         self._store = store
         self._interval = interval
         self._max_bytes = max_bytes
@@ -53,7 +51,9 @@ class RowWriter:
         for name, rows in fields.items():
             if len(rows) != count:
                 raise ShapeError(str(name), expected=f"{count} rows", found=f"{len(rows)} rows")
-        spread = {name: [v] * count if isinstance(v, str | int | float) else list(v) for name, v in (columns or {}).items()}
+        spread = {
+            name: [v] * count if isinstance(v, str | int | float) else list(v) for name, v in (columns or {}).items()
+        }
         self._pending.append((list(keys), fields, spread))
         self._pending_bytes += sum(int(getattr(rows, "nbytes", 0)) for rows in fields.values())
         if time.monotonic() - self._last >= self._interval or self._pending_bytes >= self._max_bytes:
@@ -66,13 +66,12 @@ class RowWriter:
         result = AppendResult()
         if self._pending:
             keys = [key for batch, _, _ in self._pending for key in batch]
-            fields = {
-                name: _joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]
-            }
+            fields = {name: _joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]}
             columns = {
                 name: [v for _, _, columns in self._pending for v in columns[name]] for name in self._pending[0][2]
             }
-            result = self._store.append(keys, fields if None not in fields else fields[None], columns=columns, if_exists=self._if_exists)
+            values = fields[None] if None in fields else fields  # noqa: SIM401 - the two are not of one kind
+            result = self._store.append(keys, values, columns=columns, if_exists=self._if_exists)
             self._pending, self._pending_bytes = [], 0
         self._last = time.monotonic()
         return result

@@ -14,7 +14,9 @@ import embstore
 hypothesis.settings.register_profile(
     "ci", max_examples=40, stateful_step_count=30, deadline=None, print_blob=True, derandomize=False
 )
-hypothesis.settings.register_profile("slow", hypothesis.settings.get_profile("ci"), max_examples=1000, stateful_step_count=60)
+hypothesis.settings.register_profile(
+    "slow", hypothesis.settings.get_profile("ci"), max_examples=1000, stateful_step_count=60
+)
 hypothesis.settings.load_profile("slow" if os.environ.get("EMBSTORE_SLOW") else "ci")
 
 CONFIG = {"encoder": "test", "sample_rate": 16_000, "duration": 5}

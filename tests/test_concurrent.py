@@ -132,7 +132,11 @@ def test_readers_beside_writers_and_a_compactor(path, mapping):
                 store = embstore.open(path, mapping=mapping)
         assert reads > 20
 
-    started = [start(compactor), start(lambda: append_in_steps(path, 0, 40)), start(lambda: append_in_steps(path, 1, 40))]
+    started = [
+        start(compactor),
+        start(lambda: append_in_steps(path, 0, 40)),
+        start(lambda: append_in_steps(path, 1, 40)),
+    ]
     started += [start(lambda s=s: reader(s)) for s in range(3)]
     finish(started)
     store = embstore.open(path, check="all")

@@ -134,7 +134,14 @@ class Disk:
             self._lay(child, target / name, entries, data, rng)
 
 
-VARIANTS = [("dropped", "dropped"), ("all", "dropped"), ("all", "cut"), ("some", "cut"), ("some", "dropped"), ("all", "all")]
+VARIANTS = [
+    ("dropped", "dropped"),
+    ("all", "dropped"),
+    ("all", "cut"),
+    ("some", "cut"),
+    ("some", "dropped"),
+    ("all", "all"),
+]
 
 
 def record_operations(path, changes):

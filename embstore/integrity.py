@@ -154,9 +154,7 @@ def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
     problems: list[Problem] = []
     record: Record | None = None
     try:
-        document = parse_document(
-            place / METADATA_NAME, folder.read(METADATA_NAME, most=MAX_METADATA_BYTES)
-        )
+        document = parse_document(place / METADATA_NAME, folder.read(METADATA_NAME, most=MAX_METADATA_BYTES))
         attributes = document["attributes"]["embstore"]
         record = parse_record(place / METADATA_NAME, attributes)
         inline = document.get("consolidated_metadata")

@@ -1,0 +1,139 @@
+"""A session with one store: which commit is read, the index over it, and how a writer gets to commit.
+
+Every change runs inside `writing`: under the lock, on the newest commit, and after what a killed writer left
+was mended. What a change is, `changes` says; how it is written, `commit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from embstore import fsio
+from embstore.changes import Plan
+from embstore.commit import Committed, commit
+from embstore.errors import ReadOnlyError, StoreChangedError, StoreReplacedError
+from embstore.index import KeyIndex, wants_run, write_run
+from embstore.recovery import recover
+from embstore.snapshot import Snapshot, read_record
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("embstore")
+
+
+class Session:
+    """The commit that a store object reads, and its way to the next one.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    writable : bool
+    lock_timeout : float
+        Seconds to wait for another writer.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, writable: bool, lock_timeout: float) -> None:
+        self.path: Path = snapshot.folder.path
+        self.writable = writable
+        self._lock_timeout = lock_timeout
+        self._snapshot: Snapshot | None = snapshot
+        self._index: KeyIndex | None = None
+        self._recovered = ""  # the commit up to which nothing can be left to mend
+        self._mutex = threading.RLock()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._snapshot is None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The commit that is read from."""
+        if self._snapshot is None:
+            raise ValueError(f"the store {self.path} is closed")
+        return self._snapshot
+
+    @property
+    def index(self) -> KeyIndex:
+        """The index over that commit."""
+        snapshot, index = self.snapshot, self._index
+        if index is None or index.snapshot is not snapshot:
+            same = index is not None and index.snapshot.record.generation == snapshot.record.generation
+            index = self._index = KeyIndex(snapshot, index if same else None)
+        return index
+
+    def close(self) -> None:
+        """Let go of the store; maps stay as long as arrays over them."""
+        self._snapshot = None
+        self._index = None
+
+    def refresh(self) -> bool:
+        """Move on to the newest commit; returns whether there was one."""
+        with self._mutex:
+            before = self.snapshot
+            self._snapshot = self._newest()
+            return self._snapshot is not before
+
+    def reopen(self) -> None:
+        """Take up the store that is at the path now, whichever it is."""
+        old = self.snapshot
+        self._snapshot = Snapshot.open(self.path, mapping=old.mapping, check=old.check)
+        self._index = None
+
+    def _newest(self) -> Snapshot:
+        """Return the newest commit at the path; from the folder that is open, if it is still there."""
+        old = self.snapshot
+        if not old.replaced():
+            # Otherwise it is erased or replaced at this very moment, and opened anew.
+            with contextlib.suppress(StoreChangedError, StoreReplacedError):
+                return old.newest()
+        return Snapshot.open(self.path, mapping=old.mapping, check=old.check)
+
+    def check_writable(self) -> None:
+        """Raise `ReadOnlyError` if it was opened for reading."""
+        if not self.writable:
+            raise ReadOnlyError(self.path, 'it was opened with mode "r"')
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Snapshot]:
+        """Hold the lock, on the newest commit, with nothing left behind by a killed writer."""
+        self.check_writable()
+        with self._mutex, fsio.lock(self.path, timeout=self._lock_timeout):
+            self._snapshot = self._newest()
+            record = self._snapshot.record
+            if record.commit_id != self._recovered:
+                self.moved_to(Committed(recover(self._snapshot.folder, record), tidy=True))
+            try:
+                yield self.snapshot
+            except BaseException:
+                self._recovered = ""  # whatever was left half done is mended first
+                raise
+
+    def commit(self, plan: Plan) -> None:
+        """Carry out a plan. Called inside `writing`."""
+        snapshot = self.snapshot
+        self._recovered = ""
+        self.moved_to(commit(snapshot.folder, snapshot.record, plan.record, plan.appends))
+
+    def moved_to(self, committed: Committed) -> None:
+        """Take up a commit that was just written."""
+        snapshot = self.snapshot
+        if committed.record.commit_id != snapshot.record.commit_id:
+            record, signature = read_record(snapshot.folder)
+            self._snapshot = snapshot.advanced(record, signature)
+        self._recovered = committed.record.commit_id if committed.tidy else ""
+
+    def tidy_index(self) -> None:
+        """Write the index anew, if many rows are indexed in memory only. Called inside `writing`."""
+        if wants_run(self.index):
+            try:
+                write_run(self.snapshot)
+            except OSError as error:
+                # It is derived, and the commit stands: readers index the rows themselves.
+                logger.warning("%s: the index could not be written: %s", self.path, error)
+                self._recovered = ""
+            self._index = None
