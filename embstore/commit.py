@@ -112,7 +112,11 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Value
     grown = {name: append_rows(folder.child(name), new.arrays[name], v) for name, v in appends.items()}
     dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
     record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=new_id())
-    write_record(folder, record)
+    put_record(folder, record)  # the commit itself
+    try:
+        folder.sync()
+    except OSError as error:
+        raise CommitUncertainError(folder.path, record.commit_id) from error
     try:
         finish(folder, old, record)
     except OSError as error:
@@ -141,16 +145,12 @@ def unfinished_array(folder: Folder, name: str) -> bool:
     return all(entry == PARTIAL or entry.startswith("c.") for entry in inside)
 
 
-def write_record(folder: Folder, record: Record) -> None:
-    """Replace the group's ``zarr.json``: the commit itself."""
+def put_record(folder: Folder, record: Record) -> None:
+    """Replace the group's ``zarr.json``; durable once the folder was synced."""
     document = dump_json(group_document(record))
     if len(document) > MAX_METADATA_BYTES:
         raise ConfigError("", f"{len(document):,} bytes", f"zarr.json may have {MAX_METADATA_BYTES:,} bytes")
     folder.replace(METADATA_NAME, [document])
-    try:
-        folder.sync()
-    except OSError as error:
-        raise CommitUncertainError(folder.path, record.commit_id) from error
 
 
 def own_metadata(name: str, record: Record) -> bytes:
@@ -195,6 +195,7 @@ def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
     for name in record.arrays:
         folder.make_child(name)
     record = replace(record, commit_id=new_id())
-    write_record(folder, record)
+    put_record(folder, record)
+    folder.sync()
     finish(folder, None, record)
     return folder, record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from embstore.changes import class_codes
-from embstore.commit import Values, append_rows, build_beside, finish, new_id, write_record
+from embstore.commit import Values, append_rows, build_beside, finish, new_id, put_record
 from embstore.errors import CommitUncertainError
-from embstore.fsio import exchange, move_into_place, remove_tree, sync_path
+from embstore.fsio import exchange, move_into_place, remove_tree, sibling, sync_path
 from embstore.index import write_run
 from embstore.layout import METADATA_NAME
 from embstore.reader import Rows
@@ -60,8 +61,8 @@ def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Values:
     return snapshot.take(array_name, rows)
 
 
-def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> tuple[Path, Record]:
-    """Build, beside `path`, a store with some rows of another; gives where, and its record."""
+def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
+    """Build, in the sibling of `path`, a store with some rows of another; gives its record."""
     folder, empty = build_beside(path, emptied(snapshot.record))
     arrays: dict[str, ArrayState] = dict(empty.arrays)
 
@@ -79,9 +80,10 @@ def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> tuple[Path, Record]
             add(name, read_rows(snapshot, source, block))
     add("class_names", names)
     record = replace(empty.with_arrays(**arrays), rows=len(rows), commit_id=new_id())
-    write_record(folder, record)
+    put_record(folder, record)
+    folder.sync()
     finish(folder, empty, record)
-    return folder.path, record
+    return record
 
 
 def index_copy(path: Path) -> None:
@@ -100,12 +102,14 @@ def compact(snapshot: Snapshot) -> None:
         The folders can't be exchanged here (``EBUSY``, ``EXDEV``, ``EINVAL``); nothing was changed.
     """
     path = snapshot.folder.path
-    beside, record = copy_rows(snapshot, snapshot.live_rows, path)
+    beside = sibling(path)
     try:
+        record = copy_rows(snapshot, snapshot.live_rows, path)
         index_copy(beside)
         exchange(beside, path)
     except OSError:
-        remove_tree(beside, last_first=METADATA_NAME)
+        with contextlib.suppress(OSError):  # else the next writer does
+            remove_tree(beside, last_first=METADATA_NAME)
         raise
     try:
         sync_path(path.parent)
@@ -123,7 +127,7 @@ def write_copy(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
     ------
     StoreExistsError
     """
-    beside, record = copy_rows(snapshot, rows, path)
-    index_copy(beside)
-    move_into_place(beside, path)
+    record = copy_rows(snapshot, rows, path)
+    index_copy(sibling(path))
+    move_into_place(sibling(path), path)
     return record

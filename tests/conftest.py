@@ -12,7 +12,7 @@ import pytest
 import embstore
 
 hypothesis.settings.register_profile(
-    "ci", max_examples=40, stateful_step_count=30, deadline=None, print_blob=True, derandomize=False
+    "ci", max_examples=25, stateful_step_count=30, deadline=None, print_blob=True, derandomize=False
 )
 hypothesis.settings.register_profile(
     "slow", hypothesis.settings.get_profile("ci"), max_examples=1000, stateful_step_count=60

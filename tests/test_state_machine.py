@@ -14,12 +14,12 @@ import embstore
 from embstore.errors import KeysExistError, MissingKeysError, StoreChangedError
 
 FORMS = {
-    "float32": ("float32", (4,), "auto"),
-    "float32, read": ("float32", (4,), "never"),
+    "float32": ("float32", (8,), "auto"),
+    "float32, read": ("float32", (8,), "never"),
     "float16": ("float16", (2, 8), "auto"),
     "float16, read": ("float16", (2, 8), "never"),
-    "bfloat16": ("bfloat16", (8,), "auto"),
-    "bfloat16, read": ("bfloat16", (8,), "never"),
+    "bfloat16": ("bfloat16", (16,), "auto"),
+    "bfloat16, read": ("bfloat16", (16,), "never"),
     "unaligned": ("uint8", (4099,), "auto"),
     "unaligned, read": ("uint8", (4099,), "never"),
 }
@@ -28,7 +28,7 @@ key_lists = st.lists(st.sampled_from(KEYS), unique=True, max_size=12)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    dtype, shape, mapping = "float32", (4,), "auto"
+    dtype, shape, mapping = "float32", (8,), "auto"
 
     def __init__(self):
         super().__init__()
@@ -81,8 +81,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def fill(self):
-        """More rows than a chunk has, so that appends cross its end."""
-        keys = [f"base{i}:c{i % 3}" for i in range(1100 if self.dtype != "uint8" else 3)]
+        """More rows than a chunk has (128), so that the last one is partly filled."""
+        keys = [f"base{i}:c{i % 3}" for i in range(150 if self.dtype != "uint8" else 3)]
         rows = self.rows(len(keys))
         self.append_to_store(keys, rows, ["base"] * len(keys))
         self.put(keys, rows, ["base"] * len(keys))
