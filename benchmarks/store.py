@@ -27,7 +27,7 @@ import tempfile
 import time
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -47,7 +47,8 @@ HEAVY = ("zarr", "torch", "transformers")
 
 # Opens a store and calls one of its methods; prints seconds, megabytes of RssAnon, and which of `heavy` it loaded.
 FIRST_CALL = """
-import json, sys, time, embstore.store
+import json, sys, time, embstore
+embstore.open
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024e-6
 path, method, argument, heavy = json.load(sys.stdin)
@@ -243,14 +244,14 @@ def loader_epoch(data: Data, repeat: int) -> Iterator[Result]:
         import torch
         from torch.utils.data import DataLoader, TensorDataset
 
-        dataset_of = import_module("embstore.torch").EmbeddingDataset
-    except (ImportError, AttributeError) as error:
+        from embstore.torch import EmbeddingDataset
+    except ImportError as error:
         return print(f"loader-epoch skipped: {error}", file=sys.stderr)
-    dataset = dataset_of(embstore.open(data.store).select(), classes=CLASSES)
+    dataset = EmbeddingDataset(embstore.open(data.store).select(), classes=CLASSES)
     in_ram = TensorDataset(torch.from_numpy(np.load(data.npy)), torch.from_numpy(data.codes))
-    mapped = DataLoader(dataset, batch_size=data.size, shuffle=True, collate_fn=dataset.collate)
+    mapped = DataLoader(dataset, batch_size=data.size, shuffle=True)
     collated = DataLoader(in_ram, batch_size=data.size, shuffle=True)
-    for found, wanted in zip(dataset.collate(dataset.__getitems__([5, 3])), in_ram[[5, 3]], strict=True):
+    for found, wanted in zip(next(iter(DataLoader(dataset, batch_size=2))), in_ram[[0, 1]], strict=True):
         same(found.numpy(), wanted.numpy())
     sides = each(lambda _: None, mapped), each(lambda _: None, collated)
     workload = f"shuffled DataLoader epoch, batches of {data.size}, {data.label}"

@@ -77,7 +77,7 @@ def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:
-    tensor = values.detach().cpu()
+    tensor = values.detach().cpu().resolve_neg()
     name = str(tensor.dtype).removeprefix("torch.")
     if name == BFLOAT16:
         import torch
@@ -93,6 +93,10 @@ def as_rows(values: Any) -> tuple[np.ndarray[Any, Any], str]:
         return _from_torch(values)
     if isinstance(values, list | tuple) and values and type(values[0]).__module__.partition(".")[0] == "torch":
         parts = [_from_torch(value) for value in values]
+        dtypes = {dtype for _, dtype in parts}
+        if len(dtypes) > 1 or len({part.shape for part, _ in parts}) > 1:
+            # Stacking would take the bits of bfloat16 for numbers; object is refused by whoever asked.
+            return np.empty(len(parts), dtype=object), " and ".join(sorted(dtypes))
         return np.stack([part for part, _ in parts]), parts[0][1]
     array = np.asarray(values)
     if array.dtype.name == BFLOAT16:  # ml_dtypes'

@@ -159,6 +159,8 @@ class _Batch(Sequence[Any]):
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self._count))]
         if not -self._count <= index < self._count:
             raise IndexError(index)
         if isinstance(self.whole, dict):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embstore.errors import ShapeError
-from embstore.ingest import as_rows
 from embstore.keys import Key
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class RowWriter:
     def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
         """Add one row: `value` of the field's shape, or a mapping of field names to these."""
         fields = dict(value) if isinstance(value, Mapping) else {None: value}
-        one = {name: as_rows(row)[0][np.newaxis] if not _is_torch(row) else row[None] for name, row in fields.items()}
+        one = {name: np.asarray(row)[np.newaxis] if not _is_torch(row) else row[None] for name, row in fields.items()}
         self.add_many([key], one, columns={name: [v] for name, v in (columns or {}).items()})
 
     def add_many(
