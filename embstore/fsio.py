@@ -344,9 +344,11 @@ def exchange(source: Path, target: Path) -> None:
 
 
 def filesystem_type(path: Path) -> str:
-    """Name the type of file system that holds `path`, as the mount table does ("" where there is none)."""
+    """Name the type of file system that holds `path`: "block" on a disk, else as the mount table does ("" without)."""
     try:
         device = os.stat(path).st_dev
+        if os.major(device):
+            return "block"  # a disk of this machine: network file systems have no device, and so major number 0
         table = Path("/proc/self/mountinfo").read_text()
     except OSError:
         return ""

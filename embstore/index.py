@@ -110,7 +110,9 @@ class SortedRun:
         if not len(place) or place.min() < 0 or found.max() >= 0:
             return False
         rows = self.rows[place].astype(np.int64)
-        if rows.min() < 0 or rows.max() >= snapshot.record.rows or snapshot.is_dead(rows).any():
+        if rows.min() < 0 or rows.max() >= snapshot.record.rows:
+            return False
+        if snapshot.record.dead and snapshot.is_dead(rows).any():
             return False
         if not (snapshot.take("key_hash", rows) == wanted).all():
             return False

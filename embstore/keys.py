@@ -108,14 +108,18 @@ def hash_keys(keys: Iterable[str | Key]) -> Hashes:
     for key in keys:
         state = _new_hash()
         try:
-            state.update(key.encode() if type(key) is str else str(_as_key(key)).encode())
-        except UnicodeEncodeError as error:
-            raise KeyFormatError(key, "it is not valid Unicode text") from error
+            state.update(key.encode())  # type: ignore[union-attr] # one try costs less than asking each for its type
+        except (AttributeError, UnicodeEncodeError):
+            state.update(_encoded(key))
         digests.append(state.digest())
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)
 
 
-def _as_key(key: object) -> str | Key:
+def _encoded(key: object) -> bytes:
+    """Encode what is not plain text, or say why it can't be."""
     if not isinstance(key, str | Key):
         raise KeyFormatError(key, f"expected text, found {type(key).__name__}")
-    return key
+    try:
+        return str(key).encode()
+    except UnicodeEncodeError as error:
+        raise KeyFormatError(key, "it is not valid Unicode text") from error

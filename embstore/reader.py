@@ -66,6 +66,10 @@ class NumericColumn:
         """Return the column of a later commit of the same store."""
         raise NotImplementedError
 
+    def _check_rows(self, rows: Rows) -> None:
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.array.length):
+            raise IndexError(f"rows go from 0 to {self.array.length - 1}, found {rows.min()} to {rows.max()}")
+
     def _touch(self, chunks: NDArray[np.int64] | range) -> None:
         """Check the chunks that were not checked before, where that was asked for."""
         if self.check != "tail":
@@ -121,12 +125,11 @@ class MappedColumn(NumericColumn):
         region.advise("RANDOM", first * nbytes, (self.array.chunks - first) * nbytes)
 
     def take(self, rows: Rows) -> Array:
+        self._check_rows(rows)
         if self.check != "tail":
             self._touch(self._chunk_of(rows))
         out = aligned_empty((len(rows), *self.array.shape), self.dtype)
         if len(rows):
-            if rows.min() < 0 or rows.max() >= len(self):
-                raise IndexError(f"rows go from 0 to {len(self) - 1}, found {rows.min()} to {rows.max()}")
             self._values.take(rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
         return out
 
@@ -188,6 +191,7 @@ class ChunkedColumn(NumericColumn):
         self._touch(range(array.chunks) if check == "all" else range(0))
 
     def take(self, rows: Rows) -> Array:
+        self._check_rows(rows)
         out = np.empty((len(rows), *self.array.shape), self.dtype)
         size = self.array.rows_per_chunk
         order = np.argsort(rows, kind="stable")

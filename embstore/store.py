@@ -183,8 +183,6 @@ class EmbeddingStore:
         """
         name = self.field_name(field)
         rows = np.asarray(rows, dtype=np.int64) if len(rows) else np.empty(0, np.int64)
-        if len(rows) and not 0 <= rows.min() <= rows.max() < self.snapshot.record.rows:
-            raise IndexError(f"rows go from 0 to {self.snapshot.record.rows - 1}, found {rows.min()} to {rows.max()}")
         return self._widened(name, self.snapshot.take(name, rows))
 
     # -- whole columns ------------------------------------------------------------------------
