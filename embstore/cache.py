@@ -263,9 +263,10 @@ def coverage(store: EmbeddingStore, keys: Sequence[str], digests: Mapping[str, s
     rows = store.find(keys)
     missing = [keys[i] for i in np.flatnonzero(rows < 0).tolist()]
     stale: list[str] = []
-    if digests and DIGEST_COLUMN in store.columns:
+    if digests:
         there = np.flatnonzero(rows >= 0)
-        stored = store.select(rows=rows[there]).column(DIGEST_COLUMN)
+        known = DIGEST_COLUMN in store.columns  # rows of unknown content can't be said to be current
+        stored = store.select(rows=rows[there]).column(DIGEST_COLUMN) if known else [""] * len(there)
         for place, digest in zip(there.tolist(), stored, strict=True):
             if digests.get(keys[place], digest) != digest:
                 stale.append(keys[place])

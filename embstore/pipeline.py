@@ -128,6 +128,8 @@ def embed(
     reason = cache.lookup(config, list(samples), digests=digests).reason
     logger.info("%s: %s", source.name, reason)
     with cache.open(config, "a") as store:
+        if store.fields and DIGEST_COLUMN not in store.columns:  # rows of unknown content are encoded again
+            store.set_column(DIGEST_COLUMN, list(store), [""] * len(store))
         missing, stale = coverage(store, list(samples), digests)
         wanted = [*((key, "missing") for key in missing), *((key, "stale") for key in stale)]
         if wanted:
@@ -145,6 +147,7 @@ def embed(
                         rows = encoder.encode([samples[key].load() for key in batch])
                         writer.add_many(batch, rows, columns=_columns([samples[key] for key in batch], columns))
                         advance(len(batch))
+                    writer.flush()  # rows that are done don't wait for those of the other kind
         return EmbedResult(
             path=store.path,
             config=config,

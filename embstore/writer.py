@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embstore.errors import ShapeError
+from embstore.changes import AppendResult, IfExists, name_fields
+from embstore.errors import UnknownColumnError, UnknownFieldError
+from embstore.ingest import field_values, infer_field
 from embstore.keys import Key
+from embstore.schema import BFLOAT16, FieldSpec
 
 if TYPE_CHECKING:
-    from embstore.changes import AppendResult, IfExists
     from embstore.store import EmbeddingStore
 
 __all__ = ["RowWriter"]
@@ -31,7 +33,8 @@ class RowWriter:
         self._interval = interval
         self._max_bytes = max_bytes
         self._if_exists: IfExists = if_exists
-        self._pending: list[tuple[list[str | Key], dict[str | None, Any], dict[str, list[Any]]]] = []
+        self._pending: list[tuple[list[str], dict[str, Any], dict[str, list[Any]]]] = []
+        self._specs: dict[str, FieldSpec] = {}
         self._pending_bytes = 0
         self._last = time.monotonic()
 
@@ -44,24 +47,37 @@ class RowWriter:
     def add_many(
         self, keys: list[str | Key] | list[str], values: Any, *, columns: Mapping[str, Any] | None = None
     ) -> None:
-        """Add several rows at once, as `EmbeddingStore.append` takes them."""
-        fields = dict(values) if isinstance(values, Mapping) else {None: values}
-        count = len(keys)
-        for name, rows in fields.items():
-            if len(rows) != count:
-                raise ShapeError(str(name), expected=f"{count} rows", found=f"{len(rows)} rows")
+        """Add several rows at once, as `EmbeddingStore.append` takes them.
+
+        They are checked and copied here, so that rows which are refused don't hold up those before them, and an
+        encoder may use its buffer again.
+        """
+        given = dict(values) if isinstance(values, Mapping) else {None: values}
+        texts = [str(Key.parse(key)) for key in keys]
+        record = self._store.snapshot.record
+        named = name_fields(record, given, self._store.path)
+        self._specs = dict(record.fields) or self._specs or {name: infer_field(name, v) for name, v in named.items()}
+        fields = {}
+        for name, rows in named.items():
+            if name not in self._specs:
+                raise UnknownFieldError(name, self._specs, path=self._store.path)
+            spec = self._specs[name]
+            checked = field_values(name, spec, rows, texts)
+            fields[name] = np.array(checked) if spec.dtype != BFLOAT16 else _copied(rows)
         spread = {
-            name: [v] * count if isinstance(v, str | int | float) else list(v) for name, v in (columns or {}).items()
+            name: [value] * len(texts) if isinstance(value, str | int | float) else list(value)
+            for name, value in (columns or {}).items()
         }
-        self._pending.append((list(keys), fields, spread))
+        if self._pending and spread.keys() != self._pending[0][2].keys():
+            odd = sorted(spread.keys() ^ self._pending[0][2].keys())[0]
+            raise UnknownColumnError(odd, self._pending[0][2], path=self._store.path, what="rows differ in column")
+        self._pending.append((texts, fields, spread))
         self._pending_bytes += sum(int(getattr(rows, "nbytes", 0)) for rows in fields.values())
         if time.monotonic() - self._last >= self._interval or self._pending_bytes >= self._max_bytes:
             self.flush()
 
     def flush(self) -> AppendResult:
         """Commit what was gathered. If that fails, the rows stay gathered."""
-        from embstore.changes import AppendResult
-
         result = AppendResult()
         if self._pending:
             keys = [key for batch, _, _ in self._pending for key in batch]
@@ -69,8 +85,7 @@ class RowWriter:
             columns = {
                 name: [v for _, _, columns in self._pending for v in columns[name]] for name in self._pending[0][2]
             }
-            values = fields[None] if None in fields else fields  # noqa: SIM401 - the two are not of one kind
-            result = self._store.append(keys, values, columns=columns, if_exists=self._if_exists)
+            result = self._store.append(keys, fields, columns=columns, if_exists=self._if_exists)
             self._pending, self._pending_bytes = [], 0
         self._last = time.monotonic()
         return result
@@ -85,6 +100,11 @@ class RowWriter:
 
 def _is_torch(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "torch"
+
+
+def _copied(rows: Any) -> Any:
+    """Copy bfloat16 rows as what they are: torch's, or ml_dtypes'."""
+    return rows.detach().cpu().clone() if _is_torch(rows) else np.array(rows)
 
 
 def _joined(parts: list[Any]) -> Any:
