@@ -163,10 +163,8 @@ def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, castin
         raise DtypeError(name, expected=wanted, found=found, hint=hint)
     if found == BFLOAT16:
         rows = widen_bfloat16(rows)
-    if wanted == BFLOAT16:
-        return narrow_bfloat16(rows.astype(np.float32))
     with np.errstate(over="ignore"):  # what overflows is found, and named, as infinity
-        return rows.astype(wanted)
+        return narrow_bfloat16(rows.astype(np.float32)) if wanted == BFLOAT16 else rows.astype(wanted)
 
 
 def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:

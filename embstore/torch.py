@@ -92,6 +92,8 @@ class EmbeddingDataset(Dataset[Any]):
         for name in self._columns:
             if name not in store.columns and name not in _KEY_COLUMNS:
                 raise UnknownColumnError(name, [*store.columns, *_KEY_COLUMNS], path=store.path)
+        if self.classes is not None and "label" in (*self._fields, *self._columns) and self._as_mapping:
+            raise ValueError('"label" is the class\'s place in `classes`: leave out the field or column of that name')
         self._dtype = dtype
         self._labels: NDArray[np.int64] | None = None
         if self.classes is not None:

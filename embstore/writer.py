@@ -10,9 +10,9 @@ import numpy as np
 
 from embstore.changes import AppendResult, IfExists, name_fields
 from embstore.errors import UnknownColumnError, UnknownFieldError
-from embstore.ingest import field_values, infer_field
+from embstore.ingest import column_values, field_values, infer_field
 from embstore.keys import Key
-from embstore.schema import BFLOAT16, FieldSpec
+from embstore.schema import BFLOAT16, FieldSpec, Record
 
 if TYPE_CHECKING:
     from embstore.store import EmbeddingStore
@@ -35,6 +35,7 @@ class RowWriter:
         self._if_exists: IfExists = if_exists
         self._pending: list[tuple[list[str], dict[str, Any], dict[str, list[Any]]]] = []
         self._specs: dict[str, FieldSpec] = {}
+        self._columns: dict[str, str] | None = None
         self._pending_bytes = 0
         self._last = time.monotonic()
 
@@ -64,17 +65,23 @@ class RowWriter:
             spec = self._specs[name]
             checked = field_values(name, spec, rows, texts)
             fields[name] = np.array(checked) if spec.dtype != BFLOAT16 else _copied(rows)
-        spread = {
-            name: [value] * len(texts) if isinstance(value, str | int | float) else list(value)
-            for name, value in (columns or {}).items()
-        }
-        if self._pending and spread.keys() != self._pending[0][2].keys():
-            odd = sorted(spread.keys() ^ self._pending[0][2].keys())[0]
-            raise UnknownColumnError(odd, self._pending[0][2], path=self._store.path, what="rows differ in column")
-        self._pending.append((texts, fields, spread))
+        self._pending.append((texts, fields, self._checked_columns(record, columns or {}, len(texts))))
         self._pending_bytes += sum(int(getattr(rows, "nbytes", 0)) for rows in fields.values())
         if time.monotonic() - self._last >= self._interval or self._pending_bytes >= self._max_bytes:
             self.flush()
+
+    def _checked_columns(self, record: Record, columns: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
+        """Check column values against the store's columns, or against those of the first rows given."""
+        if record.fields:
+            self._columns = {name: spec.dtype for name, spec in record.columns.items()}
+        elif self._columns is None:
+            self._columns = {name: column_values(name, None, values, count)[0] for name, values in columns.items()}
+        assert self._columns is not None
+        if odd := sorted(columns.keys() ^ self._columns.keys()):
+            raise UnknownColumnError(odd[0], self._columns, path=self._store.path, what="rows differ in column")
+        return {
+            name: list(column_values(name, self._columns[name], values, count)[1]) for name, values in columns.items()
+        }
 
     def flush(self) -> AppendResult:
         """Commit what was gathered. If that fails, the rows stay gathered."""
@@ -104,6 +111,8 @@ def _is_torch(value: Any) -> bool:
 
 def _copied(rows: Any) -> Any:
     """Copy bfloat16 rows as what they are: torch's, or ml_dtypes'."""
+    if isinstance(rows, list | tuple):
+        return _joined([row[None] for row in rows])
     return rows.detach().cpu().clone() if _is_torch(rows) else np.array(rows)
 
 

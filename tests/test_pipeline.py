@@ -344,6 +344,25 @@ def test_rows_unlike_the_others_are_refused_with_their_batch_alone(cache, change
     assert set(embstore.open(entry.path)) == numbers(0, 8).keys()
 
 
+def test_a_column_value_that_is_refused_holds_up_none_before_it(cache):
+    with pytest.raises(errors.DtypeError):
+        embstore.embed(
+            Source(numbers(0, 20)), Encoder(), cache, batch_size=4, columns=lambda s: {"n": "x" if "f9" in s.key else 1}
+        )
+    (entry,) = cache.entries()
+    assert set(embstore.open(entry.path)) == numbers(0, 8).keys()
+
+
+def test_column_values_stay_with_the_rows_that_they_were_given_for(path):
+    """One too few and then one too many are refused, though their sum is right."""
+    with embstore.open(path, "w-", config={"n": 1}) as store:
+        writer = store.writer(interval=1000)
+        with pytest.raises(errors.ShapeError):
+            writer.add_many(["a:c", "b:c"], np.ones((2, DIM), np.float32), columns={"n": [1]})
+        with pytest.raises(errors.ShapeError):
+            writer.add_many(["c:c"], np.ones((1, DIM), np.float32), columns={"n": [1, 2]})
+
+
 def test_rows_are_committed_as_it_goes(cache):
     seen = []
 

@@ -552,6 +552,25 @@ def test_the_writer_takes_tensors(path):
         assert torch.equal(store.select().to_torch(), base.detach())
 
 
+def test_the_writer_takes_bfloat16(path):
+    base = torch.arange(12, dtype=torch.bfloat16).reshape(4, 3)
+    with embstore.open(path, "w-", config={"n": 1}) as store:
+        with store.writer() as writer:
+            writer.add("0:c", base[0])
+            writer.add_many(["1:c"], base[1:2])
+            writer.add_many(["2:c", "3:c"], list(base[2:]))
+        assert torch.equal(store.select().to_torch(), base)
+
+
+def test_a_column_called_label_is_not_taken_for_the_labels(path):
+    """A mapping can't hold both under one name: asking for both is refused."""
+    with embstore.open(path, "w-", config={"n": 1}) as store:
+        store.append(["a:c", "b:d"], np.ones((2, 3), np.float32), columns={"label": [7, 8]})
+        assert EmbeddingDataset(store.select(), columns=["label"])[1]["label"] == 8
+        with pytest.raises(ValueError, match="label"):
+            EmbeddingDataset(store.select(), classes=["c", "d"], columns=["label"])
+
+
 def test_torch_is_loaded_by_its_module_alone(make, path):
     make()
     code = "import sys, embstore; embstore.open(sys.argv[1]).select().to_numpy(); assert 'torch' not in sys.modules"
