@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embstore.commit import Values, new_id
 from embstore.config import Config
-from embstore.errors import KeysExistError, ShapeError, UnknownColumnError, UnknownFieldError
+from embstore.errors import DtypeError, KeysExistError, ShapeError, UnknownColumnError, UnknownFieldError
 from embstore.index import KeyIndex
 from embstore.ingest import Casting, KeyBatch, column_values, field_values, infer_field
 from embstore.layout import (
@@ -27,7 +27,16 @@ from embstore.layout import (
     key_arrays,
 )
 from embstore.reader import Rows
-from embstore.schema import STRING, ArrayState, ColumnSpec, FieldSpec, Record, check_name, check_provenance
+from embstore.schema import (
+    COLUMN_DTYPES,
+    STRING,
+    ArrayState,
+    ColumnSpec,
+    FieldSpec,
+    Record,
+    check_name,
+    check_provenance,
+)
 from embstore.snapshot import Snapshot
 
 __all__ = ["AppendResult", "IfExists", "Plan", "new_record", "plan_append", "plan_column", "plan_field"]
@@ -109,6 +118,8 @@ def with_column(record: Record, name: str, dtype: str, *, array_name: str | None
     own = record.columns[name].array if name in record.columns else ""
     taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - {name, own}
     check_name(name, dict.fromkeys(taken))
+    if dtype not in COLUMN_DTYPES:
+        raise DtypeError(name, expected=sorted(COLUMN_DTYPES), found=dtype)
     array_name = array_name or name
     array = column_array(dtype, expected_rows=record.options.get("expected_rows", 0))
     column = ColumnSpec(dtype=dtype, array=array_name)

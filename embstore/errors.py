@@ -61,6 +61,7 @@ class EmbstoreError(Exception):
     def __init__(self, message: str, **facts: Any) -> None:
         super().__init__(message)
         self.message = message
+        self._facts = facts  # `errno` is OSError's own, and not in __dict__
         for name, value in facts.items():
             setattr(self, name, value)
 
@@ -70,13 +71,12 @@ class EmbstoreError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the facts, so that an error crosses from a worker process."""
-        return _rebuild, (type(self), self.message, self.__dict__)
+        return _rebuild, (type(self), self.message, self._facts)
 
 
 def _rebuild(cls: type[EmbstoreError], message: str, facts: dict[str, Any]) -> EmbstoreError:
     error = cls.__new__(cls, message)
-    error.args = (message,)
-    error.__dict__.update(facts)
+    EmbstoreError.__init__(error, message, **facts)
     return error
 
 

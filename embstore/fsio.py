@@ -280,6 +280,12 @@ def read_into(descriptor: int, buffers: Sequence[memoryview], position: int) -> 
     return total
 
 
+def make_parents(path: Path) -> None:
+    """Make the folders that lead to `path`, where they are not there."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def sibling(path: Path) -> Path:
     """Name the one temporary folder beside a store, in which it is built or compacted."""
     return path.with_name(f".{path.name}{PARTIAL}")

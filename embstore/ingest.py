@@ -164,7 +164,10 @@ def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, castin
     if found == BFLOAT16:
         rows = widen_bfloat16(rows)
     with np.errstate(over="ignore"):  # what overflows is found, and named, as infinity
-        return narrow_bfloat16(rows.astype(np.float32)) if wanted == BFLOAT16 else rows.astype(wanted)
+        converted = narrow_bfloat16(rows.astype(np.float32)) if wanted == BFLOAT16 else rows.astype(wanted)
+    if converted.dtype.kind in "iu" and not floats and (converted != rows).any():
+        raise DtypeError(name, expected=wanted, found=found, hint="some values don't fit")
+    return converted
 
 
 def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:

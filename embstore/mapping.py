@@ -55,10 +55,11 @@ def _map_limit() -> int:
 
 
 class _Budget:
-    """Counts the maps that the regions of this process hold."""
+    """Counts the maps, and the bytes of address space, that the regions of this process hold."""
 
     def __init__(self) -> None:
         self.used = 0
+        self.reserved = 0
         self.limit = _map_limit()
         self._lock = threading.Lock()
 
@@ -69,9 +70,14 @@ class _Budget:
             self.used += maps
             return True
 
-    def give_back(self, maps: int) -> None:
+    def reserve(self, nbytes: int) -> None:
+        with self._lock:
+            self.reserved += nbytes
+
+    def give_back(self, maps: int, nbytes: int) -> None:
         with self._lock:
             self.used -= maps
+            self.reserved -= nbytes
 
 
 budget = _Budget()
@@ -89,10 +95,19 @@ def available(nbytes: int, maps: int) -> str:
     """Say why a column of `nbytes` in `maps` files should not be mapped; "" if it may be."""
     if budget.used + maps > budget.limit:
         return f"it takes {maps:,} maps, and {budget.used:,} of {budget.limit:,} are in use"
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and nbytes > limit // 8:
-        return f"it takes {nbytes:,} bytes of address space, limited to {limit:,} (ulimit -v)"
+    room = _room()
+    if room is not None and nbytes + _HUGE_PAGE > room // 2:
+        return f"it takes {nbytes:,} bytes of address space, which is limited (ulimit -v)"
     return ""
+
+
+def _room() -> int | None:
+    """Return the bytes of address space that may still be reserved; None, if it is not limited.
+
+    A quarter of the limit in all: the rest is everybody else's.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else max(0, limit // 4 - budget.reserved)
 
 
 class Region:
@@ -116,10 +131,10 @@ class Region:
 
     def __init__(self, nbytes: int, *, private: bool = False) -> None:
         nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + _HUGE_PAGE
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        room = _room()
         wanted = nbytes if private else max(_LEAST_RESERVE, 4 * nbytes)
-        if limit != resource.RLIM_INFINITY:
-            wanted = max(nbytes, min(wanted, limit // 16))  # leave room for everybody else
+        if room is not None:
+            wanted = max(nbytes, min(wanted, room // 16))
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         while True:
             try:
@@ -134,6 +149,7 @@ class Region:
         self.nbytes = start + wanted - self.address
         self.private = private
         self._maps = [0]
+        budget.reserve(wanted)
         self._finalizer = weakref.finalize(self, _unmap, start, wanted, self._maps)
         # At exit the arrays over it may still be read, by a thread or another finalizer.
         self._finalizer.atexit = False
@@ -213,4 +229,4 @@ class _Window:
 
 def _unmap(address: int, nbytes: int, maps: list[int]) -> None:
     _libc.munmap(address, nbytes)
-    budget.give_back(maps[0])
+    budget.give_back(maps[0], nbytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from embstore import fsio
 from embstore.changes import new_record
@@ -85,6 +85,9 @@ def open(
     """
     if mode not in ("r", "r+", "a", "w-", "x"):
         raise ValueError(f'expected mode "r", "r+", "a", "w-" or "x", found {mode!r}')
+    for name, value, known in (("check", check, get_args(Check)), ("mapping", mapping, get_args(MappingPolicy))):
+        if value not in known:
+            raise ValueError(f"expected {name} to be one of {known}, found {value!r}")
     place = Path(path).resolve()
     wanted = None if config is None else config if isinstance(config, Config) else Config(config)
     writable = mode != "r"
@@ -110,7 +113,7 @@ def open(
 
 def _make(place: Path, record: Record, *, lock_timeout: float, fails_if_there: bool) -> None:
     """Make a store at `place`; two processes may try at once."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    fsio.make_parents(place)
     with fsio.lock(place, timeout=lock_timeout):
         if not os.path.lexists(place):
             create(place, record)

@@ -165,18 +165,28 @@ class MappedColumn(NumericColumn):
         # Everything from the chunk that was the last: it was replaced by one with more rows. It goes
         # over the old one in one step, and the rows that views of the old commit see are the same.
         first = 0 if erased else self.array.length // array.rows_per_chunk
-        return MappedColumn(
-            self.folder,
-            array,
-            self.check,
-            self.region,
-            first=first,
-            replaces=self.array.chunks,
-            checksums=self._checksums,
-        )
+        try:
+            return MappedColumn(
+                self.folder,
+                array,
+                self.check,
+                self.region,
+                first=first,
+                replaces=self.array.chunks,
+                checksums=self._checksums,
+            )
+        except (FileNotFoundError, CorruptStoreError):
+            raise
+        except OSError as error:  # the rows are there all the same
+            return _read_by_chunk(self.folder, array, self.check, str(error))
 
     def _check_chunk(self, index: int) -> None:
         size = self.array.rows_per_chunk
+        if index == self.array.chunks - 1:
+            # Read, not looked at through the map: on a full tmpfs the hole behind the rows can't be filled, and
+            # touching it is a SIGBUS. The mapped rows themselves were checked when the commit was opened.
+            read_chunk(self.folder, self.array, index)
+            return
         chunk = self.region.array(((index + 1) * size, *self.array.shape), self.dtype)[index * size :]
         if crc32c(chunk) != self._checksums[index]:
             raise CorruptStoreError(self.folder.path / chunk_name(self.array, index), "its checksum does not match")
@@ -309,8 +319,12 @@ def _numeric(folder: Folder, array: ArrayState, mapping: Mapping, check: Check) 
             raise
         except OSError as error:  # the address space or the maps ran out
             reason = str(error)
+    return _read_by_chunk(folder, array, check, reason)
+
+
+def _read_by_chunk(folder: Folder, array: ArrayState, check: Check, reason: str) -> NumericColumn:
     logger.warning("%s: not mapped but read chunk by chunk, which is slower: %s", folder.path, reason)
-    return ChunkedColumn(folder, array, check, mapping=mapping)
+    return ChunkedColumn(folder, array, check, mapping="auto")
 
 
 def open_column(

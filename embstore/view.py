@@ -61,12 +61,7 @@ class View:
                 f"a view is indexed by a slice, a list of places or a mask, found {places!r}; for one row "
                 f"use view.to_numpy()[i], or store[key]"
             )
-        return View(self.snapshot_store(), self.rows[places])
-
-    def snapshot_store(self) -> EmbeddingStore:
-        """Return the store, once it is known that the rows still mean what they did."""
-        self.snapshot()
-        return self.store
+        return _restore(self.store, self.rows[places], self._generation, self._epoch)
 
     def snapshot(self) -> Snapshot:
         """Return the store's commit, once it is known that the rows still mean what they did.

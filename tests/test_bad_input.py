@@ -1,0 +1,420 @@
+"""Bad input at the edges: facts that survive a pickle, machines that refuse, and calls that make no sense."""
+
+import contextlib
+import copy
+import inspect
+import os
+import pickle
+import resource
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore import errors
+from embstore.config import Config, Difference
+from tests.crash import leftovers, run_in_child
+
+ROW = np.ones((1, 8), np.float32)
+NOBODY = 65_534
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
+
+
+def state(path):
+    """What anybody can see of a store: every file's bytes, and every row."""
+    files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    store = embstore.open(path, check="all")
+    view = store.select()
+    return files, view.keys, view.to_numpy().tobytes(), view.column("split").tolist()
+
+
+@contextlib.contextmanager
+def unchanged(path):
+    before = state(path)
+    yield
+    assert state(path) == before
+    assert leftovers(path) == []
+
+
+# -- the facts of an error --------------------------------------------------------------------
+
+WHERE = Path("/data/a.zarr")
+CAUSE = OSError(28, "No space left on device")
+ERRORS = [
+    (errors.KeyFormatError("ab", "no colon"), ValueError, {"key": "ab", "reason": "no colon"}),
+    (errors.DuplicateKeysError(["a:b"], path=WHERE), ValueError, {"keys": ("a:b",), "path": WHERE}),
+    (errors.KeysExistError(["a:b"], path=WHERE), ValueError, {"keys": ("a:b",), "path": WHERE}),
+    (errors.ShapeError("f", expected=(1,), found=(2,)), ValueError, {"field": "f", "expected": (1,), "found": (2,)}),
+    (errors.DtypeError("f", expected="a", found="b"), TypeError, {"field": "f", "expected": "a", "found": "b"}),
+    (errors.NonFiniteError("f", ["a:b"]), ValueError, {"field": "f", "keys": ("a:b",)}),
+    (errors.NameRefusedError("1", "a digit"), ValueError, {"name": "1", "reason": "a digit"}),
+    (errors.ConfigError("a", 1, "no"), ValueError, {"attribute": "a", "value": 1, "reason": "no"}),
+    (errors.DeadRowsError("f", path=WHERE, dead=3), ValueError, {"field": "f", "path": WHERE, "dead": 3}),
+    (errors.MissingKeysError(["a:b"], path=WHERE), KeyError, {"keys": ("a:b",), "path": WHERE}),
+    (errors.UnknownFieldError("f", ["g"], path=WHERE), KeyError, {"field": "f", "available": ("g",), "path": WHERE}),
+    (errors.UnknownColumnError("f", ["g"], path=WHERE), KeyError, {"column": "f", "available": ("g",), "path": WHERE}),
+    (errors.UnknownClassError(["f"], ["g"]), KeyError, {"class_names": ("f",), "available": ("g",)}),
+    (errors.NotAStoreError(WHERE, "no"), FileNotFoundError, {"path": WHERE, "reason": "no"}),
+    (
+        errors.CacheMissError("no", config=Config(a=1), differences=[Difference("a", 1, 2)], path=WHERE),
+        LookupError,
+        {"config": Config(a=1), "differences": (Difference("a", 1, 2),), "path": WHERE},
+    ),
+    (errors.AmbiguousConfigError({"a": 1}, [WHERE], "b"), LookupError, {"wanted": {"a": 1}, "paths": (WHERE,)}),
+    (
+        errors.ConfigMismatchError(WHERE, [Difference("a", 1, 2)]),
+        ValueError,
+        {"path": WHERE, "differences": (Difference("a", 1, 2),)},
+    ),
+    (errors.StoreExistsError(WHERE), FileExistsError, {"path": WHERE}),
+    (
+        errors.UnsupportedFormatError(WHERE, expected="1", found="2"),
+        ValueError,
+        {"path": WHERE, "expected": "1", "found": "2"},
+    ),
+    (errors.StoreReplacedError(WHERE), OSError, {"path": WHERE}),
+    (
+        errors.StoreChangedError(WHERE, "no", expected=1, found=2),
+        RuntimeError,
+        {"path": WHERE, "expected": 1, "found": 2},
+    ),
+    (errors.CommitUncertainError(WHERE, "ab"), OSError, {"path": WHERE, "commit_id": "ab"}),
+    (errors.ReadOnlyError(WHERE, "no"), PermissionError, {"path": WHERE, "reason": "no"}),
+    (
+        errors.StoreLockedError(WHERE, holder="p", timeout=1.5),
+        TimeoutError,
+        {"path": WHERE, "holder": "p", "timeout": 1.5},
+    ),
+    (errors.StorageFullError(WHERE, CAUSE), OSError, {"path": WHERE, "errno": 28}),
+    (errors.NetworkFileSystemError(WHERE, "nfs4"), OSError, {"path": WHERE, "filesystem": "nfs4"}),
+    (errors.CorruptStoreError(WHERE, "no"), OSError, {"path": WHERE, "detail": "no"}),
+]
+
+
+@pytest.mark.parametrize(("error", "builtin", "facts"), ERRORS, ids=lambda value: type(value).__name__)
+def test_facts_cross_to_another_process(error, builtin, facts):
+    for found in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(found) is type(error)
+        assert isinstance(found, builtin)
+        assert isinstance(found, errors.EmbstoreError)
+        assert str(found) == str(error) == found.message
+        assert {name: getattr(found, name) for name in facts} == facts
+
+
+def test_no_error_is_left_out_above():
+    tested = {type(error) for error, _, _ in ERRORS} | {errors.EmbstoreError}
+    assert tested == {v for v in vars(errors).values() if inspect.isclass(v) and issubclass(v, errors.EmbstoreError)}
+
+
+def test_facts_are_those_documented():
+    for error, _, facts in ERRORS:
+        for name in facts:
+            assert f"`{name}`" in type(error).__doc__, (type(error), name)
+
+
+def test_an_error_lists_a_few_keys_and_counts_the_rest():
+    text = str(errors.MissingKeysError([f"k{i}:c" for i in range(1000)], path=WHERE))
+    assert "1000 key(s)" in text.replace(",", "")
+    assert "990 more" in text
+    assert len(text) < 400
+
+
+# -- calls ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("if_exists", ["error", "skip", "replace"])
+def test_a_refused_append_leaves_every_byte(make, if_exists):
+    store, keys, _ = make()
+    calls = [
+        (["a:b"], np.ones((1, 7), np.float32), errors.ShapeError),
+        (["a:b"], np.ones((1, 8)), errors.DtypeError),
+        (["a:b", keys[0], "bad"], np.ones((3, 8), np.float32), errors.KeyFormatError),
+        (["a:b", "a:b"], np.ones((2, 8), np.float32), errors.DuplicateKeysError),
+        ([keys[0]], np.full((1, 8), np.nan, np.float32), errors.NonFiniteError),
+        ([keys[0], "a:b"], np.ones((1, 8), np.float32), errors.ShapeError),
+    ]
+    for wanted, values, error in calls:
+        with unchanged(store.path), pytest.raises(error):
+            store.append(wanted, values, columns={"split": "x"}, if_exists=if_exists)
+
+
+def test_a_whole_batch_is_refused_for_one_row(make):
+    """Every bad row is named, wherever it is, and none of the good ones is stored."""
+    store, _, _ = make()
+    keys = [f"new{i}:c" for i in range(2000)]
+    rows = np.ones((2000, 8), np.float32)
+    rows[[0, 999, 1999], 7] = np.nan, np.inf, -np.inf
+    with unchanged(store.path), pytest.raises(errors.NonFiniteError) as caught:
+        store.append(keys, rows, columns={"split": "x"})
+    assert caught.value.keys == (keys[0], keys[999], keys[1999])
+
+
+def test_casts_that_are_never_made(path):
+    fields = {"f": embstore.FieldSpec(shape=(2,), dtype="int16")}
+    with embstore.open(path, "w-", config={}, fields=fields) as store:
+        for values in (np.ones((1, 2), np.float32), np.ones((1, 2), bool) * 1j, np.array([["a", "b"]])):
+            with pytest.raises(errors.DtypeError) as caught:
+                store.append(["a:b"], values, casting="same_kind")
+            assert (caught.value.expected, caught.value.found) == ("int16", values.dtype.name)
+        assert len(store) == 0
+
+
+def test_a_cast_that_loses_the_number_is_refused(path):
+    """Narrowing integers keeps their value, or is refused: 70,000 is not 4,464."""
+    fields = {"f": embstore.FieldSpec(shape=(2,), dtype="int16")}
+    with embstore.open(path, "w-", config={}, fields=fields) as store:
+        try:
+            store.append(["a:b"], np.full((1, 2), 70_000, np.int64), casting="same_kind")
+        except errors.EmbstoreError:
+            return
+        assert store["a:b"].tolist() == [70_000, 70_000]
+
+
+@pytest.mark.parametrize("options", [{"check": "none"}, {"mapping": "always"}], ids=lambda o: next(iter(o)))
+def test_an_unknown_option_is_refused(make, options):
+    store, _, _ = make()
+    with pytest.raises(ValueError, match=next(iter(options))):
+        embstore.open(store.path, **options)
+
+
+def test_one_key_is_not_a_list_of_keys(make):
+    """A string is a sequence of strings: taken for one it would ask for its letters."""
+    store, keys, _ = make()
+    for call in (store.rows_of, store.fetch, store.missing, store.delete, store.erase, lambda k: store.select(keys=k)):
+        with unchanged(store.path), pytest.raises((TypeError, errors.KeyFormatError)):
+            call(keys[0])
+
+
+def test_nothing_to_do_changes_nothing(make):
+    store, _, _ = make()
+    before = store.snapshot.record.commit_id
+    assert store.append([], np.empty((0, 8), np.float32), columns={"split": []}).appended == 0
+    assert store.delete([]) == 0
+    assert store.snapshot.record.commit_id == before
+    with pytest.raises(errors.ShapeError):
+        store.append([], ROW, columns={"split": []})
+
+
+def test_an_unknown_field_is_named_everywhere(make):
+    store, keys, _ = make()
+    for call in (
+        lambda: store.fetch(keys[:1], "nope"),
+        lambda: store.array("nope"),
+        lambda: store.select().to_numpy("nope"),
+        lambda: store.select().nearest(ROW[0], field="nope"),
+        lambda: store.writer().add("a:b", {"nope": ROW[0]}),
+    ):
+        with pytest.raises(errors.UnknownFieldError) as caught:
+            call()
+        assert (caught.value.available, caught.value.path) == (("embedding",), store.path)
+
+
+@pytest.mark.parametrize("what", ["keys", "values", "columns"])
+def test_a_field_or_column_that_is_refused_changes_nothing(make, what):
+    store, keys, _ = make()
+    short = keys[:-1] if what == "keys" else keys
+    rows = np.ones((len(short) - (what == "values"), 2), np.float32)
+    numbers = np.arange(len(short) - (what == "columns"))
+    with unchanged(store.path):
+        if what != "columns":
+            with pytest.raises((errors.MissingKeysError, errors.ShapeError)):
+                store.add_field("more", short, rows)
+        if what != "values":
+            with pytest.raises((errors.MissingKeysError, errors.ShapeError)):
+                store.set_column("score", short, numbers)
+            with pytest.raises(errors.NameRefusedError):
+                store.set_column("file_id", keys, np.arange(300))
+        with pytest.raises(errors.DtypeError):
+            store.set_column("score", keys, [object()] * 300)
+
+
+def test_a_new_store_that_is_refused_is_not_made(path):
+    bad = [
+        ({"config": {"a": float("nan")}}, errors.ConfigError),
+        ({"config": {}, "fields": {"1a": embstore.FieldSpec(shape=(2,))}}, errors.NameRefusedError),
+        ({"config": {}, "columns": {"zarr.json": "int64"}}, errors.NameRefusedError),
+        ({"config": {}, "provenance": {"a": 3}}, errors.ConfigError),
+        ({"config": {}, "chunk_bytes": 0}, ValueError),
+    ]
+    for options, error in bad:
+        with pytest.raises(error):
+            embstore.open(path, "w-", **options)
+        assert list(path.parent.iterdir()) == []
+    for shape in ((0,), (-1,), (2, 0)):
+        with pytest.raises(ValueError, match="shape"):
+            embstore.FieldSpec(shape=shape)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "U5", "object", "bfloat16", "float99"])
+def test_a_column_of_a_dtype_that_can_not_be_stored(path, dtype):
+    with pytest.raises((errors.DtypeError, TypeError, ValueError)):
+        embstore.open(path, "w-", config={}, columns={"a": dtype})
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_closed_store_refuses_everything(make):
+    store, keys, _ = make()
+    view = store.select()
+    store.close()
+    store.close()
+    for call in (
+        lambda: len(store),
+        lambda: list(store),
+        lambda: store[keys[0]],
+        lambda: keys[0] in store,
+        lambda: store.append(["a:b"], ROW, columns={"split": "x"}),
+        lambda: store.delete(keys[:1]),
+        lambda: store.select(),
+        lambda: store.config,
+        store.refresh,
+        store.array,
+        view.to_numpy,
+        lambda: pickle.dumps(store),
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+    assert embstore.open(store.path)[keys].shape == (300, 8)
+
+
+@pytest.mark.parametrize("what", ["dangling link", "zarr array", "version 2 group", "record of another"])
+def test_a_path_that_is_not_a_store(path, what):
+    if what == "dangling link":
+        path.symlink_to(path.with_name("gone"))
+    elif what == "version 2 group":
+        path.mkdir()
+        (path / ".zgroup").write_text('{"zarr_format": 2}')
+    else:
+        path.mkdir()
+        attributes = {"embstores": 1} if what == "record of another" else {}
+        kind = "array" if what == "zarr array" else "group"
+        document = f'{{"zarr_format": 3, "node_type": "{kind}", "attributes": {attributes}}}'.replace("'", '"')
+        (path / "zarr.json").write_text(document)
+    for mode in ("r", "r+"):
+        with pytest.raises(errors.NotAStoreError) as caught:
+            embstore.open(path, mode)
+        assert caught.value.path in (path, path.resolve())
+    if what != "dangling link":  # somebody else's folder is never built over
+        before = sorted((f, f.read_bytes()) for f in path.rglob("*"))
+        with pytest.raises(errors.NotAStoreError):
+            embstore.open(path, "a", config={})
+        with pytest.raises(errors.StoreExistsError) as caught:
+            embstore.open(path, "w-", config={})
+        assert caught.value.path == path
+        assert sorted((f, f.read_bytes()) for f in path.rglob("*")) == before
+
+
+def test_another_config_is_refused_before_anything_is_written(make):
+    store, _, _ = make()
+    for mode in ("r", "r+", "a"):
+        with unchanged(store.path), pytest.raises(errors.ConfigMismatchError) as caught:
+            embstore.open(store.path, mode, config={"encoder": "test", "sample_rate": 16_000.0, "duration": 6})
+        assert [str(d) for d in caught.value.differences] == ["duration: expected 6, found 5"]
+
+
+# -- the machine ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, 600, 3000, 8000, 20_000])
+def test_a_file_size_limit_at_any_place(make, limit):
+    """RLIMIT_FSIZE, so that another file is the first not to fit."""
+    store, _, _ = make()
+    more = [f"more{i}:class_{i}" for i in range(2000)]
+    rows = np.ones((2000, 8), np.float32)
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        for change in (
+            lambda: store.append(more, rows, columns={"split": "a long value"}),
+            store.compact,
+            lambda: embstore.open(store.path.with_name("new.zarr"), "w-", config={"a": "x" * 30_000}),
+        ):
+            with pytest.raises(errors.StorageFullError) as caught:
+                change()
+            assert caught.value.errno == 27
+            assert str(caught.value.path).startswith(str(store.path.parent))
+
+    before = state(store.path)
+    assert run_in_child(work) == 0
+    after = state(store.path)  # files that no commit names may be there, until the next writer
+    assert after[0]["zarr.json"] == before[0]["zarr.json"]
+    assert after[1:] == before[1:]
+    assert not store.path.with_name("new.zarr").exists()
+    store.append(more, rows, columns={"split": "x"})
+    assert len(embstore.open(store.path, check="all")) == 2300
+    assert embstore.verify(store.path).ok
+
+
+@root_only
+def test_a_full_disk_of_two_megabytes(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        path = small / "store.zarr"
+        with embstore.open(path, "w-", config={}, chunk_bytes=65_536) as store:
+            store.append(["a:b"], np.ones((1, 256), np.float32), columns={"split": "x"})
+            large = np.ones((4000, 256), np.float32)
+            with pytest.raises(errors.StorageFullError) as caught:
+                store.append([f"f{i}:c" for i in range(4000)], large, columns={"split": "x"})
+            assert caught.value.errno == 28
+            ended = run_in_child(lambda: state(path))  # in a child: a hole that can't be filled is a SIGBUS
+            store.append(["c:d"], large[:1], columns={"split": "x"})
+            assert list(store) == ["a:b", "c:d"]
+        assert embstore.verify(path).ok
+        assert leftovers(path) == []
+        assert ended == 0
+    finally:
+        del store
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_a_folder_that_may_not_be_written(make):
+    store, keys, rows = make()
+    store.close()
+    folder = store.path.parent
+    for place in [*folder.parents, folder, store.path, *store.path.rglob("*")]:
+        if os.geteuid() == 0 and str(place).startswith(str(folder.parents[1])):
+            place.chmod(0o755 if place.is_dir() else 0o644)
+    folder.chmod(0o555)
+
+    def work():
+        if os.geteuid() == 0:
+            os.seteuid(NOBODY)
+        for call in (
+            lambda: embstore.open(store.path, "r+").append(["a:b"], ROW, columns={"split": "x"}),
+            lambda: embstore.open(store.path, "r+").delete(keys[:1]),
+            lambda: embstore.open(store.path, "r+").compact(),
+            lambda: embstore.open(folder / "new.zarr", "w-", config={}),
+            lambda: embstore.open(folder / "deeper" / "new.zarr", "w-", config={}),
+        ):
+            with pytest.raises(errors.ReadOnlyError) as caught:
+                call()
+            assert str(caught.value.path).startswith(str(folder))
+        np.testing.assert_array_equal(embstore.open(store.path)[keys], rows)
+
+    try:
+        with unchanged(store.path):
+            assert run_in_child(work) == 0
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_network_file_system_that_is_refused_is_not_touched(path, monkeypatch):
+    monkeypatch.setattr("embstore.fsio.filesystem_type", lambda path: "fuse.sshfs")
+    for mode in ("w-", "a", "x"):
+        with pytest.raises(errors.NetworkFileSystemError) as caught:
+            embstore.open(path, mode, config={})
+        assert caught.value.filesystem == "fuse.sshfs"
+        assert caught.value.path in (path, path.parent)
+        assert list(path.parent.iterdir()) == []
+    with embstore.open(path, "w-", config={}, network="allow") as store:
+        store.append(["a:b"], ROW)
+    from embstore.mapping import budget
+
+    before = budget.used
+    with embstore.open(path) as reader:
+        np.testing.assert_array_equal(reader.array(), ROW)
+        assert budget.used == before
