@@ -165,7 +165,7 @@ class Config(Mapping[str, Any]):
     @classmethod
     def from_json(cls, text: str) -> Config:
         """Parse JSON text; a name that occurs twice is refused."""
-        values = json.loads(text, object_pairs_hook=_no_duplicates)
+        values = json.loads(text, object_pairs_hook=_no_duplicates, parse_int=_whole_number)
         if not isinstance(values, dict):
             raise ConfigError("", values, "expected a JSON object")
         return cls(values)
@@ -173,7 +173,7 @@ class Config(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         """Return a copy of the attribute, so that nothing in the config can be changed."""
         value = self._values[name]
-        return json.loads(json.dumps(value)) if isinstance(value, dict | list) else value
+        return _copy(value)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -230,10 +230,22 @@ class Config(Mapping[str, Any]):
         return f"<table><caption>Config {self.fingerprint[:16]}</caption>{rows}</table>"
 
 
+def _copy(value: Any) -> Any:
+    return json.loads(json.dumps(value)) if isinstance(value, dict | list) else value
+
+
+def _whole_number(text: str) -> int | float:
+    """Parse an integer of JSON; one beyond 2**53, as canonical JSON writes large doubles, as the double it is."""
+    number = int(text)
+    if _MAX_EXACT_INT < abs(number) < 10**21 and canonical_json(float(number)) == text:
+        return float(number)
+    return number
+
+
 def _differences(expected: dict[str, Any], found: dict[str, Any], prefix: str) -> Iterator[Difference]:
     for name in {**expected, **found}:
         a, b = expected.get(name, ABSENT), found.get(name, ABSENT)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}{name}.")
         elif (a is ABSENT or b is ABSENT) or canonical_json(a) != canonical_json(b):
-            yield Difference(prefix + name, a, b)
+            yield Difference(prefix + name, _copy(a), _copy(b))

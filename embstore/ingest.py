@@ -220,13 +220,19 @@ def column_values(name: str, dtype: str | None, values: Any, count: int) -> tupl
     array = np.asarray(found)
     if array.shape != (count,):
         raise ShapeError(name, expected=(count,), found=array.shape)
-    if dtype == STRING or array.dtype.kind in "UTO" or (dtype is None and count == 0):
+    if dtype == STRING or array.dtype.kind in "UTO" or (dtype is None and array is not values and count == 0):
         return _strings(name, dtype, list(found))
     if array.dtype.name not in COLUMN_DTYPES:
         raise DtypeError(name, expected=dtype or sorted(COLUMN_DTYPES), found=array.dtype)
     wanted = dtype or array.dtype.name
     if not np.can_cast(array.dtype, wanted, "safe"):
-        raise DtypeError(name, expected=wanted, found=array.dtype)
+        # Python's own numbers have no width: 0.5 may go into float32, and 7 into int8.
+        plain = array is not values and np.can_cast(array.dtype, wanted, "same_kind")
+        with np.errstate(over="ignore"):
+            converted = array.astype(wanted)
+        if not plain or (converted.dtype.kind in "iu" and (converted != array).any()):
+            raise DtypeError(name, expected=wanted, found=array.dtype)
+        return wanted, converted
     return wanted, array.astype(wanted)
 
 

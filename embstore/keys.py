@@ -54,6 +54,9 @@ class Key(NamedTuple):
         """
         if isinstance(key, Key):
             file_id, class_name = key
+            for part in (file_id, class_name):
+                if not isinstance(part, str):
+                    raise KeyFormatError(key, f"expected text in both parts, found {type(part).__name__}")
             if ":" in class_name:
                 raise KeyFormatError(key, "there is a colon in the class")
         elif isinstance(key, str):

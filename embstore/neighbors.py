@@ -42,6 +42,7 @@ def nearest_rows(
     query: Any,
     k: int,
     *,
+    dim: int,
     metric: Literal["cosine", "dot", "euclidean"],
     keys_of: Callable[[Rows], list[str]],
 ) -> Neighbors:
@@ -64,6 +65,8 @@ def nearest_rows(
     queries = np.atleast_2d(given)
     if given.ndim not in (1, 2):
         raise ShapeError("query", expected="(dim,) or (n, dim)", found=given.shape)
+    if queries.shape[1] != dim:
+        raise ShapeError("query", expected=f"dimension {dim}", found=f"dimension {queries.shape[1]}")
     if not np.isfinite(queries).all():
         raise NonFiniteError("query", [])
     if metric == "cosine":
@@ -73,8 +76,6 @@ def nearest_rows(
     found = np.empty((len(queries), 0), dtype=np.int64)
     for block_rows in _blocks(rows, queries):
         block = read(block_rows).astype(np.float32, copy=False)
-        if block.shape[1] != queries.shape[1]:
-            raise ShapeError("query", expected=f"dimension {block.shape[1]}", found=f"dimension {queries.shape[1]}")
         best = np.concatenate([best, _scores(queries, block, metric)], axis=1)
         found = np.concatenate([found, np.broadcast_to(block_rows, (len(queries), len(block_rows)))], axis=1)
         if best.shape[1] > k:
@@ -99,6 +100,10 @@ def _blocks(rows: Rows, queries: NDArray[np.float32]) -> list[Rows]:
 
 def _scores(queries: NDArray[np.float32], block: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
     """Score each row of a block for each query, higher is nearer: ``(queries, rows)``."""
+    if metric == "euclidean":
+        # Distances are differences of squares here. Measured from a query, they don't cancel out far from zero.
+        origin = queries[0]
+        queries, block = queries - origin, block - origin
     dot: NDArray[np.float32] = queries @ block.T
     if metric == "dot":
         return dot

@@ -63,8 +63,9 @@ def split_rows(
     ends = np.cumsum(list(ratios.values()))
     for stratum in units.values():
         order = rng.permutation(len(stratum))
-        # Rounding the ends, not the sizes, gives each unit to one part and keeps the total.
-        cuts = np.rint(ends * len(stratum)).astype(int)
+        # Rounding the ends, not the sizes, gives each unit to one part and keeps the total; up or down at random,
+        # or else a part of a fifth would never get one of the only two of a class. Whole numbers stay.
+        cuts = np.floor(np.round(ends * len(stratum), 9) + rng.random()).astype(int)
         for name, part in zip(chosen, np.split(order, cuts[:-1]), strict=True):
             chosen[name] += [place for unit in part for place in members[stratum[unit]]]
     return {name: np.sort(np.array(places, dtype=np.int64)) for name, places in chosen.items()}

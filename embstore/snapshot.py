@@ -336,7 +336,9 @@ class Snapshot:
         """Numbers of the rows that are not deleted, ascending."""
         alive = np.ones(self.record.rows, dtype=bool)
         alive[self.dead_rows] = False
-        return np.flatnonzero(alive)
+        rows = np.flatnonzero(alive)
+        rows.flags.writeable = False
+        return rows
 
     def is_dead(self, rows: Rows) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Tell for each row whether it is deleted."""

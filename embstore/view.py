@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,8 +40,8 @@ class View:
 
     def __init__(self, store: EmbeddingStore, rows: Rows) -> None:
         rows = np.asarray(rows, dtype=np.int64)
-        if rows.flags.writeable:
-            rows = rows.view()
+        if rows.flags.writeable:  # the caller's own, to change as they like
+            rows = rows.copy()
             rows.flags.writeable = False
         self.store = store
         self.rows = rows
@@ -282,7 +283,8 @@ class View:
             values = widen_bfloat16(values) if spec.dtype == BFLOAT16 else values
             return values.reshape(len(rows), -1)
 
-        return nearest_rows(read, self.rows, query, k, metric=metric, keys_of=snapshot.keys_of)
+        dim = math.prod(spec.shape)
+        return nearest_rows(read, self.rows, query, k, dim=dim, metric=metric, keys_of=snapshot.keys_of)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the store and the row numbers."""

@@ -1,0 +1,5 @@
+"""Which modules' examples can run here: those of embstore.torch need torch."""
+
+from importlib.util import find_spec
+
+collect_ignore = [] if find_spec("torch") else ["embstore/torch.py"]
