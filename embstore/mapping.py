@@ -21,13 +21,13 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["PAGE_NBYTES", "Region", "aligned_empty", "available"]
+__all__ = ["HUGE_PAGE_NBYTES", "PAGE_NBYTES", "Region", "aligned_empty", "available"]
 
 logger = logging.getLogger("embstore")
 
 PAGE_NBYTES: Final = mmap.PAGESIZE
 _LEAST_RESERVE: Final = 64 * 2**30
-_HUGE_PAGE: Final = 2 * 2**20
+HUGE_PAGE_NBYTES: Final = 2 * 2**20
 _MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
 _MAP_FIXED: Final = 0x10  # the same on Linux (but for Alpha and HP-PA) and macOS; mmap does not name it
 _FAILED: Final = ctypes.c_void_p(-1).value
@@ -96,7 +96,7 @@ def available(nbytes: int, maps: int) -> str:
     if budget.used + maps > budget.limit:
         return f"it takes {maps:,} maps, and {budget.used:,} of {budget.limit:,} are in use"
     room = _room()
-    if room is not None and nbytes + _HUGE_PAGE > room // 2:
+    if room is not None and nbytes + HUGE_PAGE_NBYTES > room // 2:
         return f"it takes {nbytes:,} bytes of address space, which is limited (ulimit -v)"
     return ""
 
@@ -130,7 +130,7 @@ class Region:
     __slots__ = ("__weakref__", "_finalizer", "_maps", "address", "nbytes", "private")
 
     def __init__(self, nbytes: int, *, private: bool = False) -> None:
-        nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + _HUGE_PAGE
+        nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + HUGE_PAGE_NBYTES
         room = _room()
         wanted = nbytes if private else max(_LEAST_RESERVE, 4 * nbytes)
         if room is not None:
@@ -145,7 +145,7 @@ class Region:
                     raise
                 wanted = max(nbytes, wanted // 2 // PAGE_NBYTES * PAGE_NBYTES)
         # A file's huge pages can be mapped whole only where its offset and the address agree.
-        self.address = -(-start // _HUGE_PAGE) * _HUGE_PAGE
+        self.address = -(-start // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
         self.nbytes = start + wanted - self.address
         self.private = private
         self._maps = [0]

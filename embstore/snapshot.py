@@ -283,8 +283,14 @@ class Snapshot:
 
     def copy(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
         """Copy neighbouring rows of a numeric array, writable."""
-        with self.reading():
-            return self.numeric(name).copy(start, stop)
+        column = self.numeric(name)
+        try:
+            with self.reading():
+                return column.copy(start, stop)
+        except (StoreChangedError, StoreReplacedError):
+            if isinstance(column, MappedColumn):
+                return column.copy_mapped(start, stop)
+            raise
 
     def private(self, name: str) -> np.ndarray[Any, Any]:
         """Return all rows of a numeric array as a writable array of the caller's own."""

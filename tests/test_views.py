@@ -712,3 +712,19 @@ def test_the_writer_commits_in_time_and_at_its_end(make):
     assert "d:c" in store
     with pytest.raises(errors.KeysExistError), store.writer() as writer:
         writer.add("d:c", np.ones(8, np.float32))
+
+
+@pytest.mark.parametrize("how", ["compact", "erase"])
+@pytest.mark.parametrize("worth_reading", [0, 2**40], ids=["read", "mapped"])
+def test_a_mapped_reader_copies_its_commit_whatever_became_of_the_files(make, monkeypatch, how, worth_reading):
+    monkeypatch.setattr("embstore.reader._WORTH_READING", worth_reading)
+    store, keys, rows = make()
+    reader = embstore.open(store.path)
+    view = reader.select()
+    np.testing.assert_array_equal(view.to_numpy(), rows)
+    store.delete(keys[:3])
+    if how == "compact":
+        store.compact()
+    else:
+        store.erase(keys[3:5])
+    np.testing.assert_array_equal(view.to_numpy(), rows)
