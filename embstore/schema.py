@@ -1,7 +1,6 @@
 """The commit record's vocabulary as data: what `docs/format.md` says, transcribed. Pure.
 
-`Record.to_json` and `Record.from_json` are the two directions. Parsing lists *every* problem with
-its place, and believes no size that it has not checked. How arrays lie in files is `layout`'s.
+`Record.to_json` writes a record; `parsing` reads one. How arrays lie in files is `layout`'s.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from embstore.config import Config
 from embstore.errors import ConfigError, NameRefusedError
 
 __all__ = ["FORMAT", "ArrayState", "ColumnSpec", "FieldSpec", "Record", "SchemaError", "Tail"]
@@ -34,16 +32,13 @@ NUMERIC: Final = (
 FIELD_DTYPES: Final = frozenset((*NUMERIC, BFLOAT16))
 COLUMN_DTYPES: Final = frozenset((*NUMERIC, STRING))
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_HEX = re.compile(r"[0-9a-f]+")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 KEY_ARRAYS: Final = ("file_id", "class_code", "class_names", "key_hash", "dead_rows")
 _RESERVED: Final = frozenset((*KEY_ARRAYS, "index", "zarr.json", "key", "class_name", "sample", "row"))
 _RESERVED_DIMS: Final = frozenset(("sample", "class", "dead_row", "key_hash_half"))
 BFLOAT16_NAN: Final = 0x7FC0
-_MAX_NAME = 128
-_MAX_COUNT: Final = 2**48
-_MAX_CHUNK_BYTES: Final = 2**32
-_MAX_DIMENSIONS: Final = 16
+MAX_NAME = 128
+MAX_DIMENSIONS: Final = 16
 
 
 class SchemaError(ValueError):
@@ -63,10 +58,10 @@ def check_name(name: object, taken: Mapping[str, object] | None = None) -> str:
         Not ``[A-Za-z_][A-Za-z0-9_.]*``, reserved, or equal to a taken one but for its case (some
         file systems do not tell them apart).
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise NameRefusedError(name, "expected letters, digits, '_' and '.', not starting with a digit or '.'")
-    if len(name) > _MAX_NAME:
-        raise NameRefusedError(name, f"it is longer than {_MAX_NAME} characters")
+    if len(name) > MAX_NAME:
+        raise NameRefusedError(name, f"it is longer than {MAX_NAME} characters")
     if name.casefold() in _RESERVED or name.startswith("__") or name.endswith((".", "_offsets")):
         raise NameRefusedError(name, "it is reserved by the format")
     if any(name.casefold() == other.casefold() for other in taken or ()):
@@ -107,8 +102,8 @@ class FieldSpec:
         problems = []
         if self.dtype not in FIELD_DTYPES:
             problems.append(f"dtype: expected one of {sorted(FIELD_DTYPES)}, found {self.dtype!r}")
-        if any(n < 1 for n in self.shape) or len(self.shape) > _MAX_DIMENSIONS:
-            problems.append(f"shape: expected at most {_MAX_DIMENSIONS} sizes of at least 1, found {self.shape}")
+        if any(n < 1 for n in self.shape) or len(self.shape) > MAX_DIMENSIONS:
+            problems.append(f"shape: expected at most {MAX_DIMENSIONS} sizes of at least 1, found {self.shape}")
         if self.dims is not None and (
             len(self.dims) != len(self.shape) or len({*self.dims} - _RESERVED_DIMS) < len(self.shape)
         ):
@@ -238,27 +233,11 @@ class Record:
             "options": self.options,
         }
 
-    @classmethod
-    def from_json(cls, value: Any) -> Record:
-        """Parse a record of this format.
-
-        Raises
-        ------
-        SchemaError
-            With every problem found. Whether the format number and `requires` are known is checked
-            before, by `unsupported`.
-        """
-        parser = _Parser()
-        record = parser.record(value)
-        if parser.problems or record is None:
-            raise SchemaError(parser.problems)
-        return record
-
 
 def unsupported(value: Any) -> str | None:
     """Say what in a record's JSON this version can't read, if anything."""
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
-        return None  # not a record at all: from_json says so
+        return None  # not a record at all: the parser says so
     if value["format"] > FORMAT:
         return f"format {value['format']}"
     requires = value.get("requires")
@@ -294,7 +273,7 @@ def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
     ConfigError
     """
     for name, value in provenance.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(value, str):
+        if not isinstance(name, str) or not NAME.fullmatch(name) or not isinstance(value, str):
             raise ConfigError(
                 f"provenance.{name}", value, "expected text, under a name of letters, digits, '_' and '.'"
             )
@@ -322,187 +301,3 @@ def _as_dict(spec: Any) -> dict[str, Any]:
 
 def _drop_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-class _Parser:
-    """Collects the problems of a record's JSON while it turns it into values."""
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-
-    def record(self, value: Any) -> Record | None:
-        if not isinstance(value, dict):
-            self.problems.append(f"record: expected an object, found {type(value).__name__}")
-            return None
-        get = value.get
-        if get("format") != FORMAT:
-            self.problems.append(f"format: expected {FORMAT}, found {get('format')!r}")
-        config = self._object(get("config"), "config")
-        fingerprint = self._hex(get("fingerprint"), "fingerprint", 64)
-        rows = self._count(get("rows"), "rows", _MAX_COUNT)
-        erasing = get("erasing")
-        record = Record(
-            config=config,
-            fingerprint=fingerprint,
-            generation=self._hex(get("generation"), "generation", 32),
-            commit_id=self._hex(get("commit_id"), "commit_id", 32),
-            epoch=self._count(get("epoch"), "epoch", _MAX_COUNT),
-            rows=rows,
-            fields=self._each(get("fields"), "fields", self._field),
-            columns=self._each(get("columns"), "columns", self._column),
-            arrays=self._each(get("arrays"), "arrays", self._array),
-            erasing=None if erasing is None else self._each(erasing, "erasing", self._tail),
-            dropped=self._texts(get("dropped", []), "dropped"),
-            provenance={
-                k: self._text(v, f"provenance.{k}")
-                for k, v in self._object(get("provenance", {}), "provenance").items()
-            },
-            options={
-                k: self._count(v, f"options.{k}", _MAX_COUNT)
-                for k, v in self._object(get("options", {}), "options").items()
-            },
-        )
-        if not self.problems:
-            self._agreement(record)
-        return record
-
-    def _agreement(self, record: Record) -> None:
-        """Check what the parts of a record say of each other."""
-        arrays = record.arrays
-        expected: dict[str, tuple[str, tuple[int, ...]]] = {
-            "file_id": (STRING, ()),
-            "class_code": ("int32", ()),
-            "key_hash": ("uint64", (2,)),
-        }
-        for name, spec in record.fields.items():
-            expected[name] = ("uint16" if spec.dtype == BFLOAT16 else spec.dtype, spec.shape)
-        for name, column in record.columns.items():
-            if column.array in expected:
-                self.problems.append(f"columns.{name}.array: {column.array!r} is another's")
-            expected[column.array] = (column.dtype, ())
-        for name, (dtype, shape) in expected.items():
-            state = arrays.get(name)
-            if state is None:
-                self.problems.append(f"arrays.{name}: missing")
-            elif (state.dtype, state.shape, state.length) != (dtype, shape, record.rows):
-                self.problems.append(
-                    f"arrays.{name}: expected {dtype} {shape} of {record.rows} rows, "
-                    f"found {state.dtype} {state.shape} of {state.length}"
-                )
-        for name, dtype in (("class_names", STRING), ("dead_rows", "int64")):
-            state = arrays.get(name)
-            if state is None or (state.dtype, state.shape) != (dtype, ()):
-                self.problems.append(f"arrays.{name}: missing or of another type")
-        for name in (*record.fields, *record.columns):
-            try:
-                check_name(name)
-            except NameRefusedError as error:
-                self.problems.append(str(error))
-        try:
-            if Config(record.config).fingerprint != record.fingerprint:
-                self.problems.append("fingerprint: it is not that of the config")
-        except ConfigError as error:
-            self.problems.append(f"config: {error}")
-
-    def _object(self, value: Any, place: str) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        self.problems.append(f"{place}: expected an object, found {type(value).__name__}")
-        return {}
-
-    def _each(self, value: Any, place: str, parse: Any) -> dict[str, Any]:
-        result = {}
-        for name, item in self._object(value, place).items():
-            where = f"{place}.{name}"
-            if not _NAME.fullmatch(name) or len(name) > _MAX_NAME + 16:
-                self.problems.append(f"{where}: not a name")
-            elif (parsed := parse(self._object(item, where), where)) is not None:
-                result[name] = parsed
-        return result
-
-    def _field(self, value: dict[str, Any], place: str) -> FieldSpec | None:
-        dims = value.get("dims")
-        try:
-            return FieldSpec(
-                shape=self._sizes(value.get("shape"), f"{place}.shape"),
-                dtype=self._text(value.get("dtype"), f"{place}.dtype"),
-                layer=value.get("layer"),
-                pooling=value.get("pooling"),
-                nonfinite=value.get("nonfinite", "refuse"),
-                dims=None if dims is None else self._texts(dims, f"{place}.dims"),
-            )
-        except SchemaError as error:
-            self.problems.extend(f"{place}.{problem}" for problem in error.problems)
-            return None
-
-    def _column(self, value: dict[str, Any], place: str) -> ColumnSpec:
-        dtype = self._text(value.get("dtype"), f"{place}.dtype")
-        if dtype not in COLUMN_DTYPES:
-            self.problems.append(f"{place}.dtype: expected one of {sorted(COLUMN_DTYPES)}, found {dtype!r}")
-        return ColumnSpec(dtype=dtype, array=self._text(value.get("array"), f"{place}.array"))
-
-    def _array(self, value: dict[str, Any], place: str) -> ArrayState | None:
-        dtype = self._text(value.get("dtype"), f"{place}.dtype")
-        tail = value.get("tail")
-        state = ArrayState(
-            dtype=dtype,
-            shape=self._sizes(value.get("shape"), f"{place}.shape"),
-            dims=self._texts(value.get("dims"), f"{place}.dims"),
-            rows_per_chunk=self._count(value.get("rows_per_chunk"), f"{place}.rows_per_chunk", 2**31, least=1),
-            fill=None if value.get("fill") is None else self._count(value["fill"], f"{place}.fill", 2**16 - 1),
-            length=self._count(value.get("length"), f"{place}.length", _MAX_COUNT),
-            tail=None if tail is None else self._tail(self._object(tail, f"{place}.tail"), f"{place}.tail"),
-        )
-        if dtype not in (STRING, *NUMERIC):
-            self.problems.append(f"{place}.dtype: expected a stored type, found {dtype!r}")
-            return None
-        if dtype != STRING and state.chunk_nbytes > _MAX_CHUNK_BYTES:
-            self.problems.append(f"{place}: a chunk of {state.chunk_nbytes:,} bytes, {_MAX_CHUNK_BYTES:,} are allowed")
-            return None
-        if len(state.dims) != len(state.shape) + 1:
-            self.problems.append(f"{place}.dims: expected {len(state.shape) + 1} names, found {len(state.dims)}")
-        if (state.length == 0) != (state.tail is None):
-            self.problems.append(f"{place}.tail: expected one just where there are rows")
-        elif state.tail is not None and dtype != STRING:
-            rows = (state.length - 1) % state.rows_per_chunk + 1
-            if state.tail.nbytes != rows * state.row_nbytes:
-                self.problems.append(
-                    f"{place}.tail.nbytes: expected {rows * state.row_nbytes}, found {state.tail.nbytes}"
-                )
-        return state
-
-    def _tail(self, value: dict[str, Any], place: str) -> Tail:
-        return Tail(
-            nbytes=self._count(value.get("nbytes"), f"{place}.nbytes", _MAX_CHUNK_BYTES),
-            crc32c=self._count(value.get("crc32c"), f"{place}.crc32c", 2**32 - 1),
-        )
-
-    def _count(self, value: Any, place: str, most: int, *, least: int = 0) -> int:
-        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-            return value
-        self.problems.append(f"{place}: expected an integer from {least} to {most}, found {value!r}")
-        return least
-
-    def _sizes(self, value: Any, place: str) -> tuple[int, ...]:
-        if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
-            self.problems.append(f"{place}: expected a list of sizes, found {value!r}")
-            return ()
-        return tuple(self._count(n, f"{place}[{i}]", _MAX_COUNT, least=1) for i, n in enumerate(value))
-
-    def _text(self, value: Any, place: str) -> str:
-        if isinstance(value, str):
-            return value
-        self.problems.append(f"{place}: expected text, found {value!r}")
-        return ""
-
-    def _texts(self, value: Any, place: str) -> tuple[str, ...]:
-        if not isinstance(value, list):
-            self.problems.append(f"{place}: expected a list of names, found {value!r}")
-            return ()
-        return tuple(self._text(item, f"{place}[{i}]") for i, item in enumerate(value))
-
-    def _hex(self, value: Any, place: str, digits: int) -> str:
-        if isinstance(value, str) and len(value) == digits and _HEX.fullmatch(value):
-            return value
-        self.problems.append(f"{place}: expected {digits} hexadecimal digits, found {value!r}")
-        return "0" * digits

@@ -28,6 +28,7 @@ from embstore.errors import (
 )
 from embstore.fsio import Folder, on_network
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
+from embstore.parsing import record_from_json
 from embstore.reader import Check, MappedColumn, Mapping, NumericColumn, Rows, StringColumn, open_column
 from embstore.schema import FORMAT, Record, SchemaError, checksum, metadata_checksum, unsupported
 
@@ -67,7 +68,7 @@ def check_record(path: Path, attributes: Any) -> None:
 def parse_record(path: Path, attributes: Any) -> Record:
     """Turn a checked record into values."""
     try:
-        return Record.from_json(attributes)
+        return record_from_json(attributes)
     except SchemaError as error:
         raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
 

@@ -18,7 +18,7 @@ import pytest
 import embstore
 from embstore import fsio
 from embstore.layout import array_metadata, group_document
-from embstore.schema import Record
+from embstore.parsing import record_from_json
 
 # -- a reader of the format ---------------------------------------------------------------------------
 
@@ -426,7 +426,7 @@ def json_examples():
 
 def test_the_examples_of_the_page():
     metadata, example = json_examples()
-    record = Record.from_json(example)
+    record = record_from_json(example)
     assert group_document(record)["attributes"]["embstore"] == example
     assert array_metadata(record.arrays["mean"]) == metadata
     rest = {name: value for name, value in example.items() if name not in ("config", "checksum")}
