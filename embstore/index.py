@@ -86,8 +86,6 @@ class SortedRun:
 
     def find(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> None:
         """Set `found` where it is -1 and this run has a live row under the wanted key, the newest."""
-        if self._find_all(wanted, found, snapshot):
-            return
         open_ = np.flatnonzero(found < 0)
         place = self.hashes.searchsorted(wanted[open_, 0], side="right") - 1
         while len(open_):
@@ -104,23 +102,20 @@ class SortedRun:
             found[open_[hit]] = rows[hit]
             open_, place = open_[~hit], place[~hit] - 1  # an older row of the same key, or its first half
 
-    def _find_all(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> bool:
-        """Find all keys at once, if all are here, and each hash is that of one live row; else do nothing."""
+    def find_all(self, wanted: Hashes, snapshot: Snapshot) -> Found | None:
+        """Return the rows of all keys at once; None, unless each is here and its newest row is alive."""
         # In ascending order, neighbouring searches take the same branches and find the same lines cached.
         order = wanted[:, 0].argsort()
         place = np.empty(len(wanted), dtype=np.int64)
         place[order] = self.hashes.searchsorted(wanted[order, 0], side="right") - 1
-        if not len(place) or place.min() < 0 or found.max() >= 0:
-            return False
-        rows = self.rows[place].astype(np.int64)
-        if rows.min() < 0 or rows.max() >= snapshot.record.rows:
-            return False
-        if snapshot.record.dead and snapshot.is_dead(rows).any():
-            return False
-        if not (snapshot.take("key_hash", rows) == wanted).all():
-            return False
-        found[:] = rows
-        return True
+        rows: Found = self.rows[place].astype(np.int64)  # -1 is the last one, whose hash then differs
+        try:
+            stored = snapshot.take("key_hash", rows)
+        except IndexError:
+            return None  # of a later commit, or a run that lies
+        if not (stored == wanted).all() or (snapshot.record.dead and snapshot.is_dead(rows).any()):
+            return None
+        return rows
 
 
 def _confirmed(snapshot: Snapshot, rows: Rows, wanted: Hashes) -> Mask:
@@ -184,6 +179,11 @@ class KeyIndex:
                 self._cover()
 
     def _find(self, wanted: Hashes) -> Found:
+        # The oldest run is the largest. A live row in it is the newest: a row that was replaced is dead.
+        if len(wanted) and self._runs:
+            rows = self._runs[0].find_all(wanted, self.snapshot)
+            if rows is not None:
+                return rows
         found = np.full(len(wanted), -1, dtype=np.int64)
         for run in reversed(self._runs):
             run.find(wanted, found, self.snapshot)

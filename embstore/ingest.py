@@ -65,10 +65,10 @@ def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
 
 def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
     """Split keys into texts, file_ids and classes, all at once where they are all well formed."""
-    if all(type(key) is str for key in keys):
+    if set(map(type, keys)) <= {str}:
         texts = cast("list[str]", keys)
         parts = [text.rpartition(":") for text in texts]
-        file_ids, _, class_names = map(list, zip(*parts, strict=True)) if parts else ([], [], [])
+        file_ids, class_names = [part[0] for part in parts], [part[2] for part in parts]
         # The last check allows for four bytes a character; what is not Unicode, hash_keys finds.
         if all(file_ids) and all(class_names) and 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES:
             return texts, file_ids, class_names

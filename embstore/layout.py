@@ -215,10 +215,11 @@ def dump_json(value: Any) -> bytes:
 
 def encode_strings(values: Sequence[str]) -> bytes:
     """Encode strings as ``vlen-utf8`` does, its leading count apart: each a uint32 length and its UTF-8."""
-    parts: list[bytes] = []
-    for value in values:
-        raw = value.encode()
-        parts += (_LENGTH.pack(len(raw)), raw)
+    raw = [value.encode() for value in values]
+    lengths = np.fromiter(map(len, raw), dtype="<u4", count=len(raw)).tobytes()
+    parts = [b""] * (2 * len(raw))
+    parts[0::2] = [lengths[start : start + 4] for start in range(0, len(lengths), 4)]
+    parts[1::2] = raw
     return b"".join(parts)
 
 
