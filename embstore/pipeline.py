@@ -129,7 +129,7 @@ def embed(
     logger.info("%s: %s", source.name, reason)
     with cache.open(config, "a") as store:
         if store.fields and DIGEST_COLUMN not in store.columns:  # rows of unknown content are encoded again
-            store.set_column(DIGEST_COLUMN, list(store), [""] * len(store))
+            store.set_column(DIGEST_COLUMN, [], [], fill="")
         missing, stale = coverage(store, list(samples), digests)
         wanted = [*((key, "missing") for key in missing), *((key, "stale") for key in stale)]
         if wanted:

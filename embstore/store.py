@@ -376,17 +376,32 @@ class EmbeddingStore:
             compact(snapshot)
             self._session.reopen()
 
-    def set_column(self, name: str, keys: Sequence[str | Key], values: Any) -> None:
+    def set_column(self, name: str, keys: Sequence[str | Key], values: Any, *, fill: Any = None) -> None:
         """Add a column, or replace one, with a value for every live row; one commit.
+
+        Parameters
+        ----------
+        name : str
+        keys : sequence of str or Key
+        values : array_like, (len(keys),), or one value for all
+        fill : optional
+            The value of live rows that `keys` leaves out, also of those that another process adds meanwhile.
 
         Raises
         ------
         MissingKeysError
-            Keys that are not stored, or live rows left without a value.
+            Keys that are not stored, or live rows left without a value and no `fill`.
         ShapeError, DtypeError, NameRefusedError
         """
         with self._session.writing() as snapshot:
-            rows = self._all_live(snapshot, keys, f"given a value for {name!r}")
+            if fill is None:
+                rows = self._all_live(snapshot, keys, f"given a value for {name!r}")
+            else:
+                read_keys(keys)
+                rows = self.rows_of(keys)
+                left_out = np.setdiff1d(snapshot.live_rows, rows)
+                given = [values] * len(rows) if isinstance(values, str | int | float) else list(values)
+                rows, values = np.concatenate([rows, left_out]), [*given, *[fill] * len(left_out)]
             self._session.commit(plan_column(snapshot, name, rows, values))
 
     def add_field(

@@ -728,3 +728,12 @@ def test_a_mapped_reader_copies_its_commit_whatever_became_of_the_files(make, mo
     else:
         store.erase(keys[3:5])
     np.testing.assert_array_equal(view.to_numpy(), rows)
+
+
+def test_a_column_may_fill_what_it_leaves_out(make):
+    store, keys, _ = make()
+    store.delete(keys[:1])
+    store.set_column("score", keys[1:3], [1.5, 2.5], fill=-1.0)
+    assert store.select().column("score").tolist() == [1.5, 2.5, *[-1.0] * 297]
+    store.set_column("note", [], [], fill="none")
+    assert set(store.select().column("note")) == {"none"}
