@@ -21,6 +21,7 @@ from embstore.reader import Rows
 from embstore.schema import BFLOAT16, FieldSpec
 from embstore.session import Session
 from embstore.snapshot import Snapshot
+from embstore.tensors import as_tensor
 from embstore.view import Condition, View, filter_rows
 from embstore.writer import RowWriter
 
@@ -218,8 +219,6 @@ class EmbeddingStore:
         torch has no read-only tensors: this one may be written to, and keeps what is written to itself
         (pages are copied as they are written); the files never change.
         """
-        from embstore.torch import as_tensor
-
         name = self._whole(field, dead)
         return as_tensor(self.snapshot.private(name), self.snapshot.record.fields[name])
 

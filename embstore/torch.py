@@ -1,4 +1,4 @@
-"""The store in PyTorch: tensors and a Dataset. The one module that imports torch when it is imported."""
+"""A view as a PyTorch Dataset. The one module that imports torch when it is imported."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from embstore.errors import UnknownColumnError
-from embstore.schema import BFLOAT16, STRING, FieldSpec
+from embstore.schema import STRING
+from embstore.tensors import as_tensor
 from embstore.view import View, column_of, read_field
 
-__all__ = ["EmbeddingDataset", "as_tensor"]
-
-
-def as_tensor(values: np.ndarray[Any, Any], spec: FieldSpec) -> torch.Tensor:
-    """Show rows as a tensor without a copy; bits of bfloat16 as what they are."""
-    if spec.dtype == BFLOAT16:
-        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(values)
+__all__ = ["EmbeddingDataset"]
 
 
 class EmbeddingDataset(Dataset[Any]):

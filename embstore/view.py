@@ -17,6 +17,7 @@ from embstore.partition import split_rows
 from embstore.reader import Rows
 from embstore.schema import BFLOAT16, STRING
 from embstore.snapshot import Snapshot
+from embstore.tensors import as_tensor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,8 +170,6 @@ class View:
         dtype : torch.dtype, optional
             The stored one, unless given.
         """
-        from embstore.torch import as_tensor
-
         snapshot = self.snapshot()
         name = self.store.field_name(field)
         values = read_field(snapshot, name, self.rows)
