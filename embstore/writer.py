@@ -24,8 +24,8 @@ class RowWriter:
     """Gathers rows and commits them: on `flush`, every `interval` seconds, and when its block ends.
 
     A commit is made by the `add` that finds the last one `interval` seconds old, so that rows which took
-    longer than that to make are on disk at once. It also ends a block that an exception left:
-    the rows added are whole. Made by `EmbeddingStore.writer`.
+    longer than that to make are on disk at once. A block that ends by an exception is committed as well: the rows
+    that were added are whole. Made by `EmbeddingStore.writer`.
     """
 
     def __init__(self, store: EmbeddingStore, *, interval: float, max_bytes: int, if_exists: IfExists) -> None:
