@@ -125,8 +125,9 @@ class Folder:
         return found.st_dev, found.st_ino
 
     def child(self, name: str) -> Folder:
-        """Return the folder `name` in this one; opened once and kept."""
-        if name not in self._children:
+        """Return the folder `name` in this one; opened once, and kept until somebody removes it."""
+        kept = self._children.get(name)
+        if kept is None or os.fstat(kept.descriptor).st_nlink == 0:
             path = self.path / name
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             try:

@@ -125,6 +125,8 @@ def _confirmed(snapshot: Snapshot, rows: Rows, wanted: Hashes) -> Mask:
         usable &= ~snapshot.is_dead(rows)
     if len(rows) and rows.min() < 0:
         raise RunLiesError("it names rows that can't be")
+    if not usable.any():
+        return usable
     stored = snapshot.take("key_hash", rows if usable.all() else np.where(usable, rows, 0))
     same = stored == wanted
     if not (same[:, 0] | ~usable).all():
@@ -247,16 +249,27 @@ def _open_run(folder: Folder, rows: int, mapping: str) -> SortedRun:
         if size != nbytes + CHECKSUM_NBYTES:
             raise RunLiesError(f"{folder.path} has {size:,} bytes, expected {nbytes + CHECKSUM_NBYTES:,}")
         checksum = stored_checksum(descriptor, size)
-        padded = -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES
-        if mapping == "never" or available(padded, 1):
+        values = None if mapping == "never" else _mapped_run(folder, descriptor, rows)
+        if values is None:
             values = np.frombuffer(read_exactly(descriptor, nbytes, 0), "<u8").reshape(2, rows)
-        else:
-            region = Region(padded)
-            region.charge(1)
-            region.map_file(descriptor, 0, padded)
-            region.advise("RANDOM", 0, padded)
-            values = region.array((2, rows), np.dtype("<u8"))
     return SortedRun(values[0], values[1], checksum=checksum)
+
+
+def _mapped_run(folder: Folder, descriptor: int, rows: int) -> NDArray[np.uint64] | None:
+    """Map a run; None, with a logged warning, where that is not possible."""
+    nbytes = -(-16 * rows // PAGE_NBYTES) * PAGE_NBYTES
+    reason = available(nbytes, 1)
+    if not reason:
+        try:
+            region = Region(nbytes)
+            region.charge(1)
+            region.map_file(descriptor, 0, nbytes)
+            region.advise("RANDOM", 0, nbytes)
+            return region.array((2, rows), np.dtype("<u8"))
+        except OSError as error:
+            reason = str(error)
+    logger.warning("%s: not mapped but read into memory: %s", folder.path, reason)
+    return None
 
 
 def wants_run(index: KeyIndex) -> bool:
