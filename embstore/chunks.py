@@ -163,16 +163,12 @@ def write_chunk(folder: Folder, array: ArrayState, index: int, parts: Sequence[B
     is_string = array.dtype == STRING
     head = [_CHECKSUM.pack(array.rows_per_chunk)] if is_string else []
     nbytes = sum(len(memoryview(part).cast("B")) for part in parts)
-    committed = 0
+    committed, whole = 0, crc32c(head[0]) if head else 0
     for part in parts:
         committed = crc32c_extend(committed, part)
+        whole = crc32c_extend(whole, part) if head else committed
     # Each empty string is a length of 0.
     padding = 4 * (array.rows_per_chunk - rows) if is_string else array.chunk_nbytes - nbytes
-    whole = committed
-    if is_string:
-        whole = crc32c(head[0])
-        for part in parts:
-            whole = crc32c_extend(whole, part)
     for start in range(0, padding, len(_ZEROS)):
         whole = crc32c_extend(whole, _ZEROS[: padding - start])
     end = sum(map(len, head)) + nbytes + padding

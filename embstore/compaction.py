@@ -1,4 +1,4 @@
-"""Compaction, salvage and merging: rows copied in blocks from stores that exist into a new one."""
+"""Rows copied in blocks from one store into a new one: for a compaction, and for a salvage."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from embstore.changes import class_codes
 from embstore.commit import Values, append_rows, build_beside, finish, new_id, put_record
 from embstore.errors import CommitUncertainError
 from embstore.fsio import exchange, move_into_place, remove_tree, sibling, sync_path
-from embstore.index import write_run
+from embstore.index import wants_run, write_run
 from embstore.layout import METADATA_NAME
 from embstore.reader import Rows
 from embstore.schema import STRING, ArrayState, Record
 from embstore.snapshot import Snapshot
 
-__all__ = ["compact", "copy_rows", "emptied"]
+__all__ = ["compact", "write_copy"]
 
 logger = logging.getLogger("embstore")
 
 _BLOCK_BYTES: Final = 64 * 2**20
 _BLOCK_ROWS: Final = 65_536
-LEAST_INDEXED: Final = 65_536
 
 
 def emptied(record: Record) -> Record:
@@ -89,7 +88,7 @@ def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
 def index_copy(path: Path) -> None:
     """Write the index of a store that was built, if it is large enough to want one."""
     snapshot = Snapshot.open(path)
-    if snapshot.record.rows > LEAST_INDEXED:
+    if wants_run(rows=snapshot.record.rows, in_memory=snapshot.record.rows):
         write_run(snapshot)
 
 

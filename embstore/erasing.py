@@ -68,11 +68,11 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
     """
     rows = np.sort(np.asarray(dead, dtype=np.int64))
     tails = {}
-    for name, array in old.arrays.items():
-        if array.length == old.rows and name in _per_row(old) and len(rows) and array.tail:
-            last = (array.chunks - 1) * array.rows_per_chunk
-            if rows[-1] >= last:
-                tails[name] = _blanked_tail(folder.child(name), array, rows[rows >= last] - last)
+    for name in _per_row(old):
+        array = old.arrays[name]
+        last = (array.chunks - 1) * array.rows_per_chunk
+        if len(rows) and rows[-1] >= last:
+            tails[name] = _blanked_tail(folder.child(name), array, rows[rows >= last] - last)
     # From here on no reader of an earlier commit trusts what it reads by name, and a reader of this
     # one accepts the last chunks as they are and as they will be.
     record, _ = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)

@@ -272,10 +272,9 @@ def _mapped_run(folder: Folder, descriptor: int, rows: int) -> NDArray[np.uint64
     return None
 
 
-def wants_run(index: KeyIndex) -> bool:
-    """Tell whether the rows indexed in memory are so many that a run should be written."""
-    rows = index.snapshot.record.rows
-    return index.in_memory > max(_LEAST_RUN, (rows - index.in_memory) // 8)
+def wants_run(*, rows: int, in_memory: int) -> bool:
+    """Tell whether of a store's rows so many are indexed in memory only that a run should be written."""
+    return in_memory > max(_LEAST_RUN, (rows - in_memory) // 8)
 
 
 def write_run(snapshot: Snapshot) -> None:

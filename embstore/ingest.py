@@ -77,6 +77,11 @@ def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
     return [str(key) for key in parsed], [key.file_id for key in parsed], [key.class_name for key in parsed]
 
 
+def is_torch(values: Any) -> bool:
+    """Tell a tensor of torch's, without importing it."""
+    return type(values).__module__.partition(".")[0] == "torch"
+
+
 def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:
     tensor = values.detach().cpu().resolve_neg()
     name = str(tensor.dtype).removeprefix("torch.")
@@ -90,9 +95,9 @@ def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:
 
 def as_rows(values: Any) -> tuple[np.ndarray[Any, Any], str]:
     """Return rows as a NumPy array and the name of their dtype; bfloat16 comes as uint16 bits."""
-    if type(values).__module__.partition(".")[0] == "torch":
+    if is_torch(values):
         return _from_torch(values)
-    if isinstance(values, list | tuple) and values and type(values[0]).__module__.partition(".")[0] == "torch":
+    if isinstance(values, list | tuple) and values and is_torch(values[0]):
         parts = [_from_torch(value) for value in values]
         dtypes = {dtype for _, dtype in parts}
         if len(dtypes) > 1 or len({part.shape for part, _ in parts}) > 1:
@@ -174,6 +179,11 @@ def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, castin
 def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:
     """Turn bfloat16 bits (uint16) into the float32 numbers that they stand for, exactly."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def as_numbers(values: np.ndarray[Any, Any], spec: FieldSpec) -> np.ndarray[Any, Any]:
+    """Return stored rows as numbers of NumPy's: bfloat16 as float32, others as they are."""
+    return widen_bfloat16(values) if spec.dtype == BFLOAT16 else values
 
 
 def narrow_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -22,8 +22,15 @@ from embstore.keys import hash_keys
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore.reader import Rows
 from embstore.recovery import read_backup
-from embstore.schema import ArrayState, Record, metadata_checksum
-from embstore.snapshot import Snapshot, check_record, parse_document, parse_record
+from embstore.schema import ArrayState, Record
+from embstore.snapshot import (
+    METADATA_REWRITTEN,
+    Snapshot,
+    check_record,
+    metadata_rewritten,
+    parse_document,
+    parse_record,
+)
 
 __all__ = ["Problem", "Report", "SalvageReport", "salvage", "verify"]
 
@@ -155,13 +162,9 @@ def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
     record: Record | None = None
     try:
         document = parse_document(place / METADATA_NAME, folder.read(METADATA_NAME, most=MAX_METADATA_BYTES))
-        attributes = document["attributes"]["embstore"]
-        record = parse_record(place / METADATA_NAME, attributes)
-        inline = document.get("consolidated_metadata")
-        metadata = inline.get("metadata") if isinstance(inline, dict) else None
-        if not isinstance(metadata, dict) or metadata_checksum(metadata) != attributes["metadata_checksum"]:
-            detail = "its consolidated metadata was rewritten by another program; the next commit mends it"
-            problems.append(Problem(place / METADATA_NAME, detail, _NO_ROWS))
+        record = parse_record(place / METADATA_NAME, document["attributes"]["embstore"])
+        if metadata_rewritten(document):
+            problems.append(Problem(place / METADATA_NAME, METADATA_REWRITTEN, _NO_ROWS))
     except (CorruptStoreError, FileNotFoundError) as error:
         if "key_hash" not in folder.names():
             raise NotAStoreError(place, "it has neither a record nor key_hash") from error

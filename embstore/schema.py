@@ -128,15 +128,6 @@ class FieldSpec:
         """Bytes of one row."""
         return (2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize) * math.prod(self.shape)
 
-    def same_values(self, other: FieldSpec) -> bool:
-        """Whether `other` says the same of the values (names of dimensions and rules of entry apart)."""
-        return (self.shape, self.dtype, self.layer, self.pooling) == (
-            other.shape,
-            other.dtype,
-            other.layer,
-            other.pooling,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnSpec:

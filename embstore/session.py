@@ -129,7 +129,7 @@ class Session:
 
     def tidy_index(self) -> None:
         """Write the index anew, if many rows are indexed in memory only. Called inside `writing`."""
-        if wants_run(self.index):
+        if wants_run(rows=self.snapshot.record.rows, in_memory=self.index.in_memory):
             try:
                 write_run(self.snapshot)
             except OSError as error:

@@ -57,6 +57,20 @@ def parse_document(path: Path, data: bytes) -> dict[str, Any]:
     return dict(document)
 
 
+METADATA_REWRITTEN: Final = (
+    "its consolidated metadata was rewritten by another program; embstore does not need it; the next commit mends it"
+)
+
+
+def metadata_rewritten(document: dict[str, Any]) -> bool:
+    """Tell whether a group's inline consolidated metadata is another than its record was written with."""
+    inline = document.get("consolidated_metadata")
+    metadata = inline.get("metadata") if isinstance(inline, dict) else None
+    if not isinstance(metadata, dict):
+        return True
+    return bool(document["attributes"]["embstore"].get("metadata_checksum") != metadata_checksum(metadata))
+
+
 def check_record(path: Path, attributes: Any) -> None:
     """Raise if this version can't read a record, or if its checksum does not match."""
     if beyond := unsupported(attributes):
@@ -90,14 +104,8 @@ def read_record(folder: Folder) -> tuple[Record, Signature]:
         raise NotAStoreError(folder.path, "it has no zarr.json") from error
     document = parse_document(path, data)
     attributes = document["attributes"]["embstore"]
-    inline = document.get("consolidated_metadata")
-    metadata = inline.get("metadata") if isinstance(inline, dict) else None
-    if not isinstance(metadata, dict) or attributes.get("metadata_checksum") != metadata_checksum(metadata):
-        logger.warning(
-            "%s: its consolidated metadata was rewritten by another program; embstore does not need "
-            "it, and the next commit mends it",
-            path,
-        )
+    if metadata_rewritten(document):
+        logger.warning("%s: %s", path, METADATA_REWRITTEN)
     return parse_record(path, attributes), signature
 
 

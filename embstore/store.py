@@ -15,7 +15,7 @@ from embstore.config import Config
 from embstore.description import as_html, as_text, describe
 from embstore.erasing import EraseReceipt, erase_dead
 from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, UnknownFieldError
-from embstore.ingest import Casting, read_keys, widen_bfloat16
+from embstore.ingest import Casting, as_numbers, read_keys
 from embstore.keys import Key, hash_keys
 from embstore.reader import Rows
 from embstore.schema import BFLOAT16, FieldSpec
@@ -159,11 +159,7 @@ class EmbeddingStore:
         raise TypeError(f"a store is indexed by a key or a list of keys, found {key!r}; by row, use take()")
 
     def _row(self, row: int, field: str) -> np.ndarray[Any, Any]:
-        return self._widened(field, self.snapshot.span(field, row, row + 1)[0])
-
-    def _widened(self, field: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        bits = self.snapshot.record.fields[field].dtype == BFLOAT16
-        return widen_bfloat16(values) if bits else values
+        return as_numbers(self.snapshot.span(field, row, row + 1)[0], self.snapshot.record.fields[field])
 
     def fetch(self, keys: Sequence[str | Key], field: str | None = None) -> np.ndarray[Any, Any]:
         """Copy the rows of `keys`, in their order and with their repeats: ``(len(keys), *shape)``.
@@ -184,7 +180,7 @@ class EmbeddingStore:
         """
         name = self.field_name(field)
         rows = np.asarray(rows, dtype=np.int64) if len(rows) else np.empty(0, np.int64)
-        return self._widened(name, self.snapshot.take(name, rows))
+        return as_numbers(self.snapshot.take(name, rows), self.snapshot.record.fields[name])
 
     # -- whole columns ------------------------------------------------------------------------
 

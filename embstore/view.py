@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore.errors import StoreChangedError, UnknownClassError, UnknownColumnError
-from embstore.ingest import widen_bfloat16
+from embstore.ingest import as_numbers
 from embstore.neighbors import Neighbors, nearest_rows
 from embstore.partition import split_rows
 from embstore.reader import Rows
-from embstore.schema import BFLOAT16, STRING
+from embstore.schema import STRING
 from embstore.snapshot import Snapshot
 from embstore.tensors import as_tensor
 
@@ -154,8 +154,7 @@ class View:
         """
         snapshot = self.snapshot()
         name = self.store.field_name(field)
-        values = read_field(snapshot, name, self.rows)
-        return widen_bfloat16(values) if snapshot.record.fields[name].dtype == BFLOAT16 else values
+        return as_numbers(read_field(snapshot, name, self.rows), snapshot.record.fields[name])
 
     def to_torch(
         self, field: str | None = None, *, device: Any = None, dtype: torch.dtype | None = None
@@ -278,9 +277,7 @@ class View:
         spec = snapshot.record.fields[name]
 
         def read(rows: Rows) -> np.ndarray[Any, Any]:
-            values = read_field(snapshot, name, rows)
-            values = widen_bfloat16(values) if spec.dtype == BFLOAT16 else values
-            return values.reshape(len(rows), -1)
+            return as_numbers(read_field(snapshot, name, rows), spec).reshape(len(rows), -1)
 
         dim = math.prod(spec.shape)
         return nearest_rows(read, self.rows, query, k, dim=dim, metric=metric, keys_of=snapshot.keys_of)

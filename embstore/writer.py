@@ -10,7 +10,7 @@ import numpy as np
 
 from embstore.changes import AppendResult, IfExists, name_fields
 from embstore.errors import UnknownColumnError, UnknownFieldError
-from embstore.ingest import column_values, field_values, infer_field
+from embstore.ingest import column_values, field_values, infer_field, is_torch
 from embstore.keys import Key
 from embstore.schema import BFLOAT16, FieldSpec, Record
 
@@ -42,7 +42,7 @@ class RowWriter:
     def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
         """Add one row: `value` of the field's shape, or a mapping of field names to these."""
         fields = dict(value) if isinstance(value, Mapping) else {None: value}
-        one = {name: np.asarray(row)[np.newaxis] if not _is_torch(row) else row[None] for name, row in fields.items()}
+        one = {name: np.asarray(row)[np.newaxis] if not is_torch(row) else row[None] for name, row in fields.items()}
         self.add_many([key], one, columns={name: [v] for name, v in (columns or {}).items()})
 
     def add_many(
@@ -105,21 +105,17 @@ class RowWriter:
         self.flush()
 
 
-def _is_torch(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "torch"
-
-
 def _copied(rows: Any) -> Any:
     """Copy bfloat16 rows as what they are: torch's, or ml_dtypes'."""
     if isinstance(rows, list | tuple):
         return _joined([row[None] for row in rows])
-    return rows.detach().cpu().clone() if _is_torch(rows) else np.array(rows)
+    return rows.detach().cpu().clone() if is_torch(rows) else np.array(rows)
 
 
 def _joined(parts: list[Any]) -> Any:
     if len(parts) == 1:
         return parts[0]
-    if _is_torch(parts[0]):
+    if is_torch(parts[0]):
         import torch
 
         return torch.cat(parts)

@@ -1,5 +1,6 @@
 """A simulated power cut after every operation: what was not synced is dropped, cut short, or there."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -144,23 +145,27 @@ VARIANTS = [
 ]
 
 
-def record_operations(path, changes):
-    """Run changes one after the other; returns the operations, with each change's outcome where it was acknowledged."""
+@contextlib.contextmanager
+def recording():
+    """Give a list of the operations that fsio makes in the block."""
     log = []
 
     def hook(operation, where, data):
-        if operation == "write":
-            data = (data[0], bytes(data[1]))
-        log.append((operation, where, data))
+        log.append((operation, where, (data[0], bytes(data[1])) if operation == "write" else data))
 
     fsio.step_hook = hook
     try:
-        with embstore.open(path, "r+") as store:
-            for change in changes:
-                change(store)
-                log.append(("acknowledged", None, state(store)))
+        yield log
     finally:
         fsio.step_hook = None
+
+
+def record_operations(path, changes):
+    """Run changes one after the other; returns the operations, with each change's outcome where it was acknowledged."""
+    with recording() as log, embstore.open(path, "r+") as store:
+        for change in changes:
+            change(store)
+            log.append(("acknowledged", None, state(store)))
     return log
 
 
@@ -226,16 +231,8 @@ def test_a_new_store_is_there_whole_or_not_at_all(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     disk = Disk(work)
-    log = []
-
-    def hook(operation, where, data):
-        log.append((operation, where, (data[0], bytes(data[1])) if operation == "write" else data))
-
-    fsio.step_hook = hook
-    try:
+    with recording() as log:
         embstore.open(work / "store.zarr", "w-", config={"n": 1}).close()
-    finally:
-        fsio.step_hook = None
     rng = np.random.default_rng(0)
     for operation, where, data in [*log, ("end", None, None)]:
         for entries, content in VARIANTS:
