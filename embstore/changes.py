@@ -5,27 +5,29 @@ Each function looks at one snapshot and writes nothing; `commit` carries the pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore.commit import Values, new_id
+from embstore.commit import Blocks, Values, new_id
 from embstore.config import Config
 from embstore.errors import DtypeError, KeysExistError, ShapeError, UnknownColumnError, UnknownFieldError
+from embstore.gather import read_field, row_bounds
 from embstore.index import KeyIndex
-from embstore.ingest import Casting, KeyBatch, column_values, field_values, infer_field
+from embstore.ingest import Casting, KeyBatch, Stored, column_values, field_values, infer_field
 from embstore.layout import (
     FIELD_CHUNK_BYTES,
     MAX_CHUNK_BYTES,
     MAX_ROW_BYTES,
     blank,
     column_array,
-    field_array,
+    field_arrays,
     key_arrays,
 )
+from embstore.ragged import Ragged, offsets_of
 from embstore.reader import Rows
 from embstore.schema import (
     COLUMN_DTYPES,
@@ -36,6 +38,7 @@ from embstore.schema import (
     Record,
     check_name,
     check_provenance,
+    offsets_name,
 )
 from embstore.snapshot import Snapshot
 
@@ -43,6 +46,8 @@ __all__ = ["AppendResult", "IfExists", "Plan", "new_record", "plan_append", "pla
 
 IfExists = Literal["error", "skip", "replace"]
 DEFAULT_FIELD = "embedding"
+_BLOCK_BYTES: Final = 64 * 2**20
+_BLOCK_ROWS: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,7 @@ class Plan:
     """A record to commit, and the rows to add to arrays by their names."""
 
     record: Record
-    appends: dict[str, Values]
+    appends: Mapping[str, Blocks]
 
 
 def new_record(
@@ -104,13 +109,13 @@ def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
     if spec.row_nbytes > MAX_ROW_BYTES:
         raise ShapeError(name, expected=f"rows of at most {MAX_ROW_BYTES:,} bytes", found=f"{spec.row_nbytes:,}")
     options = record.options
-    array = field_array(
+    arrays = field_arrays(
         name,
         spec,
         expected_rows=options.get("expected_rows", 0),
         chunk_bytes=options.get("chunk_bytes", FIELD_CHUNK_BYTES),
     )
-    return replace(record.with_arrays(**{name: array}), fields={**record.fields, name: spec})
+    return replace(record.with_arrays(**arrays), fields={**record.fields, name: spec})
 
 
 def with_column(record: Record, name: str, dtype: str, *, array_name: str | None = None) -> Record:
@@ -174,7 +179,8 @@ def plan_append(
         return None, result
     codes, new_names = class_codes(snapshot.class_names, keys.class_names)
     appends: dict[str, Values] = {
-        **{name: pick(values, chosen) for name, values in (stored | described).items()},
+        **field_appends(record, {name: pick(values, chosen) for name, values in stored.items()}),
+        **{name: pick(values, chosen) for name, values in described.items()},
         "file_id": keys.file_ids,
         "class_code": codes,
         "class_names": new_names,
@@ -185,10 +191,25 @@ def plan_append(
     return Plan(replace(record, rows=record.rows + len(keys)), appends), result
 
 
-def pick(values: Values, chosen: NDArray[np.int64] | None) -> Values:
+def field_appends(record: Record, rows: Mapping[str, Stored]) -> dict[str, Values]:
+    """Say which values to add to which arrays, for rows of fields; ragged ones have two."""
+    appends: dict[str, Values] = {}
+    for name, values in rows.items():
+        if isinstance(values, Ragged):
+            offsets = record.arrays[offsets_name(name)]
+            ends = values.offsets + record.arrays[name].length
+            appends |= {name: values.values, offsets_name(name): ends[1:] if offsets.length else ends}
+        else:
+            appends[name] = values
+    return appends
+
+
+def pick(values: Any, chosen: NDArray[np.int64] | None) -> Any:
     """Return the values at some places; all, as they are, for None."""
     if chosen is None:
         return values
+    if isinstance(values, Ragged):
+        return values.take(chosen)
     if isinstance(values, np.ndarray):
         return values[chosen]
     return [values[i] for i in chosen.tolist()]
@@ -239,9 +260,13 @@ def plan_delete(snapshot: Snapshot, rows: Rows) -> Plan:
     return Plan(snapshot.record, {"dead_rows": rows})
 
 
-def spread(array: ArrayState, snapshot: Snapshot, rows: Rows, values: Values) -> Values:
-    """Lay values of some rows out over all rows; the others are blank."""
+def spread(array: ArrayState, snapshot: Snapshot, rows: Rows, values: Any) -> Any:
+    """Lay values of some rows out over all rows; the others are blank, or have no tokens."""
     count = snapshot.record.rows
+    if isinstance(values, Ragged):
+        lengths = np.zeros(count, dtype=np.int64)
+        lengths[rows] = values.lengths
+        return Ragged(values.take(np.argsort(rows)).values, offsets_of(lengths))
     if array.dtype == STRING:
         strings = [""] * count
         for row, value in zip(rows.tolist(), values, strict=True):
@@ -267,7 +292,62 @@ def plan_field(
     spec = spec or infer_field(name, values)
     record = with_field(snapshot.record, name, spec)
     stored = field_values(name, spec, values, keys, casting=casting)
-    return Plan(record, _nonempty({name: spread(record.arrays[name], snapshot, rows, stored)}))
+    spread_out = spread(record.arrays[name], snapshot, rows, stored)
+    return Plan(record, _nonempty(field_appends(record, {name: spread_out})))
+
+
+def plan_fields(snapshot: Snapshot, other: Snapshot, specs: Mapping[str, FieldSpec], rows: Rows) -> Plan:
+    """Plan further fields, copied from another store in blocks.
+
+    Parameters
+    ----------
+    snapshot, other
+    specs : mapping of str to FieldSpec
+        As `other` has them.
+    rows : ndarray, (rows of snapshot,) int64
+        The row of `other` for each row; -1 for those that are to be blank.
+
+    Raises
+    ------
+    NameRefusedError, ShapeError
+    """
+    record = snapshot.record
+    appends: dict[str, Blocks] = {}
+    for name, spec in specs.items():
+        record = with_field(record, name, spec)
+        if len(rows):
+            appends[name] = _field_blocks(record.arrays[name], other, name, rows)
+        if spec.ragged:
+            lengths = np.zeros(len(rows), dtype=np.int64)
+            there = rows >= 0
+            starts, stops = row_bounds(other, name, rows[there])
+            lengths[there] = stops - starts
+            appends[offsets_name(name)] = offsets_of(lengths)
+    return Plan(record, appends)
+
+
+def _field_blocks(array: ArrayState, other: Snapshot, name: str, rows: Rows) -> Iterator[Values]:
+    """Yield rows of a field as another store has them; blank, or without tokens, where it has none."""
+    for block in row_blocks(other, rows):
+        there = np.flatnonzero(block >= 0)
+        values = read_field(other, name, block[there])
+        if isinstance(values, Ragged):
+            yield values.values
+        else:
+            whole = np.full((len(block), *array.shape), blank(array), dtype=array.dtype)
+            whole[there] = values
+            yield whole
+
+
+def row_blocks(snapshot: Snapshot, rows: Rows) -> Iterator[Rows]:
+    """Cut rows into blocks that are good to hold in memory."""
+    record = snapshot.record
+    states = [record.arrays[name] for name in record.fields]
+    # A ragged field's rows have as many tokens as they have on average.
+    widest = max((-(-state.row_nbytes * state.length // max(1, record.rows)) for state in states), default=1)
+    step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, widest)))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
 
 
 def plan_column(snapshot: Snapshot, name: str, rows: Rows, values: Any) -> Plan:

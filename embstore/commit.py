@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from embstore.layout import (
     encode_strings,
     group_document,
 )
-from embstore.schema import STRING, ArrayState, Record
+from embstore.schema import STRING, ArrayState, Record, offsets_name
 
 __all__ = ["BACKUP_ARRAY", "Values", "build_beside", "commit", "create", "new_id", "own_metadata", "payload"]
 
@@ -37,6 +37,8 @@ BACKUP_ARRAY = "key_hash"
 """The array whose own metadata carries a copy of the record, for a salvage without ``zarr.json``."""
 
 Values = np.ndarray[Any, Any] | Sequence[str]
+Blocks = Values | Iterator[Values]
+"""Rows, or an iterator over blocks of them, where they are more than should be in memory at once."""
 
 
 class Committed(NamedTuple):
@@ -76,7 +78,16 @@ def append_rows(folder: Folder, array: ArrayState, values: Values) -> ArrayState
     return replace(array, length=array.length + count, tail=tail)
 
 
-def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Values]) -> Committed:
+def append_blocks(folder: Folder, array: ArrayState, values: Blocks) -> ArrayState:
+    """Write rows past the array's end, a block at a time where they come in blocks."""
+    if not isinstance(values, Iterator):
+        return append_rows(folder, array, values)
+    for block in values:
+        array = append_rows(folder, array, block)
+    return array
+
+
+def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Blocks]) -> Committed:
     """Add rows to arrays and make `new` the store's record.
 
     Parameters
@@ -88,7 +99,7 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Value
     new : Record
         What is to be, but for the lengths of the arrays in `appends`; arrays that `old` does not
         have are made.
-    appends : mapping of str to rows
+    appends : mapping of str to rows, or to an iterator over blocks of rows
         By the name of the array.
 
     Returns
@@ -109,7 +120,7 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Value
         _make_array_folder(folder, name)
     if made:
         folder.sync()
-    grown = {name: append_rows(folder.child(name), new.arrays[name], v) for name, v in appends.items()}
+    grown = {name: append_blocks(folder.child(name), new.arrays[name], v) for name, v in appends.items()}
     dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
     record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=new_id())
     put_record(folder, record)  # the commit itself
@@ -187,14 +198,17 @@ def create(path: Path, record: Record) -> None:
 
 
 def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
-    """Make a new store in the sibling of `path`; gives its folder."""
+    """Make a new store in the sibling of `path`; gives its folder, and its record."""
     beside = sibling(path)
     parent = Folder.open(path.parent)
     parent.remove_child(beside.name)
     folder = parent.make_child(beside.name)
     for name in record.arrays:
         folder.make_child(name)
-    record = replace(record, commit_id=new_id())
+    starts = {name: record.arrays[name] for name in map(offsets_name, record.ragged)}
+    zero = np.zeros(1, dtype=np.int64)
+    grown = {name: append_rows(folder.child(name), array, zero) for name, array in starts.items()}
+    record = replace(record.with_arrays(**grown), commit_id=new_id())
     put_record(folder, record)
     folder.sync()
     finish(folder, None, record)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
-from embstore.changes import class_codes
+from embstore.changes import class_codes, field_appends, row_blocks
 from embstore.commit import Values, append_rows, build_beside, finish, new_id, put_record
 from embstore.errors import CommitUncertainError
 from embstore.fsio import exchange, move_into_place, remove_tree, sibling, sync_path
+from embstore.gather import read_field
 from embstore.index import wants_run, write_run
 from embstore.layout import METADATA_NAME
 from embstore.reader import Rows
@@ -22,9 +21,6 @@ from embstore.snapshot import Snapshot
 __all__ = ["compact", "write_copy"]
 
 logger = logging.getLogger("embstore")
-
-_BLOCK_BYTES: Final = 64 * 2**20
-_BLOCK_ROWS: Final = 65_536
 
 
 def emptied(record: Record) -> Record:
@@ -45,14 +41,6 @@ def emptied(record: Record) -> Record:
     )
 
 
-def blocks(rows: Rows, snapshot: Snapshot) -> Iterator[Rows]:
-    """Cut rows into blocks that are good to hold in memory."""
-    widest = max((snapshot.record.arrays[name].row_nbytes for name in snapshot.record.fields), default=1)
-    step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // widest))
-    for start in range(0, len(rows), step):
-        yield rows[start : start + step]
-
-
 def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Values:
     """Copy rows of one array."""
     if snapshot.record.arrays[array_name].dtype == STRING:
@@ -69,14 +57,18 @@ def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
         arrays[name] = append_rows(folder.child(name), arrays[name], values)
 
     names: list[str] = []
-    copied = {name: name for name in ("file_id", "key_hash", *empty.fields)}
+    copied = {name: name for name in ("file_id", "key_hash")}
     copied |= {name: spec.array for name, spec in snapshot.record.columns.items()}
-    for block in blocks(rows, snapshot):
+    for block in row_blocks(snapshot, rows):
         codes, new_names = class_codes(names, snapshot.class_names_of(block))
         names += new_names
         add("class_code", codes)
         for name, source in copied.items():
             add(name, read_rows(snapshot, source, block))
+        for field in empty.fields:
+            grown = empty.with_arrays(**arrays)
+            for name, values in field_appends(grown, {field: read_field(snapshot, field, block)}).items():
+                add(name, values)
     add("class_names", names)
     record = replace(empty.with_arrays(**arrays), rows=len(rows), commit_id=new_id())
     put_record(folder, record)

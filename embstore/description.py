@@ -24,7 +24,10 @@ def describe(store: EmbeddingStore) -> list[tuple[str, str]]:
         ("store", f"{store.path} ({'writable' if store.writable else 'read-only'})"),
         ("rows", f"{len(store):,}{dead}, {size(store.nbytes)}"),
         ("classes", f"{len(names):,}: {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"),
-        *(("field", f"{name} {spec.dtype} {spec.shape}") for name, spec in record.fields.items()),
+        *(
+            ("field", f"{name} {spec.dtype} {('length', *spec.shape) if spec.ragged else spec.shape}")
+            for name, spec in record.fields.items()
+        ),
         *(("column", f"{name} {spec.dtype}") for name, spec in record.columns.items()),
         ("config", f"{record.fingerprint[:16]} {config}"),
     ]

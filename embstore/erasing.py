@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embstore.chunks import read_chunk, read_tail, write_chunk
 from embstore.commit import Committed, Values, commit, payload
 from embstore.fsio import Folder
 from embstore.index import drop_runs
 from embstore.layout import blank, crc32c, decode_strings
-from embstore.schema import STRING, ArrayState, Record, Tail
+from embstore.ragged import token_rows
+from embstore.schema import STRING, ArrayState, Record, Tail, offsets_name
 
 __all__ = ["EraseReceipt", "erase_dead", "finish_erase"]
 
@@ -68,11 +70,11 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
     """
     rows = np.sort(np.asarray(dead, dtype=np.int64))
     tails = {}
-    for name in _per_row(old):
+    for name, gone in _rows_to_blank(folder, old, rows).items():
         array = old.arrays[name]
         last = (array.chunks - 1) * array.rows_per_chunk
-        if len(rows) and rows[-1] >= last:
-            tails[name] = _blanked_tail(folder.child(name), array, rows[rows >= last] - last)
+        if len(gone) and gone[-1] >= last:
+            tails[name] = _blanked_tail(folder.child(name), array, gone[gone >= last] - last)
     # From here on no reader of an earlier commit trusts what it reads by name, and a reader of this
     # one accepts the last chunks as they are and as they will be.
     record, _ = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)
@@ -81,15 +83,23 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
 
 def finish_erase(folder: Folder, record: Record) -> Record:
     """Finish the erase of a writer that was killed."""
-    array = record.arrays["dead_rows"]
-    parts = [np.asarray(read_chunk(folder.child("dead_rows"), array, i)) for i in range(array.chunks)]
-    dead = np.concatenate(parts)[: array.length] if parts else np.empty(0, np.int64)
-    return _blank_all(folder, record, np.sort(dead))[0].record
+    return _blank_all(folder, record, np.sort(_numbers(folder, record, "dead_rows")))[0].record
 
 
-def _per_row(record: Record) -> set[str]:
-    """Name the arrays that have one row a sample."""
-    return record.arrays.keys() - {"class_names", "dead_rows"}
+def _numbers(folder: Folder, record: Record, name: str) -> NDArray[np.int64]:
+    """Read an array of row numbers whole."""
+    array = record.arrays[name]
+    parts = [np.asarray(read_chunk(folder.child(name), array, i)) for i in range(array.chunks)]
+    return np.concatenate(parts)[: array.length] if parts else np.empty(0, np.int64)
+
+
+def _rows_to_blank(folder: Folder, record: Record, dead: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Say for each array which of its rows belong to deleted samples, ascending; tokens, of a ragged field."""
+    rows = dict.fromkeys(record.sample_arrays, dead)
+    for name in record.ragged:
+        offsets = _numbers(folder, record, offsets_name(name))
+        rows[name] = token_rows(offsets[dead], offsets[dead + 1] - offsets[dead])
+    return rows
 
 
 def _blanked_tail(folder: Folder, array: ArrayState, places: Any) -> Tail:
@@ -116,12 +126,12 @@ def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
 def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
     """Rewrite the chunks that hold dead rows with these blanked, then commit that it is done."""
     files, arrays = 0, {}
-    for name in _per_row(record):
+    for name, gone in _rows_to_blank(folder, record, dead).items():
         array, child = record.arrays[name], folder.child(name)
-        for index in np.unique(dead // array.rows_per_chunk).tolist():
+        for index in np.unique(gone // array.rows_per_chunk).tolist():
             first = index * array.rows_per_chunk
             count = min(array.rows_per_chunk, array.length - first)
-            places = dead[(dead >= first) & (dead < first + count)] - first
+            places = gone[(gone >= first) & (gone < first + count)] - first
             rows = read_chunk(child, array, index)[:count]
             blanked = payload(array, _blanked(array, rows, places))
             if bytes(blanked) == bytes(payload(array, rows)):

@@ -11,7 +11,10 @@
     |   |-- DtypeError (TypeError)              a dtype that would need a cast
     |   |-- NonFiniteError (ValueError)         NaN or infinity
     |   |-- NameRefusedError (ValueError)       not a name for a field or column
-    |   |-- ConfigError (ValueError)            not a config
+    |   |-- ConfigError (ValueError)            not a config, or an option out of range
+    |   |-- UnknownModelError (ValueError)      a model that from_pretrained does not know
+    |   |-- MissingWeightsError (ValueError)    an output whose weights are not in the checkpoint
+    |   |-- EmptySourceError (ValueError)       a source without samples
     |   `-- DeadRowsError (ValueError)          a whole column that has deleted rows
     |-- it is not there: look elsewhere, or make it
     |   |-- MissingKeysError (KeyError)
@@ -19,10 +22,13 @@
     |   |-- UnknownColumnError (KeyError)
     |   |-- UnknownClassError (KeyError)
     |   |-- NotAStoreError (FileNotFoundError)
+    |   |-- ModelFilesError (FileNotFoundError) a model's folder without a file that it needs
     |   |-- CacheMissError (LookupError)        no store has this config
     |   `-- AmbiguousConfigError (LookupError)  several stores fit: say which
     |-- it is another one than you think: compare, or make a new one
     |   |-- ConfigMismatchError (ValueError)
+    |   |-- FieldMismatchError (ValueError)     a field of that name holds something else
+    |   |-- WeightsChangedError (RuntimeError)  a model's files changed under its encoder
     |   |-- StoreExistsError (FileExistsError)
     |   `-- UnsupportedFormatError (ValueError) written by a newer embstore
     |-- it moved on: refresh or open again, then repeat
@@ -34,6 +40,9 @@
     |   |-- StoreLockedError (TimeoutError)
     |   |-- StorageFullError (OSError)
     |   `-- NetworkFileSystemError (OSError)
+    |-- the sample is bad: mend or remove the file; a run records it and goes on
+    |   `-- SampleError (ValueError)            it can't be read
+    |       `-- DecodeError                     it was read, and is not what it should be
     `-- CorruptStoreError (OSError)             verify, then salvage
 
 Each carries its facts as attributes, named in the class. Nothing here does I/O.
@@ -91,16 +100,19 @@ class KeyFormatError(EmbstoreError, ValueError):
 
 
 class DuplicateKeysError(EmbstoreError, ValueError):
-    """The same key more than once in one append. Attributes: `keys`, `path`."""
+    """The same key more than once in one append, or source. Attributes: `keys`, `path`, `found_at` (where each was)."""
 
     keys: tuple[str, ...]
     path: Path | None
+    found_at: tuple[str, ...]
 
-    def __init__(self, keys: Sequence[str], *, path: Path | None = None) -> None:
+    def __init__(self, keys: Sequence[str], *, path: Path | None = None, found_at: Sequence[str] = ()) -> None:
+        places = f": {' and '.join(found_at)}" if found_at else ""
         super().__init__(
-            f"{len(keys)} key(s) occur more than once in one append: {_listed(keys, len(keys))}",
+            f"{len(keys)} key(s) occur more than once: {_listed(keys, len(keys))}{places}",
             keys=tuple(keys),
             path=path,
+            found_at=tuple(found_at),
         )
 
 
@@ -233,8 +245,9 @@ class UnknownFieldError(EmbstoreError, KeyError):
     def __init__(self, field: str | None, available: Iterable[str], *, path: Path | None = None) -> None:
         names = tuple(available)
         what = "no field was named" if field is None else f"there is no field {field!r}"
+        where = "" if path is None else f" in {path}"
         super().__init__(
-            f"{what} in {path}; it has {', '.join(names) or 'none yet'}",
+            f"{what}{where}; there are {', '.join(names) or 'none yet'}",
             field=field,
             available=names,
             path=path,
@@ -257,8 +270,9 @@ class UnknownColumnError(EmbstoreError, KeyError):
         what: str = "there is no column",
     ) -> None:
         names = tuple(available)
+        where = "" if path is None else f" in {path}"
         super().__init__(
-            f"{what} {column!r} in {path}; it has {', '.join(names) or 'none'}",
+            f"{what} {column!r}{where}; there are {', '.join(names) or 'none'}",
             column=column,
             available=names,
             path=path,
@@ -278,6 +292,92 @@ class UnknownClassError(EmbstoreError, KeyError):
             class_names=names,
             available=known,
         )
+
+
+class UnknownModelError(EmbstoreError, ValueError):
+    """A model that `from_pretrained` does not know. Attributes: `model`, `found`, `known` (model types)."""
+
+    model: str
+    found: str
+    known: tuple[str, ...]
+
+    def __init__(self, model: str, found: str, known: Iterable[str]) -> None:
+        names = tuple(known)
+        super().__init__(
+            f"{model} is of the type {found!r}, which from_pretrained does not know; it knows {', '.join(names)}. "
+            f"Wrap the model itself: embstore.encoders.ModuleEncoder, or FunctionEncoder for any function",
+            model=model,
+            found=found,
+            known=names,
+        )
+
+
+class MissingWeightsError(EmbstoreError, ValueError):
+    """Weights that a checkpoint lacks, so that they would be random. Attributes: `model`, `weights`, `fields`."""
+
+    model: str
+    weights: tuple[str, ...]
+    fields: tuple[str, ...]
+
+    def __init__(self, model: str, weights: Sequence[str], fields: Sequence[str]) -> None:
+        super().__init__(
+            f"{model} has no weights for {_listed(weights, len(weights))}; {', '.join(fields)} would be random, "
+            f"and others at each load: ask for other fields",
+            model=model,
+            weights=tuple(weights),
+            fields=tuple(fields),
+        )
+
+
+class ModelFilesError(EmbstoreError, FileNotFoundError):
+    """A model's folder lacks a file. Attributes: `path` (of the folder), `missing`."""
+
+    path: Path
+    missing: str
+
+    def __init__(self, path: Path, missing: str) -> None:
+        super().__init__(f"{path} has no {missing}", path=path, missing=missing)
+
+
+class WeightsChangedError(EmbstoreError, RuntimeError):
+    """A model's files changed since its fingerprint was taken: make the encoder again. Attribute: `path`."""
+
+    path: Path
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} changed since the encoder's fingerprint was taken; call from_pretrained again", path=path
+        )
+
+
+class EmptySourceError(EmbstoreError, ValueError):
+    """A source without samples. Attributes: `path`, `reason`."""
+
+    path: Path | None
+    reason: str
+
+    def __init__(self, path: Path | None, reason: str) -> None:
+        super().__init__(f"{path if path is not None else 'the source'}: {reason}", path=path, reason=reason)
+
+
+class SampleError(EmbstoreError, ValueError):
+    """A sample that can't be read. Attributes: `path` (None for content in memory), `reason`."""
+
+    path: Path | None
+    reason: str
+
+    def __init__(self, path: Path | None, reason: str) -> None:
+        super().__init__(f"{path}: {reason}" if path is not None else reason, path=path, reason=reason)
+
+
+class DecodeError(SampleError):
+    """Content that is not what it should be: empty, of another format, too short. Attributes: `path`, `reason`.
+
+    Raised by decoders, which have the content alone: `embed` knows the sample's key and path.
+    """
+
+    def __init__(self, reason: str, *, path: Path | None = None) -> None:
+        super().__init__(path, reason)
 
 
 class NotAStoreError(EmbstoreError, FileNotFoundError):
@@ -330,6 +430,24 @@ class ConfigMismatchError(EmbstoreError, ValueError):
             f"the config of {path} differs: " + "; ".join(str(d) for d in differences),
             path=path,
             differences=tuple(differences),
+        )
+
+
+class FieldMismatchError(EmbstoreError, ValueError):
+    """A field is stored with another meaning. Attributes: `field`, `path`, `expected` (stored), `found`."""
+
+    field: str
+    path: Path | None
+    expected: object
+    found: object
+
+    def __init__(self, field: str, *, path: Path | None, expected: object, found: object) -> None:
+        super().__init__(
+            f"field {field!r} in {path} is {expected}, the encoder gives {found}; give it another name",
+            field=field,
+            path=path,
+            expected=expected,
+            found=found,
         )
 
 

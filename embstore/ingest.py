@@ -15,12 +15,46 @@ from numpy.typing import NDArray
 from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
 from embstore.keys import MAX_KEY_BYTES, Hashes, Key, hash_keys
 from embstore.layout import MAX_STRING_BYTES
+from embstore.ragged import Padded, Ragged, joined, offsets_of
 from embstore.schema import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
 
 __all__ = ["Casting", "KeyBatch", "as_rows", "column_values", "field_values", "infer_field", "read_keys"]
 
 Casting = Literal["no", "same_kind"]
+Stored = np.ndarray[Any, Any] | Ragged
+"""Rows of a field as they are stored: bfloat16 as its bits."""
+
 _BLOCK: Final = 2**20  # values checked at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Rows that were checked and copied already: of this spec, as they are stored."""
+
+    spec: FieldSpec
+    values: Stored
+
+    @classmethod
+    def copy(cls, spec: FieldSpec, values: Stored) -> Checked:
+        """Copy rows that `field_values` gave, so that their owner may use the buffer again."""
+        if isinstance(values, Ragged):
+            return cls(spec, Ragged(np.array(values.values), np.array(values.offsets)))
+        return cls(spec, np.array(values))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Checked]) -> Checked:
+        """Put rows behind each other."""
+        rows: list[Any] = [part.values for part in parts]
+        whole = rows[0] if len(rows) == 1 else joined(rows) if isinstance(rows[0], Ragged) else np.concatenate(rows)
+        return cls(parts[0].spec, whole)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows."""
+        return self.values.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +129,8 @@ def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:
 
 def as_rows(values: Any) -> tuple[np.ndarray[Any, Any], str]:
     """Return rows as a NumPy array and the name of their dtype; bfloat16 comes as uint16 bits."""
+    if isinstance(values, Checked) and not isinstance(values.values, Ragged):
+        return values.values, values.spec.dtype
     if is_torch(values):
         return _from_torch(values)
     if isinstance(values, list | tuple) and values and is_torch(values[0]):
@@ -104,6 +140,8 @@ def as_rows(values: Any) -> tuple[np.ndarray[Any, Any], str]:
             # Stacking would take the bits of bfloat16 for numbers; object is refused by whoever asked.
             return np.empty(len(parts), dtype=object), " and ".join(sorted(dtypes))
         return np.stack([part for part, _ in parts]), parts[0][1]
+    if isinstance(values, list | tuple) and len({np.shape(value) for value in values}) > 1:
+        return np.empty(len(values), dtype=object), "rows of different shapes"
     array = np.asarray(values)
     if array.dtype.name == BFLOAT16:  # ml_dtypes'
         return array.view(np.uint16), BFLOAT16
@@ -118,7 +156,12 @@ def infer_field(name: str, values: Any) -> FieldSpec:
     DtypeError
         float64 (most often an accident, and twice the bytes), or no numbers at all.
     """
+    if isinstance(values, Checked):
+        return values.spec
     rows, dtype = as_rows(values)
+    if rows.dtype == object and isinstance(values, list | tuple):
+        hint = f"rows of one shape, or fields={{{name!r}: FieldSpec(shape=…, ragged=True)}}"
+        raise ShapeError(name, expected=hint, found=f"rows of different shapes ({dtype})")
     if dtype == "float64" or dtype not in FIELD_DTYPES:
         raise DtypeError(
             name,
@@ -131,32 +174,70 @@ def infer_field(name: str, values: Any) -> FieldSpec:
     return FieldSpec(shape=rows.shape[1:], dtype=dtype)
 
 
-def field_values(
-    name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *, casting: Casting = "no"
-) -> np.ndarray[Any, Any]:
+def field_values(name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *, casting: Casting = "no") -> Stored:
     """Check rows of a field and return them as they are stored.
 
     Returns
     -------
-    ndarray, (len(keys), *spec.shape)
+    ndarray, (len(keys), *spec.shape), or Ragged
         Of the stored dtype: uint16 for bfloat16.
 
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError
     """
-    rows, dtype = as_rows(values)
-    expected = (len(keys), *spec.shape)
-    if rows.dtype == object or rows.shape != expected:
-        found = "rows of different shapes" if rows.dtype == object else rows.shape
-        raise ShapeError(name, expected=expected, found=found)
+    if isinstance(values, Checked) and values.spec == spec and len(values) == len(keys):
+        return values.values
+    offsets = None
+    if spec.ragged:
+        rows, dtype, offsets = _as_tokens(name, spec, values)
+        if len(offsets) - 1 != len(keys):
+            raise ShapeError(name, expected=f"{len(keys)} rows", found=f"{len(offsets) - 1} rows")
+    else:
+        rows, dtype = as_rows(values)
+        expected = (len(keys), *spec.shape)
+        if rows.dtype == object or rows.shape != expected:
+            found = "rows of different shapes" if rows.dtype == object else rows.shape
+            raise ShapeError(name, expected=expected, found=found)
     if dtype != spec.dtype:
         rows = _cast(name, rows, dtype, spec.dtype, casting)
     if spec.floating and spec.nonfinite == "refuse":
         bad = _nonfinite_rows(rows, spec.dtype)
+        if offsets is not None:
+            bad = np.unique(np.searchsorted(offsets, bad, side="right") - 1)
         if len(bad):
             raise NonFiniteError(name, [keys[i] for i in bad.tolist()])
-    return rows
+    return rows if offsets is None else Ragged(rows, offsets)
+
+
+def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any, Any], str, NDArray[np.int64]]:
+    """Return the tokens of ragged rows one after the other, the name of their dtype, and the rows' offsets."""
+    checked = values if isinstance(values, Checked) else None
+    if checked is not None:
+        values = checked.values
+    if isinstance(values, Ragged):
+        tokens, dtype = as_rows(values.values)
+        dtype = dtype if checked is None else checked.spec.dtype
+        offsets = np.asarray(values.offsets, dtype=np.int64)
+        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
+            raise ShapeError(name, expected=f"offsets that rise from 0 to {len(tokens)}", found=offsets)
+    else:
+        if isinstance(values, Padded):
+            values = [row[: int(length)] for row, length in zip(values.values, values.lengths, strict=True)]
+        parts = [as_rows(row) for row in values]
+        dtypes = {dtype for _, dtype in parts} or {spec.dtype}
+        if len(dtypes) > 1:
+            raise DtypeError(name, expected=spec.dtype, found=" and ".join(sorted(dtypes)))
+        dtype = dtypes.pop()
+        for part, _ in parts:
+            if part.ndim != len(spec.shape) + 1 or part.shape[1:] != spec.shape:
+                raise ShapeError(name, expected=("length", *spec.shape), found=part.shape)
+        offsets = offsets_of(np.array([len(part) for part, _ in parts], dtype=np.int64))
+        empty = np.empty((0, *spec.shape), spec.zarr_dtype)
+        tokens = np.concatenate([part for part, _ in parts]) if parts else empty
+    if tokens.shape[1:] != spec.shape or tokens.ndim < 1:
+        raise ShapeError(name, expected=("tokens", *spec.shape), found=tokens.shape)
+    return tokens, dtype, offsets
 
 
 def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, casting: Casting) -> np.ndarray[Any, Any]:
@@ -181,8 +262,10 @@ def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def as_numbers(values: np.ndarray[Any, Any], spec: FieldSpec) -> np.ndarray[Any, Any]:
-    """Return stored rows as numbers of NumPy's: bfloat16 as float32, others as they are."""
+def as_numbers(values: Any, spec: FieldSpec) -> Any:
+    """Return stored rows, an array or ragged, as numbers of NumPy's: bfloat16 as float32, others as they are."""
+    if isinstance(values, Ragged):
+        return Ragged(as_numbers(values.values, spec), values.offsets)
     return widen_bfloat16(values) if spec.dtype == BFLOAT16 else values
 
 

@@ -17,12 +17,13 @@ from embstore.chunks import check_tail, read_chunk
 from embstore.compaction import write_copy
 from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, StoreExistsError
 from embstore.fsio import Folder
+from embstore.gather import row_bounds
 from embstore.index import run_problems
 from embstore.keys import hash_keys
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore.reader import Rows
 from embstore.recovery import read_backup
-from embstore.schema import ArrayState, Record
+from embstore.schema import ArrayState, Record, offsets_name
 from embstore.snapshot import (
     METADATA_REWRITTEN,
     Snapshot,
@@ -212,7 +213,6 @@ def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> 
 
 def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows) -> Iterator[Problem]:
     """Check one array's folder, metadata, chunks and tail."""
-    per_row = name not in ("class_names", "dead_rows")
     try:
         folder = snapshot.folder.child(name)
     except (CorruptStoreError, FileNotFoundError) as error:
@@ -227,9 +227,25 @@ def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows
                 check_tail(folder, array, also=(snapshot.record.erasing or {}).get(name))
         except (CorruptStoreError, FileNotFoundError) as error:
             first = index * array.rows_per_chunk
-            # Without a chunk of names no class, and without one of deletions no row, can be trusted.
-            rows = live[(live >= first) & (live < first + array.rows_per_chunk)] if per_row else live
+            rows = _rows_in(snapshot, name, first, first + array.rows_per_chunk, live)
             yield Problem(folder.path / chunk_name(array, index), _detail(error), rows)
+
+
+def _rows_in(snapshot: Snapshot, name: str, first: int, stop: int, live: Rows) -> Rows:
+    """Return the live samples that need the rows from `first` to `stop` of an array."""
+    record = snapshot.record
+    if name in record.sample_arrays:
+        return live[(live >= first) & (live < stop)]
+    if name in map(offsets_name, record.ragged):  # a sample needs its own offset, and the next
+        return live[(live >= first - 1) & (live < stop)]
+    if name in record.ragged:
+        try:
+            starts, stops = row_bounds(snapshot, name, live)
+        except (EmbstoreError, OSError):
+            return live  # without offsets nobody knows whose tokens these are
+        return live[(starts < stop) & (stops > first)]
+    # Without a chunk of names no class, and without one of deletions no row, can be trusted.
+    return live
 
 
 def _metadata_problem(folder: Folder, array: ArrayState) -> str:
@@ -260,9 +276,21 @@ def _agreement_problems(snapshot: Snapshot, live: Rows) -> Iterator[Problem]:
         wrong = (hash_keys(keys) != snapshot.take("key_hash", rows)).any(axis=1)
         if wrong.any():
             yield Problem(root / "key_hash", "it is not the hash of the keys", rows[wrong])
+    for name in snapshot.record.ragged:
+        yield from _offset_problems(snapshot, name, live)
     dead = snapshot.dead_rows
     if len(np.unique(dead)) != len(dead):
         yield Problem(root / "dead_rows", "it names a row twice", _NO_ROWS)
+
+
+def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Problem]:
+    """Check that a ragged field's offsets begin with 0, never fall, and end with the last token."""
+    offsets = snapshot.span(offsets_name(name))
+    tokens = snapshot.record.arrays[name].length
+    wrong = (offsets[:-1] > offsets[1:]) | (offsets[:-1] < 0) | (offsets[1:] > tokens)
+    if wrong.any() or offsets[0] != 0 or offsets[-1] != tokens:
+        path = snapshot.folder.path / offsets_name(name)
+        yield Problem(path, f"its offsets do not rise from 0 to {tokens}", live[wrong[live]])
 
 
 def _readable_keys(snapshot: Snapshot, rows: Rows) -> Iterator[str]:

@@ -17,7 +17,16 @@ from typing import Any, Final
 import google_crc32c
 import numpy as np
 
-from embstore.schema import BFLOAT16, BFLOAT16_NAN, STRING, ArrayState, FieldSpec, Record, metadata_checksum
+from embstore.schema import (
+    BFLOAT16,
+    BFLOAT16_NAN,
+    STRING,
+    ArrayState,
+    FieldSpec,
+    Record,
+    metadata_checksum,
+    offsets_name,
+)
 from embstore.schema import checksum as record_checksum
 
 __all__ = [
@@ -31,6 +40,7 @@ __all__ = [
     "decode_strings",
     "encode_strings",
     "field_array",
+    "field_arrays",
     "group_document",
     "key_arrays",
     "rows_per_chunk",
@@ -100,12 +110,21 @@ def field_array(
     name: str, spec: FieldSpec, *, expected_rows: int = 0, chunk_bytes: int = FIELD_CHUNK_BYTES
 ) -> ArrayState:
     """Describe the empty array of a field."""
-    dtype = "uint16" if spec.dtype == BFLOAT16 else spec.dtype
-    dims = spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))
-    array = _array(
-        dtype, spec.shape, ("sample", *dims), (chunk_bytes, _MAX_FIELD_CHUNK_BYTES, _MANY_CHUNKS), expected_rows
-    )
+    first = f"{name}_token" if spec.ragged else "sample"
+    dims = (first, *(spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))))
+    sizes = (chunk_bytes, _MAX_FIELD_CHUNK_BYTES, _MANY_CHUNKS)
+    array = _array(spec.zarr_dtype, spec.shape, dims, sizes, expected_rows)
     return replace(array, fill=BFLOAT16_NAN) if spec.dtype == BFLOAT16 else array
+
+
+def field_arrays(
+    name: str, spec: FieldSpec, *, expected_rows: int = 0, chunk_bytes: int = FIELD_CHUNK_BYTES
+) -> dict[str, ArrayState]:
+    """Describe the empty arrays of a field: one, or tokens and offsets where it is ragged."""
+    arrays = {name: field_array(name, spec, expected_rows=expected_rows, chunk_bytes=chunk_bytes)}
+    if spec.ragged:
+        arrays[offsets_name(name)] = column_array("int64", expected_rows=expected_rows, dim=f"{name}_offset")
+    return arrays
 
 
 _SIDE_SIZES: Final = (_SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, _MANY_SIDE_CHUNKS)

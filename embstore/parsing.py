@@ -8,13 +8,13 @@ from typing import Any, Final
 from embstore.config import Config
 from embstore.errors import ConfigError, NameRefusedError
 from embstore.schema import (
-    BFLOAT16,
     COLUMN_DTYPES,
     FORMAT,
     MAX_DIMENSIONS,
     MAX_NAME,
     NAME,
     NUMERIC,
+    RAGGED,
     STRING,
     ArrayState,
     ColumnSpec,
@@ -23,6 +23,7 @@ from embstore.schema import (
     SchemaError,
     Tail,
     check_name,
+    offsets_name,
 )
 
 __all__ = ["record_from_json"]
@@ -87,30 +88,35 @@ class _Parser:
             },
         )
         if not self.problems:
+            if record.ragged and RAGGED not in get("requires", []):
+                self.problems.append(f"requires: expected {RAGGED!r}, since {record.ragged[0]!r} is")
             self._agreement(record)
         return record
 
     def _agreement(self, record: Record) -> None:
         """Check what the parts of a record say of each other."""
         arrays = record.arrays
-        expected: dict[str, tuple[str, tuple[int, ...]]] = {
-            "file_id": (STRING, ()),
-            "class_code": ("int32", ()),
-            "key_hash": ("uint64", (2,)),
+        rows = record.rows
+        expected: dict[str, tuple[str, tuple[int, ...], int | None]] = {
+            "file_id": (STRING, (), rows),
+            "class_code": ("int32", (), rows),
+            "key_hash": ("uint64", (2,), rows),
         }
         for name, spec in record.fields.items():
-            expected[name] = ("uint16" if spec.dtype == BFLOAT16 else spec.dtype, spec.shape)
+            expected[name] = (spec.zarr_dtype, spec.shape, None if spec.ragged else rows)
+            if spec.ragged:
+                expected[offsets_name(name)] = ("int64", (), rows + 1)
         for name, column in record.columns.items():
             if column.array in expected:
                 self.problems.append(f"columns.{name}.array: {column.array!r} is another's")
-            expected[column.array] = (column.dtype, ())
-        for name, (dtype, shape) in expected.items():
+            expected[column.array] = (column.dtype, (), rows)
+        for name, (dtype, shape, length) in expected.items():
             state = arrays.get(name)
             if state is None:
                 self.problems.append(f"arrays.{name}: missing")
-            elif (state.dtype, state.shape, state.length) != (dtype, shape, record.rows):
+            elif (state.dtype, state.shape, state.length) != (dtype, shape, state.length if length is None else length):
                 self.problems.append(
-                    f"arrays.{name}: expected {dtype} {shape} of {record.rows} rows, "
+                    f"arrays.{name}: expected {dtype} {shape} of {length if length is not None else 'any'} rows, "
                     f"found {state.dtype} {state.shape} of {state.length}"
                 )
         for name, dtype in (("class_names", STRING), ("dead_rows", "int64")):
@@ -154,6 +160,7 @@ class _Parser:
                 pooling=value.get("pooling"),
                 nonfinite=value.get("nonfinite", "refuse"),
                 dims=None if dims is None else self._texts(dims, f"{place}.dims"),
+                ragged=value.get("ragged", False),
             )
         except SchemaError as error:
             self.problems.extend(f"{place}.{problem}" for problem in error.problems)

@@ -20,7 +20,8 @@ from embstore.errors import ConfigError, NameRefusedError
 __all__ = ["FORMAT", "ArrayState", "ColumnSpec", "FieldSpec", "Record", "SchemaError", "Tail"]
 
 FORMAT: Final = 1
-FEATURES: Final[frozenset[str]] = frozenset()
+RAGGED: Final = "ragged"
+FEATURES: Final = frozenset((RAGGED,))
 """Optional features of the format that this version knows (a record's `requires`)."""
 
 STRING: Final = "string"
@@ -76,7 +77,7 @@ class FieldSpec:
     Parameters
     ----------
     shape : tuple of int
-        Shape of one row, each at least 1; ``()`` for a number a row.
+        Shape of one row, each at least 1; ``()`` for a number a row. Of one token, in a ragged field.
     dtype : str
         A NumPy name, or ``"bfloat16"``.
     layer, pooling : str, optional
@@ -85,6 +86,8 @@ class FieldSpec:
         What to do with NaN and infinity.
     dims : tuple of str, optional
         Names of the row's dimensions, for xarray.
+    ragged : bool
+        Whether each row has a length of its own: ``(length, *shape)``.
     """
 
     shape: tuple[int, ...]
@@ -93,6 +96,7 @@ class FieldSpec:
     pooling: str | None = None
     nonfinite: Literal["refuse", "allow"] = "refuse"
     dims: tuple[str, ...] | None = None
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -104,6 +108,8 @@ class FieldSpec:
             problems.append(f"dtype: expected one of {sorted(FIELD_DTYPES)}, found {self.dtype!r}")
         if any(n < 1 for n in self.shape) or len(self.shape) > MAX_DIMENSIONS:
             problems.append(f"shape: expected at most {MAX_DIMENSIONS} sizes of at least 1, found {self.shape}")
+        if not isinstance(self.ragged, bool):
+            problems.append(f"ragged: expected true or false, found {self.ragged!r}")
         if self.dims is not None and (
             len(self.dims) != len(self.shape) or len({*self.dims} - _RESERVED_DIMS) < len(self.shape)
         ):
@@ -125,8 +131,18 @@ class FieldSpec:
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of one row; of one token, in a ragged field."""
         return (2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize) * math.prod(self.shape)
+
+    @property
+    def zarr_dtype(self) -> str:
+        """Zarr data type of its array: ``uint16`` for bfloat16."""
+        return "uint16" if self.dtype == BFLOAT16 else self.dtype
+
+
+def offsets_name(field: str) -> str:
+    """Name the array that says where a ragged field's rows begin and end."""
+    return f"{field}_offsets"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +216,17 @@ class Record:
         """Number of deleted rows."""
         return self.arrays["dead_rows"].length
 
+    @property
+    def ragged(self) -> list[str]:
+        """Names of the ragged fields."""
+        return [name for name, spec in self.fields.items() if spec.ragged]
+
+    @property
+    def sample_arrays(self) -> set[str]:
+        """Names of the arrays that have one row a sample."""
+        others = {name for field in self.ragged for name in (field, offsets_name(field))}
+        return self.arrays.keys() - {"class_names", "dead_rows"} - others
+
     def with_arrays(self, **arrays: ArrayState) -> Record:
         """Return the record with some arrays replaced."""
         return replace(self, arrays={**self.arrays, **arrays})
@@ -208,14 +235,14 @@ class Record:
         """Return the record as JSON values, its checksum apart."""
         return {
             "format": FORMAT,
-            "requires": [],
+            "requires": [RAGGED] if self.ragged else [],
             "config": self.config,
             "fingerprint": self.fingerprint,
             "generation": self.generation,
             "commit_id": self.commit_id,
             "epoch": self.epoch,
             "rows": self.rows,
-            "fields": {name: _drop_none(_as_dict(spec)) for name, spec in self.fields.items()},
+            "fields": {name: _field_dict(spec) for name, spec in self.fields.items()},
             "columns": {name: _as_dict(spec) for name, spec in self.columns.items()},
             "arrays": {name: _drop_none(_as_dict(state)) for name, state in self.arrays.items()},
             **({} if self.erasing is None else {"erasing": {n: _as_dict(t) for n, t in self.erasing.items()}}),
@@ -288,6 +315,13 @@ def _as_dict(spec: Any) -> dict[str, Any]:
     return {
         k: list(v) if isinstance(v, tuple) else _as_dict(v) if isinstance(v, Tail) else v for k, v in values.items()
     }
+
+
+def _field_dict(spec: FieldSpec) -> dict[str, Any]:
+    values = _drop_none(_as_dict(spec))
+    if not values["ragged"]:
+        del values["ragged"]
+    return values
 
 
 def _drop_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from embstore.changes import AppendResult, IfExists, plan_append, plan_column, plan_delete, plan_field
+from embstore.changes import (
+    AppendResult,
+    IfExists,
+    Plan,
+    plan_append,
+    plan_column,
+    plan_delete,
+    plan_field,
+    plan_fields,
+)
 from embstore.commit import Values
 from embstore.compaction import compact
 from embstore.config import Config
 from embstore.description import as_html, as_text, describe
 from embstore.erasing import EraseReceipt, erase_dead
-from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, UnknownFieldError
+from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, StoreChangedError, UnknownFieldError
+from embstore.gather import column_of, padded_rows, span_field
+from embstore.index import KeyIndex
 from embstore.ingest import Casting, as_numbers, read_keys
 from embstore.keys import Key, hash_keys
+from embstore.ragged import Ragged
 from embstore.reader import Rows
-from embstore.schema import BFLOAT16, FieldSpec
+from embstore.schema import BFLOAT16, FieldSpec, offsets_name
 from embstore.session import Session
 from embstore.snapshot import Snapshot
 from embstore.tensors import as_tensor
 from embstore.view import Condition, View, filter_rows
 from embstore.writer import RowWriter
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["EmbeddingStore"]
 
@@ -84,7 +93,7 @@ class EmbeddingStore:
     def nbytes(self) -> int:
         """Bytes of all rows of all fields."""
         record = self.snapshot.record
-        return sum(record.arrays[name].row_nbytes * record.rows for name in record.fields)
+        return sum(record.arrays[name].row_nbytes * record.arrays[name].length for name in record.fields)
 
     @property
     def writable(self) -> bool:
@@ -150,8 +159,8 @@ class EmbeddingStore:
         for start in range(0, len(rows), step):
             yield from snapshot.keys_of(rows[start : start + step])
 
-    def __getitem__(self, key: str | Key | Sequence[str | Key]) -> np.ndarray[Any, Any]:
-        """Return the only field's row of a key, read-only; or fresh rows of several keys."""
+    def __getitem__(self, key: str | Key | Sequence[str | Key]) -> Any:
+        """Return the only field's row of a key, read-only; or fresh rows of several keys, as `fetch` does."""
         if isinstance(key, str | Key):
             return self._row(int(self.rows_of([key])[0]), self.field_name())
         if isinstance(key, list | tuple | np.ndarray) and (not len(key) or isinstance(key[0], str | Key)):
@@ -159,10 +168,12 @@ class EmbeddingStore:
         raise TypeError(f"a store is indexed by a key or a list of keys, found {key!r}; by row, use take()")
 
     def _row(self, row: int, field: str) -> np.ndarray[Any, Any]:
-        return as_numbers(self.snapshot.span(field, row, row + 1)[0], self.snapshot.record.fields[field])
+        values = span_field(self.snapshot, field, row)
+        numbers: np.ndarray[Any, Any] = as_numbers(values, self.snapshot.record.fields[field])
+        return numbers
 
-    def fetch(self, keys: Sequence[str | Key], field: str | None = None) -> np.ndarray[Any, Any]:
-        """Copy the rows of `keys`, in their order and with their repeats: ``(len(keys), *shape)``.
+    def fetch(self, keys: Sequence[str | Key], field: str | None = None) -> Any:
+        """Copy the rows of `keys`, in their order and with their repeats: ``(len(keys), *shape)``; see `take`.
 
         Raises
         ------
@@ -170,8 +181,14 @@ class EmbeddingStore:
         """
         return self.take(self.rows_of(keys), field)
 
-    def take(self, rows: Any, field: str | None = None) -> np.ndarray[Any, Any]:
-        """Copy rows by number: ``(len(rows), *shape)``, writable; bfloat16 comes as float32.
+    def take(self, rows: Any, field: str | None = None) -> Any:
+        """Copy rows by number, writable; bfloat16 comes as float32.
+
+        Returns
+        -------
+        ndarray, (len(rows), *shape)
+            Of a ragged field `Padded` instead: values ``(len(rows), longest, *shape)``, and lengths. One row of
+            it is not copied, but read-only.
 
         Raises
         ------
@@ -180,7 +197,11 @@ class EmbeddingStore:
         """
         name = self.field_name(field)
         rows = np.asarray(rows, dtype=np.int64) if len(rows) else np.empty(0, np.int64)
-        return as_numbers(self.snapshot.take(name, rows), self.snapshot.record.fields[name])
+        spec = self.snapshot.record.fields[name]
+        if spec.ragged:
+            padded = padded_rows(self.snapshot, name, rows)
+            return padded._replace(values=as_numbers(padded.values, spec))
+        return as_numbers(self.snapshot.take(name, rows), spec)
 
     # -- whole columns ------------------------------------------------------------------------
 
@@ -190,8 +211,8 @@ class EmbeddingStore:
             raise DeadRowsError(name, path=self.path, dead=self.snapshot.record.dead)
         return name
 
-    def array(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> np.ndarray[Any, Any]:
-        """Return a whole column without a copy: ``(rows, *shape)``, read-only.
+    def array(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> Any:
+        """Return a whole column without a copy: ``(rows, *shape)``, read-only; a ragged field's as `Ragged`.
 
         It stays valid after `close`. Where the store can't be mapped it is read into RAM.
 
@@ -207,16 +228,21 @@ class EmbeddingStore:
             raise DtypeError(
                 name, expected="a dtype of NumPy's", found=BFLOAT16, hint="use tensor() or select().to_numpy()"
             )
+        if self.snapshot.record.fields[name].ragged:
+            return Ragged(self.snapshot.span(name), self.snapshot.span(offsets_name(name)))
         return self.snapshot.span(name)
 
-    def tensor(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> torch.Tensor:
-        """Return a whole column as a tensor without a copy: ``(rows, *shape)``.
+    def tensor(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> Any:
+        """Return a whole column as a tensor without a copy: ``(rows, *shape)``; a ragged field's as `Ragged` ones.
 
         torch has no read-only tensors: this one may be written to, and keeps what is written to itself
         (pages are copied as they are written); the files never change.
         """
         name = self._whole(field, dead)
-        return as_tensor(self.snapshot.private(name), self.snapshot.record.fields[name])
+        values = as_tensor(self.snapshot.private(name), self.snapshot.record.fields[name])
+        if self.snapshot.record.fields[name].ragged:
+            return Ragged(values, as_tensor(self.snapshot.private(offsets_name(name))))
+        return values
 
     # -- selections ---------------------------------------------------------------------------
 
@@ -300,22 +326,32 @@ class EmbeddingStore:
             raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
         batch = read_keys(keys)
         fields = dict(values) if isinstance(values, Mapping) else {None: values}
-        with self._session.writing() as snapshot:
-            index = self._session.index
-            plan, result = plan_append(
+        return self.carry_out(
+            lambda snapshot, index: plan_append(
                 snapshot, index, batch, fields, columns or {}, if_exists=if_exists, casting=casting
             )
+        )
+
+    def carry_out(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, AppendResult]]) -> AppendResult:
+        """Add the rows that `planner` plans on the newest commit, under the lock; one commit, none without a plan."""
+        with self._session.writing() as snapshot:
+            plan, result = planner(snapshot, self._session.index)
             if plan is not None:
                 self._session.commit(plan)
                 self._session.tidy_index()
         return result
 
     def writer(
-        self, *, interval: float = 2.0, max_bytes: int = 256 * 2**20, if_exists: IfExists = "error"
+        self,
+        *,
+        interval: float = 2.0,
+        max_bytes: int = 256 * 2**20,
+        if_exists: IfExists = "error",
+        casting: Casting = "no",
     ) -> RowWriter:
         """Return a writer that gathers rows and commits them every `interval` seconds, and at its exit."""
         self._session.check_writable()
-        return RowWriter(self, interval=interval, max_bytes=max_bytes, if_exists=if_exists)
+        return RowWriter(self, interval=interval, max_bytes=max_bytes, if_exists=if_exists, casting=casting)
 
     def delete(self, keys: Sequence[str | Key]) -> int:
         """Delete rows: they are marked, and their files stay as they are. Returns their number.
@@ -371,7 +407,9 @@ class EmbeddingStore:
             compact(snapshot)
             self._session.reopen()
 
-    def set_column(self, name: str, keys: Sequence[str | Key], values: Any, *, fill: Any = None) -> None:
+    def set_column(
+        self, name: str, keys: Sequence[str | Key], values: Any, *, fill: Any = None, commit_id: str | None = None
+    ) -> None:
         """Add a column, or replace one, with a value for every live row; one commit.
 
         Parameters
@@ -381,14 +419,21 @@ class EmbeddingStore:
         values : array_like, (len(keys),), or one value for all
         fill : optional
             The value of live rows that `keys` leaves out, also of those that another process adds meanwhile.
+        commit_id : str, optional
+            Of the commit that the store must still be at; nothing is written if it is not.
 
         Raises
         ------
+        StoreChangedError
+            The store is at another commit than `commit_id`.
         MissingKeysError
             Keys that are not stored, or live rows left without a value and no `fill`.
         ShapeError, DtypeError, NameRefusedError
         """
         with self._session.writing() as snapshot:
+            found = snapshot.record.commit_id
+            if commit_id not in (None, found):
+                raise StoreChangedError(self.path, "it is at another commit", expected=commit_id, found=found)
             if fill is None:
                 rows = self._all_live(snapshot, keys, f"given a value for {name!r}")
             else:
@@ -420,6 +465,41 @@ class EmbeddingStore:
             rows = self._all_live(snapshot, keys, f"given rows for {name!r}")
             texts = [str(key) for key in keys]
             self._session.commit(plan_field(snapshot, name, rows, texts, values, spec, casting))
+
+    def copy_fields(self, other: EmbeddingStore, names: Sequence[str], *, same: Sequence[str] = ()) -> None:
+        """Add fields that another store has for all live keys of this one, a block at a time; one commit.
+
+        Parameters
+        ----------
+        other : EmbeddingStore
+        names : sequence of str
+            Of fields that this store does not have.
+        same : sequence of str
+            Columns in which the rows of both must agree; where they don't, the other's row does not count.
+
+        Raises
+        ------
+        MissingKeysError
+            Lists the live keys that have no such row in the other store.
+        UnknownFieldError, UnknownColumnError, NameRefusedError
+        """
+        specs = {name: other.fields[other.field_name(name)] for name in names}
+        with self._session.writing() as snapshot:
+            live = snapshot.live_rows
+            found = other._session.index.find(snapshot.take("key_hash", live))
+            there = np.flatnonzero(found >= 0)
+            for column in same:
+                mine, theirs = (
+                    column_of(at, column, rows)
+                    for at, rows in ((snapshot, live[there]), (other.snapshot, found[there]))
+                )
+                there = there[mine == theirs]
+            if len(there) < len(live):
+                left_out = np.delete(live, there)
+                raise MissingKeysError(snapshot.keys_of(left_out), path=other.path, what="current there")
+            rows = np.full(snapshot.record.rows, -1, dtype=np.int64)
+            rows[live] = found
+            self._session.commit(plan_fields(snapshot, other.snapshot, specs, rows))
 
     def _all_live(self, snapshot: Snapshot, keys: Sequence[str | Key], what: str) -> Rows:
         read_keys(keys)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["as_tensor"]
 
 
-def as_tensor(values: np.ndarray[Any, Any], spec: FieldSpec) -> torch.Tensor:
-    """Show rows as a tensor without a copy; bits of bfloat16 as what they are."""
+def as_tensor(values: np.ndarray[Any, Any], spec: FieldSpec | None = None) -> torch.Tensor:
+    """Show rows (of a field) as a tensor without a copy; bits of bfloat16 as what they are."""
     import torch
 
-    if spec.dtype == BFLOAT16:
+    if spec is not None and spec.dtype == BFLOAT16:
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)

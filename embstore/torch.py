@@ -12,9 +12,11 @@ from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from embstore.errors import UnknownColumnError
+from embstore.gather import column_of, read_field
+from embstore.ragged import Ragged
 from embstore.schema import STRING
 from embstore.tensors import as_tensor
-from embstore.view import View, column_of, read_field
+from embstore.view import View
 
 __all__ = ["EmbeddingDataset"]
 
@@ -49,7 +51,8 @@ class EmbeddingDataset(Dataset[Any]):
     Returns
     -------
     A sample is ``(embedding, label)``; ``(embedding,)`` without `classes`, as `TensorDataset` has it; or a
-    mapping, with ``"label"`` where there are `classes`.
+    mapping, with ``"label"`` where there are `classes`. A ragged field's batch ``(n, longest, *shape)`` is followed by
+    its lengths ``(n,) int64``, in a mapping under the field's name with ``_lengths``.
 
     Raises
     ------
@@ -118,8 +121,13 @@ class EmbeddingDataset(Dataset[Any]):
         rows = self.view.rows[places]
         values: dict[str, Any] = {}
         for name in self._fields:
-            tensor = as_tensor(read_field(snapshot, name, rows), snapshot.record.fields[name])
+            found, lengths = read_field(snapshot, name, rows), None
+            if isinstance(found, Ragged):
+                found, lengths = found.padded()
+            tensor = as_tensor(found, snapshot.record.fields[name])
             values[name] = tensor if self._dtype is None else tensor.to(self._dtype)
+            if lengths is not None:
+                values[f"{name}_lengths"] = as_tensor(lengths)
         for name in self._columns:
             if name in _KEY_COLUMNS:
                 values[name] = getattr(snapshot, _KEY_COLUMNS[name])(rows)

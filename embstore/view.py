@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore.errors import StoreChangedError, UnknownClassError, UnknownColumnError
+from embstore.errors import ShapeError, StoreChangedError, UnknownClassError
+from embstore.gather import column_of, read_field
 from embstore.ingest import as_numbers
 from embstore.neighbors import Neighbors, nearest_rows
 from embstore.partition import split_rows
+from embstore.ragged import Padded, Ragged
 from embstore.reader import Rows
-from embstore.schema import STRING
+from embstore.schema import FieldSpec
 from embstore.snapshot import Snapshot
 from embstore.tensors import as_tensor
 
@@ -145,21 +147,41 @@ class View:
         """
         return column_of(self.snapshot(), name, self.rows)
 
-    def to_numpy(self, field: str | None = None) -> np.ndarray[Any, Any]:
-        """Copy the rows to RAM: ``(len(view), *shape)``, writable; bfloat16 comes as float32.
+    def _read(self, field: str | None) -> tuple[np.ndarray[Any, Any] | Ragged, FieldSpec]:
+        snapshot = self.snapshot()
+        name = self.store.field_name(field)
+        return read_field(snapshot, name, self.rows), snapshot.record.fields[name]
+
+    def to_numpy(self, field: str | None = None) -> Any:
+        """Copy the rows to RAM, writable; bfloat16 comes as float32.
+
+        Returns
+        -------
+        ndarray, (len(view), *shape)
+            Of a ragged field `Padded` instead: values ``(len(view), longest, *shape)``, and lengths.
 
         Raises
         ------
         UnknownFieldError, StoreChangedError
         """
-        snapshot = self.snapshot()
-        name = self.store.field_name(field)
-        return as_numbers(read_field(snapshot, name, self.rows), snapshot.record.fields[name])
+        values = as_numbers(*self._read(field))
+        return values.padded() if isinstance(values, Ragged) else values
 
-    def to_torch(
-        self, field: str | None = None, *, device: Any = None, dtype: torch.dtype | None = None
-    ) -> torch.Tensor:
-        """Copy the rows to a fresh tensor: ``(len(view), *shape)``.
+    def to_ragged(self, field: str | None = None) -> Ragged:
+        """Copy the rows of a ragged field to RAM without padding; bfloat16 comes as float32.
+
+        Raises
+        ------
+        ShapeError
+            The field's rows are of one length.
+        """
+        values = as_numbers(*self._read(field))
+        if not isinstance(values, Ragged):
+            raise ShapeError(self.store.field_name(field), expected="a ragged field", found="rows of one shape")
+        return values
+
+    def to_torch(self, field: str | None = None, *, device: Any = None, dtype: torch.dtype | None = None) -> Any:
+        """Copy the rows to a fresh tensor: ``(len(view), *shape)``; a ragged field's to `Padded` ones.
 
         Parameters
         ----------
@@ -169,10 +191,12 @@ class View:
         dtype : torch.dtype, optional
             The stored one, unless given.
         """
-        snapshot = self.snapshot()
-        name = self.store.field_name(field)
-        values = read_field(snapshot, name, self.rows)
-        return as_tensor(values, snapshot.record.fields[name]).to(device=device, dtype=dtype)
+        values, spec = self._read(field)
+        if isinstance(values, Ragged):
+            padded = values.padded()
+            rows = as_tensor(padded.values, spec).to(device=device, dtype=dtype)
+            return Padded(rows, as_tensor(padded.lengths).to(device=device))
+        return as_tensor(values, spec).to(device=device, dtype=dtype)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return file_id, class and the columns as a DataFrame, indexed by key; vectors are left out."""
@@ -275,9 +299,12 @@ class View:
         snapshot = self.snapshot()
         name = self.store.field_name(field)
         spec = snapshot.record.fields[name]
+        if spec.ragged:
+            raise ShapeError(name, expected="rows of one shape", found="a ragged field: pool its tokens first")
 
         def read(rows: Rows) -> np.ndarray[Any, Any]:
-            return as_numbers(read_field(snapshot, name, rows), spec).reshape(len(rows), -1)
+            values: np.ndarray[Any, Any] = as_numbers(read_field(snapshot, name, rows), spec)
+            return values.reshape(len(rows), -1)
 
         dim = math.prod(spec.shape)
         return nearest_rows(read, self.rows, query, k, dim=dim, metric=metric, keys_of=snapshot.keys_of)
@@ -302,26 +329,6 @@ def _restore(store: EmbeddingStore, rows: Any, generation: str, epoch: int) -> V
     view = View(store, np.arange(*rows) if isinstance(rows, tuple) else rows)
     view._generation, view._epoch = generation, epoch
     return view
-
-
-def read_field(snapshot: Snapshot, name: str, rows: Rows) -> np.ndarray[Any, Any]:
-    """Copy rows of a field as they are stored; neighbouring rows in one go."""
-    start, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
-    if stop - start == len(rows) > 1 and (np.diff(rows) == 1).all():
-        return snapshot.copy(name, start, stop)
-    return snapshot.take(name, rows)
-
-
-def column_of(snapshot: Snapshot, name: str, rows: Rows) -> np.ndarray[Any, Any]:
-    """Read a column's values at some rows."""
-    spec = snapshot.record.columns.get(name)
-    if spec is None:
-        raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)
-    if spec.dtype != STRING:
-        return snapshot.take(spec.array, rows)
-    strings = np.empty(len(rows), dtype=object)
-    strings[:] = snapshot.take_strings(spec.array, rows)
-    return strings
 
 
 def filter_rows(

@@ -10,9 +10,9 @@ import numpy as np
 
 from embstore.changes import AppendResult, IfExists, name_fields
 from embstore.errors import UnknownColumnError, UnknownFieldError
-from embstore.ingest import column_values, field_values, infer_field, is_torch
+from embstore.ingest import Casting, Checked, column_values, field_values, infer_field, is_torch
 from embstore.keys import Key
-from embstore.schema import BFLOAT16, FieldSpec, Record
+from embstore.schema import FieldSpec, Record
 
 if TYPE_CHECKING:
     from embstore.store import EmbeddingStore
@@ -28,12 +28,15 @@ class RowWriter:
     that were added are whole. Made by `EmbeddingStore.writer`.
     """
 
-    def __init__(self, store: EmbeddingStore, *, interval: float, max_bytes: int, if_exists: IfExists) -> None:
+    def __init__(
+        self, store: EmbeddingStore, *, interval: float, max_bytes: int, if_exists: IfExists, casting: Casting
+    ) -> None:
         self._store = store
         self._interval = interval
         self._max_bytes = max_bytes
         self._if_exists: IfExists = if_exists
-        self._pending: list[tuple[list[str], dict[str, Any], dict[str, list[Any]]]] = []
+        self._casting: Casting = casting
+        self._pending: list[tuple[list[str], dict[str, Checked], dict[str, list[Any]]]] = []
         self._specs: dict[str, FieldSpec] = {}
         self._columns: dict[str, str] | None = None
         self._pending_bytes = 0
@@ -58,17 +61,17 @@ class RowWriter:
         record = self._store.snapshot.record
         named = name_fields(record, given, self._store.path)
         self._specs = dict(record.fields) or self._specs or {name: infer_field(name, v) for name, v in named.items()}
-        fields = {}
+        fields: dict[str, Checked] = {}
         for name, rows in named.items():
             if name not in self._specs:
                 raise UnknownFieldError(name, self._specs, path=self._store.path)
             spec = self._specs[name]
-            checked = field_values(name, spec, rows, texts)
-            fields[name] = np.array(checked) if spec.dtype != BFLOAT16 else _copied(rows)
+            fields[name] = Checked.copy(spec, field_values(name, spec, rows, texts, casting=self._casting))
         self._pending.append((texts, fields, self._checked_columns(record, columns or {}, len(texts))))
-        self._pending_bytes += sum(int(getattr(rows, "nbytes", 0)) for rows in fields.values())
-        if time.monotonic() - self._last >= self._interval or self._pending_bytes >= self._max_bytes:
+        self._pending_bytes += sum(rows.nbytes for rows in fields.values())
+        if self._pending_bytes >= self._max_bytes:
             self.flush()
+        self.flush_if_due()
 
     def _checked_columns(self, record: Record, columns: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
         """Check column values against the store's columns, or against those of the first rows given."""
@@ -83,12 +86,19 @@ class RowWriter:
             name: list(column_values(name, self._columns[name], values, count)[1]) for name, values in columns.items()
         }
 
+    def flush_if_due(self) -> None:
+        """Commit what was gathered, if the last commit is `interval` seconds old."""
+        if time.monotonic() - self._last >= self._interval:
+            self.flush()
+
     def flush(self) -> AppendResult:
         """Commit what was gathered. If that fails, the rows stay gathered."""
         result = AppendResult()
         if self._pending:
             keys = [key for batch, _, _ in self._pending for key in batch]
-            fields = {name: _joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]}
+            fields = {
+                name: Checked.joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]
+            }
             columns = {
                 name: [v for _, _, columns in self._pending for v in columns[name]] for name in self._pending[0][2]
             }
@@ -103,20 +113,3 @@ class RowWriter:
 
     def __exit__(self, *_: object) -> None:
         self.flush()
-
-
-def _copied(rows: Any) -> Any:
-    """Copy bfloat16 rows as what they are: torch's, or ml_dtypes'."""
-    if isinstance(rows, list | tuple):
-        return _joined([row[None] for row in rows])
-    return rows.detach().cpu().clone() if is_torch(rows) else np.array(rows)
-
-
-def _joined(parts: list[Any]) -> Any:
-    if len(parts) == 1:
-        return parts[0]
-    if is_torch(parts[0]):
-        import torch
-
-        return torch.cat(parts)
-    return np.concatenate(parts)

@@ -92,6 +92,22 @@ ERRORS = [
     (errors.StorageFullError(WHERE, CAUSE), OSError, {"path": WHERE, "errno": 28}),
     (errors.NetworkFileSystemError(WHERE, "nfs4"), OSError, {"path": WHERE, "filesystem": "nfs4"}),
     (errors.CorruptStoreError(WHERE, "no"), OSError, {"path": WHERE, "detail": "no"}),
+    (errors.UnknownModelError("m", "t", ["a"]), ValueError, {"model": "m", "found": "t", "known": ("a",)}),
+    (
+        errors.MissingWeightsError("m", ["pooler.weight"], ["pooler_output"]),
+        ValueError,
+        {"model": "m", "weights": ("pooler.weight",), "fields": ("pooler_output",)},
+    ),
+    (errors.ModelFilesError(WHERE, "config.json"), FileNotFoundError, {"path": WHERE, "missing": "config.json"}),
+    (errors.WeightsChangedError(WHERE), RuntimeError, {"path": WHERE}),
+    (errors.EmptySourceError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
+    (errors.SampleError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
+    (errors.DecodeError("no", path=WHERE), ValueError, {"path": WHERE, "reason": "no"}),
+    (
+        errors.FieldMismatchError("f", path=WHERE, expected="a", found="b"),
+        ValueError,
+        {"field": "f", "path": WHERE, "expected": "a", "found": "b"},
+    ),
 ]
 
 

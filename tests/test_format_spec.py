@@ -445,14 +445,14 @@ def test_spacing_and_order_have_no_meaning(store):
     assert_same(embstore.open(store.path))
 
 
-def test_ragged_fields_are_refused(store):
+def test_unknown_features_are_refused(store):
     path = store.path / "zarr.json"
     document = json.loads(path.read_bytes())
     record = document["attributes"]["embstore"]
-    record["requires"] = ["ragged"]
+    record["requires"] = ["knotted"]
     record["checksum"] = digest({n: v for n, v in record.items() if n not in ("config", "checksum")}, 16)
     path.write_text(json.dumps(document))
-    with pytest.raises(embstore.errors.UnsupportedFormatError, match="ragged"):
+    with pytest.raises(embstore.errors.UnsupportedFormatError, match="knotted"):
         embstore.open(store.path)
     with pytest.raises(BrokenError, match="features"):
         read_store(store.path)

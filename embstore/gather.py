@@ -1,0 +1,88 @@
+"""Values of rows out of a commit: of fields, ragged ones too, and of columns. Which rows, `view` and `store` say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from embstore.errors import CorruptStoreError, UnknownColumnError
+from embstore.ragged import Padded, Ragged, offsets_of, token_rows
+from embstore.reader import Rows
+from embstore.schema import STRING, offsets_name
+from embstore.snapshot import Snapshot
+
+__all__ = ["column_of", "padded_rows", "read_field", "read_ragged", "row_bounds", "span_field"]
+
+Array = np.ndarray[Any, Any]
+
+
+def consecutive(rows: Rows) -> bool:
+    """Tell whether each row follows the one before."""
+    return int(rows[-1]) - int(rows[0]) == len(rows) - 1 and bool((np.diff(rows) == 1).all()) if len(rows) else False
+
+
+def read_field(snapshot: Snapshot, name: str, rows: Rows) -> Array | Ragged:
+    """Copy rows of a field as they are stored; neighbouring rows in one go."""
+    if snapshot.record.fields[name].ragged:
+        return read_ragged(snapshot, name, rows)
+    if len(rows) > 1 and consecutive(rows):
+        return snapshot.copy(name, int(rows[0]), int(rows[-1]) + 1)
+    return snapshot.take(name, rows)
+
+
+def span_field(snapshot: Snapshot, name: str, row: int) -> Array:
+    """Return one row of a field, read-only, without a copy where it is mapped; ``(length, *shape)`` of a ragged one."""
+    if not snapshot.record.fields[name].ragged:
+        values: Array = snapshot.span(name, row, row + 1)[0]
+        return values
+    start, stop = (int(bound[0]) for bound in row_bounds(snapshot, name, np.array([row])))
+    return snapshot.span(name, start, stop)
+
+
+def read_ragged(snapshot: Snapshot, name: str, rows: Rows) -> Ragged:
+    """Copy rows of a ragged field; neighbouring rows in one go."""
+    starts, stops = row_bounds(snapshot, name, rows)
+    lengths = stops - starts
+    if len(rows) == 1 or consecutive(rows):
+        values = snapshot.copy(name, int(starts[0]), int(stops[-1]))
+    else:
+        values = snapshot.take(name, token_rows(starts, lengths))
+    return Ragged(values, offsets_of(lengths))
+
+
+def padded_rows(snapshot: Snapshot, name: str, rows: Rows) -> Padded:
+    """Copy rows of a ragged field into one array with their lengths; one row is not copied, where it is mapped."""
+    if len(rows) == 1:
+        row = span_field(snapshot, name, int(rows[0]))
+        return Padded(row[np.newaxis], np.array([len(row)], dtype=np.int64))
+    return read_ragged(snapshot, name, rows).padded()
+
+
+def row_bounds(snapshot: Snapshot, name: str, rows: Rows) -> tuple[Rows, Rows]:
+    """Return where the tokens of rows begin and end, once it is known that they can.
+
+    Raises
+    ------
+    CorruptStoreError
+        An offset is out of range, or smaller than the one before.
+    """
+    offsets = snapshot.take(offsets_name(name), np.concatenate([rows, rows + 1]))
+    starts, stops = offsets[: len(rows)], offsets[len(rows) :]
+    tokens = snapshot.record.arrays[name].length
+    if len(rows) and (starts.min() < 0 or stops.max() > tokens or (stops < starts).any()):
+        path = snapshot.folder.path / offsets_name(name)
+        raise CorruptStoreError(path, f"its offsets do not rise from 0 to {tokens}")
+    return starts, stops
+
+
+def column_of(snapshot: Snapshot, name: str, rows: Rows) -> Array:
+    """Read a column's values at some rows."""
+    spec = snapshot.record.columns.get(name)
+    if spec is None:
+        raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)
+    if spec.dtype != STRING:
+        return snapshot.take(spec.array, rows)
+    strings = np.empty(len(rows), dtype=object)
+    strings[:] = snapshot.take_strings(spec.array, rows)
+    return strings

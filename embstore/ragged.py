@@ -1,0 +1,111 @@
+"""Rows of different lengths: tokens one after the other, and offsets that say where each row begins. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Padded", "Ragged", "joined", "offsets_of", "token_rows"]
+
+
+class Padded(NamedTuple):
+    """Rows of different lengths as one array.
+
+    Attributes
+    ----------
+    values : ndarray or tensor, (n, longest, *shape)
+        Zeros past a row's length.
+    lengths : ndarray or tensor, (n,) int64
+    """
+
+    values: Any
+    lengths: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of different lengths without padding.
+
+    Attributes
+    ----------
+    values : ndarray or tensor, (tokens, *shape)
+        The tokens of all rows, one row after the other.
+    offsets : ndarray or tensor, (rows + 1,) int64
+        Row `i` is ``values[offsets[i]:offsets[i + 1]]``.
+
+    Examples
+    --------
+    >>> rows = Ragged(np.arange(6.0).reshape(3, 2), np.array([0, 1, 3]))
+    >>> len(rows), rows[1].shape, rows.lengths.tolist()
+    (2, (2, 2), [1, 2])
+    >>> rows.padded().values.shape
+    (2, 2, 2)
+    """
+
+    values: Any
+    offsets: Any
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Any:
+        """Return one row without a copy: ``(length, *shape)``."""
+        row = range(len(self))[row]
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[row] for row in range(len(self)))
+
+    @property
+    def lengths(self) -> Any:
+        """The length of each row: ``(rows,) int64``."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tokens."""
+        return int(self.values.nbytes)
+
+    def take(self, rows: NDArray[np.int64]) -> Ragged:
+        """Copy some rows, in the order given."""
+        lengths = self.lengths[rows]
+        return Ragged(self.values[token_rows(self.offsets[:-1][rows], lengths)], offsets_of(lengths))
+
+    def padded(self) -> Padded:
+        """Copy the rows into one array, with zeros past each row's length; one row is only looked at, not copied."""
+        lengths = self.lengths
+        if len(self) == 1:
+            return Padded(self[0][np.newaxis], lengths)
+        longest = int(lengths.max()) if len(lengths) else 0
+        out = np.zeros((len(self), longest, *self.values.shape[1:]), self.values.dtype)
+        for row, values in enumerate(self):
+            out[row, : len(values)] = values
+        return Padded(out, lengths)
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the offsets of rows of these lengths: ``(rows + 1,) int64``."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def token_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number the tokens of some rows, one row after the other.
+
+    Examples
+    --------
+    >>> token_rows(np.array([10, 3]), np.array([2, 3])).tolist()
+    [10, 11, 3, 4, 5]
+    """
+    offsets = offsets_of(lengths)
+    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+
+
+def joined(parts: list[Ragged]) -> Ragged:
+    """Put the rows of several behind each other."""
+    return Ragged(np.concatenate([p.values for p in parts]), offsets_of(np.concatenate([p.lengths for p in parts])))
