@@ -1,0 +1,193 @@
+"""What a source is: samples with their keys, their content, and a cheap way to tell whether that changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+from embstore.errors import SampleError
+from embstore.keys import Key
+
+__all__ = ["UNKNOWN", "AnySample", "Content", "FileSample", "Sample", "Source", "Stamp", "digest_of", "file_sample"]
+
+_SETTLED_NS: Final = 2 * 10**9
+"""A file changed within this time may change again without its stamp showing it: clocks of file systems tick."""
+
+
+class Stamp(NamedTuple):
+    """What tells cheaply that a file is the one that was read: its size in bytes and its mtime in ns."""
+
+    size: int
+    mtime: int
+
+
+UNKNOWN: Final = Stamp(-1, -1)
+"""The stamp of content that is not a file, or of a file that was changed only just now."""
+
+
+class Content(NamedTuple):
+    """A sample's content, the digest of just this content, and the stamp of the file that it was read from."""
+
+    value: Any
+    digest: str
+    stamp: Stamp = UNKNOWN
+
+
+def digest_of(content: bytes | str) -> str:
+    """Return the digest of a sample's content: BLAKE2b-128, 32 hexadecimal digits."""
+    data = content.encode() if isinstance(content, str) else content
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+class AnySample(Protocol):
+    """One thing to encode, wherever it comes from."""
+
+    @property
+    def key(self) -> str | Key:
+        """Its key."""
+
+    @property
+    def stamp(self) -> Stamp:
+        """Of its file, as the source found it; `UNKNOWN` for what is no file."""
+
+    @property
+    def where(self) -> str:
+        """Where it comes from, for people: a path, a row of a table."""
+
+    def current_digest(self) -> str:
+        """Return the digest of the content as it is now.
+
+        Raises
+        ------
+        SampleError
+        """
+
+    def read(self) -> Content:
+        """Read the content, with the digest and stamp of just this content.
+
+        Raises
+        ------
+        SampleError
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One thing to encode.
+
+    Attributes
+    ----------
+    key : str or Key
+    load : callable
+        Returns its content, which the encoder's `decode` takes; called only if the sample is to be encoded.
+    digest : str
+        Of the content that `load` returns; another one makes the stored row stale.
+    """
+
+    key: str | Key
+    load: Callable[[], Any] = field(repr=False)
+    digest: str
+
+    @property
+    def stamp(self) -> Stamp:
+        """Unknown: there is no file whose size and mtime could be compared."""
+        return UNKNOWN
+
+    @property
+    def where(self) -> str:
+        """Where the content comes from, for people; the key, as nothing else is known."""
+        return str(self.key)
+
+    def current_digest(self) -> str:
+        """Return the digest of the content as it is now."""
+        return self.digest
+
+    def read(self) -> Content:
+        """Load the content."""
+        return Content(self.load(), self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSample:
+    """A file to encode; its content is its bytes, and its digest is that of the very bytes that were read.
+
+    Attributes
+    ----------
+    key : str or Key
+    path : Path
+    stamp : Stamp
+        As the source found it.
+    """
+
+    key: str | Key
+    path: Path
+    stamp: Stamp
+
+    @property
+    def where(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    def current_digest(self) -> str:
+        """Read the file and return the digest of its bytes.
+
+        Raises
+        ------
+        SampleError
+        """
+        return self.read().digest
+
+    def read(self) -> Content:
+        """Read the file.
+
+        Raises
+        ------
+        SampleError
+            It can't be read, or it changed while it was.
+        """
+        now = time.time_ns()
+        try:
+            with self.path.open("rb") as file:
+                before = os.fstat(file.fileno())
+                data = file.read()
+                after = os.fstat(file.fileno())
+        except OSError as error:
+            raise SampleError(self.path, error.strerror or str(error)) from error
+        if len(data) != before.st_size or _stamp(before) != _stamp(after):
+            raise SampleError(self.path, "it changed while it was read")
+        settled = before.st_mtime_ns < now - _SETTLED_NS
+        return Content(data, digest_of(data), _stamp(before) if settled else UNKNOWN)
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return Stamp(found.st_size, found.st_mtime_ns)
+
+
+def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None) -> FileSample:
+    """Return the sample of a file that is there.
+
+    Raises
+    ------
+    SampleError
+        It is not.
+    """
+    try:
+        return FileSample(key, path, _stamp(found or path.stat()))
+    except OSError as error:
+        raise SampleError(path, error.strerror or str(error)) from error
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set. It becomes the config's ``dataset``, so that no two share rows."""
+
+    def __iter__(self) -> Iterator[AnySample]:
+        """Iterate over the samples, without loading them."""

@@ -1,0 +1,157 @@
+"""A data set of Hugging Face `datasets`: content as it is stored, never decoded there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from embstore.errors import UnknownColumnError
+from embstore.keys import UNLABELLED, Key
+from embstore.sources.base import UNKNOWN, FileSample
+from embstore.sources.folder import without_suffix
+from embstore.sources.items import checked_name, distinct, key_at
+from embstore.sources.table import RowSample, as_text, refused, text_of
+
+__all__ = ["HFDataset"]
+
+_FILES: Final = ("Audio", "Image")
+_STRINGS: Final = ("string", "large_string", "string_view")
+_BINARY: Final = ("binary", "large_binary", "binary_view")
+_NAMELESS: Final = "name a file_id column: a row's number changes when the data set is filtered or shuffled"
+
+
+class HFDataset:
+    """The rows of a `datasets.Dataset`, one split of it.
+
+    Content is loaded row by row, when it is asked for. Formats and transforms that were set on the data set are left
+    aside, and nothing of torch, torchcodec or PIL is needed to read it.
+
+    Parameters
+    ----------
+    dataset : datasets.Dataset
+    name : str
+        Name of the data set.
+    content : str
+        The column of texts, of bytes, or of the features `Audio` or `Image`, whose files are the content.
+    class_name : str, optional
+        The column of classes; of a `ClassLabel`, the names are taken. One that is missing, and each without this
+        column, is ``_``.
+    file_id : str, optional
+        The column of file_ids. For `Audio` and `Image`, it is the file's name by default, without folders (which
+        differ from machine to machine) and without its last suffix.
+
+    Raises
+    ------
+    TypeError
+        Not a data set with a length: several splits, or one that streams; a content column of another type.
+    UnknownColumnError
+    ValueError
+        No `file_id` for texts or bytes. When iterated: no `file_id`, and a file without a name.
+    KeyFormatError, DuplicateKeysError, EmptySourceError
+        When iterated. Rows are named as in Python: ``name[0]`` is the first.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        name: str,
+        content: str,
+        class_name: str | None = None,
+        file_id: str | None = None,
+    ) -> None:
+        self.name = checked_name(name)
+        if isinstance(dataset, Mapping):
+            raise TypeError(f"choose a split, as in dataset[...]: there are {', '.join(map(str, dataset))}")
+        if not all(hasattr(dataset, word) for word in ("__len__", "features", "cast_column", "select_columns")):
+            raise TypeError(
+                f"expected a datasets.Dataset, found {type(dataset).__name__}; one that streams has no rows to come "
+                f"back to: load it without streaming"
+            )
+        for column in (content, class_name, file_id):
+            if column is not None and column not in dataset.features:
+                raise UnknownColumnError(column, dataset.features, path=None)
+        feature = dataset.features[content]
+        self._is_file = type(feature).__name__ in _FILES
+        dtype = getattr(feature, "dtype", None)
+        if not self._is_file and dtype not in (*_STRINGS, *_BINARY):
+            raise TypeError(f"{content!r}: expected texts, bytes, Audio or Image, found {feature}")
+        if not self._is_file and file_id is None:
+            raise ValueError(_NAMELESS)
+        self._dataset = dataset.with_format(None)
+        if self._is_file:
+            self._dataset = self._dataset.cast_column(content, type(feature)(decode=False))
+        self._rows = self._dataset.select_columns([content])
+        self._load = _file_at if self._is_file else _text_at if dtype in _STRINGS else _bytes_at
+        self._content, self._class_name, self._file_id = content, class_name, file_id
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[RowSample]:
+        return distinct(self._found(), empty=f"{self.name} has no rows")
+
+    def _found(self) -> Iterator[tuple[RowSample, Key, str]]:
+        classes = self._classes()
+        for number, file_id in enumerate(self._file_ids()):
+            where = f"{self.name}[{number}]"
+            class_name = as_text(classes[number], where) if classes is not None else ""
+            key = key_at(as_text(file_id, where), class_name or UNLABELLED, where)
+            load = functools.partial(self._load, self._rows, self._content, number)
+            yield RowSample(key, where, load), key, where
+
+    def _column(self, column: str) -> list[Any]:
+        return list(self._dataset.select_columns([column])[:][column])
+
+    def _classes(self) -> list[Any] | None:
+        if self._class_name is None:
+            return None
+        values = self._column(self._class_name)
+        names = getattr(self._dataset.features[self._class_name], "names", None)
+        if names is None:
+            return values
+        return [names[value] if value is not None and value >= 0 else None for value in values]  # -1: unlabelled
+
+    def _file_ids(self) -> list[Any]:
+        if self._file_id is not None:
+            return self._column(self._file_id)
+        # The paths alone: the column that they lie in holds all the bytes as well.
+        column = f"{self._content}.path"
+        paths = self._rows.flatten().select_columns([column])[:][column]
+        for number, path in enumerate(paths):
+            if not path:
+                raise ValueError(f"{self.name}[{number}] is a file without a name; {_NAMELESS}")
+        return [without_suffix(PurePosixPath(path).name) for path in paths]
+
+    def __repr__(self) -> str:
+        return f"<HFDataset {self.name!r}: {len(self)} row(s)>"
+
+
+def _text_at(rows: Any, column: str, number: int) -> str:
+    return text_of(rows[number][column])
+
+
+def _bytes_at(rows: Any, column: str, number: int) -> bytes:
+    value = rows[number][column]
+    return value if isinstance(value, bytes) else refused("expected bytes, found nothing")
+
+
+def _file_at(rows: Any, column: str, number: int) -> bytes:
+    """Return the bytes of a file that is stored in the data set, or that it names.
+
+    Raises
+    ------
+    SampleError
+    """
+    found = rows[number][column] or {}
+    if found.get("bytes") is not None:
+        content: bytes = found["bytes"]
+        return content
+    if not found.get("path"):
+        refused("it has neither bytes nor a path")
+    if "://" in found["path"]:
+        refused(f"it is not on this machine: {found['path']}")
+    content = FileSample("", Path(found["path"]), UNKNOWN).read().value
+    return content

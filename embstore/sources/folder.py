@@ -1,0 +1,243 @@
+"""Files under a folder: found, sorted, and given their keys by where they lie."""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from embstore.errors import EmptySourceError
+from embstore.keys import UNLABELLED, Key
+from embstore.sources.base import UNKNOWN, FileSample, file_sample
+from embstore.sources.items import checked_name, distinct, key_at
+
+__all__ = ["Folder", "compile_pattern", "without_suffix"]
+
+logger = logging.getLogger("embstore")
+
+_TOKEN: Final = re.compile(
+    r"\{(?P<word>[^{}]*)\}|(?P<folders>(?<![^/])\*\*/)|(?P<wild>\*\*?)|(?P<literal>.)", re.DOTALL
+)
+
+# The class alone is lazy: as short as possible, whatever stands on either side of it.
+_WORDS: Final = {"class": "(?P<class>[^/]+?)", "file_id": "(?P<file_id>.+)"}
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Turn a template over relative POSIX paths into a regular expression for `fullmatch`.
+
+    Raises
+    ------
+    ValueError
+        An unknown word in braces, or one that occurs twice.
+
+    Examples
+    --------
+    >>> compile_pattern("{class}_*.flac").fullmatch("tabla_dhec.flac")["class"]
+    'tabla'
+    """
+    parts, seen = [], set()
+    for token in _TOKEN.finditer(pattern):
+        word = token["word"]
+        if word is not None:
+            if word not in _WORDS:
+                raise ValueError(f"pattern {pattern!r}: there is no {{{word}}}, only {{class}} and {{file_id}}")
+            if word in seen:
+                raise ValueError(f"pattern {pattern!r}: {{{word}}} stands in it twice")
+            seen.add(word)
+            parts.append(_WORDS[word])
+        elif token["folders"]:
+            parts.append("(?:.*/)?")
+        elif token["wild"]:
+            parts.append(".*" if token["wild"] == "**" else "[^/]*")
+        else:
+            parts.append(re.escape(token["literal"]))
+    return re.compile("".join(parts), re.DOTALL)  # a file's name may hold a line break
+
+
+def without_suffix(path: str) -> str:
+    """Return a POSIX path without its last suffix."""
+    return posixpath.splitext(path)[0]
+
+
+class Folder:
+    """The files under a folder, sorted by their relative paths; each iteration looks again.
+
+    Hidden files and folders (with a leading dot) are left out. Links are followed, but not to a folder that they
+    lie in. A link to nowhere is a sample that can't be read, so that a run tells of it.
+
+    Parameters
+    ----------
+    path : path_like
+    name : str
+        Name of the data set.
+    pattern : str, optional
+        How relative POSIX paths, ``/`` between their parts, spell keys. ``{class}`` stands for a class (within one
+        part, as short as possible), ``{file_id}`` for a file_id (may span parts), ``*`` for anything within one part,
+        ``**`` for anything, and ``**/`` for any number of folders, or none; all else for itself. Files that don't fit
+        are left out, and their number is logged. Without ``{class}``, samples are unlabelled.
+
+        By default each first folder is a class, and files beside these folders are left out, with a logged warning;
+        where all files lie beside each other, they are unlabelled.
+    suffixes : iterable of str, optional
+        The endings of files to take, such as ``(".flac", ".wav")``, whatever their case.
+    file_id : callable, optional
+        From the relative path (a `PurePosixPath`) to the file_id. By default it is that path without its last suffix.
+
+    Attributes
+    ----------
+    name : str
+    root : Path
+        The folder, absolute; links are not resolved.
+
+    Raises
+    ------
+    ValueError
+        A pattern with an unknown word, or with one word twice; ``{file_id}`` in it and `file_id` as well; a suffix
+        without its dot.
+    EmptySourceError
+        When iterated: there is no such folder, or no file in it is wanted.
+    DuplicateKeysError
+        When iterated: two files have one key, such as ``a.wav`` and ``a.flac``.
+    KeyFormatError
+        When iterated: a file's name makes no key.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "dog").mkdir()
+    >>> _ = (root / "dog" / "001.wav").write_bytes(b"")
+    >>> [str(sample.key) for sample in Folder(root, name="pets", suffixes=[".wav"])]
+    ['dog/001:dog']
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str,
+        pattern: str | None = None,
+        suffixes: Iterable[str] | None = None,
+        file_id: Callable[[PurePosixPath], str] | None = None,
+    ) -> None:
+        self.name = checked_name(name)
+        self.root = Path(path).absolute()
+        self._pattern = pattern
+        self._layout = None if pattern is None else compile_pattern(pattern)
+        self._suffixes = None if suffixes is None else _checked_suffixes(suffixes)
+        self._file_id = file_id
+        if file_id is not None and self._layout is not None and "file_id" in self._layout.groupindex:
+            raise ValueError(f"pattern {pattern!r} gives the file_id already: leave out file_id=")
+
+    def __iter__(self) -> Iterator[FileSample]:
+        return distinct(self._found(), empty="there are no files in it", path=self.root)
+
+    def _found(self) -> Iterator[tuple[FileSample, Key, str]]:
+        for relative, class_name, file_id, entry in self._chosen():
+            if file_id is None:
+                file_id = self._file_id(PurePosixPath(relative)) if self._file_id else without_suffix(relative)
+            key = key_at(file_id, class_name, entry.path)
+            yield _sample(key, entry), key, entry.path
+
+    def _chosen(self) -> list[tuple[str, str, str | None, os.DirEntry[str]]]:
+        """Return relative path, class, file_id if the pattern gives it, and entry of each file to take, sorted."""
+        files = self._files()
+        if self._layout is not None:
+            fits = [(relative, self._layout.fullmatch(relative), entry) for relative, entry in files]
+            chosen = [
+                (relative, fit.groupdict().get("class", UNLABELLED), fit.groupdict().get("file_id"), entry)
+                for relative, fit, entry in fits
+                if fit is not None
+            ]
+            self._tell(len(files), len(chosen), f"fit {self._pattern!r}")
+            return chosen
+        labelled = any("/" in relative for relative, _ in files)
+        found: list[tuple[str, str, str | None, os.DirEntry[str]]] = [
+            (relative, relative.partition("/")[0] if labelled else UNLABELLED, None, entry)
+            for relative, entry in files
+            if "/" in relative or not labelled
+        ]
+        if len(found) < len(files):
+            beside = len(files) - len(found)
+            logger.warning("%s: %d file(s) beside the folders of the classes are left out", self.root, beside)
+        return found
+
+    def _files(self) -> list[tuple[str, os.DirEntry[str]]]:
+        """Find the files that have one of the suffixes."""
+        if not self.root.is_dir():
+            raise EmptySourceError(self.root, "it is a file" if self.root.exists() else "there is no such folder")
+        files = sorted(_walk(self.root), key=lambda file: file[0])
+        if self._suffixes is None:
+            return files
+        chosen = [(relative, entry) for relative, entry in files if entry.name.lower().endswith(self._suffixes)]
+        self._tell(len(files), len(chosen), f"end in {' or '.join(self._suffixes)}")
+        return chosen
+
+    def _tell(self, files: int, chosen: int, what: str) -> None:
+        """Log how many files were left out; refuse to go on with none."""
+        if files and not chosen:
+            raise EmptySourceError(self.root, f"none of its {files:,} file(s) is one of those that {what}")
+        if chosen < files:
+            logger.info("%s: %d of %d file(s) are left out: they don't %s", self.root, files - chosen, files, what)
+
+    def __repr__(self) -> str:
+        pattern = f", {self._pattern!r}" if self._pattern is not None else ""
+        return f"<Folder {self.name!r}: {str(self.root)!r}{pattern}>"
+
+
+def _checked_suffixes(suffixes: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(suffixes, str):
+        raise TypeError(f"expected a list of suffixes, found one: {suffixes!r}")
+    lowered = tuple(suffix.lower() for suffix in suffixes)
+    for suffix in lowered:
+        if not suffix.startswith("."):
+            raise ValueError(f"expected suffixes such as '.wav', found {suffix!r}")
+    return lowered
+
+
+def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the relative path and entry of each file, in no order. Files that are not links aren't looked at."""
+    above: frozenset[tuple[int, int]] = frozenset()
+    folders = [(str(root), "", above)]
+    while folders:
+        folder, prefix, above = folders.pop()
+        found = os.stat(folder)
+        if (found.st_dev, found.st_ino) in above:  # a link to a folder that it lies in
+            continue
+        above |= {(found.st_dev, found.st_ino)}
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    folders.append((entry.path, f"{prefix}{entry.name}/", above))
+                elif _is_file(entry):
+                    yield prefix + entry.name, entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that can't be followed, to itself perhaps: it fails when it is read
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Tell files, and links that can't be followed, from pipes and devices, whose reading might never end."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True
+
+
+def _sample(key: Key, entry: os.DirEntry[str]) -> FileSample:
+    path = Path(entry.path)
+    try:
+        return file_sample(key, path, entry.stat())
+    except OSError:  # a link to nowhere, or removed just now: reading it will say so, and the run goes on
+        return FileSample(key, path, UNKNOWN)

@@ -1,0 +1,288 @@
+"""Samples in memory, and what all sources do with names and keys.
+
+Content in memory has no stamp: whether it changed is told by its digest alone, taken each time it is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
+from embstore.ingest import as_rows, is_torch
+from embstore.keys import Key
+from embstore.schema import BFLOAT16
+from embstore.sources.base import UNKNOWN, Content, Sample, Stamp, digest_of
+
+__all__ = ["ItemSample", "Items", "checked_name", "distinct", "key_at"]
+
+_PLAIN_KINDS: Final = "biufcSUMm"
+"""Kinds of NumPy dtypes whose bytes are their values: no pointers, and no fields that `dtype.str` leaves out."""
+
+_PERSON: Final = b"embstore content"  # bytes that spell an array's header don't have the array's digest
+
+_ORIENTATION: Final = 0x0112  # in EXIF
+
+_S = TypeVar("_S")
+
+
+# -- what all sources share --------------------------------------------------------------------
+
+
+def checked_name(name: str) -> str:
+    """Return a data set's name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not text; it is empty.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"expected the data set's name, found {type(name).__name__}")
+    if not name.strip():
+        raise ValueError(f"expected the data set's name, found {name!r}")
+    return name
+
+
+def key_at(file_id: str, class_name: str, where: object) -> Key:
+    """Return the key of a sample.
+
+    Raises
+    ------
+    KeyFormatError
+        It can't have one; says where the sample is.
+    """
+    try:
+        return Key.parse(Key(file_id, class_name))
+    except KeyFormatError as error:
+        # As repr: a name that is not UTF-8 could not even be printed.
+        raise KeyFormatError(error.key, f"{error.reason}; found at {str(where)!r}") from error
+
+
+def distinct(found: Iterable[tuple[_S, Key, str]], *, empty: str, path: Path | None = None) -> Iterator[_S]:
+    """Yield samples whose keys differ.
+
+    Parameters
+    ----------
+    found : iterable of (sample, key, place)
+        The place is for people.
+    empty : str
+        What to say if there are none.
+    path : Path, optional
+        Where they come from.
+
+    Raises
+    ------
+    DuplicateKeysError
+        Two have one key; names the places of both.
+    EmptySourceError
+        There are none.
+    """
+    places: dict[Key, str] = {}
+    for sample, key, place in found:
+        if key in places:
+            raise DuplicateKeysError([str(key)], path=path, found_at=(places[key], place))
+        places[key] = place
+        yield sample
+    if not places:
+        raise EmptySourceError(path, empty)
+
+
+# -- samples in memory -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSample:
+    """Content that is in memory already, and whose owner may change it in place.
+
+    Attributes
+    ----------
+    key : Key
+    content : text, bytes, array, tensor, PIL image, number, or a tuple, list or dict of these
+    """
+
+    key: Key
+    content: Any = field(repr=False)
+
+    @property
+    def stamp(self) -> Stamp:
+        """Unknown: there is no file."""
+        return UNKNOWN
+
+    @property
+    def where(self) -> str:
+        """The key; nothing else is known of it."""
+        return str(self.key)
+
+    def current_digest(self) -> str:
+        """Return the digest of the content as it is now.
+
+        Raises
+        ------
+        SampleError, TypeError
+            As `read` does.
+        """
+        return self.read().digest
+
+    def read(self) -> Content:
+        """Copy the content: the digest is that of the copy, whatever becomes of the original meanwhile.
+
+        Raises
+        ------
+        SampleError
+            Text that is not valid Unicode; an image that can't be loaded.
+        TypeError
+            There is no digest for this kind of content.
+        """
+        content = self.content
+        try:
+            if isinstance(content, str | bytes):
+                return Content(content, digest_of(content))  # the digest of a file with these bytes
+            state = blake2b(digest_size=16, person=_PERSON)
+            copy = _take(content, state.update)
+        except UnicodeEncodeError as error:
+            raise SampleError(None, "it is not valid Unicode text") from error
+        except OSError as error:  # PIL reads an image's file when its pixels are first asked for
+            raise SampleError(None, error.strerror or str(error)) from error
+        except TypeError as error:
+            raise TypeError(f"{self.key}: {error}") from error
+        return Content(copy, state.hexdigest())
+
+
+def _take(content: Any, update: Callable[[bytes | memoryview], None]) -> Any:
+    """Copy content, and feed the copy, part by part and each with its kind and length, to a digest."""
+    if isinstance(content, str | bytes):
+        data = content.encode() if isinstance(content, str) else content
+        update(f"{'text' if isinstance(content, str) else 'bytes'} {len(data)}\0".encode())
+        update(data)
+        return content
+    if isinstance(content, bytearray | memoryview):
+        return _take(bytes(content), update)
+    if is_torch(content) and hasattr(content, "detach"):
+        tensor = content.detach().clone()
+        _feed_array(*as_rows(tensor), update)
+        return tensor
+    if isinstance(content, np.ndarray | np.generic) and not isinstance(content, np.ma.MaskedArray):
+        array = content if isinstance(content, np.generic) else np.array(content, order="C")
+        _feed_array(*as_rows(array), update)
+        return array
+    if content is None or isinstance(content, bool | int | float):
+        update(f"{type(content).__name__} {content!r}\0".encode())
+        return content
+    if isinstance(content, list | tuple):
+        update(f"{'list' if isinstance(content, list) else 'tuple'} {len(content)}\0".encode())
+        parts = [_take(part, update) for part in content]
+        make: Any = getattr(content, "_make", tuple)  # a named tuple stays one
+        return parts if isinstance(content, list) else make(parts)
+    if isinstance(content, dict) and all(isinstance(name, str) for name in content):
+        update(f"dict {len(content)}\0".encode())
+        taken = {_take(name, update): _take(content[name], update) for name in sorted(content)}
+        return {name: taken[name] for name in content}
+    if _is_image(content):
+        return _take_image(content, update)
+    raise TypeError(
+        f"there is no digest for {type(content).__module__}.{type(content).__qualname__}: give (key, content, digest); "
+        f"for files take Folder or Table"
+    )
+
+
+def _feed_array(values: np.ndarray[Any, Any], dtype: str, update: Callable[[bytes | memoryview], None]) -> None:
+    if values.dtype.kind not in _PLAIN_KINDS:
+        raise TypeError(f"there is no digest for an array of {values.dtype}: give (key, content, digest)")
+    header = BFLOAT16 if dtype == BFLOAT16 else values.dtype.str  # with the byte order
+    update(f"array {header} {values.shape}\0".encode())
+    if values.nbytes:
+        update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+
+def _is_image(content: Any) -> bool:
+    """Tell an image of PIL's, without importing it: whoever made one has."""
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(content, pil.Image)
+
+
+def _take_image(image: Any, update: Callable[[bytes | memoryview], None]) -> Any:
+    """Copy an image and feed all that decides how it looks: its palette, transparency and orientation as well."""
+    copy = image.copy()
+    orientation = image.getexif().get(_ORIENTATION)
+    if orientation is not None:
+        copy.getexif()[_ORIENTATION] = orientation  # PIL copies that of the file, not what was set since
+    else:
+        copy.getexif().pop(_ORIENTATION, None)
+    palette = copy.getpalette("RGBA") if copy.palette is not None else None
+    about = (copy.mode, copy.size, palette, copy.info.get("transparency"), orientation)
+    update(b"image\0")
+    _take(about, update)
+    _take(copy.tobytes(), update)
+    return copy
+
+
+def _as_given(content: Any) -> Any:
+    return content
+
+
+class Items:
+    """Samples in memory.
+
+    Parameters
+    ----------
+    items : list or mapping
+        ``(key, content)`` pairs, or content by key. Content is text, bytes, an array or tensor, a PIL image, a number,
+        or a tuple, list or dict of these, such as ``(waveform, sample_rate)``; anything else comes as
+        ``(key, content, digest)``, with a digest that changes whenever the content does. An iterator is read at once.
+    name : str
+        Name of the data set.
+
+    Raises
+    ------
+    KeyFormatError, DuplicateKeysError, EmptySourceError
+        When iterated.
+    TypeError
+        When iterated: an item is not one of the above. When a sample is read: its content has no digest.
+
+    Examples
+    --------
+    >>> source = Items({"a:dog": "It barks.", "b:cat": "It purrs."}, name="pets")
+    >>> [sample.where for sample in source]
+    ['a:dog', 'b:cat']
+    >>> next(iter(source)).read().value
+    'It barks.'
+    """
+
+    def __init__(
+        self, items: Mapping[str | Key, Any] | Mapping[str, Any] | Iterable[Sequence[Any]], *, name: str
+    ) -> None:
+        self.name = checked_name(name)
+        # An iterator could be iterated over only once.
+        self._items: Any = items if isinstance(items, Mapping | Sequence) else list(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Sample | ItemSample]:
+        return distinct(self._found(), empty=f"{self.name} has no items")
+
+    def _found(self) -> Iterator[tuple[Sample | ItemSample, Key, str]]:
+        items = list(self._items.items() if isinstance(self._items, Mapping) else self._items)
+        for number, item in enumerate(items):
+            place = f"items[{number}]"
+            if not isinstance(item, tuple | list) or len(item) not in (2, 3):
+                raise TypeError(f"{place}: expected (key, content) or (key, content, digest), found {item!r:.80}")
+            key = Key.parse(item[0])
+            if len(item) == 2:
+                yield ItemSample(key, item[1]), key, place
+                continue
+            _, content, digest = item
+            if not isinstance(digest, str) or not digest:
+                raise TypeError(f"{place}: expected a digest (text), found {digest!r:.80}")
+            yield Sample(key, functools.partial(_as_given, content), digest), key, place
+
+    def __repr__(self) -> str:
+        return f"<Items {self.name!r}: {len(self)} item(s)>"

@@ -1,0 +1,346 @@
+"""A table of files or texts: CSV, Parquet, or a table in memory."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NoReturn
+
+import numpy as np
+
+from embstore.errors import EmptySourceError, KeyFormatError, SampleError, UnknownColumnError
+from embstore.keys import UNLABELLED, Key
+from embstore.sources.base import UNKNOWN, Content, FileSample, Stamp, digest_of, file_sample
+from embstore.sources.folder import without_suffix
+from embstore.sources.items import checked_name, distinct, key_at
+
+__all__ = ["RowSample", "Table", "as_text", "refused", "text_of"]
+
+_DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
+_PARQUET: Final = ".parquet"
+_LARGEST_WHOLE: Final = 2**53  # above it, a float's last digits are not what anyone wrote
+
+
+@dataclass(frozen=True, slots=True)
+class RowSample:
+    """A sample whose content is loaded from a row.
+
+    Attributes
+    ----------
+    key : Key
+    where : str
+        Its place, for people.
+    load : callable
+        Returns its content, text or bytes; raises SampleError if there is none.
+    """
+
+    key: Key
+    where: str
+    load: Callable[[], str | bytes] = field(repr=False)
+
+    @property
+    def stamp(self) -> Stamp:
+        """Unknown: a row has no size and mtime of its own."""
+        return UNKNOWN
+
+    def current_digest(self) -> str:
+        """Load the content and return its digest.
+
+        Raises
+        ------
+        SampleError
+        """
+        return self.read().digest
+
+    def read(self) -> Content:
+        """Load the content.
+
+        Raises
+        ------
+        SampleError
+            There is none, or it is not valid Unicode text.
+        """
+        content = self.load()
+        try:
+            return Content(content, digest_of(content))
+        except UnicodeEncodeError as error:
+            raise SampleError(None, "it is not valid Unicode text") from error
+
+
+def refused(reason: str, path: Path | None = None) -> NoReturn:
+    """Raise SampleError: what a sample without content has for loading it. Whoever reads it knows its place."""
+    raise SampleError(path, reason)
+
+
+def text_of(value: Any) -> str:
+    """Return a text.
+
+    Raises
+    ------
+    SampleError
+        It is none.
+    """
+    if not isinstance(value, str):
+        refused(f"expected text, found {'nothing' if _is_missing(value) else type(value).__name__}")
+    return value
+
+
+def as_text(value: Any, where: str) -> str:
+    """Return a cell as a part of a key: whole numbers without a point, what is missing as the empty text.
+
+    Raises
+    ------
+    KeyFormatError
+        Several values, or bytes.
+
+    Examples
+    --------
+    >>> as_text(3.0, "row 1"), as_text(float("nan"), "row 2")
+    ('3', '')
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        return value
+    if _is_missing(value):
+        return ""
+    if hasattr(value, "__len__") or hasattr(value, "__iter__"):
+        raise KeyFormatError(value, f"expected text or a number, found {type(value).__name__}; found at {where!r}")
+    # Integers beside missing values become floats in many a table.
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_WHOLE:
+        return str(int(value))
+    return str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    """Tell None, NaN, and pandas' NA and NaT, which can't all be compared."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (value != value) is True
+
+
+class Table:
+    """The files that a table lists, or the texts that it holds; each iteration reads it again.
+
+    Parameters
+    ----------
+    table : path_like, DataFrame, mapping or list
+        A ``.csv`` or ``.tsv`` file (UTF-8, with a header) or ``.parquet``; a DataFrame of pandas or polars; a mapping
+        of columns; a list of rows, each a mapping.
+    name : str
+        Name of the data set.
+    path, text : str
+        The column of files, relative to `root`, or of texts: exactly one of the two.
+    class_name : str, optional
+        The column of classes. A missing one, and each without this column, is ``_``.
+    file_id : str, optional
+        The column of file_ids. For files, it is the relative path without its last suffix by default.
+    root : path_like, optional
+        By default the table's folder; the working directory for a table in memory.
+    delimiter : str, optional
+        Between the cells of a text file; by default as its suffix says.
+
+    Attributes
+    ----------
+    name : str
+    root : Path
+        Absolute.
+
+    Raises
+    ------
+    ValueError
+        Neither or both of `path` and `text`; `text` without `file_id`; a file of another suffix. When iterated: a
+        file that is not UTF-8, or a row with more or fewer cells than the header.
+    UnknownColumnError, EmptySourceError, KeyFormatError, DuplicateKeysError
+        When iterated. Rows are counted from 1, without the header.
+
+    Notes
+    -----
+    A listed file that is not there is a sample that can't be read, so that a run tells of it.
+
+    Examples
+    --------
+    >>> rows = [{"id": 1, "says": "It barks.", "label": "dog"}, {"id": 2, "says": "It purrs.", "label": None}]
+    >>> table = Table(rows, name="pets", text="says", class_name="label", file_id="id")
+    >>> [(str(sample.key), sample.read().value) for sample in table]
+    [('1:dog', 'It barks.'), ('2:_', 'It purrs.')]
+    """
+
+    def __init__(
+        self,
+        table: Any,
+        *,
+        name: str,
+        path: str | None = None,
+        text: str | None = None,
+        class_name: str | None = None,
+        file_id: str | None = None,
+        root: str | os.PathLike[str] | None = None,
+        delimiter: str | None = None,
+    ) -> None:
+        self.name = checked_name(name)
+        if (path is None) == (text is None):
+            raise ValueError('expected either path="the column of files" or text="the column of texts"')
+        if text is not None and file_id is None:
+            raise ValueError(
+                "name a file_id column: a row's number changes when the table is edited, and would then stand "
+                "for another text"
+            )
+        self._file = Path(table).absolute() if isinstance(table, str | os.PathLike) else None
+        self._read = _reader(table, self._file, delimiter)
+        self._kind = type(table).__name__
+        self._path, self._text, self._class_name, self._file_id = path, text, class_name, file_id
+        default = self._file.parent if self._file is not None else Path()
+        self.root = (Path(root) if root is not None else default).absolute()
+
+    def __iter__(self) -> Iterator[FileSample | RowSample]:
+        return distinct(self._found(), empty="it has no rows", path=self._file)
+
+    def _found(self) -> Iterator[tuple[FileSample | RowSample, Key, str]]:
+        content = self._path if self._path is not None else self._text
+        names = [column for column in (content, self._class_name, self._file_id) if column is not None]
+        columns = dict(zip(names, self._read(names), strict=True))
+        values = columns[content] if content is not None else []
+        classes = repeat(None) if self._class_name is None else columns[self._class_name]
+        file_ids = repeat(None) if self._file_id is None else columns[self._file_id]
+        title = self._file.name if self._file is not None else "the table"
+        for number, (value, label, file_id) in enumerate(zip(values, classes, file_ids, strict=False), 1):
+            place = f"row {number} of {title}"
+            class_name = as_text(label, place) or UNLABELLED
+            if self._path is None:
+                key = key_at(as_text(file_id, place), class_name, place)
+                yield RowSample(key, place, functools.partial(text_of, value)), key, place
+            else:
+                relative = as_text(value, place)
+                own = self._id_of(relative) if self._file_id is None else as_text(file_id, place)
+                key = key_at(own, class_name, f"{place}: {relative}")
+                yield self._file_sample(key, relative, place), key, f"{place} ({relative})"
+
+    def _id_of(self, relative: str) -> str:
+        """Return a file's own file_id: its path below the root, so that it does not depend on the machine."""
+        path = PurePosixPath(relative)
+        if path.is_absolute() and path.is_relative_to(self.root.as_posix()):
+            path = path.relative_to(self.root.as_posix())
+        return without_suffix(str(path)) if relative else ""
+
+    def _file_sample(self, key: Key, relative: str, place: str) -> FileSample | RowSample:
+        """Return the sample of a listed file; where there is none, one that can't be read."""
+        path = self.root / relative
+        if not relative:
+            return RowSample(key, place, functools.partial(refused, "no file is named"))
+        try:
+            found = os.stat(path)
+        except OSError:  # reading it says why
+            return FileSample(key, path, UNKNOWN)
+        except ValueError as error:  # no name that a file can have
+            return RowSample(key, place, functools.partial(refused, str(error), path))
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
+            return RowSample(key, place, functools.partial(refused, "it is not a file", path))
+        return file_sample(key, path, found)
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name!r}: {self._kind if self._file is None else repr(str(self._file))}>"
+
+
+# -- reading tables: each takes the names of columns, and returns their values as lists ------------
+
+
+def _reader(table: Any, file: Path | None, delimiter: str | None) -> Callable[[Sequence[str]], list[list[Any]]]:
+    suffix = file.suffix.lower() if file is not None else None
+    if delimiter is not None and (suffix is None or suffix == _PARQUET):
+        raise ValueError("delimiter is for text files: .csv, .tsv")
+    if file is not None:
+        if suffix == _PARQUET:
+            return functools.partial(_from_parquet, file)
+        delimiter = delimiter or _DELIMITERS.get(suffix or "")
+        if delimiter is None:
+            raise ValueError(f"{file}: expected .csv, .tsv or .parquet, or delimiter= for another text file")
+        return functools.partial(_from_csv, file, delimiter)
+    if isinstance(table, Mapping):
+        return functools.partial(_from_mapping, table)
+    if hasattr(table, "columns") and hasattr(table, "__getitem__"):
+        return functools.partial(_from_frame, table)
+    if isinstance(table, Sequence) and not isinstance(table, bytes) and all(isinstance(row, Mapping) for row in table):
+        return functools.partial(_from_rows, table)
+    raise TypeError(
+        f"expected a path, a DataFrame, a mapping of columns or a list of rows (mappings), found {type(table).__name__}"
+    )
+
+
+def _check(names: Sequence[str], available: Sequence[Any], path: Path | None = None) -> None:
+    """Refuse columns that are not there, or there twice."""
+    for name in names:
+        if name not in available:
+            raise UnknownColumnError(name, map(str, available), path=path)
+        if list(available).count(name) > 1:
+            raise ValueError(f"{path or 'the table'} has several columns {name!r}")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise EmptySourceError(path, "it is not a file" if path.exists() else "there is no such file")
+    return path
+
+
+def _from_csv(path: Path, delimiter: str, names: Sequence[str]) -> list[list[str]]:
+    columns: list[list[str]] = [[] for _ in names]
+    number = 0
+    with _existing(path).open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=delimiter)
+        try:
+            header = next(rows, [])
+            _check(names, header, path)
+            places = [header.index(name) for name in names]
+            for row in rows:
+                if not row:  # an empty line
+                    continue
+                number += 1
+                if len(row) != len(header):
+                    raise ValueError(f"row {number} of {path} has {len(row)} cell(s), the header has {len(header)}")
+                for column, place in zip(columns, places, strict=True):
+                    column.append(row[place])
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text, after row {number}: {error}") from error
+        except csv.Error as error:  # a text longer than csv.field_size_limit(), most likely
+            raise ValueError(f"{path}, after row {number}: {error}; see csv.field_size_limit") from error
+    return columns
+
+
+def _from_parquet(path: Path, names: Sequence[str]) -> list[list[Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError("reading Parquet needs pyarrow: pip install 'embstore[tables]'") from error
+    _check(names, parquet.read_schema(_existing(path)).names, path)
+    # A folder named "split=train" above the file makes no column of it.
+    table = parquet.read_table(path, columns=list(dict.fromkeys(names)), partitioning=None)
+    return [table.column(name).to_pylist() for name in names]
+
+
+def _from_frame(frame: Any, names: Sequence[str]) -> list[list[Any]]:
+    _check(names, list(frame.columns))
+    return [frame[name].to_list() for name in names]
+
+
+def _from_mapping(table: Mapping[str, Any], names: Sequence[str]) -> list[list[Any]]:
+    _check(names, list(table))
+    columns = [_listed(table[name]) for name in names]
+    lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"expected columns of one length, found {lengths}")
+    return columns
+
+
+def _listed(values: Any) -> list[Any]:
+    """Return an array's or a column's values as Python's own."""
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
+def _from_rows(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[Any]]:
+    if rows:  # an empty list lacks no column
+        _check(names, list(dict.fromkeys(name for row in rows for name in row)))
+    return [[row.get(name) for row in rows] for name in names]
