@@ -14,21 +14,28 @@ if TYPE_CHECKING:
     from embstore.cache import Cache as Cache
     from embstore.cache import CacheEntry as CacheEntry
     from embstore.cache import Lookup as Lookup
+    from embstore.canary import CanaryReport as CanaryReport
+    from embstore.canary import check as check
     from embstore.changes import AppendResult as AppendResult
     from embstore.config import Config as Config
     from embstore.config import Difference as Difference
+    from embstore.encoders.base import Encoder as Encoder
+    from embstore.encoders.pretrained import from_pretrained as from_pretrained
     from embstore.erasing import EraseReceipt as EraseReceipt
+    from embstore.explanation import why as why
     from embstore.integrity import salvage as salvage
     from embstore.integrity import verify as verify
     from embstore.keys import Key as Key
+    from embstore.merging import merge as merge
     from embstore.opening import open as open
     from embstore.pipeline import EmbedResult as EmbedResult
-    from embstore.pipeline import Encoder as Encoder
-    from embstore.pipeline import Sample as Sample
-    from embstore.pipeline import Source as Source
-    from embstore.pipeline import digest_of as digest_of
     from embstore.pipeline import embed as embed
+    from embstore.ragged import Padded as Padded
+    from embstore.ragged import Ragged as Ragged
     from embstore.schema import FieldSpec as FieldSpec
+    from embstore.sources.base import Sample as Sample
+    from embstore.sources.base import Source as Source
+    from embstore.sources.base import digest_of as digest_of
     from embstore.store import EmbeddingStore as EmbeddingStore
     from embstore.view import View as View
 
@@ -38,23 +45,30 @@ _HOMES = {
     "AppendResult": "changes",
     "Cache": "cache",
     "CacheEntry": "cache",
+    "CanaryReport": "canary",
     "Config": "config",
     "Difference": "config",
     "EmbedResult": "pipeline",
     "EmbeddingStore": "store",
-    "Encoder": "pipeline",
+    "Encoder": "encoders.base",
     "EraseReceipt": "erasing",
     "FieldSpec": "schema",
     "Key": "keys",
     "Lookup": "cache",
-    "Sample": "pipeline",
-    "Source": "pipeline",
+    "Padded": "ragged",
+    "Ragged": "ragged",
+    "Sample": "sources.base",
+    "Source": "sources.base",
     "View": "view",
-    "digest_of": "pipeline",
+    "check": "canary",
+    "digest_of": "sources.base",
     "embed": "pipeline",
+    "from_pretrained": "encoders.pretrained",
+    "merge": "merging",
     "open": "opening",
     "salvage": "integrity",
     "verify": "integrity",
+    "why": "explanation",
 }
 
 __all__ = ["__version__", "errors", *_HOMES]

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from embstore.config import ABSENT, Config, Difference
 from embstore.errors import (
     AmbiguousConfigError,
@@ -21,6 +19,7 @@ from embstore.errors import (
     NotAStoreError,
     UnsupportedFormatError,
 )
+from embstore.freshness import compare_digests
 from embstore.fsio import Folder
 from embstore.keys import Key
 from embstore.opening import Mode
@@ -31,9 +30,6 @@ from embstore.store import EmbeddingStore
 __all__ = ["Cache", "CacheEntry", "Lookup"]
 
 logger = logging.getLogger("embstore")
-
-DIGEST_COLUMN: Final = "source_digest"
-"""The column that holds the digest of what each row was computed from."""
 
 _SUFFIX: Final = ".zarr"
 
@@ -92,6 +88,11 @@ class Cache:
     **options
         Passed to `embstore.open` for each store: `mapping`, `check`, `lock_timeout`, `network`.
 
+    Attributes
+    ----------
+    path : Path
+    options : dict
+
     Examples
     --------
     >>> import numpy as np, tempfile
@@ -108,7 +109,7 @@ class Cache:
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         self.path = Path(path).resolve()
-        self._options = options
+        self.options = options
 
     def path_of(self, config: Mapping[str, Any]) -> Path:
         """Return where the store of a config lies, or would."""
@@ -137,7 +138,7 @@ class Cache:
             if mode in ("r", "r+"):
                 raise CacheMissError(lookup.reason, config=config, differences=lookup.differences, path=self.path)
             logger.info("%s: a new store: %s", path, lookup.reason)
-        return open_store(path, mode, config=config, **{**self._options, **options})
+        return open_store(path, mode, config=config, **{**self.options, **options})
 
     def entries(self) -> list[CacheEntry]:
         """List the stores, by name. One that can't be read is left out, with a logged warning."""
@@ -184,7 +185,7 @@ class Cache:
         if len(found) > 1:
             differing = {d.name for entry in found[1:] for d in found[0].config.diff(entry.config)}
             raise AmbiguousConfigError(wanted, [entry.path for entry in found], ", ".join(sorted(differing)))
-        return open_store(found[0].path, mode, **self._options)
+        return open_store(found[0].path, mode, **self.options)
 
     def lookup(
         self,
@@ -208,16 +209,16 @@ class Cache:
         wanted = [str(Key.parse(key)) for key in keys or ()]
         if not path.exists():
             return self._miss(config, path, wanted)
-        with open_store(path, config=config, **self._options) as store:
-            missing, stale = coverage(store, wanted, digests or {})
+        with open_store(path, config=config, **self.options) as store:
+            found = compare_digests(store, wanted, digests or {})
             rows = len(store)
-        absent = {*missing, *stale}
-        stored = tuple(key for key in wanted if key not in absent)
-        parts = [f"{len(stored):,} stored", f"{len(missing):,} missing", f"{len(stale):,} stale"]
-        words = "hit" if not absent else "partial" if stored else "miss"
-        reason = f"{words}: " + (", ".join(parts) if wanted else f"{rows:,} rows")
         return Lookup(
-            hit=not absent, reason=reason, path=path, stored=stored, missing=tuple(missing), stale=tuple(stale)
+            hit=found.complete,
+            reason=found.reason if wanted else f"hit: {rows:,} rows",
+            path=path,
+            stored=tuple(found.stored),
+            missing=tuple(found.missing),
+            stale=tuple(found.stale),
         )
 
     def _miss(self, config: Config, path: Path, wanted: list[str]) -> Lookup:
@@ -256,21 +257,6 @@ class Cache:
         )
         head = "<tr><th>store</th><th>rows</th><th>config</th></tr>"
         return f"<table><caption>{html.escape(str(self.path))}</caption>{head}{rows}</table>"
-
-
-def coverage(store: EmbeddingStore, keys: Sequence[str], digests: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return which keys are missing from a store, and which are stale: computed from other content."""
-    rows = store.find(keys)
-    missing = [keys[i] for i in np.flatnonzero(rows < 0).tolist()]
-    stale: list[str] = []
-    if digests:
-        there = np.flatnonzero(rows >= 0)
-        known = DIGEST_COLUMN in store.columns  # rows of unknown content can't be said to be current
-        stored = store.select(rows=rows[there]).column(DIGEST_COLUMN) if known else [""] * len(there)
-        for place, digest in zip(there.tolist(), stored, strict=True):
-            if digests.get(keys[place], digest) != digest:
-                stale.append(keys[place])
-    return missing, stale
 
 
 def _as_config(config: Mapping[str, Any]) -> Config:

@@ -14,8 +14,15 @@ from numpy.typing import NDArray
 
 from embstore.commit import Blocks, Values, new_id
 from embstore.config import Config
-from embstore.errors import DtypeError, KeysExistError, ShapeError, UnknownColumnError, UnknownFieldError
-from embstore.gather import read_field, row_bounds
+from embstore.errors import (
+    DtypeError,
+    KeysExistError,
+    NameRefusedError,
+    ShapeError,
+    UnknownColumnError,
+    UnknownFieldError,
+)
+from embstore.gather import check_ends, read_field, row_bounds
 from embstore.index import KeyIndex
 from embstore.ingest import Casting, KeyBatch, Stored, column_values, field_values, infer_field
 from embstore.layout import (
@@ -100,6 +107,10 @@ def new_record(
 def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
     """Return the record with a field more, whose array is empty."""
     check_name(name, {**record.fields, **record.columns, **record.arrays})
+    ragged = [*record.ragged, *([name] if spec.ragged else [])]
+    own_dims = {f"{field}_{what}" for field in ragged for what in ("token", "offset")}
+    for dim in own_dims & {d for other in (spec, *record.fields.values()) for d in other.dims or ()}:
+        raise NameRefusedError(dim, "it is the dimension of a ragged field's tokens")
     sizes = {
         dim: size for other in record.fields.values() for dim, size in zip(other.dims or (), other.shape, strict=False)
     }
@@ -120,8 +131,8 @@ def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
 
 def with_column(record: Record, name: str, dtype: str, *, array_name: str | None = None) -> Record:
     """Return the record with a column more, whose array is empty."""
-    own = record.columns[name].array if name in record.columns else ""
-    taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - {name, own}
+    own = {name, record.columns[name].array} if name in record.columns else set()
+    taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - own
     check_name(name, dict.fromkeys(taken))
     if dtype not in COLUMN_DTYPES:
         raise DtypeError(name, expected=sorted(COLUMN_DTYPES), found=dtype)
@@ -148,6 +159,7 @@ def plan_append(
     KeysExistError, ShapeError, DtypeError, NonFiniteError, UnknownFieldError, UnknownColumnError
     """
     record, path = snapshot.record, snapshot.folder.path
+    check_ends(snapshot)
     named = name_fields(record, fields, path)
     if not record.fields:  # the first rows decide what the store holds
         for name, values in named.items():

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from embstore.chunks import read_chunk, read_tail, write_chunk
 from embstore.commit import Committed, Values, commit, payload
+from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder
 from embstore.index import drop_runs
 from embstore.layout import blank, crc32c, decode_strings
-from embstore.ragged import token_rows
+from embstore.ragged import rising, token_rows
 from embstore.schema import STRING, ArrayState, Record, Tail, offsets_name
 
 __all__ = ["EraseReceipt", "erase_dead", "finish_erase"]
@@ -98,7 +99,11 @@ def _rows_to_blank(folder: Folder, record: Record, dead: NDArray[np.int64]) -> d
     rows = dict.fromkeys(record.sample_arrays, dead)
     for name in record.ragged:
         offsets = _numbers(folder, record, offsets_name(name))
-        rows[name] = token_rows(offsets[dead], offsets[dead + 1] - offsets[dead])
+        starts, stops = offsets[dead], offsets[dead + 1]
+        tokens = record.arrays[name].length
+        if not rising(starts, stops, tokens):
+            raise CorruptStoreError(folder.path / offsets_name(name), f"its offsets do not rise from 0 to {tokens}")
+        rows[name] = token_rows(starts, stops - starts)
     return rows
 
 

@@ -242,12 +242,14 @@ class UnknownFieldError(EmbstoreError, KeyError):
     available: tuple[str, ...]
     path: Path | None
 
-    def __init__(self, field: str | None, available: Iterable[str], *, path: Path | None = None) -> None:
+    def __init__(
+        self, field: str | None, available: Iterable[str], *, path: Path | None = None, hint: str = ""
+    ) -> None:
         names = tuple(available)
         what = "no field was named" if field is None else f"there is no field {field!r}"
         where = "" if path is None else f" in {path}"
         super().__init__(
-            f"{what}{where}; there are {', '.join(names) or 'none yet'}",
+            f"{what}{where}; there are {', '.join(names) or 'none yet'}{'; ' if hint else ''}{hint}",
             field=field,
             available=names,
             path=path,

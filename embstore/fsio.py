@@ -33,7 +33,7 @@ from embstore.errors import (
     StoreLockedError,
 )
 
-__all__ = ["PARTIAL", "Folder", "exchange", "lock", "move_into_place", "refuse_network", "sibling"]
+__all__ = ["PARTIAL", "Folder", "Held", "exchange", "lock", "move_into_place", "refuse_network", "sibling"]
 
 logger = logging.getLogger("embstore")
 
@@ -405,6 +405,32 @@ def lock(path: Path, *, timeout: float) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+class Held:
+    """A lock that says that its process is at work: given up by `release`, and by the kernel when the process ends."""
+
+    def __init__(self, place: Path) -> None:
+        import filelock
+
+        self.place = place
+        self._lock = filelock.FileLock(place, thread_local=False, fallback_to_soft=False)
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; tell whether it is held now."""
+        import filelock
+
+        try:
+            with _explained(self.place):
+                self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give the lock up, and remove its file."""
+        self.place.unlink(missing_ok=True)  # while it is held: a process that finds the name finds it free or gone
+        self._lock.release()
 
 
 def _sign(place: Path) -> None:

@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 
 from embstore.errors import CorruptStoreError, UnknownColumnError
-from embstore.ragged import Padded, Ragged, offsets_of, token_rows
+from embstore.ragged import Padded, Ragged, offsets_of, rising, token_rows
 from embstore.reader import Rows
 from embstore.schema import STRING, offsets_name
 from embstore.snapshot import Snapshot
 
-__all__ = ["column_of", "padded_rows", "read_field", "read_ragged", "row_bounds", "span_field"]
+__all__ = [
+    "check_ends",
+    "column_of",
+    "padded_rows",
+    "read_field",
+    "read_ragged",
+    "row_bounds",
+    "span_field",
+    "whole_offsets",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -67,13 +76,46 @@ def row_bounds(snapshot: Snapshot, name: str, rows: Rows) -> tuple[Rows, Rows]:
     CorruptStoreError
         An offset is out of range, or smaller than the one before.
     """
+    count = snapshot.record.rows
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise IndexError(f"rows go from 0 to {count - 1}, found {rows.min()} to {rows.max()}")
     offsets = snapshot.take(offsets_name(name), np.concatenate([rows, rows + 1]))
     starts, stops = offsets[: len(rows)], offsets[len(rows) :]
-    tokens = snapshot.record.arrays[name].length
-    if len(rows) and (starts.min() < 0 or stops.max() > tokens or (stops < starts).any()):
-        path = snapshot.folder.path / offsets_name(name)
-        raise CorruptStoreError(path, f"its offsets do not rise from 0 to {tokens}")
+    if not rising(starts, stops, snapshot.record.arrays[name].length):
+        raise _lying(snapshot, name)
     return starts, stops
+
+
+def whole_offsets(snapshot: Snapshot, name: str) -> Rows:
+    """Return all offsets of a ragged field without a copy, once it is known that they are sound.
+
+    Raises
+    ------
+    CorruptStoreError
+    """
+    offsets: Rows = snapshot.span(offsets_name(name))
+    tokens = snapshot.record.arrays[name].length
+    if offsets[0] != 0 or offsets[-1] != tokens or not rising(offsets[:-1], offsets[1:], tokens):
+        raise _lying(snapshot, name)
+    return offsets
+
+
+def check_ends(snapshot: Snapshot) -> None:
+    """Check that the last row of each ragged field ends with the last token: what is added comes after both.
+
+    Raises
+    ------
+    CorruptStoreError
+    """
+    for name in snapshot.record.ragged:
+        rows = snapshot.record.rows
+        if snapshot.span(offsets_name(name), rows, rows + 1)[0] != snapshot.record.arrays[name].length:
+            raise _lying(snapshot, name)
+
+
+def _lying(snapshot: Snapshot, name: str) -> CorruptStoreError:
+    path = snapshot.folder.path / offsets_name(name)
+    return CorruptStoreError(path, f"its offsets do not rise from 0 to {snapshot.record.arrays[name].length}")
 
 
 def column_of(snapshot: Snapshot, name: str, rows: Rows) -> Array:

@@ -158,7 +158,10 @@ def infer_field(name: str, values: Any) -> FieldSpec:
     """
     if isinstance(values, Checked):
         return values.spec
-    rows, dtype = as_rows(values)
+    ragged = isinstance(values, Ragged | Padded)
+    rows, dtype = as_rows(values.values if ragged else values)
+    if ragged:  # tokens, or rows of tokens
+        rows = rows.reshape(-1, *rows.shape[2:]) if isinstance(values, Padded) else rows
     if rows.dtype == object and isinstance(values, list | tuple):
         hint = f"rows of one shape, or fields={{{name!r}: FieldSpec(shape=…, ragged=True)}}"
         raise ShapeError(name, expected=hint, found=f"rows of different shapes ({dtype})")
@@ -171,7 +174,7 @@ def infer_field(name: str, values: Any) -> FieldSpec:
         )
     if rows.ndim < 1:
         raise ShapeError(name, expected="rows", found="a single number")
-    return FieldSpec(shape=rows.shape[1:], dtype=dtype)
+    return FieldSpec(shape=rows.shape[1:], dtype=dtype, ragged=ragged)
 
 
 def field_values(name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *, casting: Casting = "no") -> Stored:
@@ -193,6 +196,8 @@ def field_values(name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *
         rows, dtype, offsets = _as_tokens(name, spec, values)
         if len(offsets) - 1 != len(keys):
             raise ShapeError(name, expected=f"{len(keys)} rows", found=f"{len(offsets) - 1} rows")
+    elif isinstance(values, Ragged | Padded):
+        raise ShapeError(name, expected=(len(keys), *spec.shape), found="rows of different lengths")
     else:
         rows, dtype = as_rows(values)
         expected = (len(keys), *spec.shape)
@@ -218,12 +223,14 @@ def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any,
     if isinstance(values, Ragged):
         tokens, dtype = as_rows(values.values)
         dtype = dtype if checked is None else checked.spec.dtype
-        offsets = np.asarray(values.offsets, dtype=np.int64)
+        offsets = _whole_numbers(name, values.offsets)
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
             raise ShapeError(name, expected=f"offsets that rise from 0 to {len(tokens)}", found=offsets)
     else:
         if isinstance(values, Padded):
-            values = [row[: int(length)] for row, length in zip(values.values, values.lengths, strict=True)]
+            values = _unpadded(name, values)
+        if not isinstance(values, Iterable):
+            raise ShapeError(name, expected="rows of tokens", found=type(values).__name__)
         parts = [as_rows(row) for row in values]
         dtypes = {dtype for _, dtype in parts} or {spec.dtype}
         if len(dtypes) > 1:
@@ -238,6 +245,24 @@ def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any,
     if tokens.shape[1:] != spec.shape or tokens.ndim < 1:
         raise ShapeError(name, expected=("tokens", *spec.shape), found=tokens.shape)
     return tokens, dtype, offsets
+
+
+def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
+    """Return offsets or lengths as they are counted."""
+    numbers, dtype = as_rows(values)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise ShapeError(
+            name, expected="offsets and lengths in whole numbers, one a row", found=f"{dtype} {numbers.shape}"
+        )
+    return numbers.astype(np.int64)
+
+
+def _unpadded(name: str, padded: Padded) -> list[Any]:
+    lengths = _whole_numbers(name, padded.lengths)
+    longest = padded.values.shape[1] if padded.values.ndim > 1 else 0
+    if len(lengths) != len(padded.values) or (len(lengths) and not 0 <= lengths.min() <= lengths.max() <= longest):
+        raise ShapeError(name, expected=f"{len(padded.values)} lengths from 0 to {longest}", found=lengths)
+    return [row[:length] for row, length in zip(padded.values, lengths.tolist(), strict=True)]
 
 
 def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, casting: Casting) -> np.ndarray[Any, Any]:
@@ -311,7 +336,7 @@ def column_values(name: str, dtype: str | None, values: Any, count: int) -> tupl
     if isinstance(values, str | bool | int | float | np.generic):
         values = [values] * count
     found = list(values) if not isinstance(values, np.ndarray) else values
-    array = np.asarray(found)
+    array = np.asarray(found) if len(found) or dtype in (None, STRING) else np.empty(0, dtype)
     if array.shape != (count,):
         raise ShapeError(name, expected=(count,), found=array.shape)
     if dtype == STRING or array.dtype.kind in "UTO" or (dtype is None and array is not values and count == 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -206,6 +207,8 @@ def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> 
         problems += _array_problems(snapshot, name, array, live)
     if not problems:
         problems += _agreement_problems(snapshot, live)
+    for name in snapshot.record.ragged:
+        problems += _offset_problems(snapshot, name, live)
     problems += [Problem(path, detail, _NO_ROWS) for path, detail in run_problems(snapshot)]
     report = Report(place, len(live), tuple(problems))
     return replace(report, keys_affected=tuple(_readable_keys(snapshot, report.rows_affected)))
@@ -239,11 +242,8 @@ def _rows_in(snapshot: Snapshot, name: str, first: int, stop: int, live: Rows) -
     if name in map(offsets_name, record.ragged):  # a sample needs its own offset, and the next
         return live[(live >= first - 1) & (live < stop)]
     if name in record.ragged:
-        try:
-            starts, stops = row_bounds(snapshot, name, live)
-        except (EmbstoreError, OSError):
-            return live  # without offsets nobody knows whose tokens these are
-        return live[(starts < stop) & (stops > first)]
+        known, starts, stops = _readable_bounds(snapshot, name, live)
+        return known[(starts < stop) & (stops > first) & (starts < stops)]
     # Without a chunk of names no class, and without one of deletions no row, can be trusted.
     return live
 
@@ -276,18 +276,47 @@ def _agreement_problems(snapshot: Snapshot, live: Rows) -> Iterator[Problem]:
         wrong = (hash_keys(keys) != snapshot.take("key_hash", rows)).any(axis=1)
         if wrong.any():
             yield Problem(root / "key_hash", "it is not the hash of the keys", rows[wrong])
-    for name in snapshot.record.ragged:
-        yield from _offset_problems(snapshot, name, live)
     dead = snapshot.dead_rows
     if len(np.unique(dead)) != len(dead):
         yield Problem(root / "dead_rows", "it names a row twice", _NO_ROWS)
 
 
+def _readable_bounds(snapshot: Snapshot, name: str, live: Rows) -> tuple[Rows, Rows, Rows]:
+    """Return those live rows whose offsets can be read, and where their tokens begin and end.
+
+    The others are affected already, by the chunk of offsets that can't be read.
+    """
+    found: list[tuple[Rows, Rows, Rows]] = []
+    step = snapshot.record.arrays[offsets_name(name)].rows_per_chunk
+    for start in range(0, len(live), step):
+        block = live[start : start + step]
+        try:
+            found.append((block, *row_bounds(snapshot, name, block)))
+        except (EmbstoreError, OSError):  # one by one, as far as it goes
+            for row in block:
+                with contextlib.suppress(EmbstoreError, OSError):
+                    found.append((np.array([row]), *row_bounds(snapshot, name, np.array([row]))))
+    if not found:
+        return _NO_ROWS, _NO_ROWS, _NO_ROWS
+    rows, starts, stops = (np.concatenate([part[i] for part in found]) for i in range(3))
+    return rows, starts, stops
+
+
 def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Problem]:
     """Check that a ragged field's offsets begin with 0, never fall, and end with the last token."""
-    offsets = snapshot.span(offsets_name(name))
+    array = snapshot.record.arrays[offsets_name(name)]
     tokens = snapshot.record.arrays[name].length
+    try:
+        offsets = np.concatenate(
+            [np.asarray(read_chunk(snapshot.folder.child(offsets_name(name)), array, i)) for i in range(array.chunks)]
+        )[: array.length]
+    except (CorruptStoreError, FileNotFoundError):
+        return  # reported already; row by row, `row_bounds` tells what can be believed
     wrong = (offsets[:-1] > offsets[1:]) | (offsets[:-1] < 0) | (offsets[1:] > tokens)
+    # Tokens before the first row or after the last are somebody's: that row is not whole.
+    if len(wrong):
+        wrong[0] |= offsets[0] != 0
+        wrong[-1] |= offsets[-1] != tokens
     if wrong.any() or offsets[0] != 0 or offsets[-1] != tokens:
         path = snapshot.folder.path / offsets_name(name)
         yield Problem(path, f"its offsets do not rise from 0 to {tokens}", live[wrong[live]])

@@ -1,110 +1,150 @@
-"""The embedding loop: samples through an encoder into a cache, only those that are missing or stale."""
+"""`embed`: samples through an encoder into a cache, only those that are missing or stale, for every field wanted."""
 
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
-from embstore.cache import DIGEST_COLUMN, Cache, coverage
+import numpy as np
+
+from embstore.ahead import Failure
+from embstore.backfill import backfill
+from embstore.cache import Cache
 from embstore.config import Config
-from embstore.errors import DuplicateKeysError
-from embstore.keys import Key
+from embstore.description import size as size_text
+from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
+from embstore.encoding import Job, Samples
+from embstore.errors import DuplicateKeysError, FieldMismatchError, StoreChangedError, UnknownFieldError
+from embstore.freshness import (
+    MTIME_COLUMN,
+    SIZE_COLUMN,
+    SOURCE_COLUMNS,
+    UNKNOWN_SOURCE,
+    Coverage,
+    compare_samples,
+)
+from embstore.ingest import column_values
+from embstore.keys import Key, hash_keys
+from embstore.opening import open as open_store
 from embstore.progress import Progress, reporting
+from embstore.schema import FieldSpec
+from embstore.sources.base import AnySample, Source
+from embstore.store import EmbeddingStore
 
-__all__ = ["EmbedResult", "Encoder", "Sample", "Source", "digest_of", "embed"]
+__all__ = ["EmbedResult", "embed", "part_path"]
 
 logger = logging.getLogger("embstore")
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One thing to encode.
-
-    Attributes
-    ----------
-    key : str or Key
-    load : callable
-        Returns what the encoder takes; called only if the sample is to be encoded.
-    digest : str
-        Of the content that `load` returns; another one makes the stored row stale.
-    """
-
-    key: str | Key
-    load: Callable[[], Any]
-    digest: str
-
-
-class Source(Protocol):
-    """Where samples come from. Its name becomes the config's ``dataset``, so that no two share rows."""
-
-    @property
-    def name(self) -> str:
-        """Name of the data set."""
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Iterate over the samples, without loading them."""
-
-
-class Encoder(Protocol):
-    """What turns samples into embeddings."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """All that the values depend on; known without loading weights into a model."""
-
-    def encode(self, items: Sequence[Any]) -> Any:
-        """Return rows for the items: ``(len(items), *shape)``, or a mapping of field names to these."""
+Vanished = Literal["report", "delete"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult:
-    """What a run of `embed` did: the wanted samples, by what became of them, and where they are."""
+    """What a run of `embed` did: the wanted samples, by what became of them, and where they are.
+
+    Attributes
+    ----------
+    path : Path
+        Of the store.
+    config : Config
+    reason : str
+        Why the run found what it found: a hit, or in what it missed.
+    samples, hits, encoded, stale : int
+        Wanted; found as they should be; encoded by this run; of those wanted, stored of other content before.
+    failed : tuple of Failure
+        Samples that could not be read, decoded or encoded. The next run tries them again.
+    vanished : tuple of str
+        Keys that are stored, and not in the source any more; deleted only on request.
+    fields_added : tuple of str
+        Fields that were stored for the first time.
+    rows, nbytes : int
+        What the store holds now: live rows, and bytes of all rows.
+    seconds : float
+    """
 
     path: Path
     config: Config = field(repr=False)
+    reason: str
     samples: int
     hits: int
     encoded: int
     stale: int
+    failed: tuple[Failure, ...] = ()
+    vanished: tuple[str, ...] = ()
+    fields_added: tuple[str, ...] = ()
+    rows: int
+    nbytes: int
     seconds: float
-    reason: str
 
+    @property
+    def ok(self) -> bool:
+        """Whether every sample that was wanted is stored now."""
+        return not self.failed
 
-def digest_of(content: bytes | str) -> str:
-    """Return the digest of a sample's content: BLAKE2b-128, 32 hexadecimal digits."""
-    data = content.encode() if isinstance(content, str) else content
-    return blake2b(data, digest_size=16).hexdigest()
+    @property
+    def store(self) -> EmbeddingStore:
+        """The store, opened for reading."""
+        return open_store(self.path)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.samples:,} samples: {self.hits:,} hits, {self.encoded:,} encoded, {self.stale:,} of them stale, "
+            f"{len(self.failed):,} failed, in {self.seconds:.3g} s",
+            f"{self.rows:,} rows, {size_text(self.nbytes)} in {self.path}",
+        ]
+        if self.fields_added:
+            lines.append(f"fields added: {', '.join(self.fields_added)}")
+        if self.vanished:
+            lines.append(f"{len(self.vanished):,} rows whose sample is gone: {_few(self.vanished)}")
+        if self.failed:
+            lines += ["failed, and tried again by the next run:", *(f"  {failure}" for failure in self.failed)]
+        return "\n".join(lines)
 
 
 def embed(
     source: Source,
     encoder: Encoder,
-    cache: Cache,
+    cache: Cache | str | os.PathLike[str],
     *,
     batch_size: int = 32,
+    workers: int | None = None,
     interval: float = 2.0,
+    shard: tuple[int, int] | None = None,
+    vanished: Vanished = "report",
     progress: Progress = None,
-    columns: Callable[[Sample], Mapping[str, Any]] | None = None,
+    columns: Callable[[AnySample], Mapping[str, Any]] | None = None,
 ) -> EmbedResult:
     """Encode the samples of a source that a cache does not have, or has of other content.
 
     Rows are committed at least every `interval` seconds, so that a killed run loses no more work than that and
-    the batch at hand, and the next run goes on from there. If nothing is missing, `encode` is not called.
+    the batch at hand, and the next run goes on from there. Several processes may do this at once with one cache: no
+    sample is encoded twice. If nothing is missing, nothing is loaded. A sample that can't be read, decoded or
+    encoded is recorded in the result; no row is made of it. A field that the store does not have yet is encoded for
+    all rows that are there, and committed whole.
 
     Parameters
     ----------
     source : Source
     encoder : Encoder
-    cache : Cache
+    cache : Cache or path_like
     batch_size : int
-        Samples that are encoded at a time; it is not part of the config.
+        Samples that are encoded at a time; halved where they don't fit the memory. It is not part of the config.
+    workers : int, optional
+        Threads that read and decode ahead of the encoder; as many as there are processors, 8 at most, unless given.
     interval : float
         Seconds.
+    shard : (int, int), optional
+        ``(i, n)``: only the i-th of n parts of the samples, into a store of its own (`part_path`), for array jobs on
+        several machines; `embstore.merge` puts the parts together.
+    vanished : {"report", "delete"}
+        What to do with rows whose sample is not in the source any more.
     progress : callable, bool or None
         A function of (done, total), or True for a bar.
     columns : callable, optional
@@ -118,61 +158,259 @@ def embed(
     ------
     DuplicateKeysError
         Two samples have the same key.
+    FieldMismatchError
+        A field of the encoder is stored with another shape, dtype, layer or pooling.
+    UnknownFieldError
+        The store has a field that the encoder does not give, so that new rows would lack it.
+    MissingKeysError
+        A field is to be added, but rows are stored whose samples are gone.
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
+    if vanished not in ("report", "delete"):
+        raise ValueError(f"expected vanished 'report' or 'delete', found {vanished!r}")
     started = time.monotonic()
-    config = Config(encoder.config, dataset=source.name)
+    cache = cache if isinstance(cache, Cache) else Cache(cache)
+    own = as_encoder(encoder)
+    config = Config(own.config, dataset=source.name)
+    workers = workers or min(8, os.cpu_count() or 1)
     samples = _by_key(source)
-    digests = {key: sample.digest for key, sample in samples.items()}
-    reason = cache.lookup(config, list(samples), digests=digests).reason
-    logger.info("%s: %s", source.name, reason)
-    with cache.open(config, "a") as store:
-        if store.fields and DIGEST_COLUMN not in store.columns:  # rows of unknown content are encoded again
-            store.set_column(DIGEST_COLUMN, [], [], fill="")
-        missing, stale = coverage(store, list(samples), digests)
-        wanted = [*((key, "missing") for key in missing), *((key, "stale") for key in stale)]
-        if wanted:
-            # Another process may have added a missing row meanwhile: its row is as good.
-            with (
-                store.writer(interval=interval, if_exists="skip") as fresh,
-                store.writer(interval=interval, if_exists="replace") as renewed,
-                reporting(progress, len(wanted), source.name) as advance,
-            ):
-                writers = {"missing": fresh, "stale": renewed}
-                for kind, writer in writers.items():
-                    keys = [key for key, why in wanted if why == kind]
-                    for start in range(0, len(keys), batch_size):
-                        batch = keys[start : start + batch_size]
-                        rows = encoder.encode([samples[key].load() for key in batch])
-                        writer.add_many(batch, rows, columns=_columns([samples[key] for key in batch], columns))
-                        advance(len(batch))
-                    writer.flush()  # rows that are done don't wait for those of the other kind
-        return EmbedResult(
-            path=store.path,
-            config=config,
-            samples=len(samples),
-            hits=len(samples) - len(wanted),
-            encoded=len(wanted),
-            stale=len(stale),
-            seconds=time.monotonic() - started,
-            reason=reason,
-        )
+    path = cache.path_of(config)
+    if shard is not None:
+        samples = _share(samples, shard)
+        samples = _not_in(path, cache, own, samples, workers)
+        path = part_path(path, shard)
+    seen = _look(path, cache, config, own, samples, workers)
+    logger.info("%s: %s", source.name, seen.reason)
+    job = Job(encoder=own, batch_size=batch_size, workers=workers, interval=interval, columns=columns)
+    job.failures |= {key: Failure(key, samples[key].where, e.reason) for key, e in seen.found.unreadable.items()}
+    gone = seen.gone if shard is None else []
+    added: tuple[str, ...] = ()
+    if seen.work or (gone and vanished == "delete"):
+        with _writable(path, cache, config, own, samples, columns) as store:
+            if gone and vanished == "delete":
+                store.delete(gone)
+                logger.info("%s: deleted %d rows whose samples are gone", path, len(gone))
+            total = len(seen.wanted) + (len(store) if seen.new_fields else 0)
+            with reporting(progress, total, source.name, hits=len(samples) - len(seen.wanted)) as job.advance:
+                added = _carry_out(store, samples, seen, job)
+    with open_store(path, **cache.options) as store:
+        rows, nbytes = len(store), store.nbytes
+    return EmbedResult(
+        path=path,
+        config=config,
+        reason=seen.reason,
+        samples=len(samples),
+        hits=len(seen.found.stored),
+        encoded=job.encoded,
+        stale=len(seen.found.stale),
+        failed=tuple(job.failures.values()),
+        vanished=tuple(gone),
+        fields_added=added,
+        rows=rows,
+        nbytes=nbytes,
+        seconds=time.monotonic() - started,
+    )
 
 
-def _by_key(source: Source) -> dict[str, Sample]:
-    samples: dict[str, Sample] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What a look at the store showed."""
+
+    found: Coverage
+    reason: str
+    new_fields: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    made: bool = True
+
+    @property
+    def wanted(self) -> list[str]:
+        """Keys of the samples to encode."""
+        return [*self.found.missing, *self.found.stale]
+
+    @property
+    def work(self) -> bool:
+        """Whether anything is to be written."""
+        return bool(self.wanted or self.new_fields or self.found.touched or not self.made)
+
+
+def _look(path: Path, cache: Cache, config: Config, encoder: BaseEncoder, samples: Samples, workers: int) -> _Seen:
+    """Look what the store has of the samples and fields that are wanted."""
+    if not path.exists():
+        return _Seen(found=Coverage(missing=list(samples)), reason=cache.lookup(config).reason, made=False)
+    with open_store(path, config=config, **cache.options) as store:
+        found = compare_samples(store, samples, workers=workers)
+        new_fields = _new_fields(store, encoder)
+        reason = found.reason
+        if new_fields:
+            reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
+        return _Seen(found=found, reason=reason, new_fields=new_fields, gone=_gone(store, samples))
+
+
+def _carry_out(store: EmbeddingStore, samples: Samples, seen: _Seen, job: Job) -> tuple[str, ...]:
+    """Encode what is wanted; returns the fields that were added."""
+    encoder = job.encoder
+    added: tuple[str, ...] = ()
+    if seen.found.touched:
+        _stamp_anew(store, samples, seen.found.touched)
+    if seen.new_fields:
+        # Rows of other content first: a new field is made of the content that is there now.
+        _give_all(job, encoder, store.fields)
+        job.fill(store, {key: samples[key] for key in seen.found.stale})
+        job.encoder = encoder
+        added = backfill(store, seen.new_fields, samples, job)
+    _give_all(job, encoder, store.fields)
+    job.fill(store, {key: samples[key] for key in seen.wanted})
+    return added
+
+
+def part_path(path: Path, shard: tuple[int, int]) -> Path:
+    """Return where a shard's part of the store at `path` lies; no cache takes it for a store of its own."""
+    index, count = shard
+    return path.with_name(f"{path.name}.part-{index}-of-{count}")
+
+
+def _by_key(source: Iterable[AnySample]) -> dict[str, AnySample]:
+    samples: dict[str, AnySample] = {}
     for sample in source:
         key = str(Key.parse(sample.key))
         if key in samples:
-            raise DuplicateKeysError([key])
+            raise DuplicateKeysError([key], found_at=(samples[key].where, sample.where))
         samples[key] = sample
     return samples
 
 
-def _columns(samples: Sequence[Sample], more: Callable[[Sample], Mapping[str, Any]] | None) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {DIGEST_COLUMN: [sample.digest for sample in samples]}
-    for sample in samples if more is not None else ():
-        for name, value in more(sample).items():  # type: ignore[misc]
-            columns.setdefault(name, []).append(value)
-    return columns
+def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
+    """Return a shard's samples: by the hash of the key, which does not depend on what else is in the source."""
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"expected shard (i, n) with 0 <= i < n, found {shard}")
+    chosen = hash_keys(samples)[:, 0] % np.uint64(count) == index
+    return {key: sample for (key, sample), mine in zip(samples.items(), chosen.tolist(), strict=True) if mine}
+
+
+def _not_in(path: Path, cache: Cache, encoder: BaseEncoder, samples: Samples, workers: int) -> dict[str, AnySample]:
+    """Return the samples that the whole store does not have, or has of other content."""
+    if not path.exists():
+        return dict(samples)
+    with open_store(path, **cache.options) as store:
+        if new := _new_fields(store, encoder):
+            raise UnknownFieldError(new[0], store.fields, path=path)
+        found = compare_samples(store, samples, workers=workers)
+        return {key: samples[key] for key in (*found.missing, *found.stale)}
+
+
+def _new_fields(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
+    """Return which of the encoder's fields a store does not have.
+
+    Raises
+    ------
+    FieldMismatchError
+    """
+    new = []
+    for name, spec in (encoder.fields or {}).items() if store.fields else ():
+        stored = store.fields.get(name)
+        if stored is None:
+            new.append(name)
+        elif _meaning(stored) != _meaning(spec):
+            raise FieldMismatchError(name, path=store.path, expected=_meaning(stored), found=_meaning(spec))
+    return new
+
+
+def _meaning(spec: FieldSpec) -> dict[str, Any]:
+    """Say what a field's values are; names of dimensions and rules of entry are not part of that."""
+    names = ("shape", "dtype", "layer", "pooling", "ragged")
+    return {name: getattr(spec, name) for name in names}
+
+
+def _give_all(job: Job, encoder: BaseEncoder, stored: Mapping[str, FieldSpec]) -> None:
+    """Have a job give all fields that a new row of the store needs, and no others.
+
+    Raises
+    ------
+    UnknownFieldError
+        The encoder does not have one of them.
+    """
+    job.encoder = encoder
+    if encoder.fields is not None and stored and stored.keys() != encoder.fields.keys():
+        try:
+            job.encoder = encoder.with_fields(list(stored))
+        except UnknownFieldError as error:
+            hint = f"new rows need all fields that are stored: make the encoder with {', '.join(stored)}"
+            raise UnknownFieldError(error.field, error.available, hint=hint) from error
+        job.casting = "same_kind"  # the dtype that is stored was chosen when the field was made
+
+
+def _gone(store: EmbeddingStore, samples: Samples) -> list[str]:
+    """Return the keys of rows that are stored but not in the source."""
+    left = np.setdiff1d(store.rows, store.find(list(samples)))
+    return store.select(rows=left).keys
+
+
+def _writable(
+    path: Path,
+    cache: Cache,
+    config: Config,
+    encoder: BaseEncoder,
+    samples: Samples,
+    columns: Callable[[AnySample], Mapping[str, Any]] | None,
+) -> EmbeddingStore:
+    """Open a store for writing, made if there is none, with the columns that tell what its rows were made from."""
+    provenance = {} if path.exists() else _provenance(encoder)
+    described: dict[str, str] = {}
+    if encoder.fields is not None:
+        described = dict(SOURCE_COLUMNS)
+        for sample in list(samples.values())[:1] if columns is not None else ():
+            described |= {name: column_values(name, None, [v], 1)[0] for name, v in columns(sample).items()}  # type: ignore[misc]
+    store = open_store(
+        path,
+        "a",
+        config=config,
+        fields=encoder.fields,
+        columns=described,
+        provenance=provenance,
+        expected_rows=len(samples),
+        **cache.options,
+    )
+    for name, fill in UNKNOWN_SOURCE.items():
+        if store.fields and name not in store.columns:  # rows of unknown content are encoded again
+            store.set_column(name, [], [], fill=fill)
+    return store
+
+
+def _provenance(encoder: BaseEncoder) -> dict[str, str]:
+    from embstore import __version__
+
+    return {
+        **encoder.provenance,
+        "embstore": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "host": platform.node(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _stamp_anew(store: EmbeddingStore, samples: Samples, touched: list[str]) -> None:
+    """Remember the stamps of files that were only touched, so that the next run need not read them.
+
+    Another process may replace a row meanwhile, and its stamp must not become one of the content before: the columns
+    are written only if nothing was committed since they were read.
+    """
+    stamps = {key: samples[key].stamp for key in touched if samples[key].stamp.size >= 0}
+    if not stamps:
+        return
+    store.refresh()
+    view = store.select()
+    keys = view.keys
+    try:
+        for place, column in enumerate((SIZE_COLUMN, MTIME_COLUMN)):
+            stored = view.column(column).tolist()
+            values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, stored, strict=True)]
+            store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)
+    except StoreChangedError:
+        logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", store.path)
+
+
+def _few(keys: tuple[str, ...], shown: int = 5) -> str:
+    return ", ".join(keys[:shown]) + (", …" if len(keys) > shown else "")

@@ -12,8 +12,19 @@ Progress = Callable[[int, int], None] | bool | None
 
 
 @contextlib.contextmanager
-def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Give a function to call with the number of things done since the last call."""
+def reporting(progress: Progress, total: int, what: str, *, hits: int = 0) -> Iterator[Callable[[int], None]]:
+    """Give a function to call with the number of things done since the last call.
+
+    Parameters
+    ----------
+    progress : callable, bool or None
+    total : int
+        Things to do.
+    what : str
+        Stands before the bar.
+    hits : int
+        Things that need not be done; a bar shows them as done.
+    """
     done = 0
     if progress is True:
         try:
@@ -22,7 +33,8 @@ def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[i
             raise ImportError(
                 "progress=True needs tqdm: pip install tqdm, or pass a function of (done, total)"
             ) from error
-        with tqdm(total=total, desc=what, unit="row") as bar:
+        with tqdm(total=hits + total, initial=hits, desc=what, unit="row") as bar:
+            bar.set_postfix(hits=hits)
             yield bar.update
         return
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Padded", "Ragged", "joined", "offsets_of", "token_rows"]
+__all__ = ["Padded", "Ragged", "joined", "offsets_of", "rising", "token_rows"]
 
 
 class Padded(NamedTuple):
@@ -72,16 +72,22 @@ class Ragged:
 
     def take(self, rows: NDArray[np.int64]) -> Ragged:
         """Copy some rows, in the order given."""
-        lengths = self.lengths[rows]
-        return Ragged(self.values[token_rows(self.offsets[:-1][rows], lengths)], offsets_of(lengths))
+        offsets = np.asarray(self.offsets)
+        lengths = (offsets[1:] - offsets[:-1])[rows]
+        taken = offsets_of(lengths)
+        if not isinstance(self.offsets, np.ndarray):
+            taken = self.offsets.new_tensor(taken)  # torch's
+        return Ragged(self.values[token_rows(offsets[:-1][rows], lengths)], taken)
 
     def padded(self) -> Padded:
         """Copy the rows into one array, with zeros past each row's length; one row is only looked at, not copied."""
         lengths = self.lengths
         if len(self) == 1:
-            return Padded(self[0][np.newaxis], lengths)
+            return Padded(self[0][None], lengths)
         longest = int(lengths.max()) if len(lengths) else 0
-        out = np.zeros((len(self), longest, *self.values.shape[1:]), self.values.dtype)
+        shape = (len(self), longest, *self.values.shape[1:])
+        is_numpy = isinstance(self.values, np.ndarray)
+        out = np.zeros(shape, self.values.dtype) if is_numpy else self.values.new_zeros(shape)
         for row, values in enumerate(self):
             out[row, : len(values)] = values
         return Padded(out, lengths)
@@ -92,6 +98,11 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def rising(starts: NDArray[np.int64], stops: NDArray[np.int64], tokens: int) -> bool:
+    """Tell whether rows begin and end within the tokens, and none ends before it begins."""
+    return not len(starts) or bool(starts.min() >= 0 and stops.max() <= tokens and (starts <= stops).all())
 
 
 def token_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -24,13 +24,13 @@ from embstore.config import Config
 from embstore.description import as_html, as_text, describe
 from embstore.erasing import EraseReceipt, erase_dead
 from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, StoreChangedError, UnknownFieldError
-from embstore.gather import column_of, padded_rows, span_field
+from embstore.gather import column_of, padded_rows, span_field, whole_offsets
 from embstore.index import KeyIndex
 from embstore.ingest import Casting, as_numbers, read_keys
 from embstore.keys import Key, hash_keys
 from embstore.ragged import Ragged
 from embstore.reader import Rows
-from embstore.schema import BFLOAT16, FieldSpec, offsets_name
+from embstore.schema import BFLOAT16, FieldSpec
 from embstore.session import Session
 from embstore.snapshot import Snapshot
 from embstore.tensors import as_tensor
@@ -229,7 +229,7 @@ class EmbeddingStore:
                 name, expected="a dtype of NumPy's", found=BFLOAT16, hint="use tensor() or select().to_numpy()"
             )
         if self.snapshot.record.fields[name].ragged:
-            return Ragged(self.snapshot.span(name), self.snapshot.span(offsets_name(name)))
+            return Ragged(self.snapshot.span(name), whole_offsets(self.snapshot, name))
         return self.snapshot.span(name)
 
     def tensor(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> Any:
@@ -241,7 +241,7 @@ class EmbeddingStore:
         name = self._whole(field, dead)
         values = as_tensor(self.snapshot.private(name), self.snapshot.record.fields[name])
         if self.snapshot.record.fields[name].ragged:
-            return Ragged(values, as_tensor(self.snapshot.private(offsets_name(name))))
+            return Ragged(values, as_tensor(whole_offsets(self.snapshot, name).copy()))
         return values
 
     # -- selections ---------------------------------------------------------------------------

@@ -91,6 +91,10 @@ class EmbeddingDataset(Dataset[Any]):
                 raise UnknownColumnError(name, [*store.columns, *_KEY_COLUMNS], path=store.path)
         if self.classes is not None and "label" in (*self._fields, *self._columns) and self._as_mapping:
             raise ValueError('"label" is the class\'s place in `classes`: leave out the field or column of that name')
+        for name in self._fields:
+            other = f"{name}_lengths"
+            if store.fields[name].ragged and self._as_mapping and other in (*self._fields, *self._columns):
+                raise ValueError(f"{other!r} is the lengths of {name!r}: leave out the field or column of that name")
         self._dtype = dtype
         self._labels: NDArray[np.int64] | None = None
         if self.classes is not None:
@@ -118,6 +122,7 @@ class EmbeddingDataset(Dataset[Any]):
         """Return the samples of a batch, gathered at once; the default collate takes them whole."""
         places = np.asarray(indices, dtype=np.int64)
         snapshot = self.view.snapshot()
+        store_fields = snapshot.record.fields
         rows = self.view.rows[places]
         values: dict[str, Any] = {}
         for name in self._fields:
@@ -138,7 +143,12 @@ class EmbeddingDataset(Dataset[Any]):
         labels = self._current_labels()
         if labels is not None:
             values["label"] = torch.from_numpy(labels[places])
-        return _Batch(values if self._as_mapping else tuple(values.values()), len(places))
+        names = list(values)
+        ragged = [name for name in self._fields if store_fields[name].ragged]
+        pairs = [(name, f"{name}_lengths") for name in ragged]
+        if self._as_mapping:
+            return _Batch(values, len(places), pairs)
+        return _Batch(tuple(values.values()), len(places), [(names.index(a), names.index(b)) for a, b in pairs])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the labels out: they follow from the rows."""
@@ -155,8 +165,9 @@ _KEY_COLUMNS = {"key": "keys_of", "file_id": "file_ids_of", "class_name": "class
 class _Batch(Sequence[Any]):
     """A batch that was gathered, which behaves as a list of its samples for any other collate function."""
 
-    def __init__(self, whole: Any, count: int) -> None:
+    def __init__(self, whole: Any, count: int, ragged: Sequence[tuple[Any, Any]] = ()) -> None:
         self.whole = whole
+        self.ragged = ragged  # where in a sample padded rows are, and where their lengths
         self._count = count
 
     def __len__(self) -> int:
@@ -198,8 +209,20 @@ def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
     """Collate a batch that was gathered: it is whole already."""
     if isinstance(batch, _Batch):
         return batch.whole
-    plain = [tuple(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples gathered one by one
-    return torch.utils.data.default_collate(plain)
+    ragged = batch[0].batch.ragged
+    plain = [list(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples gathered one by one
+    longest = {rows: max(sample[rows].shape[0] for sample in plain) for rows, _ in ragged}
+    for sample in plain:
+        for rows, most in longest.items():
+            sample[rows] = _lengthened(sample[rows], most)
+    return torch.utils.data.default_collate([tuple(s) if isinstance(s, list) else s for s in plain])
+
+
+def _lengthened(rows: torch.Tensor, length: int) -> torch.Tensor:
+    """Return rows with zeros after them: ``(length, *shape)``."""
+    out = rows.new_zeros((length, *rows.shape[1:]))
+    out[: len(rows)] = rows
+    return out
 
 
 # The default collate looks here by the type of a batch's first sample; it is the way that torch documents for

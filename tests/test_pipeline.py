@@ -311,21 +311,20 @@ def test_what_was_encoded_before_an_error_is_kept(cache, where, error):
 
 @pytest.mark.parametrize("interval", [0, 1000])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_is_refused_with_its_batch_alone(cache, value, interval):
+def test_what_is_no_number_is_a_failure_of_its_sample_alone(cache, value, interval):
     class Broken(Encoder):
         def encode(self, items):
             rows = super().encode(items)
             rows[[item in (9, 10) for item in items], 1] = value
             return rows
 
-    with pytest.raises(errors.NonFiniteError) as caught:
-        embstore.embed(Source(numbers(0, 20)), Broken(), cache, batch_size=4, interval=interval)
-    assert caught.value.keys == ("f9:c0", "f10:c1")
-    (entry,) = cache.entries()
-    stored = set(embstore.open(entry.path))
-    assert not stored & numbers(8, 12).keys()
-    assert stored >= numbers(0, 8).keys()
-    result = embstore.embed(Source(numbers(0, 20)), Encoder(), cache)
+    result = embstore.embed(Source(numbers(0, 20)), Broken(), cache, batch_size=4, interval=interval)
+    assert [failure.key for failure in result.failed] == ["f9:c0", "f10:c1"]
+    assert all("NaN or infinity" in failure.reason for failure in result.failed)
+    assert (result.encoded, result.rows, result.ok) == (18, 18, False)
+    check(result, {key: n for key, n in numbers(0, 20).items() if n not in (9, 10)})
+    result = embstore.embed(Source(numbers(0, 20)), encoder := Encoder(), cache)
+    assert encoder.encoded == [9, 10]
     check(result, numbers(0, 20))
 
 

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import embstore
 from embstore.errors import KeysExistError, MissingKeysError, StoreChangedError
+from embstore.ragged import Padded
 
 FORMS = {
     "float32": ("float32", (8,), "auto"),
@@ -22,13 +23,27 @@ FORMS = {
     "bfloat16, read": ("bfloat16", (16,), "never"),
     "unaligned": ("uint8", (4099,), "auto"),
     "unaligned, read": ("uint8", (4099,), "never"),
+    "ragged": ("float32", (8,), "auto"),
+    "ragged, read": ("float32", (8,), "never"),
 }
 KEYS = [f"f{i}:c{i % 3}" for i in range(24)]
 key_lists = st.lists(st.sampled_from(KEYS), unique=True, max_size=12)
 
 
+def assert_rows(found, expected):
+    """Compare rows with what they should be: an array, or a list of arrays of different lengths."""
+    if isinstance(found, Padded):
+        assert found.lengths.tolist() == [len(row) for row in expected]
+        within = np.arange(found.values.shape[1]) < found.lengths[:, None]
+        if expected:
+            np.testing.assert_array_equal(found.values[within], np.concatenate(expected))
+        assert not found.values[~within].any()
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
 class StoreMachine(RuleBasedStateMachine):
-    dtype, shape, mapping = "float32", (8,), "auto"
+    dtype, shape, mapping, ragged = "float32", (8,), "auto", False
 
     def __init__(self):
         super().__init__()
@@ -38,7 +53,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.scores = None
         self.counter = 0
         self.views = []  # (view, keys, rows): of selections made before
-        spec = embstore.FieldSpec(shape=self.shape, dtype=self.dtype)
+        spec = embstore.FieldSpec(shape=self.shape, dtype=self.dtype, ragged=self.ragged)
         self.store = embstore.open(
             self.path,
             "w-",
@@ -58,8 +73,11 @@ class StoreMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def rows(self, n):
-        """Rows that are exact in every dtype, each different."""
+        """Rows that are exact in every dtype, each different; of 0 to 4 tokens, and now and then 133, if ragged."""
         self.counter += n
+        if self.ragged:
+            counts = range(self.counter - n, self.counter)
+            return [np.full((133 if i % 50 == 49 else i % 5, *self.shape), i % 113 + 1, self.dtype) for i in counts]
         numbers = np.arange(self.counter - n, self.counter).reshape(n, *(1 for _ in self.shape))
         return np.broadcast_to(numbers % 120, (n, *self.shape)).astype(
             "float32" if self.dtype == "bfloat16" else self.dtype
@@ -81,8 +99,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def fill(self):
-        """More rows than a chunk has (128), so that the last one is partly filled."""
-        keys = [f"base{i}:c{i % 3}" for i in range(150 if self.dtype != "uint8" else 3)]
+        """More rows, or tokens, than a chunk has (128), so that the last one is partly filled."""
+        keys = [f"base{i}:c{i % 3}" for i in range(60 if self.ragged else 150 if self.dtype != "uint8" else 3)]
         rows = self.rows(len(keys))
         self.append_to_store(keys, rows, ["base"] * len(keys))
         self.put(keys, rows, ["base"] * len(keys))
@@ -105,7 +123,7 @@ class StoreMachine(RuleBasedStateMachine):
         fresh = [i for i, key in enumerate(keys) if key not in self.model]
         result = self.append_to_store(keys, rows, ["skip"] * len(keys), if_exists="skip")
         assert (result.appended, result.skipped) == (len(fresh), len(keys) - len(fresh))
-        self.put([keys[i] for i in fresh], rows[fresh], ["skip"] * len(fresh))
+        self.put([keys[i] for i in fresh], [rows[i] for i in fresh], ["skip"] * len(fresh))
 
     @rule(keys=key_lists)
     def replace(self, keys):
@@ -159,6 +177,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def expected(self, keys):
         rows = [self.model[key][0] for key in keys]
+        if self.ragged:
+            return rows
         return np.stack(rows) if rows else np.empty((0, *self.shape))
 
     @invariant()
@@ -166,8 +186,8 @@ class StoreMachine(RuleBasedStateMachine):
         keys = list(self.model)
         assert list(self.store) == keys
         assert len(self.store) == len(keys)
-        np.testing.assert_array_equal(self.store[keys], self.expected(keys))
-        np.testing.assert_array_equal(self.store.select().to_numpy(), self.expected(keys))
+        assert_rows(self.store[keys], self.expected(keys))
+        assert_rows(self.store.select().to_numpy(), self.expected(keys))
         assert self.store.missing(KEYS) == [key for key in KEYS if key not in self.model]
         if keys:
             assert self.store.select().column("split").tolist() == [self.model[key][1] for key in keys]
@@ -192,7 +212,7 @@ class StoreMachine(RuleBasedStateMachine):
                 found_keys = view.keys
             except StoreChangedError:
                 continue
-            np.testing.assert_array_equal(found, rows)
+            assert_rows(found, rows)
             assert found_keys == keys
         self.views = self.views[-4:]
 
@@ -206,13 +226,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.reader.refresh()
             self.reader_model = {key: row.copy() for key, (row, _) in self.model.items()}
             return
-        mapped = np.stack([self.reader_model[key] for key in keys])
-        np.testing.assert_array_equal(found, mapped)
+        mapped = [self.reader_model[key] for key in keys]
+        assert_rows(found, mapped if self.ragged else np.stack(mapped))
 
 
 def machine(form):
     dtype, shape, mapping = FORMS[form]
-    return type("StoreMachine", (StoreMachine,), {"dtype": dtype, "shape": shape, "mapping": mapping})
+    ragged = form.startswith("ragged")
+    return type("StoreMachine", (StoreMachine,), {"dtype": dtype, "shape": shape, "mapping": mapping, "ragged": ragged})
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,0 +1,250 @@
+"""What `embstore.embed` costs beside the encoder, and what it saves.
+
+    python benchmarks/encoding.py --quick              1,000 texts, 40 recordings of a smaller AST: some minutes
+    python benchmarks/encoding.py --samples FOLDER     2,000 texts, all recordings
+
+Texts are docstrings of the standard library through MiniLM with its real weights. Recordings are the FLAC files of
+``--samples`` (Debian's sonic-pi-samples). AST has its real architecture, of four layers unless ``--layers`` says
+otherwise, and random weights from a fixed seed. Sides are measured in turns; a ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from measure import Result, Times, fresh, in_turns, report
+
+import embstore
+from embstore.ahead import batches, decoded_ahead
+from embstore.sources import Folder, Items
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "examples"))
+BATCH = 32
+
+# A run over files of which none is missing, in a process of its own; prints seconds, and what it loaded.
+NOTHING_MISSING = """
+import json, sys, time
+started = time.perf_counter()
+import embstore
+from embstore.sources import Folder
+model, folder, cache = json.load(sys.stdin)
+result = embstore.embed(Folder(folder, name="texts"), embstore.from_pretrained(model), cache)
+taken = time.perf_counter() - started
+print(json.dumps([taken, result.hits, [name for name in ("torch", "transformers") if name in sys.modules]]))
+"""
+
+# The most that resident memory grows while samples are encoded, in MB, once a first batch has been.
+MEMORY = """
+import json, sys, threading, time
+import embstore
+from embstore.sources import Folder
+model, folder, pattern, cache, fields, duration, batch = json.load(sys.stdin)
+def resident():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["RssAnon"].split()[0]) * 1024e-6
+encoder = embstore.from_pretrained(model, fields=fields, duration=duration)
+source = Folder(folder, name="x", pattern=pattern)
+warm = [sample for sample, _ in zip(source, range(batch))]
+for _ in range(2):
+    encoder.encode([encoder.decode(sample.read().value) for sample in warm])
+before, most, done = resident(), 0.0, False
+def watch():
+    global most
+    while not done:
+        most = max(most, resident())
+        time.sleep(0.02)
+watcher = threading.Thread(target=watch)
+watcher.start()
+result = embstore.embed(source, encoder, cache, batch_size=batch)
+done = True
+watcher.join()
+print(json.dumps([most - before, result.rows, result.nbytes / 1e6]))
+"""
+
+
+def texts(count: int) -> dict[str, str]:
+    """Return docstrings by key, in an order that has nothing to do with their length."""
+    from docstrings import Docstrings
+
+    found = {str(sample.key): sample.load() for sample in Docstrings(lambda module: True)}
+    keys = sorted(found, key=embstore.digest_of)
+    return {key: found[key] for key in keys[:count]}
+
+
+def minilm() -> Path:
+    from minilm import shipped_folder
+
+    return shipped_folder()
+
+
+def make_ast(folder: Path, layers: int) -> Path:
+    import torch
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    torch.manual_seed(0)
+    ASTModel(ASTConfig(num_hidden_layers=layers)).save_pretrained(folder)
+    ASTFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def pipeline_overhead(folder: Path, args: argparse.Namespace) -> Iterator[Result]:
+    """Time the whole of `embed` against the encoder alone on the batches that `embed` makes."""
+    source = Items(texts(args.texts), name="texts")
+    encoder = embstore.from_pretrained(minilm())
+    pairs = [(str(sample.key), sample) for sample in source]
+    ready = list(batches(list(decoded_ahead(pairs, encoder, workers=2, batch_size=BATCH)), BATCH))
+
+    def bare() -> None:
+        for batch in ready:
+            encoder.encode([done.item for done in batch])
+
+    def whole() -> None:
+        embstore.embed(source, encoder, folder / "texts", batch_size=BATCH)
+
+    def forget() -> None:
+        shutil.rmtree(folder / "texts", ignore_errors=True)
+
+    ours, theirs = in_turns(args.repeat, whole, bare, after=forget)
+    yield Result(f"embed {len(pairs):,} texts, MiniLM", 1.05, ours, theirs, "the encoder alone, on the same batches")
+
+
+def decoding_overlap(folder: Path, args: argparse.Namespace) -> Iterator[Result]:
+    """Time `embed` against decoding first and encoding then, and against encoding alone."""
+    source = Folder(args.samples, name="recordings", pattern="{class}_*.flac")
+    encoder = embstore.from_pretrained(make_ast(folder / "ast", args.layers), duration=5, fields=["mean"])
+    pairs = [(str(sample.key), sample) for sample in source][: args.recordings]
+    items = [encoder.decode(sample.read().value) for _, sample in pairs]
+
+    def decode() -> None:
+        for _, sample in pairs:
+            encoder.decode(sample.read().value)
+
+    def encode() -> None:
+        for start in range(0, len(items), 8):
+            encoder.encode(items[start : start + 8])
+
+    def one_after_the_other() -> None:
+        decode()
+        encode()
+
+    chosen = Items([(key, sample.read().value) for key, sample in pairs], name="recordings")
+
+    def whole() -> None:
+        embstore.embed(chosen, encoder, folder / "recordings", batch_size=8)
+
+    def forget() -> None:
+        shutil.rmtree(folder / "recordings", ignore_errors=True)
+
+    ours, serial, alone, decoding = in_turns(args.repeat, whole, one_after_the_other, encode, decode, after=forget)
+    label = f"embed {len(pairs)} FLAC files, AST of {args.layers} layers"
+    share = np.median(decoding) / np.median(serial)
+    yield Result(label, 1.0, ours, serial, "decoding, then encoding", note=f"decoding is {share:.1%} of that")
+    yield Result(label, 1.05, ours, alone, "encoding alone")
+
+
+def nothing_missing(folder: Path, args: argparse.Namespace) -> Iterator[Result]:
+    """Time a run of which nothing is missing, from the interpreter's start."""
+    files, cache = folder / "files", folder / "cache"
+    for place in range(args.files):
+        path = files / f"class_{place % 10}" / f"{place:06d}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text {place}")
+    time.sleep(2.1)  # files that were changed only just now would be read once more
+    encoder = embstore.from_pretrained(minilm())
+    source = Folder(files, name="texts")
+    fill(encoder, source, cache)
+    given = [str(minilm()), str(files), str(cache)]
+    times: Times = []
+    loaded: set[str] = set()
+    for _ in range(args.repeat):
+        start = time.perf_counter()
+        _, hits, modules = fresh(NOTHING_MISSING, given)
+        times.append(time.perf_counter() - start)
+        loaded |= set(modules)
+        if hits != args.files:
+            raise SystemExit(f"{hits} hits of {args.files}: nothing else is worth measuring")
+    yield Result(f"embed {args.files:,} files of which none is missing, whole process", 1.0, times, unit="s")
+    yield Result("of torch and transformers loaded by it", 0, [float(len(loaded))], unit="modules")
+
+
+def fill(encoder: object, source: Folder, cache: Path) -> None:
+    """Store rows for all samples, as `embed` does, without encoding each."""
+
+    class Stand(embstore.encoders.base.BaseEncoder):
+        config = encoder.config
+        fields = encoder.fields
+
+        def encode(self, items: list[bytes]) -> dict[str, np.ndarray]:
+            return {name: np.ones((len(items), *spec.shape), spec.dtype) for name, spec in encoder.fields.items()}
+
+    embstore.embed(source, Stand(), cache, batch_size=1000)
+
+
+def memory(folder: Path, args: argparse.Namespace) -> Iterator[Result]:
+    """Say how much resident memory grows while thousands of samples are encoded."""
+    files = folder / "memory"
+    for place, text in enumerate(texts(args.memory_texts).values()):
+        path = files / f"c{place % 10}" / f"{place:06d}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    given = [str(minilm()), str(files), None, str(folder / "a"), ["last_hidden_state"], None, BATCH]
+    grown, rows, stored = fresh(MEMORY, given)
+    label = f"growth of RssAnon while {rows:,} texts become {stored:,.0f} MB of tokens"
+    yield Result(label, 250, [grown], unit="MB")
+    model = make_ast(folder / "small", 2)
+    given = [str(model), str(args.samples), "{class}_*.flac", str(folder / "b"), ["last_hidden_state"], 5, 8]
+    grown, rows, stored = fresh(MEMORY, given)
+    label = f"growth of RssAnon while {rows:,} recordings become {stored:,.0f} MB of tokens"
+    yield Result(label, 250, [grown], unit="MB")
+
+
+WORKLOADS: dict[str, Callable[[Path, argparse.Namespace], Iterator[Result]]] = {
+    "overhead": pipeline_overhead,
+    "overlap": decoding_overlap,
+    "nothing-missing": nothing_missing,
+    "memory": memory,
+}
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--samples", type=Path, default=Path("demo-audio/usr/share/sonic-pi/samples"))
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--recordings", type=int, default=165)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--memory-texts", type=int, default=10_000)
+    parser.add_argument("--layers", type=int, default=4, help="of AST; 12 is its full size")
+    parser.add_argument("--repeat", type=int, default=5, help="measurements of each side, at least 5")
+    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "encoding.json")
+    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
+    parser.add_argument("--quick", action="store_true", help="1,000 texts, 40 recordings")
+    args = parser.parse_args()
+    if args.repeat < 5:
+        parser.error("--repeat is at least 5")
+    if args.quick:
+        args.texts, args.recordings, args.memory_texts = 1000, 40, 1000
+    return args
+
+
+def main() -> None:
+    args = parsed()
+    args.data.mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(dir=args.data, prefix="encoding-") as folder:
+        for name in args.only:
+            print(name, "…", file=sys.stderr, flush=True)
+            results += WORKLOADS[name](Path(folder), args)
+    report(results, args.results, args.data)
+
+
+if __name__ == "__main__":
+    main()

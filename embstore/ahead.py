@@ -1,0 +1,111 @@
+"""Reading and decoding ahead: samples through threads into batches, while the encoder is at the batch before."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embstore.encoders.base import BaseEncoder
+from embstore.errors import SampleError
+from embstore.sources.base import AnySample, Stamp
+
+__all__ = ["Decoded", "Failure", "batches", "decoded_ahead"]
+
+_BATCHES_AHEAD: Final = 2
+_BATCHES_SORTED: Final = 8
+"""Of how many batches the items are sorted by length, where the encoder pads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A sample that is ready to be encoded, with the digest and stamp of just the content that was decoded."""
+
+    key: str
+    sample: AnySample
+    item: Any
+    length: int
+    digest: str
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A sample that could not be encoded; no row is made of it, and the next run tries it again.
+
+    Attributes
+    ----------
+    key : str
+    where : str
+        The file, or what else is known of where it comes from.
+    reason : str
+    """
+
+    key: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}" + ("" if self.where in (self.key, "") else f" ({self.where})")
+
+
+def _decoded(key: str, sample: AnySample, encoder: BaseEncoder) -> Decoded | Failure:
+    try:
+        content = sample.read()
+        item = encoder.decode(content.value)
+    except SampleError as error:
+        return Failure(key, sample.where, error.reason)
+    return Decoded(key, sample, item, encoder.length(item), content.digest, content.stamp)
+
+
+def decoded_ahead(
+    samples: Iterable[tuple[str, AnySample]], encoder: BaseEncoder, *, workers: int, batch_size: int
+) -> Generator[Decoded | Failure]:
+    """Read and decode samples in threads, in their order; a few batches are under way at a time.
+
+    Parameters
+    ----------
+    samples : iterable of (str, Sample)
+        Taken as they are needed: what is taken will be decoded.
+    encoder : BaseEncoder
+    workers : int
+        Threads.
+    batch_size : int
+
+    Yields
+    ------
+    Decoded or Failure
+    """
+    left = iter(samples)
+    under_way: deque[Future[Decoded | Failure]] = deque()
+    ahead = _BATCHES_AHEAD * batch_size
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="embstore-decode")
+    try:
+        while True:
+            for key, sample in itertools.islice(left, ahead - len(under_way)):
+                under_way.append(pool.submit(_decoded, key, sample, encoder))
+            if not under_way:
+                return
+            done = under_way.popleft().result()
+            if isinstance(done, Decoded) and done.length:
+                ahead = _BATCHES_SORTED * batch_size
+            yield done
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def batches(items: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
+    """Gather items into batches; where they have lengths, those of like lengths, the longest first.
+
+    The longest come first so that what does not fit the memory shows at once.
+    """
+    left = iter(items)
+    while gathered := list(itertools.islice(left, batch_size)):
+        if any(item.length for item in gathered):
+            gathered += itertools.islice(left, (_BATCHES_SORTED - 1) * batch_size)
+            gathered.sort(key=lambda item: -item.length)
+        for start in range(0, len(gathered), batch_size):
+            yield gathered[start : start + batch_size]

@@ -1,0 +1,446 @@
+"""What is known of a model from its JSON alone: its outputs, their sizes, its defaults. Pure.
+
+`FAMILIES` is the table of the models that `from_pretrained` knows, as data; `describe` applies a row of it to a
+``config.json``. How a field is named is `outputs`', which files there are is `pretrained`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from embstore.errors import ConfigError, UnknownModelError
+
+__all__ = ["FAMILIES", "Anatomy", "Family", "Modality", "TextLimits", "describe", "family_of", "token_limit"]
+
+Modality = Literal["audio", "image", "text"]
+Layout = Literal["ast", "conv", "fixed", "patches", "pooled", "text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One way from samples to outputs; a model type with two towers has a family for each.
+
+    Attributes
+    ----------
+    modality : {"audio", "image", "text"}
+    layout : str
+        Which formula gives the number of tokens; "pooled", where there are none to be had.
+    default : tuple of str
+        Names of the fields, if none are asked for.
+    model : str
+        The class of transformers that is loaded.
+    section : str or None
+        The part of config.json that is about this tower.
+    body, head : str or None
+        The model's part that gives hidden states; the one that projects the pooler's output to `embeds`.
+    pooler : tuple of str
+        Beginnings of the names of weights that only the pooler's output needs.
+    has_pooler, class_token : bool
+        Whether there is an output that is pooled by the model itself; whether the first token stands for all.
+    ignored : tuple of str
+        Beginnings of the names of weights that no output needs in evaluation.
+    interpolates : bool
+        Whether images of another size than the one trained on are taken.
+    after_padding, padded : bool
+        Whether positions are counted from the padding's number on; whether texts are padded, as in training.
+    processor : str
+        The type of image processor, where its JSON is silent.
+    sizes : tuple of str
+        What config.json calls the size of a token, and the number of layers.
+    settings : mapping
+        What transformers assumes where config.json is silent.
+    """
+
+    modality: Modality
+    layout: Layout
+    default: tuple[str, ...]
+    model: str = "AutoModel"
+    section: str | None = None
+    body: str | None = None
+    head: str | None = None
+    pooler: tuple[str, ...] = ("pooler.",)
+    has_pooler: bool = True
+    class_token: bool = True
+    ignored: tuple[str, ...] = ()
+    interpolates: bool = False
+    after_padding: bool = False
+    padded: bool = False
+    processor: str = ""
+    sizes: tuple[str, str] = ("hidden_size", "num_hidden_layers")
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_BASE: Final[Mapping[str, Any]] = {"hidden_size": 768, "num_hidden_layers": 12}
+_SPECTROGRAM: Final[Mapping[str, Any]] = {
+    **_BASE,
+    **{"patch_size": 16, "num_mel_bins": 128, "max_length": 1024, "frequency_stride": 10, "time_stride": 10},
+}
+_WAVES: Final[Mapping[str, Any]] = {
+    **_BASE,
+    **{"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2), "feat_extract_norm": "group"},
+}
+_WHISPER: Final[Mapping[str, Any]] = {
+    **{"d_model": 384, "encoder_layers": 4, "max_source_positions": 1500, "num_mel_bins": 80}
+}
+_CLAP: Final[Mapping[str, Any]] = {"patch_embeds_hidden_size": 96, "depths": (2, 2, 6, 2), "projection_dim": 512}
+
+
+def _audio(layout: Layout, settings: Mapping[str, Any], **more: Any) -> Family:
+    more = {"default": ("last_hidden_state",), "has_pooler": False, "class_token": False, **more}
+    return Family(modality="audio", layout=layout, settings=settings, **more)
+
+
+def _image(processor: str, *, patch_size: int, settings: Mapping[str, Any] | None = None, **more: Any) -> Family:
+    said = {**_BASE, "image_size": 224, "patch_size": patch_size, **(settings or {})}
+    more = {"default": ("cls",), "pooler": (), **more}
+    return Family(modality="image", layout="patches", processor=processor, settings=said, **more)
+
+
+def _text(*, positions: int = 512, pad: int = 0, settings: Mapping[str, Any] | None = None, **more: Any) -> Family:
+    base = {} if "sizes" in more else _BASE
+    said = {**base, "max_position_embeddings": positions, "pad_token_id": pad, **(settings or {})}
+    more = {"default": ("mean",), **more}
+    return Family(modality="text", layout="text", settings=said, **more)
+
+
+def _tower(modality: Modality, of: str) -> dict[str, Any]:
+    """Say where a tower of CLIP or CLAP has its parts, in config.json and in the model."""
+    part = {"image": "vision", "text": "text", "audio": "audio"}[modality]
+    return {
+        "default": ("embeds",),
+        "model": f"{of}{part.capitalize()}ModelWithProjection",
+        "section": f"{part}_config",
+        "body": f"{part}_model",
+        "head": "visual_projection" if modality == "image" else f"{part}_projection",
+    }
+
+
+def _siglip(part: str) -> dict[str, Any]:
+    return {
+        "default": ("embeds",),
+        "model": f"Siglip{part.capitalize()}Model",
+        "section": f"{part}_config",
+        "pooler": ("head.", f"{part}_model.head."),
+        "class_token": False,
+    }
+
+
+_ROBERTA: Final = _text(pad=1, after_padding=True)
+_MASK_TOKEN: Final = ("embeddings.mask_token",)  # used in training alone, as is the embedding of masked frames
+_SPEECH: Final = _audio("conv", _WAVES, ignored=("masked_spec_embed",))
+
+FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
+    {
+        "audio-spectrogram-transformer": (_audio("ast", _SPECTROGRAM, pooler=(), has_pooler=True, class_token=True),),
+        "wav2vec2": (_SPEECH,),
+        "hubert": (_SPEECH,),
+        "wavlm": (_SPEECH,),
+        "whisper": (
+            _audio("fixed", _WHISPER, body="encoder", ignored=("decoder.",), sizes=("d_model", "encoder_layers")),
+        ),
+        "clap": (
+            _audio("pooled", _CLAP, pooler=(), has_pooler=True, **_tower("audio", "Clap")),
+            _text(
+                positions=514,
+                pad=1,
+                after_padding=True,
+                pooler=("text_model.pooler.",),
+                settings={"projection_dim": 512},
+                **_tower("text", "Clap"),
+            ),
+        ),
+        "vit": (_image("ViTImageProcessor", patch_size=16, pooler=("pooler.",)),),
+        "dinov2": (_image("BitImageProcessor", patch_size=14, ignored=_MASK_TOKEN, interpolates=True),),
+        "dinov2_with_registers": (
+            _image(
+                "BitImageProcessor",
+                patch_size=16,
+                ignored=_MASK_TOKEN,
+                interpolates=True,
+                settings={"num_register_tokens": 4},
+            ),
+        ),
+        "clip": (
+            _image("CLIPImageProcessor", patch_size=32, settings={"projection_dim": 512}, **_tower("image", "CLIP")),
+            _text(
+                positions=77,
+                pad=1,
+                pooler=(),
+                class_token=False,
+                settings={"hidden_size": 512, "projection_dim": 512},
+                **_tower("text", "CLIP"),
+            ),
+        ),
+        "siglip": (
+            _image("SiglipImageProcessor", patch_size=16, **_siglip("vision")),
+            _text(positions=64, pad=1, padded=True, **_siglip("text")),
+        ),
+        "bert": (_text(),),
+        "roberta": (_ROBERTA,),
+        "xlm-roberta": (_ROBERTA,),
+        "camembert": (_ROBERTA,),
+        "mpnet": (_ROBERTA,),
+        "electra": (_text(has_pooler=False, settings={"hidden_size": 256}),),
+        "albert": (_text(settings={"hidden_size": 4096}),),
+        "deberta-v2": (_text(has_pooler=False, settings={"hidden_size": 1536, "num_hidden_layers": 24}),),
+        "distilbert": (_text(has_pooler=False, sizes=("dim", "n_layers"), settings={"dim": 768, "n_layers": 6}),),
+    }
+)
+"""By model type; of two towers the first is the one meant, if no modality is named."""
+
+# What an image processor does where its JSON is silent: whether it crops; to what size.
+_CROPS: Final = {
+    "BitImageProcessor": True,
+    "CLIPImageProcessor": True,
+    "SiglipImageProcessor": False,
+    "ViTImageProcessor": False,
+}
+_SIZE: Final = 224
+_FBANK_WINDOW: Final = 400
+"""Samples of a frame of AST's filter bank."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """What a model can give for a sample: hidden states of some layers, and vectors by name.
+
+    Attributes
+    ----------
+    dim : int
+        Values of a token.
+    layers : int or None
+        Number of layers, so that there are hidden states 0 (embeddings) to `layers`; None, where no tokens are had.
+    tokens : int or None
+        Tokens of a sample; None, where each has its own number.
+    class_token : bool
+        Whether the first token stands for the whole sample.
+    vectors : mapping of str to int
+        Sizes of the outputs that are one vector a sample.
+    aliases : mapping of str to str
+        Other names of outputs.
+    """
+
+    dim: int
+    layers: int | None
+    tokens: int | None
+    class_token: bool
+    vectors: Mapping[str, int]
+    aliases: Mapping[str, str]
+
+    def with_vector(self, name: str, size: int) -> Anatomy:
+        """Return this with one more vector a sample."""
+        return replace(self, vectors={**self.vectors, name: size})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextLimits:
+    """How many tokens a text may have, and whether each text is padded to that."""
+
+    max_tokens: int
+    padded: bool
+
+
+def family_of(model: str, model_type: str, modality: Modality | None) -> Family:
+    """Return the family of a model type; the first of two, unless a modality chooses.
+
+    Raises
+    ------
+    UnknownModelError
+        No such type, or it has no such modality.
+    """
+    families = FAMILIES.get(model_type, ())
+    for family in families:
+        if modality is None or family.modality == modality:
+            return family
+    found = f"{model_type}, {modality}" if families else model_type
+    raise UnknownModelError(model, found, FAMILIES)
+
+
+def tower_settings(family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what config.json, or its part about a tower, says, over the defaults of transformers."""
+    if family.section is None:
+        return {**family.settings, **settings}
+    # Old files say it twice, and transformers lets the second one win; the projection's size is said outside.
+    said = {**(settings.get(family.section) or {}), **(settings.get(f"{family.section}_dict") or {})}
+    if "projection_dim" in family.settings:
+        said["projection_dim"] = settings.get("projection_dim", family.settings["projection_dim"])
+    return {**family.settings, **said}
+
+
+def token_limit(family: Family, settings: Mapping[str, Any], model_max_length: float | None) -> int:
+    """Return how many tokens of a text a model takes: as many as it has positions, or its tokenizer allows."""
+    said = tower_settings(family, settings)
+    # RoBERTa counts positions from the padding's own number on.
+    positions = int(said["max_position_embeddings"]) - (int(said["pad_token_id"]) + 1 if family.after_padding else 0)
+    return positions if model_max_length is None else int(min(positions, model_max_length))
+
+
+def describe(
+    family: Family,
+    settings: Mapping[str, Any],
+    *,
+    model: str,
+    processor: Mapping[str, Any] | None = None,
+    text: TextLimits | None = None,
+    samples: int | None = None,
+) -> Anatomy:
+    """Say what a model gives, from its JSON.
+
+    Parameters
+    ----------
+    family : Family
+    settings : mapping
+        config.json.
+    model : str
+        Its name, for errors.
+    processor : mapping, optional
+        The JSON of its image processor.
+    text : TextLimits, optional
+    samples : int, optional
+        Of each clip, if all have one length.
+
+    Raises
+    ------
+    ConfigError
+        The processor gives images of a size, or of sizes, that the model can't take.
+    UnknownModelError
+        The model has a part that is not known.
+    """
+    said = tower_settings(family, settings)
+    if said.get("add_adapter"):
+        raise UnknownModelError(model, "speech encoder with an adapter", FAMILIES)
+    if family.layout == "pooled":  # Swin's grid of frequencies and frames, folded; no tokens in any order
+        dim, layers = int(said["patch_embeds_hidden_size"]) * 2 ** (len(said["depths"]) - 1), None
+    else:
+        dim, layers = int(said[family.sizes[0]]), int(said[family.sizes[1]])
+    vectors: dict[str, int] = {}
+    aliases: dict[str, str] = {}
+    if family.has_pooler and said.get("vision_use_head", True):
+        vectors["pooler_output"] = int(said.get("pooler_output_size") or said.get("projection_size") or dim)
+    if family.head is not None:
+        vectors["embeds"] = int(said["projection_dim"])
+        aliases[f"{family.modality}_embeds"] = "embeds"
+    elif family.section is not None and vectors:  # SigLIP compares what its poolers give
+        aliases |= {"embeds": "pooler_output", f"{family.modality}_embeds": "pooler_output"}
+    tokens: int | None = None
+    match family.layout:
+        case "ast":
+            tokens = _patches(said, said["num_mel_bins"], "frequency_stride")
+            tokens = tokens * _patches(said, said["max_length"], "time_stride") + 2
+        case "fixed":
+            tokens = int(said["max_source_positions"])
+        case "patches":
+            tokens = _image_tokens(family, said, processor or {}, model)
+        case "conv":
+            tokens = None if samples is None else conv_frames(said, samples)
+        case "text":
+            tokens = text.max_tokens if text is not None and text.padded else None
+    return Anatomy(
+        dim=dim, layers=layers, tokens=tokens, class_token=family.class_token, vectors=vectors, aliases=aliases
+    )
+
+
+def _patches(said: Mapping[str, Any], size: int, stride: str) -> int:
+    return (int(size) - int(said["patch_size"])) // int(said[stride]) + 1
+
+
+def conv_frames(said: Mapping[str, Any], samples: int) -> int:
+    """Return how many frames the convolutions of a speech encoder make of so many samples; 0 of too few."""
+    for kernel, stride in zip(said["conv_kernel"], said["conv_stride"], strict=True):
+        samples = max(0, (samples - kernel) // stride + 1)
+    return samples
+
+
+def least_samples(family: Family, settings: Mapping[str, Any]) -> int:
+    """Return how many samples the first frame takes."""
+    samples = 1
+    if family.layout == "conv":
+        said = tower_settings(family, settings)
+        for kernel, stride in zip(reversed(said["conv_kernel"]), reversed(said["conv_stride"]), strict=True):
+            samples = (samples - 1) * stride + kernel
+    return _FBANK_WINDOW if family.layout == "ast" else samples
+
+
+def check_processor(family: Family, settings: Mapping[str, Any], processor: Mapping[str, Any]) -> None:
+    """Refuse a feature extractor that makes what its model can't take, or not the same twice.
+
+    Raises
+    ------
+    ConfigError
+    """
+    said = tower_settings(family, settings)
+    wanted: dict[str, Any] = {}
+    if family.layout == "ast":
+        wanted = {name: said[name] for name in ("num_mel_bins", "max_length")}
+    elif family.layout == "fixed":
+        wanted = {"feature_size": said["num_mel_bins"], "dither": 0}  # which is noise
+        rate, hop = processor.get("sampling_rate", 16_000), processor.get("hop_length", 160)
+        frames = rate * processor.get("chunk_length", 30) // hop
+        if frames != 2 * int(said["max_source_positions"]):  # a convolution halves them
+            found = processor.get("chunk_length", 30)
+            raise ConfigError("preprocessing.processor.chunk_length", found, f"it makes {frames} frames")
+    for name, value in wanted.items():
+        if processor.get(name, value) != value:
+            raise ConfigError(f"preprocessing.processor.{name}", processor[name], f"the model takes {value}")
+
+
+def _image_tokens(family: Family, said: Mapping[str, Any], processor: Mapping[str, Any], model: str) -> int:
+    height, width = image_size(processor, family.processor, model)
+    trained = _pair(said["image_size"])
+    if not family.interpolates and (height, width) != trained:
+        raise ConfigError("preprocessing.processor.size", [height, width], f"the model takes images of {trained}")
+    patch_height, patch_width = _pair(said["patch_size"])
+    extra = int(family.class_token) + int(said.get("num_register_tokens", 0))
+    return (height // patch_height) * (width // patch_width) + extra
+
+
+def image_size(processor: Mapping[str, Any], kind: str, model: str) -> tuple[int, int]:
+    """Return the height and width of every image that an image processor makes.
+
+    Parameters
+    ----------
+    processor : mapping
+        Its JSON.
+    kind : str
+        Its type, where the JSON is silent.
+    model : str
+        For errors.
+
+    Raises
+    ------
+    ConfigError
+        They differ from image to image.
+    UnknownModelError
+        The processor is of a type whose defaults are not known.
+    """
+    kind = processor_type(processor) or kind
+    if kind not in _CROPS:
+        raise UnknownModelError(f"the image processor of {model}", kind, _CROPS)
+    size: Any = None
+    if processor.get("do_center_crop", _CROPS[kind]):
+        size = processor.get("crop_size", _SIZE)
+    elif processor.get("do_resize", True):
+        size = processor.get("size", _SIZE)
+        if isinstance(size, int) and _CROPS[kind]:  # one number is the shorter edge there
+            size = {"shortest_edge": size}
+    if isinstance(size, Mapping) and {"height", "width"} <= set(size):
+        return int(size["height"]), int(size["width"])
+    if isinstance(size, int | list | tuple):
+        return _pair(size)
+    raise ConfigError("preprocessing.processor.size", size, "expected one height and width for all images")
+
+
+def processor_type(processor: Mapping[str, Any]) -> str:
+    """Return the type of a processor, by its present name and whatever its backend; empty, if it isn't said."""
+    kind = str(processor.get("image_processor_type") or processor.get("feature_extractor_type") or "")
+    kind = kind.removesuffix("Fast").removesuffix("Pil")
+    if "image_mean" in processor and kind.endswith("FeatureExtractor"):
+        kind = kind.removesuffix("FeatureExtractor") + "ImageProcessor"
+    return kind
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -1,0 +1,278 @@
+"""Digests of what an encoder's values depend on: files of weights, and the tensors of a module.
+
+A file of gigabytes takes seconds to digest, so its digest is remembered, in one small JSON file a user, beside what
+tells cheaply that the file is the same. It is only a memory: whatever is wrong with it, the file is digested again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from embstore.errors import ModelFilesError, WeightsChangedError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+__all__ = ["ModuleWeights", "digest_file", "digest_files", "digest_module", "stamps"]
+
+logger = logging.getLogger("embstore")
+
+_BLOCK: Final = 2**20
+_DIGITS: Final = 32
+_REMEMBERED: Final = 4096
+"""Entries that are kept: the memory is read whole, by every process."""
+
+_SETTLED_NS: Final = 2 * 10**9
+"""A file changed within this time may change again without its stamp showing it: clocks of file systems tick."""
+
+Stamp = tuple[int, int, int]
+"""Size in bytes, mtime in ns, and inode."""
+
+_lock: Final = threading.Lock()
+_known: tuple[tuple[Path, Stamp] | None, dict[str, tuple[Stamp, str]]] = (None, {})
+"""The memory as it was last read, and the stamp that its file had."""
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """Return the digest of a file's bytes: BLAKE2b-128, 32 hexadecimal digits.
+
+    The file is not read, if it has the size, mtime and inode with which it was digested before, by any process of
+    this user's. The memory lies in ``$EMBSTORE_HOME``, else in ``$XDG_CACHE_HOME/embstore``, else in
+    ``~/.cache/embstore``, as ``digests.json``, and may be removed at any time.
+
+    Raises
+    ------
+    WeightsChangedError
+        It changed, or was replaced, while it was read.
+    OSError
+        It can't be read.
+    """
+    resolved = Path(path).resolve()
+    now = time.time_ns()
+    before = _stamp(resolved.stat())
+    remembered = _recalled().get(str(resolved))
+    if remembered is not None and remembered[0] == before:
+        return remembered[1]
+    digest, read = blake2b(digest_size=_DIGITS // 2), 0
+    with resolved.open("rb") as file:
+        for block in _blocks(file):
+            digest.update(block)
+            read += len(block)
+        opened = _stamp(os.fstat(file.fileno()))
+    if not before == opened == _stamp(resolved.stat()) or read != before[0]:
+        raise WeightsChangedError(resolved)
+    if before[1] < now - _SETTLED_NS:
+        _remember(str(resolved), before, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def digest_files(folder: Path, names: Sequence[str]) -> str:
+    """Return one digest over the names and digests of files of a folder, in the order of their names.
+
+    Raises
+    ------
+    ModelFilesError
+        One of them is not there.
+    WeightsChangedError, OSError
+        As `digest_file`.
+    """
+    total = blake2b(digest_size=_DIGITS // 2)
+    for name in sorted(set(names)):
+        try:
+            digest = digest_file(folder / name)
+        except FileNotFoundError as error:
+            raise ModelFilesError(folder, name) from error
+        total.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def stamps(folder: Path, names: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
+    """Return the name, size in bytes and mtime in ns of files of a folder, to see later whether they changed.
+
+    Raises
+    ------
+    ModelFilesError
+        One of them is not there.
+    """
+    found = []
+    for name in sorted(set(names)):
+        try:
+            status = (folder / name).stat()
+        except FileNotFoundError as error:
+            raise ModelFilesError(folder, name) from error
+        found.append((name, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(_BLOCK):
+        yield block
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+# -- the memory of digests --------------------------------------------------------------------
+
+
+def _memory() -> Path | None:
+    """Return where digests are remembered; None, where there is no home."""
+    home, cache = os.environ.get("EMBSTORE_HOME"), os.environ.get("XDG_CACHE_HOME", "")
+    if home:
+        return Path(home).absolute() / "digests.json"
+    try:
+        # A relative $XDG_CACHE_HOME is to be ignored, by its specification.
+        folder = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        logger.debug("digests are not remembered: %s", error)
+        return None
+    return folder / "embstore" / "digests.json"
+
+
+def _recalled() -> Mapping[str, tuple[Stamp, str]]:
+    """Return what is remembered: for each resolved path its stamp and digest. Read again only if its file changed."""
+    global _known
+    path = _memory()
+    if path is None:
+        return {}
+    try:
+        key = (path, _stamp(path.stat()))
+        if _known[0] != key:
+            _known = (key, _parsed(json.loads(path.read_bytes())))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        logger.debug("%s is passed over: %s", path, error)
+        return {}
+    return _known[1]
+
+
+def _parsed(value: Any) -> dict[str, tuple[Stamp, str]]:
+    """Return the entries that are what they should be, of what may be anything."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {type(value).__name__}")
+    entries = {}
+    for path, entry in value.items():
+        if not (isinstance(entry, list) and len(entry) == 4 and all(type(number) is int for number in entry[:3])):
+            continue
+        size, mtime, inode, digest = entry
+        if isinstance(digest, str) and len(digest) == _DIGITS and not set(digest) - set("0123456789abcdef"):
+            entries[path] = ((size, mtime, inode), digest)
+    return entries
+
+
+def _remember(path: str, stamp: Stamp, digest: str) -> None:
+    """Add a digest to the memory: replaced whole, so that another process reads the old one or the new.
+
+    Of two processes at once, the last wins, and what the other added is digested once more.
+    """
+    memory = _memory()
+    if memory is None:
+        return
+    with _lock:
+        entries = {known: value for known, value in _recalled().items() if known != path}
+        entries[path] = (stamp, digest)
+        newest = list(entries.items())[-_REMEMBERED:]
+        text = json.dumps({known: [*stamp, digest] for known, (stamp, digest) in newest}, indent=0)
+        try:
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            _replace(memory, text)
+        except OSError as error:
+            logger.debug("digests are not remembered in %s: %s", memory, error)
+
+
+def _replace(path: Path, text: str) -> None:
+    # Not synced, as fsio's files are: what a power cut leaves is parsed with as much doubt as anything else.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".digests-")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+# -- modules ----------------------------------------------------------------------------------
+
+
+def digest_module(module: Module) -> str:
+    """Return the digest of a module's state: names, dtypes, shapes and bits of its ``state_dict``, in order of names.
+
+    Wherever its tensors are, and however they lie in memory. What is not in the state (buffers that are not
+    persistent, and the code) is not in the digest.
+
+    Returns
+    -------
+    str
+        BLAKE2b-128, 32 hexadecimal digits.
+
+    Raises
+    ------
+    TypeError
+        Part of the state is not a plain tensor: quantized, sparse, without values, or of another class.
+    """
+    import torch
+
+    total = blake2b(digest_size=_DIGITS // 2)
+    for name, value in sorted(module.state_dict().items()):
+        plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+        if not plain or value.is_meta or value.is_quantized:
+            found = value.layout if isinstance(value, torch.Tensor) else type(value).__name__
+            raise TypeError(f"{name!r} can't be digested: expected a tensor with all its values, found {found}")
+        total.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\n".encode())
+        plainly = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        total.update(plainly.view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+class ModuleWeights:
+    """The digest of a module's state, and a cheap way to tell whether it changed.
+
+    Attributes
+    ----------
+    digest : str
+        As `digest_module` gave it when this was made.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self.digest = digest_module(module)
+        self._look()
+
+    def _look(self) -> None:
+        self._seen = self._signs()
+        # Memory that is held on to can't be given to other weights, which would then have the same address.
+        self._held = [value.detach() for value in self._module.state_dict().values()]
+
+    def _signs(self) -> list[tuple[Any, ...]] | None:
+        """Return what tells cheaply that each tensor is the same; None, where changes are not counted."""
+        state: dict[str, Tensor] = self._module.state_dict(keep_vars=True)
+        if any(value.is_inference() for value in state.values()):
+            return None
+        return [
+            (name, value.data_ptr(), value._version, value.dtype, value.shape, value.stride(), value.device)
+            for name, value in state.items()
+        ]
+
+    def unchanged(self) -> bool:
+        """Tell whether the weights are those that were digested."""
+        if self._seen is not None and self._seen == self._signs():
+            return True
+        if digest_module(self._module) != self.digest:
+            return False
+        self._look()
+        return True

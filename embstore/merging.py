@@ -1,0 +1,207 @@
+"""Merge: the rows of several stores of one config in one, by one commit; the stores merged are left alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from embstore.changes import AppendResult, Plan, row_blocks
+from embstore.commit import Blocks, Values
+from embstore.errors import (
+    ConfigMismatchError,
+    DuplicateKeysError,
+    FieldMismatchError,
+    KeysExistError,
+    UnknownColumnError,
+    UnknownFieldError,
+)
+from embstore.gather import check_ends, read_field, row_bounds
+from embstore.opening import open as open_store
+from embstore.ragged import Ragged
+from embstore.reader import Rows
+from embstore.schema import STRING, Record, offsets_name
+from embstore.snapshot import Snapshot
+
+__all__ = ["merge", "plan_merge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one of the stores that are merged."""
+
+    snapshot: Snapshot
+    rows: Rows
+
+    def without(self, places: np.ndarray[Any, Any]) -> Part:
+        """Return the part without the rows at some places."""
+        return Part(self.snapshot, np.delete(self.rows, places))
+
+    @property
+    def hashes(self) -> np.ndarray[Any, Any]:
+        """Hashes of the keys: ``(n,)``, each 16 bytes."""
+        return np.ascontiguousarray(self.snapshot.take("key_hash", self.rows)).view("V16").reshape(-1)
+
+
+def merge(
+    dest: str | os.PathLike[str],
+    *parts: str | os.PathLike[str],
+    if_exists: Literal["error", "skip"] = "error",
+    **options: Any,
+) -> AppendResult:
+    """Add the rows of several stores to one, in one commit; it is made, if it is not there.
+
+    Parameters
+    ----------
+    dest : path_like
+    *parts : path_like
+        Stores of the same config, fields and columns; they are not changed.
+    if_exists : {"error", "skip"}
+        What to do with keys that are in `dest` already, or in an earlier part.
+    **options
+        Of `dest`, as for `embstore.open`.
+
+    Returns
+    -------
+    AppendResult
+
+    Raises
+    ------
+    ConfigMismatchError
+        A part has another config than the first, or than `dest`.
+    FieldMismatchError, UnknownFieldError, UnknownColumnError
+        A part has other fields or columns.
+    KeysExistError, DuplicateKeysError
+    """
+    if not parts:
+        raise TypeError("expected stores to merge, found none")
+    if if_exists not in ("error", "skip"):
+        raise ValueError(f"expected if_exists 'error' or 'skip', found {if_exists!r}")
+    opened = [open_store(part) for part in parts]
+    first = opened[0].snapshot.record
+    for store in opened:
+        if differences := opened[0].config.diff(store.config):
+            raise ConfigMismatchError(store.path, differences)
+    with open_store(
+        dest,
+        "a",
+        config=first.config,
+        fields=first.fields,
+        columns={name: spec.dtype for name, spec in first.columns.items()},
+        chunk_bytes=first.options.get("chunk_bytes", 8 * 2**20),
+        expected_rows=max(first.options.get("expected_rows", 0), sum(map(len, opened))),
+        provenance=first.provenance,
+        **options,
+    ) as store:
+        for part in opened:
+            _check_same(store.snapshot.record, part.snapshot)
+        live = [Part(part.snapshot, part.snapshot.live_rows) for part in opened]
+        return store.carry_out(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
+
+
+def _check_same(record: Record, part: Snapshot) -> None:
+    """Check that a part has the fields and columns of the store that it goes to."""
+    path = part.folder.path
+    for name in sorted(part.record.fields.keys() ^ record.fields.keys()):
+        raise UnknownFieldError(name, record.fields, path=path)
+    for name, spec in record.fields.items():
+        found = part.record.fields[name]
+        if replace(found, dims=spec.dims, nonfinite=spec.nonfinite) != spec:
+            raise FieldMismatchError(name, path=path, expected=spec, found=found)
+    columns = {name: spec.dtype for name, spec in record.columns.items()}
+    for name, column in part.record.columns.items():
+        if columns.get(name) != column.dtype:
+            raise UnknownColumnError(name, columns, path=path, what=f"there is no {column.dtype} column")
+    for name in columns.keys() - part.record.columns.keys():
+        raise UnknownColumnError(name, part.record.columns, path=path)
+
+
+def plan_merge(
+    snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: Literal["error", "skip"]
+) -> tuple[Plan | None, AppendResult]:
+    """Plan the merge; values are read while it is carried out, a block at a time.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    find : callable
+        Gives the rows of key hashes in it, -1 where there are none.
+    parts : sequence of Part
+    if_exists : {"error", "skip"}
+
+    Raises
+    ------
+    KeysExistError, DuplicateKeysError
+    """
+    check_ends(snapshot)
+    record, total = snapshot.record, sum(len(part.rows) for part in parts)
+    parts = _new_only(snapshot, find, parts, if_exists)
+    count = sum(len(part.rows) for part in parts)
+    result = AppendResult(appended=count, skipped=total - count)
+    if not count:
+        return None, result
+    names = list(snapshot.class_names)
+    codes = {name: code for code, name in enumerate(names)}
+    for part in parts:
+        for code in np.unique(part.snapshot.class_codes_of(part.rows)).tolist():
+            codes.setdefault(part.snapshot.class_names[code], len(codes))
+    appends: dict[str, Blocks] = {
+        "file_id": _blocks(parts, lambda at, rows: at.take_strings("file_id", rows)),
+        "class_code": _blocks(parts, lambda at, rows: np.array([codes[n] for n in at.class_names_of(rows)], np.int32)),
+        "key_hash": _blocks(parts, lambda at, rows: at.take("key_hash", rows)),
+    }
+    if new_names := list(codes)[len(names) :]:
+        appends["class_names"] = new_names
+    for name, column in record.columns.items():
+        appends[column.array] = _blocks(parts, _column_reader(name))
+    for name, spec in record.fields.items():
+        appends[name] = _blocks(parts, _field_reader(name))
+        if spec.ragged:
+            lengths = [np.subtract(*row_bounds(part.snapshot, name, part.rows)[::-1]) for part in parts]
+            appends[offsets_name(name)] = record.arrays[name].length + np.cumsum(np.concatenate(lengths))
+    return Plan(replace(record, rows=record.rows + count), appends), result
+
+
+def _new_only(
+    snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: Literal["error", "skip"]
+) -> list[Part]:
+    """Leave out rows whose key is stored already, or in an earlier part."""
+    seen = np.empty(0, "V16")
+    chosen = []
+    for part in parts:
+        stored = np.flatnonzero(find(part.snapshot.take("key_hash", part.rows)) >= 0)
+        if len(stored) and if_exists == "error":
+            raise KeysExistError(part.snapshot.keys_of(part.rows[stored]), path=snapshot.folder.path)
+        part = part.without(stored)
+        twice = np.flatnonzero(np.isin(part.hashes, seen))
+        if len(twice) and if_exists == "error":
+            raise DuplicateKeysError(part.snapshot.keys_of(part.rows[twice]), path=part.snapshot.folder.path)
+        part = part.without(twice)
+        seen = np.concatenate([seen, part.hashes])
+        chosen.append(part)
+    return [part for part in chosen if len(part.rows)]
+
+
+def _blocks(parts: Sequence[Part], read: Callable[[Snapshot, Rows], Values]) -> Iterator[Values]:
+    for part in parts:
+        for rows in row_blocks(part.snapshot, part.rows):
+            yield read(part.snapshot, rows)
+
+
+def _column_reader(name: str) -> Callable[[Snapshot, Rows], Values]:
+    def read(at: Snapshot, rows: Rows) -> Values:
+        spec = at.record.columns[name]
+        return at.take_strings(spec.array, rows) if spec.dtype == STRING else at.take(spec.array, rows)
+
+    return read
+
+
+def _field_reader(name: str) -> Callable[[Snapshot, Rows], Values]:
+    def read(at: Snapshot, rows: Rows) -> Values:
+        values = read_field(at, name, rows)
+        return values.values if isinstance(values, Ragged) else values
+
+    return read

@@ -1,0 +1,31 @@
+"""The audio job, as a project would have it: recordings through AST into a cache, then all rows in RAM.
+
+It is the same script for the first run, which encodes, and for all others, which find everything stored.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import embstore
+from embstore.sources import Folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("samples", type=Path)
+    parser.add_argument("--model", default="MIT/ast-finetuned-audioset-10-10-0.4593")
+    parser.add_argument("--pattern", default="{class}_*.flac")
+    parser.add_argument("--cache", type=Path, default=Path("audio.cache"))
+    parser.add_argument("--duration", type=float, default=5.0)
+    arguments = parser.parse_args()
+
+    encoder = embstore.from_pretrained(arguments.model, duration=arguments.duration)
+    source = Folder(arguments.samples, name=arguments.samples.name, pattern=arguments.pattern)
+    result = embstore.embed(source, encoder, arguments.cache, batch_size=8, progress=sys.stderr.isatty())
+    print(result)
+    print(f"in RAM: {result.store.select().to_numpy().shape}")
+
+
+if __name__ == "__main__":
+    main()

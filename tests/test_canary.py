@@ -1,0 +1,518 @@
+"""Canaries: stored samples encoded again tell whether a store still holds what its encoder gives."""
+
+import copy
+import os
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore import FieldSpec, errors
+from embstore.encoders import FunctionEncoder
+from embstore.encoders.base import BaseEncoder
+from embstore.sources import Folder, Items
+
+DIM = 4
+PLAIN = {"mean": FieldSpec(shape=(DIM,))}
+BOTH = {**PLAIN, "tokens": FieldSpec(shape=(2,), dtype="float16", ragged=True)}
+
+
+class Model(BaseEncoder):
+    """Numbers to rows, by a weight that a test may change behind the config's back."""
+
+    config = None
+
+    def __init__(self, fields=PLAIN, weight=1.0, **config):
+        self._fields = dict(fields)
+        self.config = {"encoder": "model", **config}
+        self.weight = weight
+        self.batches = []
+
+    @property
+    def fields(self):
+        return self._fields
+
+    def with_fields(self, names):
+        super().with_fields(names)
+        narrowed = copy.copy(self)  # of the same batches
+        narrowed._fields = {name: self._fields[name] for name in names}
+        return narrowed
+
+    def given(self, name, rows):
+        """Return a field's rows as they are; a test may bend them."""
+        return rows
+
+    def encode(self, items):
+        self.batches.append(list(items))
+        rows = np.array([[item + 1 + d / 8 for d in range(DIM)] for item in items], np.float32) * np.float32(
+            self.weight
+        )
+        tokens = [np.full((item % 3, 2), (item + 1) * self.weight, np.float16) for item in items]
+        found = {"mean": rows, "more": -rows, "tokens": tokens}
+        return {name: self.given(name, found[name]) for name in self._fields}
+
+    @property
+    def encoded(self):
+        return [item for batch in self.batches for item in batch]
+
+
+def numbers(n=20, **changed):
+    return Items({f"f{i}:c{i % 3}": changed.get(f"f{i}", i) for i in range(n)}, name="numbers")
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Encode numbers by a model into a store, and open it."""
+
+    def stored(model, source=None, **options):
+        return embstore.embed(source or numbers(), model, tmp_path / "cache", **options).store
+
+    return stored
+
+
+# -- the same, and not the same ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [PLAIN, BOTH], ids=["one field", "ragged too"])
+def test_the_same_values(stored, fields):
+    store = stored(Model(fields))
+    report = embstore.check(store, model := Model(fields), numbers())
+    assert report.ok
+    assert report.differences == dict.fromkeys(fields, 0.0)
+    assert len(report.keys) == len(set(report.keys)) == len(model.encoded) == 8
+    assert report.stale == ()
+    assert set(report.keys) <= set(store)
+    assert report.tolerances == {name: {"float32": 1e-4, "float16": 1e-2}[fields[name].dtype] for name in fields}
+
+
+def test_nothing_is_written(stored):
+    store = stored(Model())
+    before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+    embstore.check(store, Model(), numbers())
+    embstore.check(store, Model(weight=2), numbers())
+    assert {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()} == before
+
+
+def test_other_weights_are_told(stored):
+    store = stored(Model())
+    report = embstore.check(store, Model(weight=1.01), numbers())
+    assert not report.ok
+    assert report.differences["mean"] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(("weight", "ok"), [(1 + 5e-5, True), (1 - 5e-5, True), (1 + 2e-4, False), (1 - 2e-4, False)])
+def test_the_last_bits_may_differ(stored, weight, ok):
+    report = embstore.check(stored(Model()), Model(weight=weight), numbers())
+    assert report.ok is ok
+    assert report.differences["mean"] > 0
+
+
+@pytest.mark.parametrize(("tolerance", "ok"), [(1e-3, False), (0.02, True), (1, True)])
+def test_a_tolerance_of_ones_own(stored, tolerance, ok):
+    report = embstore.check(stored(Model(BOTH)), Model(BOTH, weight=1.0156), numbers(), tolerance=tolerance)
+    assert report.ok is ok
+    assert report.tolerances == dict.fromkeys(BOTH, tolerance)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a tolerance of 0 is taken for none given")
+def test_no_tolerance_at_all(stored):
+    report = embstore.check(stored(Model()), Model(weight=1 + 1e-5), numbers(), tolerance=0)
+    assert report.tolerances == {"mean": 0}
+    assert not report.ok
+
+
+def test_one_number_of_one_row_is_enough(stored):
+    store = stored(Model())
+    model = Model()
+
+    def given(name, rows):
+        rows[3, 2] += 1
+        return rows
+
+    model.given = given
+    report = embstore.check(store, model, numbers())
+    assert not report.ok
+    item = model.encoded[3]
+    assert report.differences["mean"] == pytest.approx(1 / (item + 1 + (DIM - 1) / 8), rel=1e-5)
+
+
+def test_the_difference_is_relative_to_the_largest_number_of_its_row(stored):
+    """A row of small numbers does not hide behind one of large ones."""
+
+    def rows(items):
+        return np.array([[item, item / 2] for item in items], np.float32)
+
+    config = {"encoder": "own"}
+    source = Items({"small:c": 1e-6, "large:c": 1e6}, name="two")
+    store = stored(FunctionEncoder(rows, config=config), source)
+    bent = FunctionEncoder(lambda items: rows(items) + np.float32(1e-7), config=config)
+    assert embstore.check(store, bent, source).differences["embedding"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_rows_of_zeros(stored):
+    config = {"encoder": "own"}
+    source = Items({"a:c": 0, "b:c": 0}, name="zeros")
+    store = stored(FunctionEncoder(lambda items: np.zeros((len(items), 3), np.float32), config=config), source)
+    assert embstore.check(store, FunctionEncoder(lambda items: np.zeros((len(items), 3)), config=config), source).ok
+    other = FunctionEncoder(lambda items: np.full((len(items), 3), 1e-9), config=config)
+    assert not embstore.check(store, other, source).ok
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_now(stored, bad):
+    store = stored(Model())
+    model = Model()
+
+    def given(name, rows):
+        rows[0, 0] = bad
+        return rows
+
+    model.given = given
+    report = embstore.check(store, model, numbers())
+    assert report.differences == {"mean": np.inf}
+    assert not report.ok
+    assert "inf" in str(report)
+
+
+@pytest.mark.xfail(strict=True, reason="NaN that a field allows is compared with itself, and found different")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_and_was_none(stored, bad):
+    def rows(items):
+        return np.array([[item, bad] for item in items], np.float32)
+
+    fields = {"mean": FieldSpec(shape=(2,), nonfinite="allow")}
+    encoder = FunctionEncoder(rows, config={"encoder": "own"}, fields=fields)
+    assert embstore.check(stored(encoder), encoder, numbers()).ok
+
+
+# -- kinds of fields --------------------------------------------------------------------------
+
+
+def test_ragged_rows_of_another_length(stored):
+    store = stored(Model(BOTH))
+    model = Model(BOTH)
+    model.given = lambda name, rows: [row[:1] for row in rows] if name == "tokens" else rows
+    report = embstore.check(store, model, numbers())
+    assert report.differences == {"mean": 0.0, "tokens": np.inf}
+    assert not report.ok
+
+
+def test_ragged_rows_of_other_values(stored):
+    store = stored(Model(BOTH))
+    model = Model(BOTH)
+    model.given = lambda name, rows: [row * 2 for row in rows] if name == "tokens" else rows
+    report = embstore.check(store, model, numbers())
+    assert report.differences["tokens"] == pytest.approx(1, rel=1e-3)
+    assert report.differences["mean"] == 0
+
+
+def test_ragged_rows_without_tokens_alone(stored):
+    source = Items({"a:c": 0, "b:c": 3}, name="numbers")
+    fields = {"tokens": BOTH["tokens"]}
+    assert embstore.check(stored(Model(fields), source), Model(fields), source).ok
+
+
+def test_one_ragged_row(stored):
+    """It is handed out as a view of the file, unlike several."""
+    fields = {"tokens": BOTH["tokens"]}
+    report = embstore.check(stored(Model(fields)), Model(fields), numbers(), n=1)
+    assert (report.ok, len(report.keys)) == (True, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", "uint8"])
+def test_dtypes(stored, dtype):
+    fields = {"mean": FieldSpec(shape=(2,), dtype=dtype)}
+
+    def encoder(more):
+        return FunctionEncoder(
+            lambda items: np.array([[item + more, 1] for item in items], dtype),
+            config={"encoder": "own"},
+            fields=fields,
+        )
+
+    store = stored(encoder(0))
+    assert embstore.check(store, encoder(0), numbers()).ok
+    report = embstore.check(store, encoder(1), numbers())
+    assert not report.ok
+    assert report.tolerances["mean"] == {"float16": 1e-2, "int32": 0, "uint8": 0}.get(dtype, 1e-4)
+
+
+def test_bfloat16(stored):
+    torch = pytest.importorskip("torch")
+    fields = {name: FieldSpec(shape=(2,), dtype="bfloat16", ragged=name == "tokens") for name in ("mean", "tokens")}
+
+    def encoder(more):
+        def run(items):
+            rows = torch.tensor([[item + more, 1] for item in items], dtype=torch.bfloat16)
+            tokens = [row.repeat(item % 3, 1) for item, row in zip(items, rows, strict=True)]
+            return {"mean": rows, "tokens": tokens}
+
+        return FunctionEncoder(run, config={"encoder": "own"}, fields=fields)
+
+    store = stored(encoder(0))
+    assert embstore.check(store, encoder(0), numbers()).ok
+    assert embstore.check(store, encoder(0), numbers()).tolerances == dict.fromkeys(fields, 3e-2)
+    assert all(found > 0.1 for found in embstore.check(store, encoder(4), numbers()).differences.values())
+
+
+def test_a_field_of_single_numbers(stored):
+    fields = {"score": FieldSpec(shape=())}
+
+    def encoder(factor):
+        return FunctionEncoder(
+            lambda items: np.array([factor * item for item in items], np.float32),
+            config={"encoder": "own"},
+            fields=fields,
+        )
+
+    store = stored(encoder(1))
+    assert embstore.check(store, encoder(1), numbers()).ok
+    assert not embstore.check(store, encoder(2), numbers()).ok
+
+
+def test_fields_that_only_one_side_has(stored):
+    """What both have is compared, whichever has more."""
+    more = {**PLAIN, "more": FieldSpec(shape=(DIM,))}
+    store = stored(Model(more))
+    assert embstore.check(store, Model(PLAIN), numbers()).differences == {"mean": 0.0}
+    other = embstore.embed(numbers(), Model(PLAIN, kind="b"), store.path.parent).store
+    model = Model(more, kind="b")
+    asked = []
+    model.given = lambda name, rows: asked.append(name) or rows
+    assert embstore.check(other, model, numbers()).differences == {"mean": 0.0}
+    assert asked == ["mean"]  # nothing else is encoded
+
+
+def test_no_field_in_common(stored):
+    store = stored(Model(PLAIN))
+    with pytest.raises(errors.UnknownFieldError):
+        embstore.check(store, Model({"more": FieldSpec(shape=(DIM,))}), numbers())
+
+
+@pytest.mark.xfail(
+    strict=True, raises=pytest.fail.Exception, reason="where no field is compared, all is said to be well"
+)
+def test_no_field_in_common_of_an_encoder_that_declares_none(stored):
+    config = {"encoder": "own"}
+
+    def rows(items):
+        return np.array([[item, 1] for item in items], np.float32)
+
+    store = stored(FunctionEncoder(lambda items: {"one": rows(items)}, config=config))
+    with pytest.raises(errors.UnknownFieldError):
+        embstore.check(store, FunctionEncoder(lambda items: {"other": 2 * rows(items)}, config=config), numbers())
+
+
+def test_an_encoder_of_two_words_alone(stored):
+    class Plain:
+        config = {"encoder": "plain"}  # noqa: RUF012
+        factor = 1
+
+        def encode(self, items):
+            return np.array([[item * self.factor, 1] for item in items], np.float32)
+
+    encoder = Plain()
+    store = stored(encoder)
+    assert embstore.check(store, encoder, numbers()).differences == {"embedding": 0.0}
+    encoder.factor = 2
+    assert not embstore.check(store, encoder, numbers()).ok
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="rows that are not given are not compared")
+def test_fewer_rows_than_samples(stored):
+    store = stored(Model())
+    model = Model()
+    model.given = lambda name, rows: rows[:-1]
+    try:
+        report = embstore.check(store, model, numbers())
+    except errors.EmbstoreError:
+        return
+    assert not report.ok
+
+
+def test_rows_of_another_shape(stored):
+    store = stored(Model())
+    model = Model()
+    model.given = lambda name, rows: np.concatenate([rows, rows], axis=1)
+    with pytest.raises(ValueError, match="shape"):
+        embstore.check(store, model, numbers())
+
+
+@pytest.mark.xfail(strict=True, reason="one number is compared with each of a row's, as NumPy broadcasts it")
+def test_rows_of_one_number_alone(stored):
+    def encoder(width):
+        return FunctionEncoder(lambda items: np.ones((len(items), width), np.float32), config={"encoder": "own"})
+
+    store = stored(encoder(3))
+    try:
+        report = embstore.check(store, encoder(1), numbers())
+    except ValueError:
+        return
+    assert not report.ok
+
+
+# -- which samples ----------------------------------------------------------------------------
+
+
+def test_samples_are_spread_over_the_source(stored):
+    store = stored(Model())
+    report = embstore.check(store, model := Model(), numbers(), n=5)
+    assert model.encoded == [0, 5, 10, 14, 19]
+    assert list(report.keys) == [f"f{i}:c{i % 3}" for i in model.encoded]
+    embstore.check(store, model := Model(), numbers(), n=1)
+    assert len(model.encoded) == 1
+
+
+@pytest.mark.parametrize("n", [20, 21, 1000])
+def test_more_than_are_stored(stored, n):
+    report = embstore.check(stored(Model()), model := Model(), numbers(), n=n)
+    assert sorted(model.encoded) == list(range(20))
+    assert len(report.keys) == 20
+
+
+def test_samples_that_are_not_stored_are_left_out(stored):
+    store = stored(Model(), numbers(5))
+    report = embstore.check(store, model := Model(), numbers(20), n=10)
+    assert model.encoded == [0, 1, 2, 3, 4]
+    assert report.ok
+    assert report.stale == ()
+    with embstore.open(store.path, "r+") as writer:
+        writer.delete(["f2:c2"])
+        assert embstore.check(writer, Model(), numbers(20), n=10).keys == ("f0:c0", "f1:c1", "f3:c0", "f4:c1")
+
+
+def test_a_generator_chooses(stored):
+    store = stored(Model())
+    chosen = [
+        embstore.check(store, Model(), numbers(), n=6, rng=np.random.default_rng(seed)).keys for seed in (1, 1, 2, 3)
+    ]
+    assert chosen[0] == chosen[1]
+    assert len(set(chosen)) == 3
+    assert all(len(set(keys)) == 6 for keys in chosen)
+    assert len(embstore.check(store, Model(), numbers(), n=99, rng=np.random.default_rng(0)).keys) == 20
+
+
+@pytest.mark.parametrize("n", [0, -3])
+def test_no_samples_are_refused(stored, n):
+    with pytest.raises(ValueError):  # noqa: PT011
+        embstore.check(stored(Model()), Model(), numbers(), n=n)
+
+
+def test_stale_samples_are_passed_over(stored):
+    store = stored(Model())
+    changed = numbers(20, f0=100, f19=119)
+    report = embstore.check(store, model := Model(), changed, n=5)
+    assert report.stale == ("f0:c0", "f19:c1")
+    assert model.encoded == [5, 10, 14]
+    assert report.ok
+
+
+@pytest.mark.xfail(strict=True, raises=errors.EmptySourceError, reason="only those that were chosen are looked at")
+def test_stale_samples_do_not_keep_the_others_from_being_compared(stored):
+    store = stored(Model())
+    report = embstore.check(store, Model(), numbers(20, f0=100), n=1)
+    assert len(report.keys) == 1
+
+
+def test_all_samples_are_stale(stored):
+    store = stored(Model())
+    other = Items({f"f{i}:c{i % 3}": i + 50 for i in range(20)}, name="numbers")
+    with pytest.raises(errors.EmptySourceError, match="content that it has now"):
+        embstore.check(store, model := Model(), other)
+    assert model.batches == []
+
+
+def test_nothing_of_the_source_is_stored(stored):
+    store = stored(Model())
+    with pytest.raises(errors.EmptySourceError):
+        embstore.check(store, model := Model(), Items({"new:c": 1}, name="numbers"))
+    assert model.batches == []
+
+
+def test_a_store_of_unknown_content(tmp_path):
+    """Without digests nothing tells that the content is that which was encoded."""
+    config = {**Model().config, "dataset": "numbers"}
+    with embstore.open(tmp_path / "own.zarr", "w-", config=config, fields=PLAIN) as store:
+        store.append(["f0:c0"], Model().encode([0]))
+        with pytest.raises(errors.EmptySourceError):
+            embstore.check(store, Model(), numbers())
+
+
+@pytest.mark.parametrize("which", ["encoder", "source"])
+def test_another_config(stored, which):
+    store = stored(Model())
+    model = Model(revision="v2") if which == "encoder" else Model()
+    source = numbers() if which == "encoder" else Items({"f0:c0": 0}, name="letters")
+    with pytest.raises(errors.ConfigMismatchError) as caught:
+        embstore.check(store, model, source)
+    assert [d.name for d in caught.value.differences] == ["revision" if which == "encoder" else "dataset"]
+    assert caught.value.path == store.path
+    assert model.batches == []
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(6):
+        place = tmp_path / "files" / "c" / f"{i}.bin"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(bytes([i + 1]) * 3)
+        os.utime(place, ns=(10**18, 10**18))
+    return tmp_path / "files"
+
+
+def bytes_encoder(decode=None):
+    return FunctionEncoder(
+        lambda items: np.array([list(item) for item in items], np.float32), config={"encoder": "bytes"}, decode=decode
+    )
+
+
+def test_files_are_read_and_decoded(stored, folder):
+    source = Folder(folder, name="files")
+    doubled = bytes_encoder(lambda content: [2 * byte for byte in content])
+    store = stored(bytes_encoder(), source)
+    assert embstore.check(store, bytes_encoder(), source).ok
+    report = embstore.check(store, doubled, source)
+    assert report.differences["embedding"] == pytest.approx(1)
+
+
+def test_a_changed_file_is_stale_and_one_that_is_gone_is_left_out(stored, folder):
+    source = Folder(folder, name="files")
+    store = stored(bytes_encoder(), source)
+    (folder / "c" / "2.bin").write_bytes(b"new")
+    (folder / "c" / "3.bin").unlink()
+    os.utime(folder / "c" / "4.bin")  # touched: the same content
+    report = embstore.check(store, bytes_encoder(), source)
+    assert report.stale == ("c/2:c",)
+    assert set(report.keys) == {f"c/{i}:c" for i in (0, 1, 4, 5)}
+    assert report.ok
+
+
+def test_a_file_that_can_not_be_decoded_any_more(stored, folder):
+    def refuse(content):
+        raise errors.DecodeError("the library has forgotten how")
+
+    source = Folder(folder, name="files")
+    store = stored(bytes_encoder(), source)
+    with pytest.raises(errors.DecodeError, match="forgotten"):
+        embstore.check(store, bytes_encoder(refuse), source)
+
+
+# -- what it says -----------------------------------------------------------------------------
+
+
+def test_it_says_how_much_differs(stored):
+    store = stored(Model(BOTH))
+    assert str(embstore.check(store, Model(BOTH), numbers(), n=3)).splitlines() == [
+        "3 samples encoded again: the cache still holds",
+        "  mean: largest difference 0, tolerance 0.0001",
+        "  tokens: largest difference 0, tolerance 0.01",
+    ]
+    report = embstore.check(store, Model(BOTH, weight=1.25), numbers(), n=3)
+    assert str(report).splitlines() == [
+        "3 samples encoded again: the encoder gives other values than are stored",
+        "  mean: largest difference 0.25, tolerance 0.0001",
+        "  tokens: largest difference 0.25, tolerance 0.01",
+    ]
