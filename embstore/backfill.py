@@ -6,12 +6,22 @@ several processes can share the work. When all are there, they are copied over i
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from embstore.encoding import Job, Samples
-from embstore.errors import MissingKeysError, SampleError
+from embstore.errors import (
+    MissingKeysError,
+    NameRefusedError,
+    NotAStoreError,
+    SampleError,
+    StoreChangedError,
+    StoreReplacedError,
+)
 from embstore.freshness import DIGEST_COLUMN, SOURCE_COLUMNS
 from embstore.fsio import remove_tree
 from embstore.keys import Key
@@ -20,12 +30,14 @@ from embstore.schema import FieldSpec
 from embstore.sources.base import UNKNOWN, AnySample, Content, Stamp, digest_of
 from embstore.store import EmbeddingStore
 
-__all__ = ["backfill"]
+__all__ = ["backfill", "check_backfill", "tidy_backfills"]
 
 logger = logging.getLogger("embstore")
 
 
-def backfill(store: EmbeddingStore, names: list[str], samples: Samples, job: Job) -> tuple[str, ...]:
+def backfill(
+    store: EmbeddingStore, names: list[str], samples: Samples, job: Job, options: Mapping[str, Any]
+) -> tuple[str, ...]:
     """Add fields to a store, for all of its live rows.
 
     Parameters
@@ -37,6 +49,8 @@ def backfill(store: EmbeddingStore, names: list[str], samples: Samples, job: Job
     samples : mapping of str to Sample
         Of the whole source, by key.
     job : Job
+    options : mapping
+        How stores of this cache are opened.
 
     Returns
     -------
@@ -49,21 +63,56 @@ def backfill(store: EmbeddingStore, names: list[str], samples: Samples, job: Job
         Rows are stored whose samples are not in the source: nothing can be encoded for them.
     """
     specs = {name: spec for name, spec in (job.encoder.fields or {}).items() if name in names}
-    own = replace(job, encoder=job.encoder.with_fields(names), columns=None, encoded=0, failures={})
+    own = replace(job, encoder=job.encoder.with_fields(names), columns=None, encoded=0, failures={}, done=set())
     path = _place(store, specs)
     logger.info("%s: adding %s for %d rows", store.path, ", ".join(names), len(store))
-    added = False
-    while not (added or own.failures):
-        with open_store(path, "a", config=store.config, fields=specs, columns=SOURCE_COLUMNS) as gathered:
-            own.fill(gathered, _as_stored(store, samples, names))
-            if not own.failures:
-                added = _copied_over(store, gathered, names)
-    if added:
-        remove_tree(path)
+    while not own.failures and not _added(store, names):
+        check_backfill(store, names, samples)
+        own.done.clear()  # what was encoded before may be of rows that were renewed since
+        try:
+            with open_store(path, "a", config=store.config, fields=specs, columns=SOURCE_COLUMNS, **options) as rows:
+                if not _added(store, names):  # else the store in which rows gathered was gone already
+                    own.fill(rows, _as_stored(store, samples))
+                    if not own.failures:
+                        _copy_over(store, rows, names)
+        except (StoreReplacedError, StoreChangedError, FileNotFoundError):
+            if not _added(store, names) and path.exists():
+                raise  # it was not another process, which was done first
+    if added := _added(store, names):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it
+            remove_tree(path)
     job.encoded += own.encoded
-    job.failures |= own.failures
+    job.failures = own.failures | job.failures
     job.batch_size = own.batch_size
     return tuple(names) if added else ()
+
+
+def check_backfill(store: EmbeddingStore, names: list[str], samples: Samples) -> None:
+    """Check that there is a sample for every row.
+
+    Raises
+    ------
+    MissingKeysError
+    """
+    if gone := [key for key in store if key not in samples]:
+        raise MissingKeysError(gone, path=store.path, what=f"in the source, so that {', '.join(names)} can't be added")
+
+
+def tidy_backfills(store: EmbeddingStore) -> None:
+    """Remove what a process left that was killed between its commit and its tidying up."""
+    for path in store.path.parent.glob(f".{store.path.name}.*.backfill"):
+        with contextlib.suppress(NotAStoreError):  # another process removes it
+            with open_store(path) as rows:
+                done = rows.fields.keys() <= store.fields.keys()
+            if done:
+                with contextlib.suppress(FileNotFoundError):
+                    remove_tree(path)
+
+
+def _added(store: EmbeddingStore, names: list[str]) -> bool:
+    """Tell whether the store has the fields by now, from this process or another."""
+    store.refresh()
+    return set(names) <= store.fields.keys()
 
 
 def _place(store: EmbeddingStore, specs: dict[str, FieldSpec]) -> Path:
@@ -101,20 +150,14 @@ class _Unchanged:
         return content
 
 
-def _as_stored(store: EmbeddingStore, samples: Samples, names: list[str]) -> dict[str, _Unchanged]:
-    """Return the samples of all rows that are there."""
-    keys = list(store)
-    if gone := [key for key in keys if key not in samples]:
-        raise MissingKeysError(gone, path=store.path, what=f"in the source, so that {', '.join(names)} can't be added")
-    digests = store.select(keys=keys).column(DIGEST_COLUMN).tolist()
-    return {key: _Unchanged(samples[key], digest) for key, digest in zip(keys, digests, strict=True)}
+def _as_stored(store: EmbeddingStore, samples: Samples) -> dict[str, _Unchanged]:
+    """Return the samples of all rows that are there; of those that other processes add meanwhile, the next time."""
+    view = store.select()
+    pairs = zip(view.keys, view.column(DIGEST_COLUMN).tolist(), strict=True)
+    return {key: _Unchanged(samples[key], digest) for key, digest in pairs if key in samples}
 
 
-def _copied_over(store: EmbeddingStore, gathered: EmbeddingStore, names: list[str]) -> bool:
-    """Copy the fields over; tell whether all rows were there, none added or renewed by another process meanwhile."""
-    try:
-        store.copy_fields(gathered, names, same=[DIGEST_COLUMN])
-    except MissingKeysError:
-        store.refresh()
-        return False
-    return True
+def _copy_over(store: EmbeddingStore, rows: EmbeddingStore, names: list[str]) -> None:
+    """Copy the fields over, unless rows were added or renewed by another process, or it was first."""
+    with contextlib.suppress(MissingKeysError, NameRefusedError):
+        store.copy_fields(rows, names, same=[DIGEST_COLUMN])

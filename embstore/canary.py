@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embstore.encoders.base import Encoder, as_encoder
-from embstore.errors import ConfigMismatchError, EmptySourceError
+from embstore.errors import ConfigMismatchError, EmptySourceError, ShapeError, UnknownFieldError
 from embstore.freshness import compare_samples
 from embstore.keys import Key
 from embstore.ragged import Padded
@@ -18,6 +18,7 @@ from embstore.store import EmbeddingStore
 
 __all__ = ["CanaryReport", "check"]
 
+_OTHERS = 16  # times as many samples are looked at, where some are stale
 _TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "float64": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 
 
@@ -97,13 +98,23 @@ def check(
     stored = [key for key, row in zip(samples, store.find(list(samples)).tolist(), strict=True) if row >= 0]
     chosen = _spread(stored, n, rng)
     found = compare_samples(store, {key: samples[key] for key in chosen})
+    if len(found.stored) < len(chosen):  # others, in place of those whose content changed
+        seen = set(chosen)
+        others = _spread([key for key in stored if key not in seen], _OTHERS * n, rng)
+        more = compare_samples(store, {key: samples[key] for key in others}).stored
+        found.stored.extend(more[: len(chosen) - len(found.stored)])
     if not found.stored:
         raise EmptySourceError(None, "none of its samples is stored with the content that it has now")
     if own.fields is not None:
         own = own.with_fields([name for name in store.fields if name in own.fields] or list(store.fields))
     again = _encoded(own, [samples[key] for key in found.stored], store)
-    differing = {name: _difference(store.fetch(found.stored, name), rows) for name, rows in again.items()}
-    tolerances = {name: tolerance or _TOLERANCE.get(store.fields[name].dtype, 0.0) for name in again}
+    for name, rows in again.items():
+        if len(rows) != len(found.stored):
+            raise ShapeError(name, expected=f"{len(found.stored)} rows", found=f"{len(rows)} rows")
+    differing = {name: _difference(name, store.fetch(found.stored, name), rows) for name, rows in again.items()}
+    tolerances = {
+        name: _TOLERANCE.get(store.fields[name].dtype, 0.0) if tolerance is None else tolerance for name in again
+    }
     return CanaryReport(
         keys=tuple(found.stored), differences=differing, tolerances=tolerances, stale=tuple(found.stale)
     )
@@ -120,12 +131,14 @@ def _spread(keys: Sequence[str], n: int, rng: np.random.Generator | None) -> lis
 
 def _encoded(encoder: Any, samples: Sequence[AnySample], store: EmbeddingStore) -> dict[str, Any]:
     values = encoder.encode([encoder.decode(sample.read().value) for sample in samples])
-    if isinstance(values, Mapping):
-        return {name: values[name] for name in values if name in store.fields}
-    return {store.field_name(): values}
+    named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
+    known = {name: rows for name, rows in named.items() if name in store.fields}
+    if not known:
+        raise UnknownFieldError(next(iter(named), None), store.fields, path=store.path)
+    return known
 
 
-def _difference(stored: Any, again: Any) -> float:
+def _difference(name: str, stored: Any, again: Any) -> float:
     """Return the largest difference of two numbers, relative to the largest of the stored row."""
     rows = stored.values if isinstance(stored, Padded) else stored
     largest = 0.0
@@ -134,7 +147,13 @@ def _difference(stored: Any, again: Any) -> float:
         old = rows[place][: len(new)] if isinstance(stored, Padded) else rows[place]
         if isinstance(stored, Padded) and len(new) != stored.lengths[place]:
             return float("inf")
-        scale = max(float(np.abs(old).max(initial=0.0)), 1e-12)
-        difference = np.abs(new - old.astype(np.float64)).max(initial=0.0)
+        if new.shape != old.shape:
+            raise ShapeError(name, expected=old.shape, found=new.shape)
+        old = old.astype(np.float64)
+        same = (new == old) | (np.isnan(new) & np.isnan(old))  # a field may allow NaN and infinity
+        if same.all():
+            continue
+        scale = max(float(np.abs(old[np.isfinite(old)]).max(initial=0.0)), 1e-12)
+        difference = np.abs(new[~same] - old[~same]).max()
         largest = max(largest, float(difference) / scale if np.isfinite(difference) else float("inf"))
     return largest

@@ -37,18 +37,22 @@ class Claims:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._own = self._folder / uuid.uuid4().hex
         self._held = fsio.Held(self._own.with_suffix(_HELD))
-        self._held.acquire()
+        with self._alone():  # else another process may find the lock before it is held
+            self._held.acquire()
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return fsio.lock(self._folder / "choosing", timeout=_WAIT)
 
     @contextlib.contextmanager
     def choosing(self) -> Iterator[set[bytes]]:
         """Keep others from claiming meanwhile; gives the hashes of the keys that they have claimed."""
-        with fsio.lock(self._folder / "choosing", timeout=_WAIT):
+        with self._alone():
             yield self._of_others()
 
     def _of_others(self) -> set[bytes]:
         claimed: set[bytes] = set()
-        for claim in self._folder.iterdir():
-            if claim == self._own or claim.suffix:
+        for claim in {path.with_suffix("") for path in self._folder.iterdir() if path.suffix in ("", _HELD)}:
+            if claim == self._own:
                 continue
             held = fsio.Held(claim.with_suffix(_HELD))
             if held.acquire():  # whoever claimed this is gone

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     merge = command("merge", _merge, "Put the rows of several stores of one config into one, in one commit.")
     merge.add_argument("dest", type=Path)
     merge.add_argument("parts", type=Path, nargs="+")
-    merge.add_argument("--if-exists", choices=["error", "skip"], default="error")
+    merge.add_argument("--if-exists", choices=["error", "skip", "replace"], default="error")
     return parser
 
 

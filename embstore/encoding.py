@@ -21,7 +21,7 @@ from embstore.encoders.base import BaseEncoder
 from embstore.errors import NonFiniteError
 from embstore.freshness import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, compare_samples
 from embstore.ingest import Casting
-from embstore.ragged import Ragged
+from embstore.ragged import Padded, Ragged
 from embstore.sources.base import AnySample
 from embstore.store import EmbeddingStore
 from embstore.writer import RowWriter
@@ -60,6 +60,9 @@ class Job:
         Rows made so far.
     failures : dict of str to Failure
         By key.
+    done : set of str
+        Keys of the samples encoded so far. One that changes again meanwhile is the next run's: a file that never
+        stops changing must not hold up this one.
     """
 
     encoder: BaseEncoder
@@ -71,6 +74,7 @@ class Job:
     casting: Casting = "no"
     encoded: int = 0
     failures: dict[str, Failure] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
 
     def fill(self, store: EmbeddingStore, samples: Samples) -> None:
         """Encode into a store those samples that it lacks or has of other content; all but what fails.
@@ -98,7 +102,7 @@ class Job:
                 todo = self._todo(store, {key: samples[key] for key in todo})
 
     def _todo(self, store: EmbeddingStore, samples: Samples) -> list[str]:
-        left = {key: sample for key, sample in samples.items() if key not in self.failures}
+        left = {key: sample for key, sample in samples.items() if key not in self.failures and key not in self.done}
         found = compare_samples(store, left, workers=self.workers)
         for key, error in found.unreadable.items():
             self._failed(Failure(key, samples[key].where, error.reason))
@@ -115,6 +119,8 @@ class Job:
             stack.enter_context(contextlib.closing(ready))
             for batch in batches(self._without_failures(ready), self.batch_size):
                 for part, values in self._encoded(batch):
+                    if self.encoder.fields is not None and isinstance(values, Mapping) and store.fields:
+                        values = {name: rows for name, rows in values.items() if name in store.fields}
                     for replaces, writer in enumerate(writers):
                         places = [i for i, done in enumerate(part) if (rows[done.key] >= 0) == replaces]
                         self._write(writer, part, values, places)
@@ -196,6 +202,7 @@ class Job:
             self._write(writer, part, values, [i for i in places if part[i].key not in bad])
             return
         self.encoded += len(chosen)
+        self.done |= {done.key for done in chosen}
         self.advance(len(chosen))
 
     def _columns(self, part: Sequence[Decoded]) -> dict[str, list[Any]]:
@@ -217,6 +224,8 @@ def pick_rows(values: Any, places: list[int], count: int) -> Any:
         return values
     if isinstance(values, Mapping):
         return {name: pick_rows(rows, places, count) for name, rows in values.items()}
+    if isinstance(values, Padded):
+        return Padded(values.values[places], values.lengths[places])
     if isinstance(values, list | tuple):
         return [values[i] for i in places]
     if isinstance(values, Ragged):

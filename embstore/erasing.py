@@ -101,7 +101,8 @@ def _rows_to_blank(folder: Folder, record: Record, dead: NDArray[np.int64]) -> d
         offsets = _numbers(folder, record, offsets_name(name))
         starts, stops = offsets[dead], offsets[dead + 1]
         tokens = record.arrays[name].length
-        if not rising(starts, stops, tokens):
+        # All of them: where they fall, a row seems to have its neighbours' tokens, and these must not be blanked.
+        if offsets[0] != 0 or offsets[-1] != tokens or not rising(offsets[:-1], offsets[1:], tokens):
             raise CorruptStoreError(folder.path / offsets_name(name), f"its offsets do not rise from 0 to {tokens}")
         rows[name] = token_rows(starts, stops - starts)
     return rows
@@ -136,7 +137,8 @@ def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, in
         for index in np.unique(gone // array.rows_per_chunk).tolist():
             first = index * array.rows_per_chunk
             count = min(array.rows_per_chunk, array.length - first)
-            places = gone[(gone >= first) & (gone < first + count)] - first
+            low, high = np.searchsorted(gone, (first, first + count))
+            places = gone[low:high] - first
             rows = read_chunk(child, array, index)[:count]
             blanked = payload(array, _blanked(array, rows, places))
             if bytes(blanked) == bytes(payload(array, rows)):

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from embstore.errors import SampleError
+from embstore.errors import SampleError, StoreChangedError
 from embstore.schema import STRING
 from embstore.sources.base import AnySample, Stamp
 from embstore.store import EmbeddingStore
@@ -90,6 +90,15 @@ def compare_samples(store: EmbeddingStore, samples: Mapping[str, AnySample], *, 
     workers : int
         Threads that read files whose stamp differs.
     """
+    while True:
+        try:
+            return _compare(store, samples, workers)
+        except StoreChangedError:  # another process renewed a column that was about to be read
+            if not store.refresh():
+                raise
+
+
+def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: int) -> Coverage:
     keys = list(samples)
     rows = store.find(keys)
     there = np.flatnonzero(rows >= 0)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from embstore.changes import AppendResult, Plan, row_blocks
+from embstore.changes import AppendResult, IfExists, Plan, row_blocks, with_column, with_field
 from embstore.commit import Blocks, Values
 from embstore.errors import (
     ConfigMismatchError,
@@ -20,6 +21,7 @@ from embstore.errors import (
     UnknownFieldError,
 )
 from embstore.gather import check_ends, read_field, row_bounds
+from embstore.layout import FIELD_CHUNK_BYTES
 from embstore.opening import open as open_store
 from embstore.ragged import Ragged
 from embstore.reader import Rows
@@ -49,7 +51,7 @@ class Part:
 def merge(
     dest: str | os.PathLike[str],
     *parts: str | os.PathLike[str],
-    if_exists: Literal["error", "skip"] = "error",
+    if_exists: IfExists = "error",
     **options: Any,
 ) -> AppendResult:
     """Add the rows of several stores to one, in one commit; it is made, if it is not there.
@@ -59,8 +61,8 @@ def merge(
     dest : path_like
     *parts : path_like
         Stores of the same config, fields and columns; they are not changed.
-    if_exists : {"error", "skip"}
-        What to do with keys that are in `dest` already, or in an earlier part.
+    if_exists : {"error", "skip", "replace"}
+        What to do with keys that are in `dest` already; to skip them is to skip those of an earlier part, too.
     **options
         Of `dest`, as for `embstore.open`.
 
@@ -78,27 +80,31 @@ def merge(
     """
     if not parts:
         raise TypeError("expected stores to merge, found none")
-    if if_exists not in ("error", "skip"):
-        raise ValueError(f"expected if_exists 'error' or 'skip', found {if_exists!r}")
-    opened = [open_store(part) for part in parts]
-    first = opened[0].snapshot.record
+    if if_exists not in ("error", "skip", "replace"):
+        raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
+    opened = [open_store(part, check="touched") for part in parts]  # a new checksum must not cover up a flipped bit
     for store in opened:
         if differences := opened[0].config.diff(store.config):
             raise ConfigMismatchError(store.path, differences)
-    with open_store(
-        dest,
-        "a",
-        config=first.config,
-        fields=first.fields,
-        columns={name: spec.dtype for name, spec in first.columns.items()},
-        chunk_bytes=first.options.get("chunk_bytes", 8 * 2**20),
-        expected_rows=max(first.options.get("expected_rows", 0), sum(map(len, opened))),
-        provenance=first.provenance,
-        **options,
-    ) as store:
-        for part in opened:
-            _check_same(store.snapshot.record, part.snapshot)
-        live = [Part(part.snapshot, part.snapshot.live_rows) for part in opened]
+    # One without rows, whose first rows were to decide its fields, has nothing to merge, and nothing that differs.
+    snapshots = [store.snapshot for store in opened if store.fields or len(store)]
+    first = (snapshots[0] if snapshots else opened[0].snapshot).record
+    for snapshot in snapshots:
+        _check_same(first, snapshot)
+    live = [Part(snapshot, snapshot.live_rows) for snapshot in snapshots]
+    if if_exists != "skip":
+        _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, opened[0].path)  # before anything is made
+    made = {
+        "fields": first.fields,
+        "columns": {name: spec.dtype for name, spec in first.columns.items()},
+        "chunk_bytes": first.options.get("chunk_bytes", FIELD_CHUNK_BYTES),
+        "expected_rows": max(first.options.get("expected_rows", 0), sum(map(len, opened))),
+        "provenance": first.provenance,
+    }
+    with open_store(dest, "a", config=first.config, **{**made, **options}) as store:
+        if store.fields:
+            for snapshot in snapshots:
+                _check_same(store.snapshot.record, snapshot)
         return store.carry_out(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
 
 
@@ -120,7 +126,7 @@ def _check_same(record: Record, part: Snapshot) -> None:
 
 
 def plan_merge(
-    snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: Literal["error", "skip"]
+    snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: IfExists
 ) -> tuple[Plan | None, AppendResult]:
     """Plan the merge; values are read while it is carried out, a block at a time.
 
@@ -130,7 +136,7 @@ def plan_merge(
     find : callable
         Gives the rows of key hashes in it, -1 where there are none.
     parts : sequence of Part
-    if_exists : {"error", "skip"}
+    if_exists : {"error", "skip", "replace"}
 
     Raises
     ------
@@ -138,11 +144,17 @@ def plan_merge(
     """
     check_ends(snapshot)
     record, total = snapshot.record, sum(len(part.rows) for part in parts)
-    parts = _new_only(snapshot, find, parts, if_exists)
+    parts, dead = _new_only(parts, find, if_exists, snapshot.folder.path)
     count = sum(len(part.rows) for part in parts)
-    result = AppendResult(appended=count, skipped=total - count)
+    result = AppendResult(appended=count, skipped=total - count, replaced=len(dead))
     if not count:
         return None, result
+    if not record.fields:  # its first rows decide
+        first = parts[0].snapshot.record
+        for name, spec in first.fields.items():
+            record = with_field(record, name, spec)
+        for name, column in first.columns.items():
+            record = record if name in record.columns else with_column(record, name, column.dtype)
     names = list(snapshot.class_names)
     codes = {name: code for code, name in enumerate(names)}
     for part in parts:
@@ -161,28 +173,36 @@ def plan_merge(
         appends[name] = _blocks(parts, _field_reader(name))
         if spec.ragged:
             lengths = [np.subtract(*row_bounds(part.snapshot, name, part.rows)[::-1]) for part in parts]
-            appends[offsets_name(name)] = record.arrays[name].length + np.cumsum(np.concatenate(lengths))
+            ends = record.arrays[name].length + np.cumsum(np.concatenate(lengths))
+            new = not record.arrays[offsets_name(name)].length
+            appends[offsets_name(name)] = np.concatenate([[0], ends]) if new else ends
+    if len(dead):
+        appends["dead_rows"] = dead
     return Plan(replace(record, rows=record.rows + count), appends), result
 
 
 def _new_only(
-    snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: Literal["error", "skip"]
-) -> list[Part]:
-    """Leave out rows whose key is stored already, or in an earlier part."""
-    seen = np.empty(0, "V16")
+    parts: Sequence[Part], find: Callable[[Any], Rows], if_exists: IfExists, path: Path
+) -> tuple[list[Part], Rows]:
+    """Leave out rows whose key is stored already, or in an earlier part; also returns the rows that are replaced."""
+    seen, dead = np.empty(0, "V16"), [np.empty(0, np.int64)]
     chosen = []
     for part in parts:
-        stored = np.flatnonzero(find(part.snapshot.take("key_hash", part.rows)) >= 0)
+        found = find(part.snapshot.take("key_hash", part.rows))
+        stored = np.flatnonzero(found >= 0)
         if len(stored) and if_exists == "error":
-            raise KeysExistError(part.snapshot.keys_of(part.rows[stored]), path=snapshot.folder.path)
-        part = part.without(stored)
+            raise KeysExistError(part.snapshot.keys_of(part.rows[stored]), path=path)
+        if if_exists == "replace":
+            dead.append(found[stored])
+        else:
+            part = part.without(stored)
         twice = np.flatnonzero(np.isin(part.hashes, seen))
-        if len(twice) and if_exists == "error":
+        if len(twice) and if_exists != "skip":
             raise DuplicateKeysError(part.snapshot.keys_of(part.rows[twice]), path=part.snapshot.folder.path)
         part = part.without(twice)
         seen = np.concatenate([seen, part.hashes])
         chosen.append(part)
-    return [part for part in chosen if len(part.rows)]
+    return [part for part in chosen if len(part.rows)], np.concatenate(dead)
 
 
 def _blocks(parts: Sequence[Part], read: Callable[[Snapshot, Rows], Values]) -> Iterator[Values]:

@@ -15,13 +15,23 @@ from typing import Any, Literal
 import numpy as np
 
 from embstore.ahead import Failure
-from embstore.backfill import backfill
+from embstore.backfill import backfill, check_backfill, tidy_backfills
 from embstore.cache import Cache
 from embstore.config import Config
 from embstore.description import size as size_text
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.encoding import Job, Samples
-from embstore.errors import DuplicateKeysError, FieldMismatchError, StoreChangedError, UnknownFieldError
+from embstore.errors import (
+    DuplicateKeysError,
+    FieldMismatchError,
+    MissingKeysError,
+    NetworkFileSystemError,
+    ReadOnlyError,
+    StoreChangedError,
+    StoreLockedError,
+    StoreReplacedError,
+    UnknownFieldError,
+)
 from embstore.freshness import (
     MTIME_COLUMN,
     SIZE_COLUMN,
@@ -34,8 +44,8 @@ from embstore.ingest import column_values
 from embstore.keys import Key, hash_keys
 from embstore.opening import open as open_store
 from embstore.progress import Progress, reporting
-from embstore.schema import FieldSpec
-from embstore.sources.base import AnySample, Source
+from embstore.schema import STRING, FieldSpec
+from embstore.sources.base import AnySample, Source, settled
 from embstore.store import EmbeddingStore
 
 __all__ = ["EmbedResult", "embed", "part_path"]
@@ -95,7 +105,7 @@ class EmbedResult:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.samples:,} samples: {self.hits:,} hits, {self.encoded:,} encoded, {self.stale:,} of them stale, "
+            f"{self.samples:,} samples: {self.hits:,} hits, {self.stale:,} stale, {self.encoded:,} encoded, "
             f"{len(self.failed):,} failed, in {self.seconds:.3g} s",
             f"{self.rows:,} rows, {size_text(self.nbytes)} in {self.path}",
         ]
@@ -186,14 +196,15 @@ def embed(
     job.failures |= {key: Failure(key, samples[key].where, e.reason) for key, e in seen.found.unreadable.items()}
     gone = seen.gone if shard is None else []
     added: tuple[str, ...] = ()
+    if seen.found.touched:
+        _stamp_anew(path, cache, samples, seen.found.touched)
     if seen.work or (gone and vanished == "delete"):
         with _writable(path, cache, config, own, samples, columns) as store:
             if gone and vanished == "delete":
-                store.delete(gone)
-                logger.info("%s: deleted %d rows whose samples are gone", path, len(gone))
+                _delete(store, gone)
             total = len(seen.wanted) + (len(store) if seen.new_fields else 0)
             with reporting(progress, total, source.name, hits=len(samples) - len(seen.wanted)) as job.advance:
-                added = _carry_out(store, samples, seen, job)
+                added = _carry_out(store, samples, seen, job, cache.options)
     with open_store(path, **cache.options) as store:
         rows, nbytes = len(store), store.nbytes
     return EmbedResult(
@@ -231,7 +242,7 @@ class _Seen:
     @property
     def work(self) -> bool:
         """Whether anything is to be written."""
-        return bool(self.wanted or self.new_fields or self.found.touched or not self.made)
+        return bool(self.wanted or self.new_fields or not self.made)
 
 
 def _look(path: Path, cache: Cache, config: Config, encoder: BaseEncoder, samples: Samples, workers: int) -> _Seen:
@@ -247,21 +258,43 @@ def _look(path: Path, cache: Cache, config: Config, encoder: BaseEncoder, sample
         return _Seen(found=found, reason=reason, new_fields=new_fields, gone=_gone(store, samples))
 
 
-def _carry_out(store: EmbeddingStore, samples: Samples, seen: _Seen, job: Job) -> tuple[str, ...]:
+def _carry_out(
+    store: EmbeddingStore, samples: Samples, seen: _Seen, job: Job, options: Mapping[str, Any]
+) -> tuple[str, ...]:
     """Encode what is wanted; returns the fields that were added."""
     encoder = job.encoder
     added: tuple[str, ...] = ()
-    if seen.found.touched:
-        _stamp_anew(store, samples, seen.found.touched)
-    if seen.new_fields:
-        # Rows of other content first: a new field is made of the content that is there now.
-        _give_all(job, encoder, store.fields)
-        job.fill(store, {key: samples[key] for key in seen.found.stale})
+    tidy_backfills(store)
+    if new_fields := _new_fields(store, encoder):  # another process may have added them since the look
+        check_backfill(store, new_fields, samples)
+        if seen.found.stale:
+            # Rows of other content first: a new field is made of the content that is there now.
+            _give_all(job, encoder, store.fields)
+            job.fill(store, {key: samples[key] for key in seen.found.stale})
         job.encoder = encoder
-        added = backfill(store, seen.new_fields, samples, job)
-    _give_all(job, encoder, store.fields)
-    job.fill(store, {key: samples[key] for key in seen.wanted})
+        added = backfill(store, new_fields, samples, job, options)
+    while seen.wanted:
+        _give_all(job, encoder, store.fields)
+        fields = store.fields.keys()
+        try:
+            job.fill(store, {key: samples[key] for key in seen.wanted})
+            break
+        except UnknownFieldError:
+            store.refresh()
+            if store.fields.keys() == fields:
+                raise
+            job.done.clear()  # another process added a field: rows without it were not taken
     return added
+
+
+def _delete(store: EmbeddingStore, gone: list[str]) -> None:
+    """Delete rows whose samples are gone, as far as no other process has."""
+    while there := [key for key in gone if key in store]:
+        try:
+            store.delete(there)
+            logger.info("%s: deleted %d rows whose samples are gone", store.path, len(there))
+        except MissingKeysError:
+            store.refresh()
 
 
 def part_path(path: Path, shard: tuple[int, int]) -> Path:
@@ -283,8 +316,8 @@ def _by_key(source: Iterable[AnySample]) -> dict[str, AnySample]:
 def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
     """Return a shard's samples: by the hash of the key, which does not depend on what else is in the source."""
     index, count = shard
-    if not 0 <= index < count:
-        raise ValueError(f"expected shard (i, n) with 0 <= i < n, found {shard}")
+    if not (isinstance(index, int) and isinstance(count, int) and 0 <= index < count):
+        raise ValueError(f"expected shard (i, n) of whole numbers with 0 <= i < n, found {shard}")
     chosen = hash_keys(samples)[:, 0] % np.uint64(count) == index
     return {key: sample for (key, sample), mine in zip(samples.items(), chosen.tolist(), strict=True) if mine}
 
@@ -308,7 +341,7 @@ def _new_fields(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
     FieldMismatchError
     """
     new = []
-    for name, spec in (encoder.fields or {}).items() if store.fields else ():
+    for name, spec in (encoder.fields or {}).items():
         stored = store.fields.get(name)
         if stored is None:
             new.append(name)
@@ -335,6 +368,9 @@ def _give_all(job: Job, encoder: BaseEncoder, stored: Mapping[str, FieldSpec]) -
     if encoder.fields is not None and stored and stored.keys() != encoder.fields.keys():
         try:
             job.encoder = encoder.with_fields(list(stored))
+            for name, spec in (job.encoder.fields or {}).items():
+                if name in stored and (spec.layer, spec.pooling) != (stored[name].layer, stored[name].pooling):
+                    raise FieldMismatchError(name, path=None, expected=_meaning(stored[name]), found=_meaning(spec))
         except UnknownFieldError as error:
             hint = f"new rows need all fields that are stored: make the encoder with {', '.join(stored)}"
             raise UnknownFieldError(error.field, error.available, hint=hint) from error
@@ -372,10 +408,21 @@ def _writable(
         expected_rows=len(samples),
         **cache.options,
     )
-    for name, fill in UNKNOWN_SOURCE.items():
-        if store.fields and name not in store.columns:  # rows of unknown content are encoded again
-            store.set_column(name, [], [], fill=fill)
+    blank = dict(UNKNOWN_SOURCE) if store.fields or encoder.fields is not None else {}
+    if not len(store):  # no row lacks a value of the columns that are given
+        blank |= {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()} | blank
+    for name, fill in blank.items():
+        _add_column(store, name, fill)
     return store
+
+
+def _add_column(store: EmbeddingStore, name: str, fill: Any) -> None:
+    """Add a column, unless another process does so meanwhile; rows that are there have the value `fill`."""
+    while name not in store.columns:
+        try:
+            store.set_column(name, [], [], fill=fill, commit_id=store.snapshot.record.commit_id)
+        except StoreChangedError:
+            store.refresh()
 
 
 def _provenance(encoder: BaseEncoder) -> dict[str, str]:
@@ -391,25 +438,29 @@ def _provenance(encoder: BaseEncoder) -> dict[str, str]:
     }
 
 
-def _stamp_anew(store: EmbeddingStore, samples: Samples, touched: list[str]) -> None:
+def _stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str]) -> None:
     """Remember the stamps of files that were only touched, so that the next run need not read them.
 
     Another process may replace a row meanwhile, and its stamp must not become one of the content before: the columns
-    are written only if nothing was committed since they were read.
+    are written only if nothing was committed since they were read. It is a courtesy: a cache that can only be read
+    is read all the same.
     """
-    stamps = {key: samples[key].stamp for key in touched if samples[key].stamp.size >= 0}
+    stamps = {key: samples[key].stamp for key in touched}
+    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp)}
     if not stamps:
         return
-    store.refresh()
-    view = store.select()
-    keys = view.keys
     try:
-        for place, column in enumerate((SIZE_COLUMN, MTIME_COLUMN)):
-            stored = view.column(column).tolist()
-            values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, stored, strict=True)]
-            store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)
-    except StoreChangedError:
-        logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", store.path)
+        with open_store(path, "r+", **cache.options) as store:
+            for place, column in enumerate((SIZE_COLUMN, MTIME_COLUMN)):
+                view = store.select()
+                keys = view.keys
+                found = view.column(column).tolist() if column in store.columns else [-1] * len(keys)
+                values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, found, strict=True)]
+                store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)
+    except (StoreChangedError, StoreReplacedError):
+        logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", path)
+    except (ReadOnlyError, NetworkFileSystemError, StoreLockedError) as error:
+        logger.info("%s: the stamps of %d touched files are not noted: %s", path, len(stamps), error)
 
 
 def _few(keys: tuple[str, ...], shown: int = 5) -> str:

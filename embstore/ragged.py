@@ -26,7 +26,7 @@ class Padded(NamedTuple):
     lengths: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Ragged:
     """Rows of different lengths without padding.
 

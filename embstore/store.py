@@ -442,6 +442,8 @@ class EmbeddingStore:
                 left_out = np.setdiff1d(snapshot.live_rows, rows)
                 given = [values] * len(rows) if isinstance(values, str | int | float) else list(values)
                 rows, values = np.concatenate([rows, left_out]), [*given, *[fill] * len(left_out)]
+                if not values and not isinstance(fill, str):
+                    values = np.empty(0, np.asarray(fill).dtype)
             self._session.commit(plan_column(snapshot, name, rows, values))
 
     def add_field(

@@ -160,9 +160,6 @@ def test_files_that_are_stale_or_missing(cache, log, tmp_path, root, count):
     assert claimed(cache) == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=errors.StoreChangedError, reason="a column is read that another process renewed since"
-)
 def test_another_process_notes_stamps_meanwhile(cache, log, root, monkeypatch):
     files(root, numbers(0, 12))
     embstore.embed(Folder(root, name="x"), Numbers(log), cache)
@@ -230,11 +227,6 @@ def test_threads_of_one_process(cache, log, count):
     assert claimed(cache) == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the first that is done removes the store in which the others' rows gather",
-)
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_new_field(cache, log, tmp_path, count):
     source, results = Source(numbers(0, 120)), tmp_path / "results"
@@ -324,9 +316,6 @@ def test_claims_of_the_dead_are_cleaned_up_by_the_next_that_claims(cache, log):
     assert claimed(cache) == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="only claims are looked for, and a lock without one is never found"
-)
 def test_the_lock_of_a_process_that_was_killed_before_it_claimed_is_cleaned_up(cache, log):
     def work():
         Claims.announce = lambda claims, keys: os.kill(os.getpid(), signal.SIGKILL)

@@ -13,7 +13,18 @@ from typing import Any, Final, NamedTuple, Protocol
 from embstore.errors import SampleError
 from embstore.keys import Key
 
-__all__ = ["UNKNOWN", "AnySample", "Content", "FileSample", "Sample", "Source", "Stamp", "digest_of", "file_sample"]
+__all__ = [
+    "UNKNOWN",
+    "AnySample",
+    "Content",
+    "FileSample",
+    "Sample",
+    "Source",
+    "Stamp",
+    "digest_of",
+    "file_sample",
+    "settled",
+]
 
 _SETTLED_NS: Final = 2 * 10**9
 """A file changed within this time may change again without its stamp showing it: clocks of file systems tick."""
@@ -160,8 +171,13 @@ class FileSample:
             raise SampleError(self.path, error.strerror or str(error)) from error
         if len(data) != before.st_size or _stamp(before) != _stamp(after):
             raise SampleError(self.path, "it changed while it was read")
-        settled = before.st_mtime_ns < now - _SETTLED_NS
-        return Content(data, digest_of(data), _stamp(before) if settled else UNKNOWN)
+        stamp = _stamp(before)
+        return Content(data, digest_of(data), stamp if settled(stamp, now) else UNKNOWN)
+
+
+def settled(stamp: Stamp, now: int | None = None) -> bool:
+    """Tell whether a file's last change is so long ago that the next one will show in its stamp."""
+    return stamp.mtime < (time.time_ns() if now is None else now) - _SETTLED_NS
 
 
 def _stamp(found: os.stat_result) -> Stamp:
