@@ -25,6 +25,7 @@ from embstore.errors import (
 from embstore.freshness import DIGEST_COLUMN, SOURCE_COLUMNS
 from embstore.fsio import remove_tree
 from embstore.keys import Key
+from embstore.layout import METADATA_NAME
 from embstore.opening import open as open_store
 from embstore.schema import FieldSpec
 from embstore.sources.base import UNKNOWN, AnySample, Content, Stamp, digest_of
@@ -80,7 +81,7 @@ def backfill(
                 raise  # it was not another process, which was done first
     if added := _added(store, names):
         with contextlib.suppress(FileNotFoundError):  # another process removes it
-            remove_tree(path)
+            remove_tree(path, last_first=METADATA_NAME)
     job.encoded += own.encoded
     job.failures = own.failures | job.failures
     job.batch_size = own.batch_size
@@ -101,12 +102,14 @@ def check_backfill(store: EmbeddingStore, names: list[str], samples: Samples) ->
 def tidy_backfills(store: EmbeddingStore) -> None:
     """Remove what a process left that was killed between its commit and its tidying up."""
     for path in store.path.parent.glob(f".{store.path.name}.*.backfill"):
-        with contextlib.suppress(NotAStoreError):  # another process removes it
+        try:
             with open_store(path) as rows:
                 done = rows.fields.keys() <= store.fields.keys()
-            if done:
-                with contextlib.suppress(FileNotFoundError):
-                    remove_tree(path)
+        except NotAStoreError:  # the record goes first: it is half removed, by one that was killed or is at it
+            done = True
+        if done:
+            with contextlib.suppress(FileNotFoundError):
+                remove_tree(path, last_first=METADATA_NAME)
 
 
 def _added(store: EmbeddingStore, names: list[str]) -> bool:

@@ -143,7 +143,7 @@ def _difference(name: str, stored: Any, again: Any) -> float:
     rows = stored.values if isinstance(stored, Padded) else stored
     largest = 0.0
     for place, row in enumerate(again):
-        new = np.asarray(row.float() if hasattr(row, "float") else row, dtype=np.float64)
+        new = np.asarray(row.double() if hasattr(row, "double") else row, dtype=np.float64)
         old = rows[place][: len(new)] if isinstance(stored, Padded) else rows[place]
         if isinstance(stored, Padded) and len(new) != stored.lengths[place]:
             return float("inf")

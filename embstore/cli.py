@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _OK, _FAILED, _REFUSED = 0, 1, 2
+_OF_FOLDERS = ("pattern", "suffix")
+_OF_TABLES = ("path_column", "text_column", "class_column", "id_column", "root")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +118,12 @@ def _shard(text: str) -> tuple[int, int]:
 def _source(options: argparse.Namespace) -> Source:
     from embstore.sources import Folder, Table
 
-    if options.source.suffix.lower() in (".csv", ".tsv", ".parquet"):
+    table = options.source.suffix.lower() in (".csv", ".tsv", ".parquet")
+    for name in _OF_FOLDERS if table else _OF_TABLES:
+        if getattr(options, name) is not None:
+            found, wanted = ("a table", "a folder") if table else ("a folder", "a table")
+            raise ValueError(f"--{name.replace('_', '-')} is for {wanted}, and {options.source} is taken for {found}")
+    if table:
         return Table(
             options.source,
             name=options.name,

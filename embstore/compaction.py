@@ -94,8 +94,10 @@ def compact(snapshot: Snapshot) -> None:
     """
     path = snapshot.folder.path
     beside = sibling(path)
+    # A new checksum must not cover up a flipped bit: each chunk is checked as it is copied.
+    checked = Snapshot.open(path, mapping=snapshot.mapping, check="touched")
     try:
-        record = copy_rows(snapshot, snapshot.live_rows, path)
+        record = copy_rows(checked, checked.live_rows, path)
         index_copy(beside)
         exchange(beside, path)
     except OSError:

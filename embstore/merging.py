@@ -102,9 +102,6 @@ def merge(
         "provenance": first.provenance,
     }
     with open_store(dest, "a", config=first.config, **{**made, **options}) as store:
-        if store.fields:
-            for snapshot in snapshots:
-                _check_same(store.snapshot.record, snapshot)
         return store.carry_out(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
 
 
@@ -125,6 +122,18 @@ def _check_same(record: Record, part: Snapshot) -> None:
         raise UnknownColumnError(name, part.record.columns, path=path)
 
 
+def _decided(record: Record, parts: Sequence[Part]) -> Record:
+    """Return the record with the fields and columns of the first part, if its first rows are to decide them."""
+    if record.fields or not parts:
+        return record
+    first = parts[0].snapshot.record
+    for name, spec in first.fields.items():
+        record = with_field(record, name, spec)
+    for name, column in first.columns.items():
+        record = record if name in record.columns else with_column(record, name, column.dtype)
+    return record
+
+
 def plan_merge(
     snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: IfExists
 ) -> tuple[Plan | None, AppendResult]:
@@ -140,21 +149,18 @@ def plan_merge(
 
     Raises
     ------
-    KeysExistError, DuplicateKeysError
+    KeysExistError, DuplicateKeysError, FieldMismatchError, UnknownFieldError, UnknownColumnError
     """
     check_ends(snapshot)
-    record, total = snapshot.record, sum(len(part.rows) for part in parts)
+    record = _decided(snapshot.record, parts)
+    for part in parts:  # under the lock: another process may have changed the store since it was opened
+        _check_same(record, part.snapshot)
+    total = sum(len(part.rows) for part in parts)
     parts, dead = _new_only(parts, find, if_exists, snapshot.folder.path)
     count = sum(len(part.rows) for part in parts)
     result = AppendResult(appended=count, skipped=total - count, replaced=len(dead))
     if not count:
         return None, result
-    if not record.fields:  # its first rows decide
-        first = parts[0].snapshot.record
-        for name, spec in first.fields.items():
-            record = with_field(record, name, spec)
-        for name, column in first.columns.items():
-            record = record if name in record.columns else with_column(record, name, column.dtype)
     names = list(snapshot.class_names)
     codes = {name: code for code, name in enumerate(names)}
     for part in parts:

@@ -179,7 +179,7 @@ def embed(
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
     if vanished not in ("report", "delete"):
         raise ValueError(f"expected vanished 'report' or 'delete', found {vanished!r}")
-    started = time.monotonic()
+    started, looked = time.monotonic(), time.time_ns()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     own = as_encoder(encoder)
     config = Config(own.config, dataset=source.name)
@@ -197,7 +197,7 @@ def embed(
     gone = seen.gone if shard is None else []
     added: tuple[str, ...] = ()
     if seen.found.touched:
-        _stamp_anew(path, cache, samples, seen.found.touched)
+        _stamp_anew(path, cache, samples, seen.found.touched, looked)
     if seen.work or (gone and vanished == "delete"):
         with _writable(path, cache, config, own, samples, columns) as store:
             if gone and vanished == "delete":
@@ -438,7 +438,7 @@ def _provenance(encoder: BaseEncoder) -> dict[str, str]:
     }
 
 
-def _stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str]) -> None:
+def _stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str], looked: int) -> None:
     """Remember the stamps of files that were only touched, so that the next run need not read them.
 
     Another process may replace a row meanwhile, and its stamp must not become one of the content before: the columns
@@ -446,7 +446,7 @@ def _stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str]) 
     is read all the same.
     """
     stamps = {key: samples[key].stamp for key in touched}
-    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp)}
+    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp, looked)}
     if not stamps:
         return
     try:

@@ -325,7 +325,6 @@ def test_a_table_that_does_not_fit(tmp_path, texts, call, capsys, options, reaso
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="options of the other kind of source are passed over")
 @pytest.mark.parametrize(
     "options",
     [
@@ -766,9 +765,6 @@ def test_options_that_a_model_refuses(tmp_path, texts, bert, options, capsys):
 
 
 @needs_models
-@pytest.mark.xfail(
-    strict=True, raises=(RuntimeError, AssertionError), reason="torch's own error goes through, with a traceback"
-)
 @pytest.mark.parametrize("device", ["nonsense", "cuda:77"])
 def test_a_device_that_there_is_not(tmp_path, texts, bert, device, capsys):
     what = ["embed", texts, "--name", "pets", "--model", bert, "--cache", tmp_path / "cache", "--device", device]

@@ -682,6 +682,26 @@ def test_a_file_of_just_now_is_compared_by_its_content_by_later_runs_too(cache, 
     check(result.path, {"f0:_": 2})
 
 
+def test_a_file_that_changes_within_its_clocks_tick_after_it_was_compared(cache, log, root, monkeypatch):
+    """Comparing thousands of files takes a while: whether one had settled is a question of before it was read."""
+    clock, compare = time.time_ns(), pipeline.compare_samples
+    files(root, {"f0": 1}, clock - 10**9)
+    embstore.embed(Folder(root, name="x"), Numbers(log), cache)
+
+    def slowly(*args, **options):
+        found = compare(*args, **options)
+        files(root, {"f0": 2}, clock - 10**9)
+        monkeypatch.setattr(time, "time_ns", lambda: clock + 10**10)
+        return found
+
+    monkeypatch.setattr(pipeline, "compare_samples", slowly)
+    embstore.embed(Folder(root, name="x"), Numbers(log), cache)
+    monkeypatch.setattr(pipeline, "compare_samples", compare)
+    result = embstore.embed(Folder(root, name="x"), Numbers(log), cache)
+    assert counts(result) == (1, 0, 1, 1, 0, 0)
+    check(result.path, {"f0:_": 2})
+
+
 def test_the_stamp_of_a_file_is_noted_once_it_has_settled(cache, log, root, reads, monkeypatch):
     files(root, {"f0": 1}, time.time_ns())
     embstore.embed(Folder(root, name="x"), Numbers(log), cache)

@@ -78,9 +78,6 @@ def test_the_example_of_encoding(tmp_path, monkeypatch, model, capsys):
     assert re.search(rf"/{name}-[0-9a-f]{{16}}\.zarr$", shown("samples:").splitlines()[1])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the README shows an earlier wording of the result; and two fields of 28,102 rows are 105 GB"
-)
 def test_the_result_that_it_shows_is_what_is_said():
     text = shown("samples:")
     path, failed = Path(re.search(r"in (/data/\S+)", text)[1]), re.search(r"(\S+): (.*) \((/\S+)\)", text)

@@ -23,7 +23,7 @@ from embstore.encoders.families import Family, TextLimits, conv_frames, least_sa
 from embstore.encoders.image import decode_image
 from embstore.encoders.outputs import LAST, SENTENCE, Output, Pass, SentenceHead, rows
 from embstore.encoders.text import decode_text
-from embstore.errors import DecodeError, MissingWeightsError, WeightsChangedError
+from embstore.errors import ConfigError, DecodeError, MissingWeightsError, WeightsChangedError
 
 __all__ = ["Plan", "Runner", "imported"]
 
@@ -109,6 +109,17 @@ def _loading(transformers: Any) -> Iterator[None]:
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
+
+
+def _reachable(device: str) -> bool:
+    """Tell whether torch has a device at all: one that is full is there."""
+    import torch
+
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index
+    except RuntimeError:
+        return False
+    return kind != "cuda" or (torch.cuda.is_available() and (index or 0) < torch.cuda.device_count())
 
 
 class Runner:
@@ -277,7 +288,13 @@ class Runner:
         # Positions are counted anew where an old checkpoint does not list them.
         missing = [key for key in info["missing_keys"] if not key.endswith("position_ids")]
         self._missing = tuple(sorted(key for key in missing if not key.startswith(family.ignored)))
-        return model.eval().requires_grad_(False).to(self.device)
+        try:
+            return model.eval().requires_grad_(False).to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            if self.plan.device is None or _reachable(self.device):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise ConfigError("device", self.device, f"torch can't use it here ({reason})") from error
 
     def _load_dense(self, folder: Path) -> dict[str, Any]:
         torch = self._imported("torch")
