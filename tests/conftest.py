@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -36,6 +37,15 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="set EMBSTORE_SLOW=1 to run it"))
+
+
+@pytest.fixture(autouse=True)
+def logging_left_as_it_was():
+    """The command sets how much embstore says, for its own process."""
+    logger = logging.getLogger("embstore")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture

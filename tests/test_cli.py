@@ -23,15 +23,6 @@ from embstore.pipeline import part_path
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    """The command sets how much embstore says; put it back."""
-    logger = logging.getLogger("embstore")
-    before = logger.level
-    yield
-    logger.setLevel(before)
-
-
 class Models:
     """Stands for `from_pretrained`: encodes bytes or text as how many, and how many different ones there are."""
 
