@@ -97,7 +97,7 @@ def test_first_second_and_further_runs(cache):
     more = Source(numbers(5, 15))
     third = embstore.embed(more, encoder := Encoder(), cache)
     assert encoder.encoded == [10, 11, 12, 13, 14]
-    assert more.loaded == list(numbers(10, 15))
+    assert sorted(more.loaded) == sorted(numbers(10, 15))  # threads load them, in any order
     assert (third.samples, third.hits, third.encoded, third.stale) == (10, 5, 5, 0)
     assert third.reason == "partial: 5 stored, 5 missing, 0 stale"
     check(third, numbers(0, 15))

@@ -13,6 +13,7 @@ import signal
 import struct
 import warnings
 from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 
 import google_crc32c
@@ -1562,8 +1563,9 @@ def test_offsets_that_lie_are_refused_for_a_whole_column(path, kind):
     store = embstore.open(path)
     with pytest.raises(CorruptStoreError):
         list(store.array())
-    with pytest.raises(CorruptStoreError):
-        list(store.tensor())
+    if find_spec("torch"):
+        with pytest.raises(CorruptStoreError):
+            list(store.tensor())
 
 
 @pytest.mark.parametrize("kind", OFFSETS)

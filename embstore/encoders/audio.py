@@ -307,8 +307,10 @@ def _with_av(data: bytes, settings: AudioSettings, why: str) -> tuple[Samples, f
         import av
     except ImportError as error:
         raise DecodeError(f"not an audio file that soundfile reads ({why}); pip install 'embstore[av]'") from error
+    # Titles in another encoding are no reason to refuse a clip; from 19 on, PyAV does not.
+    lenient = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
-        with av.open(io.BytesIO(data), "r", metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(data), "r", **lenient) as container:
             if not container.streams.audio:
                 raise DecodeError("no audio stream")
             return _joined_frames(container.decode(container.streams.audio[0]), settings)
