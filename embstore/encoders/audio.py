@@ -308,7 +308,7 @@ def _with_av(data: bytes, settings: AudioSettings, why: str) -> tuple[Samples, f
     except ImportError as error:
         raise DecodeError(f"not an audio file that soundfile reads ({why}); pip install 'embstore[av]'") from error
     # Titles in another encoding are no reason to refuse a clip; from 19 on, PyAV does not.
-    lenient = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
         with av.open(io.BytesIO(data), "r", **lenient) as container:
             if not container.streams.audio:
