@@ -41,7 +41,7 @@ taken = time.perf_counter() - started
 print(json.dumps([taken, result.hits, [name for name in ("torch", "transformers") if name in sys.modules]]))
 """
 
-# The most that resident memory grows while samples are encoded, in MB, once a first batch has been.
+# How much more resident memory `embed` takes at most than the encoder alone does with its largest batch, in MB.
 MEMORY = """
 import json, sys, threading, time
 import embstore
@@ -50,23 +50,25 @@ model, folder, pattern, cache, fields, duration, batch = json.load(sys.stdin)
 def resident():
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     return int(status["RssAnon"].split()[0]) * 1024e-6
+def most(action):
+    seen, done = [resident()], []
+    def watch():
+        while not done:
+            seen.append(resident())
+            time.sleep(0.01)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    result = action()
+    done.append(True)
+    watcher.join()
+    return max(seen), result
 encoder = embstore.from_pretrained(model, fields=fields, duration=duration)
 source = Folder(folder, name="x", pattern=pattern)
-warm = [sample for sample, _ in zip(source, range(batch))]
-for _ in range(2):
-    encoder.encode([encoder.decode(sample.read().value) for sample in warm])
-before, most, done = resident(), 0.0, False
-def watch():
-    global most
-    while not done:
-        most = max(most, resident())
-        time.sleep(0.02)
-watcher = threading.Thread(target=watch)
-watcher.start()
-result = embstore.embed(source, encoder, cache, batch_size=batch)
-done = True
-watcher.join()
-print(json.dumps([most - before, result.rows, result.nbytes / 1e6]))
+largest = sorted(source, key=lambda sample: -sample.stamp.size)[:batch]
+items = [encoder.decode(sample.read().value) for sample in largest]
+alone, _ = most(lambda: [encoder.encode(items) and None for _ in range(3)])
+whole, result = most(lambda: embstore.embed(source, encoder, cache, batch_size=batch))
+print(json.dumps([whole - alone, result.rows, result.nbytes / 1e6]))
 """
 
 
@@ -197,12 +199,12 @@ def memory(folder: Path, args: argparse.Namespace) -> Iterator[Result]:
         path.write_text(text)
     given = [str(minilm()), str(files), None, str(folder / "a"), ["last_hidden_state"], None, BATCH]
     grown, rows, stored = fresh(MEMORY, given)
-    label = f"growth of RssAnon while {rows:,} texts become {stored:,.0f} MB of tokens"
+    label = f"RssAnon beyond the encoder's own, while {rows:,} texts become {stored:,.0f} MB of tokens"
     yield Result(label, 250, [grown], unit="MB")
     model = make_ast(folder / "small", 2)
     given = [str(model), str(args.samples), "{class}_*.flac", str(folder / "b"), ["last_hidden_state"], 5, 8]
     grown, rows, stored = fresh(MEMORY, given)
-    label = f"growth of RssAnon while {rows:,} recordings become {stored:,.0f} MB of tokens"
+    label = f"RssAnon beyond the encoder's own, while {rows:,} recordings become {stored:,.0f} MB of tokens"
     yield Result(label, 250, [grown], unit="MB")
 
 

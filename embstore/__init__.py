@@ -6,8 +6,9 @@ costs next to nothing, and loads none of zarr, torch and transformers.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from embstore.lazy import lazily
 
 if TYPE_CHECKING:
     from embstore import errors as errors
@@ -63,6 +64,7 @@ _HOMES = {
     "check": "canary",
     "digest_of": "sources.base",
     "embed": "pipeline",
+    "errors": "",
     "from_pretrained": "encoders.pretrained",
     "merge": "merging",
     "open": "opening",
@@ -71,20 +73,6 @@ _HOMES = {
     "why": "explanation",
 }
 
-__all__ = ["__version__", "errors", *_HOMES]
+__all__ = ["__version__", *_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name's module when the name is first used."""
-    if name == "errors":
-        return importlib.import_module("embstore.errors")
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"embstore.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'embstore' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the public names."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -11,9 +11,8 @@ import numpy as np
 from embstore.encoders.base import Encoder, as_encoder
 from embstore.errors import ConfigMismatchError, EmptySourceError, ShapeError, UnknownFieldError
 from embstore.freshness import compare_samples
-from embstore.keys import Key
 from embstore.ragged import Padded
-from embstore.sources.base import AnySample, Source
+from embstore.sources.base import AnySample, Source, samples_by_key
 from embstore.store import EmbeddingStore
 
 __all__ = ["CanaryReport", "check"]
@@ -94,7 +93,7 @@ def check(
     own = as_encoder(encoder)
     if differences := store.config.diff({**own.config, "dataset": source.name}):
         raise ConfigMismatchError(store.path, differences)
-    samples = {str(Key.parse(sample.key)): sample for sample in source}
+    samples = samples_by_key(source)
     stored = [key for key, row in zip(samples, store.find(list(samples)).tolist(), strict=True) if row >= 0]
     chosen = _spread(stored, n, rng)
     found = compare_samples(store, {key: samples[key] for key in chosen})

@@ -11,11 +11,11 @@ from embstore.changes import class_codes, field_appends, row_blocks
 from embstore.commit import Values, append_rows, build_beside, finish, new_id, put_record
 from embstore.errors import CommitUncertainError
 from embstore.fsio import exchange, move_into_place, remove_tree, sibling, sync_path
-from embstore.gather import read_field
+from embstore.gather import read_field, read_rows
 from embstore.index import wants_run, write_run
 from embstore.layout import METADATA_NAME
 from embstore.reader import Rows
-from embstore.schema import STRING, ArrayState, Record
+from embstore.schema import ArrayState, Record
 from embstore.snapshot import Snapshot
 
 __all__ = ["compact", "write_copy"]
@@ -39,13 +39,6 @@ def emptied(record: Record) -> Record:
         columns=columns,
         arrays=arrays,
     )
-
-
-def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Values:
-    """Copy rows of one array."""
-    if snapshot.record.arrays[array_name].dtype == STRING:
-        return snapshot.take_strings(array_name, rows)
-    return snapshot.take(array_name, rows)
 
 
 def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:

@@ -21,7 +21,7 @@ from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder
 from embstore.index import drop_runs
 from embstore.layout import blank, crc32c, decode_strings
-from embstore.ragged import rising, token_rows
+from embstore.ragged import sound, token_rows, unsound
 from embstore.schema import STRING, ArrayState, Record, Tail, offsets_name
 
 __all__ = ["EraseReceipt", "erase_dead", "finish_erase"]
@@ -99,12 +99,11 @@ def _rows_to_blank(folder: Folder, record: Record, dead: NDArray[np.int64]) -> d
     rows = dict.fromkeys(record.sample_arrays, dead)
     for name in record.ragged:
         offsets = _numbers(folder, record, offsets_name(name))
-        starts, stops = offsets[dead], offsets[dead + 1]
         tokens = record.arrays[name].length
         # All of them: where they fall, a row seems to have its neighbours' tokens, and these must not be blanked.
-        if offsets[0] != 0 or offsets[-1] != tokens or not rising(offsets[:-1], offsets[1:], tokens):
-            raise CorruptStoreError(folder.path / offsets_name(name), f"its offsets do not rise from 0 to {tokens}")
-        rows[name] = token_rows(starts, stops - starts)
+        if not sound(offsets, tokens):
+            raise CorruptStoreError(folder.path / offsets_name(name), unsound(tokens))
+        rows[name] = token_rows(offsets[dead], offsets[dead + 1] - offsets[dead])
     return rows
 
 

@@ -72,11 +72,7 @@ def compare_digests(store: EmbeddingStore, keys: Sequence[str], digests: Mapping
         for place, stored in zip(there.tolist(), _digests(store, rows[there]), strict=True):
             if digests.get(keys[place], stored) != stored:
                 stale.add(keys[place])
-    return Coverage(
-        stored=[keys[i] for i in there.tolist() if keys[i] not in stale],
-        missing=[keys[i] for i in np.flatnonzero(rows < 0).tolist()],
-        stale=[key for key in keys if key in stale],
-    )
+    return _covered(keys, rows, stale, {}, [])
 
 
 def compare_samples(store: EmbeddingStore, samples: Mapping[str, AnySample], *, workers: int = 8) -> Coverage:
@@ -118,8 +114,20 @@ def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: i
                     stale.add(key)
                 else:
                     touched.append(key)
+    return _covered(keys, rows, stale, unreadable, touched)
+
+
+def _covered(
+    keys: Sequence[str],
+    rows: np.ndarray[tuple[int], np.dtype[np.int64]],
+    stale: set[str],
+    unreadable: dict[str, SampleError],
+    touched: list[str],
+) -> Coverage:
+    """Sort keys by what was found of them; `rows` is -1 for those that are not there."""
+    there = [key for key, row in zip(keys, rows.tolist(), strict=True) if row >= 0]
     return Coverage(
-        stored=[keys[i] for i in there.tolist() if keys[i] not in stale and keys[i] not in unreadable],
+        stored=[key for key in there if key not in stale and key not in unreadable],
         missing=[keys[i] for i in np.flatnonzero(rows < 0).tolist()],
         stale=[key for key in keys if key in stale],
         unreadable=unreadable,

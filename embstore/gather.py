@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from embstore.errors import CorruptStoreError, UnknownColumnError
-from embstore.ragged import Padded, Ragged, offsets_of, rising, token_rows
+from embstore.ragged import Padded, Ragged, offsets_of, rising, sound, token_rows, unsound
 from embstore.reader import Rows
 from embstore.schema import STRING, offsets_name
 from embstore.snapshot import Snapshot
@@ -18,6 +18,7 @@ __all__ = [
     "padded_rows",
     "read_field",
     "read_ragged",
+    "read_rows",
     "row_bounds",
     "span_field",
     "whole_offsets",
@@ -94,8 +95,7 @@ def whole_offsets(snapshot: Snapshot, name: str) -> Rows:
     CorruptStoreError
     """
     offsets: Rows = snapshot.span(offsets_name(name))
-    tokens = snapshot.record.arrays[name].length
-    if offsets[0] != 0 or offsets[-1] != tokens or not rising(offsets[:-1], offsets[1:], tokens):
+    if not sound(offsets, snapshot.record.arrays[name].length):
         raise _lying(snapshot, name)
     return offsets
 
@@ -114,8 +114,14 @@ def check_ends(snapshot: Snapshot) -> None:
 
 
 def _lying(snapshot: Snapshot, name: str) -> CorruptStoreError:
-    path = snapshot.folder.path / offsets_name(name)
-    return CorruptStoreError(path, f"its offsets do not rise from 0 to {snapshot.record.arrays[name].length}")
+    return CorruptStoreError(snapshot.folder.path / offsets_name(name), unsound(snapshot.record.arrays[name].length))
+
+
+def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Array | list[str]:
+    """Copy rows of one array, of numbers or strings, as they are stored."""
+    if snapshot.record.arrays[array_name].dtype == STRING:
+        return snapshot.take_strings(array_name, rows)
+    return snapshot.take(array_name, rows)
 
 
 def column_of(snapshot: Snapshot, name: str, rows: Rows) -> Array:

@@ -22,6 +22,7 @@ from embstore.gather import row_bounds
 from embstore.index import run_problems
 from embstore.keys import hash_keys
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
+from embstore.ragged import sound, unsound
 from embstore.reader import Rows
 from embstore.recovery import read_backup
 from embstore.schema import ArrayState, Record, offsets_name
@@ -317,9 +318,9 @@ def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Prob
     if len(wrong):
         wrong[0] |= offsets[0] != 0
         wrong[-1] |= offsets[-1] != tokens
-    if wrong.any() or offsets[0] != 0 or offsets[-1] != tokens:
+    if not sound(offsets, tokens):
         path = snapshot.folder.path / offsets_name(name)
-        yield Problem(path, f"its offsets do not rise from 0 to {tokens}", live[wrong[live]])
+        yield Problem(path, unsound(tokens), live[wrong[live]])
 
 
 def _readable_keys(snapshot: Snapshot, rows: Rows) -> Iterator[str]:

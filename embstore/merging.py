@@ -20,12 +20,12 @@ from embstore.errors import (
     UnknownColumnError,
     UnknownFieldError,
 )
-from embstore.gather import check_ends, read_field, row_bounds
+from embstore.gather import check_ends, read_field, read_rows, row_bounds
 from embstore.layout import FIELD_CHUNK_BYTES
 from embstore.opening import open as open_store
 from embstore.ragged import Ragged
 from embstore.reader import Rows
-from embstore.schema import STRING, Record, offsets_name
+from embstore.schema import Record, offsets_name
 from embstore.snapshot import Snapshot
 
 __all__ = ["merge", "plan_merge"]
@@ -112,7 +112,7 @@ def _check_same(record: Record, part: Snapshot) -> None:
         raise UnknownFieldError(name, record.fields, path=path)
     for name, spec in record.fields.items():
         found = part.record.fields[name]
-        if replace(found, dims=spec.dims, nonfinite=spec.nonfinite) != spec:
+        if found.meaning != spec.meaning:
             raise FieldMismatchError(name, path=path, expected=spec, found=found)
     columns = {name: spec.dtype for name, spec in record.columns.items()}
     for name, column in part.record.columns.items():
@@ -167,9 +167,9 @@ def plan_merge(
         for code in np.unique(part.snapshot.class_codes_of(part.rows)).tolist():
             codes.setdefault(part.snapshot.class_names[code], len(codes))
     appends: dict[str, Blocks] = {
-        "file_id": _blocks(parts, lambda at, rows: at.take_strings("file_id", rows)),
+        "file_id": _blocks(parts, lambda at, rows: read_rows(at, "file_id", rows)),
         "class_code": _blocks(parts, lambda at, rows: np.array([codes[n] for n in at.class_names_of(rows)], np.int32)),
-        "key_hash": _blocks(parts, lambda at, rows: at.take("key_hash", rows)),
+        "key_hash": _blocks(parts, lambda at, rows: read_rows(at, "key_hash", rows)),
     }
     if new_names := list(codes)[len(names) :]:
         appends["class_names"] = new_names
@@ -218,11 +218,7 @@ def _blocks(parts: Sequence[Part], read: Callable[[Snapshot, Rows], Values]) -> 
 
 
 def _column_reader(name: str) -> Callable[[Snapshot, Rows], Values]:
-    def read(at: Snapshot, rows: Rows) -> Values:
-        spec = at.record.columns[name]
-        return at.take_strings(spec.array, rows) if spec.dtype == STRING else at.take(spec.array, rows)
-
-    return read
+    return lambda at, rows: read_rows(at, at.record.columns[name].array, rows)
 
 
 def _field_reader(name: str) -> Callable[[Snapshot, Rows], Values]:

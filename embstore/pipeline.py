@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,6 @@ from embstore.description import size as size_text
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.encoding import Job, Samples
 from embstore.errors import (
-    DuplicateKeysError,
     FieldMismatchError,
     MissingKeysError,
     NetworkFileSystemError,
@@ -41,11 +40,11 @@ from embstore.freshness import (
     compare_samples,
 )
 from embstore.ingest import column_values
-from embstore.keys import Key, hash_keys
+from embstore.keys import hash_keys
 from embstore.opening import open as open_store
 from embstore.progress import Progress, reporting
-from embstore.schema import STRING, FieldSpec
-from embstore.sources.base import AnySample, Source, settled
+from embstore.schema import STRING
+from embstore.sources.base import AnySample, Source, samples_by_key, settled
 from embstore.store import EmbeddingStore
 
 __all__ = ["EmbedResult", "embed", "part_path"]
@@ -184,7 +183,7 @@ def embed(
     own = as_encoder(encoder)
     config = Config(own.config, dataset=source.name)
     workers = workers or min(8, os.cpu_count() or 1)
-    samples = _by_key(source)
+    samples = samples_by_key(source)
     path = cache.path_of(config)
     if shard is not None:
         samples = _share(samples, shard)
@@ -255,7 +254,7 @@ def _look(path: Path, cache: Cache, config: Config, encoder: BaseEncoder, sample
         reason = found.reason
         if new_fields:
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
-        return _Seen(found=found, reason=reason, new_fields=new_fields, gone=_gone(store, samples))
+        return _Seen(found=found, reason=reason, new_fields=new_fields, gone=_gone(store, samples, found))
 
 
 def _carry_out(
@@ -269,12 +268,12 @@ def _carry_out(
         check_backfill(store, new_fields, samples)
         if seen.found.stale:
             # Rows of other content first: a new field is made of the content that is there now.
-            _give_all(job, encoder, store.fields)
+            _give_all(job, encoder, store)
             job.fill(store, {key: samples[key] for key in seen.found.stale})
         job.encoder = encoder
         added = backfill(store, new_fields, samples, job, options)
     while seen.wanted:
-        _give_all(job, encoder, store.fields)
+        _give_all(job, encoder, store)
         fields = store.fields.keys()
         try:
             job.fill(store, {key: samples[key] for key in seen.wanted})
@@ -301,16 +300,6 @@ def part_path(path: Path, shard: tuple[int, int]) -> Path:
     """Return where a shard's part of the store at `path` lies; no cache takes it for a store of its own."""
     index, count = shard
     return path.with_name(f"{path.name}.part-{index}-of-{count}")
-
-
-def _by_key(source: Iterable[AnySample]) -> dict[str, AnySample]:
-    samples: dict[str, AnySample] = {}
-    for sample in source:
-        key = str(Key.parse(sample.key))
-        if key in samples:
-            raise DuplicateKeysError([key], found_at=(samples[key].where, sample.where))
-        samples[key] = sample
-    return samples
 
 
 def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
@@ -345,18 +334,12 @@ def _new_fields(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
         stored = store.fields.get(name)
         if stored is None:
             new.append(name)
-        elif _meaning(stored) != _meaning(spec):
-            raise FieldMismatchError(name, path=store.path, expected=_meaning(stored), found=_meaning(spec))
+        elif stored.meaning != spec.meaning:
+            raise FieldMismatchError(name, path=store.path, expected=stored.meaning, found=spec.meaning)
     return new
 
 
-def _meaning(spec: FieldSpec) -> dict[str, Any]:
-    """Say what a field's values are; names of dimensions and rules of entry are not part of that."""
-    names = ("shape", "dtype", "layer", "pooling", "ragged")
-    return {name: getattr(spec, name) for name in names}
-
-
-def _give_all(job: Job, encoder: BaseEncoder, stored: Mapping[str, FieldSpec]) -> None:
+def _give_all(job: Job, encoder: BaseEncoder, store: EmbeddingStore) -> None:
     """Have a job give all fields that a new row of the store needs, and no others.
 
     Raises
@@ -364,21 +347,23 @@ def _give_all(job: Job, encoder: BaseEncoder, stored: Mapping[str, FieldSpec]) -
     UnknownFieldError
         The encoder does not have one of them.
     """
-    job.encoder = encoder
+    job.encoder, stored = encoder, store.fields
     if encoder.fields is not None and stored and stored.keys() != encoder.fields.keys():
         try:
             job.encoder = encoder.with_fields(list(stored))
             for name, spec in (job.encoder.fields or {}).items():
                 if name in stored and (spec.layer, spec.pooling) != (stored[name].layer, stored[name].pooling):
-                    raise FieldMismatchError(name, path=None, expected=_meaning(stored[name]), found=_meaning(spec))
+                    raise FieldMismatchError(name, path=store.path, expected=stored[name].meaning, found=spec.meaning)
         except UnknownFieldError as error:
             hint = f"new rows need all fields that are stored: make the encoder with {', '.join(stored)}"
             raise UnknownFieldError(error.field, error.available, hint=hint) from error
         job.casting = "same_kind"  # the dtype that is stored was chosen when the field was made
 
 
-def _gone(store: EmbeddingStore, samples: Samples) -> list[str]:
+def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> list[str]:
     """Return the keys of rows that are stored but not in the source."""
+    if len(store) == len(samples) - len(found.missing):  # each row has its sample
+        return []
     left = np.setdiff1d(store.rows, store.find(list(samples)))
     return store.select(rows=left).keys
 
@@ -410,7 +395,8 @@ def _writable(
     )
     blank = dict(UNKNOWN_SOURCE) if store.fields or encoder.fields is not None else {}
     if not len(store):  # no row lacks a value of the columns that are given
-        blank |= {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()} | blank
+        zeros = {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()}
+        blank = zeros | blank
     for name, fill in blank.items():
         _add_column(store, name, fill)
     return store
@@ -446,14 +432,14 @@ def _stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str], 
     is read all the same.
     """
     stamps = {key: samples[key].stamp for key in touched}
-    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp, looked)}
+    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp.mtime, looked)}
     if not stamps:
         return
     try:
         with open_store(path, "r+", **cache.options) as store:
+            view = store.select()
+            keys = view.keys
             for place, column in enumerate((SIZE_COLUMN, MTIME_COLUMN)):
-                view = store.select()
-                keys = view.keys
                 found = view.column(column).tolist() if column in store.columns else [-1] * len(keys)
                 values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, found, strict=True)]
                 store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Padded", "Ragged", "joined", "offsets_of", "rising", "token_rows"]
+__all__ = ["Padded", "Ragged", "joined", "offsets_of", "rising", "sound", "token_rows", "unsound"]
 
 
 class Padded(NamedTuple):
@@ -103,6 +103,16 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 def rising(starts: NDArray[np.int64], stops: NDArray[np.int64], tokens: int) -> bool:
     """Tell whether rows begin and end within the tokens, and none ends before it begins."""
     return not len(starts) or bool(starts.min() >= 0 and stops.max() <= tokens and (starts <= stops).all())
+
+
+def sound(offsets: NDArray[np.int64], tokens: int) -> bool:
+    """Tell whether all offsets of a field are what they must be: from 0 to the last token, never falling."""
+    return bool(offsets[0] == 0 and offsets[-1] == tokens) and rising(offsets[:-1], offsets[1:], tokens)
+
+
+def unsound(tokens: int) -> str:
+    """Say of offsets that they are not."""
+    return f"its offsets do not rise from 0 to {tokens}"
 
 
 def token_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -130,6 +130,11 @@ class FieldSpec:
         return self.dtype.startswith(("float", "bfloat"))
 
     @property
+    def meaning(self) -> dict[str, Any]:
+        """What its values are; names of dimensions and rules of entry are not part of that."""
+        return {name: getattr(self, name) for name in ("shape", "dtype", "layer", "pooling", "ragged")}
+
+    @property
     def row_nbytes(self) -> int:
         """Bytes of one row; of one token, in a ragged field."""
         return (2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize) * math.prod(self.shape)

@@ -122,9 +122,9 @@ class EmbeddingDataset(Dataset[Any]):
         """Return the samples of a batch, gathered at once; the default collate takes them whole."""
         places = np.asarray(indices, dtype=np.int64)
         snapshot = self.view.snapshot()
-        store_fields = snapshot.record.fields
         rows = self.view.rows[places]
         values: dict[str, Any] = {}
+        ragged: list[str] = []
         for name in self._fields:
             found, lengths = read_field(snapshot, name, rows), None
             if isinstance(found, Ragged):
@@ -133,6 +133,7 @@ class EmbeddingDataset(Dataset[Any]):
             values[name] = tensor if self._dtype is None else tensor.to(self._dtype)
             if lengths is not None:
                 values[f"{name}_lengths"] = as_tensor(lengths)
+                ragged.append(name)
         for name in self._columns:
             if name in _KEY_COLUMNS:
                 values[name] = getattr(snapshot, _KEY_COLUMNS[name])(rows)
@@ -143,12 +144,9 @@ class EmbeddingDataset(Dataset[Any]):
         labels = self._current_labels()
         if labels is not None:
             values["label"] = torch.from_numpy(labels[places])
-        names = list(values)
-        ragged = [name for name in self._fields if store_fields[name].ragged]
-        pairs = [(name, f"{name}_lengths") for name in ragged]
         if self._as_mapping:
-            return _Batch(values, len(places), pairs)
-        return _Batch(tuple(values.values()), len(places), [(names.index(a), names.index(b)) for a, b in pairs])
+            return _Batch(values, len(places), ragged)
+        return _Batch(tuple(values.values()), len(places), [list(values).index(name) for name in ragged])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the labels out: they follow from the rows."""
@@ -165,9 +163,9 @@ _KEY_COLUMNS = {"key": "keys_of", "file_id": "file_ids_of", "class_name": "class
 class _Batch(Sequence[Any]):
     """A batch that was gathered, which behaves as a list of its samples for any other collate function."""
 
-    def __init__(self, whole: Any, count: int, ragged: Sequence[tuple[Any, Any]] = ()) -> None:
+    def __init__(self, whole: Any, count: int, ragged: Sequence[Any] = ()) -> None:
         self.whole = whole
-        self.ragged = ragged  # where in a sample padded rows are, and where their lengths
+        self.ragged = ragged  # where in a sample padded rows are
         self._count = count
 
     def __len__(self) -> int:
@@ -209,12 +207,11 @@ def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
     """Collate a batch that was gathered: it is whole already."""
     if isinstance(batch, _Batch):
         return batch.whole
-    ragged = batch[0].batch.ragged
     plain = [list(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples gathered one by one
-    longest = {rows: max(sample[rows].shape[0] for sample in plain) for rows, _ in ragged}
-    for sample in plain:
-        for rows, most in longest.items():
-            sample[rows] = _lengthened(sample[rows], most)
+    for place in batch[0].batch.ragged:
+        longest = max(len(sample[place]) for sample in plain)
+        for sample in plain:
+            sample[place] = _lengthened(sample[place], longest)
     return torch.utils.data.default_collate([tuple(s) if isinstance(s, list) else s for s in plain])
 
 

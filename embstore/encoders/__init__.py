@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from embstore.lazy import lazily
 
 if TYPE_CHECKING:
     from embstore.encoders.audio import AudioSettings as AudioSettings
@@ -26,16 +27,4 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name's module when the name is first used."""
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"embstore.encoders.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'embstore.encoders' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the names."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from embstore.errors import ModelFilesError, WeightsChangedError
+from embstore.sources.base import settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +32,6 @@ _BLOCK: Final = 2**20
 _DIGITS: Final = 32
 _REMEMBERED: Final = 4096
 """Entries that are kept: the memory is read whole, by every process."""
-
-_SETTLED_NS: Final = 2 * 10**9
-"""A file changed within this time may change again without its stamp showing it: clocks of file systems tick."""
 
 Stamp = tuple[int, int, int]
 """Size in bytes, mtime in ns, and inode."""
@@ -74,7 +72,7 @@ def digest_file(path: str | os.PathLike[str]) -> str:
         opened = _stamp(os.fstat(file.fileno()))
     if not before == opened == _stamp(resolved.stat()) or read != before[0]:
         raise WeightsChangedError(resolved)
-    if before[1] < now - _SETTLED_NS:
+    if settled(before[1], now):
         _remember(str(resolved), before, digest.hexdigest())
     return digest.hexdigest()
 

@@ -5,8 +5,9 @@ The names below are imported when they are first used, as those of `embstore` ar
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from embstore.lazy import lazily
 
 if TYPE_CHECKING:
     from embstore.sources.base import FileSample as FileSample
@@ -29,16 +30,4 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name's module when the name is first used."""
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"embstore.sources.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'embstore.sources' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the public names."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

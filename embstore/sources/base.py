@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from embstore.errors import SampleError
+from embstore.errors import DuplicateKeysError, SampleError
 from embstore.keys import Key
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Stamp",
     "digest_of",
     "file_sample",
+    "samples_by_key",
     "settled",
 ]
 
@@ -172,12 +173,18 @@ class FileSample:
         if len(data) != before.st_size or _stamp(before) != _stamp(after):
             raise SampleError(self.path, "it changed while it was read")
         stamp = _stamp(before)
-        return Content(data, digest_of(data), stamp if settled(stamp, now) else UNKNOWN)
+        return Content(data, digest_of(data), stamp if settled(stamp.mtime, now) else UNKNOWN)
 
 
-def settled(stamp: Stamp, now: int | None = None) -> bool:
-    """Tell whether a file's last change is so long ago that the next one will show in its stamp."""
-    return stamp.mtime < (time.time_ns() if now is None else now) - _SETTLED_NS
+def settled(mtime: int, now: int) -> bool:
+    """Tell whether a file's last change was so long before it was looked at that the next one shows in its stamp.
+
+    Parameters
+    ----------
+    mtime, now : int
+        Nanoseconds since the epoch.
+    """
+    return mtime < now - _SETTLED_NS
 
 
 def _stamp(found: os.stat_result) -> Stamp:
@@ -207,3 +214,21 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[AnySample]:
         """Iterate over the samples, without loading them."""
+
+
+def samples_by_key(source: Source) -> dict[str, AnySample]:
+    """Return the samples of a source by their keys.
+
+    Raises
+    ------
+    DuplicateKeysError
+        Two have one key; says where both are.
+    KeyFormatError
+    """
+    samples: dict[str, AnySample] = {}
+    for sample in source:
+        key = str(Key.parse(sample.key))
+        if key in samples:
+            raise DuplicateKeysError([key], found_at=(samples[key].where, sample.where))
+        samples[key] = sample
+    return samples
