@@ -5,8 +5,19 @@ import json
 import pytest
 
 from embstore import errors
-from embstore.encoders import families, outputs
-from embstore.encoders.families import FAMILIES, TextLimits, describe, family_of
+from embstore.encoders import outputs
+from embstore.encoders.anatomy import (
+    TextLimits,
+    check_processor,
+    conv_frames,
+    describe,
+    image_size,
+    least_samples,
+    token_limit,
+    tower_settings,
+)
+from embstore.encoders.families import FAMILIES, family_of
+from embstore.encoders.sentence import sentence_head
 from embstore.schema import FieldSpec
 
 torch = pytest.importorskip("torch")
@@ -78,16 +89,16 @@ def test_sizes_of_models_as_they_were_published(kind, modality, processor, token
 
 def test_frames_of_ten_seconds_and_of_each_length():
     assert anatomy("wav2vec2", samples=160_000).tokens == 499
-    said = families.tower_settings(family_of("m", "wav2vec2", None), {})
+    said = tower_settings(family_of("m", "wav2vec2", None), {})
     config = transformers.Wav2Vec2Config(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8)
     config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups = 4, 2
     model = transformers.Wav2Vec2Model(config)
     lengths = torch.arange(400, 3000, 7)
     frames = model._get_feat_extract_output_lengths(lengths).tolist()
-    assert [families.conv_frames(said, n) for n in lengths.tolist()] == frames
-    assert families.least_samples(family_of("m", "wav2vec2", None), {}) == 400
-    assert families.conv_frames(said, 400) == 1
-    assert families.conv_frames(said, 399) == families.conv_frames(said, 3) == 0
+    assert [conv_frames(said, n) for n in lengths.tolist()] == frames
+    assert least_samples(family_of("m", "wav2vec2", None), {}) == 400
+    assert conv_frames(said, 400) == 1
+    assert conv_frames(said, 399) == conv_frames(said, 3) == 0
 
 
 def test_texts_are_ragged_unless_they_are_padded():
@@ -114,7 +125,7 @@ def test_texts_are_ragged_unless_they_are_padded():
     ],
 )
 def test_size_of_images_follows_from_the_processor(processor, size):
-    assert families.image_size(processor, "ViTImageProcessor", "model") == size
+    assert image_size(processor, "ViTImageProcessor", "model") == size
 
 
 @pytest.mark.parametrize(
@@ -127,12 +138,12 @@ def test_size_of_images_follows_from_the_processor(processor, size):
 )
 def test_images_of_many_sizes_are_refused(processor):
     with pytest.raises(errors.ConfigError, match="one height and width"):
-        families.image_size(processor, "ViTImageProcessor", "model")
+        image_size(processor, "ViTImageProcessor", "model")
 
 
 def test_a_processor_with_unknown_defaults_is_refused():
     with pytest.raises(errors.UnknownModelError) as caught:
-        families.image_size({"image_processor_type": "FlavaImageProcessor"}, "ViTImageProcessor", "model")
+        image_size({"image_processor_type": "FlavaImageProcessor"}, "ViTImageProcessor", "model")
     assert caught.value.found == "FlavaImageProcessor"
 
 
@@ -155,7 +166,7 @@ def test_images_of_another_size_only_for_models_that_interpolate():
 )
 def test_a_feature_extractor_that_its_model_cant_take_is_refused(kind, processor):
     with pytest.raises(errors.ConfigError) as caught:
-        families.check_processor(family_of("m", kind, None), {}, processor)
+        check_processor(family_of("m", kind, None), {}, processor)
     assert caught.value.attribute == f"preprocessing.processor.{next(iter(processor))}"
 
 
@@ -189,7 +200,7 @@ def test_parts_that_are_not_known_are_refused():
 
 def test_most_tokens_of_a_text():
     def limit(kind, said, own=None, modality=None):
-        return families.token_limit(family_of("m", kind, modality), said, own)
+        return token_limit(family_of("m", kind, modality), said, own)
 
     assert limit("bert", {}) == 512
     assert limit("bert", {}, 128) == 128
@@ -312,9 +323,7 @@ LINEAR = {"in_features": 8, "out_features": 4, "activation_function": "torch.nn.
 
 
 def head(modules, own=None, **files):
-    return outputs.sentence_head(
-        "m", modules, own or {}, lambda name: files.get(name.split("/")[0].split(".")[0][-7:], {})
-    )
+    return sentence_head("m", modules, own or {}, lambda name: files.get(name.split("/")[0].split(".")[0][-7:], {}))
 
 
 def test_modules_old_and_new():

@@ -10,7 +10,8 @@ import pytest
 import embstore
 from embstore import errors
 from embstore.encoders import weights
-from embstore.encoders.wrapping import FunctionEncoder, ModuleEncoder
+from embstore.encoders.modules import ModuleEncoder
+from embstore.encoders.wrapping import FunctionEncoder
 from embstore.schema import FieldSpec
 
 try:

@@ -1,125 +1,32 @@
-"""A pretrained model at work: loading it, preparing samples, the forward pass.
+"""A pretrained model at work: samples prepared, padded into batches, and put through one forward pass.
 
-What it is and what of its outputs is wanted, `pretrained` says. torch and transformers are imported here, by the
-functions that need them.
+What it is and what of its outputs is wanted, `pretrained` says; how it gets into memory is `loading`'s, and what
+becomes of the tokens that it gives `outputs`' and `sentence`'s.
 """
 
 from __future__ import annotations
 
-import importlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from embstore.encoders import weights
-from embstore.encoders.audio import AudioSettings, decode_audio
-from embstore.encoders.families import Family, TextLimits, conv_frames, least_samples
+from embstore.encoders.anatomy import conv_frames, least_samples
+from embstore.encoders.audio import decode_audio
+from embstore.encoders.extras import imported
 from embstore.encoders.image import decode_image
-from embstore.encoders.outputs import LAST, SENTENCE, Output, Pass, SentenceHead, rows
+from embstore.encoders.loading import Plan, load_model, load_processor, token_ids
+from embstore.encoders.outputs import LAST, SENTENCE, Output, Pass, rows
 from embstore.encoders.text import decode_text
-from embstore.errors import ConfigError, DecodeError, MissingWeightsError, WeightsChangedError
+from embstore.errors import DecodeError, MissingWeightsError
 
-__all__ = ["Plan", "Runner", "imported"]
-
-_LOADING: Final = threading.Lock()
-"""How much transformers says is a setting of the process: two that change it at once would not restore it."""
+__all__ = ["Runner"]
 
 _INPUTS: Final = {"ast": "input_values", "conv": "input_values", "patches": "pixel_values"}
 """What models call the input that isn't text, where it isn't `input_features`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What there is to load, and how it is to be run.
-
-    Attributes
-    ----------
-    name : str
-        The model, for errors.
-    folder, transformer : Path
-        Where its files are; where transformers finds its part of them.
-    files, stamps : tuple
-        All files that values depend on, and what told them apart when the fingerprint was taken.
-    safetensors : bool
-        Whether the weights are of this kind.
-    family : Family
-    settings : mapping
-        config.json, or its part about the tower, over the defaults.
-    audio, text, head : optional
-        What clips are made into; how long texts are; what sentence-transformers does to tokens.
-    cut : int or None
-        Samples of a clip that are used.
-    lower_case : bool
-        Whether texts are lowercased first.
-    attention_mask : bool
-        Whether the model is told what is padding.
-    device : str or None
-    compute_dtype : str
-    """
-
-    name: str
-    folder: Path
-    transformer: Path
-    files: tuple[str, ...]
-    stamps: tuple[Any, ...]
-    safetensors: bool
-    family: Family
-    settings: Mapping[str, Any]
-    audio: AudioSettings | None = None
-    text: TextLimits | None = None
-    head: SentenceHead | None = None
-    cut: int | None = None
-    lower_case: bool = False
-    attention_mask: bool = True
-    device: str | None = None
-    compute_dtype: str = "float32"
-
-
-def imported(name: str, extra: str) -> Any:
-    """Import a library that comes with an extra.
-
-    Raises
-    ------
-    ImportError
-        It is not installed; says what to install.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} is needed for this model: pip install 'embstore[{extra}]'") from error
-
-
-@contextmanager
-def _loading(transformers: Any) -> Iterator[None]:
-    """Keep transformers quiet, as long as it loads."""
-    logging = transformers.utils.logging
-    with _LOADING:
-        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()
-
-
-def _reachable(device: str) -> bool:
-    """Tell whether torch has a device at all: one that is full is there."""
-    import torch
-
-    try:
-        kind, index = torch.device(device).type, torch.device(device).index
-    except RuntimeError:
-        return False
-    return kind != "cuda" or (torch.cuda.is_available() and (index or 0) < torch.cuda.device_count())
 
 
 class Runner:
@@ -145,10 +52,6 @@ class Runner:
     def _imported(self, name: str) -> Any:
         return imported(name, self.plan.family.modality)
 
-    def _check_files(self) -> None:
-        if weights.stamps(self.plan.folder, self.plan.files) != self.plan.stamps:
-            raise WeightsChangedError(self.plan.folder)
-
     # -- one sample ---------------------------------------------------------------------------
 
     @property
@@ -160,42 +63,10 @@ class Runner:
             return self._processor
 
     def _load_processor(self) -> Any:
-        transformers = self._imported("transformers")
-        plan = self.plan
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        self._check_files()
-        with _loading(transformers):
-            if plan.family.modality == "audio":
-                processor = transformers.AutoFeatureExtractor.from_pretrained(plan.transformer, **options)
-            elif plan.family.modality == "image":
-                # torchvision resizes to slightly other values, and is used if it happens to be installed.
-                processor = transformers.AutoImageProcessor.from_pretrained(plan.transformer, backend="pil", **options)
-            else:
-                processor = self._prepared(transformers.AutoTokenizer.from_pretrained(plan.transformer, **options))
-        self._check_files()
-        return processor
-
-    def _prepared(self, tokenizer: Any) -> Any:
-        """Set a tokenizer up for use by several threads."""
-        tokenizer.truncation_side = "right"
-        if not tokenizer.is_fast:
+        processor = load_processor(self.plan)
+        if self.plan.text is not None and not processor.is_fast:
             self._tokenizing = threading.Lock()
-        elif self.plan.lower_case:
-            from tokenizers import normalizers
-
-            own = tokenizer.backend_tokenizer.normalizer
-            lower = normalizers.Lowercase()
-            tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([lower, own]) if own else lower
-        # Its truncation is a state, set by the first call: set while another thread tokenizes, it fails.
-        self._ids(tokenizer, "a")
-        return tokenizer
-
-    def _ids(self, tokenizer: Any, text: str) -> list[int]:
-        limits = self.plan.text
-        options = {"return_attention_mask": False, "return_token_type_ids": False}
-        with self._tokenizing:
-            found = tokenizer(text, truncation=True, max_length=limits and limits.max_tokens, padding=False, **options)
-        return found["input_ids"]  # type: ignore[no-any-return]
+        return processor
 
     def prepare(self, content: Any) -> np.ndarray[Any, Any]:
         """Turn a sample's content into what the model takes of it.
@@ -216,9 +87,11 @@ class Runner:
             pixels = self.processor(decode_image(content), return_tensors="np")["pixel_values"][0]
             return np.asarray(pixels, np.float32)
         text = (plan.head.prompt if plan.head is not None else "") + decode_text(content)
-        if plan.lower_case and not self.processor.is_fast:
+        tokenizer = self.processor  # first: loading it also decides whether it takes a lock
+        if plan.lower_case and not tokenizer.is_fast:
             text = text.lower()
-        ids = np.array(self._ids(self.processor, text), np.int64)
+        with self._tokenizing:
+            ids = np.array(token_ids(tokenizer, text, plan.text), np.int64)
         if not len(ids):
             raise DecodeError("a text without tokens")
         return ids
@@ -259,51 +132,9 @@ class Runner:
     def _loaded(self) -> Any:
         with self._model_lock:
             if self._model is None:
-                self._model = self._load_model()
+                loaded = load_model(self.plan, self.device)
+                self._missing, self._dense, self._model = loaded.missing, loaded.dense, loaded.model
             return self._model
-
-    def _load_model(self) -> Any:
-        torch, transformers = self._imported("torch"), self._imported("transformers")
-        plan, family = self.plan, self.plan.family
-        self._check_files()
-        with _loading(transformers):
-            config = transformers.AutoConfig.from_pretrained(plan.transformer, trust_remote_code=False)
-            if family.section is not None:
-                tower = getattr(config, family.section)
-                if hasattr(config, "projection_dim"):  # the towers' own numbers may be wrong, and go unused otherwise
-                    tower.projection_dim = config.projection_dim
-                config = tower
-            model, info = getattr(transformers, family.model).from_pretrained(
-                plan.transformer,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=plan.safetensors,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        for step in plan.head.steps if plan.head is not None else ():
-            if step is not None:
-                self._dense[step.folder] = self._load_dense(plan.folder / step.folder)
-        self._check_files()
-        # Positions are counted anew where an old checkpoint does not list them.
-        missing = [key for key in info["missing_keys"] if not key.endswith("position_ids")]
-        self._missing = tuple(sorted(key for key in missing if not key.startswith(family.ignored)))
-        try:
-            return model.eval().requires_grad_(False).to(self.device)
-        except (RuntimeError, AssertionError) as error:
-            if self.plan.device is None or _reachable(self.device):
-                raise
-            reason = str(error).partition("\n")[0]
-            raise ConfigError("device", self.device, f"torch can't use it here ({reason})") from error
-
-    def _load_dense(self, folder: Path) -> dict[str, Any]:
-        torch = self._imported("torch")
-        path = folder / "model.safetensors"
-        if path.exists():
-            found = self._imported("safetensors.torch").load_file(path)
-        else:
-            found = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        return {name: value.float().to(self.device) for name, value in found.items()}
 
     # -- the forward pass ---------------------------------------------------------------------
 

@@ -1,0 +1,154 @@
+"""How samples are prepared for one model: what its processor's or tokenizer's files and the options given come to.
+
+The preparing itself is `audio`'s, `image`'s, `text`'s and then `running`'s; here is only what it will do, for the
+config and for the run, without loading anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from embstore.encoders import image, weights
+from embstore.encoders.anatomy import TextLimits, check_processor, least_samples, processor_type, token_limit
+from embstore.encoders.audio import AudioSettings
+from embstore.encoders.modelfiles import (
+    PROCESSOR_FILES,
+    TOKENIZER_FILES,
+    VOCABULARIES,
+    ModelFiles,
+    Place,
+    plain,
+    read_json,
+)
+from embstore.errors import ConfigError, ModelFilesError
+
+__all__ = ["Preprocessing", "preprocessing_of"]
+
+_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "audio": ("duration",),
+    "image": (),
+    "text": ("max_tokens", "padding"),
+}
+
+
+class Preprocessing(NamedTuple):
+    """How samples are prepared: for the config, for the formulas, and for the run.
+
+    Attributes
+    ----------
+    described : dict
+        What the config says of it.
+    files : tuple of str
+        Which files it was read from, relative to the model's folder.
+    processor : mapping or None
+        The JSON of a feature extractor or image processor.
+    audio, text : optional
+        What clips are made into; how long texts are.
+    cut : int or None
+        Samples of a clip that are used.
+    attention_mask : bool
+        Whether the model is told what is padding.
+    """
+
+    described: dict[str, Any]
+    files: tuple[str, ...]
+    processor: Mapping[str, Any] | None = None
+    audio: AudioSettings | None = None
+    text: TextLimits | None = None
+    cut: int | None = None
+    attention_mask: bool = True
+
+
+def preprocessing_of(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
+    """Say how samples are prepared for a model.
+
+    Parameters
+    ----------
+    place : Place
+    files : ModelFiles
+    given : mapping
+        The options ``duration`` (seconds), ``max_tokens`` and ``padding``; None, where one was not given.
+
+    Raises
+    ------
+    ModelFilesError
+        There is no processor or no vocabulary.
+    ConfigError
+        An option is out of range, or not one of this modality's; or the processor makes what the model can't take.
+    """
+    modality = files.family.modality
+    found = {"audio": _audio, "image": _image, "text": _text}[modality](place, files, given)
+    for name, value in given.items():
+        if value is not None and name not in _OPTIONS[modality]:
+            raise ConfigError(name, value, f"an encoder of {modality} has no such option")
+    return found
+
+
+def _processor(files: ModelFiles, *parts: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return a processor's JSON, and the files that it may stand in; transformers 5 writes one for several parts."""
+    there = tuple(name for name in PROCESSOR_FILES if (files.transformer / name).exists())
+    several = read_json(files.transformer / "processor_config.json") or {}
+    found = next((several[part] for part in parts if part in several), None)
+    found = read_json(files.transformer / "preprocessor_config.json") if found is None else found
+    if found is None:
+        raise ModelFilesError(files.transformer, "preprocessor_config.json or processor_config.json")
+    check_processor(files.family, files.settings, found)
+    return found, there
+
+
+def _described(processor: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": processor_type(processor), **plain(processor)}
+
+
+def _audio(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
+    processor, there = _processor(files, "feature_extractor", "audio_processor")
+    duration, layout = given["duration"], files.family.layout
+    rate = processor.get("sampling_rate", 48_000 if layout == "pooled" else 16_000)
+    audio = AudioSettings(sample_rate=rate, duration=duration)
+    limit = {"fixed": processor.get("chunk_length", 30), "pooled": processor.get("max_length_s", 10)}.get(layout)
+    if duration is not None and limit is not None and duration > limit:
+        raise ConfigError("duration", duration, f"the feature extractor takes at most {limit} seconds")
+    if layout == "fixed" and duration is None:
+        audio = AudioSettings(sample_rate=rate, duration=limit)
+    least = least_samples(files.family, files.settings)
+    if audio.samples is not None and audio.samples < least:
+        raise ConfigError("duration", duration, f"one frame takes {least} samples")
+    return Preprocessing(
+        {"processor": _described(processor), **audio.describe()},
+        there,
+        processor=processor,
+        audio=audio,
+        # CLAP's extractor would cut longer clips at random, and repeats shorter ones: they are cut, and not padded.
+        cut=int(limit * rate) if layout == "pooled" and limit is not None else None,
+        attention_mask=bool(processor.get("return_attention_mask", False)),
+    )
+
+
+def _image(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
+    processor, there = _processor(files, "image_processor")
+    return Preprocessing({"processor": _described(processor), **image.describe()}, there, processor=processor)
+
+
+def _text(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
+    base = files.transformer
+    names = [name for name in TOKENIZER_FILES if (base / name).exists()]
+    if not {*names} & {*VOCABULARIES}:
+        raise ModelFilesError(base, "tokenizer.json, nor another vocabulary")
+    said = read_json(base / "tokenizer_config.json") or {}
+    limit = token_limit(files.family, files.settings, said.get("model_max_length"))
+    most = token_limit(files.family, files.settings, None)
+    chosen = given["max_tokens"] or min(most, files.sentence.get("max_seq_length") or limit)
+    if given["max_tokens"] is not None and not (isinstance(chosen, int) and 1 <= given["max_tokens"] <= most):
+        raise ConfigError("max_tokens", given["max_tokens"], f"expected 1 to {most} tokens")
+    text = TextLimits(max_tokens=int(chosen), padded=files.family.padded or given["padding"] == "max_length")
+    described = {
+        "tokenizer": {name: weights.digest_file(base / name) for name in names},
+        "max_tokens": text.max_tokens,
+        "truncation": "end",
+        "padding": "max_length" if text.padded else "longest",
+        **({} if files.head is None else {"lower_case": files.lower_case, "prompt": files.head.prompt}),
+    }
+    prefix = "" if base == place.folder else f"{base.relative_to(place.folder)}/"
+    there = tuple(f"{prefix}{name}" for name in names)
+    return Preprocessing(described, there, text=text, attention_mask=not files.family.padded)

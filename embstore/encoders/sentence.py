@@ -1,0 +1,155 @@
+"""What sentence-transformers does to a model's tokens: modules.json as a head that pools, projects and normalises.
+
+Which files say so is `modelfiles`' to find, how tokens are pooled is `outputs`', and where the linear layers' weights
+are loaded is `loading`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embstore.encoders.families import FAMILIES
+from embstore.encoders.outputs import LAST, SENTENCE, pool
+from embstore.errors import UnknownModelError
+
+__all__ = ["Dense", "SentenceHead", "sentence_head"]
+
+_POOLINGS: Final = {  # old key: mode, in the order in which several are joined
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS: Final = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.ReLU": "relu",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """A linear layer over the pooled vector; its weights lie in a folder of its own."""
+
+    folder: str
+    size: int
+    activation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentenceHead:
+    """What sentence-transformers does to tokens: several poolings joined, then linear layers and normalisation.
+
+    Attributes
+    ----------
+    transformer : str
+        The folder of the model itself, below that of modules.json.
+    poolings : tuple of str
+    steps : tuple of Dense or None
+        None normalises to length one.
+    prompt : str
+        Put before each text.
+    """
+
+    transformer: str
+    poolings: tuple[str, ...]
+    steps: tuple[Dense | None, ...]
+    prompt: str = ""
+
+    def size(self, dim: int) -> int:
+        """Return the size of the embedding, from that of a token."""
+        sizes = [step.size for step in self.steps if step is not None]
+        return sizes[-1] if sizes else dim * len(self.poolings)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return what of this belongs in an encoder's config."""
+        later = [
+            {"type": "Normalize"} if step is None else {"type": "Dense", "activation": step.activation}
+            for step in self.steps
+        ]
+        return [{"type": "Pooling", "modes": list(self.poolings)}, *later]
+
+    def apply(self, tokens: Any, mask: Any, weights: Mapping[str, Mapping[str, Any]]) -> Any:
+        """Turn tokens into embeddings, ``(n, size) float32``; weights are by the linear layers' folders."""
+        import torch
+        from torch.nn.functional import linear, normalize
+
+        vectors = torch.cat([pool(tokens, pooling, mask) for pooling in self.poolings], dim=-1)
+        for step in self.steps:
+            if step is None:
+                vectors = normalize(vectors, dim=-1)
+            else:
+                own = weights[step.folder]
+                vectors = linear(vectors, own["linear.weight"], own.get("linear.bias"))
+                vectors = vectors if step.activation == "identity" else getattr(torch, step.activation)(vectors)
+        return vectors
+
+
+def sentence_head(
+    model: str, modules: Sequence[Mapping[str, Any]], own: Mapping[str, Any], read: Callable[[str], Any]
+) -> SentenceHead:
+    """Say what modules.json makes of a model's tokens.
+
+    Parameters
+    ----------
+    model : str
+        For errors.
+    modules : sequence of mapping
+        modules.json.
+    own : mapping
+        sentence_bert_config.json.
+    read : callable
+        Returns a JSON file of the model's folder, by its path there; an empty mapping if there is none.
+
+    Raises
+    ------
+    UnknownModelError
+        A module, or an option of one, that is not known.
+    """
+
+    def refuse(what: str) -> UnknownModelError:
+        return UnknownModelError(model, f"sentence-transformers: {what}", FAMILIES)
+
+    kinds = [str(module.get("type", "")) for module in modules]
+    names = [kind.rpartition(".")[2] for kind in kinds]
+    if not all(kind.startswith("sentence_transformers.") for kind in kinds):
+        raise refuse(", ".join(kinds))
+    if names[:2] != ["Transformer", "Pooling"] or not {*names[2:]} <= {"Dense", "Normalize"}:
+        raise refuse(", ".join(names))
+    folders = [str(module.get("path", "")) for module in modules]
+    options = [read(f"{folder}/config.json") if folder else {} for folder in folders]
+    plain = {"text": {"method": "forward", "method_output_name": LAST}}
+    way = (own.get("modality_config") or plain).get("text", {})
+    for name, found, known in (
+        ("transformer_task", own.get("transformer_task", "feature-extraction"), "feature-extraction"),
+        ("processing_kwargs", own.get("processing_kwargs") or {}, {}),
+        ("query_expansion", own.get("query_expansion"), None),
+        ("document_length", own.get("document_length"), None),
+        ("modality_config", (way.get("method"), way.get("method_output_name")), ("forward", LAST)),
+    ):
+        if found != known:
+            raise refuse(f"{name} {found!r}")
+    overall = read("config_sentence_transformers.json")
+    prompt = (overall.get("prompts") or {}).get(overall.get("default_prompt_name")) or ""
+    if prompt and not options[1].get("include_prompt", True):
+        raise refuse("a default prompt that is left out of the pooling")
+    modes = options[1].get("pooling_mode") or [mode for key, mode in _POOLINGS.items() if options[1].get(key)]
+    poolings = (modes,) if isinstance(modes, str) else tuple(modes) or ("mean",)
+    if not {*poolings} <= {*_POOLINGS.values()}:
+        raise refuse(f"pooling {poolings}")
+    steps: list[Dense | None] = []
+    for name, folder, said in zip(names[2:], folders[2:], options[2:], strict=True):
+        if {said.get("module_input_name", SENTENCE), said.get("module_output_name") or SENTENCE} != {SENTENCE}:
+            raise refuse(f"{name} of {said['module_input_name']}")
+        if name == "Normalize":
+            steps.append(None)
+            continue
+        activation = said.get("activation_function", "torch.nn.modules.activation.Tanh")
+        if activation not in _ACTIVATIONS or said.get("use_residual"):
+            raise refuse(f"Dense with {activation}" + (" and a residual" if said.get("use_residual") else ""))
+        steps.append(Dense(folder=folder, size=int(said["out_features"]), activation=_ACTIVATIONS[activation]))
+    return SentenceHead(transformer=folders[0], poolings=poolings, steps=tuple(steps), prompt=prompt)
