@@ -929,3 +929,32 @@ def test_of_the_hub_only_what_is_needed_is_asked_for(folder_of, monkeypatch, tmp
         *("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "pytorch_model.bin"),
         "1_Pooling/config.json",
     }
+
+
+# -- files that are not what they should be ------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "/etc", "a/../../b", 5])
+def test_modules_stay_in_their_folder(tmp_path, path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"type": "sentence_transformers.models.Transformer", "path": path}])
+    )
+    with pytest.raises(errors.ModelFilesError, match=r"modules\.json whose paths are below it"):
+        embstore.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "[" * 100_000, "{}", "[[]]"], ids=["numbers", "deep", "object", "lists"])
+def test_modules_that_are_none(tmp_path, text):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "modules.json").write_text(text)
+    with pytest.raises(errors.ModelFilesError, match=r"modules\.json"):
+        embstore.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [[], None, "model"])
+def test_an_index_of_weights_that_lists_none(tmp_path, listed):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    with pytest.raises(errors.ModelFilesError, match="weight_map"):
+        embstore.from_pretrained(tmp_path)

@@ -9,17 +9,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from embstore.encoders.audiofiles import Samples, mean, read_file, scaled
-from embstore.errors import ConfigError, DecodeError, SampleError, ShapeError
+from embstore.encoders.content import file_bytes
+from embstore.errors import ConfigError, DecodeError, ShapeError
 from embstore.ingest import as_rows, widen_bfloat16
 from embstore.schema import BFLOAT16
 
-__all__ = ["AudioSettings", "decode_audio", "file_bytes"]
+__all__ = ["AudioSettings", "decode_audio"]
 
 _MARGIN: Final = 4096
 """Samples read past the cut beside one second: the resampler looks ahead, and the cut must not show in its output."""
@@ -121,27 +121,6 @@ def decode_audio(content: Any, settings: AudioSettings) -> Samples:
     if not len(clip):
         raise DecodeError(f"zero-length clip: nothing is left of {len(mono)} sample(s) at {rate:g} Hz")
     return _fitted(clip, settings.samples)
-
-
-def file_bytes(content: Mapping[str, Any]) -> bytes:
-    """Return the bytes of an undecoded sample of Hugging Face's: ``"bytes"``, else those of the file at ``"path"``.
-
-    Raises
-    ------
-    SampleError
-        The file can't be read.
-    TypeError
-        The mapping has neither.
-    """
-    if content.get("bytes") is not None:
-        return bytes(content["bytes"])
-    if content.get("path") is None:
-        raise TypeError(f'expected a mapping with "bytes" or "path", found {sorted(map(str, content))}')
-    path = Path(content["path"])
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SampleError(path, error.strerror or str(error)) from error
 
 
 def _mono(content: Any, settings: AudioSettings) -> tuple[Samples, float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from embstore.encoders.audio import file_bytes
+from embstore.encoders.content import file_bytes
 from embstore.errors import DecodeError, ShapeError
 
 if TYPE_CHECKING:

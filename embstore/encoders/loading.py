@@ -183,13 +183,14 @@ def load_model(plan: Plan, device: str) -> Loaded:
             output_loading_info=True,
         )
     steps = plan.head.steps if plan.head is not None else ()
-    dense = {step.folder: _load_dense(plan, plan.folder / step.folder, device) for step in steps if step is not None}
+    dense = {step.folder: _load_dense(plan, plan.folder / step.folder) for step in steps if step is not None}
     _check_files(plan)
     # Positions are counted anew where an old checkpoint does not list them.
     missing = [key for key in info["missing_keys"] if not key.endswith("position_ids")]
     missing = sorted(key for key in missing if not key.startswith(family.ignored))
     try:
         model = model.eval().requires_grad_(False).to(device)
+        dense = {folder: {name: value.to(device) for name, value in own.items()} for folder, own in dense.items()}
     except (RuntimeError, AssertionError) as error:
         if plan.device is None or _reachable(device):
             raise
@@ -198,14 +199,14 @@ def load_model(plan: Plan, device: str) -> Loaded:
     return Loaded(model, tuple(missing), dense)
 
 
-def _load_dense(plan: Plan, folder: Path, device: str) -> dict[str, Any]:
+def _load_dense(plan: Plan, folder: Path) -> dict[str, Any]:
     torch = _imported("torch", plan)
     path = folder / "model.safetensors"
     if path.exists():
         found = _imported("safetensors.torch", plan).load_file(path)
     else:
         found = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    return {name: value.float().to(device) for name, value in found.items()}
+    return {name: value.float() for name, value in found.items()}
 
 
 def _imported(name: str, plan: Plan) -> Any:

@@ -178,7 +178,7 @@ def read_files(place: Place, modality: Modality | None) -> ModelFiles:
     """
     folder = place.folder
     others = ["config_sentence_transformers.json", "modules.json"]
-    modules, head = read_json(folder / "modules.json", list), None
+    modules, head = _modules(folder), None
     sentence: Mapping[str, Any] = {}
     transformer = ""
     if modules:
@@ -209,6 +209,16 @@ def read_files(place: Place, modality: Modality | None) -> ModelFiles:
     return ModelFiles(base, settings, family, tuple(names), there, head, sentence)
 
 
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """Return the modules of sentence-transformers; their paths stay below the model's folder."""
+    modules: list[dict[str, Any]] = read_json(folder / "modules.json", list) or []
+    for module in modules:
+        path = module.get("path", "") if isinstance(module, dict) else None
+        if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ModelFilesError(folder, f"modules.json whose paths are below it, but {module!r}")
+    return modules
+
+
 def _weight_files(folder: Path) -> list[str]:
     """List the files of weights that transformers loads, of all that there are."""
     name = next((name for name in (*_SAFETENSORS, *_BIN) if (folder / name).exists()), None)
@@ -216,7 +226,10 @@ def _weight_files(folder: Path) -> list[str]:
         raise ModelFilesError(folder, "model.safetensors or pytorch_model.bin")
     if not name.endswith(".index.json"):
         return [name]
-    shards = sorted({str(shard) for shard in (read_json(folder / name) or {}).get("weight_map", {}).values()})
+    listed = (read_json(folder / name) or {}).get("weight_map")
+    if not isinstance(listed, dict):
+        raise ModelFilesError(folder, f"{name} with a weight_map")
+    shards = sorted({str(shard) for shard in listed.values()})
     for shard in shards:
         if Path(shard).name != shard or not (folder / shard).exists():
             raise ModelFilesError(folder, shard)
@@ -241,7 +254,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFilesError(path.parent, f"{path.name} that is JSON: {error}") from error
     if not isinstance(found, kind):
         raise ModelFilesError(path.parent, f"{path.name} that holds a {kind.__name__}, but a {type(found).__name__}")
