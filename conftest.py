@@ -1,5 +1,5 @@
-"""Which modules' examples can run here: those of embstore.torch need torch."""
+"""Which modules' examples can run here: those of embstore.torch and embstore_fl need torch."""
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["embstore/torch.py"]
+collect_ignore = [] if find_spec("torch") else ["embstore/torch.py", "integrations"]

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore.column import Rows
 from embstore.commit import Blocks, Values, new_id
 from embstore.config import Config
 from embstore.errors import (
@@ -35,9 +36,9 @@ from embstore.layout import (
     key_arrays,
 )
 from embstore.ragged import Ragged, offsets_of
-from embstore.reader import Rows
 from embstore.schema import (
     COLUMN_DTYPES,
+    COMPRESSIONS,
     STRING,
     ArrayState,
     ColumnSpec,
@@ -81,9 +82,12 @@ def new_record(
     columns: Mapping[str, str] | None = None,
     chunk_bytes: int = FIELD_CHUNK_BYTES,
     expected_rows: int = 0,
+    compression: str | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Record:
     """Describe an empty store."""
+    if compression not in (None, *COMPRESSIONS):
+        raise ValueError(f"expected compression to be one of {COMPRESSIONS} or None, found {compression!r}")
     if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
         raise ValueError(f"expected chunk_bytes from 1 to {MAX_CHUNK_BYTES:,}, found {chunk_bytes:,}")
     if not 0 <= expected_rows <= 2**40:
@@ -96,6 +100,7 @@ def new_record(
         arrays=key_arrays(expected_rows=expected_rows),
         provenance=check_provenance(provenance or {}),
         options={"chunk_bytes": int(chunk_bytes), "expected_rows": int(expected_rows)},
+        compression=compression,
     )
     for name, spec in (fields or {}).items():
         record = with_field(record, name, spec)
@@ -125,6 +130,7 @@ def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
         spec,
         expected_rows=options.get("expected_rows", 0),
         chunk_bytes=options.get("chunk_bytes", FIELD_CHUNK_BYTES),
+        compression=record.compression,
     )
     return replace(record.with_arrays(**arrays), fields={**record.fields, name: spec})
 

@@ -7,23 +7,60 @@ the snapshot can tell.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from embstore.codecs import compress, decompress
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Buffer, Folder, OpenFile, read_exactly, read_into
-from embstore.layout import CHECKSUM_NBYTES, chunk_name, crc32c, crc32c_extend, decode_strings
+from embstore.layout import CHECKSUM_NBYTES, MAX_STRING_BYTES, chunk_name, crc32c, crc32c_extend, decode_strings
 from embstore.schema import STRING, ArrayState, Tail
 
-__all__ = ["check_tail", "open_chunk", "read_chunk", "read_tail", "write_chunk"]
+__all__ = [
+    "Chunk",
+    "check_tail",
+    "open_chunk",
+    "read_chunk",
+    "read_chunks",
+    "read_tail",
+    "tail_differs",
+    "write_chunk",
+]
+
+Chunk = np.ndarray[Any, Any] | list[str]
 
 _COUNT_NBYTES: Final = 4  # vlen-utf8 begins with the number of strings
 _MAX_STRING_CHUNK: Final = 2**32
+_USUAL_STRING_CHUNK: Final = 16 * 2**20
 _CHECKSUM = struct.Struct("<I")
 _CHECK_BLOCK: Final = 128 * 2**10
 _ZEROS: Final = bytes(2**20)
+
+
+def sizes(array: ArrayState) -> tuple[int, int]:
+    """Return how many bytes a chunk's file may have, at least and at most."""
+    if array.dtype == STRING:
+        return _COUNT_NBYTES + 4 * array.rows_per_chunk + CHECKSUM_NBYTES, _MAX_STRING_CHUNK
+    nbytes = array.chunk_nbytes + CHECKSUM_NBYTES
+    if array.compression is not None:
+        return 1 + CHECKSUM_NBYTES, nbytes + nbytes // 128 + 4096  # what can't be compressed grows a little
+    return nbytes, nbytes
+
+
+def check_size(path: Path, array: ArrayState, size: int) -> None:
+    """Check the size of a chunk's file.
+
+    Raises
+    ------
+    CorruptStoreError
+    """
+    least, most = sizes(array)
+    if not least <= size <= most:
+        expected = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        raise CorruptStoreError(path, f"expected {expected} bytes, found {size:,}")
 
 
 def open_chunk(folder: Folder, array: ArrayState, index: int) -> OpenFile:
@@ -36,18 +73,12 @@ def open_chunk(folder: Folder, array: ArrayState, index: int) -> OpenFile:
     """
     name = chunk_name(array, index)
     file = folder.opened(name)
-    if array.dtype == STRING:
-        least = _COUNT_NBYTES + 4 * array.rows_per_chunk + CHECKSUM_NBYTES
-        if least <= file.size <= _MAX_STRING_CHUNK:
-            return file
-        expected = f"at least {least:,}"
-    else:
-        nbytes = array.chunk_nbytes + CHECKSUM_NBYTES
-        if file.size == nbytes:
-            return file
-        expected = f"{nbytes:,}"
-    with file:
-        raise CorruptStoreError(folder.path / name, f"expected {expected} bytes, found {file.size:,}")
+    try:
+        check_size(folder.path / name, array, file.size)
+    except CorruptStoreError:
+        with file:
+            raise
+    return file
 
 
 def stored_checksum(descriptor: int, size: int) -> int:
@@ -55,7 +86,7 @@ def stored_checksum(descriptor: int, size: int) -> int:
     return int(_CHECKSUM.unpack(read_exactly(descriptor, CHECKSUM_NBYTES, size - CHECKSUM_NBYTES))[0])
 
 
-def read_chunk(folder: Folder, array: ArrayState, index: int) -> np.ndarray[Any, Any] | list[str]:
+def read_chunk(folder: Folder, array: ArrayState, index: int) -> Chunk:
     """Read a whole chunk and check it.
 
     Returns
@@ -68,18 +99,62 @@ def read_chunk(folder: Folder, array: ArrayState, index: int) -> np.ndarray[Any,
     CorruptStoreError
         Its checksum does not match, or strings do not fit.
     """
-    path = folder.path / chunk_name(array, index)
-    with open_chunk(folder, array, index) as (descriptor, size):
-        data = memoryview(read_exactly(descriptor, size, 0))
+    return next(read_chunks(folder, array, [index]))
+
+
+def read_chunks(
+    folder: Folder, array: ArrayState, indices: Iterable[int], *, tails: Sequence[Tail] = ()
+) -> Iterator[Chunk]:
+    """Read whole chunks in turn, several at once where that helps; see `read_chunk`.
+
+    Parameters
+    ----------
+    folder, array, indices
+    tails : sequence of Tail
+        If there are any, the array's last chunk has to begin with the rows of one of them.
+    """
+    last = chunk_name(array, array.chunks - 1)
+    names = (chunk_name(array, index) for index in indices)  # of a record that lies, there may be billions
+    return folder.contents(
+        names,
+        lambda path, data: _decoded(path, array, data, tails if path.name == last else ()),
+        most=_most_nbytes(folder, array),
+        held=_held_nbytes(array),
+    )
+
+
+def _most_nbytes(folder: Folder, array: ArrayState) -> int:
+    """Return how many bytes a chunk's file may have; from afar no more than a writer may put into it."""
+    most = sizes(array)[1]
+    if array.dtype == STRING and not folder.local:
+        return min(most, _COUNT_NBYTES + array.rows_per_chunk * (4 + MAX_STRING_BYTES) + CHECKSUM_NBYTES)
+    return most
+
+
+def _held_nbytes(array: ArrayState) -> int:
+    """Return how many bytes of memory a chunk takes while it is read; of strings, all but a few do with these."""
+    if array.dtype == STRING:
+        return _USUAL_STRING_CHUNK
+    return sizes(array)[1] + (array.chunk_nbytes if array.compression is not None else 0)
+
+
+def _decoded(path: Path, array: ArrayState, whole: bytes, tails: Sequence[Tail]) -> Chunk:
+    """Turn a chunk's file into its rows."""
+    check_size(path, array, len(whole))
+    data = memoryview(whole)
     payload = data[:-CHECKSUM_NBYTES]
-    if len(data) != size or crc32c(payload) != _CHECKSUM.unpack(data[-CHECKSUM_NBYTES:])[0]:
+    if crc32c(payload) != _CHECKSUM.unpack(data[-CHECKSUM_NBYTES:])[0]:
         raise CorruptStoreError(path, "its checksum does not match")
-    if array.dtype != STRING:
-        return np.frombuffer(payload, array.dtype).reshape(array.rows_per_chunk, *array.shape)
-    if _CHECKSUM.unpack(payload[:_COUNT_NBYTES])[0] != array.rows_per_chunk:
+    if array.dtype == STRING and _CHECKSUM.unpack(payload[:_COUNT_NBYTES])[0] != array.rows_per_chunk:
         raise CorruptStoreError(path, "it holds another number of strings than a chunk has rows")
     try:
-        return decode_strings(payload[_COUNT_NBYTES:], array.rows_per_chunk)
+        values = decompress(array, payload).data.toreadonly() if array.compression is not None else payload
+        rows = values[_COUNT_NBYTES:] if array.dtype == STRING else values
+        if tails and not any(crc32c(rows[: tail.nbytes]) == tail.crc32c for tail in tails):
+            raise tail_differs(path)
+        if array.dtype == STRING:
+            return decode_strings(rows, array.rows_per_chunk)
+        return np.frombuffer(rows, array.dtype).reshape(array.rows_per_chunk, *array.shape)
     except ValueError as error:
         raise CorruptStoreError(path, str(error)) from error
 
@@ -101,26 +176,40 @@ def read_tail(folder: Folder, array: ArrayState, *, also: Tail | None = None) ->
     CorruptStoreError
         The bytes are not those that were committed.
     """
-    index = array.chunks - 1
+    for data in _tails(folder, array, also):
+        if data is not None:
+            return data
+    raise tail_differs(folder.path / chunk_name(array, array.chunks - 1))
+
+
+def _tails(folder: Folder, array: ArrayState, also: Tail | None) -> Iterator[bytes | None]:
+    tails = [tail for tail in (array.tail, also) if tail is not None]
+    if array.compression is not None:
+        rows = np.asarray(read_chunk(folder, array, array.chunks - 1)).reshape(-1).view(np.uint8).data
+        for tail in tails:
+            data = bytes(rows[: tail.nbytes])
+            yield data if crc32c(data) == tail.crc32c else None
+        return
     start = _COUNT_NBYTES if array.dtype == STRING else 0
-    with open_chunk(folder, array, index) as (descriptor, size):
-        for tail in (array.tail, also):
-            if tail is not None and tail.nbytes <= size - start - CHECKSUM_NBYTES:
+    with open_chunk(folder, array, array.chunks - 1) as (descriptor, size):
+        for tail in tails:
+            if tail.nbytes <= size - start - CHECKSUM_NBYTES:
                 data = read_exactly(descriptor, tail.nbytes, start)
-                if len(data) == tail.nbytes and crc32c(data) == tail.crc32c:
-                    return data
-    raise _tail_differs(folder, array)
+                yield data if len(data) == tail.nbytes and crc32c(data) == tail.crc32c else None
 
 
 def check_tail(folder: Folder, array: ArrayState, *, also: Tail | None = None) -> None:
     """Check the last chunk's committed rows, if there are any; see `read_tail`, which also returns them."""
     if array.tail is None:
         return
+    if array.compression is not None:
+        read_tail(folder, array, also=also)
+        return
     with open_chunk(folder, array, array.chunks - 1) as (descriptor, size):
         for tail in (array.tail, also):
             if tail is not None and _checksum_of(descriptor, size, array, tail.nbytes) == tail.crc32c:
                 return
-    raise _tail_differs(folder, array)
+    raise tail_differs(folder.path / chunk_name(array, array.chunks - 1))
 
 
 def _checksum_of(descriptor: int, size: int, array: ArrayState, nbytes: int) -> int | None:
@@ -139,8 +228,8 @@ def _checksum_of(descriptor: int, size: int, array: ArrayState, nbytes: int) -> 
     return checksum
 
 
-def _tail_differs(folder: Folder, array: ArrayState) -> CorruptStoreError:
-    path = folder.path / chunk_name(array, array.chunks - 1)
+def tail_differs(path: Path) -> CorruptStoreError:
+    """Return the error of a last chunk that has other rows than were committed."""
     return CorruptStoreError(path, "its rows are not those committed last")
 
 
@@ -160,6 +249,8 @@ def write_chunk(folder: Folder, array: ArrayState, index: int, parts: Sequence[B
     Tail
         Of these rows.
     """
+    if array.compression is not None:
+        return _write_compressed(folder, array, index, b"".join(parts))
     is_string = array.dtype == STRING
     head = [_CHECKSUM.pack(array.rows_per_chunk)] if is_string else []
     nbytes = sum(len(memoryview(part).cast("B")) for part in parts)
@@ -174,3 +265,9 @@ def write_chunk(folder: Folder, array: ArrayState, index: int, parts: Sequence[B
     end = sum(map(len, head)) + nbytes + padding
     folder.replace(chunk_name(array, index), [*head, *parts], trailer=(end, _CHECKSUM.pack(whole)))
     return Tail(nbytes=nbytes, crc32c=committed)
+
+
+def _write_compressed(folder: Folder, array: ArrayState, index: int, data: bytes) -> Tail:
+    packed = compress(array, data + bytes(array.chunk_nbytes - len(data)))
+    folder.replace(chunk_name(array, index), [packed, _CHECKSUM.pack(crc32c(packed))])
+    return Tail(nbytes=len(data), crc32c=crc32c(data))

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from embstore.changes import class_codes, field_appends, row_blocks
+from embstore.column import Rows
 from embstore.commit import Values, append_rows, build_beside, finish, new_id, put_record
 from embstore.errors import CommitUncertainError
 from embstore.fsio import exchange, move_into_place, remove_tree, sibling, sync_path
 from embstore.gather import read_field, read_rows
 from embstore.index import wants_run, write_run
 from embstore.layout import METADATA_NAME
-from embstore.reader import Rows
 from embstore.schema import ArrayState, Record
 from embstore.snapshot import Snapshot
 

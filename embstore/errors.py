@@ -15,6 +15,10 @@
     |   |-- UnknownModelError (ValueError)      a model that from_pretrained does not know
     |   |-- MissingWeightsError (ValueError)    an output whose weights are not in the checkpoint
     |   |-- EmptySourceError (ValueError)       a source without samples
+    |   |-- EmptyViewError (ValueError)         a view without rows, where some are needed
+    |   |-- AlignmentError (ValueError)         views that can't be joined row by row
+    |   |-- TooManyPairsError (ValueError)      more near duplicates than anyone reads
+    |   |-- UnknownFormatError (ValueError)     a file of a kind that is not imported or exported
     |   `-- DeadRowsError (ValueError)          a whole column that has deleted rows
     |-- it is not there: look elsewhere, or make it
     |   |-- MissingKeysError (KeyError)
@@ -39,10 +43,15 @@
     |   |-- ReadOnlyError (PermissionError)
     |   |-- StoreLockedError (TimeoutError)
     |   |-- StorageFullError (OSError)
+    |   |-- MissingLibraryError (ImportError)   a library that comes with an extra
+    |   |-- RemoteError (OSError)               a server that fails, again and again
     |   `-- NetworkFileSystemError (OSError)
     |-- the sample is bad: mend or remove the file; a run records it and goes on
     |   `-- SampleError (ValueError)            it can't be read
     |       `-- DecodeError                     it was read, and is not what it should be
+    |-- the file to import is bad: get it anew, or save it in another way
+    |   `-- FileFormatError (ValueError)        it is broken, or holds something else
+    |       `-- UnsafeFileError                 reading it could run code
     `-- CorruptStoreError (OSError)             verify, then salvage
 
 Each carries its facts as attributes, named in the class. Nothing here does I/O.
@@ -164,15 +173,20 @@ class DtypeError(EmbstoreError, TypeError):
 
 
 class NonFiniteError(EmbstoreError, ValueError):
-    """NaN or infinity in rows to be stored. Attributes: `field`, `keys`."""
+    """NaN or infinity in rows to be stored, or to be calculated with. Attributes: `field`, `keys`."""
 
     field: str
     keys: tuple[str, ...]
 
-    def __init__(self, field: str, keys: Sequence[str]) -> None:
+    def __init__(
+        self,
+        field: str,
+        keys: Sequence[str],
+        *,
+        hint: str = 'a field may allow them with FieldSpec(nonfinite="allow")',
+    ) -> None:
         super().__init__(
-            f"{field!r}: NaN or infinity in {len(keys)} row(s): {_listed(keys, len(keys))}; a field "
-            f'may allow them with FieldSpec(nonfinite="allow")',
+            f"{field!r}: NaN or infinity in {len(keys)} row(s): {_listed(keys, len(keys))}; {hint}",
             field=field,
             keys=tuple(keys),
         )
@@ -360,6 +374,48 @@ class EmptySourceError(EmbstoreError, ValueError):
 
     def __init__(self, path: Path | None, reason: str) -> None:
         super().__init__(f"{path if path is not None else 'the source'}: {reason}", path=path, reason=reason)
+
+
+class EmptyViewError(EmbstoreError, ValueError):
+    """A view without rows, where some are needed. Attributes: `path` (of the store), `what` (was to be made)."""
+
+    path: Path
+    what: str
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"there is no {what} of no rows: the view of {path} is empty", path=path, what=what)
+
+
+class AlignmentError(EmbstoreError, ValueError):
+    """Views that can't be joined row by row. Attributes: `view` (its name), `on`, `ids`, `reason`."""
+
+    view: str
+    on: str
+    ids: tuple[str, ...]
+    reason: str
+
+    def __init__(self, view: str, on: str, ids: Sequence[str], reason: str) -> None:
+        super().__init__(
+            f"{view!r} can't be joined on {on}: {reason}: {_listed(ids, len(ids))}",
+            view=view,
+            on=on,
+            ids=tuple(ids),
+            reason=reason,
+        )
+
+
+class TooManyPairsError(EmbstoreError, ValueError):
+    """More pairs than were allowed: raise the threshold. Attributes: `threshold`, `most`."""
+
+    threshold: float
+    most: int
+
+    def __init__(self, threshold: float, most: int) -> None:
+        super().__init__(
+            f"more than {most:,} pairs are at least {threshold:g} alike: raise threshold=, or most=",
+            threshold=threshold,
+            most=most,
+        )
 
 
 class SampleError(EmbstoreError, ValueError):
@@ -556,6 +612,18 @@ class StorageFullError(EmbstoreError, OSError):
         )
 
 
+class RemoteError(EmbstoreError, OSError):
+    """A file at a URL that can't be fetched. Attributes: `url`, `reason`, `attempts`."""
+
+    url: str
+    reason: str
+    attempts: int
+
+    def __init__(self, url: str, reason: str, *, attempts: int) -> None:
+        tried = f", {attempts} times" if attempts > 1 else ""
+        super().__init__(f"{url} can't be fetched{tried}: {reason}", url=url, reason=reason, attempts=attempts)
+
+
 class NetworkFileSystemError(EmbstoreError, OSError):
     """Writing to a network or FUSE file system without opting in. Attributes: `path`, `filesystem`."""
 
@@ -583,3 +651,46 @@ class CorruptStoreError(EmbstoreError, OSError):
             path=path,
             detail=detail,
         )
+
+
+class UnknownFormatError(EmbstoreError, ValueError):
+    """A file of a kind that is not imported or exported. Attributes: `path`, `found`, `known` (formats)."""
+
+    path: Path
+    found: str
+    known: tuple[str, ...]
+
+    def __init__(self, path: Path, found: str, known: Iterable[str]) -> None:
+        names = tuple(known)
+        super().__init__(
+            f"{path}: {found or 'no suffix'!r} is not one of {', '.join(names)}; name another file's kind with format=",
+            path=path,
+            found=found,
+            known=names,
+        )
+
+
+class MissingLibraryError(EmbstoreError, ImportError):
+    """A library that comes with an extra, and is not installed. Attributes: `library`, `extra`."""
+
+    library: str
+    extra: str
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{library} is needed {purpose}: pip install 'embstore[{extra}]'", library=library, extra=extra
+        )
+
+
+class FileFormatError(EmbstoreError, ValueError):
+    """A file that is not what it should be, or broken. Attributes: `path`, `reason`."""
+
+    path: Path
+    reason: str
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}", path=path, reason=reason)
+
+
+class UnsafeFileError(FileFormatError):
+    """A file that can't be read without running code from it; none was run. Attributes: `path`, `reason`."""

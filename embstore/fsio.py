@@ -15,14 +15,15 @@ import ctypes
 import errno
 import logging
 import os
+import secrets
 import shutil
 import socket
 import stat
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from embstore.errors import (
     CorruptStoreError,
@@ -33,7 +34,7 @@ from embstore.errors import (
     StoreLockedError,
 )
 
-__all__ = ["PARTIAL", "Folder", "Held", "exchange", "lock", "move_into_place", "refuse_network", "sibling"]
+__all__ = ["PARTIAL", "Folder", "Held", "exchange", "lock", "move_into_place", "refuse_network", "replacing", "sibling"]
 
 logger = logging.getLogger("embstore")
 
@@ -41,6 +42,8 @@ PARTIAL: Final = ".partial"
 """The one temporary name in a folder: there is one writer, so one is enough, and the next finds it."""
 
 Buffer = bytes | memoryview
+Signature = tuple[int, int, int]
+T = TypeVar("T")
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -107,6 +110,9 @@ class Folder:
 
     __slots__ = ("__weakref__", "_children", "_close", "descriptor", "path")
 
+    local = True
+    """Whether its files have descriptors, and can be mapped."""
+
     def __init__(self, descriptor: int, path: Path) -> None:
         self.descriptor = descriptor
         self.path = path
@@ -167,7 +173,48 @@ class Folder:
                 raise CorruptStoreError(self.path / name, f"it has {size:,} bytes, at most {most:,} are allowed")
             return read_exactly(descriptor, size, 0)
 
-    def signature(self, name: str) -> tuple[int, int, int]:
+    def contents(
+        self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
+    ) -> Iterator[T]:
+        """Read whole files in turn, and give what `parse` makes of them.
+
+        Parameters
+        ----------
+        names
+        parse : callable
+            Takes a file's path and content.
+        most : int
+            Bytes that a file may have.
+        held : int, optional
+            Bytes of memory that one takes, as a rule; for those who read several at once.
+        """
+        for name in names:
+            yield parse(self.path / name, self.read(name, most=most))
+
+    def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
+        """Read a whole file: its `signature`, and what `parse` makes of it."""
+        signature = self.signature(name)  # before the read: a replacement in between shows later
+        return signature, parse(self.path / name, self.read(name, most=most))
+
+    @property
+    def last_read(self) -> object:
+        """What is another object after each read by name; here always, since nobody counts."""
+        return object()
+
+    @property
+    def origin(self) -> tuple[str, dict[str, Any] | None]:
+        """Where another process opens it, and the options for a URL."""
+        return str(self.path), None
+
+    def replaced(self) -> bool:
+        """Tell whether another folder is at this one's path, or none."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        return (found.st_dev, found.st_ino) != self.identity()
+
+    def signature(self, name: str) -> Signature:
         """Return what changes whenever the file `name` is replaced: inode, size, time of change (ns)."""
         found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         return found.st_ino, found.st_size, found.st_ctime_ns
@@ -285,6 +332,43 @@ def make_parents(path: Path) -> None:
     """Make the folders that lead to `path`, where they are not there."""
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file beside the stores, which is made if it is not there; not synced, nothing depends on it."""
+    with _explained(path):
+        path.parent.mkdir(exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path`, which takes its place once the block is through: synced, then renamed.
+
+    If the block raises, the temporary file is removed, and what is at `path` stays. A killed process leaves it behind,
+    under a hidden name of its own: there is no lock here, and several may write at once.
+    """
+    partial = path.with_name(f".{path.name[:128]}.{secrets.token_hex(4)}{PARTIAL}")
+    with _explained(path):
+        try:
+            _step("create", partial)
+            yield partial
+            descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _step("fsync", partial)
+                _sync(descriptor)
+            finally:
+                os.close(descriptor)
+            _step("rename", path)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    sync_path(path.parent)
 
 
 def sibling(path: Path) -> Path:

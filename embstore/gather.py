@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from embstore.column import Rows
 from embstore.errors import CorruptStoreError, UnknownColumnError
 from embstore.ragged import Padded, Ragged, offsets_of, rising, sound, token_rows, unsound
-from embstore.reader import Rows
 from embstore.schema import STRING, offsets_name
 from embstore.snapshot import Snapshot
 
@@ -46,18 +46,20 @@ def span_field(snapshot: Snapshot, name: str, row: int) -> Array:
     if not snapshot.record.fields[name].ragged:
         values: Array = snapshot.span(name, row, row + 1)[0]
         return values
-    start, stop = (int(bound[0]) for bound in row_bounds(snapshot, name, np.array([row])))
-    return snapshot.span(name, start, stop)
+    with snapshot.together():
+        start, stop = (int(bound[0]) for bound in row_bounds(snapshot, name, np.array([row])))
+        return snapshot.span(name, start, stop)
 
 
 def read_ragged(snapshot: Snapshot, name: str, rows: Rows) -> Ragged:
     """Copy rows of a ragged field; neighbouring rows in one go."""
-    starts, stops = row_bounds(snapshot, name, rows)
-    lengths = stops - starts
-    if len(rows) == 1 or consecutive(rows):
-        values = snapshot.copy(name, int(starts[0]), int(stops[-1]))
-    else:
-        values = snapshot.take(name, token_rows(starts, lengths))
+    with snapshot.together():
+        starts, stops = row_bounds(snapshot, name, rows)
+        lengths = stops - starts
+        if len(rows) == 1 or consecutive(rows):
+            values = snapshot.copy(name, int(starts[0]), int(stops[-1]))
+        else:
+            values = snapshot.take(name, token_rows(starts, lengths))
     return Ragged(values, offsets_of(lengths))
 
 

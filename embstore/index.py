@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore.chunks import stored_checksum, write_chunk
+from embstore.column import Rows
 from embstore.errors import CorruptStoreError
 from embstore.fsio import PARTIAL, Folder, read_exactly
 from embstore.keys import Hashes
 from embstore.layout import CHECKSUM_NBYTES, METADATA_NAME, array_metadata, crc32c, crc32c_extend, dump_json
 from embstore.mapping import PAGE_NBYTES, Region, available
-from embstore.reader import Rows
 from embstore.schema import ArrayState
 from embstore.snapshot import Snapshot
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from embstore import fsio
 from embstore.chunks import check_tail, read_chunk
+from embstore.column import Rows
 from embstore.compaction import write_copy
 from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, StoreExistsError
 from embstore.fsio import Folder
@@ -23,7 +24,6 @@ from embstore.index import run_problems
 from embstore.keys import hash_keys
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore.ragged import sound, unsound
-from embstore.reader import Rows
 from embstore.recovery import read_backup
 from embstore.schema import ArrayState, Record, offsets_name
 from embstore.snapshot import (

@@ -69,6 +69,9 @@ _ALIGNMENTS: Final = (2 * 2**20, 64 * 2**10, 16 * 2**10, 4 * 2**10)
 """A huge page (one fault and one TLB entry where the page cache has it whole), then pages on some ARM, on
 Apple, elsewhere."""
 
+ZSTD_LEVEL: Final = 3
+BLOSC: Final = {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "blocksize": 0}
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -107,21 +110,24 @@ def _array(
 
 
 def field_array(
-    name: str, spec: FieldSpec, *, expected_rows: int = 0, chunk_bytes: int = FIELD_CHUNK_BYTES
+    name: str,
+    spec: FieldSpec,
+    *,
+    expected_rows: int = 0,
+    chunk_bytes: int = FIELD_CHUNK_BYTES,
+    compression: str | None = None,
 ) -> ArrayState:
     """Describe the empty array of a field."""
     first = f"{name}_token" if spec.ragged else "sample"
     dims = (first, *(spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))))
     sizes = (chunk_bytes, _MAX_FIELD_CHUNK_BYTES, _MANY_CHUNKS)
     array = _array(spec.zarr_dtype, spec.shape, dims, sizes, expected_rows)
-    return replace(array, fill=BFLOAT16_NAN) if spec.dtype == BFLOAT16 else array
+    return replace(array, fill=BFLOAT16_NAN if spec.dtype == BFLOAT16 else None, compression=compression)
 
 
-def field_arrays(
-    name: str, spec: FieldSpec, *, expected_rows: int = 0, chunk_bytes: int = FIELD_CHUNK_BYTES
-) -> dict[str, ArrayState]:
-    """Describe the empty arrays of a field: one, or tokens and offsets where it is ragged."""
-    arrays = {name: field_array(name, spec, expected_rows=expected_rows, chunk_bytes=chunk_bytes)}
+def field_arrays(name: str, spec: FieldSpec, *, expected_rows: int = 0, **options: Any) -> dict[str, ArrayState]:
+    """Describe the empty arrays of a field: one, or tokens and offsets where it is ragged. See `field_array`."""
+    arrays = {name: field_array(name, spec, expected_rows=expected_rows, **options)}
     if spec.ragged:
         arrays[offsets_name(name)] = column_array("int64", expected_rows=expected_rows, dim=f"{name}_offset")
     return arrays
@@ -193,10 +199,18 @@ def array_metadata(array: ArrayState) -> dict[str, Any]:
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": fill,
-        "codecs": [encoder, {"name": "crc32c"}],
+        "codecs": [encoder, *_compressor(array), {"name": "crc32c"}],
         "attributes": {},
         "dimension_names": list(array.dims),
     }
+
+
+def _compressor(array: ArrayState) -> list[dict[str, Any]]:
+    if array.compression == "zstd":
+        return [{"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}]
+    if array.compression == "blosc":
+        return [{"name": "blosc", "configuration": {**BLOSC, "typesize": np.dtype(array.dtype).itemsize}}]
+    return []
 
 
 def group_document(record: Record) -> dict[str, Any]:

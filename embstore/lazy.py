@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used: importing the package costs next to nothing."""
+"""Names and libraries that are imported when they are first used: importing a package costs next to nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["lazily"]
+__all__ = ["imported", "lazily"]
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -36,3 +36,28 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
         return sorted(sys.modules[package].__all__)
 
     return get, listed
+
+
+def imported(name: str, extra: str, purpose: str) -> Any:
+    """Import a library that comes with an extra.
+
+    Parameters
+    ----------
+    name : str
+        The library's module.
+    extra : str
+        The extra of embstore's that installs it.
+    purpose : str
+        What it is needed for, as "for this model".
+
+    Raises
+    ------
+    MissingLibraryError
+        It is not installed; says what to install.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        from embstore.errors import MissingLibraryError  # the package itself imports none of its modules
+
+        raise MissingLibraryError(name.partition(".")[0], extra, purpose) from error

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from embstore.changes import AppendResult, IfExists, Plan, row_blocks, with_column, with_field
+from embstore.column import Rows
 from embstore.commit import Blocks, Values
 from embstore.errors import (
     ConfigMismatchError,
@@ -24,7 +25,6 @@ from embstore.gather import check_ends, read_field, read_rows, row_bounds
 from embstore.layout import FIELD_CHUNK_BYTES
 from embstore.opening import open as open_store
 from embstore.ragged import Ragged
-from embstore.reader import Rows
 from embstore.schema import Record, offsets_name
 from embstore.snapshot import Snapshot
 
@@ -99,6 +99,7 @@ def merge(
         "columns": {name: spec.dtype for name, spec in first.columns.items()},
         "chunk_bytes": first.options.get("chunk_bytes", FIELD_CHUNK_BYTES),
         "expected_rows": max(first.options.get("expected_rows", 0), sum(map(len, opened))),
+        "compression": first.compression,
         "provenance": first.provenance,
     }
     with open_store(dest, "a", config=first.config, **{**made, **options}) as store:

@@ -9,12 +9,13 @@ from typing import Any, Literal, get_args
 
 from embstore import fsio
 from embstore.changes import new_record
+from embstore.column import Check
 from embstore.commit import create
 from embstore.config import Config
-from embstore.errors import ConfigMismatchError, StoreChangedError, StoreExistsError
+from embstore.errors import ConfigMismatchError, ReadOnlyError, StoreChangedError, StoreExistsError
 from embstore.layout import FIELD_CHUNK_BYTES
-from embstore.reader import Check
 from embstore.reader import Mapping as MappingPolicy
+from embstore.remote import RemoteFolder, Url, is_url
 from embstore.schema import FieldSpec, Record
 from embstore.session import Session
 from embstore.snapshot import Snapshot
@@ -38,13 +39,16 @@ def open(
     network: Literal["refuse", "allow"] = "refuse",
     chunk_bytes: int = FIELD_CHUNK_BYTES,
     expected_rows: int = 0,
+    compression: Literal["zstd", "blosc"] | None = None,
     provenance: Mapping[str, str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> EmbeddingStore:
     """Open a store, or make one.
 
     Parameters
     ----------
     path : path_like
+        Or a URL that fsspec opens (``https://…``, ``s3://…``, ``memory://…``): read only, and chunk by chunk.
     mode : {"r", "r+", "a", "w-", "x"}
         Read only (takes no lock, writes nothing); read and write what exists; read and write, made if
         absent; make it, or fail if something is there ("x" is the same).
@@ -65,12 +69,17 @@ def open(
         Whether to write to a network or FUSE file system.
     chunk_bytes, expected_rows : int
         Of a new store: bytes of a field's chunk, and how many rows are to be expected.
+    compression : {"zstd", "blosc"}, optional
+        Of a new store, of its fields: for storage that is cold or far away. What is compressed can't be mapped: a
+        random row costs its chunk.
     provenance : mapping of str to str, optional
         Of a new store: what is worth knowing (versions, host), but does not decide the values.
+    storage_options : mapping, optional
+        For a URL's file system: credentials, endpoint. A store that is pickled carries them along.
 
     Raises
     ------
-    NotAStoreError, StoreExistsError, ConfigMismatchError, ConfigError
+    NotAStoreError, StoreExistsError, ConfigMismatchError, ConfigError, RemoteError
     CorruptStoreError, UnsupportedFormatError, NetworkFileSystemError, ReadOnlyError
 
     Examples
@@ -88,8 +97,14 @@ def open(
     for name, value, known in (("check", check, get_args(Check)), ("mapping", mapping, get_args(MappingPolicy))):
         if value not in known:
             raise ValueError(f"expected {name} to be one of {known}, found {value!r}")
-    place = Path(path).resolve()
     wanted = None if config is None else config if isinstance(config, Config) else Config(config)
+    if is_url(path):
+        if mode != "r":
+            raise ReadOnlyError(Url.shown(os.fspath(path)), "a store at a URL is read only")
+        return _opened(Snapshot.at(RemoteFolder(os.fspath(path), storage_options), check=check), wanted)
+    if storage_options is not None:
+        raise ValueError(f"storage_options are for URLs, found them with {os.fspath(path)!r}")
+    place = Path(os.fspath(path).removeprefix("file://")).resolve()
     writable = mode != "r"
     if writable and network != "allow":
         fsio.refuse_network(place if place.exists() else place.parent)
@@ -102,12 +117,19 @@ def open(
             columns=columns,
             chunk_bytes=chunk_bytes,
             expected_rows=expected_rows,
+            compression=compression,
             provenance=provenance,
         )
         _make(place, record, lock_timeout=lock_timeout, fails_if_there=mode != "a")
     snapshot = Snapshot.open(place, mapping=mapping, check=check)
+    return _opened(snapshot, wanted, writable=writable, lock_timeout=lock_timeout)
+
+
+def _opened(
+    snapshot: Snapshot, wanted: Config | None, *, writable: bool = False, lock_timeout: float = 0
+) -> EmbeddingStore:
     if wanted is not None and (differences := wanted.diff(Config(snapshot.record.config))):
-        raise ConfigMismatchError(place, differences)
+        raise ConfigMismatchError(snapshot.folder.path, differences)
     return EmbeddingStore(Session(snapshot, writable=writable, lock_timeout=lock_timeout))
 
 
@@ -121,7 +143,14 @@ def _make(place: Path, record: Record, *, lock_timeout: float, fails_if_there: b
             raise StoreExistsError(place)
 
 
-def reopen(path: str, generation: str, rows: int, mapping: MappingPolicy, check: Check) -> EmbeddingStore:
+def reopen(
+    path: str,
+    generation: str,
+    rows: int,
+    mapping: MappingPolicy,
+    check: Check,
+    storage_options: Mapping[str, Any] | None = None,
+) -> EmbeddingStore:
     """Open a pickled store where it is unpickled.
 
     Raises
@@ -129,7 +158,7 @@ def reopen(path: str, generation: str, rows: int, mapping: MappingPolicy, check:
     StoreChangedError
         Its rows mean something else by now.
     """
-    store = open(path, mapping=mapping, check=check)
+    store = open(path, mapping=mapping, check=check, storage_options=storage_options)
     record = store.snapshot.record
     if record.generation != generation or record.rows < rows:
         raise StoreChangedError(

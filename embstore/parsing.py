@@ -9,12 +9,12 @@ from embstore.config import Config
 from embstore.errors import ConfigError, NameRefusedError
 from embstore.schema import (
     COLUMN_DTYPES,
+    COMPRESSIONS,
     FORMAT,
     MAX_DIMENSIONS,
     MAX_NAME,
     NAME,
     NUMERIC,
-    RAGGED,
     STRING,
     ArrayState,
     ColumnSpec,
@@ -86,10 +86,12 @@ class _Parser:
                 k: self._count(v, f"options.{k}", _MAX_COUNT)
                 for k, v in self._object(get("options", {}), "options").items()
             },
+            compression=self._compression(get("compression"), "compression"),
         )
         if not self.problems:
-            if record.ragged and RAGGED not in get("requires", []):
-                self.problems.append(f"requires: expected {RAGGED!r}, since {record.ragged[0]!r} is")
+            for feature in record.requires:
+                if feature not in get("requires", []):
+                    self.problems.append(f"requires: expected {feature!r}, since it is used")
             self._agreement(record)
         return record
 
@@ -123,6 +125,9 @@ class _Parser:
             state = arrays.get(name)
             if state is None or (state.dtype, state.shape) != (dtype, ()):
                 self.problems.append(f"arrays.{name}: missing or of another type")
+        for name, array in arrays.items():
+            if array.compression is not None and name not in record.fields:
+                self.problems.append(f"arrays.{name}.compression: only fields are compressed")
         for name in (*record.fields, *record.columns):
             try:
                 check_name(name)
@@ -181,6 +186,7 @@ class _Parser:
             dims=self._texts(value.get("dims"), f"{place}.dims"),
             rows_per_chunk=self._count(value.get("rows_per_chunk"), f"{place}.rows_per_chunk", 2**31, least=1),
             fill=None if value.get("fill") is None else self._count(value["fill"], f"{place}.fill", 2**16 - 1),
+            compression=self._compression(value.get("compression"), f"{place}.compression"),
             length=self._count(value.get("length"), f"{place}.length", _MAX_COUNT),
             tail=None if tail is None else self._tail(self._object(tail, f"{place}.tail"), f"{place}.tail"),
         )
@@ -207,6 +213,12 @@ class _Parser:
             nbytes=self._count(value.get("nbytes"), f"{place}.nbytes", _MAX_CHUNK_BYTES),
             crc32c=self._count(value.get("crc32c"), f"{place}.crc32c", 2**32 - 1),
         )
+
+    def _compression(self, value: Any, place: str) -> str | None:
+        if value is None or value in COMPRESSIONS:
+            return None if value is None else str(value)
+        self.problems.append(f"{place}: expected one of {COMPRESSIONS}, found {value!r}")
+        return None
 
     def _count(self, value: Any, place: str, most: int, *, least: int = 0) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:

@@ -1,86 +1,40 @@
 """Columns: rows out of one array's chunk files, mapped as one NumPy array or read chunk by chunk.
 
-Both numeric columns have the same words (`take`, `span`, `copy`, `private`); `open_column` chooses. What a
+All numeric columns have the words of `column`; `open_column` chooses which it is. What a
 column belongs to, and whether it is still current, is `snapshot`'s.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore.chunks import open_chunk, read_chunk, stored_checksum
+from embstore.chunks import open_chunk, read_chunk, read_chunks, stored_checksum
+from embstore.column import Array, Check, NumericColumn, Rows, keep
+from embstore.decoded import DecodedColumn, tails_of
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, read_into
 from embstore.layout import chunk_name, crc32c
 from embstore.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, Region, aligned_empty, available
-from embstore.schema import STRING, ArrayState
+from embstore.schema import STRING, ArrayState, Tail
 
 __all__ = ["ChunkedColumn", "MappedColumn", "NumericColumn", "StringColumn", "open_column"]
 
 logger = logging.getLogger("embstore")
 
 Mapping = Literal["auto", "never"]
-Check = Literal["tail", "touched", "all"]
-Rows = NDArray[np.int64]
-Array = np.ndarray[Any, Any]
 
 _KEPT_STRING_CHUNKS: Final = 64
 _WORTH_READING: Final = 16 * 2**20  # bytes
 
 
-class NumericColumn:
-    """What both kinds of numeric column have in common."""
-
-    def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
-        self.folder = folder
-        self.array = array
-        self.dtype = np.dtype(array.dtype)
-        self.check = check
-        self._sound = np.zeros(array.chunks, dtype=bool)  # chunks whose checksum was found right
-
-    def __len__(self) -> int:
-        return self.array.length
-
-    def take(self, rows: Rows) -> Array:
-        """Copy rows, in the order given: ``(n, *shape)``, fresh and writable."""
-        raise NotImplementedError
-
-    def span(self, start: int, stop: int) -> Array:
-        """Return neighbouring rows: ``(stop - start, *shape)``, read-only, without a copy where mapped."""
-        raise NotImplementedError
-
-    def copy(self, start: int, stop: int) -> Array:
-        """Copy neighbouring rows: ``(stop - start, *shape)``, fresh and writable."""
-        raise NotImplementedError
-
-    def private(self) -> Array:
-        """Return all rows as a writable array of the caller's own."""
-        raise NotImplementedError
-
-    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
-        """Return the column of a later commit of the same store."""
-        raise NotImplementedError
-
-    def _check_rows(self, rows: Rows) -> None:
-        if len(rows) and (rows.min() < 0 or rows.max() >= self.array.length):
-            raise IndexError(f"rows go from 0 to {self.array.length - 1}, found {rows.min()} to {rows.max()}")
-
-    def _touch(self, chunks: NDArray[np.int64] | range) -> None:
-        """Check the chunks that were not checked before, where that was asked for."""
-        if self.check != "tail":
-            for index in chunks:
-                if not self._sound[index]:
-                    self._check_chunk(int(index))
-                    self._sound[index] = True
-
-    def _check_chunk(self, index: int) -> None:
-        raise NotImplementedError
+class FileColumn(NumericColumn):
+    """A column whose chunk files hold the bytes of its rows as they are."""
 
     def _read_rows(self, start: int, stop: int) -> Array:
         """Read neighbouring rows from the chunk files."""
@@ -99,15 +53,8 @@ class NumericColumn:
                 self.folder.path / chunk_name(self.array, index), "it became shorter while it was read"
             )
 
-    def _chunk_of(self, rows: Rows) -> NDArray[np.int64]:
-        return np.unique(rows // self.array.rows_per_chunk)
 
-    def _chunks_of_span(self, start: int, stop: int) -> range:
-        size = self.array.rows_per_chunk
-        return range(start // size, -(-stop // size)) if stop > start else range(0)
-
-
-class MappedColumn(NumericColumn):
+class MappedColumn(FileColumn):
     """All chunk files mapped side by side: one C-contiguous array over a chunked Zarr array."""
 
     def __init__(
@@ -224,7 +171,7 @@ class MappedColumn(NumericColumn):
             raise CorruptStoreError(self.folder.path / chunk_name(self.array, index), "its checksum does not match")
 
 
-class ChunkedColumn(NumericColumn):
+class ChunkedColumn(FileColumn):
     """Rows read from chunk files as they are asked for; where mapping is not possible or not wanted."""
 
     def __init__(self, folder: Folder, array: ArrayState, check: Check, *, mapping: Mapping) -> None:
@@ -274,9 +221,10 @@ class ChunkedColumn(NumericColumn):
 class StringColumn:
     """Strings read and decoded chunk by chunk; the last few chunks are kept."""
 
-    def __init__(self, folder: Folder, array: ArrayState) -> None:
+    def __init__(self, folder: Folder, array: ArrayState, tails: Sequence[Tail]) -> None:
         self.folder = folder
         self.array = array
+        self._tails = tails
         self._kept: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
@@ -285,36 +233,39 @@ class StringColumn:
     def chunks(self) -> Iterator[list[str]]:
         """Yield the committed strings, a chunk at a time; keeps none."""
         size = self.array.rows_per_chunk
-        for index in range(self.array.chunks):
-            yield self._chunk(index, keep=False)[: self.array.length - index * size]
+        for index, chunk in self._chunks(range(self.array.chunks), kept_after=False):
+            yield chunk[: self.array.length - index * size]
 
     def take(self, rows: Rows) -> list[str]:
         """Return the strings of some rows, in the order given."""
         size = self.array.rows_per_chunk
         out = [""] * len(rows)
         order = np.argsort(rows, kind="stable")
-        index, chunk = -1, []
+        chunks = self._chunks(np.unique(rows // size).tolist(), kept_after=True)
+        index = -1
+        chunk: list[str] = []
         for place, row in zip(order.tolist(), rows[order].tolist(), strict=True):
             if row // size != index:
-                index = row // size
-                chunk = self._chunk(index, keep=True)
+                index, chunk = next(chunks)
             out[place] = chunk[row % size]
         return out
 
-    def _chunk(self, index: int, *, keep: bool) -> list[str]:
-        if (kept := self._kept.get(index)) is not None:
-            return kept
-        chunk = read_chunk(self.folder, self.array, index)
-        assert isinstance(chunk, list)
-        if keep:
-            if len(self._kept) >= _KEPT_STRING_CHUNKS:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[index] = chunk
-        return chunk
+    def _chunks(self, indices: Sequence[int], *, kept_after: bool) -> Iterator[tuple[int, list[str]]]:
+        kept = dict(self._kept)
+        missing = (index for index in indices if index not in kept)
+        fresh = read_chunks(self.folder, self.array, missing, tails=self._tails)
+        for index in indices:
+            chunk = kept.get(index)
+            if chunk is None:
+                chunk = next(fresh)  # type: ignore[assignment]
+                assert isinstance(chunk, list)
+                if kept_after:
+                    keep(self._kept, index, chunk, most=_KEPT_STRING_CHUNKS)
+            yield index, chunk
 
     def grown(self, array: ArrayState, *, erased: bool) -> StringColumn:
         """Return the column of a later commit of the same store."""
-        column = StringColumn(self.folder, array)
+        column = StringColumn(self.folder, array, tails_of(self.folder, array))
         if not erased:
             full = self.array.length // self.array.rows_per_chunk
             column._kept = {i: chunk for i, chunk in list(self._kept.items()) if i < full}
@@ -346,9 +297,20 @@ def _read_by_chunk(folder: Folder, array: ArrayState, check: Check, reason: str)
 
 
 def open_column(
-    folder: Folder, array: ArrayState, *, mapping: Mapping = "auto", check: Check = "tail"
+    folder: Folder,
+    array: ArrayState,
+    *,
+    mapping: Mapping = "auto",
+    check: Check = "tail",
+    also: Tail | None = None,
 ) -> NumericColumn | StringColumn:
     """Open the column that lies in `folder`.
+
+    Parameters
+    ----------
+    folder, array, mapping, check
+    also : Tail, optional
+        What an erase that is under way turns the last chunk into.
 
     Raises
     ------
@@ -358,5 +320,7 @@ def open_column(
         A chunk has another size than it must have.
     """
     if array.dtype == STRING:
-        return StringColumn(folder, array)
+        return StringColumn(folder, array, tails_of(folder, array, also))
+    if array.compression is not None or not folder.local:
+        return DecodedColumn(folder, array, check, tails_of(folder, array, also))
     return _numeric(folder, array, mapping, check)

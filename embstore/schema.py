@@ -21,7 +21,8 @@ __all__ = ["FORMAT", "ArrayState", "ColumnSpec", "FieldSpec", "Record", "SchemaE
 
 FORMAT: Final = 1
 RAGGED: Final = "ragged"
-FEATURES: Final = frozenset((RAGGED,))
+COMPRESSED: Final = "compressed"
+FEATURES: Final = frozenset((RAGGED, COMPRESSED))
 """Optional features of the format that this version knows (a record's `requires`)."""
 
 STRING: Final = "string"
@@ -32,6 +33,7 @@ NUMERIC: Final = (
 )
 FIELD_DTYPES: Final = frozenset((*NUMERIC, BFLOAT16))
 COLUMN_DTYPES: Final = frozenset((*NUMERIC, STRING))
+COMPRESSIONS: Final = ("zstd", "blosc")
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 KEY_ARRAYS: Final = ("file_id", "class_code", "class_names", "key_hash", "dead_rows")
@@ -111,7 +113,9 @@ class FieldSpec:
         if not isinstance(self.ragged, bool):
             problems.append(f"ragged: expected true or false, found {self.ragged!r}")
         if self.dims is not None and (
-            len(self.dims) != len(self.shape) or len({*self.dims} - _RESERVED_DIMS) < len(self.shape)
+            not all(isinstance(dim, str) for dim in self.dims)
+            or len(self.dims) != len(self.shape)
+            or len({*self.dims} - _RESERVED_DIMS) < len(self.shape)
         ):
             problems.append(
                 f"dims: expected {len(self.shape)} different names, none of {sorted(_RESERVED_DIMS)}, found {self.dims}"
@@ -171,7 +175,8 @@ class ArrayState:
     """One array of the group as a commit left it.
 
     `dtype` is Zarr's data type (``uint16`` for bfloat16), `shape` that of one row, `fill` the value of a
-    blank row where it is not the data type's own (the NaN of bfloat16), `length` the committed rows.
+    blank row where it is not the data type's own (the NaN of bfloat16), `compression` how its chunks are packed,
+    `length` the committed rows.
     """
 
     dtype: str
@@ -179,6 +184,7 @@ class ArrayState:
     dims: tuple[str, ...]
     rows_per_chunk: int
     fill: int | None = None
+    compression: str | None = None
     length: int = 0
     tail: Tail | None = None
 
@@ -215,6 +221,13 @@ class Record:
     dropped: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
+    compression: str | None = None
+
+    @property
+    def requires(self) -> list[str]:
+        """Features that a reader must know."""
+        compressed = any(array.compression for array in self.arrays.values())
+        return [*([RAGGED] if self.ragged else []), *([COMPRESSED] if compressed else [])]
 
     @property
     def dead(self) -> int:
@@ -240,7 +253,7 @@ class Record:
         """Return the record as JSON values, its checksum apart."""
         return {
             "format": FORMAT,
-            "requires": [RAGGED] if self.ragged else [],
+            "requires": self.requires,
             "config": self.config,
             "fingerprint": self.fingerprint,
             "generation": self.generation,
@@ -254,6 +267,7 @@ class Record:
             **({"dropped": list(self.dropped)} if self.dropped else {}),
             "provenance": self.provenance,
             "options": self.options,
+            **({} if self.compression is None else {"compression": self.compression}),
         }
 
 

@@ -80,8 +80,7 @@ class Session:
 
     def reopen(self) -> None:
         """Take up the store that is at the path now, whichever it is."""
-        old = self.snapshot
-        self._snapshot = Snapshot.open(self.path, mapping=old.mapping, check=old.check)
+        self._snapshot = self.snapshot.opened_again()
         self._index = None
 
     def _newest(self) -> Snapshot:
@@ -91,7 +90,7 @@ class Session:
             # Otherwise it is erased or replaced at this very moment, and opened anew.
             with contextlib.suppress(StoreChangedError, StoreReplacedError):
                 return old.newest()
-        return Snapshot.open(self.path, mapping=old.mapping, check=old.check)
+        return old.opened_again()
 
     def check_writable(self) -> None:
         """Raise `ReadOnlyError` if it was opened for reading."""

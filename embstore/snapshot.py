@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from embstore.chunks import check_tail
+from embstore.column import Check, NumericColumn, Rows
 from embstore.errors import (
     CorruptStoreError,
     NotAStoreError,
@@ -26,10 +27,10 @@ from embstore.errors import (
     StoreReplacedError,
     UnsupportedFormatError,
 )
-from embstore.fsio import Folder, on_network
+from embstore.fsio import Folder, Signature, on_network
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore.parsing import record_from_json
-from embstore.reader import Check, MappedColumn, Mapping, NumericColumn, Rows, StringColumn, open_column
+from embstore.reader import MappedColumn, Mapping, StringColumn, open_column
 from embstore.schema import FORMAT, Record, SchemaError, checksum, metadata_checksum, unsupported
 
 __all__ = ["Snapshot", "read_record"]
@@ -38,8 +39,9 @@ logger = logging.getLogger("embstore")
 
 _ATTEMPTS: Final = 200
 """How often opening starts again when the store moves on meanwhile; each takes a commit to fail."""
-
-Signature = tuple[int, int, int]
+_NEEDED: Final = ("class_names", "dead_rows", "class_code")
+_FEW: Final = 8
+"""Chunks, of 64 KiB where they are numbers."""
 
 
 def parse_document(path: Path, data: bytes) -> dict[str, Any]:
@@ -96,17 +98,21 @@ def read_record(folder: Folder) -> tuple[Record, Signature]:
     """
     path = folder.path / METADATA_NAME
     try:
-        signature = folder.signature(METADATA_NAME)  # before the read: a commit in between shows later
-        data = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES)
+        signature, (record, rewritten) = folder.read_marked(METADATA_NAME, _record_in, most=MAX_METADATA_BYTES)
+    except NotAStoreError:
+        raise
     except FileNotFoundError as error:
         if "key_hash" in folder.names():
             raise CorruptStoreError(path, "it is missing") from error
         raise NotAStoreError(folder.path, "it has no zarr.json") from error
-    document = parse_document(path, data)
-    attributes = document["attributes"]["embstore"]
-    if metadata_rewritten(document):
+    if rewritten:
         logger.warning("%s: %s", path, METADATA_REWRITTEN)
-    return parse_record(path, attributes), signature
+    return record, signature
+
+
+def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
+    document = parse_document(path, data)
+    return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
 
 
 class Snapshot:
@@ -129,6 +135,8 @@ class Snapshot:
         self._signature = signature  # of this commit's record, while it is the newest
         self._seen = signature  # of the newest record that was found not to matter to this commit
         self._columns = columns or {}
+        self._settled: object = None  # the last read by name that a look at the record came after
+        self._within = threading.local()
 
     @classmethod
     def open(cls, path: Path, *, mapping: Mapping = "auto", check: Check = "tail") -> Snapshot:
@@ -143,8 +151,17 @@ class Snapshot:
         if mapping == "auto" and (kind := on_network(path)):
             logger.info("%s: on %s, read chunk by chunk", path, kind)
             mapping = "never"
+        return cls._open(path, lambda: Folder.open(path), mapping=mapping, check=check)
+
+    @classmethod
+    def at(cls, folder: Folder, *, check: Check = "tail") -> Snapshot:
+        """Open the newest commit of the store in a folder that can't be mapped; see `open`."""
+        return cls._open(folder.path, lambda: folder, mapping="never", check=check)
+
+    @classmethod
+    def _open(cls, path: Path, found: Callable[[], Folder], *, mapping: Mapping, check: Check) -> Snapshot:
         for _ in range(_ATTEMPTS):
-            folder = Folder.open(path)
+            folder = found()
             record: Record | None = None
             try:
                 record, signature = read_record(folder)
@@ -159,15 +176,33 @@ class Snapshot:
 
     def _check(self) -> None:
         self._check_tails()
+        self._read_ahead()
         if self.check == "all":
             for name in self.record.arrays:
                 column = self.column(name)
                 if isinstance(column, StringColumn):
                     for _ in column.chunks():
                         pass
-        self.ensure_current()
+        self._settle()
+
+    def _read_ahead(self) -> None:
+        """Read what every selection needs, if it is little and not here: one look at the record does for all of it."""
+        if self.folder.local:
+            return
+        few = {name for name in _NEEDED if self.record.arrays[name].chunks <= _FEW}
+        with self.reading():
+            # Kept for good only once it is known to be of this commit.
+            names = self._read_class_names() if "class_names" in few else None
+            dead = self._read_dead_rows() if "dead_rows" in few else None
+            if rows := self.record.rows:  # the last chunk, at least: then their number is not made up
+                self.numeric("class_code").copy(0 if "class_code" in few else rows - 1, rows)
+        self.__dict__.update(
+            {name: found for name, found in (("class_names", names), ("dead_rows", dead)) if found is not None}
+        )
 
     def _check_tails(self) -> None:
+        if not self.folder.local:
+            return  # there each last chunk is checked when it is fetched
         erasing = self.record.erasing or {}
         for name, array in self.record.arrays.items():
             check_tail(self.folder.child(name), array, also=erasing.get(name))
@@ -181,12 +216,28 @@ class Snapshot:
                 if column.array != record.arrays[name] or erased
                 else column
                 for name, column in list(self._columns.items())
-                if name in record.arrays
+                if name in record.arrays and (self.folder.local or not erased)  # what is not mapped is opened anew
             }
         snapshot = Snapshot(self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns)
         if record.arrays["class_names"] == self.record.arrays["class_names"] and "class_names" in self.__dict__:
             snapshot.__dict__["class_names"] = self.class_names
         return snapshot
+
+    def opened_again(self) -> Snapshot:
+        """Open the newest commit of the store of the same config that is at the path now.
+
+        Raises
+        ------
+        StoreReplacedError
+            It has another config: its rows are other values under the same keys.
+        """
+        if self.folder.local:
+            found = Snapshot.open(self.folder.path, mapping=self.mapping, check=self.check)
+        else:
+            found = Snapshot.at(self.folder, check=self.check)
+        if found.record.fingerprint != self.record.fingerprint:
+            raise StoreReplacedError(self.folder.path, "a store of another config took its place")
+        return found
 
     def newest(self) -> Snapshot:
         """Return the newest commit in the same folder; itself, if there is none newer.
@@ -202,6 +253,7 @@ class Snapshot:
         if record.commit_id == self.record.commit_id:
             self._signature = signature
             return self
+        self._check_generation(record)
         snapshot = self.advanced(record, signature)
         try:
             snapshot._check_tails()
@@ -209,7 +261,7 @@ class Snapshot:
             if _moved_on(self.folder, record):
                 raise StoreReplacedError(self.folder.path, "it moved on while it was refreshed") from error
             raise _lost(error) from error.__cause__
-        snapshot.ensure_current()
+        snapshot._settle()
         return snapshot
 
     def ensure_current(self) -> None:
@@ -226,6 +278,7 @@ class Snapshot:
             if self.folder.signature(METADATA_NAME) == self._seen:
                 return
             record, signature = read_record(self.folder)
+        self._check_generation(record)
         if record.epoch != self.record.epoch:
             raise StoreChangedError(
                 self.folder.path,
@@ -235,9 +288,14 @@ class Snapshot:
             )
         self._seen = signature
 
+    def _check_generation(self, record: Record) -> None:
+        # Of an open folder it can't change; what lies at a URL is another folder after a compaction, or an old copy.
+        if record.generation != self.record.generation or record.rows < self.record.rows:
+            raise StoreReplacedError(self.folder.path)
+
     def replaced(self) -> bool:
         """Tell whether another store is at the path by now, or none."""
-        return _replaced(self.folder)
+        return self.folder.replaced()
 
     @contextlib.contextmanager
     def _replacement_noticed(self) -> Iterator[None]:
@@ -245,7 +303,8 @@ class Snapshot:
         try:
             yield
         except (FileNotFoundError, CorruptStoreError) as error:
-            if _replaced(self.folder):
+            gone = not self.folder.local and isinstance(error, FileNotFoundError)
+            if gone or self.folder.replaced():
                 raise StoreReplacedError(self.folder.path) from error
             raise _lost(error) from error.__cause__
 
@@ -257,6 +316,7 @@ class Snapshot:
         except FileNotFoundError as error:
             with self._replacement_noticed():
                 record, _ = read_record(self.folder)
+            self._check_generation(record)
             if record.commit_id != self.record.commit_id:
                 raise StoreChangedError(
                     self.folder.path,
@@ -268,10 +328,38 @@ class Snapshot:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Guard reads by name: what the block reads is from this commit, or it raises."""
-        with self._reading():
+        """Guard reads by name: what the block reads is from this commit, or it raises.
+
+        The record is looked at once the outermost block is through; not, if nothing was read by name since the
+        last time.
+        """
+        within, self._within.block = getattr(self._within, "block", False), True
+        try:
+            with self._reading():
+                yield
+        except CorruptStoreError:
+            self.ensure_current()  # rows that were blanked meanwhile are not those committed
+            raise
+        finally:
+            self._within.block = within
+        if not within:
+            self._settle()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Look at the record once for all reads of a block, where each look is a request."""
+        if self.folder.local:
             yield
-        self.ensure_current()  # what was read by name just now, was perhaps read after an erase
+        else:
+            with self.reading():
+                yield
+
+    def _settle(self) -> None:
+        """Look at the record, if anything was read by name since: that was perhaps read after an erase."""
+        last = self.folder.last_read  # before the look, which is too early for what others read meanwhile
+        if last is not self._settled:
+            self.ensure_current()
+            self._settled = last
 
     def take(self, name: str, rows: Rows) -> np.ndarray[Any, Any]:
         """Copy rows of a numeric array, in the order given: ``(n, *shape)``."""
@@ -321,8 +409,10 @@ class Snapshot:
                     self.record.arrays[name],
                     mapping=self.mapping,
                     check=self.check,
+                    also=(self.record.erasing or {}).get(name),
                 )
-            self.ensure_current()
+            if isinstance(column, MappedColumn) or self.check == "all":
+                self._settle()  # others have read nothing yet
             column = self._columns.setdefault(name, column)
         return column
 
@@ -341,6 +431,11 @@ class Snapshot:
     @cached_property
     def dead_rows(self) -> Rows:
         """Numbers of the deleted rows, ascending."""
+        dead = self._read_dead_rows()
+        self._settle()  # it is kept, whatever the block around finds
+        return dead
+
+    def _read_dead_rows(self) -> Rows:
         dead = np.sort(self.span("dead_rows"))
         if len(dead) and (dead[0] < 0 or dead[-1] >= self.record.rows or (np.diff(dead) == 0).any()):
             raise CorruptStoreError(self.folder.path / "dead_rows", "it names rows that are not there, or twice")
@@ -368,6 +463,11 @@ class Snapshot:
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their codes."""
+        names = self._read_class_names()
+        self._settle()  # it is kept, whatever the block around finds
+        return names
+
+    def _read_class_names(self) -> list[str]:
         with self.reading():
             return [name for chunk in self.strings("class_names").chunks() for name in chunk]
 
@@ -389,33 +489,26 @@ class Snapshot:
 
     def keys_of(self, rows: Rows) -> list[str]:
         """Return the key of each row."""
-        pairs = zip(self.file_ids_of(rows), self.class_names_of(rows), strict=True)
+        with self.together():
+            pairs = zip(self.file_ids_of(rows), self.class_names_of(rows), strict=True)
         return [f"{file_id}:{class_name}" for file_id, class_name in pairs]
-
-
-def _replaced(folder: Folder) -> bool:
-    """Tell whether another folder is at this one's path, or none."""
-    try:
-        found = os.stat(folder.path)
-    except FileNotFoundError:
-        return True
-    return (found.st_dev, found.st_ino) != folder.identity()
 
 
 def _moved_on(folder: Folder, record: Record | None) -> bool:
     """Tell whether the store is at another commit than the one that was read."""
-    if _replaced(folder):
+    if folder.replaced():
         return True
     if record is None:
         return False
     try:
         return read_record(folder)[0].commit_id != record.commit_id
     except (FileNotFoundError, CorruptStoreError):
-        return _replaced(folder)
+        return folder.replaced()
 
 
 def _lost(error: Exception) -> Exception:
     """Say of a file that is not there that the store is broken."""
     if isinstance(error, FileNotFoundError) and not isinstance(error, NotAStoreError):
-        return CorruptStoreError(Path(error.filename), "it is missing")
+        name: Any = error.filename
+        return CorruptStoreError(Path(name) if isinstance(name, str) else name, "it is missing")
     return error

@@ -18,6 +18,7 @@ from embstore.changes import (
     plan_field,
     plan_fields,
 )
+from embstore.column import Rows
 from embstore.commit import Values
 from embstore.compaction import compact
 from embstore.config import Config
@@ -29,7 +30,6 @@ from embstore.index import KeyIndex
 from embstore.ingest import Casting, as_numbers, read_keys
 from embstore.keys import Key, hash_keys
 from embstore.ragged import Ragged
-from embstore.reader import Rows
 from embstore.schema import BFLOAT16, FieldSpec
 from embstore.session import Session
 from embstore.snapshot import Snapshot
@@ -196,7 +196,7 @@ class EmbeddingStore:
             A number that is negative or not below the number of rows.
         """
         name = self.field_name(field)
-        rows = np.asarray(rows, dtype=np.int64) if len(rows) else np.empty(0, np.int64)
+        rows = _row_numbers(rows)
         spec = self.snapshot.record.fields[name]
         if spec.ragged:
             padded = padded_rows(self.snapshot, name, rows)
@@ -276,7 +276,7 @@ class EmbeddingStore:
         if keys is not None:
             chosen = self.rows_of(keys)
         elif rows is not None:
-            chosen = np.asarray(rows, dtype=np.int64) if len(rows) else np.empty(0, np.int64)
+            chosen = _row_numbers(rows)
             if len(chosen) and not 0 <= chosen.min() <= chosen.max() < snapshot.record.rows:
                 raise IndexError(f"rows go from 0 to {snapshot.record.rows - 1}")
             if snapshot.is_dead(chosen).any():
@@ -538,7 +538,8 @@ class EmbeddingStore:
 
         snapshot = self.snapshot
         record = snapshot.record
-        return reopen, (str(self.path), record.generation, record.rows, snapshot.mapping, snapshot.check)
+        place, options = snapshot.folder.origin
+        return reopen, (place, record.generation, record.rows, snapshot.mapping, snapshot.check, options)
 
     def __repr__(self) -> str:
         if self._session.closed:
@@ -547,3 +548,13 @@ class EmbeddingStore:
 
     def _repr_html_(self) -> str:
         return as_html([("store", f"{self.path} (closed)")] if self._session.closed else describe(self))
+
+
+def _row_numbers(rows: Any) -> Rows:
+    """Return rows as numbers; a mask would be taken for rows 0 and 1."""
+    found = np.asarray(rows)
+    if found.dtype == bool:
+        raise TypeError(
+            "expected row numbers, found a mask: of a view that is view[mask]; else numpy.flatnonzero(mask)"
+        )
+    return found.astype(np.int64, copy=False) if len(found) else np.empty(0, np.int64)

@@ -9,6 +9,7 @@ import pickle
 import re
 import resource
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ import pytest
 
 import embstore
 from embstore import errors
+from embstore.changes import new_record, with_field
+from embstore.commit import commit, create
 from embstore.config import Config, Difference
+from embstore.fsio import Folder
+from embstore.schema import SchemaError
 from tests.crash import leftovers, run_in_child
 
 ROW = np.ones((1, 8), np.float32)
@@ -103,6 +108,30 @@ ERRORS = [
     (errors.EmptySourceError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
     (errors.SampleError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
     (errors.DecodeError("no", path=WHERE), ValueError, {"path": WHERE, "reason": "no"}),
+    (errors.EmptyViewError(WHERE, "plot"), ValueError, {"path": WHERE, "what": "plot"}),
+    (
+        errors.AlignmentError("audio", "key", ["a:b"], "no"),
+        ValueError,
+        {"view": "audio", "on": "key", "ids": ("a:b",), "reason": "no"},
+    ),
+    (errors.TooManyPairsError(0.5, 10), ValueError, {"threshold": 0.5, "most": 10}),
+    (
+        errors.RemoteError("s3://a/b", "no", attempts=4),
+        OSError,
+        {"url": "s3://a/b", "reason": "no", "attempts": 4},
+    ),
+    (
+        errors.UnknownFormatError(WHERE, ".doc", ["npz"]),
+        ValueError,
+        {"path": WHERE, "found": ".doc", "known": ("npz",)},
+    ),
+    (
+        errors.MissingLibraryError("h5py", "exchange", "to read it"),
+        ImportError,
+        {"library": "h5py", "extra": "exchange"},
+    ),
+    (errors.FileFormatError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
+    (errors.UnsafeFileError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
     (
         errors.FieldMismatchError("f", path=WHERE, expected="a", found="b"),
         ValueError,
@@ -263,6 +292,37 @@ def test_a_new_store_that_is_refused_is_not_made(path):
     for shape in ((0,), (-1,), (2, 0)):
         with pytest.raises(ValueError, match="shape"):
             embstore.FieldSpec(shape=shape)
+
+
+def test_names_of_dimensions_that_are_no_text_are_refused(make, tmp_path):
+    """Before they are in the record, which could not be read again."""
+    store, keys, rows = make()
+    new = tmp_path / "new.zarr"
+    with pytest.raises(SchemaError, match="dims"):
+        embstore.open(new, "w-", config={}, fields={"more": embstore.FieldSpec(shape=(2,), dims=(3,))})
+    assert not new.exists()
+    with pytest.raises(SchemaError, match="dims"):
+        store.add_field("more", keys, rows[:, :2], spec=embstore.FieldSpec(shape=(2,), dims=(3,)))
+    with embstore.open(store.path, "r+") as again:
+        assert list(again.fields) == ["embedding"]
+        again.delete(keys[:1])
+        np.testing.assert_array_equal(again[keys[1:]], rows[1:])
+    assert embstore.verify(store.path).ok
+
+
+def test_a_record_that_could_not_be_read_again_is_not_committed(make, tmp_path):
+    """Whatever has let it through."""
+    store, keys, rows = make()
+    old = store.snapshot.record
+    new = replace(with_field(old, "more", embstore.FieldSpec(shape=(2,))), provenance={"a": 3})
+    with pytest.raises(SchemaError, match="expected text"):
+        commit(Folder.open(store.path), old, new, {"more": rows[:, :2]})
+    with embstore.open(store.path, check="all") as again:
+        assert again.snapshot.record == old
+        np.testing.assert_array_equal(again[keys], rows)
+    with pytest.raises(SchemaError, match="expected text"):
+        create(tmp_path / "new.zarr", replace(new_record(Config({})), provenance={"a": 3}))
+    assert not (tmp_path / "new.zarr").exists()
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "U5", "object", "bfloat16", "float99"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import embstore
+from embstore import errors
 from embstore.errors import EmbstoreError, StoreLockedError
 from tests.crash import leftovers, run_in_child
 
@@ -210,3 +212,21 @@ def test_threads_share_a_store(path):
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(work, range(6)))
         assert sorted(map(number_of, store)) == list(range(120))
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_store_of_another_config_at_the_path_is_not_taken_for_this_one(tmp_path, mode):
+    """Its rows have the same keys, and are other values."""
+    path = tmp_path / "a.zarr"
+    with embstore.open(path, "w-", config={"n": 1}) as store:
+        store.append(["a:x"], np.ones((1, 2), np.float32))
+    old = embstore.open(path, mode)
+    shutil.rmtree(path)
+    with embstore.open(path, "w-", config={"n": 2}) as store:
+        store.append(["a:x"], np.zeros((1, 2), np.float32))
+    with pytest.raises(errors.StoreReplacedError, match="another config"):
+        old.refresh()
+    if mode == "r+":
+        with pytest.raises(errors.StoreReplacedError, match="another config"):
+            old.append(["b:x"], np.ones((1, 2), np.float32))
+    assert list(embstore.open(path)) == ["a:x"]

@@ -333,6 +333,22 @@ def test_a_writer_does_not_seal_a_flipped_bit(broken):
         embstore.open(path)
 
 
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("chunk", ["c.0.0", "c.1.0"])
+def test_a_compaction_does_not_seal_a_flipped_bit(broken, chunk, mapping):
+    """Chunks that are full are not checked when a store is opened, but as they are copied."""
+    path, _, _ = broken
+    file = path / "embedding" / chunk
+    flip(file)
+    before = {place: place.read_bytes() for place in path.rglob("*") if place.is_file()}
+    with embstore.open(path, "r+", mapping=mapping) as store, pytest.raises(CorruptStoreError) as caught:
+        store.compact()
+    assert caught.value.path == file
+    assert {place: place.read_bytes() for place in path.rglob("*") if place.is_file()} == before
+    assert [problem.path for problem in embstore.verify(path).problems] == [file]
+    assert [place for place in path.parent.iterdir() if place.is_dir()] == [path]  # nor is half a copy left
+
+
 class TestIndex:
     """The index is derived: whatever is in it, answers are those of key_hash."""
 

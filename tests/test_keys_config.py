@@ -307,7 +307,7 @@ def test_values_that_differ(one, other):
         (np.zeros(2), "a"),
         (np.datetime64("2020"), "a"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__ if type(value) is object else repr(value),
 )
 def test_what_is_refused(value, attribute):
     with pytest.raises(ConfigError) as caught:

@@ -1,0 +1,82 @@
+"""What every column of numbers has in common, and the words for its rows. How they are read, the others say."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.fsio import Folder
+from embstore.schema import ArrayState
+
+__all__ = ["Array", "Check", "NumericColumn", "Rows", "keep"]
+
+Check = Literal["tail", "touched", "all"]
+Rows = NDArray[np.int64]
+Array = np.ndarray[Any, Any]
+
+T = TypeVar("T")
+
+
+def keep(kept: dict[int, T], index: int, chunk: T, *, most: int) -> None:
+    """Keep a chunk, and let go of those kept longest. Several threads may: each step is one operation on the dict."""
+    for old in list(kept)[: max(0, len(kept) + 1 - most)]:
+        kept.pop(old, None)
+    kept[index] = chunk
+
+
+class NumericColumn:
+    """What all kinds of numeric column have in common."""
+
+    def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
+        self.folder = folder
+        self.array = array
+        self.dtype = np.dtype(array.dtype)
+        self.check = check
+        self._sound = np.zeros(array.chunks, dtype=bool)  # chunks whose checksum was found right
+
+    def __len__(self) -> int:
+        return self.array.length
+
+    def take(self, rows: Rows) -> Array:
+        """Copy rows, in the order given: ``(n, *shape)``, fresh and writable."""
+        raise NotImplementedError
+
+    def span(self, start: int, stop: int) -> Array:
+        """Return neighbouring rows: ``(stop - start, *shape)``, read-only, without a copy where mapped."""
+        raise NotImplementedError
+
+    def copy(self, start: int, stop: int) -> Array:
+        """Copy neighbouring rows: ``(stop - start, *shape)``, fresh and writable."""
+        raise NotImplementedError
+
+    def private(self) -> Array:
+        """Return all rows as a writable array of the caller's own."""
+        raise NotImplementedError
+
+    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
+        """Return the column of a later commit of the same store."""
+        raise NotImplementedError
+
+    def _check_rows(self, rows: Rows) -> None:
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.array.length):
+            raise IndexError(f"rows go from 0 to {self.array.length - 1}, found {rows.min()} to {rows.max()}")
+
+    def _touch(self, chunks: NDArray[np.int64] | range) -> None:
+        """Check the chunks that were not checked before, where that was asked for."""
+        if self.check != "tail":
+            for index in chunks:
+                if not self._sound[index]:
+                    self._check_chunk(int(index))
+                    self._sound[index] = True
+
+    def _check_chunk(self, index: int) -> None:
+        raise NotImplementedError
+
+    def _chunk_of(self, rows: Rows) -> NDArray[np.int64]:
+        return np.unique(rows // self.array.rows_per_chunk)
+
+    def _chunks_of_span(self, start: int, stop: int) -> range:
+        size = self.array.rows_per_chunk
+        return range(start // size, -(-stop // size)) if stop > start else range(0)
