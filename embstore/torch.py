@@ -118,7 +118,7 @@ class EmbeddingDataset(Dataset[Any]):
         """Return one sample."""
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> _Batch:
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return the samples of a batch, gathered at once; the default collate takes them whole."""
         places = np.asarray(indices, dtype=np.int64)
         snapshot = self.view.snapshot()
@@ -145,8 +145,8 @@ class EmbeddingDataset(Dataset[Any]):
         if labels is not None:
             values["label"] = torch.from_numpy(labels[places])
         if self._as_mapping:
-            return _Batch(values, len(places), ragged)
-        return _Batch(tuple(values.values()), len(places), [list(values).index(name) for name in ragged])
+            return Batch(values, len(places), ragged)
+        return Batch(tuple(values.values()), len(places), [list(values).index(name) for name in ragged])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the labels out: they follow from the rows."""
@@ -160,7 +160,7 @@ class EmbeddingDataset(Dataset[Any]):
 _KEY_COLUMNS = {"key": "keys_of", "file_id": "file_ids_of", "class_name": "class_names_of"}
 
 
-class _Batch(Sequence[Any]):
+class Batch(Sequence[Any]):
     """A batch that was gathered, which behaves as a list of its samples for any other collate function."""
 
     def __init__(self, whole: Any, count: int, ragged: Sequence[Any] = ()) -> None:
@@ -188,7 +188,7 @@ class _Batch(Sequence[Any]):
 class _TupleSample(tuple[Any, ...]):
     """A sample that remembers the batch in which it was gathered."""
 
-    batch: _Batch
+    batch: Batch
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tuple, (tuple(self),)
@@ -197,7 +197,7 @@ class _TupleSample(tuple[Any, ...]):
 class _MappingSample(dict[str, Any]):
     """A sample that remembers the batch in which it was gathered."""
 
-    batch: _Batch
+    batch: Batch
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
@@ -205,7 +205,7 @@ class _MappingSample(dict[str, Any]):
 
 def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
     """Collate a batch that was gathered: it is whole already."""
-    if isinstance(batch, _Batch):
+    if isinstance(batch, Batch):
         return batch.whole
     plain = [list(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples gathered one by one
     for place in batch[0].batch.ragged:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore.errors import ShapeError, StoreChangedError, UnknownClassError
-from embstore.gather import column_of, read_field
-from embstore.ingest import as_numbers
-from embstore.neighbors import Neighbors, nearest_rows
+from embstore.column import Rows
+from embstore.errors import StoreChangedError, UnknownClassError
+from embstore.gather import column_of
+from embstore.outputs import Outputs
 from embstore.partition import split_rows
-from embstore.ragged import Padded, Ragged
-from embstore.reader import Rows
-from embstore.schema import FieldSpec
 from embstore.snapshot import Snapshot
-from embstore.tensors import as_tensor
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-
     from embstore.store import EmbeddingStore
 
 __all__ = ["View", "filter_rows"]
@@ -32,7 +24,7 @@ __all__ = ["View", "filter_rows"]
 Condition = Any
 
 
-class View:
+class View(Outputs):
     """Some rows of a store, in an order.
 
     Made by `EmbeddingStore.select`; it stays valid while the store grows, and raises
@@ -147,68 +139,6 @@ class View:
         """
         return column_of(self.snapshot(), name, self.rows)
 
-    def _read(self, field: str | None) -> tuple[np.ndarray[Any, Any] | Ragged, FieldSpec]:
-        snapshot = self.snapshot()
-        name = self.store.field_name(field)
-        return read_field(snapshot, name, self.rows), snapshot.record.fields[name]
-
-    def to_numpy(self, field: str | None = None) -> Any:
-        """Copy the rows to RAM, writable; bfloat16 comes as float32.
-
-        Returns
-        -------
-        ndarray, (len(view), *shape)
-            Of a ragged field `Padded` instead: values ``(len(view), longest, *shape)``, and lengths.
-
-        Raises
-        ------
-        UnknownFieldError, StoreChangedError
-        """
-        values = as_numbers(*self._read(field))
-        return values.padded() if isinstance(values, Ragged) else values
-
-    def to_ragged(self, field: str | None = None) -> Ragged:
-        """Copy the rows of a ragged field to RAM without padding; bfloat16 comes as float32.
-
-        Raises
-        ------
-        ShapeError
-            The field's rows are of one length.
-        """
-        values = as_numbers(*self._read(field))
-        if not isinstance(values, Ragged):
-            raise ShapeError(self.store.field_name(field), expected="a ragged field", found="rows of one shape")
-        return values
-
-    def to_torch(self, field: str | None = None, *, device: Any = None, dtype: torch.dtype | None = None) -> Any:
-        """Copy the rows to a fresh tensor: ``(len(view), *shape)``; a ragged field's to `Padded` ones.
-
-        Parameters
-        ----------
-        field : str, optional
-            The store's only one, unless given.
-        device : str or torch.device, optional
-        dtype : torch.dtype, optional
-            The stored one, unless given.
-        """
-        values, spec = self._read(field)
-        if isinstance(values, Ragged):
-            padded = values.padded()
-            rows = as_tensor(padded.values, spec).to(device=device, dtype=dtype)
-            return Padded(rows, as_tensor(padded.lengths).to(device=device))
-        return as_tensor(values, spec).to(device=device, dtype=dtype)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return file_id, class and the columns as a DataFrame, indexed by key; vectors are left out."""
-        import pandas as pd
-
-        snapshot = self.snapshot()
-        file_ids, class_names = snapshot.file_ids_of(self.rows), snapshot.class_names_of(self.rows)
-        keys = [f"{file_id}:{name}" for file_id, name in zip(file_ids, class_names, strict=True)]
-        data: dict[str, Any] = {"file_id": file_ids, "class_name": class_names}
-        data |= {name: column_of(snapshot, name, self.rows) for name in snapshot.record.columns}
-        return pd.DataFrame(data, index=pd.Index(keys, name="key"))
-
     def batches(self, size: int) -> Iterator[View]:
         """Yield the view in pieces of `size` rows; the last may be smaller."""
         if size < 1:
@@ -271,43 +201,6 @@ class View:
         groups = None if group is None else column_of(snapshot, group, self.rows).tolist()
         places = split_rows(len(self), ratios, rng=rng, strata=strata, groups=groups)
         return {name: self[chosen] for name, chosen in places.items()}
-
-    def nearest(
-        self,
-        query: Any,
-        k: int = 5,
-        *,
-        field: str | None = None,
-        metric: Literal["cosine", "dot", "euclidean"] = "cosine",
-    ) -> Neighbors:
-        """Find the rows nearest to one or many queries, exactly, a block at a time.
-
-        Parameters
-        ----------
-        query : array_like, (dim,) or (n, dim)
-        k : int
-            How many; all rows, where the view has fewer.
-        field : str, optional
-            Its rows are flattened.
-        metric : {"cosine", "dot", "euclidean"}
-
-        Returns
-        -------
-        Neighbors
-            `keys`, `scores` and `rows`, the nearest first: of length k for one query, ``(n, k)`` for many.
-        """
-        snapshot = self.snapshot()
-        name = self.store.field_name(field)
-        spec = snapshot.record.fields[name]
-        if spec.ragged:
-            raise ShapeError(name, expected="rows of one shape", found="a ragged field: pool its tokens first")
-
-        def read(rows: Rows) -> np.ndarray[Any, Any]:
-            values: np.ndarray[Any, Any] = as_numbers(read_field(snapshot, name, rows), spec)
-            return values.reshape(len(rows), -1)
-
-        dim = math.prod(spec.shape)
-        return nearest_rows(read, self.rows, query, k, dim=dim, metric=metric, keys_of=snapshot.keys_of)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the store and the row numbers."""

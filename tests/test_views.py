@@ -737,3 +737,14 @@ def test_a_column_may_fill_what_it_leaves_out(make):
     assert store.select().column("score").tolist() == [1.5, 2.5, *[-1.0] * 297]
     store.set_column("note", [], [], fill="none")
     assert set(store.select().column("note")) == {"none"}
+
+
+@pytest.mark.parametrize("mask", [np.array([False, True, True]), [False, True, True]], ids=["array", "list"])
+def test_a_mask_is_not_taken_for_row_numbers(tmp_path, mask):
+    """False and True would be rows 0 and 1."""
+    with embstore.open(tmp_path / "a.zarr", "w-", config={}) as store:
+        store.append(["a:x", "b:x", "c:x"], np.eye(3, dtype=np.float32))
+        for call in (store.take, lambda rows: store.select(rows=rows)):
+            with pytest.raises(TypeError, match="a mask"):
+                call(mask)
+        assert store.select()[mask].keys == ["b:x", "c:x"]

@@ -1,0 +1,39 @@
+"""Looking at what is stored: classes, near duplicates, outliers, projections. Read a block at a time.
+
+The names below are imported when they are first used, as those of `embstore` are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embstore.lazy import lazily
+
+if TYPE_CHECKING:
+    from embstore.analysis.atlas import Exploration as Exploration
+    from embstore.analysis.atlas import explore as explore
+    from embstore.analysis.classes import Centroids as Centroids
+    from embstore.analysis.classes import Distances as Distances
+    from embstore.analysis.classes import centroids as centroids
+    from embstore.analysis.classes import distances as distances
+    from embstore.analysis.pairs import duplicates as duplicates
+    from embstore.analysis.projecting import Projection as Projection
+    from embstore.analysis.projecting import project as project
+    from embstore.analysis.unusual import outliers as outliers
+
+_HOMES = {
+    "Centroids": "classes",
+    "Distances": "classes",
+    "Exploration": "atlas",
+    "Projection": "projecting",
+    "centroids": "classes",
+    "distances": "classes",
+    "duplicates": "pairs",
+    "explore": "atlas",
+    "outliers": "unusual",
+    "project": "projecting",
+}
+
+__all__ = [*_HOMES]
+
+__getattr__, __dir__ = lazily(__name__, _HOMES)

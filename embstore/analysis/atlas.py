@@ -1,0 +1,133 @@
+"""A view in embedding-atlas, which is a program of its own: a Parquet file for it, and a process to show it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from embstore.errors import EmptyViewError, MissingLibraryError
+from embstore.projection import Method
+from embstore.view import View
+
+__all__ = ["Exploration", "explore"]
+
+logger = logging.getLogger("embstore")
+
+_PROGRAM = "embedding-atlas"
+
+
+class Exploration:
+    """A running embedding-atlas, with the file that it shows; a context manager that ends both.
+
+    Parameters
+    ----------
+    view : View
+    field : str, optional
+    method : {"pca", "umap"}
+        How rows are projected, here: embedding-atlas does not do it again.
+    options : sequence of str
+        More of its command line, as ``["--port", "5056"]``.
+    rng : numpy.random.Generator, optional
+        The same at each call, unless given.
+
+    Attributes
+    ----------
+    path : Path
+        Of the Parquet file, in a temporary folder.
+    process : subprocess.Popen
+
+    Raises
+    ------
+    MissingLibraryError
+        embedding-atlas is not installed.
+    EmptyViewError, NonFiniteError, ShapeError
+    """
+
+    def __init__(
+        self,
+        view: View,
+        *,
+        field: str | None = None,
+        method: Method = "pca",
+        options: Sequence[str] = (),
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        program = _installed()
+        if not len(view):
+            raise EmptyViewError(view.store.path, "exploration")
+        self._folder = tempfile.TemporaryDirectory(prefix="embstore-")
+        try:
+            file = Path(self._folder.name) / "view.parquet"
+            self.path = view.to_parquet(file, field=field, projection=method, rng=rng)
+            columns = ["--vector", "vector", "--x", "x", "--y", "y"]
+            self.process = subprocess.Popen([program, str(self.path), *columns, *options])
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        logger.info("%s shows %d rows of %s", _PROGRAM, len(view), view.store.path)
+
+    def wait(self) -> int:
+        """Wait until it ends; returns its exit status."""
+        return self.process.wait()
+
+    def close(self) -> None:
+        """End it, and remove its file."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Exploration:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def explore(
+    view: View,
+    *,
+    field: str | None = None,
+    method: Method = "pca",
+    options: Sequence[str] = (),
+    rng: np.random.Generator | None = None,
+) -> int:
+    """Show a view in embedding-atlas until that is ended, as by Ctrl-C; see `Exploration`, which does not wait.
+
+    Returns
+    -------
+    int
+        The program's exit status; 0, if it was ended.
+
+    Raises
+    ------
+    MissingLibraryError
+        embedding-atlas is not installed.
+    EmptyViewError, NonFiniteError, ShapeError
+    """
+    with Exploration(view, field=field, method=method, options=options, rng=rng) as running:
+        try:
+            return running.wait()
+        except KeyboardInterrupt:
+            return 0
+
+
+def _installed() -> str:
+    """Return where the program is: beside this interpreter, or in the PATH."""
+    beside = Path(sys.executable).parent / _PROGRAM
+    if beside.is_file():
+        return str(beside)
+    if found := shutil.which(_PROGRAM):
+        return found
+    raise MissingLibraryError(_PROGRAM, "atlas", "to explore rows in the browser")

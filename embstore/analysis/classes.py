@@ -1,0 +1,164 @@
+"""Classes as a whole: their centroids, how far their rows lie from them, and they from each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.lazy import imported
+from embstore.view import View
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Centroids", "Distance", "Distances", "centroids", "class_places", "distances", "to_own"]
+
+Distance = Literal["cosine", "euclidean"]
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Centroids:
+    """The mean row of each class.
+
+    Attributes
+    ----------
+    class_names : list of str
+        In the store's order.
+    counts : ndarray, (classes,) int64
+        Rows of each.
+    values : ndarray, (classes, dim) float64
+        Rows flattened.
+    """
+
+    class_names: list[str]
+    counts: NDArray[np.int64]
+    values: Doubles
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row a class, a column a dimension."""
+        pandas = imported("pandas", "analysis", "for a DataFrame")
+        return pandas.DataFrame(self.values, index=pandas.Index(self.class_names, name="class_name", dtype=object))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Distances:
+    """How far rows are from their class's centroid, and centroids from each other.
+
+    Attributes
+    ----------
+    metric : str
+    class_names : list of str
+    counts : ndarray, (classes,) int64
+    within : ndarray, (classes,) float64
+        The mean distance of a class's rows to its centroid.
+    between : ndarray, (classes, classes) float64
+        The distance of each centroid to each.
+    """
+
+    metric: str
+    class_names: list[str]
+    counts: NDArray[np.int64]
+    within: Doubles
+    between: Doubles
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row a class: ``count``, ``within``, the ``nearest`` other class and the distance ``to_nearest``."""
+        pandas = imported("pandas", "analysis", "for a DataFrame")
+        others = self.between + np.diag(np.full(len(self.between), np.inf))
+        alone = len(others) < 2
+        nearest = np.zeros(len(others), np.int64) if alone else others.argmin(axis=1)
+        data = {
+            "count": self.counts,
+            "within": self.within,
+            "nearest": [None if alone else self.class_names[place] for place in nearest.tolist()],
+            "to_nearest": np.full(len(others), np.nan) if alone else others.min(axis=1),
+        }
+        return pandas.DataFrame(data, index=pandas.Index(self.class_names, name="class_name", dtype=object))
+
+
+def class_places(view: View) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the classes that occur, and each row's place among them: ``(len(view),) int64``."""
+    snapshot = view.snapshot()
+    codes, places = np.unique(snapshot.class_codes_of(view.rows), return_inverse=True)
+    return [snapshot.class_names[code] for code in codes.tolist()], places.astype(np.int64)
+
+
+def centroids(view: View, field: str | None = None) -> Centroids:
+    """Return the mean row of each class, summed in float64, a block at a time.
+
+    Raises
+    ------
+    NonFiniteError, ShapeError, UnknownFieldError
+
+    Examples
+    --------
+    >>> import embstore, tempfile
+    >>> store = embstore.open(tempfile.mkdtemp() + "/demo.zarr", "w-", config={"encoder": "demo"})
+    >>> _ = store.append(["a:dog", "b:cat", "c:dog"], np.array([[0, 2], [5, 5], [2, 0]], np.float32))
+    >>> means = centroids(store.select())
+    >>> means.class_names, means.values.tolist()
+    (['dog', 'cat'], [[1.0, 1.0], [5.0, 5.0]])
+    """
+    vectors = view.vectors(field)
+    names, places = class_places(view)
+    counts = np.bincount(places, minlength=len(names))
+    sums = np.zeros((len(names), vectors.dim))
+    exact = np.float32 if vectors.spec.row_nbytes <= 4 * vectors.dim and vectors.spec.floating else np.float64
+    for start, block in vectors.finite_blocks(dtype=exact):
+        at = places[start : start + len(block)]
+        for place in np.unique(at).tolist():  # NumPy's reduceat takes eight times as long
+            sums[place] += block[at == place].sum(axis=0, dtype=np.float64)
+    return Centroids(class_names=names, counts=counts, values=sums / np.maximum(counts, 1)[:, None])
+
+
+def distances(view: View, field: str | None = None, *, metric: Distance = "euclidean") -> Distances:
+    """Measure classes within and between.
+
+    With the centroids ``m_c``, ``within[c]`` is the mean of ``d(x, m_c)`` over the rows ``x`` of class ``c``, and
+    ``between[c, e]`` is ``d(m_c, m_e)``, where ``d(a, b)`` is ``|a - b|`` (``"euclidean"``) or ``1 - a.b / |a||b|``
+    (``"cosine"``; of a zero vector, 1).
+
+    Raises
+    ------
+    NonFiniteError, ShapeError, UnknownFieldError
+    """
+    means = centroids(view, field)
+    names, places = class_places(view)
+    own = to_own(view, field, means, places, metric)
+    within = np.bincount(places, weights=own, minlength=len(names)) / np.maximum(means.counts, 1)
+    between = np.stack([_distance(mean[None], means.values, metric) for mean in means.values]) if names else None
+    return Distances(
+        metric=metric,
+        class_names=names,
+        counts=means.counts,
+        within=within,
+        between=np.empty((0, 0)) if between is None else between,
+    )
+
+
+def to_own(view: View, field: str | None, means: Centroids, places: NDArray[np.int64], metric: Distance) -> Doubles:
+    """Return the distance of each row to its class's centroid: ``(len(view),) float64``."""
+    if metric not in ("cosine", "euclidean"):
+        raise ValueError(f"expected the metric cosine or euclidean, found {metric!r}")
+    found = [
+        _distance(block, means.values[places[start : start + len(block)]], metric)
+        for start, block in view.vectors(field).finite_blocks(dtype=np.float64)
+    ]
+    return np.concatenate(found) if found else np.empty(0)
+
+
+def _distance(a: NDArray[Any], b: Doubles, metric: Distance) -> Doubles:
+    """Return the distance of each row to its partner: ``(n,) float64``."""
+    if metric == "euclidean":
+        difference = a - b
+        far: Doubles = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        return far
+    dots = np.einsum("ij,ij->i", np.broadcast_to(a, b.shape), b)
+    lengths = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
+    # Rounding takes a vector's distance to itself below zero.
+    apart: Doubles = np.maximum(1 - np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0), 0)
+    return apart

@@ -1,0 +1,96 @@
+"""Rows that are unlike the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.analysis.classes import Distance, centroids, class_places, to_own
+from embstore.lazy import imported
+from embstore.neighbors import nearest_rows
+from embstore.view import View
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["outliers"]
+
+_ASKED_AT_ONCE: Final = 1_024
+
+
+def outliers(
+    view: View,
+    n: int = 20,
+    *,
+    method: Literal["centroid", "neighbors"] = "centroid",
+    k: int = 10,
+    metric: Distance = "cosine",
+    field: str | None = None,
+) -> pd.DataFrame:
+    """List the `n` rows that are most unlike the others.
+
+    ``"centroid"`` scores a row by ``d(x, m_c) / within[c]``: its distance to its class's centroid over that of the
+    class's rows on average (see `distances`), so that classes which spread far don't take all places; a class of one
+    row has no outliers. ``"neighbors"`` scores it by the mean distance to the `k` nearest rows of the view (the weight
+    of Angiulli and Pizzuti, PKDD 2002, over k), whatever their class: a matrix product of the view with itself.
+
+    Parameters
+    ----------
+    view : View
+    n : int
+    method : {"centroid", "neighbors"}
+    k : int
+        Neighbours; fewer, where the view has fewer.
+    metric : {"cosine", "euclidean"}
+    field : str, optional
+
+    Returns
+    -------
+    DataFrame
+        Columns ``key``, ``class_name``, ``distance`` and ``score``, the highest score first.
+
+    Raises
+    ------
+    NonFiniteError, ShapeError, UnknownFieldError, MissingLibraryError
+    """
+    if method not in ("centroid", "neighbors"):
+        raise ValueError(f"expected the method centroid or neighbors, found {method!r}")
+    if metric not in ("cosine", "euclidean"):
+        raise ValueError(f"expected the metric cosine or euclidean, found {metric!r}")
+    if n < 1 or k < 1:
+        raise ValueError(f"expected n and k of at least 1, found {n} and {k}")
+    pandas = imported("pandas", "analysis", "for a DataFrame")
+    if method == "neighbors":
+        distance = score = _to_neighbors(view, field, k, metric)
+    else:
+        means = centroids(view, field)
+        _, places = class_places(view)
+        distance = to_own(view, field, means, places, metric)
+        within = np.bincount(places, weights=distance, minlength=len(means.counts)) / np.maximum(means.counts, 1)
+        usual = within[places]
+        score = np.divide(distance, usual, out=np.zeros_like(distance), where=(usual > 0) & (means.counts[places] > 1))
+    chosen = np.argsort(-score, kind="stable")[:n]
+    listed = view[chosen]
+    return pandas.DataFrame(
+        {
+            "key": listed.keys,
+            "class_name": listed.class_names,
+            "distance": distance[chosen],
+            "score": score[chosen],
+        }
+    )
+
+
+def _to_neighbors(view: View, field: str | None, k: int, metric: Distance) -> NDArray[np.float64]:
+    """Return the mean distance of each row to the `k` nearest others: ``(len(view),) float64``."""
+    vectors = view.vectors(field)
+    found = np.zeros(len(vectors))
+    for start, queries in vectors.finite_blocks(_ASKED_AT_ONCE):
+        own = vectors.rows[start : start + len(queries)]
+        scores, _ = nearest_rows(vectors, queries, k, metric=metric, left_out=own)
+        far = 1 - scores.astype(np.float64) if metric == "cosine" else scores.astype(np.float64)
+        if far.shape[1]:  # a row alone has no neighbours
+            found[start : start + len(queries)] = np.maximum(far, 0).mean(axis=1)
+    return found
