@@ -1,0 +1,28 @@
+"""Exchange: old files in, other tools' files out. Names are imported when they are first used.
+
+`import_file` reads ``.pt``, ``.npz``, ``.h5``, ``.safetensors`` and ``.parquet`` into a store, `export_file` writes
+rows of a store to them. Each format's module says only how its files are laid out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embstore.lazy import lazily
+
+if TYPE_CHECKING:
+    from embstore.exchange.base import Unreadable as Unreadable
+    from embstore.exchange.exporting import export_file as export_file
+    from embstore.exchange.importing import ImportResult as ImportResult
+    from embstore.exchange.importing import import_file as import_file
+
+_HOMES = {
+    "ImportResult": "importing",
+    "Unreadable": "base",
+    "export_file": "exporting",
+    "import_file": "importing",
+}
+
+__all__ = [*_HOMES]
+
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -1,0 +1,329 @@
+"""What all formats have in common: which there are, what a file gives, and how a broken one is told of.
+
+A format's module has two functions: `opened`, which gives an `ArrayFile`, and `write`. What its arrays mean, `tables`
+says; what becomes of them, `importing`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.config import Config
+from embstore.errors import EmbstoreError, FileFormatError, UnknownFormatError
+from embstore.ingest import Stored
+from embstore.keys import Key
+from embstore.ragged import Ragged, sound, unsound
+from embstore.schema import BFLOAT16, FIELD_DTYPES, STRING, FieldSpec, offsets_name
+
+__all__ = [
+    "FORMATS",
+    "ArrayFile",
+    "Block",
+    "CutFile",
+    "Found",
+    "Named",
+    "Table",
+    "Unreadable",
+    "explained",
+    "format_of",
+]
+
+Array = np.ndarray[Any, Any]
+
+DOCUMENT: Final = "__embstore__"
+"""The array that carries the manifest, in formats without a better place; no field or column can have this name."""
+
+_SUFFIXES: Final = {
+    ".pt": "pt",
+    ".pth": "pt",
+    ".npz": "npz",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".safetensors": "safetensors",
+    ".parquet": "parquet",
+}
+FORMATS: Final = tuple(dict.fromkeys(_SUFFIXES.values()))
+
+BLOCK_BYTES: Final = 32 * 2**20
+BLOCK_ROWS: Final = 65_536
+_MOST_PACKED: Final = 2000
+"""Bytes that one byte of a file may stand for: deflate makes at most 1,032 of one."""
+_SMALL: Final = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Something of a file that did not become a row: its key (or name) as found, and why.
+
+    Attributes
+    ----------
+    key : object
+    reason : str
+    """
+
+    key: object
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key if isinstance(self.key, str) else repr(self.key)}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An array of a file, as it describes itself.
+
+    Attributes
+    ----------
+    dtype : str
+        NumPy's name, ``"bfloat16"`` or ``"string"``; with any other it can't be read.
+    shape : tuple of int
+        Of a row; of a token, where it is ragged.
+    rows : int
+    ragged : bool
+        Whether each row is a list with a length of its own.
+    text_nbytes : int
+        Bytes of a text, about.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    rows: int
+    ragged: bool = False
+    text_nbytes: int = 512
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of a row of numbers or texts."""
+        if self.dtype == STRING:
+            return self.text_nbytes
+        return math.prod(self.shape) * (2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize)
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {(self.rows, *(['length'] if self.ragged else []), *self.shape)}".replace("'", "")
+
+
+class Block(NamedTuple):
+    """Some rows of a field, one block after the other, and which of them (counted in the block) can't be used."""
+
+    values: Stored
+    bad: Mapping[int, str] = {}
+
+
+Named = tuple[object, Key] | Unreadable
+"""What a row is called in the file, and its key; or why it has none."""
+
+
+@dataclass(kw_only=True)
+class Table:
+    """What a file gives: rows, in one order for keys, fields and columns, which are read a block at a time.
+
+    Attributes
+    ----------
+    path : Path
+    config : Config or None
+    fields : dict of str to FieldSpec
+        As the file has them.
+    columns : dict of str to str
+        Their dtypes.
+    rows : int
+    declared : bool
+        Whether embstore wrote the file, so that it says itself what its fields are.
+    unreadable : list of Unreadable
+        What is not among the rows.
+    left_out : list of Unreadable
+        Other things that don't come over: columns, attributes of the config.
+    """
+
+    path: Path
+    config: Config | None
+    fields: dict[str, FieldSpec]
+    columns: dict[str, str]
+    rows: int
+    declared: bool = False
+    unreadable: list[Unreadable] = field(default_factory=list)
+    left_out: list[Unreadable] = field(default_factory=list)
+
+    def called(self) -> Iterator[list[Named]]:
+        """Yield what rows are called."""
+        raise NotImplementedError
+
+    def field(self, name: str) -> Iterator[Block]:
+        """Yield the rows of a field: bfloat16 as its bits, ragged ones as `Ragged`."""
+        raise NotImplementedError
+
+    def column(self, name: str) -> Iterator[Array | list[str]]:
+        """Yield the values of a column."""
+        raise NotImplementedError
+
+
+class ArrayFile:
+    """A file of named arrays; what they mean is the caller's.
+
+    Attributes
+    ----------
+    path : Path
+    document : str or None
+        The manifest's JSON, if embstore wrote the file.
+    arrays : dict of str to Found
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.document: str | None = None
+        self.arrays: dict[str, Found] = {}
+
+    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
+        """Yield rows of numbers: ``(n, *shape)``; of lists, those of `width` numbers, and the others as bad."""
+        raise NotImplementedError
+
+    def strings(self, name: str) -> Iterator[list[str]]:
+        """Yield rows of text."""
+        raise NotImplementedError
+
+    def ragged(self, name: str) -> Iterator[Block]:
+        """Yield rows of different lengths, as `Ragged`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def check_size(self) -> None:
+        """Refuse a file that claims to hold much more than its bytes can: a bomb, or a broken header.
+
+        Raises
+        ------
+        FileFormatError
+        """
+        known = [found for found in self.arrays.values() if found.dtype in FIELD_DTYPES]
+        claimed = sum(found.rows * found.row_nbytes for found in known)
+        claimed = max(claimed, *(found.rows for found in self.arrays.values()), 0)
+        check_claim(self.path, claimed)
+
+    def wrong(self, reason: str) -> FileFormatError:
+        """Return the error that says what is wrong with the file."""
+        return FileFormatError(self.path, reason)
+
+
+def check_claim(path: Path, claimed: int) -> None:
+    """Refuse a file that claims to hold much more bytes than it can.
+
+    Raises
+    ------
+    FileFormatError
+    """
+    size = os.stat(path).st_size
+    if claimed > _MOST_PACKED * size + _SMALL:
+        raise FileFormatError(path, f"it claims to hold {claimed:,} bytes, and has {size:,} itself")
+
+
+class CutFile(ArrayFile):
+    """A file whose arrays can be read from any row to any later one: each is a run of values.
+
+    Ragged rows are two arrays, tokens and offsets, as in a store. So are texts, where the format has none that keep
+    them as they are: UTF-8 bytes and offsets.
+    """
+
+    def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
+        """Yield what lies between each cut (a row number) and the next, as the file has it."""
+        raise NotImplementedError
+
+    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
+        """Yield rows of numbers: ``(n, *shape)``."""
+        found = self.arrays[name]
+        for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
+            assert isinstance(values, np.ndarray)
+            yield Block(values)
+
+    def strings(self, name: str) -> Iterator[list[str]]:
+        """Yield rows of text."""
+        found = self.arrays[name]
+        if found.dtype == STRING:
+            for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
+                assert isinstance(values, list)
+                yield values
+            return
+        for block in self.ragged(name):
+            assert isinstance(block.values, Ragged)
+            raw, offsets = block.values.values.tobytes(), block.values.offsets.tolist()
+            try:
+                yield [raw[a:b].decode() for a, b in itertools.pairwise(offsets)]
+            except UnicodeDecodeError as error:
+                raise self.wrong(f"{name!r} is not UTF-8 text: {error}") from error
+
+    def ragged(self, name: str) -> Iterator[Block]:
+        """Yield rows of different lengths, as `Ragged`."""
+        tokens, other = self.arrays[name], offsets_name(name)
+        parts = [np.asarray(part) for part in self.read(other, even_cuts(self.arrays[other].rows, 8))]
+        offsets = np.concatenate([np.empty(0, np.int64), *parts])
+        if not sound(offsets, tokens.rows):
+            raise self.wrong(f"{name!r}: {unsound(tokens.rows)}")
+        rows = rising_cuts(offsets, tokens.row_nbytes)
+        values = self.read(name, [int(offsets[row]) for row in rows])
+        for start, stop, part in zip(rows, rows[1:], values, strict=False):
+            yield Block(Ragged(part, offsets[start : stop + 1] - offsets[start]))
+
+
+def even_cuts(rows: int, row_nbytes: int) -> list[int]:
+    """Cut rows of one size into blocks.
+
+    Examples
+    --------
+    >>> even_cuts(5, 16 * 2**20)
+    [0, 2, 4, 5]
+    """
+    step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, row_nbytes)))
+    return [*range(0, rows, step), rows]
+
+
+def rising_cuts(offsets: NDArray[np.int64], token_nbytes: int) -> list[int]:
+    """Cut rows of different lengths into blocks."""
+    cuts, most = [0], max(1, BLOCK_BYTES // max(1, token_nbytes))
+    while cuts[-1] < len(offsets) - 1:
+        fitting = int(np.searchsorted(offsets, offsets[cuts[-1]] + most, side="right")) - 1
+        cuts.append(min(max(fitting, cuts[-1] + 1), cuts[-1] + BLOCK_ROWS, len(offsets) - 1))
+    return cuts
+
+
+@contextlib.contextmanager
+def explained(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a library raises over a broken file into a `FileFormatError`; what the system raises, it leaves."""
+    try:
+        yield
+    except EmbstoreError:
+        raise
+    except kinds as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a place that no file has
+            raise
+        text = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise FileFormatError(path, f"it can't be read: {text}") from error
+
+
+def format_of(path: Path, format: str | None) -> str:
+    """Return a file's format: as told, or by its suffix.
+
+    Raises
+    ------
+    UnknownFormatError
+    """
+    found = _SUFFIXES.get(path.suffix.lower()) if format is None else format
+    if found not in FORMATS:
+        raise UnknownFormatError(path, path.suffix if format is None else format, FORMATS)
+    return found
+
+
+def module_of(format: str) -> ModuleType:
+    """Import the module of a format of arrays."""
+    return importlib.import_module(f"embstore.exchange.{format}")

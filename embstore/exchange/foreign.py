@@ -1,0 +1,168 @@
+"""Files of others: which arrays are keys, fields and columns, as far as their names and shapes say it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from embstore.errors import FileFormatError, NameRefusedError
+from embstore.exchange.base import Array, ArrayFile, Block, Found, Named, Table, Unreadable
+from embstore.exchange.naming import named
+from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
+from embstore.schema import FIELD_DTYPES, STRING, FieldSpec, check_name
+
+__all__ = ["foreign_table"]
+
+_KEYS: Final = ("keys", "key", "file_id")
+_LABELS: Final = "class_name"
+_SHOWN: Final = 20
+
+
+@dataclass(kw_only=True)
+class ForeignTable(Table):
+    """A file of others, as far as it is understood.
+
+    Attributes
+    ----------
+    file : ArrayFile
+    sources : dict of str to str
+        What the file calls the fields.
+    names : str
+        The array of keys or file_ids.
+    labels : str or None
+        The array of classes.
+    default : str
+        The class of names without one.
+    """
+
+    file: ArrayFile
+    sources: dict[str, str]
+    names: str
+    labels: str | None
+    default: str
+
+    def called(self) -> Iterator[list[Named]]:
+        """Yield what rows are called."""
+        labels = itertools.repeat(None) if self.labels is None else itertools.chain.from_iterable(self._text("labels"))
+        for block in self._text("names"):
+            yield [named(found, label, default=self.default) for found, label in zip(block, labels, strict=False)]
+
+    def _text(self, which: str) -> Iterator[list[Any]]:
+        name = self.names if which == "names" else self.labels
+        assert name is not None
+        if self.file.arrays[name].dtype == STRING:
+            yield from self.file.strings(name)
+        else:  # numbers: of rows, of recordings
+            for values, _ in self.file.numbers(name):
+                yield [str(value) for value in np.asarray(values).tolist()]
+
+    def field(self, name: str) -> Iterator[Block]:
+        """Yield the rows of a field."""
+        source, spec = self.sources[name], self.fields[name]
+        found = self.file.arrays[source]
+        if spec.ragged:
+            yield from self.file.ragged(source)
+        else:
+            yield from self.file.numbers(source, spec.shape[0] if found.ragged else None)
+
+    def column(self, name: str) -> Iterator[Array | list[str]]:
+        """Yield the values of a column."""
+        if self.columns[name] == STRING:
+            yield from self.file.strings(name)
+        else:
+            for values, _ in self.file.numbers(name):
+                yield np.asarray(values)
+
+
+def foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
+    """Say what a file without a manifest gives.
+
+    Raises
+    ------
+    FileFormatError, UnknownFieldError, UnknownColumnError, NameRefusedError
+    """
+    names = next((name for name in _KEYS if _can_name(file.arrays.get(name))), None)
+    if names is None:
+        raise _not_understood(file)
+    rows = file.arrays[names].rows
+    labels = _LABELS if _can_name(file.arrays.get(_LABELS)) else None
+    fields: dict[str, FieldSpec] = {}
+    columns: dict[str, str] = {}
+    left_out: list[Unreadable] = []
+    for name, found in file.arrays.items():
+        if name in (names, labels):
+            continue
+        if found.rows != rows:
+            left_out.append(Unreadable(name, f"it has {found.rows:,} rows, {names!r} has {rows:,}"))
+        elif found.dtype in FIELD_DTYPES and (found.shape or found.ragged or name == wanted.field):
+            fields |= _field_of(file, name, found, wanted.ragged, left_out)
+        elif found.dtype == "bfloat16" or (found.dtype != STRING and found.dtype not in FIELD_DTYPES):
+            left_out.append(Unreadable(name, f"{found.dtype} is not stored"))
+        elif (refused := _refusal(name)) is not None:
+            left_out.append(Unreadable(name, refused))
+        else:
+            columns[name] = found.dtype
+    if not fields:
+        raise _not_understood(file)
+    sources = chosen_fields(list(fields), wanted.field, file.path)
+    for name in sources:
+        check_name(name, columns)
+    return ForeignTable(
+        path=file.path,
+        config=None,
+        fields={name: fields[source] for name, source in sources.items()},
+        columns={name: columns[name] for name in chosen_columns(list(columns), wanted.columns, file.path)},
+        rows=rows,
+        left_out=left_out,
+        file=file,
+        sources=sources,
+        names=names,
+        labels=labels,
+        default=wanted.class_name,
+    )
+
+
+def _can_name(found: Found | None) -> bool:
+    return (
+        found is not None and not found.shape and not found.ragged and found.dtype.startswith((STRING, "int", "uint"))
+    )
+
+
+def _field_of(
+    file: ArrayFile, name: str, found: Found, ragged: bool, left_out: list[Unreadable]
+) -> dict[str, FieldSpec]:
+    """Describe the field that an array makes, if it can."""
+    if not found.ragged:
+        if 0 in found.shape:
+            left_out.append(Unreadable(name, f"a row is of the shape {found.shape}"))
+            return {}
+        return {name: FieldSpec(shape=found.shape, dtype=found.dtype)}
+    if ragged:
+        return {name: FieldSpec(shape=found.shape, dtype=found.dtype, ragged=True)}
+    width = next((len(row) for block in file.ragged(name) for row in block.values if len(row)), 0)
+    if not width:
+        left_out.append(Unreadable(name, "all its rows are empty"))
+        return {}
+    return {name: FieldSpec(shape=(width,), dtype=found.dtype)}
+
+
+def _refusal(name: str) -> str | None:
+    try:
+        check_name(name)
+    except NameRefusedError as error:
+        return error.reason
+    return None
+
+
+def _not_understood(file: ArrayFile) -> FileFormatError:
+    listed = [f"{name}: {found}" for name, found in itertools.islice(file.arrays.items(), _SHOWN)]
+    more = len(file.arrays) - len(listed)
+    return file.wrong(
+        f"it holds {'; '.join(listed) or 'no arrays'}{f' and {more} more' if more > 0 else ''}. Expected keys (an "
+        f"array 'keys', or 'key', or 'file_id' with or without 'class_name') and as many rows in one or more arrays of "
+        f"numbers, each (rows, …); one number a row is a field if field= names it"
+    )

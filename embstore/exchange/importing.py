@@ -1,0 +1,251 @@
+"""Import: the rows of a file into a store, in one commit.
+
+One commit, because half a file in a store is nothing that anyone wants to reason about, and because files of arrays
+come column by column, as a commit takes them. `tables` says what a file gives, `landing` brings it into the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from dataclasses import field as data_field
+from pathlib import Path
+from typing import Any, Literal
+
+from embstore.cache import Cache
+from embstore.changes import IfExists
+from embstore.config import Config
+from embstore.errors import ConfigMismatchError, DtypeError, ShapeError
+from embstore.exchange.base import ArrayFile, Table, Unreadable, format_of, module_of
+from embstore.exchange.landing import Landing
+from embstore.exchange.tables import table_of
+from embstore.exchange.wanted import Wanted
+from embstore.ingest import Casting
+from embstore.keys import UNLABELLED
+from embstore.opening import open as open_store
+from embstore.progress import Progress, reporting
+from embstore.schema import FieldSpec
+from embstore.store import EmbeddingStore
+
+__all__ = ["ImportResult", "import_file"]
+
+logger = logging.getLogger("embstore")
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportResult:
+    """What an import did.
+
+    Attributes
+    ----------
+    path : Path
+        Of the store.
+    rows, skipped, replaced : int
+        Added (in place of others, too); left as they were; taken the place of.
+    unreadable : tuple of Unreadable
+        What did not become a row, by its key as found, and why.
+    left_out : tuple of Unreadable
+        What else did not come over: columns, attributes of the config.
+    config : Config
+    seconds : float
+    """
+
+    path: Path
+    rows: int
+    skipped: int
+    replaced: int
+    unreadable: tuple[Unreadable, ...] = ()
+    left_out: tuple[Unreadable, ...] = ()
+    config: Config = data_field(repr=False)
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything came over."""
+        return not self.unreadable and not self.left_out
+
+    @property
+    def store(self) -> EmbeddingStore:
+        """The store, opened for reading."""
+        return open_store(self.path)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.rows:,} rows added, {self.replaced:,} replaced, {self.skipped:,} skipped, "
+            f"{len(self.unreadable):,} unreadable, in {self.seconds:.3g} s",
+            f"in {self.path}",
+        ]
+        for what, found in (("unreadable", self.unreadable), ("left out", self.left_out)):
+            if found:
+                more = len(found) - _SHOWN
+                lines += [f"{what}:", *(f"  {one}" for one in found[:_SHOWN])]
+                lines += [f"  and {more:,} more"] if more > 0 else []
+        return "\n".join(lines)
+
+
+def import_file(
+    file: str | os.PathLike[str],
+    dest: str | os.PathLike[str] | Cache,
+    *,
+    config: Mapping[str, Any] | None = None,
+    format: str | None = None,
+    field: str | None = None,
+    fields: Mapping[str, FieldSpec] | None = None,
+    columns: Sequence[str] | None = None,
+    class_name: str = UNLABELLED,
+    ragged: bool = False,
+    casting: Casting = "no",
+    if_exists: IfExists = "error",
+    progress: Progress = None,
+    **options: Any,
+) -> ImportResult:
+    """Add the rows of a file to a store, in one commit: all that can be read, or none.
+
+    Parameters
+    ----------
+    file : path_like
+        What `export_file` wrote, or a file of others: see Notes.
+    dest : path_like or Cache
+        A store, made if it is absent; or a cache, and in it the store of the config.
+    config : mapping, optional
+        All that the values depend on; needed where the file does not say it.
+    format : {"pt", "npz", "hdf5", "safetensors", "parquet"}, optional
+        Otherwise as the suffix says.
+    field : str, optional
+        The only field to take; or what to call it, if the file has one field and calls it otherwise.
+    fields : mapping of str to FieldSpec, optional
+        What fields of a new store are, where the file does not say it: layer, pooling, whether NaN is allowed, dtype.
+    columns : sequence of str, optional
+        The columns to take; all, unless given.
+    class_name : str
+        The class of file_ids without one.
+    ragged : bool
+        Whether rows that differ in their first axis alone are rows of a ragged field; else they are unreadable.
+    casting : {"no", "same_kind"}
+        Whether values of another dtype may be converted; float64 then becomes float32, unless `fields` says otherwise.
+    if_exists : {"error", "skip", "replace"}
+        What to do with keys that are stored.
+    progress : callable or bool, optional
+        A function of (done, total), or True for a bar.
+    **options
+        Of a new store, as for `embstore.open`.
+
+    Returns
+    -------
+    ImportResult
+        A row that can't be used (no key, a key that another row has too, another shape, NaN) is listed in
+        `unreadable`, and does not stop the others.
+
+    Raises
+    ------
+    UnknownFormatError, MissingLibraryError
+    FileFormatError, UnsafeFileError
+        The file is broken, or not understood; or reading it could run code. Nothing was added.
+    ConfigMismatchError
+        The file's config is another than `config`, or the store's another than both.
+    TypeError
+        There is no config.
+    FieldMismatchError, UnknownFieldError, UnknownColumnError, DtypeError, ShapeError
+        The store has other fields or columns.
+    KeysExistError
+
+    Notes
+    -----
+    ``.pt`` and ``.pth`` are dictionaries of tensors: see `embstore.legacy`. In the others, an array ``keys`` or
+    ``key``, or ``file_id`` with or without ``class_name``, says what the rows are called; arrays of two axes and more,
+    of as many rows, are fields, those of one are columns. Keys may be ``file_id:class``, ``class:file name.wav`` or
+    bare.
+    """
+    start = time.perf_counter()
+    if if_exists not in ("error", "skip", "replace"):
+        raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
+    path = Path(file).absolute()
+    wanted = Wanted(
+        field=field,
+        columns=None if columns is None else tuple(columns),
+        class_name=class_name,
+        ragged=ragged,
+        casting=casting,
+    )
+    with _opened(path, format_of(path, format), wanted) as table:
+        given = _config(table, config)
+        landing = Landing(table, if_exists, casting)  # reads all keys, before a store is made
+        where = dest.path_of(given) if isinstance(dest, Cache) else Path(dest)
+        held: dict[str, FieldSpec] = {}
+        if where.exists():
+            store = _store(dest, given, "r+", options)
+            held = store.fields
+        specs = held or {name: _spec(table, name, (fields or {}).get(name), casting) for name in table.fields}
+        if not where.exists():
+            made = {"fields": specs, "columns": table.columns, "expected_rows": table.rows}
+            store = _store(dest, given, "a", {**made, **options})
+        with store, reporting(progress, table.rows, path.name) as advance:
+            result = landing.into(store, specs, advance)
+    if table.unreadable:
+        logger.warning("%s: %d of its entries did not become rows", path, len(table.unreadable))
+    return ImportResult(
+        path=store.path,
+        rows=result.appended,
+        skipped=result.skipped,
+        replaced=result.replaced,
+        unreadable=tuple(table.unreadable),
+        left_out=tuple(table.left_out),
+        config=given,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@contextlib.contextmanager
+def _opened(path: Path, kind: str, wanted: Wanted) -> Iterator[Table]:
+    """Open a file for reading, and say what it gives."""
+    if kind == "pt":
+        from embstore.legacy import read_table
+
+        yield read_table(path, wanted)
+        return
+    file: ArrayFile = module_of(kind).opened(path)
+    with contextlib.closing(file):
+        yield table_of(file, wanted)
+
+
+def _store(
+    dest: str | os.PathLike[str] | Cache, config: Config, mode: Literal["r+", "a"], options: Mapping[str, Any]
+) -> EmbeddingStore:
+    if isinstance(dest, Cache):
+        return dest.open(config, mode, **options)
+    return open_store(dest, mode, config=config, **options)
+
+
+def _config(table: Table, given: Mapping[str, Any] | None) -> Config:
+    """Return the config: the file's or the one given."""
+    if given is None:
+        if table.config is None:
+            raise TypeError(f"{table.path} does not say what its values depend on: pass config=")
+        return table.config
+    config = given if isinstance(given, Config) else Config(given)
+    if table.config is not None and (differences := config.diff(table.config)):
+        raise ConfigMismatchError(table.path, differences)
+    return config
+
+
+def _spec(table: Table, name: str, declared: FieldSpec | None, casting: Casting) -> FieldSpec:
+    """Say what a field of a new store is."""
+    found = table.fields[name]
+    if table.declared:
+        return found
+    if declared is not None:
+        if (declared.shape, declared.ragged) != (found.shape, found.ragged):
+            raise ShapeError(name, expected=declared, found=found)
+        return declared
+    if found.dtype == "float64":
+        if casting == "no":
+            hint = 'pass casting="same_kind" to convert it to float32, or fields= to keep it'
+            raise DtypeError(name, expected="float32, float16, bfloat16 or integers", found=found.dtype, hint=hint)
+        return replace(found, dtype="float32")
+    return found

@@ -1,0 +1,324 @@
+"""Landing: the rows of a table in a store, in one commit, read and written a block at a time.
+
+Rows that can't be used are found while they are written: the commit is then given up, all rows are looked at, and it is
+made anew without those. So a sound file is read once. What the table is, and which store, `importing` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore.changes import AppendResult, IfExists, Plan, pick, with_column, with_field
+from embstore.commit import Blocks, Values
+from embstore.errors import (
+    DtypeError,
+    FieldMismatchError,
+    FileFormatError,
+    KeysExistError,
+    NonFiniteError,
+    ShapeError,
+    UnknownColumnError,
+    UnknownFieldError,
+)
+from embstore.exchange.base import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Table, Unreadable
+from embstore.gather import check_ends
+from embstore.index import KeyIndex
+from embstore.ingest import Casting, Checked, Stored, column_values, field_values
+from embstore.keys import Hashes, hash_keys
+from embstore.ragged import Ragged
+from embstore.schema import STRING, ArrayState, FieldSpec, Record, offsets_name
+from embstore.snapshot import Snapshot
+from embstore.store import EmbeddingStore
+
+__all__ = ["Landing"]
+
+
+class _BadRowsError(Exception):
+    """Rows that can't be used were found while they were written; never leaves this module."""
+
+
+@dataclass(slots=True)
+class Landing:
+    """Rows of a table, which of them are to be stored, and how they get there.
+
+    Attributes
+    ----------
+    table : Table
+        Gets what is unreadable among its rows.
+    if_exists : {"error", "skip", "replace"}
+    casting : {"no", "same_kind"}
+    """
+
+    table: Table
+    if_exists: IfExists
+    casting: Casting
+    specs: Mapping[str, FieldSpec] = field(init=False)
+    advance: Callable[[int], object] = field(init=False)
+    hashes: Hashes = field(init=False)
+    codes: NDArray[np.int32] = field(init=False)
+    classes: list[str] = field(init=False)
+    usable: NDArray[np.bool_] = field(init=False)
+    told: int = 0
+
+    def __post_init__(self) -> None:
+        self._read_keys()
+
+    def into(
+        self, store: EmbeddingStore, specs: Mapping[str, FieldSpec], advance: Callable[[int], object]
+    ) -> AppendResult:
+        """Store the rows: all that can be used, or none.
+
+        Parameters
+        ----------
+        store : EmbeddingStore
+        specs : mapping of str to FieldSpec
+            Of its fields, if it has none yet.
+        advance : callable
+            Called with the number of rows done.
+        """
+        self.specs, self.advance = specs, advance
+        try:
+            return store.carry_out(self._plan)
+        except _BadRowsError:
+            self._look(store.fields or specs)
+        return store.carry_out(self._plan)
+
+    # -- which rows ---------------------------------------------------------------------------
+
+    def _read_keys(self) -> None:
+        """Read all keys, and leave out rows without one, or with one that others have too."""
+        hashes: list[Hashes] = [np.empty((0, 2), np.uint64)]
+        codes: list[int] = []
+        classes: dict[str, int] = {}
+        bad: list[int] = []
+        for block in self.table.called():
+            texts = []
+            for named in block:
+                if isinstance(named, Unreadable):
+                    bad.append(len(codes))
+                    self.table.unreadable.append(named)
+                    texts.append("")
+                    codes.append(-1)
+                else:
+                    key = named[1]
+                    texts.append(f"{key.file_id}:{key.class_name}")
+                    codes.append(classes.setdefault(key.class_name, len(classes)))
+            hashes.append(hash_keys(texts))
+        self.hashes, self.codes, self.classes = np.concatenate(hashes), np.array(codes, np.int32), list(classes)
+        if len(codes) != self.table.rows:
+            raise FileFormatError(self.table.path, f"it has {len(codes):,} keys, expected {self.table.rows:,}")
+        self.usable = np.ones(len(codes), bool)
+        self.usable[bad] = False
+        self._leave_out_twins()
+
+    def _leave_out_twins(self) -> None:
+        """Leave out all rows of a key that several have: one that is missing is made anew, one that is wrong is not."""
+        places = np.flatnonzero(self.usable)
+        places = places[np.lexsort((places, self.hashes[places, 1], self.hashes[places, 0]))]
+        same = (self.hashes[places[1:]] == self.hashes[places[:-1]]).all(axis=1)
+        twins = np.zeros(len(self.usable), bool)
+        twins[places[1:][same]] = twins[places[:-1][same]] = True
+        self._leave_out({int(place): "" for place in np.flatnonzero(twins)})
+
+    def _leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Note rows that are not used; without a reason, it is that others have the same key."""
+        for place, found, key in self._named(np.array(sorted(reasons), np.int64)):
+            reason = reasons[place] or f"several entries have the key '{key.file_id}:{key.class_name}'"
+            self.table.unreadable.append(Unreadable(found, reason))
+            self.usable[place] = False
+
+    def _named(self, places: NDArray[np.int64]) -> Iterator[tuple[int, object, Any]]:
+        """Yield what the rows at some places are called, and their keys."""
+        start, wanted = 0, set(places.tolist())
+        for block in self.table.called() if wanted else ():
+            for place, named in enumerate(block, start):
+                if place in wanted and not isinstance(named, Unreadable):
+                    yield place, *named
+            start += len(block)
+
+    def _look(self, specs: Mapping[str, FieldSpec]) -> None:
+        """Look at all rows of all fields, and leave out those that can't be used."""
+        reasons: dict[int, str] = {}
+        for name, spec in specs.items():
+            for places, _, bad in self._checked(name, spec, self.usable):
+                reasons |= {int(places[i]): reason for i, reason in bad.items() if int(places[i]) not in reasons}
+        self._leave_out(reasons)
+
+    # -- into the store -----------------------------------------------------------------------
+
+    def _plan(self, snapshot: Snapshot, index: KeyIndex) -> tuple[Plan | None, AppendResult]:
+        """Plan the commit; values are read while it is carried out."""
+        check_ends(snapshot)
+        record = self._agreed(snapshot.record, snapshot.folder.path)
+        rows = np.full(len(self.usable), -1, np.int64)
+        rows[self.usable] = index.find(self.hashes[self.usable])
+        present = np.flatnonzero(rows >= 0)
+        if len(present) and self.if_exists == "error":
+            keys = [f"{key.file_id}:{key.class_name}" for _, _, key in self._named(present)]
+            raise KeysExistError(keys, path=snapshot.folder.path)
+        chosen = self.usable & (rows < 0) if self.if_exists == "skip" else self.usable
+        dead = rows[present] if self.if_exists == "replace" else np.empty(0, np.int64)
+        count = int(chosen.sum())
+        result = AppendResult(appended=count, skipped=int(self.usable.sum()) - count, replaced=len(dead))
+        if not count:
+            return None, result
+        appends: dict[str, Blocks] = {}
+        for place, (name, spec) in enumerate(record.fields.items()):
+            lengths: list[NDArray[np.int64]] = []
+            appends[name] = _whole_chunks(self._rows(name, spec, chosen, lengths, tell=place == 0), record.arrays[name])
+            if spec.ragged:  # comes after its tokens, and so after their lengths are known
+                array = record.arrays[offsets_name(name)]
+                appends[offsets_name(name)] = _ends(lengths, record.arrays[name].length, first=not array.length)
+        for name, column in record.columns.items():
+            values = self._values(name, column.dtype, chosen)
+            appends[column.array] = _whole_chunks(values, record.arrays[column.array])
+        codes, new_names = self._classes(snapshot.class_names, chosen)
+        file_ids = _whole_chunks(self._file_ids(chosen), record.arrays["file_id"])
+        appends |= {"file_id": file_ids, "class_code": codes, "key_hash": self.hashes[chosen]}
+        appends |= {name: values for name, values in (("class_names", new_names), ("dead_rows", dead)) if len(values)}
+        return Plan(replace(record, rows=record.rows + count), appends), result
+
+    def _agreed(self, record: Record, path: Path) -> Record:
+        """Return the record with the file's fields and columns, or say how the store's own differ."""
+        if not record.fields:
+            for name, spec in self.specs.items():
+                record = with_field(record, name, spec)
+            for name, dtype in self.table.columns.items():
+                record = record if name in record.columns else with_column(record, name, dtype)
+        for name in sorted(record.fields.keys() ^ self.table.fields.keys()):
+            raise UnknownFieldError(name, record.fields, path=path)
+        for name, spec in record.fields.items():
+            found = self.table.fields[name]
+            if self.table.declared and replace(found, dtype=spec.dtype).meaning != spec.meaning:
+                raise FieldMismatchError(name, path=path, expected=spec, found=found)
+            if (found.shape, found.ragged) != (spec.shape, spec.ragged):
+                raise ShapeError(name, expected=spec, found=found)
+            if found.dtype != spec.dtype and self.casting == "no":
+                raise DtypeError(name, expected=spec.dtype, found=found.dtype, hint='casting="same_kind" converts it')
+        columns = self.table.columns
+        for name in sorted(record.columns.keys() - columns.keys()):
+            raise UnknownColumnError(name, columns, path=self.table.path)
+        for name, dtype in columns.items():
+            if name not in record.columns:
+                raise UnknownColumnError(name, record.columns, path=path)
+            column_values(name, record.columns[name].dtype, np.empty(0, object if dtype == STRING else dtype), 0)
+        return record
+
+    def _classes(self, known: list[str], chosen: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[str]]:
+        """Return the store's code of each row's class, and the classes that are new to it."""
+        codes = {name: code for code, name in enumerate(known)}
+        used, first = np.unique(self.codes[chosen], return_index=True)
+        of_code = np.zeros(max(1, len(self.classes)), np.int32)
+        for code in used[np.argsort(first)].tolist():
+            of_code[code] = codes.setdefault(self.classes[code], len(codes))
+        return of_code[self.codes[chosen]], list(codes)[len(known) :]
+
+    def _rows(
+        self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_], lengths: list[Any], *, tell: bool
+    ) -> Iterator[Values]:
+        """Yield a field's rows as they are stored; of ragged ones the tokens, and notes their lengths."""
+        for places, values, bad in self._checked(name, spec, chosen):
+            if bad:
+                raise _BadRowsError(bad)
+            if tell and places[-1] >= self.told:  # rows are not told of twice, if they are written twice
+                self.advance(int(places[-1]) + 1 - self.told)
+                self.told = int(places[-1]) + 1
+            if isinstance(values, Ragged):
+                lengths.append(np.asarray(values.lengths))
+                yield values.values
+            else:
+                yield values
+
+    def _checked(
+        self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.int64], Stored, Mapping[int, str]]]:
+        """Yield the chosen rows of a field: where they are in the table, as they are stored, and which are bad."""
+        # What comes from a file was not checked; "allow" says just that, whatever the field's own rule is.
+        found, start = replace(self.table.fields[name], nonfinite="allow"), 0
+        for block in self.table.field(name):
+            places = np.flatnonzero(chosen[start : start + len(block.values)])
+            start += len(block.values)
+            if len(places):
+                yield _stored(name, spec, found, block, places, start - len(block.values), self.casting)
+        self._check_rows(name, start)
+
+    def _check_rows(self, name: str, rows: int) -> None:
+        """Refuse a file that says it has other rows than it has: what is committed must have as many in each array."""
+        if rows != self.table.rows:
+            raise FileFormatError(self.table.path, f"{name!r} has {rows:,} rows, expected {self.table.rows:,}")
+
+    def _values(self, name: str, dtype: str, chosen: NDArray[np.bool_]) -> Iterator[Values]:
+        start = 0
+        for values in self.table.column(name):
+            places = np.flatnonzero(chosen[start : start + len(values)])
+            start += len(values)
+            if len(places):
+                yield column_values(name, dtype, pick(values, places), len(places))[1]
+        self._check_rows(name, start)
+
+    def _file_ids(self, chosen: NDArray[np.bool_]) -> Iterator[Values]:
+        start = 0
+        for block in self.table.called():
+            places = np.flatnonzero(chosen[start : start + len(block)])
+            start += len(block)
+            if len(places):
+                yield [block[place][1].file_id for place in places.tolist()]  # type: ignore[index]
+        self._check_rows("file_id", start)
+
+
+def _stored(
+    name: str, spec: FieldSpec, found: FieldSpec, block: Block, places: Array, start: int, casting: Casting
+) -> tuple[NDArray[np.int64], Stored, Mapping[int, str]]:
+    """Check some rows of a block."""
+    bad = {i: block.bad[place] for i, place in enumerate(places.tolist()) if place in block.bad} if block.bad else {}
+    good = np.delete(np.arange(len(places)), list(bad)) if bad else np.arange(len(places))
+    values = block.values if len(good) == len(block.values) else pick(block.values, places[good])
+    try:
+        # Places stand for keys: what is bad is told by them.
+        values = field_values(name, spec, Checked(found, values), list(map(str, good.tolist())), casting=casting)
+    except NonFiniteError as error:
+        bad |= {int(key): f"NaN or infinity in {name!r}" for key in error.keys}
+    return places + start, values, bad
+
+
+def _whole_chunks(blocks: Iterator[Values], array: ArrayState) -> Iterator[Values]:
+    """Put rows into blocks that end where chunks do: a chunk that is filled in two goes is written and synced twice."""
+    size = array.rows_per_chunk
+    bytes_at_once = BLOCK_ROWS if array.dtype == STRING else BLOCK_BYTES // max(1, array.chunk_nbytes) * size
+    unit = size * max(1, min(BLOCK_ROWS, bytes_at_once) // size)
+    held: list[Any] = []
+    count, room = 0, unit - array.length % size
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        if count >= room:
+            rows = held[0] if len(held) == 1 else _one(held)
+            cut = room + (count - room) // size * size
+            yield rows[:cut]
+            held = [np.array(rows[cut:]) if isinstance(rows, np.ndarray) else rows[cut:]]
+            count, room = count - cut, unit
+    if count:
+        yield _one(held)
+
+
+def _one(blocks: list[Any]) -> Values:
+    """Put blocks behind each other."""
+    whole: Values = np.concatenate(blocks) if isinstance(blocks[0], np.ndarray) else list(chain.from_iterable(blocks))
+    return whole
+
+
+def _ends(lengths: list[NDArray[np.int64]], tokens: int, *, first: bool) -> Iterator[Values]:
+    """Yield where each row ends, among tokens that follow others."""
+    if first:
+        yield np.array([tokens], np.int64)
+    for block in lengths:
+        ends = tokens + np.cumsum(block)
+        tokens = int(ends[-1]) if len(ends) else tokens
+        yield ends

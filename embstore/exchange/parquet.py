@@ -1,0 +1,223 @@
+"""``.parquet``: a column an array, through pyarrow; rows of a field are fixed-size lists, ragged ones lists.
+
+Row groups are as large as a block. Vectors are neither packed nor put into dictionaries: that costs time, saves
+nothing, and a dictionary would take one NaN for another.
+Source: https://arrow.apache.org/docs/python/parquet.html
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from embstore.exchange.base import BLOCK_ROWS, DOCUMENT, Array, ArrayFile, Block, Found, even_cuts, explained
+from embstore.exchange.exporting import Outgoing
+from embstore.lazy import imported
+from embstore.ragged import Ragged, offsets_of
+from embstore.schema import STRING
+
+__all__ = ["opened", "write"]
+
+_ENTRY: Final = DOCUMENT.strip("_").encode()
+_BUFFER: Final = 8 * 2**20
+_EXPANDED: Final = 4
+"""How many times its own size a list takes while it is read: with each number come two levels."""
+_BROKEN: Final = (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, IndexError, OverflowError)
+"""What pyarrow was seen to raise over broken files: its own errors are ValueErrors and the like."""
+_ARROW: Final = {"float16": "halffloat", "float32": "float", "float64": "double", "bool": "bool"}
+_NAMES: Final = {arrow: ours for ours, arrow in _ARROW.items()}
+
+
+def _library(name: str) -> Any:
+    return imported(name, "exchange", "for Parquet files")
+
+
+def opened(path: Path) -> ArrayFile:
+    """Open a file for reading.
+
+    Raises
+    ------
+    FileFormatError, MissingLibraryError
+    """
+    return ParquetFile(path)
+
+
+class ParquetFile(ArrayFile):
+    """A table."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._arrow = _library("pyarrow")
+        with explained(path, *_BROKEN):
+            # Without pre_buffer and with a buffer, a column is read page by page, however long its row groups are.
+            self._file = _library("pyarrow.parquet").ParquetFile(
+                path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
+            )
+            rows = self._file.metadata.num_rows
+            for field in self._file.schema_arrow:
+                self.arrays[field.name] = self._found(field.type, rows)
+            raw = (self._file.metadata.metadata or {}).get(_ENTRY)
+            self.document = None if raw is None else raw.decode()
+
+    def _found(self, kind: Any, rows: int) -> Found:
+        types = self._arrow.types
+        if isinstance(kind, self._arrow.BaseExtensionType):
+            kind = kind.storage_type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if types.is_fixed_size_list(kind):
+            return Found(dtype=_dtype(kind.value_type), shape=(kind.list_size,), rows=rows)
+        if types.is_list(kind) or types.is_large_list(kind):
+            inner = self._found(kind.value_type, rows)
+            return Found(dtype=inner.dtype, shape=inner.shape, rows=rows, ragged=True) if not inner.ragged else Found(
+                dtype=str(kind), shape=(), rows=rows)  # fmt: skip
+        if types.is_string(kind) or types.is_large_string(kind):
+            return Found(dtype=STRING, shape=(), rows=rows)
+        return Found(dtype=_dtype(kind), shape=(), rows=rows)
+
+    def _batches(self, name: str, rows: int) -> Iterator[Any]:
+        """Yield a column's arrays, of at most so many rows."""
+        with explained(self.path, *_BROKEN):
+            batches = self._file.iter_batches(batch_size=rows, columns=[name], use_threads=False)
+        while True:
+            with explained(self.path, *_BROKEN):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                array = batch.column(batch.schema.get_field_index(name))
+                if isinstance(array, self._arrow.ExtensionArray):
+                    array = array.storage
+                if self._arrow.types.is_dictionary(array.type):
+                    array = array.dictionary_decode()
+            yield array
+
+    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
+        """Yield rows of numbers; of lists, those of `width` numbers, and the others as bad."""
+        found = self.arrays[name]
+        if found.ragged:
+            assert width is not None
+            yield from self._of_width(name, width)
+            return
+        cuts = even_cuts(found.rows, _EXPANDED * found.row_nbytes)
+        for array in self._batches(name, max(1, cuts[min(1, len(cuts) - 1)])):
+            with explained(self.path, *_BROKEN):
+                bad = _nulls(array)
+                values = _flat(array.flatten() if found.shape else array, found.dtype).reshape(-1, *found.shape)
+                if found.shape and bad:  # a missing list has no numbers: zeros stand where they would
+                    there = np.ones(len(array), bool)
+                    there[list(bad)] = False
+                    values, given = np.zeros((len(array), *found.shape), found.dtype), values
+                    values[there] = given
+            yield Block(values, bad)
+
+    def _of_width(self, name: str, width: int) -> Iterator[Block]:
+        for rows, bad in self.ragged(name):
+            assert isinstance(rows, Ragged)
+            fits = rows.lengths == width
+            values = np.zeros((len(rows), width), rows.values.dtype)
+            values[fits] = rows.values[np.repeat(fits, rows.lengths)].reshape(-1, width)
+            wrong = {int(i): f"it has {rows.lengths[i]} numbers, expected {width}; ragged=True takes all lengths"
+                     for i in np.flatnonzero(~fits)}  # fmt: skip
+            yield Block(values, {**wrong, **bad})
+
+    def ragged(self, name: str) -> Iterator[Block]:
+        """Yield rows of different lengths, as `Ragged`."""
+        found = self.arrays[name]
+        for array in self._batches(name, 1024):
+            with explained(self.path, *_BROKEN):
+                lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+                tokens = array.flatten()
+                if found.shape:
+                    if tokens.null_count:
+                        raise ValueError("a token is missing")
+                    tokens = tokens.flatten()
+                values = _flat(tokens, found.dtype).reshape(-1, *found.shape)
+                rows = Ragged(values, offsets_of(lengths))
+                if rows.offsets[-1] != len(values):
+                    raise ValueError("lists and their lengths differ")
+            yield Block(rows, _nulls(array))
+
+    def strings(self, name: str) -> Iterator[list[str]]:
+        """Yield rows of text; a missing one is empty."""
+        for array in self._batches(name, BLOCK_ROWS // 8):
+            with explained(self.path, *_BROKEN):
+                yield [text or "" for text in array.to_pylist()]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def _dtype(kind: Any) -> str:
+    return _NAMES.get(str(kind), str(kind))
+
+
+def _nulls(array: Any) -> dict[int, str]:
+    if not array.null_count:
+        return {}
+    return dict.fromkeys(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)).tolist(), "there is no value")
+
+
+def _flat(array: Any, dtype: str) -> Array:
+    """Return numbers as NumPy's; a missing one is NaN, or refused where there is none."""
+    if array.null_count and not dtype.startswith("float"):
+        raise ValueError("a number is missing")
+    if dtype == "bool" or array.null_count:
+        values: Array = array.to_numpy(zero_copy_only=False)
+        return values.astype(dtype)
+    return np.asarray(array.to_numpy(zero_copy_only=True))
+
+
+def write(path: Path, rows: Outgoing) -> None:
+    """Write rows to a new file, a row group a block."""
+    arrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
+    schema = arrow.schema([arrow.field(name, kind, nullable=False) for name, kind in _types(arrow, rows)])
+    with parquet.ParquetWriter(
+        path,
+        schema,
+        compression="none",
+        use_dictionary=rows.texts,
+        write_statistics=["file_id", "class_name"],
+        write_page_checksum=True,
+        store_schema=True,
+    ) as writer:
+        for block in (part for whole in rows.blocks() for part in _halves(whole)):
+            columns = [_values(arrow, rows, name, block, schema.field(name).type) for name in schema.names]
+            writer.write_batch(arrow.record_batch(columns, schema=schema), row_group_size=max(1, len(block)))
+        writer.add_key_value_metadata({_ENTRY: rows.document()})
+
+
+def _halves(block: Any) -> list[Any]:
+    """Split a block in two: a row group is held in memory until it is written, and its levels beside it."""
+    return [part for part in np.array_split(block, 2) if len(part)]
+
+
+def _types(arrow: Any, rows: Outgoing) -> Iterator[tuple[str, Any]]:
+    for name in ("file_id", "class_name"):
+        yield name, arrow.large_string()
+    for name, dtype in rows.columns.items():
+        yield name, arrow.large_string() if dtype == STRING else arrow.from_numpy_dtype(dtype)
+    for name, spec in rows.fields.items():
+        kind = arrow.from_numpy_dtype(spec.zarr_dtype)
+        if spec.shape:
+            kind = arrow.list_(arrow.field("element", kind, nullable=False), math.prod(spec.shape))
+        yield name, arrow.large_list(arrow.field("element", kind, nullable=False)) if spec.ragged else kind
+
+
+def _values(arrow: Any, rows: Outgoing, name: str, block: Any, kind: Any) -> Any:
+    """Return a block of a column as Arrow's, numbers without a copy."""
+    if name not in rows.fields:
+        return arrow.array(rows.column(name, block), kind)
+    values = rows.field(name, block)
+    tokens = kind.value_type if isinstance(values, Ragged) else kind
+    numbers = values.values if isinstance(values, Ragged) else values
+    flat = arrow.array(np.ascontiguousarray(numbers).reshape(-1), tokens.value_type if numbers.ndim > 1 else tokens)
+    if numbers.ndim > 1:
+        flat = arrow.FixedSizeListArray.from_arrays(flat, type=tokens)
+    if isinstance(values, Ragged):
+        flat = arrow.LargeListArray.from_arrays(arrow.array(values.offsets), flat, type=kind)
+    return flat

@@ -1,0 +1,141 @@
+"""``.safetensors``: eight bytes of length, a JSON header, and the values of one tensor after the other.
+
+The library checks a file's header when it opens it; the values are then read where the header says. Files are
+written here, since its `save_file` wants all tensors in memory. The format has no texts: they are bytes and offsets.
+Source: https://huggingface.co/docs/safetensors/index#format
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
+from embstore.exchange.exporting import Outgoing
+from embstore.fsio import read_exactly
+from embstore.lazy import imported
+from embstore.schema import BFLOAT16, offsets_name
+
+__all__ = ["opened", "write"]
+
+_DTYPES: Final = {
+    "BOOL": "bool",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "F16": "float16",
+    "BF16": BFLOAT16,
+    "F32": "float32",
+    "F64": "float64",
+}
+_NAMES: Final = {ours: theirs for theirs, ours in _DTYPES.items()}
+_METADATA: Final = "__metadata__"
+_ENTRY: Final = DOCUMENT.strip("_")
+_LENGTH: Final = struct.Struct("<Q")
+_MOST_HEADER: Final = 100_000_000  # as in the library
+
+
+def opened(path: Path) -> ArrayFile:
+    """Open a file for reading.
+
+    Raises
+    ------
+    FileFormatError, MissingLibraryError
+    """
+    return SafetensorsFile(path)
+
+
+class SafetensorsFile(CutFile):
+    """A file of tensors."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        library = imported("safetensors", "exchange", "for .safetensors files")
+        with explained(path, library.SafetensorError, OSError, ValueError), library.safe_open(path, "np"):
+            pass  # offsets that overlap, leave holes or leave the file are refused there
+        self._file = path.open("rb", buffering=0)
+        self._starts: dict[str, int] = {}
+        with explained(path, ValueError, TypeError, KeyError, AttributeError, struct.error, RecursionError):
+            self._look()
+
+    def _look(self) -> None:
+        length = _LENGTH.unpack(self._file.read(_LENGTH.size))[0]
+        if length > min(_MOST_HEADER, os.fstat(self._file.fileno()).st_size):
+            raise self.wrong("its header is longer than it")
+        header = json.loads(read_exactly(self._file.fileno(), length, _LENGTH.size))
+        document = header.pop(_METADATA, {}).get(_ENTRY)
+        self.document = document if isinstance(document, str) else None
+        for name, found in header.items():
+            shape, (start, stop) = found["shape"], found["data_offsets"]
+            if not shape:
+                continue
+            array = Found(dtype=_DTYPES.get(found["dtype"], found["dtype"]), shape=tuple(shape[1:]), rows=shape[0])
+            if array.dtype in _NAMES and stop - start != array.rows * array.row_nbytes:
+                raise self.wrong(f"{name!r} has {stop - start:,} bytes, and claims to be {array}")
+            self.arrays[name] = array
+            self._starts[name] = _LENGTH.size + length + start
+
+    def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
+        """Yield what lies between each cut and the next; bfloat16 as its bits."""
+        array, place = self.arrays[name], self._starts[name]
+        dtype = np.dtype("uint16" if array.dtype == BFLOAT16 else array.dtype)
+        for start, stop in itertools.pairwise(cuts):
+            size = (stop - start) * array.row_nbytes
+            raw = read_exactly(self._file.fileno(), size, place + start * array.row_nbytes)
+            if len(raw) != size:
+                raise self.wrong(f"{name!r} ends early")
+            yield np.frombuffer(raw, dtype).reshape(stop - start, *array.shape)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def write(path: Path, rows: Outgoing) -> None:
+    """Write rows to a new file: a header with room for the checksums, the values, then the header itself."""
+    imported("safetensors", "exchange", "for .safetensors files")
+    tensors: dict[str, tuple[str, tuple[int, ...], Iterator[Array]]] = {}
+    for name in rows.texts:
+        texts = rows.measured(name)
+        tensors[name] = ("uint8", (texts.nbytes,), rows.utf8(name))
+        tensors[offsets_name(name)] = ("int64", texts.offsets.shape, iter([texts.offsets]))
+    for name, (dtype, shape) in rows.arrays().items():
+        spec = rows.fields.get(name)
+        tensors[name] = (BFLOAT16 if spec is not None and spec.dtype == BFLOAT16 else dtype, shape, rows.numbers(name))
+    # The widest first, so that each begins at a multiple of its own width, as in the library's own files.
+    order = sorted(tensors, key=lambda name: -_width(tensors[name][0]))
+    entries, end = {}, 0
+    for name in order:
+        dtype, shape, _ = tensors[name]
+        start, end = end, end + _width(dtype) * math.prod(shape)
+        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    with path.open("xb") as file:
+        file.write(_header(rows.document(), entries))
+        for name in order:
+            for block in tensors[name][2]:
+                file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        file.seek(0)
+        file.write(_header(rows.document(), entries))
+
+
+def _width(dtype: str) -> int:
+    return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
+
+
+def _header(document: str, entries: dict[str, Any]) -> bytes:
+    text = json.dumps({_METADATA: {_ENTRY: document}, **entries}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return _LENGTH.pack(len(text)) + text

@@ -1,0 +1,138 @@
+"""Scalars beside embeddings: columns of what entries have, and a config of what a file says of itself. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from embstore.config import Config
+from embstore.errors import ConfigError, NameRefusedError
+from embstore.exchange.base import Array, Unreadable
+from embstore.ingest import is_torch
+from embstore.layout import MAX_STRING_BYTES
+from embstore.schema import check_name
+
+__all__ = ["column_of", "config_of", "plain"]
+
+_MOST_VALUES: Final = 64
+"""How many numbers of a tensor a config may hold: a list of class weights, but no embedding."""
+_MAX_DEPTH: Final = 16
+
+
+def plain(value: Any) -> Any:
+    """Return NumPy's and torch's single values as Python's own, others as they are."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.item() if _is_array(value) and value.shape == () else value
+
+
+def _is_array(value: Any) -> bool:
+    """Tell arrays, and tensors with values, from what else torch and NumPy have."""
+    if isinstance(value, np.ndarray):
+        return True
+    return is_torch(value) and hasattr(value, "layout") and value.device.type == "cpu" and not value.is_nested
+
+
+def column_of(name: object, values: Sequence[Any]) -> Array | list[str] | Unreadable:
+    """Make a column of values, None where one is missing.
+
+    Texts that are missing become empty, numbers NaN. Nothing else stands for what is not there: whole numbers and
+    truth values must be there for all.
+
+    Returns
+    -------
+    ndarray, (n,); or list of str; or Unreadable, where they make none.
+
+    Examples
+    --------
+    >>> column_of("score", [1, None, 0.5, 2.0]), column_of("split", ["train", None])
+    (array([1. , nan, 0.5, 2. ]), ['train', ''])
+    >>> print(column_of("mixed", ["a", 1]))
+    mixed: its values are of different types: int and str
+    """
+    try:
+        check_name(name)
+    except NameRefusedError as error:
+        return Unreadable(name, error.reason)
+    found = [plain(value) for value in values]
+    there = [value for value in found if value is not None]
+    kinds = sorted({type(value).__name__ for value in there})
+    missing = len(found) - len(there)
+    if not there or 2 * len(there) < len(found):
+        return Unreadable(name, f"{len(there)} of {len(found)} entries have it")
+    if kinds == ["str"]:
+        if reason := _no_text(there):
+            return Unreadable(name, reason)
+        return ["" if value is None else value for value in found]
+    if kinds in (["float"], ["float", "int"]):
+        try:
+            return np.array([np.nan if value is None else float(value) for value in found])
+        except OverflowError:
+            return Unreadable(name, "a whole number is too large")
+    if kinds not in (["int"], ["bool"]):
+        what = f"its values are of different types: {' and '.join(kinds)}"
+        return Unreadable(name, what if len(kinds) > 1 else f"expected text or a number, found {kinds[0]}")
+    if missing:
+        return Unreadable(name, f"{missing} of {len(found)} entries do not have it")
+    try:
+        return np.array(found, np.int64 if kinds == ["int"] else np.bool_)
+    except OverflowError:
+        return Unreadable(name, "a whole number is too large")
+
+
+def _no_text(values: Sequence[str]) -> str:
+    try:
+        longest = max(len(value.encode()) for value in values)
+    except UnicodeEncodeError:
+        return "it is not valid Unicode text"
+    return f"a text of {longest:,} bytes, {MAX_STRING_BYTES:,} are allowed" if longest > MAX_STRING_BYTES else ""
+
+
+def config_of(metadata: Mapping[Any, Any]) -> tuple[Config, list[Unreadable]]:
+    """Make a config of what a file says of itself; also returns what a config can't hold.
+
+    Names become text; dtypes, devices and sizes of torch's become what they are in JSON.
+
+    Examples
+    --------
+    >>> config, left_out = config_of({"model": "ast", 5: (1, 2), "mean": np.float32(0.5), "raw": b"ab"})
+    >>> config, [str(one) for one in left_out]
+    (Config(model='ast', 5=[1, 2], mean=0.5), ['raw: expected a JSON value, found bytes'])
+    """
+    kept: dict[str, Any] = {}
+    left_out: list[Unreadable] = []
+    for found, value in metadata.items():
+        name = found if isinstance(found, str) else str(found)
+        if name in kept:
+            left_out.append(Unreadable(found, "another attribute has this name"))
+            continue
+        try:
+            kept[name] = Config({name: _json(value)})[name]
+        except ConfigError as error:
+            left_out.append(Unreadable(error.attribute or name, error.reason))
+    return Config(kept), left_out
+
+
+def _json(value: Any, depth: int = 0) -> Any:
+    """Return a value as JSON has it, as far as there is only one way."""
+    value = plain(value)
+    if depth > _MAX_DEPTH:
+        return value
+    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+        return str(value).removeprefix("torch.")
+    if _is_array(value):
+        return value.tolist() if len(value.shape) == 1 and value.shape[0] <= _MOST_VALUES else value
+    if isinstance(value, np.dtype):
+        return value.name
+    if isinstance(value, Mapping):
+        names = [name if isinstance(name, str) else str(name) for name in value]
+        if len(set(names)) == len(names):
+            return {name: _json(one, depth + 1) for name, one in zip(names, value.values(), strict=True)}
+        return value
+    if isinstance(value, set | frozenset):
+        return sorted((_json(one, depth + 1) for one in value), key=repr)
+    if isinstance(value, list | tuple):
+        return [_json(one, depth + 1) for one in value]
+    return value

@@ -1,0 +1,58 @@
+"""What is wanted of a file: which fields and columns, and how what it does not say is to be understood. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embstore.errors import UnknownColumnError, UnknownFieldError
+from embstore.ingest import Casting
+from embstore.keys import UNLABELLED
+from embstore.schema import check_name
+
+__all__ = ["Wanted", "chosen_columns", "chosen_fields"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is wanted of a file, and how it is to be understood.
+
+    Attributes
+    ----------
+    field : str or None
+        The only field to take; or what to call it, if the file has one field and calls it otherwise.
+    columns : tuple of str or None
+        The columns to take; all, for None.
+    class_name : str
+        The class of names without one.
+    ragged : bool
+        Whether rows of different lengths are rows of a ragged field.
+    casting : {"no", "same_kind"}
+        Whether rows of another dtype than most may be converted.
+    """
+
+    field: str | None = None
+    columns: tuple[str, ...] | None = None
+    class_name: str = UNLABELLED
+    ragged: bool = False
+    casting: Casting = "no"
+
+
+def chosen_fields(found: Sequence[str], wanted: str | None, path: Path) -> dict[str, str]:
+    """Return what to call which of the fields found."""
+    if wanted is None:
+        return {name: name for name in found}
+    if wanted in found:
+        return {wanted: wanted}
+    if len(found) == 1:
+        return {check_name(wanted): found[0]}
+    raise UnknownFieldError(wanted, found, path=path)
+
+
+def chosen_columns(found: Sequence[str], wanted: Sequence[str] | None, path: Path) -> list[str]:
+    """Return the columns to take."""
+    for name in wanted or ():
+        if name not in found:
+            raise UnknownColumnError(name, found, path=path)
+    return [name for name in found if wanted is None or name in wanted]
