@@ -12,6 +12,8 @@ from embstore.lazy import lazily
 
 if TYPE_CHECKING:
     from embstore import errors as errors
+    from embstore.alignment import Aligned as Aligned
+    from embstore.alignment import align as align
     from embstore.cache import Cache as Cache
     from embstore.cache import CacheEntry as CacheEntry
     from embstore.cache import Lookup as Lookup
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from embstore.encoders.base import Encoder as Encoder
     from embstore.encoders.pretrained import from_pretrained as from_pretrained
     from embstore.erasing import EraseReceipt as EraseReceipt
+    from embstore.exchange.exporting import export_file as export_file
+    from embstore.exchange.importing import ImportResult as ImportResult
+    from embstore.exchange.importing import import_file as import_file
     from embstore.explanation import why as why
     from embstore.integrity import salvage as salvage
     from embstore.integrity import verify as verify
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "Aligned": "alignment",
     "AppendResult": "changes",
     "Cache": "cache",
     "CacheEntry": "cache",
@@ -54,6 +60,7 @@ _HOMES = {
     "Encoder": "encoders.base",
     "EraseReceipt": "erasing",
     "FieldSpec": "schema",
+    "ImportResult": "exchange.importing",
     "Key": "keys",
     "Lookup": "cache",
     "Padded": "ragged",
@@ -61,11 +68,14 @@ _HOMES = {
     "Sample": "sources.base",
     "Source": "sources.base",
     "View": "view",
+    "align": "alignment",
     "check": "canary",
     "digest_of": "sources.base",
     "embed": "pipeline",
     "errors": "",
+    "export_file": "exchange.exporting",
     "from_pretrained": "encoders.pretrained",
+    "import_file": "exchange.importing",
     "merge": "merging",
     "open": "opening",
     "salvage": "integrity",

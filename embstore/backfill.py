@@ -15,6 +15,7 @@ from typing import Any
 
 from embstore.encoding import Job, Samples
 from embstore.errors import (
+    CorruptStoreError,
     MissingKeysError,
     NameRefusedError,
     NotAStoreError,
@@ -30,6 +31,7 @@ from embstore.opening import open as open_store
 from embstore.schema import FieldSpec
 from embstore.sources.base import UNKNOWN, AnySample, Content, Stamp, digest_of
 from embstore.store import EmbeddingStore
+from embstore.upkeep import BACKFILL
 
 __all__ = ["backfill", "check_backfill", "tidy_backfills"]
 
@@ -76,7 +78,7 @@ def backfill(
                     own.fill(rows, _as_stored(store, samples))
                     if not own.failures:
                         _copy_over(store, rows, names)
-        except (StoreReplacedError, StoreChangedError, FileNotFoundError):
+        except (StoreReplacedError, StoreChangedError, CorruptStoreError, FileNotFoundError):
             if not _added(store, names) and path.exists():
                 raise  # it was not another process, which was done first
     if added := _added(store, names):
@@ -101,11 +103,14 @@ def check_backfill(store: EmbeddingStore, names: list[str], samples: Samples) ->
 
 def tidy_backfills(store: EmbeddingStore) -> None:
     """Remove what a process left that was killed between its commit and its tidying up."""
-    for path in store.path.parent.glob(f".{store.path.name}.*.backfill"):
+    for path in store.path.parent.glob(f".{store.path.name}.*{BACKFILL}"):
         try:
             with open_store(path) as rows:
                 done = rows.fields.keys() <= store.fields.keys()
-        except NotAStoreError:  # the record goes first: it is half removed, by one that was killed or is at it
+        except (NotAStoreError, CorruptStoreError) as error:
+            # The record goes first: without it, it is half removed, by one that was killed or is at it.
+            if isinstance(error, CorruptStoreError) and (path / METADATA_NAME).exists():
+                raise
             done = True
         if done:
             with contextlib.suppress(FileNotFoundError):
@@ -121,7 +126,7 @@ def _added(store: EmbeddingStore, names: list[str]) -> bool:
 def _place(store: EmbeddingStore, specs: dict[str, FieldSpec]) -> Path:
     """Say where the rows of just these fields gather; no cache takes it for a store of its own."""
     told = digest_of(repr(sorted(specs.items())))[:8]
-    return store.path.with_name(f".{store.path.name}.{told}.backfill")
+    return store.path.with_name(f".{store.path.name}.{told}{BACKFILL}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ import html
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ from embstore.opening import Mode
 from embstore.opening import open as open_store
 from embstore.snapshot import read_record
 from embstore.store import EmbeddingStore
+from embstore.upkeep import StoreUse, given_up, remove_stores, tidy, use_of
 
 __all__ = ["Cache", "CacheEntry", "Lookup"]
 
@@ -240,6 +243,66 @@ class Cache:
             return None, ()
         differences, entry = min(compared, key=lambda pair: len(pair[0]))
         return entry, differences
+
+    def stats(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[StoreUse]:
+        """Say of each store what it takes on disk, and what it was used for.
+
+        Parameters
+        ----------
+        attributes, **more
+            Only of those whose config has these; see `find`.
+        """
+        found = (use_of(entry.path, entry.config, entry.rows) for entry in self.find(attributes, **more))
+        return [store for store in found if store is not None]
+
+    def prune(
+        self,
+        attributes: Mapping[str, Any] | None = None,
+        /,
+        *,
+        max_nbytes: int | None = None,
+        unused_for: timedelta | float | None = None,
+        dry_run: bool = False,
+        **more: Any,
+    ) -> list[StoreUse]:
+        """Remove the stores that were not used for long, or those used longest ago until the others fit.
+
+        Parameters
+        ----------
+        attributes, **more
+            Only those whose config has these; see `find`.
+        max_nbytes : int, optional
+            What the stores that are kept may take on disk.
+        unused_for : timedelta or float, optional
+            Seconds.
+        dry_run : bool
+            Remove nothing, and only say which they are.
+
+        Returns
+        -------
+        list of StoreUse
+            What was removed. A store that a writer is at work on is left alone, with a logged warning.
+        """
+        if max_nbytes is None and unused_for is None:
+            raise TypeError("prune needs max_nbytes or unused_for; clear() removes all")
+        seconds = unused_for.total_seconds() if isinstance(unused_for, timedelta) else unused_for
+        if (max_nbytes or 0) < 0 or (seconds or 0) < 0:
+            raise ValueError(f"expected no negative limits, found {max_nbytes} bytes and {seconds} seconds")
+        chosen = given_up(self.stats(attributes, **more), now=time.time(), max_nbytes=max_nbytes, unused_for=seconds)
+        return chosen if dry_run else self.remove(chosen)
+
+    def clear(
+        self, attributes: Mapping[str, Any] | None = None, /, *, dry_run: bool = False, **more: Any
+    ) -> list[StoreUse]:
+        """Remove all stores, or those whose config has these attributes; see `find` and `prune`."""
+        chosen = self.stats(attributes, **more)
+        return chosen if dry_run else self.remove(chosen)
+
+    def remove(self, stores: Sequence[StoreUse]) -> list[StoreUse]:
+        """Remove just these stores, as `stats` gave them; see `prune`."""
+        if self.path.is_dir():
+            tidy(self.path, _SUFFIX)
+        return remove_stores(stores)
 
     def __len__(self) -> int:
         return len(self.entries())

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from embstore.encoders.base import Encoder, as_encoder
+from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
+from embstore.encoding import Samples
 from embstore.errors import ConfigMismatchError, EmptySourceError, ShapeError, UnknownFieldError
 from embstore.freshness import compare_samples
 from embstore.ragged import Padded
-from embstore.sources.base import AnySample, Source, samples_by_key
+from embstore.sources.base import Source, samples_by_key
 from embstore.store import EmbeddingStore
 
 __all__ = ["CanaryReport", "check"]
@@ -52,6 +53,8 @@ class CanaryReport:
         lines = [f"{len(self.keys)} samples encoded again: {verdict}"]
         for name, found in self.differences.items():
             lines.append(f"  {name}: largest difference {found:.2g}, tolerance {self.tolerances[name]:g}")
+        if self.stale:
+            lines.append(f"  {len(self.stale)} passed over as stale, of other content than was encoded")
         return "\n".join(lines)
 
 
@@ -61,6 +64,7 @@ def check(
     source: Source,
     *,
     n: int = 8,
+    batch_size: int = 32,
     tolerance: float | None = None,
     rng: np.random.Generator | None = None,
 ) -> CanaryReport:
@@ -77,6 +81,8 @@ def check(
         Both as they were given to `embed`.
     n : int
         How many samples.
+    batch_size : int
+        Samples that are encoded, and compared, at a time.
     tolerance : float, optional
         Largest difference that is taken for the same, relative to the largest number of a row; for float32 1e-4, for
         float16 1e-2, for bfloat16 3e-2, unless given.
@@ -90,6 +96,8 @@ def check(
     EmptySourceError
         None of the source's samples is stored with the content that it has now.
     """
+    if batch_size < 1:
+        raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
     own = as_encoder(encoder)
     if differences := store.config.diff({**own.config, "dataset": source.name}):
         raise ConfigMismatchError(store.path, differences)
@@ -106,13 +114,13 @@ def check(
         raise EmptySourceError(None, "none of its samples is stored with the content that it has now")
     if own.fields is not None:
         own = own.with_fields([name for name in store.fields if name in own.fields] or list(store.fields))
-    again = _encoded(own, [samples[key] for key in found.stored], store)
-    for name, rows in again.items():
-        if len(rows) != len(found.stored):
-            raise ShapeError(name, expected=f"{len(found.stored)} rows", found=f"{len(rows)} rows")
-    differing = {name: _difference(name, store.fetch(found.stored, name), rows) for name, rows in again.items()}
+    differing: dict[str, float] = {}
+    for start in range(0, len(found.stored), batch_size):
+        keys = found.stored[start : start + batch_size]
+        for name, difference in _differences(own, {key: samples[key] for key in keys}, store).items():
+            differing[name] = max(differing.get(name, 0.0), difference)
     tolerances = {
-        name: _TOLERANCE.get(store.fields[name].dtype, 0.0) if tolerance is None else tolerance for name in again
+        name: _TOLERANCE.get(store.fields[name].dtype, 0.0) if tolerance is None else tolerance for name in differing
     }
     return CanaryReport(
         keys=tuple(found.stored), differences=differing, tolerances=tolerances, stale=tuple(found.stale)
@@ -128,13 +136,17 @@ def _spread(keys: Sequence[str], n: int, rng: np.random.Generator | None) -> lis
     return [keys[place] for place in places.tolist()]
 
 
-def _encoded(encoder: Any, samples: Sequence[AnySample], store: EmbeddingStore) -> dict[str, Any]:
-    values = encoder.encode([encoder.decode(sample.read().value) for sample in samples])
+def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) -> dict[str, float]:
+    """Return by field how much a batch differs from its stored rows; nothing of the batch outlives this."""
+    values = encoder.encode([encoder.decode(sample.read().value) for sample in samples.values()])
     named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
     known = {name: rows for name, rows in named.items() if name in store.fields}
     if not known:
         raise UnknownFieldError(next(iter(named), None), store.fields, path=store.path)
-    return known
+    for name, rows in known.items():
+        if len(rows) != len(samples):
+            raise ShapeError(name, expected=f"{len(samples)} rows", found=f"{len(rows)} rows")
+    return {name: _difference(name, store.fetch(list(samples), name), rows) for name, rows in known.items()}
 
 
 def _difference(name: str, stored: Any, again: Any) -> float:

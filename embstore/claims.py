@@ -15,7 +15,7 @@ from typing import Final
 from embstore import fsio
 from embstore.keys import hash_keys
 
-__all__ = ["Claims", "hashes_of"]
+__all__ = ["Claims", "at_work", "hashes_of"]
 
 _FOLDER: Final = ".claims"
 _NBYTES: Final = 16  # of a key's hash
@@ -33,34 +33,24 @@ class Claims:
     """
 
     def __init__(self, path: Path) -> None:
-        self._folder = path.parent / _FOLDER / path.name
+        self._folder = _place(path)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._own = self._folder / uuid.uuid4().hex
         self._held = fsio.Held(self._own.with_suffix(_HELD))
-        with self._alone():  # else another process may find the lock before it is held
+        with _alone(self._folder):  # else another process may find the lock before it is held
             self._held.acquire()
-
-    def _alone(self) -> contextlib.AbstractContextManager[None]:
-        return fsio.lock(self._folder / "choosing", timeout=_WAIT)
 
     @contextlib.contextmanager
     def choosing(self) -> Iterator[set[bytes]]:
         """Keep others from claiming meanwhile; gives the hashes of the keys that they have claimed."""
-        with self._alone():
+        with _alone(self._folder):
             yield self._of_others()
 
     def _of_others(self) -> set[bytes]:
         claimed: set[bytes] = set()
-        for claim in {path.with_suffix("") for path in self._folder.iterdir() if path.suffix in ("", _HELD)}:
-            if claim == self._own:
-                continue
-            held = fsio.Held(claim.with_suffix(_HELD))
-            if held.acquire():  # whoever claimed this is gone
-                claim.unlink(missing_ok=True)
-                held.release()
-            else:
-                with contextlib.suppress(FileNotFoundError):  # given up just now
-                    claimed |= _split(claim.read_bytes())
+        for claim in _alive(self._folder, self._own):
+            with contextlib.suppress(FileNotFoundError):  # given up just now
+                claimed |= _split(claim.read_bytes())
         return claimed
 
     def announce(self, keys: list[str]) -> None:
@@ -77,6 +67,36 @@ class Claims:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def at_work(path: Path) -> bool:
+    """Tell whether any process is encoding into the store at `path`."""
+    folder = _place(path)
+    if not folder.is_dir():
+        return False
+    with _alone(folder):
+        return any(True for _ in _alive(folder))
+
+
+def _place(path: Path) -> Path:
+    return path.parent / _FOLDER / path.name
+
+
+def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return fsio.lock(folder / "choosing", timeout=_WAIT)
+
+
+def _alive(folder: Path, own: Path | None = None) -> Iterator[Path]:
+    """Yield the claims of other processes that live, and remove those of others. Called while `_alone`."""
+    for claim in {path.with_suffix("") for path in folder.iterdir() if path.suffix in ("", _HELD)}:
+        if claim == own:
+            continue
+        held = fsio.Held(claim.with_suffix(_HELD))
+        if held.acquire():  # whoever claimed this is gone
+            claim.unlink(missing_ok=True)
+            held.release()
+        else:
+            yield claim
 
 
 def _split(data: bytes) -> set[bytes]:

@@ -69,6 +69,8 @@ def why(
     the nearest is ast-....zarr (1 rows); it differs in
       duration  wanted 10  stored 5
     """
+    if isinstance(fields, str):
+        raise TypeError(f"expected a list of fields, found one: {fields!r}")
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     lookup = cache.lookup(config)
     if lookup.path.exists():

@@ -24,34 +24,29 @@ from embstore.encoding import Job, Samples
 from embstore.errors import (
     FieldMismatchError,
     MissingKeysError,
-    NetworkFileSystemError,
-    ReadOnlyError,
     StoreChangedError,
-    StoreLockedError,
-    StoreReplacedError,
     UnknownFieldError,
 )
 from embstore.freshness import (
-    MTIME_COLUMN,
-    SIZE_COLUMN,
     SOURCE_COLUMNS,
     UNKNOWN_SOURCE,
     Coverage,
-    compare_samples,
 )
 from embstore.ingest import column_values
 from embstore.keys import hash_keys
 from embstore.opening import open as open_store
 from embstore.progress import Progress, reporting
 from embstore.schema import STRING
-from embstore.sources.base import AnySample, Source, samples_by_key, settled
+from embstore.sources.base import AnySample, Source, samples_by_key
 from embstore.store import EmbeddingStore
+from embstore.survey import Seen, look, new_fields_of, stamp_anew, whole_store
+from embstore.usage import count
 
 __all__ = ["EmbedResult", "embed", "part_path"]
 
 logger = logging.getLogger("embstore")
 
-Vanished = Literal["report", "delete"]
+Vanished = Literal["report", "delete", "ignore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +146,10 @@ def embed(
         Seconds.
     shard : (int, int), optional
         ``(i, n)``: only the i-th of n parts of the samples, into a store of its own (`part_path`), for array jobs on
-        several machines; `embstore.merge` puts the parts together.
-    vanished : {"report", "delete"}
-        What to do with rows whose sample is not in the source any more.
+        several machines; `embstore.merge` puts the parts together. What the whole store holds already is a hit.
+    vanished : {"report", "delete", "ignore"}
+        What to do with rows whose sample is not in the source any more. They are not looked for, where the source is
+        a part of what the store holds.
     progress : callable, bool or None
         A function of (done, total), or True for a bar.
     columns : callable, optional
@@ -176,8 +172,8 @@ def embed(
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
-    if vanished not in ("report", "delete"):
-        raise ValueError(f"expected vanished 'report' or 'delete', found {vanished!r}")
+    if vanished not in ("report", "delete", "ignore"):
+        raise ValueError(f"expected vanished 'report', 'delete' or 'ignore', found {vanished!r}")
     started, looked = time.monotonic(), time.time_ns()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     own = as_encoder(encoder)
@@ -185,27 +181,37 @@ def embed(
     workers = workers or min(8, os.cpu_count() or 1)
     samples = samples_by_key(source)
     path = cache.path_of(config)
+    whole: Coverage | None = None
     if shard is not None:
         samples = _share(samples, shard)
-        samples = _not_in(path, cache, own, samples, workers)
+        whole = whole_store(path, cache, own, samples, workers)
         path = part_path(path, shard)
-    seen = _look(path, cache, config, own, samples, workers)
+    here = shard is None and vanished != "ignore"
+    seen = look(path, cache, config, own, samples, workers=workers, whole=whole, gone=here)
     logger.info("%s: %s", source.name, seen.reason)
     job = Job(encoder=own, batch_size=batch_size, workers=workers, interval=interval, columns=columns)
     job.failures |= {key: Failure(key, samples[key].where, e.reason) for key, e in seen.found.unreadable.items()}
-    gone = seen.gone if shard is None else []
     added: tuple[str, ...] = ()
     if seen.found.touched:
-        _stamp_anew(path, cache, samples, seen.found.touched, looked)
-    if seen.work or (gone and vanished == "delete"):
+        stamp_anew(path, cache, samples, seen.found.touched, looked)
+    if seen.work or (seen.gone and vanished == "delete"):
         with _writable(path, cache, config, own, samples, columns) as store:
-            if gone and vanished == "delete":
-                _delete(store, gone)
+            if seen.gone and vanished == "delete":
+                _delete(store, seen.gone)
             total = len(seen.wanted) + (len(store) if seen.new_fields else 0)
             with reporting(progress, total, source.name, hits=len(samples) - len(seen.wanted)) as job.advance:
                 added = _carry_out(store, samples, seen, job, cache.options)
     with open_store(path, **cache.options) as store:
         rows, nbytes = len(store), store.nbytes
+    hits = len(seen.found.stored)
+    count(
+        cache.path_of(config),
+        hits=hits,
+        misses=len(seen.wanted),
+        served=hits + job.encoded,
+        encoded=job.encoded,
+        seconds=time.monotonic() - started if job.encoded else 0,
+    )
     return EmbedResult(
         path=path,
         config=config,
@@ -215,7 +221,7 @@ def embed(
         encoded=job.encoded,
         stale=len(seen.found.stale),
         failed=tuple(job.failures.values()),
-        vanished=tuple(gone),
+        vanished=tuple(seen.gone),
         fields_added=added,
         rows=rows,
         nbytes=nbytes,
@@ -223,48 +229,14 @@ def embed(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """What a look at the store showed."""
-
-    found: Coverage
-    reason: str
-    new_fields: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    made: bool = True
-
-    @property
-    def wanted(self) -> list[str]:
-        """Keys of the samples to encode."""
-        return [*self.found.missing, *self.found.stale]
-
-    @property
-    def work(self) -> bool:
-        """Whether anything is to be written."""
-        return bool(self.wanted or self.new_fields or not self.made)
-
-
-def _look(path: Path, cache: Cache, config: Config, encoder: BaseEncoder, samples: Samples, workers: int) -> _Seen:
-    """Look what the store has of the samples and fields that are wanted."""
-    if not path.exists():
-        return _Seen(found=Coverage(missing=list(samples)), reason=cache.lookup(config).reason, made=False)
-    with open_store(path, config=config, **cache.options) as store:
-        found = compare_samples(store, samples, workers=workers)
-        new_fields = _new_fields(store, encoder)
-        reason = found.reason
-        if new_fields:
-            reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
-        return _Seen(found=found, reason=reason, new_fields=new_fields, gone=_gone(store, samples, found))
-
-
 def _carry_out(
-    store: EmbeddingStore, samples: Samples, seen: _Seen, job: Job, options: Mapping[str, Any]
+    store: EmbeddingStore, samples: Samples, seen: Seen, job: Job, options: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """Encode what is wanted; returns the fields that were added."""
     encoder = job.encoder
     added: tuple[str, ...] = ()
     tidy_backfills(store)
-    if new_fields := _new_fields(store, encoder):  # another process may have added them since the look
+    if new_fields := new_fields_of(store, encoder):  # another process may have added them since the look
         check_backfill(store, new_fields, samples)
         if seen.found.stale:
             # Rows of other content first: a new field is made of the content that is there now.
@@ -311,34 +283,6 @@ def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
     return {key: sample for (key, sample), mine in zip(samples.items(), chosen.tolist(), strict=True) if mine}
 
 
-def _not_in(path: Path, cache: Cache, encoder: BaseEncoder, samples: Samples, workers: int) -> dict[str, AnySample]:
-    """Return the samples that the whole store does not have, or has of other content."""
-    if not path.exists():
-        return dict(samples)
-    with open_store(path, **cache.options) as store:
-        if new := _new_fields(store, encoder):
-            raise UnknownFieldError(new[0], store.fields, path=path)
-        found = compare_samples(store, samples, workers=workers)
-        return {key: samples[key] for key in (*found.missing, *found.stale)}
-
-
-def _new_fields(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
-    """Return which of the encoder's fields a store does not have.
-
-    Raises
-    ------
-    FieldMismatchError
-    """
-    new = []
-    for name, spec in (encoder.fields or {}).items():
-        stored = store.fields.get(name)
-        if stored is None:
-            new.append(name)
-        elif stored.meaning != spec.meaning:
-            raise FieldMismatchError(name, path=store.path, expected=stored.meaning, found=spec.meaning)
-    return new
-
-
 def _give_all(job: Job, encoder: BaseEncoder, store: EmbeddingStore) -> None:
     """Have a job give all fields that a new row of the store needs, and no others.
 
@@ -358,14 +302,6 @@ def _give_all(job: Job, encoder: BaseEncoder, store: EmbeddingStore) -> None:
             hint = f"new rows need all fields that are stored: make the encoder with {', '.join(stored)}"
             raise UnknownFieldError(error.field, error.available, hint=hint) from error
         job.casting = "same_kind"  # the dtype that is stored was chosen when the field was made
-
-
-def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> list[str]:
-    """Return the keys of rows that are stored but not in the source."""
-    if len(store) == len(samples) - len(found.missing):  # each row has its sample
-        return []
-    left = np.setdiff1d(store.rows, store.find(list(samples)))
-    return store.select(rows=left).keys
 
 
 def _writable(
@@ -422,31 +358,6 @@ def _provenance(encoder: BaseEncoder) -> dict[str, str]:
         "host": platform.node(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str], looked: int) -> None:
-    """Remember the stamps of files that were only touched, so that the next run need not read them.
-
-    Another process may replace a row meanwhile, and its stamp must not become one of the content before: the columns
-    are written only if nothing was committed since they were read. It is a courtesy: a cache that can only be read
-    is read all the same.
-    """
-    stamps = {key: samples[key].stamp for key in touched}
-    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp.mtime, looked)}
-    if not stamps:
-        return
-    try:
-        with open_store(path, "r+", **cache.options) as store:
-            view = store.select()
-            keys = view.keys
-            for place, column in enumerate((SIZE_COLUMN, MTIME_COLUMN)):
-                found = view.column(column).tolist() if column in store.columns else [-1] * len(keys)
-                values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, found, strict=True)]
-                store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)
-    except (StoreChangedError, StoreReplacedError):
-        logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", path)
-    except (ReadOnlyError, NetworkFileSystemError, StoreLockedError) as error:
-        logger.info("%s: the stamps of %d touched files are not noted: %s", path, len(stamps), error)
 
 
 def _few(keys: tuple[str, ...], shown: int = 5) -> str:

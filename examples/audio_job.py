@@ -1,4 +1,4 @@
-"""The audio job, as a project would have it: recordings through AST into a cache, then all rows in RAM.
+"""The audio job, as a project would have it: recordings through a model into a cache, then all rows in RAM.
 
 It is the same script for the first run, which encodes, and for all others, which find everything stored.
 """

@@ -45,7 +45,8 @@ def bytes_of(path):
 
 def names_in(folder):
     """Return what lies in a cache apart from locks."""
-    return sorted(file.name for file in folder.iterdir() if file.suffix != ".lock" and file.name != ".claims")
+    apart = (".claims", ".usage")
+    return sorted(file.name for file in folder.iterdir() if file.suffix != ".lock" and file.name not in apart)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -390,6 +391,66 @@ def test_a_generator_chooses(stored):
     assert len(embstore.check(store, Model(), numbers(), n=99, rng=np.random.default_rng(0)).keys) == 20
 
 
+def test_samples_are_encoded_in_batches_and_in_order(stored):
+    store = stored(Model(BOTH))
+    report = embstore.check(store, model := Model(BOTH), numbers(), n=20, batch_size=8)
+    assert [len(batch) for batch in model.batches] == [8, 8, 4]
+    assert model.encoded == list(range(20))
+    assert list(report.keys) == [f"f{i}:c{i % 3}" for i in range(20)]
+    assert report.differences == dict.fromkeys(BOTH, 0.0)
+
+
+def test_a_batch_is_of_32_unless_told_otherwise(stored):
+    store = stored(Model(), numbers(70))
+    embstore.check(store, model := Model(), numbers(70), n=70)
+    assert [len(batch) for batch in model.batches] == [32, 32, 6]
+
+
+@pytest.mark.parametrize("place", [0, 9, 19])
+def test_the_largest_difference_is_that_of_all_batches(stored, place):
+    store = stored(Model())
+    model = Model()
+
+    def given(name, rows):
+        if (inside := place - len(model.encoded) + len(rows)) in range(len(rows)):
+            rows[inside] *= 1.25
+        return rows
+
+    model.given = given
+    report = embstore.check(store, model, numbers(), n=20, batch_size=7)
+    assert report.differences["mean"] == pytest.approx(0.25)
+
+
+def test_one_batch_is_in_memory_at_a_time(stored):
+    store = stored(Model())
+    model, seen = Model(), []
+
+    def given(name, rows):
+        assert [rows for rows in (known() for known in seen) if rows is not None] == []
+        seen.append(weakref.ref(rows))
+        return rows
+
+    model.given = given
+    embstore.check(store, model, numbers(), n=20, batch_size=4)
+    assert len(seen) == 5
+
+
+def test_fewer_rows_than_samples_in_a_later_batch(stored):
+    store = stored(Model())
+    model = Model()
+    model.given = lambda name, rows: rows if len(model.batches) == 1 else rows[:-1]
+    with pytest.raises(errors.ShapeError, match="4 rows"):
+        embstore.check(store, model, numbers(), n=20, batch_size=4)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_nothing_is_refused(stored, size):
+    store = stored(Model())
+    with pytest.raises(ValueError, match="at least one sample"):
+        embstore.check(store, model := Model(), numbers(), batch_size=size)
+    assert model.batches == []
+
+
 @pytest.mark.parametrize("n", [0, -3])
 def test_no_samples_are_refused(stored, n):
     with pytest.raises(ValueError):  # noqa: PT011
@@ -401,6 +462,7 @@ def test_stale_samples_are_passed_over(stored):
     store = stored(Model())
     report = embstore.check(store, model := Model(), numbers(20, f0=100, f19=119), n=5)
     assert report.stale == ("f0:c0", "f19:c1")
+    assert str(report).splitlines()[-1] == "  2 passed over as stale, of other content than was encoded"
     assert len(report.keys) == len(set(report.keys)) == 5
     assert {5, 10, 14} < set(model.encoded) < set(range(1, 19))
     assert report.ok

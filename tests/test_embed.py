@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import errors, fsio, pipeline
+from embstore import errors, fsio, pipeline, survey
 from embstore.encoders.base import BaseEncoder
 from embstore.ragged import Ragged
 from embstore.schema import FieldSpec
@@ -250,12 +250,13 @@ def test_a_stale_sample_that_fails_is_not_said_to_be_encoded(cache, log):
 
 
 def test_a_hit_writes_nothing(cache, log):
-    """Neither a lock nor a claim: the cache may lie where it can't be written to."""
+    """Neither a lock nor a claim: the cache may lie where it can't be written to. What is counted lies apart."""
     embstore.embed(Source(numbers(0, 4)), Numbers(log), cache)
     encoded(log)
 
     def files():
-        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in cache.path.rglob("*")}
+        found = [path for path in cache.path.rglob("*") if ".usage" not in path.parts]
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
 
     before = files()
     assert embstore.embed(Source(numbers(0, 4)), Numbers(log), cache).hits == 4
@@ -684,7 +685,7 @@ def test_a_file_of_just_now_is_compared_by_its_content_by_later_runs_too(cache, 
 
 def test_a_file_that_changes_within_its_clocks_tick_after_it_was_compared(cache, log, root, monkeypatch):
     """Comparing thousands of files takes a while: whether one had settled is a question of before it was read."""
-    clock, compare = time.time_ns(), pipeline.compare_samples
+    clock, compare = time.time_ns(), survey.compare_samples
     files(root, {"f0": 1}, clock - 10**9)
     embstore.embed(Folder(root, name="x"), Numbers(log), cache)
 
@@ -694,9 +695,9 @@ def test_a_file_that_changes_within_its_clocks_tick_after_it_was_compared(cache,
         monkeypatch.setattr(time, "time_ns", lambda: clock + 10**10)
         return found
 
-    monkeypatch.setattr(pipeline, "compare_samples", slowly)
+    monkeypatch.setattr(survey, "compare_samples", slowly)
     embstore.embed(Folder(root, name="x"), Numbers(log), cache)
-    monkeypatch.setattr(pipeline, "compare_samples", compare)
+    monkeypatch.setattr(survey, "compare_samples", compare)
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache)
     assert counts(result) == (1, 0, 1, 1, 0, 0)
     check(result.path, {"f0:_": 2})
@@ -806,7 +807,7 @@ def test_files_that_are_gone(cache, log, root):
     check(result.path, left)
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache, vanished="delete")
     assert (result.vanished, result.rows) == ((), 4)
-    with pytest.raises(ValueError, match="'report' or 'delete'"):
+    with pytest.raises(ValueError, match="'report', 'delete' or 'ignore'"):
         embstore.embed(Folder(root, name="x"), Numbers(log), cache, vanished="forget")
 
 
@@ -974,3 +975,11 @@ def test_memory_holds_the_batches_under_way_alone(cache, log, fields, count, int
     assert peak < limit
     key = f"f{count - 1}:c{(count - 1) % 3}"
     assert result.store[key][0] == count - 1
+
+
+def test_rows_of_others_are_not_looked_for(cache, log):
+    """A client's samples are a part of what the store holds."""
+    embstore.embed(Source(numbers(0, 8)), Numbers(log), cache)
+    result = embstore.embed(Source(numbers(0, 3)), Numbers(log), cache, vanished="ignore")
+    assert (result.hits, result.vanished, result.rows) == (3, (), 8)
+    assert len(embstore.embed(Source(numbers(0, 3)), Numbers(log), cache).vanished) == 5

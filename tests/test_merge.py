@@ -890,7 +890,9 @@ def test_a_second_round_encodes_what_is_new(folder, cache, tmp_path):
     for i in range(60, 70):
         write(folder / "dog" / f"{i}.bin", bytes([i]))
     results, parts = shards(source, cache, 3)
-    assert sum(r.encoded for r in results) == sum(r.samples for r in results) == 10
+    assert sum(r.encoded for r in results) == 10
+    assert [r.samples - r.hits for r in results] == [r.encoded for r in results]
+    assert sum(r.samples for r in results) == 70
     with pytest.raises(errors.KeysExistError):
         embstore.merge(path, *parts)
     assert embstore.merge(path, *parts, if_exists="skip") == embstore.AppendResult(appended=10, skipped=60)
@@ -973,6 +975,92 @@ def test_a_shard_again_is_a_hit(folder, cache):
     assert files(first.path) == before
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["part kept", "part removed"])
+@pytest.mark.parametrize("new", [0, 9])
+def test_what_the_whole_store_holds_is_a_hit_of_the_shard(folder, cache, kept, new):
+    source = Folder(folder, name="files")
+    if kept:
+        shards(source, cache, 1)
+    embstore.embed(source, Counting(), cache)
+    for i in range(new):
+        write(folder / "dog" / f"new{i}.bin", bytes([i]))
+    result = embstore.embed(source, encoder := Counting(), cache, shard=(0, 1))
+    assert (result.samples, result.hits, result.stale) == (60 + new, 60, 0)
+    assert result.encoded == len(encoder.encoded) == new
+    assert result.reason == f"{'partial' if new else 'hit'}: 60 stored, {new} missing, 0 stale"
+    again = embstore.embed(source, Counting(), cache, shard=(0, 1))
+    assert (again.samples, again.hits, again.encoded) == (60 + new, 60 + new, 0)
+    assert again.reason == f"hit: {60 + new} stored, 0 missing, 0 stale"
+
+
+def test_a_shard_of_which_nothing_is_stored_is_a_miss(folder, cache):
+    """Whatever else the whole store holds."""
+    embstore.embed(Folder(folder, name="files", pattern="cat/*.bin"), Counting(), cache)
+    source = Folder(folder, name="files", pattern="dog/*.bin")
+    results, _ = shards(source, cache, 2)
+    for result in results:
+        assert result.reason == f"miss: 0 stored, {result.samples} missing, 0 stale"
+        assert (result.hits, result.encoded) == (0, result.samples)
+
+
+def test_a_first_shard_says_what_its_config_misses(folder, cache):
+    source = Folder(folder, name="files")
+    embstore.embed(source, Counting(version=2), cache)
+    result = embstore.embed(source, Counting(), cache, shard=(0, 2))
+    assert result.reason == "miss: no store has this config; the nearest differs in version: expected 1, found 2"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["part kept", "part removed"])
+def test_what_is_stale_in_the_whole_store_is_stale_until_the_part_has_it(folder, cache, kept):
+    source = Folder(folder, name="files")
+    if kept:
+        shards(source, cache, 1)
+    embstore.embed(source, Counting(), cache)
+    write(folder / "cat" / "4.bin", b"changed")
+    write(folder / "cat" / "7.bin", b"changed, too")
+    result = embstore.embed(source, Counting(), cache, shard=(0, 1))
+    assert (result.samples, result.hits, result.stale, result.encoded) == (60, 58, 2, 2)
+    assert result.reason == "partial: 58 stored, 0 missing, 2 stale"
+    again = embstore.embed(source, Counting(), cache, shard=(0, 1))
+    assert (again.samples, again.hits, again.stale, again.encoded) == (60, 60, 0, 0)
+    assert again.reason == "hit: 60 stored, 0 missing, 0 stale"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["part kept", "part removed"])
+def test_a_shard_tells_of_a_stored_file_that_it_can_not_compare(folder, cache, kept):
+    """As a run without shards does."""
+    source = Folder(folder, name="files")
+    if kept:
+        shards(source, cache, 1)
+    embstore.embed(source, Counting(), cache)
+    write(folder / "cat" / "4.bin", b"changed")
+    scanned = list(source)
+    (folder / "cat" / "4.bin").unlink()
+
+    class Scanned:
+        name = "files"
+
+        def __iter__(self):
+            return iter(scanned)
+
+    plain, shard = (embstore.embed(Scanned(), Counting(), cache, shard=how) for how in (None, (0, 1)))
+    assert [failure.key for failure in plain.failed] == ["cat/4:cat"]
+    for name in ("samples", "hits", "stale", "encoded", "failed", "reason"):
+        assert getattr(shard, name) == getattr(plain, name)
+
+
+def test_a_shard_leaves_the_whole_store_as_it_is(folder, cache):
+    """It does not even note the stamps of files that were touched."""
+    source = Folder(folder, name="files")
+    path = embstore.embed(source, Counting(), cache).path
+    before = files(path)
+    os.utime(folder / "cat" / "4.bin", ns=(10**18, 5 * 10**17))
+    for _ in range(2):
+        result = embstore.embed(source, Counting(), cache, shard=(0, 1))
+        assert (result.hits, result.encoded) == (60, 0)
+    assert files(path) == before
+
+
 def test_parts_are_no_stores_of_the_cache(folder, cache):
     results, parts = shards(Folder(folder, name="files"), cache, 2)
     config = results[0].config
@@ -1022,6 +1110,24 @@ def test_a_field_that_only_the_shards_have(folder, cache):
         embstore.embed(source, encoder, cache, shard=(0, 2))
     assert len(list(cache.path.glob("*.part-*"))) == 0
     assert embstore.embed(source, encoder, cache).fields_added == ("more",)
+
+
+def test_a_field_that_only_the_whole_store_has_is_added_to_a_part(folder, cache):
+    """Also for rows of the part that came into the whole store by a merge."""
+    source = Folder(folder, name="files")
+    results, parts = shards(source, cache, 2)
+    embstore.merge(cache.path_of(results[0].config), *parts)
+
+    def both(items):
+        return {"size": sizes(items), "more": sizes(items)}
+
+    fields = {name: FieldSpec(shape=(2,)) for name in ("size", "more")}
+    encoder = FunctionEncoder(both, config=Counting().config, fields=fields)
+    assert embstore.embed(source, encoder, cache).fields_added == ("more",)
+    write(folder / "dog" / "new.bin", b"new")
+    results, parts = shards(source, cache, 2, lambda: encoder)
+    assert [r.fields_added for r in results] == [("more",)] * 2
+    assert embstore.merge(cache.path_of(results[0].config), *parts, if_exists="skip").appended == 1
 
 
 def test_another_meaning_of_a_field_is_refused(folder, cache):

@@ -27,7 +27,9 @@ from embstore.encoders.audio import AudioSettings, decode_audio  # noqa: E402
 from embstore.encoders.image import decode_image  # noqa: E402
 from embstore.encoders.outputs import available  # noqa: E402
 from embstore.ingest import field_values  # noqa: E402
+from embstore.sources import Folder  # noqa: E402
 from tests import tiny_models  # noqa: E402
+from tests.test_decoding import sound_file  # noqa: E402
 
 TEXTS = ["the cat sat on the mat", "a dog", "the dog barks, a cat runs fast fast fast", "a cat"]
 SPEECH = ("wav2vec2", "hubert", "wavlm")
@@ -227,6 +229,36 @@ def test_a_run_encodes_only_what_is_missing(folder_of, tmp_path):
     expected = run(encoder, TEXTS)
     for i in range(4):
         np.testing.assert_allclose(store.fetch([f"{i}:_"], "mean")[0], expected["mean"][i], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["whisper", "wav2vec2", "wav2vec2, masked"])
+def test_recordings_from_their_files_into_a_store(folder_of, tmp_path, rng, kind):
+    """FLAC of several lengths, rates and channels, against the model called by hand on each alone."""
+    pytest.importorskip("soundfile")
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    lengths = [(0.2, 16_000), (0.5, 44_100), (0.5, 22_050), (1.4, 48_000), (0.7, 44_100)]
+    for i, (seconds, rate) in enumerate(lengths):
+        wave = rng.standard_normal((round(seconds * rate), 1 + i % 2)) / 9
+        (recordings / f"drum_{i}.flac").write_bytes(sound_file(wave, rate, "FLAC"))
+    encoder = from_pretrained(folder_of(kind), fields=["last_hidden_state", "mean"])
+    source = Folder(recordings, name="recordings", pattern="{class}_*.flac")
+    result = embstore.embed(source, encoder, tmp_path / "cache", batch_size=2, workers=2)
+    assert (result.encoded, result.failed) == (len(lengths), ())
+    model = transformers.AutoModel.from_pretrained(folder_of(kind)).eval()
+    store, counts = result.store, []
+    for i in range(len(lengths)):
+        expected = by_hand(model, folder_of(kind), "audio", (recordings / f"drum_{i}.flac").read_bytes())
+        row = store.rows_of([f"drum_{i}:drum"])[0]
+        for name in encoder.fields:
+            np.testing.assert_allclose(store.array(name)[row], expected[name], atol=1e-5, rtol=1e-4)
+        counts.append(len(store.array("last_hidden_state")[row]))
+    if kind == "whisper":  # which pads each to its own second, and cuts there
+        assert counts == [50] * len(lengths)
+    else:
+        assert counts[0] < counts[1] == counts[2] < counts[4] < counts[3]
+    again = embstore.embed(source, from_pretrained(folder_of(kind), fields=["mean"]), tmp_path / "cache")
+    assert (again.hits, again.encoded) == (len(lengths), 0)
 
 
 def test_a_batch_of_nothing_is_a_mistake(folder_of):

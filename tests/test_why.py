@@ -180,6 +180,13 @@ def test_fields_of_a_config_that_is_not_there(cache):
     assert found.missing_fields == ()
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["stored", "not stored"])
+def test_one_field_is_no_list_of_its_letters(cache, there):
+    fill(cache, AST if there else but(sample_rate=8000))
+    with pytest.raises(TypeError, match="expected a list of fields, found one: 'mean'"):
+        embstore.why(AST, cache, fields="mean")
+
+
 def test_an_empty_cache(cache):
     cache.path.mkdir()
     found = embstore.why(AST, cache)

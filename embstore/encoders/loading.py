@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 from embstore.encoders import weights
 from embstore.encoders.anatomy import TextLimits
 from embstore.encoders.audio import AudioSettings
-from embstore.encoders.extras import imported
 from embstore.encoders.families import Family
 from embstore.encoders.sentence import SentenceHead
 from embstore.errors import ConfigError, WeightsChangedError
+from embstore.lazy import imported
 
 __all__ = ["Loaded", "Plan", "load_model", "load_processor", "token_ids"]
 
@@ -210,7 +210,7 @@ def _load_dense(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def _imported(name: str, plan: Plan) -> Any:
-    return imported(name, plan.family.modality)
+    return imported(name, plan.family.modality, "for this model")
 
 
 def _check_files(plan: Plan) -> None:

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from embstore.encoders.extras import imported
 from embstore.encoders.families import FAMILIES, Family, Modality, family_of
 from embstore.encoders.sentence import SentenceHead, sentence_head
 from embstore.errors import ModelFilesError, UnknownModelError
+from embstore.lazy import imported
 
 __all__ = [
     "PROCESSOR_FILES",
@@ -152,7 +152,7 @@ def locate(model: str | os.PathLike[str], revision: str | None, id: str | None, 
         return Place(folder, id or folder.name, revision)
     if not isinstance(model, str) or not _HUB_ID.fullmatch(model):
         raise ModelFilesError(path, "config.json")
-    hub = imported("huggingface_hub", extra)
+    hub = imported("huggingface_hub", extra, "for this model")
     folder = Path(hub.snapshot_download(model, revision=revision, allow_patterns=[*_FROM_HUB]))
     if not any((folder / name).exists() for name in _SAFETENSORS):
         patterns = [*_BIN, "pytorch_model-*-of-*.bin"]

@@ -16,12 +16,12 @@ import numpy as np
 
 from embstore.encoders.anatomy import conv_frames, least_samples
 from embstore.encoders.audio import decode_audio
-from embstore.encoders.extras import imported
 from embstore.encoders.image import decode_image
 from embstore.encoders.loading import Plan, load_model, load_processor, token_ids
 from embstore.encoders.outputs import LAST, SENTENCE, Output, Pass, rows
 from embstore.encoders.text import decode_text
 from embstore.errors import DecodeError, MissingWeightsError
+from embstore.lazy import imported
 
 __all__ = ["Runner"]
 
@@ -50,7 +50,7 @@ class Runner:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
     def _imported(self, name: str) -> Any:
-        return imported(name, self.plan.family.modality)
+        return imported(name, self.plan.family.modality, "for this model")
 
     # -- one sample ---------------------------------------------------------------------------
 
