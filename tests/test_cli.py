@@ -1,15 +1,20 @@
 """The command `embstore`: what it does, what it says, and how it ends."""
 
+import io
+import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -17,6 +22,7 @@ import embstore
 import embstore.encoders
 from embstore import FieldSpec, errors
 from embstore.cli import main
+from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, EXITS, INTERRUPTED, PARTLY, WRONG, status_of
 from embstore.encoders import FunctionEncoder
 from embstore.pipeline import part_path
 
@@ -125,7 +131,7 @@ def test_several_suffixes_and_a_pattern(tmp_path, sounds, call, capsys):
     assert call("embed", sounds, *both, "--pattern", "{class}/{file_id}.*") == 0
     assert sorted(stored(tmp_path)) == ["1:cat", "1:dog", "2:dog", "note:cat"]
     write(sounds / "cat" / "1.txt", b"one key, two files")
-    assert call("embed", sounds, *both) == 2
+    assert call("embed", sounds, *both) == WRONG
     assert "'cat/1:cat'" in capsys.readouterr().err
     assert len(stored(tmp_path)) == 4
 
@@ -226,7 +232,7 @@ def test_shards_and_their_merge(tmp_path, sounds, call, capsys):
     assert main(["merge", str(path), *map(str, parts)]) == 0
     assert capsys.readouterr().out == f"{path}: 4 rows added, 0 skipped\n"
     assert len(stored(tmp_path)) == 4
-    assert main(["merge", str(path), *map(str, parts)]) == 2
+    assert main(["merge", str(path), *map(str, parts)]) == ANOTHER
     assert "are stored already" in capsys.readouterr().err
     assert main(["merge", "--if-exists", "skip", str(path), str(parts[0])]) == 0
     assert re.fullmatch(r".*: 0 rows added, \d skipped\n", capsys.readouterr().out)
@@ -242,7 +248,7 @@ def test_shards_renew_what_has_changed(tmp_path, sounds, call, capsys):
     parts = [part_path(path, (i, 2)) for i in range(2)]
     capsys.readouterr()
     assert main(["merge", str(path), *map(str, parts), "--if-exists", "replace"]) == 0
-    assert capsys.readouterr().out.startswith(f"{path}: 1 rows added, 0 skipped")
+    assert capsys.readouterr().out == f"{path}: 1 rows added, 1 of them in place of others, 0 skipped\n"
     assert call("embed", sounds) == 0
     assert capsys.readouterr().out.startswith("hit: 4 stored")
 
@@ -253,22 +259,23 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("shard", ["", "1", "/", "1/", "/4", "a/b", "0/4/5", "0-4", "0,4", "1.0/4", "-1/4"])
+@pytest.mark.parametrize("shard", ["", "1", "/", "1/", "/4", "a/b", "0/4/5", "0-4", "0,4", "1.0/4", "-/4"])
 def test_what_is_no_shard(tmp_path, sounds, call, capsys, shard):
-    with pytest.raises(SystemExit) as caught:
-        call("embed", sounds, "--shard", shard)
-    assert caught.value.code == 2
-    assert "--shard" in capsys.readouterr().err
+    assert call("embed", sounds, "--shard", shard) == WRONG
+    said = capsys.readouterr().err
+    assert said.startswith("Usage: embstore embed ")
+    assert "--shard" in said.splitlines()[-1]
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("shard", ["4/4", "5/4", "0/0", "0/-1", "-1/4"])
 def test_a_shard_that_there_is_not(tmp_path, sounds, call, capsys, shard):
-    assert call("embed", sounds, f"--shard={shard}") == 2
-    said = capsys.readouterr().err
-    assert re.match(r"embstore: expected shard \(i, n\).* 0 <= i < n, found ", said)
-    assert len(said.splitlines()) == 1
-    assert not (tmp_path / "cache").exists()
+    for words in (["--shard", shard], [f"--shard={shard}"]):
+        assert call("embed", sounds, *words) == WRONG
+        said = capsys.readouterr().err
+        assert re.match(r"embstore: expected shard \(i, n\).* 0 <= i < n, found ", said)
+        assert len(said.splitlines()) == 1
+        assert not (tmp_path / "cache").exists()
 
 
 # -- tables -----------------------------------------------------------------------------------
@@ -299,17 +306,17 @@ def test_a_parquet_table(tmp_path, call):
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("options", "status", "reason"),
     [
-        ([], "expected either path="),
-        (["--text-column", "says", "--path-column", "id"], "expected either path="),
-        (["--text-column", "says"], "name a file_id column"),
-        (["--text-column", "nonsense", "--id-column", "id"], "there is no column 'nonsense'"),
-        (["--text-column", "says", "--id-column", "label"], "'3'|'_'|empty|not a key"),
+        ([], WRONG, "expected either path="),
+        (["--text-column", "says", "--path-column", "id"], WRONG, "expected either path="),
+        (["--text-column", "says"], WRONG, "name a file_id column"),
+        (["--text-column", "nonsense", "--id-column", "id"], ABSENT, "there is no column 'nonsense'"),
+        (["--text-column", "says", "--id-column", "label"], WRONG, "'3'|'_'|empty|not a key"),
     ],
 )
-def test_a_table_that_does_not_fit(tmp_path, texts, call, capsys, options, reason):
-    assert call("embed", texts, *options) == 2
+def test_a_table_that_does_not_fit(tmp_path, texts, call, capsys, options, status, reason):
+    assert call("embed", texts, *options) == status
     said = capsys.readouterr().err
     assert re.search(reason, said)
     assert len(said.splitlines()) == 1
@@ -324,18 +331,73 @@ def test_a_table_that_does_not_fit(tmp_path, texts, call, capsys, options, reaso
         ["sounds", "--root", "."],
         ["texts", "--suffix", ".wav"],
         ["texts", "--pattern", "{class}_*"],
+        ["texts", "--pattern", ""],
     ],
     ids=" ".join,
 )
-def test_options_of_the_other_kind_of_source(sounds, texts, call, options):
-    kind, *more = options
+def test_options_of_the_other_kind_of_source(sounds, texts, call, capsys, options):
+    kind, name, *more = options
     if kind == "texts":
         more += ["--text-column", "says", "--id-column", "id"]
-    try:
-        status = call("embed", sounds if kind == "sounds" else texts, *more)
-    except SystemExit as error:
-        status = error.code
-    assert status == 2
+    assert call("embed", sounds if kind == "sounds" else texts, name, *more) == WRONG
+    said = capsys.readouterr().err
+    assert said.startswith(f"embstore: {name} is for a ")
+    assert len(said.splitlines()) == 1
+
+
+# -- data sets in their real layouts -----------------------------------------------------------
+
+
+@pytest.fixture
+def vegas(tmp_path, models):
+    """Run a command on a folder in VEGAS's layout."""
+    pytest.importorskip("torch")
+    for name in ("dog", "drum"):
+        for i in range(1, 7):
+            write(tmp_path / "VEGAS" / name / "audios" / f"video_{i:05d}.wav", b"x" * i)
+
+    def call(command, *more):
+        where = ["--model", "tiny", "--cache", tmp_path / "cache"]
+        return main([str(word) for word in (command, tmp_path / "VEGAS", "--dataset", "vegas", *where, *more)])
+
+    return call
+
+
+def test_a_data_set(tmp_path, vegas, capsys):
+    assert vegas("embed", "--classes", "dog", "--samples-per-class", 3) == 0
+    assert {key.rpartition(":")[2] for key in stored(tmp_path)} == {"dog"}
+    assert len(stored(tmp_path)) == 3
+    capsys.readouterr()
+    assert vegas("embed") == 0
+    assert "9 encoded" in capsys.readouterr().out
+    assert vegas("embed", "--classes", "drum") == 0
+    assert "whose sample is gone" not in capsys.readouterr().out
+    assert vegas("why") == 0
+
+
+def test_nodes_of_a_data_set_share_no_sample(tmp_path, vegas, models):
+    for node in range(3):
+        assert vegas("embed", "--nodes", 3, "--node", node) == 0
+    assert len(models.encoded) == len(stored(tmp_path)) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--name", "x"], "a data set has its own"),
+        (["--pattern", "{class}_*"], "--pattern is for a folder"),
+        (["--classes", "unicorn"], "unicorn"),
+        (["--classes", "dog", "--delete-vanished"], "would delete"),
+        (["--nodes", "3", "--node", "7"], "7"),
+    ],
+    ids=str,
+)
+def test_what_a_data_set_refuses(tmp_path, vegas, capsys, options, reason):
+    assert vegas("embed", *options) in (2, 3)
+    said = capsys.readouterr().err
+    assert reason in said
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.glob("cache/*.zarr"))
 
 
 # -- why --------------------------------------------------------------------------------------
@@ -384,7 +446,7 @@ def test_check(tmp_path, sounds, call, models, capsys):
 
 
 def test_check_without_a_store(tmp_path, sounds, call, capsys):
-    assert call("check", sounds) == 2
+    assert call("check", sounds) == ABSENT
     assert capsys.readouterr().err.startswith("embstore: miss: no store has this config")
     assert not (tmp_path / "cache").exists()
 
@@ -394,8 +456,49 @@ def test_check_of_nothing_that_is_stored(sounds, call, capsys):
     for path in sounds.rglob("*.*"):
         write(path, b"another")
         os.utime(path)
-    assert call("check", sounds) == 2
+    assert call("check", sounds) == WRONG
     assert "content that it has now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["-n", "0"], ["-n", "-1"], ["-n", "x"], ["--tolerance", "x"]], ids=" ".join)
+def test_checks_that_make_no_sense(sounds, call, capsys, options):
+    call("embed", sounds)
+    capsys.readouterr()
+    assert call("check", sounds, *options) == WRONG
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+
+
+# -- for programs -----------------------------------------------------------------------------
+
+
+def test_what_programs_are_told(tmp_path, sounds, call, models, capsys):
+    def told(command, *options, status=DONE):
+        assert call(command, sounds, "--json", *options) == status
+        return json.loads(capsys.readouterr().out)
+
+    write(sounds / "dog" / "3.wav", b"")
+    answer = told("embed", status=PARTLY)
+    counts = {"samples": 5, "hits": 0, "encoded": 4, "stale": 0, "rows": 4, "nbytes": 32}
+    assert {name: answer[name] for name in counts} == counts
+    assert answer["ok"] is False
+    failed = {"key": "dog/3:dog", "where": str(sounds / "dog" / "3.wav"), "reason": "it is empty"}
+    assert answer["failed"] == [failed]
+    assert answer["path"] == str(stored(tmp_path).path)
+    assert answer["config"]["dataset"] == "pets"
+    assert told("why") == {**WHY, "hit": True, "path": answer["path"]}
+    missed = told("why", "--duration", "10", status=PARTLY)
+    differences = [{"name": "duration", "wanted": 10}]  # nothing is stored of that name
+    assert missed == {**WHY, "path": missed["path"], "nearest": answer["path"], "differences": differences}
+    assert told("why", "--fields", "mean,cls", status=PARTLY)["missing_fields"] == ["cls"]
+    report = told("check")
+    assert (report["ok"], report["differences"], len(report["keys"])) == (True, {"mean": 0.0}, 4)
+    models.factor = 2
+    assert told("check", "-n", "1", status=PARTLY)["ok"] is False
+
+
+WHY = {"hit": False, "missing_fields": [], "nearest": None, "differences": []}
 
 
 # -- merge ------------------------------------------------------------------------------------
@@ -410,7 +513,7 @@ def make(path, *keys, **config):
 def test_merge(tmp_path, capsys):
     a, b = make(tmp_path / "a", "1:c", "2:c"), make(tmp_path / "b", "2:c", "3:c")
     dest = str(tmp_path / "dest.zarr")
-    assert main(["merge", dest, a, b]) == 2
+    assert main(["merge", dest, a, b]) == WRONG
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "embstore: 1 key(s) occur more than once: '2:c'\n"
@@ -419,16 +522,20 @@ def test_merge(tmp_path, capsys):
     assert len(embstore.open(dest)) == 3
 
 
-@pytest.mark.parametrize("kind", ["another config", "no store", "nothing"])
-def test_merge_of_what_does_not_fit(tmp_path, capsys, kind):
+@pytest.mark.parametrize(
+    ("kind", "status"), [("another config", ANOTHER), ("no store", ABSENT), ("a file", ABSENT), ("nothing", ABSENT)]
+)
+def test_merge_of_what_does_not_fit(tmp_path, capsys, kind, status):
     a = make(tmp_path / "a", "1:c")
     odd = tmp_path / "odd"
     if kind == "another config":
         make(odd, "2:c", version=2)
     elif kind == "no store":
         odd.mkdir()
+    elif kind == "a file":
+        odd.write_text("")
     dest = tmp_path / "dest"
-    assert main(["merge", str(dest), a, str(odd)]) == 2
+    assert main(["merge", str(dest), a, str(odd)]) == status
     said = capsys.readouterr().err
     assert said.startswith("embstore: ")
     assert str(odd) in said
@@ -436,6 +543,13 @@ def test_merge_of_what_does_not_fit(tmp_path, capsys, kind):
 
 
 # -- how it ends ------------------------------------------------------------------------------
+
+
+STATUSES = {  # `why` looks for a config, whatever that says
+    "embed": {"model": ABSENT, "cache": AGAIN, "name": WRONG, "source": WRONG},
+    "why": {"model": ABSENT, "cache": PARTLY, "name": PARTLY, "source": DONE},
+    "check": {"model": ABSENT, "cache": ABSENT, "name": ABSENT, "source": WRONG},
+}
 
 
 @pytest.mark.parametrize("command", ["embed", "why", "check"])
@@ -453,23 +567,82 @@ def test_errors_are_one_line(tmp_path, sounds, call, capsys, command, kind):
         call("embed", sounds)
     status = call(command, source, **options)
     said = capsys.readouterr()
-    if command == "why" and kind != "model":
-        assert status == (0 if kind == "source" else 1)  # it looks for a config, whatever that says
+    assert status == STATUSES[command][kind]
+    if status in (DONE, PARTLY):
+        assert said.err == ""
         return
-    assert status == 2
     assert said.err.startswith("embstore: ")
     assert len(said.err.splitlines()) == 1
     assert "Traceback" not in said.err
 
 
-@pytest.mark.parametrize("error", [OSError("disk"), ValueError("value"), ImportError("pip install 'embstore[audio]'")])
-def test_errors_of_the_encoder(sounds, call, models, capsys, error):
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError("disk"), AGAIN),
+        (TimeoutError("slow"), AGAIN),
+        (FileNotFoundError("file"), ABSENT),
+        (ValueError("value"), WRONG),
+        (ImportError("pip install 'embstore[audio]'"), ABSENT),
+        (errors.DecodeError("it is no sound"), WRONG),
+        (errors.WeightsChangedError(Path("model")), ANOTHER),
+        (errors.CorruptStoreError(Path("file"), "it is short"), BROKEN),
+    ],
+    ids=repr,
+)
+def test_errors_of_the_encoder(sounds, call, models, capsys, error, status):
     def fail(items):
         raise error
 
     models.during = fail
-    assert call("embed", sounds) == 2
+    assert call("embed", sounds) == status
     assert capsys.readouterr().err == f"embstore: {error}\n"
+
+
+def test_an_error_without_words_is_a_line(sounds, call, models, capsys):
+    def fail(items):
+        raise ValueError
+
+    models.during = fail
+    assert call("embed", sounds) == WRONG
+    assert capsys.readouterr().err == "embstore: ValueError\n"
+
+
+def test_an_error_of_several_lines_is_one(sounds, call, models, capsys):
+    def fail(items):
+        raise ValueError("first\nsecond \x1b[31m")
+
+    models.during = fail
+    assert call("embed", sounds) == WRONG
+    assert capsys.readouterr().err == "embstore: first\\nsecond \\x1b[31m\n"
+
+
+def test_every_status_is_explained(capsys):
+    """And every error of the library has the status that its place in the tree of errors asks for."""
+    main(["--help"])
+    text = capsys.readouterr().out
+    for status, meaning in EXITS.items():
+        assert f"{status:>3}  {meaning}" in text
+    tree = re.findall(r"^\|   [|`]-- (\w+)|^[|`]-- (.*)$", errors.__doc__.replace("    |", "|"), flags=re.MULTILINE)
+    branch, expected = "", {}
+    branches = {
+        "the call is wrong": {WRONG, ANOTHER},  # KeysExistError: something is there already
+        "it is not there": {ABSENT},
+        "it is another one": {ANOTHER},
+        "it moved on": {AGAIN},
+        "the machine refuses": {AGAIN, ABSENT},  # MissingLibraryError: a library is not there
+        "the sample is bad": {WRONG},
+        "the file to import is bad": {BROKEN},
+        "CorruptStoreError": {BROKEN},
+    }
+    for leaf, line in tree:
+        branch = line or branch
+        if leaf:
+            (expected[leaf],) = (allowed for start, allowed in branches.items() if branch.startswith(start))
+    assert len(expected) > 30
+    for name, allowed in expected.items():
+        error = getattr(errors, name).__new__(getattr(errors, name))
+        assert status_of(error) in allowed, name
 
 
 def test_what_is_a_fault_of_the_program_is_shown_whole(sounds, call, models):
@@ -487,7 +660,7 @@ def test_interrupted(tmp_path, sounds, call, models, capsys):
             raise KeyboardInterrupt
 
     models.during = interrupt
-    assert call("embed", sounds, "--batch-size", "1", "--workers", "1") == 130
+    assert call("embed", sounds, "--batch-size", "1", "--workers", "1") == INTERRUPTED
     said = capsys.readouterr()
     assert "the same command goes on from there" in said.err
     assert len(said.err.splitlines()) == 1
@@ -496,6 +669,18 @@ def test_interrupted(tmp_path, sounds, call, models, capsys):
     models.encoded.clear()
     assert call("embed", sounds) == 0
     assert len(models.encoded) == 3
+
+
+def test_interrupted_where_nothing_goes_on(sounds, call, models, capsys):
+    call("embed", sounds)
+    capsys.readouterr()
+
+    def interrupt(items):
+        raise KeyboardInterrupt
+
+    models.during = interrupt
+    assert call("check", sounds) == INTERRUPTED
+    assert capsys.readouterr().err == "embstore: interrupted\n"
 
 
 @pytest.mark.parametrize(
@@ -509,6 +694,9 @@ def test_interrupted(tmp_path, sounds, call, models, capsys):
         ["embed", "folder", "--name", "x", "--model", "y", "--cache", "c", "--batch-size", "many"],
         ["embed", "folder", "--name", "x", "--model", "y", "--cache", "c", "--modality", "smell"],
         ["embed", "folder", "--name", "x", "--model", "y", "--cache", "c", "--nonsense"],
+        ["embed", "folder", "--name", "x", "--model", "y", "--cache", "c", "--fields", ","],
+        ["embed", "", "--name", "x", "--model", "y", "--cache", "c"],
+        ["embed", "folder", "--name", "x", "--model", "y", "--cache", ""],
         ["check", "folder", "--name", "x", "--model", "y", "--cache", "c", "--shard", "0/2"],
         ["merge"],
         ["merge", "dest"],
@@ -517,50 +705,70 @@ def test_interrupted(tmp_path, sounds, call, models, capsys):
     ids=" ".join,
 )
 def test_words_that_make_no_sense(words, capsys, models):
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: embstore")
+    assert main(words) == WRONG
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Usage: embstore")
     assert models.asked == []
 
 
 @pytest.mark.parametrize("options", [["--batch-size", "0"], ["--batch-size", "-2"], ["--workers", "-1"]], ids=" ".join)
 def test_numbers_that_make_no_sense(sounds, call, capsys, options):
-    assert call("embed", sounds, *options) == 2
+    assert call("embed", sounds, *options) == WRONG
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [[], ["embed"], ["why"], ["check"], ["merge"]], ids=" ".join)
+def commands():
+    """Return all commands with the words that call them, those of groups too."""
+    from embstore.cli import group
+
+    found, left = {}, [((), group)]
+    while left:
+        words, command = left.pop()
+        found[" ".join(words)] = command
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            left += [((*words, name), command.get_command(context, name)) for name in command.list_commands(context)]
+    return found
+
+
+@pytest.mark.parametrize("words", commands())
 def test_help(words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main([*words, "--help"])
-    assert caught.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith(" ".join(["usage: embstore", *words]))
-    if not words:
-        for command in ("embed", "why", "check", "merge"):
-            assert command in text
-    else:
-        assert "--verbose" in text
-    expected = {
-        "embed": ["--shard I/N", "--fields", "--delete-vanished", "--batch-size N", "--pattern", "{class}_*.flac"],
-        "why": ["--duration SECONDS", "--name NAME", "--cache CACHE"],
-        "check": ["--tolerance", "-n N"],
-        "merge": ["dest", "parts", "{error,skip"],
-    }
-    for part in expected.get(" ".join(words), []):
-        assert part in text
+    for option in ("--help", "-h"):
+        assert main([*words.split(), option]) == 0
+        said = capsys.readouterr()
+        assert said.err == ""
+        text = " ".join(said.out.split())
+        assert text.startswith(" ".join(["Usage: embstore", *words.split()]))
+        if not words:
+            assert all(command in text for command in commands() if " " not in command)
+        elif words != "cache":
+            assert "--verbose" in text
+        expected = {
+            "embed": ["--shard I/N", "--fields", "--delete-vanished", "--batch-size N", "--pattern", "{class}_*.flac"],
+            "why": ["--duration SECONDS", "--name TEXT", "--cache PATH"],
+            "check": ["--tolerance", "-n N"],
+            "merge": ["DEST PARTS...", "[error|skip|replace]"],
+            "cache": ["clear", "ls", "prune", "stats"],
+            "cache prune": ["--max-size BYTES", "--unused-for TIME", "--dry-run", "--yes"],
+        }
+        for part in expected.get(words, []):
+            assert part in text
 
 
-def test_each_option_says_what_it_is_for():
-    """But for those whose names say it."""
-    from embstore import cli
+def test_each_option_and_command_says_what_it_is_for():
+    for words, command in commands().items():
+        assert command.help, words
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, (words, parameter.name)
+                assert parameter.help.endswith((".", ")")), (words, parameter.name)
 
-    parser = cli._parser()
-    (commands,) = (action for action in parser._actions if action.choices)
-    for command, own in commands.choices.items():
-        silent = {action.dest for action in own._actions if not action.help}
-        assert silent <= {"batch_size", "dest", "parts", "if_exists"}, command
+
+def test_commands_that_answer_programs_do():
+    """All that print more than a word or what they are told to write."""
+    without = {words for words, command in commands().items() if "as_json" not in {p.name for p in command.params}}
+    assert without == {"", "cache", "completion", "export", "plot", "explore"}
 
 
 # -- how much it says -------------------------------------------------------------------------
@@ -615,10 +823,10 @@ def test_what_a_process_says(sounds):
     assert done.returncode == 0
     assert "pets: hit: 4 stored, 0 missing, 0 stale" in done.stderr.splitlines()
     done = run(*words("embed", sounds, "--batch-size", "0"))
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (WRONG, "")
     assert done.stderr == "embstore: expected a batch of at least one sample, found 0\n"
     done = run(*words("embed", sounds, "--batch-size", "0", "-v"))
-    assert done.returncode == 2
+    assert done.returncode == WRONG
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1] == "embstore: expected a batch of at least one sample, found 0"
 
@@ -635,35 +843,125 @@ def test_a_process_that_is_interrupted(sounds, tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == INTERRUPTED
     assert out == ""
-    assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("embstore: interrupted; what was encoded is stored")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("embstore: interrupted; what was encoded is stored")
     assert 0 < len(stored(tmp_path)) < 44
 
 
-def test_the_module_is_the_command(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "embstore", "--help"], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.startswith("usage: embstore ")
+def script():
+    """Return what starts the installed command: the script that pip made, or what it would have in it."""
+    made = Path(sys.executable).with_name("embstore")
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        module, _, name = tomllib.load(file)["project"]["scripts"]["embstore"].partition(":")
+    command = f"import sys; from {module} import {name}; sys.exit({name}())"
+    return [str(made)] if made.exists() else [sys.executable, "-c", command]
+
+
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_the_module_and_the_script_are_the_command(tmp_path, how):
+    start = [sys.executable, "-m", "embstore"] if how == "module" else script()
+
+    def started(*words):
+        return subprocess.run([*start, *words], capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+    done = started("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: embstore ")
+    done = started("--version")
+    assert (done.returncode, done.stdout) == (0, f"embstore {embstore.__version__}\n")
+    done = started()
+    assert (done.returncode, done.stdout) == (WRONG, "")
+    assert done.stderr.startswith("Usage: embstore ")
     a = make(tmp_path / "a", "1:c")
-    done = subprocess.run(
-        [sys.executable, "-m", "embstore", "merge", str(tmp_path / "b"), a, a],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
+    done = started("merge", str(tmp_path / "b"), a, a)
+    assert (done.returncode, done.stdout) == (WRONG, "")
     assert done.stderr == "embstore: 1 key(s) occur more than once: '1:c'\n"
 
 
-def test_help_loads_no_heavy_library():
-    code = (
-        "import sys\nfrom embstore.cli import main\ntry:\n    main(['embed', '--help'])\nexcept SystemExit:\n    pass\n"
-        "assert not {'torch', 'transformers', 'zarr', 'pandas', 'pyarrow'} & sys.modules.keys()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+@pytest.mark.parametrize("words", [["--help"], ["embed", "--help"], ["info", "--help"], ["cache", "prune", "--help"]])
+def test_help_loads_no_heavy_library(words):
+    heavy = {"torch", "transformers", "zarr", "pandas", "pyarrow", "numpy", "rich", "asyncio"}
+    code = f"import sys\nfrom embstore.cli import main\nassert main({words}) == 0\nprint(*{heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == b""
+
+
+# -- the page ---------------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "command-line.md"
+
+
+class Shell:
+    """As much of one as the page needs: variables, patterns, one pipe, and the last status."""
+
+    def __init__(self, capsys, monkeypatch):
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+        self.variables, self.status = {"?": "0"}, 0
+
+    def run(self, line):
+        """Return what a line prints."""
+        line = line.partition("   #")[0].strip()
+        if found := re.fullmatch(r"(\w+)=(?:\"(.*)\"|\$\(ls -d (.*)\))", line):
+            name, text, pattern = found.groups()
+            self.variables[name] = text if text is not None else " ".join(map(str, Path().glob(pattern)))
+            return ""
+        line = re.sub(r"\$(\w+|\?)", lambda found: self.variables[found[1]], line)
+        typed = ""
+        for part in line.split(" | "):
+            stdin = io.TextIOWrapper(io.BytesIO(typed.encode()))
+            self.monkeypatch.setattr(sys, "stdin", stdin)
+            program, *words = shlex.split(part)
+            if program == "echo":
+                return " ".join(words) + "\n"
+            assert program == "embstore", line
+            self.variables["?"] = str(main(words))
+            printed = self.capsys.readouterr()
+            typed = printed.out + printed.err
+        return typed
+
+
+def test_the_page_shows_what_is_printed(tmp_path, monkeypatch, capsys):
+    """Line by line; "…" stands for what differs from machine to machine, and a fingerprint for another."""
+    fingerprint = re.compile(r"(?<=-)[0-9a-f]{16}(?=\.zarr)")
+    monkeypatch.chdir(tmp_path)
+    for name, size in {"cat/1.wav": 1644, "dog/1.wav": 3244, "dog/2.wav": 4844}.items():
+        write(tmp_path / "recordings" / name, bytes(size))
+
+    def from_pretrained(model, *, fields, duration, **options):
+        return FunctionEncoder(
+            lambda items: {"mean": np.array([[len(item) / 1000, 1, 1, 1] for item in items], np.float32)},
+            config={"encoder": {"id": model}, "preprocessing": {"duration": duration}},
+            fields={"mean": FieldSpec(shape=(4,))},
+        )
+
+    monkeypatch.setattr(embstore.encoders, "from_pretrained", from_pretrained)
+    shell, ran = Shell(capsys, monkeypatch), set()
+    for block in re.findall(r"^```console\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE):
+        for line, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, flags=re.MULTILINE):
+            if "completion" in line:
+                continue  # tests/test_cli_caches.py has bash do that
+            said = shell.run(line)
+            ran |= set(re.findall(r"embstore (cache \w+|\w+)", line))
+            expected = ".*".join(map(re.escape, fingerprint.sub("x", shown).split("…")))
+            assert re.fullmatch(expected, fingerprint.sub("x", said), flags=re.DOTALL), (
+                f"$ {line}\n{said}\nis not\n{shown}"
+            )
+    text = PAGE.read_text()
+    for words, command in commands().items():
+        if words and not isinstance(command, click.Group):
+            assert words in ran or f"embstore {words}" in text, words
+
+
+def test_the_page_has_every_status():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", PAGE.read_text(), flags=re.MULTILINE)
+    assert {int(status): meaning for status, meaning in rows} == EXITS
+
+
+def test_the_page_names_options_that_there_are():
+    known = {option for command in commands().values() for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE.read_text())) - {"--help"} <= known
 
 
 # -- with a real model ------------------------------------------------------------------------
@@ -734,23 +1032,21 @@ def test_from_texts_to_a_merged_store(tmp_path, texts, bert):
 
 @needs_models
 @pytest.mark.parametrize(
-    "options",
+    ("options", "status"),
     [
-        ["--fields", "nonsense"],
-        ["--fields", ""],
-        ["--dtype", "nonsense"],
-        ["--compute-dtype", "nonsense"],
-        ["--duration", "5"],
-        ["--modality", "audio"],
-        ["--max-tokens", "-1"],
-        ["--max-tokens", "100000"],
+        ("--fields nonsense", ABSENT),
+        ("--dtype nonsense", WRONG),
+        ("--compute-dtype nonsense", WRONG),
+        ("--duration 5", WRONG),
+        ("--modality audio", WRONG),
+        ("--max-tokens -1", WRONG),
+        ("--max-tokens 100000", WRONG),
     ],
-    ids=" ".join,
 )
-def test_options_that_a_model_refuses(tmp_path, texts, bert, options, capsys):
+def test_options_that_a_model_refuses(tmp_path, texts, bert, options, status, capsys):
     what = ["embed", texts, "--name", "pets", "--model", bert, "--cache", tmp_path / "cache"]
-    what += ["--text-column", "says", "--id-column", "id", *options]
-    assert main([*map(str, what)]) == 2
+    what += ["--text-column", "says", "--id-column", "id", *options.split()]
+    assert main([*map(str, what)]) == status
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "cache").exists()
 
@@ -759,5 +1055,5 @@ def test_options_that_a_model_refuses(tmp_path, texts, bert, options, capsys):
 @pytest.mark.parametrize("device", ["nonsense", "cuda:77"])
 def test_a_device_that_there_is_not(tmp_path, texts, bert, device, capsys):
     what = ["embed", texts, "--name", "pets", "--model", bert, "--cache", tmp_path / "cache", "--device", device]
-    assert main([*map(str, what), "--text-column", "says", "--id-column", "id"]) == 2
+    assert main([*map(str, what), "--text-column", "says", "--id-column", "id"]) == WRONG
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,194 @@
+"""The command `cache` with its four: `ls`, `stats`, `clear`, `prune`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embstore.cli.exits import DONE, PARTLY
+from embstore.cli.options import PATH, Bytes, Duration, Pair, attributes, command, to_json, wrong
+from embstore.cli.output import is_terminal, print_json, print_table, printable, when
+
+if TYPE_CHECKING:
+    from embstore.cache import Cache
+    from embstore.upkeep import StoreUse
+
+__all__ = ["COMMANDS", "print_entries"]
+
+CACHE = click.argument("cache", type=PATH)
+_having = click.option(
+    *("--having", "having"),
+    type=Pair(),
+    multiple=True,
+    help="Only stores whose config has this, such as encoder.id=MIT/ast or duration=5; may be repeated.",
+)
+
+
+def _opened(path: Path) -> Cache:
+    """Return the cache at a path, which has to be a folder, and not a store: a typing error would go unnoticed."""
+    from embstore.cache import Cache
+
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is no folder of stores: {'it is a file' if path.exists() else 'not there'}")
+    if (path / "zarr.json").exists():
+        raise ValueError(f"{path} is a store, not a cache: that is the folder which a store lies in")
+    return Cache(path)
+
+
+def print_entries(cache: Path, having: Sequence[tuple[str, Any]] = (), *, as_json: bool) -> None:
+    """Print the stores of a cache."""
+    entries = _opened(cache).find(attributes(having))
+    if as_json:
+        for entry in entries:
+            print_json({"path": entry.path, "rows": entry.rows, "config": entry.config.to_dict()})
+        return
+    rows = [[entry.path.name, f"{entry.rows:,}", str(entry.config.get("dataset", ""))] for entry in entries]
+    print_table(["store", "rows", "dataset"], rows, right=["rows"])
+
+
+@click.group("cache")
+def cache() -> None:
+    """List, count and remove the stores of a cache."""
+
+
+@command("ls")
+@CACHE
+@_having
+@to_json
+def ls(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
+    """List the stores."""
+    print_entries(cache, having, as_json=as_json)
+
+
+@command("stats")
+@CACHE
+@_having
+@to_json
+def stats(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
+    """Say what each store takes, and what it was used for."""
+    from embstore.description import size
+
+    stores = _opened(cache).stats(attributes(having))
+    if as_json:
+        for store in stores:
+            print_json(_facts(store))
+        return
+    columns = ["store", "rows", "on disk", "runs", "hits", "misses", "rows served", "time saved", "last used"]
+    rows = [
+        [
+            *(store.path.name, f"{store.rows:,}", size(store.nbytes), f"{store.usage.runs:,}"),
+            *(f"{count:,}" for count in (store.usage.hits, store.usage.misses, store.usage.served)),
+            *(_time(store.usage.seconds_saved), when(store.last_used)),
+        ]
+        for store in stores
+    ]
+    if len(rows) > 1:
+        total = [sum(getattr(store.usage, name) for store in stores) for name in ("hits", "misses", "served")]
+        saved = sum(store.usage.seconds_saved for store in stores)
+        rows.append(
+            [
+                *("all", f"{sum(store.rows for store in stores):,}", size(sum(store.nbytes for store in stores)), ""),
+                *(f"{count:,}" for count in total),
+                *(_time(saved), ""),
+            ]
+        )
+    print_table(columns, rows, right=columns[1:-1])
+
+
+def _facts(store: StoreUse) -> dict[str, Any]:
+    usage = store.usage
+    counts = {name: getattr(usage, name) for name in ("runs", "hits", "misses", "served", "encoded", "seconds_saved")}
+    return {
+        **{"path": store.path, "rows": store.rows, "nbytes_on_disk": store.nbytes, **counts},
+        **{"last_used": store.last_used, "config": store.config.to_dict()},
+    }
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _removal(function: Callable[..., Any]) -> Callable[..., Any]:
+    dry = click.option("--dry-run", is_flag=True, help="Remove nothing, and only say what would be removed.")
+    yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+    return CACHE(_having(dry(yes(to_json(function)))))
+
+
+@command("clear")
+@_removal
+def clear(cache: Path, having: list[tuple[str, Any]], dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Remove all stores, or those whose config has some attributes."""
+    opened = _opened(cache)
+    chosen = opened.clear(attributes(having), dry_run=True)
+    return _remove(opened, chosen, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@command("prune")
+@_removal
+@click.option("--max-size", type=Bytes(), help="What is kept may take this much on disk, such as 100GB.")
+@click.option("--unused-for", type=Duration(), help="Stores that were not used for so long, such as 30d.")
+def prune(
+    cache: Path,
+    having: list[tuple[str, Any]],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    max_size: int | None,
+    unused_for: float | None,
+) -> int:
+    """Remove the stores that were used longest ago, by size or by age."""
+    if max_size is None and unused_for is None:
+        raise wrong("prune needs --max-size or --unused-for; `cache clear` removes all")
+    opened = _opened(cache)
+    chosen = opened.prune(attributes(having), max_nbytes=max_size, unused_for=unused_for, dry_run=True)
+    return _remove(opened, chosen, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def _remove(cache: Cache, chosen: list[StoreUse], *, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Say what is to go, ask, and remove just that."""
+    from embstore.description import size
+
+    asks = bool(chosen) and not (dry_run or yes)
+    if asks and not is_terminal(sys.stdin):
+        raise wrong("nobody is there to be asked whether to remove them: say --yes, or --dry-run")
+    taken = size(sum(store.nbytes for store in chosen))
+    if not as_json:
+        for store in chosen:
+            facts = f"{store.rows:,} rows, {size(store.nbytes)}, last used {when(store.last_used)}"
+            print(printable(f"{store.path.name}: {facts}"))
+    removed: list[StoreUse] = []
+    if not dry_run and (not asks or _agreed(f"remove {_stores(len(chosen))}, {taken}?")):
+        removed = cache.remove(chosen)
+    if as_json:
+        print_json({"chosen": [_facts(store) for store in chosen], "removed": [store.path for store in removed]})
+    elif dry_run:
+        print(f"{_stores(len(chosen))}, {taken}, would be removed")
+    else:
+        freed = size(sum(store.nbytes for store in removed))
+        print(f"{_stores(len(removed))} removed of {len(chosen):,}, {freed}")
+    return DONE if dry_run or len(removed) == len(chosen) else PARTLY
+
+
+def _stores(count: int) -> str:
+    return "1 store" if count == 1 else f"{count:,} stores"
+
+
+def _agreed(question: str) -> bool:
+    """Ask whoever sits at the terminal."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)  # the cursor is behind the question
+        raise
+
+
+for _command in (ls, stats, clear, prune):
+    cache.add_command(_command)
+
+COMMANDS = {"cache": cache}

@@ -1,0 +1,27 @@
+"""The command `completion`: what a shell has to run, so that it completes `embstore`'s words."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from embstore.cli.options import command
+
+__all__ = ["COMMANDS"]
+
+
+@command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that makes a shell complete commands, options and classes.
+
+    For bash, in ~/.bashrc: eval "$(embstore completion bash)"
+    """
+    from embstore.cli import group
+
+    found = get_completion_class(shell)
+    assert found is not None, shell
+    print(found(group, {}, "embstore", "_EMBSTORE_COMPLETE").source())
+
+
+COMMANDS = {"completion": completion}

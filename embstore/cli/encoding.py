@@ -1,0 +1,162 @@
+"""The commands `embed`, `why` and `check`: they say which encoder, which samples and which cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from embstore.cli.exits import DONE, PARTLY
+from embstore.cli.options import PATH, ParamType, command, quiet, shows_progress, to_json
+from embstore.cli.output import print_json, print_lines, print_result
+from embstore.cli.sources import SOURCE, Names, is_part, name_of, source_of
+
+if TYPE_CHECKING:
+    from embstore.config import Difference
+    from embstore.encoders.base import BaseEncoder
+
+__all__ = ["COMMANDS"]
+
+
+class Shard(ParamType):
+    """``I/N``: part I, from 0, of N."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Split at the slash."""
+        index, _, count = str(value).partition("/")
+        try:
+            return int(index), int(count)
+        except ValueError:
+            self.fail(f"expected I/N, such as 0/4, found {value!r}", param, ctx)
+
+
+_WHAT: Final = (
+    *SOURCE,
+    click.option("--model", required=True, help="A model's folder, or its id on the hub."),
+    click.option("--cache", required=True, type=PATH, help="Folder of the stores."),
+    click.option("--revision", help="Of a model on the hub."),
+    click.option("--id", help="Name of the model in the config (default: its id, or its folder's name)."),
+    click.option("--fields", type=Names(), help="Such as mean,layer_6.mean (default: the model's own)."),
+    click.option("--dtype", default="float32", help="That is stored: float32, float16 or bfloat16."),
+    click.option("--duration", type=float, metavar="SECONDS", help="Clips are cut, or padded with zeros."),
+    click.option("--max-tokens", type=int, metavar="N", help="Texts are cut."),
+    click.option("--modality", type=click.Choice(["audio", "image", "text"]), help="Of a model of two."),
+    click.option("--compute-dtype", default="float32", help="float32, or bfloat16 or float16 by autocast."),
+    click.option("--preprocess-version", type=int, default=1, metavar="N", help="Raise it to encode anew."),
+    click.option("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)."),
+)
+
+
+def _what(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which encoder, which samples and which cache."""
+    for option in reversed(_WHAT):
+        function = option(function)
+    return function
+
+
+def _encoder(given: dict[str, Any]) -> BaseEncoder:
+    from embstore.encoders import from_pretrained
+
+    names = ("revision", "id", "fields", "dtype", "duration", "max_tokens", "modality", "compute_dtype")
+    options = {name: given[name] for name in (*names, "preprocess_version", "device")}
+    return from_pretrained(given["model"], **options)
+
+
+@command("embed")
+@_what
+@click.option("--batch-size", type=int, default=32, metavar="N", help="Samples that are encoded at a time.")
+@click.option("--workers", type=int, metavar="N", help="Threads that read and decode.")
+@click.option("--shard", type=Shard(), help="Only part I (from 0) of N, into a store of its own.")
+@click.option("--delete-vanished", is_flag=True, help="Delete rows whose sample is gone.")
+@quiet
+@to_json
+def embed(
+    batch_size: int,
+    workers: int | None,
+    shard: tuple[int, int] | None,
+    delete_vanished: bool,
+    quiet: bool,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Encode the samples that a cache does not have, or has of other content.
+
+    SOURCE is a folder, or a table: .csv, .tsv or .parquet; with --dataset the root of that data set.
+    """
+    from embstore.pipeline import embed
+
+    source, encoder = source_of(given), _encoder(given)
+    if delete_vanished and is_part(given):
+        raise ValueError("--delete-vanished would delete the rows of all that is not in this part of the data set")
+    try:
+        result = embed(
+            source,
+            encoder,
+            given["cache"],
+            batch_size=batch_size,
+            workers=workers,
+            shard=shard,
+            vanished="delete" if delete_vanished else "ignore" if is_part(given) else "report",
+            progress=shows_progress(quiet),
+        )
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("what was encoded is stored, the same command goes on from there") from error
+    if as_json:
+        print_result(result)
+    else:
+        print_lines(f"{result.reason}\n{result}")
+    return DONE if result.ok else PARTLY
+
+
+@command("why")
+@_what
+@to_json
+def why(as_json: bool, **given: Any) -> int:
+    """Say why a lookup misses, attribute by attribute."""
+    from embstore.explanation import why
+
+    encoder = _encoder(given)
+    found = why({**encoder.config, "dataset": name_of(given)}, given["cache"], fields=encoder.fields)
+    if as_json:
+        lookup = found.lookup
+        nearest = None if lookup.nearest is None else lookup.nearest.path
+        differences = [_sides(difference) for difference in lookup.differences]
+        answer = {"hit": found.hit, "path": lookup.path, "missing_fields": found.missing_fields}
+        print_json({**answer, "nearest": nearest, "differences": differences})
+    else:
+        print_lines(str(found))
+    return DONE if found.hit else PARTLY
+
+
+def _sides(difference: Difference) -> dict[str, Any]:
+    """Return what is wanted and what is stored; a side that does not have the attribute is left out."""
+    from embstore.config import ABSENT
+
+    sides = {"wanted": difference.expected, "stored": difference.found}
+    return {"name": difference.name, **{side: value for side, value in sides.items() if value is not ABSENT}}
+
+
+@command("check")
+@_what
+@click.option("-n", "n", type=int, default=8, metavar="N", show_default=True, help="How many samples.")
+@click.option("--tolerance", type=float, help="Largest difference, relative to the largest number of a row.")
+@to_json
+def check(n: int, tolerance: float | None, as_json: bool, **given: Any) -> int:
+    """Encode a few stored samples again, and report the largest difference."""
+    from embstore.cache import Cache
+    from embstore.canary import check
+
+    encoder = _encoder(given)
+    with Cache(given["cache"]).open({**encoder.config, "dataset": name_of(given)}) as store:
+        report = check(store, encoder, source_of(given), n=n, tolerance=tolerance)
+    if as_json:
+        print_result(report)
+    else:
+        print_lines(str(report))
+    return DONE if report.ok else PARTLY
+
+
+COMMANDS = {"embed": embed, "why": why, "check": check}

@@ -1,0 +1,234 @@
+"""The commands between a store and other files: `import`, `export`, `plot`, `explore`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embstore.cli.exits import DONE, PARTLY
+from embstore.cli.options import (
+    OUTPUT,
+    PATH,
+    STORE,
+    Pair,
+    attributes,
+    command,
+    open_place,
+    quiet,
+    selected,
+    selection,
+    shows_progress,
+    storage,
+    to_json,
+    wrong,
+)
+from embstore.cli.output import print_lines, print_result, printable
+
+__all__ = ["COMMANDS"]
+
+_FORMATS = click.Choice(["pt", "npz", "hdf5", "safetensors", "parquet"])
+
+
+def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
+    """Return the config that the options say: a file's, with attributes over it; nested ones are named with dots.
+
+    Raises
+    ------
+    ValueError
+        The file is not a JSON object, or something is to be an attribute and to have some.
+    """
+    config: dict[str, Any] = {}
+    if file is not None:
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file} is not JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{file}: expected a JSON object, found {type(config).__name__}")
+    for name, value in pairs:
+        place = config
+        *outer, last = name.split(".")
+        for part in outer:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {name}: {part!r} is {place!r}, and has no attributes")
+        if isinstance(place.get(last), dict) and not isinstance(value, dict):
+            raise ValueError(f"--set {name}: it has attributes already")
+        place[last] = value
+    return config or None
+
+
+@command("import")
+@click.argument("file", type=PATH)
+@click.argument("dest", type=PATH, required=False)
+@click.option("--cache", type=PATH, help="Instead of DEST: the folder of stores that the file's config belongs to.")
+@click.option("--config", "config_file", type=PATH, help="A JSON file: what the values depend on.")
+@click.option(
+    "--set",
+    "pairs",
+    type=Pair(),
+    multiple=True,
+    help="An attribute of it, such as encoder.id=MIT/ast; may be repeated.",
+)
+@click.option("--format", type=_FORMATS, help="Whatever the file's suffix says.")
+@click.option("--field", help="The only field to take, or what to call the file's only one.")
+@click.option("--column", "columns", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option("--class", "class_name", metavar="NAME", help="Of keys that have none.")
+@click.option("--ragged", is_flag=True, help="Rows may have lengths of their own.")
+@click.option("--cast", is_flag=True, help="Convert values to the store's dtype; float64 to float32.")
+@click.option(
+    "--if-exists",
+    type=click.Choice(["error", "skip", "replace"]),
+    default="error",
+    show_default=True,
+    help="What to do with keys that are stored already.",
+)
+@quiet
+@to_json
+def import_(
+    file: Path,
+    dest: Path | None,
+    cache: Path | None,
+    config_file: Path | None,
+    pairs: list[tuple[str, Any]],
+    columns: list[str],
+    class_name: str | None,
+    cast: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Put the rows of a .pt, .npz, .h5, .safetensors or .parquet FILE into the store DEST, which is made if absent.
+
+    A config has to say what the values depend on: the file's own, or --config, or --set.
+    """
+    from embstore.cache import Cache
+    from embstore.exchange import import_file
+
+    if (dest is None) == (cache is None):
+        raise wrong("say where to: either DEST, a store, or --cache, a folder of stores")
+    target = Cache(cache) if cache is not None else dest
+    assert target is not None
+    given = _config(config_file, pairs)
+    if class_name is not None:
+        options["class_name"] = class_name
+    try:
+        result = import_file(
+            file,
+            target,
+            config=given,
+            columns=list(columns) or None,
+            casting="same_kind" if cast else "no",
+            progress=shows_progress(quiet),
+            **options,
+        )
+    except TypeError as error:
+        if given is not None or "depend on" not in str(error):
+            raise
+        raise wrong(f"{file} does not say what its values depend on: say it with --config or --set") from error
+    if as_json:
+        print_result(result)
+    else:
+        print_lines(str(result))
+    return DONE if result.ok else PARTLY
+
+
+@command("export")
+@STORE
+@click.argument("file", type=OUTPUT)
+@selection
+@click.option("--field", "fields", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option("--format", type=_FORMATS, help="Whatever the file's suffix says.")
+@storage
+def export(
+    store: str,
+    file: Path,
+    classes: list[str],
+    where: list[tuple[str, str]],
+    fields: list[str],
+    format: str | None,
+    storage: list[tuple[str, Any]],
+) -> None:
+    """Write rows of a store to a .pt, .npz, .h5, .safetensors or .parquet FILE, with config and columns."""
+    from embstore.exchange import export_file
+
+    with open_place(store, storage=attributes(storage)) as opened:
+        view = selected(opened, classes, where)
+        export_file(view, file, format=format, fields=list(fields) or None)
+        print(printable(f"{file}: {len(view):,} rows"))
+
+
+def _projected(function: Callable[..., Any]) -> Callable[..., Any]:
+    field = click.option("--field", help="Of several.")
+    method = click.option(
+        "--method", type=click.Choice(["pca", "umap"]), default="pca", show_default=True, help="How to project."
+    )
+    seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is random.")
+    return field(method(seed(storage(function))))
+
+
+@command("plot")
+@STORE
+@click.argument("file", type=OUTPUT)
+@selection
+@click.option("--color", default="class_name", show_default=True, metavar="COLUMN", help="What gives the colour.")
+@click.option(
+    "--max-points",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    metavar="N",
+    help="Of more rows as many are drawn at random.",
+)
+@_projected
+def plot(
+    store: str,
+    file: Path,
+    classes: list[str],
+    where: list[tuple[str, str]],
+    field: str | None,
+    method: Any,
+    color: str,
+    max_points: int,
+    seed: int,
+    storage: list[tuple[str, Any]],
+) -> None:
+    """Draw rows in two dimensions: a .png, .svg or .pdf, or an .html page that shows keys and columns on hover."""
+    import numpy as np
+
+    with open_place(store, storage=attributes(storage)) as opened:
+        view = selected(opened, classes, where)
+        rng = np.random.default_rng(seed)
+        view.plot(file, field=field, method=method, color=color, max_points=max_points, rng=rng)
+        print(printable(f"{file}: {min(len(view), max_points):,} points of {len(view):,} rows"))
+
+
+@command("explore")
+@STORE
+@selection
+@_projected
+def explore(
+    store: str,
+    classes: list[str],
+    where: list[tuple[str, str]],
+    field: str | None,
+    method: Any,
+    seed: int,
+    storage: list[tuple[str, Any]],
+) -> int:
+    """Look at rows in the browser, with embedding-atlas where it is installed; Ctrl-C ends it."""
+    import numpy as np
+
+    from embstore.analysis import explore
+
+    with open_place(store, storage=attributes(storage)) as opened:
+        view = selected(opened, classes, where)
+        ended = explore(view, field=field, method=method, rng=np.random.default_rng(seed))
+    return PARTLY if ended else DONE
+
+
+COMMANDS = {"import": import_, "export": export, "plot": plot, "explore": explore}

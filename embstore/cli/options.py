@@ -1,0 +1,277 @@
+"""Options that several commands take, and what their values mean."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from embstore.cli.output import is_terminal
+
+if TYPE_CHECKING:
+    from embstore.store import EmbeddingStore
+    from embstore.view import View
+
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # generic in newer versions of click alone
+
+__all__ = [
+    "OUTPUT",
+    "PATH",
+    "STORE",
+    "Bytes",
+    "Condition",
+    "Duration",
+    "Pair",
+    "ParamType",
+    "attributes",
+    "command",
+    "local_path",
+    "open_place",
+    "quiet",
+    "selected",
+    "selection",
+    "shows_progress",
+    "storage",
+    "to_json",
+    "wrong",
+]
+
+_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_MOST_DIGITS: Final = 18
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")  # as `remote.is_url`, which imports NumPy
+
+
+class _Place(click.Path):
+    """A path or URL that is not empty: a shell makes that of a variable that is not set, and Python makes it `.`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("expected a path, found nothing", param, ctx)
+        try:
+            os.stat(value)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # else it is for the command to say
+                self.fail(f"{value}: {error.strerror}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Local(_Place):
+    """A path on this machine."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if _URL.match(text := str(value).removeprefix("file://")):
+            self.fail(f"{text} is a URL; this has to be on this machine", param, ctx)
+        return super().convert(text, param, ctx)
+
+
+class _Output(_Local):
+    """A file to be written, which may be there: a folder or a device, such as /dev/null, would be replaced by it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if path.exists() and not path.is_file():
+            self.fail(f"{path} is not a file", param, ctx)
+        return path
+
+
+PATH: Final = _Local(path_type=Path)
+OUTPUT: Final = _Output(path_type=Path)
+STORE: Final = click.argument("store", metavar="STORE", type=_Place(path_type=str))
+
+
+def _verbosity(_: click.Context, __: click.Parameter, count: int) -> int:
+    level = [logging.WARNING, logging.INFO, logging.DEBUG][min(count, 2)]
+    logging.getLogger("embstore").setLevel(level)
+    return count
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command, with the options that all have."""
+
+    def made(function: Callable[..., Any]) -> click.Command:
+        verbose = click.option(
+            *("-v", "--verbose"),
+            count=True,
+            expose_value=False,
+            callback=_verbosity,
+            help="Say more; twice for all of it.",
+        )
+        return click.command(name)(verbose(function))
+
+    return made
+
+
+def wrong(message: str) -> click.UsageError:
+    """Return the error that says how the command is to be used instead."""
+    return click.UsageError(message, click.get_current_context())
+
+
+to_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+
+
+def shows_progress(quiet: bool) -> bool:
+    """Tell whether a bar is to be shown: to people alone, where the library for it is installed."""
+    return not quiet and is_terminal(sys.stderr) and find_spec("tqdm") is not None
+
+
+def _parsed(text: str) -> Any:
+    """Return what a value means: JSON, or else text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+class Condition(ParamType):
+    """``COLUMN=VALUE``; what the value means, the column's dtype says, see `selected`."""
+
+    name = "COLUMN=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Split at the first equals sign."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not name or not equals:
+            self.fail(f"expected {self.name}, found {value!r}", param, ctx)
+        return name, text
+
+
+class Pair(Condition):
+    """``NAME=VALUE``; a value that is JSON is what it says, else text."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Split at the first equals sign."""
+        if isinstance(value, tuple):
+            return value
+        name, text = super().convert(value, param, ctx)
+        return name, _parsed(text)
+
+
+storage = click.option(
+    "--storage", type=Pair(), multiple=True, help="For a URL: an option of its file system; may be repeated."
+)
+
+
+class Bytes(ParamType):
+    """A number of bytes: ``500MB``, ``10G``."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a number and its unit, powers of 1000."""
+        found = _NUMBER.fullmatch(str(value).strip().lower())
+        unit = re.fullmatch("([kmgt]?)b?", found[2]) if found else None
+        if not found or not unit:
+            self.fail(f"expected a number of bytes, such as 500MB or 10G, found {value!r}", param, ctx)
+        return int(float(found[1]) * _UNITS[unit[1]])
+
+
+class Duration(ParamType):
+    """A length of time: ``30d``, ``12h``; returned in seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number and its unit."""
+        found = _NUMBER.fullmatch(str(value).strip().lower())
+        if not found or found[2] not in _SECONDS:
+            self.fail(f"expected a length of time, such as 30d or 12h, found {value!r}", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
+_NUMBER: Final = re.compile(rf"(\d{{1,{_MOST_DIGITS}}}(?:\.\d{{1,{_MOST_DIGITS}}})?)\s*([a-z]*)", re.ASCII)
+
+
+def _class_names(ctx: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """Complete a class's name from the store on the command line; nothing, where that can't be opened."""
+    from embstore.errors import EmbstoreError
+
+    # An option whose value is still to come is an error for click's parser, which then names no argument.
+    place = ctx.params.get("store") or next(iter(ctx.args), "")
+    try:
+        with open_place(place) as store:
+            return [name for name in store.classes if name.startswith(begun)]
+    except (EmbstoreError, OSError, ValueError):
+        return []
+
+
+def selection(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which rows of a store."""
+    classes = click.option(
+        *("--class", "classes"),
+        multiple=True,
+        metavar="NAME",
+        shell_complete=_class_names,
+        help="Only rows of this class; may be repeated.",
+    )
+    where = click.option(
+        "--where",
+        type=Condition(),
+        multiple=True,
+        help="Only rows whose column has this value, such as split=train; of one column several: any of them.",
+    )
+    return classes(where(function))
+
+
+def selected(store: EmbeddingStore, classes: Sequence[str], where: Sequence[tuple[str, str]]) -> View:
+    """Return the rows that the options of `selection` ask for.
+
+    Raises
+    ------
+    UnknownClassError, UnknownColumnError
+    click.BadParameter
+        The column holds numbers, and the value is none.
+    """
+    from embstore.errors import UnknownColumnError
+
+    conditions: dict[str, list[Any]] = {}
+    for name, text in where:
+        if name not in store.columns:
+            raise UnknownColumnError(name, store.columns, path=store.path)
+        conditions.setdefault(name, []).extend(_values(name, store.columns[name], text))
+    return store.select(classes=list(classes) or None, where=conditions)
+
+
+def _values(column: str, dtype: str, text: str) -> list[Any]:
+    """Return the values that a condition allows: one, or those of a JSON list. In a column of texts 1 is a text."""
+    parsed = _parsed(text)
+    given = parsed if isinstance(parsed, list) else [parsed]
+    if dtype == "string":
+        texts = [text] if not isinstance(parsed, list) else [json.dumps(value) for value in given]
+        return [value if isinstance(value, str) else written for value, written in zip(given, texts, strict=True)]
+    if not all(isinstance(value, int | float) for value in given):
+        raise click.BadParameter(f"column {column!r} holds {dtype}, found {text!r}", param_hint="--where")
+    return given
+
+
+def attributes(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return attributes of a config by name; given twice, the last one counts."""
+    return dict(pairs)
+
+
+def local_path(place: str) -> Path:
+    """Return the path that a place stands for, if it is on this machine."""
+    return Path(place.removeprefix("file://"))
+
+
+def open_place(place: str, *, writable: bool = False, storage: Mapping[str, Any] | None = None) -> EmbeddingStore:
+    """Open the store at a path or a URL."""
+    from embstore.opening import open as open_store
+
+    return open_store(place, "r+" if writable else "r", storage_options=storage or None)

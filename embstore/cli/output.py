@@ -1,0 +1,133 @@
+"""What commands print: tables for people, JSON for programs. Text goes to standard output, nothing else does.
+
+Keys, classes and paths are data, and may hold anything: as text, what would end a line or steer a terminal is written
+as an escape; JSON has them as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from os import PathLike
+from typing import Any, Final
+
+__all__ = [
+    "is_terminal",
+    "plain",
+    "print_json",
+    "print_lines",
+    "print_pairs",
+    "print_result",
+    "print_table",
+    "printable",
+    "when",
+]
+
+# Control characters, line separators, and what reverses the direction of text.
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""Escape what would end the line or steer the terminal.
+
+    Examples
+    --------
+    >>> print(printable("two\nlines:dog"))
+    two\nlines:dog
+    """
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Tell whether a person sees, or types, what goes through a stream; a closed one is None."""
+    return stream is not None and bool(stream.isatty())
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON has: paths and times to text, arrays to lists, dataclasses to objects."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int) or value is None:
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if callable(as_list := getattr(value, "tolist", None)):
+        return plain(as_list())
+    if isinstance(value, PathLike):
+        return str(value)
+    if isinstance(value, Iterable):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on one line, so that several can follow each other."""
+    text = json.dumps(found := plain(value), ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # the terminal lacks a character, or a path is no text: escapes are JSON all the same
+        text = json.dumps(found)
+    print(text)
+
+
+def print_result(result: Any) -> None:
+    """Print what a function returned as JSON: its attributes, and whether all is well."""
+    print_json({"ok": result.ok, **plain(result)})
+
+
+def print_lines(text: str) -> None:
+    """Print text of several lines."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
+def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Print names and what they are, below each other."""
+    pairs = [(printable(name), printable(text)) for name, text in pairs]
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, text in pairs:
+        print(f"{name:<{width}}  {text}".rstrip())
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), head: bool = True
+) -> None:
+    """Print a table: folded to the terminal's width there, plain for a pipe.
+
+    Parameters
+    ----------
+    columns : sequence of str
+    rows : sequence of sequence of str
+    right : sequence of str
+        Columns of numbers.
+    head : bool
+        Whether the columns are named above; not, where the table goes on.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    if not is_terminal(sys.stdout):
+        widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+        for row in ([columns] if head else []) + rows:
+            cells = zip(columns, row, widths, strict=True)
+            print("  ".join(f"{c:>{w}}" if name in right else f"{c:<{w}}" for name, c, w in cells).rstrip())
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=head)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def when(seconds: float) -> str:
+    """Write a time for people; ``never`` for 0."""
+    return datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="minutes") if seconds else "never"

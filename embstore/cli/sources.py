@@ -1,0 +1,123 @@
+"""The options that say which samples: a folder, a table, or a data set in its real layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from embstore.cli.options import PATH, ParamType
+
+if TYPE_CHECKING:
+    from embstore.sources.base import Source
+
+__all__ = ["SOURCE", "Names", "is_part", "name_of", "source_of"]
+
+
+class Names(ParamType):
+    """Names, with commas between them."""
+
+    name = "NAMES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Split at the commas."""
+        names = [name.strip() for name in str(value).split(",") if name.strip()]
+        if not names:
+            self.fail(f"expected names, with commas between them, found {value!r}", param, ctx)
+        return names
+
+
+_FOLDER: Final = ("pattern", "suffix")
+_TABLE: Final = ("path_column", "text_column", "class_column", "id_column", "root")
+_DATASET: Final = ("classes", "exclude", "samples_per_class", "nodes", "node", "splits", "seed")
+_KINDS: Final = {"a folder": _FOLDER, "a table": _TABLE, "a data set": _DATASET}
+
+SOURCE: Final = (
+    click.argument("source", type=PATH),
+    click.option("--name", help="Of the data set; part of what rows are found by. Needed without --dataset."),
+    click.option("--pattern", help="Layout of a folder: '{class}_*.flac' (default: a sub-folder a class)."),
+    click.option("--suffix", multiple=True, metavar=".EXT", help="Only files of this suffix; may be repeated."),
+    click.option("--path-column", metavar="NAME", help="Of a table: names of files."),
+    click.option("--text-column", metavar="NAME", help="Of a table: texts."),
+    click.option("--class-column", metavar="NAME", help="Of a table: classes."),
+    click.option("--id-column", metavar="NAME", help="Of a table: what stands before the class in a key."),
+    click.option("--root", type=PATH, help="Folder that a table's files are relative to."),
+    click.option("--dataset", type=click.Choice(["vegas", "esc50", "vggsound"]), help="SOURCE has its layout."),
+    click.option("--classes", type=Names(), help="Of a data set: only these, names or numbers."),
+    click.option("--exclude", type=Names(), help="Of a data set: all classes but these."),
+    click.option("--samples-per-class", type=int, metavar="N", help="Of a data set: at most."),
+    click.option("--nodes", type=int, metavar="N", help="Of a data set: into how many it is split."),
+    click.option("--node", type=int, metavar="I", help="Of a data set: which of the nodes, from 0."),
+    click.option("--splits", type=Names(), help="Of a data set: train,val,test (default: all)."),
+    click.option("--seed", type=int, help="Of a data set: of its split into nodes."),
+)
+
+
+def name_of(given: dict[str, Any]) -> str:
+    """Return the data set's name: as given, or its own."""
+    name: str | None = given["name"]
+    if name is not None:
+        return name
+    if given["dataset"] is None:
+        raise click.UsageError("Missing option '--name'.")
+    return str(source_of(given).name)
+
+
+def is_part(given: dict[str, Any]) -> bool:
+    """Tell whether only a part of a data set is asked for, so that rows of others are nothing to wonder at."""
+    return any(given[name] not in (None, ()) for name in _DATASET)
+
+
+def source_of(given: dict[str, Any]) -> Source:
+    """Return the samples that the options ask for.
+
+    Raises
+    ------
+    ValueError
+        An option of another kind of source.
+    """
+    place: Path = given["source"]
+    table = place.suffix.lower() in (".csv", ".tsv", ".parquet")
+    kind = "a data set" if given["dataset"] is not None else "a table" if table else "a folder"
+    for other, names in _KINDS.items():
+        for name in names if other != kind else ():
+            if given[name] not in (None, ()):
+                raise ValueError(f"--{name.replace('_', '-')} is for {other}, and {place} is taken for {kind}")
+    if kind == "a data set":
+        return _dataset(given)
+    from embstore.sources import Folder, Table
+
+    name = name_of(given)
+    if kind == "a folder":
+        return Folder(place, name=name, pattern=given["pattern"], suffixes=list(given["suffix"]) or None)
+    return Table(
+        place,
+        name=name,
+        path=given["path_column"],
+        text=given["text_column"],
+        class_name=given["class_column"],
+        file_id=given["id_column"],
+        root=given["root"],
+    )
+
+
+def _dataset(given: dict[str, Any]) -> Source:
+    from embstore_fl.datasets import source_for
+
+    def numbers(names: list[str] | None) -> list[str | int] | None:
+        return None if names is None else [int(name) if name.isdigit() else name for name in names]
+
+    if given["name"] is not None:
+        raise ValueError("--name is for a folder or a table: a data set has its own")
+    return source_for(
+        given["dataset"],
+        given["source"],
+        selected_classes=numbers(given["classes"]),
+        excluded_classes=numbers(given["exclude"]),
+        num_samples_per_class=given["samples_per_class"],
+        num_nodes=given["nodes"],
+        node_split_id=given["node"],
+        splits=given["splits"],
+        seed=given["seed"],
+    )

@@ -1,0 +1,315 @@
+"""The commands on one store: `info`, `ls`, `get`, `verify`, `salvage`, `compact`, `merge`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from embstore.cli.caches import print_entries
+from embstore.cli.exits import DONE, PARTLY
+from embstore.cli.options import (
+    OUTPUT,
+    PATH,
+    STORE,
+    attributes,
+    command,
+    local_path,
+    open_place,
+    selected,
+    selection,
+    storage,
+    to_json,
+    wrong,
+)
+from embstore.cli.output import is_terminal, print_json, print_lines, print_pairs, print_table, printable
+
+if TYPE_CHECKING:
+    from embstore.store import EmbeddingStore
+
+__all__ = ["COMMANDS"]
+
+_SHOWN: Final = 50
+_SHOWN_CLASSES: Final = 12
+_BLOCK_ROWS: Final = 65_536
+_TERMINAL_ROWS: Final = 1_000
+"""Rows laid out at a time: rich takes a second for ten times as many."""
+
+
+def _is_cache(place: str) -> bool:
+    path = local_path(place)
+    return path.is_dir() and not (path / "zarr.json").exists() and any(path.glob("*.zarr"))
+
+
+@command("info")
+@STORE
+@storage
+@to_json
+def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
+    """Say what a store is: rows, classes, fields, columns, config.
+
+    STORE is a path, a URL, or a cache, whose stores are listed.
+    """
+    if not storage and _is_cache(store):
+        print_entries(local_path(store), as_json=as_json)
+        return
+    from embstore.description import size
+
+    with open_place(store, storage=attributes(storage)) as opened:
+        record, counts = opened.snapshot.record, _class_counts(opened)
+        if as_json:
+            print_json(
+                {
+                    **{"path": opened.path, "rows": len(opened), "deleted": record.dead, "nbytes": opened.nbytes},
+                    **{"classes": counts, "fields": opened.fields, "columns": opened.columns},
+                    **{"compression": record.compression, "fingerprint": record.fingerprint},
+                    **{"config": record.config, "provenance": record.provenance, "commit_id": record.commit_id},
+                }
+            )
+            return
+        dead = f", and {record.dead:,} deleted" if record.dead else ""
+        names = list(itertools.islice(counts, _SHOWN_CLASSES))
+        more = f", … {len(counts) - len(names):,} more" if len(counts) > len(names) else ""
+        shown = ": " + ", ".join(f"{name} ({counts[name]:,})" for name in names) if names else ""
+        print_pairs(
+            [
+                ("store", str(opened.path)),
+                ("rows", f"{len(opened):,}{dead}"),
+                ("size", size(opened.nbytes) + (f" before {record.compression}" if record.compression else "")),
+                ("classes", f"{len(counts):,}{shown}{more}"),
+                *(("field", f"{name} {_shape(spec)}") for name, spec in opened.fields.items()),
+                *(("column", f"{name} {spec.dtype}") for name, spec in record.columns.items()),
+                ("config", record.fingerprint),
+                *((f"  {name}", _short(value)) for name, value in _flat(record.config)),
+                *((f"made with {name}", value) for name, value in record.provenance.items()),
+            ]
+        )
+
+
+def _class_counts(store: EmbeddingStore) -> dict[str, int]:
+    """Return the number of rows of each class, the largest first."""
+    import numpy as np
+
+    names = store.snapshot.class_names
+    counts = np.bincount(store.snapshot.class_codes_of(store.snapshot.live_rows), minlength=len(names)).tolist()
+    pairs = sorted(zip(names, counts, strict=True), key=lambda pair: -pair[1])
+    return {name: count for name, count in pairs if count}
+
+
+def _shape(spec: Any) -> str:
+    shape = ("length", *spec.shape) if spec.ragged else spec.shape
+    source = ".".join(part for part in (spec.layer, spec.pooling) if part)
+    return f"{spec.dtype} ({', '.join(map(str, shape))})" + (f", {source}" if source else "")
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Name nested attributes with dots, as differences and `cache` do."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, value))
+    return pairs
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@command("ls")
+@STORE
+@selection
+@click.option("-l", "--long", "long", is_flag=True, help="With the columns.")
+@click.option(
+    *("-n", "--limit"), type=click.IntRange(min=0), default=_SHOWN, show_default=True, help="At most; 0 for all."
+)
+@storage
+@to_json
+def ls(
+    store: str,
+    classes: list[str],
+    where: list[tuple[str, str]],
+    long: bool,
+    limit: int,
+    storage: list[tuple[str, Any]],
+    as_json: bool,
+) -> None:
+    """List keys, or the stores of a cache. With --json an object a line."""
+    if not storage and _is_cache(store):
+        if classes or where or long:
+            raise wrong(f"{store} is a cache: --class, --where and --long are for the rows of one store")
+        print_entries(local_path(store), as_json=as_json)
+        return
+    with open_place(store, storage=attributes(storage)) as opened:
+        view = selected(opened, classes, where)
+        shown = view[:limit] if limit else view
+        columns = list(opened.columns) if long or as_json else []
+        size = _TERMINAL_ROWS if long and is_terminal(sys.stdout) else _BLOCK_ROWS
+        for place, block in enumerate(shown.batches(size)):
+            values = {name: block.column(name).tolist() for name in columns}
+            rows = zip(block.keys, *values.values(), strict=True)
+            if as_json:
+                for key, *rest in rows:
+                    print_json({"key": key, **dict(zip(columns, rest, strict=True))})
+            elif long:
+                print_table(["key", *columns], [[str(value) for value in row] for row in rows], head=not place)
+            else:
+                print("\n".join(printable(key) for key, *_ in rows))
+        if len(shown) < len(view):
+            print(f"… and {len(view) - len(shown):,} more (--limit 0 for all)", file=sys.stderr)
+
+
+@command("get")
+@STORE
+@click.argument("keys", nargs=-1, required=True)
+@click.option("--field", help="Of several.")
+@click.option("-o", "--output", type=OUTPUT, help="Write the rows to this .npy file, in the order of the keys.")
+@storage
+@to_json
+def get(
+    store: str,
+    keys: tuple[str, ...],
+    field: str | None,
+    output: Path | None,
+    storage: list[tuple[str, Any]],
+    as_json: bool,
+) -> None:
+    """Print rows by their keys, or write them to a file. KEYS may be -, for keys on standard input, one a line."""
+    wanted = list(_typed()) if keys == ("-",) else list(keys)
+    with open_place(store, storage=attributes(storage)) as opened:
+        name = opened.field_name(field)
+        rows = opened.rows_of(wanted)
+        if output is not None:
+            _write_npy(output, opened.take(rows, name))
+            if as_json:
+                print_json({"path": output, "rows": len(wanted)})
+            else:
+                print(printable(f"{output}: {len(wanted):,} rows"))
+            return
+        import numpy as np
+
+        for key, row in zip(wanted, rows, strict=True):
+            found = opened.take([row], name)
+            value = (found.values if opened.fields[name].ragged else found)[0]
+            if as_json:
+                print_json({"key": key, "value": value})
+            else:
+                print(printable(key), np.array2string(value, precision=5, threshold=12, edgeitems=3))
+
+
+def _typed() -> Iterator[str]:
+    """Yield the lines of standard input, UTF-8 whatever the terminal's encoding is: keys are."""
+    for line in sys.stdin.buffer if sys.stdin is not None else ():
+        if text := line.decode().removesuffix("\n").removesuffix("\r"):
+            yield text
+
+
+def _write_npy(path: Path, values: Any) -> None:
+    """Write rows of one shape; of a ragged field those of one length."""
+    import numpy as np
+
+    from embstore.fsio import replacing
+    from embstore.ragged import Padded
+
+    if isinstance(values, Padded):
+        if len(values.lengths) and values.lengths.min() < values.lengths.max():
+            lengths = f"{values.lengths.min()} to {values.lengths.max()}"
+            raise ValueError(f"rows of {lengths} tokens are no one array: write them with embstore export, to .npz")
+        values = values.values
+    with replacing(path) as partial, partial.open("wb") as file:  # np.save itself would add a suffix
+        np.save(file, values, allow_pickle=False)
+
+
+@command("verify")
+@click.argument("store", type=PATH, metavar="STORE")
+@to_json
+def verify(store: Path, as_json: bool) -> int:
+    """Check every byte of a store against what was committed."""
+    from embstore.integrity import verify
+
+    report = verify(store)
+    if as_json:
+        problems = [{"path": p.path, "detail": p.detail, "rows": len(p.rows)} for p in report.problems]
+        facts = {"path": report.path, "ok": report.ok, "rows": report.rows, "rows_affected": len(report.rows_affected)}
+        print_json({**facts, "keys_affected": report.keys_affected, "problems": problems})
+    else:
+        print_lines(str(report))
+    return DONE if report.ok else PARTLY
+
+
+@command("salvage")
+@click.argument("store", type=PATH, metavar="STORE")
+@click.argument("dest", type=PATH)
+@to_json
+def salvage(store: Path, dest: Path, as_json: bool) -> int:
+    """Copy the sound rows of a broken store to DEST, which must not be there; the broken one is left as it is."""
+    from embstore.integrity import salvage
+
+    report = salvage(store, dest)
+    lost = len(report.rows_lost)
+    if as_json:
+        counts = {"path": report.path, "rows_kept": report.rows_kept, "rows_lost": lost}
+        print_json({**counts, "keys_lost": report.keys_lost})
+    else:
+        print(printable(f"{report.path}: {report.rows_kept:,} rows kept, {lost:,} lost"))
+        for key in report.keys_lost:
+            print(f"  {printable(key)}")
+    return PARTLY if lost else DONE
+
+
+@command("compact")
+@STORE
+@to_json
+def compact(store: str, as_json: bool) -> None:
+    """Write a store anew without its deleted rows. Views and row numbers of before are no longer valid."""
+    from embstore.description import size
+
+    with open_place(store, writable=True) as opened:
+        dead = opened.snapshot.record.dead
+        opened.compact()
+        if as_json:
+            print_json({"path": opened.path, "removed": dead, "rows": len(opened), "nbytes": opened.nbytes})
+        else:
+            facts = f"{dead:,} deleted rows gone, {len(opened):,} rows left, {size(opened.nbytes)}"
+            print(printable(f"{store}: {facts}"))
+
+
+@command("merge")
+@click.argument("dest", type=PATH)
+@click.argument("parts", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--if-exists",
+    type=click.Choice(["error", "skip", "replace"]),
+    default="error",
+    show_default=True,
+    help="What to do with keys that DEST has already.",
+)
+@click.option("--compression", type=click.Choice(["zstd", "blosc"]), help="Of DEST, if it is made by this.")
+@to_json
+def merge(dest: Path, parts: tuple[Path, ...], if_exists: Any, compression: str | None, as_json: bool) -> None:
+    """Put the rows of several stores of one config into DEST, in one commit; it is made if it is not there."""
+    from embstore.merging import merge
+
+    result = merge(dest, *parts, if_exists=if_exists, **({"compression": compression} if compression else {}))
+    if as_json:
+        print_json({"path": dest, "appended": result.appended, "skipped": result.skipped, "replaced": result.replaced})
+        return
+    replaced = f", {result.replaced:,} of them in place of others" if result.replaced else ""
+    print(printable(f"{dest}: {result.appended:,} rows added{replaced}, {result.skipped:,} skipped"))
+
+
+COMMANDS = {
+    "info": info,
+    "ls": ls,
+    "get": get,
+    "verify": verify,
+    "salvage": salvage,
+    "compact": compact,
+    "merge": merge,
+}
