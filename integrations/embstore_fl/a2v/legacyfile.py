@@ -1,0 +1,99 @@
+"""The ``.pt`` file of today's code: read without running anything in it, and written whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embstore import fsio, legacy
+from embstore.exchange.base import Unreadable
+from embstore.exchange.entries import EntriesTable
+from embstore.exchange.wanted import Wanted
+from embstore.ingest import as_numbers
+from embstore_fl.a2v.entries import Entries, as_tensor, of_mapping
+
+__all__ = ["read_file", "write_file"]
+
+
+def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) -> Entries:
+    """Read a file of `torch.save`'s without running anything in it; tensors stay in the file, mapped.
+
+    Parameters
+    ----------
+    path : path_like
+    own : iterable of str, optional
+        The keys that are wanted: no others are taken. All, unless given.
+
+    Raises
+    ------
+    UnsafeFileError
+        Loading it would run code.
+    FileFormatError
+        It is broken, or holds no embeddings.
+    """
+    table = legacy.read_table(Path(path), Wanted(columns=(), casting="same_kind"))
+    wanted, names = None if own is None else set(own), [one for block in table.called() for one in block]
+    found = Entries(unreadable=list(table.unreadable), config=table.config)
+    keys: dict[int, str] = {}
+    for place, one in enumerate(names):
+        if isinstance(one, Unreadable):
+            found.unreadable.append(one)
+        elif wanted is None or str(one[1]) in wanted:
+            keys[place] = str(one[1])
+    name = next(iter(table.fields))
+    if isinstance(table, EntriesTable):
+        for place, key in keys.items():
+            value = table.tensors[name][place]
+            found.values[key] = as_tensor(value[0] if table.squeezed else value)
+        return found
+    start = 0
+    for block in table.field(name):  # embstore's own files: numbers, a block at a time
+        count = len(block.values)
+        for place in range(start, start + count):
+            if place in keys and place - start not in block.bad:
+                numbers = as_numbers(np.array(block.values[place - start]), table.fields[name])
+                found.values[keys[place]] = as_tensor(numbers)
+        start += count
+    return found
+
+
+def write_file(path: str | os.PathLike[str], values: Mapping[Any, Any]) -> None:
+    """Write embeddings as ``{"file_id:class": tensor}``; what a file there has of other samples stays in it.
+
+    Keys of both kinds become this one; an entry that can't be read is written as it is.
+
+    Raises
+    ------
+    UnsafeFileError, FileFormatError
+        There is a file already, and it can't be read: it stays as it is.
+    StorageFullError
+    """
+    import torch
+
+    place = Path(path).absolute()
+    before = read_file(place).values if place.exists() else {}
+    found = of_mapping(values)
+    whole: dict[Any, Any] = {**before, **found.values, **{one.key: values[one.key] for one in found.unreadable}}
+    with fsio.replacing(place) as partial:
+        torch.save({key: _alone(value) for key, value in whole.items()}, partial)
+
+
+def _alone(value: Any) -> Any:
+    """Return a tensor over the same memory with a storage of its own: `torch.save` writes whole storages.
+
+    A row of a store is a stretch of one tensor, with all other clients' rows in its storage.
+    """
+    import torch
+
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu().contiguous()
+    if value.dtype == torch.bfloat16:
+        return torch.from_numpy(value.view(torch.int16).numpy()).view(torch.bfloat16)
+    return torch.from_numpy(value.numpy())

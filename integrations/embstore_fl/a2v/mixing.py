@@ -1,0 +1,36 @@
+"""How a mix-in comes before methods that a class has of its own already."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar, Literal
+
+__all__ = ["MixIn"]
+
+logger = logging.getLogger("embstore")
+
+
+class MixIn:
+    """A class whose methods are to take the place of those that a code base has by the same names.
+
+    A method in a class's own body comes before any base class's. So a class that inherits from a mix-in and keeps its
+    own methods would go on as before; this is logged. With ``existing="replace"`` in its class statement these methods
+    give way, and nothing else in the class has to change::
+
+        class clientA2V(A2VClient, Client, existing="replace"): ...
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, *, existing: Literal["keep", "replace"] = "keep", **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if existing not in ("keep", "replace"):
+            raise ValueError(f"expected existing 'keep' or 'replace', found {existing!r}")
+        if cls.__module__.startswith("embstore_fl."):
+            return
+        own = [name for base in cls.__mro__[1:] for name in base.__dict__.get("provides", ()) if name in cls.__dict__]
+        for name in own if existing == "replace" else ():
+            delattr(cls, name)
+        if own:
+            what = "give way to embstore_fl's" if existing == "replace" else "come before embstore_fl's"
+            logger.info("%s: its own %s %s", cls.__qualname__, ", ".join(own), what)

@@ -1,0 +1,146 @@
+"""From the three attributes that today's code has (sample rate, duration, model) to the stores that have them.
+
+`embstore.from_pretrained` calls them ``preprocessing.sample_rate``, ``preprocessing.duration`` and ``encoder.id``; what
+`A2VDataset` saves itself, and configs written by hand, have ``sample_rate``, ``duration`` and ``encoder``; today's own
+files have ``model_name``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embstore.cache import Cache, CacheEntry
+from embstore.config import Config, Difference
+from embstore.errors import AmbiguousConfigError
+
+__all__ = ["AST", "Wanted", "config_of", "find_stores", "nearest"]
+
+AST: Final = "MIT/ast-finetuned-audioset-10-10-0.4593"
+"""The model that today's code means by "ast" and by "ast-finetuned"."""
+
+_ALIASES: Final = ("ast", "ast-finetuned", AST.rpartition("/")[2])
+_ATTRIBUTES: Final = ("model_name", "sample_rate", "duration")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What embeddings are asked for; None for whichever.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the data set.
+    sample_rate : int or None
+        Hz.
+    duration : float or None
+        Seconds.
+    model_name : str or None
+        A model's id, its last part, or "ast" or "ast-finetuned" for `AST`.
+    """
+
+    dataset: str
+    sample_rate: float | None = None
+    duration: float | None = None
+    model_name: str | None = None
+
+    @property
+    def model(self) -> str | None:
+        """The model's name in full."""
+        return AST if self.model_name in _ALIASES else self.model_name
+
+    def is_model(self, name: object) -> bool:
+        """Tell whether a name is the model's: in full, or its last part in full. No other part of a name is one.
+
+        Examples
+        --------
+        >>> wanted = Wanted(dataset="VEGAS", model_name="ast")
+        >>> [wanted.is_model(name) for name in (AST, "ast-finetuned", "ast_2")]
+        [True, True, False]
+        """
+        known = {self.model, self.model_name}
+        if not isinstance(name, str):
+            return False
+        return name in known or _last(name) in known or (name in _ALIASES and self.model == AST)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Those that are asked for, and the data set."""
+        asked = {name: value for name in _ATTRIBUTES if (value := getattr(self, name)) is not None}
+        return {"dataset": self.dataset, **asked}
+
+    def __str__(self) -> str:
+        return f"sample_rate {self.sample_rate}, duration {self.duration}, model_name {self.model_name!r}"
+
+
+def config_of(wanted: Wanted, shape: tuple[int, ...]) -> Config:
+    """Return the config of a store of which no more than the three attributes, and the shape of its rows, are known."""
+    return Config(
+        encoder=wanted.model,
+        sample_rate=wanted.sample_rate,
+        duration=wanted.duration,
+        embedding_shape=list(shape),
+        dataset=wanted.dataset,
+    )
+
+
+def find_stores(cache: Cache, wanted: Wanted) -> list[CacheEntry]:
+    """Return the stores that have the attributes: that of an encoder first, then the one that says no more than these.
+
+    Raises
+    ------
+    AmbiguousConfigError
+        Several encoders' stores have them, or there is none and several of the others; says in what they differ.
+    """
+    fitting = [entry for entry in cache.find(dataset=wanted.dataset) if not differences(wanted, entry.config)]
+    found: list[CacheEntry] = []
+    for of_encoder in (True, False):
+        same = [entry for entry in fitting if isinstance(entry.config.get("encoder"), Mapping) == of_encoder]
+        if len(same) > 1 and not found:
+            differing = sorted({d.name for entry in same[1:] for d in same[0].config.diff(entry.config)})
+            raise AmbiguousConfigError(
+                wanted.attributes,
+                [entry.path for entry in same],
+                f"{', '.join(differing)}; say which with dataset.ast_config = the config, or clear_ast_cache(...)",
+            )
+        found += same
+    return found
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the three attributes of a config, in whichever form it has them."""
+    encoder, preprocessing = config.get("encoder"), config.get("preprocessing")
+    if isinstance(encoder, Mapping):
+        said = preprocessing if isinstance(preprocessing, Mapping) else {}
+        return {"model_name": encoder.get("id"), **{name: said.get(name) for name in ("sample_rate", "duration")}}
+    return {
+        "model_name": config.get("model_name", encoder),
+        **{name: config.get(name) for name in ("sample_rate", "duration")},
+    }
+
+
+def differences(wanted: Wanted, config: Mapping[str, Any]) -> list[Difference]:
+    """Return in which of the three attributes a config is not what is wanted."""
+    found = described(config)
+    expected = {name: getattr(wanted, name) for name in _ATTRIBUTES}
+    if wanted.is_model(found["model_name"]):
+        found["model_name"] = wanted.model_name
+    return [
+        Difference(name, expected[name], found[name])
+        for name in _ATTRIBUTES
+        if expected[name] is not None and Config(value=expected[name]) != Config(value=found[name])
+    ]
+
+
+def nearest(cache: Cache, wanted: Wanted) -> str:
+    """Say why there is no such store: how the one that is nearest differs."""
+    entries = [entry for entry in cache.entries() if entry.config.get("dataset") == wanted.dataset]
+    if not entries:
+        return f"no store of {wanted.dataset!r} in {cache.path}"
+    entry = min(entries, key=lambda entry: len(differences(wanted, entry.config)))
+    return f"the nearest, {entry.path.name}, differs in " + "; ".join(map(str, differences(wanted, entry.config)))

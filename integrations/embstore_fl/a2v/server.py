@@ -1,0 +1,280 @@
+"""The server's side: where a node's embeddings come from, in which order, and how all clients' are saved."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from embstore.config import Config
+from embstore.encoders.base import as_encoder
+from embstore.errors import AmbiguousConfigError
+from embstore_fl.a2v import names, stored
+from embstore_fl.a2v.client import base_of
+from embstore_fl.a2v.dataset import A2VDataset
+from embstore_fl.a2v.legacyfile import read_file, write_file
+from embstore_fl.a2v.mixing import MixIn
+from embstore_fl.a2v.reports import Attempt, NodeEmbeddings, Where, nbytes_of, seconds_saved
+from embstore_fl.metrics import Metrics, NodeMetrics
+from embstore_fl.overlay import Layer, StoreLayer
+from embstore_fl.stores import open_shared
+
+if TYPE_CHECKING:
+    from embstore.ahead import Failure
+    from embstore.encoders.base import Encoder
+
+__all__ = ["A2VServer"]
+
+logger = logging.getLogger("embstore")
+
+
+class A2VServer(MixIn):
+    """Gives a server the names of today's, and one method for what it does for each node's dataset.
+
+    What it needs of the server is ``clients``, each with ``node_data.train_dataset``, and, where they are set,
+    `audio_embedding_file_name` and the attributes below.
+
+    Attributes
+    ----------
+    ast_sample_rate, ast_duration, ast_model_name
+        What embeddings are asked for and saved as.
+    ast_model : path_like
+        A folder, or a model of the Hugging Face Hub, to extract with.
+    ast_batch_size : int
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ("save_audio_embeddings",)
+
+    ast_sample_rate: int = 16_000
+    ast_duration: float = 5.0
+    ast_model_name: str = "ast-finetuned"
+    ast_model: str | os.PathLike[str] = names.AST
+    ast_batch_size: int = 16
+    audio_embedding_file_name: str | None = None
+
+    def make_ast_encoder(self) -> Encoder:
+        """Return the encoder that extracts; called once, and only if something must be extracted."""
+        import embstore
+
+        return embstore.from_pretrained(self.ast_model, duration=self.ast_duration, fields=["last_hidden_state"])
+
+    @property
+    def ast_encoder(self) -> Encoder:
+        """The encoder that extracts."""
+        found = self.__dict__.get("_ast_encoder")
+        if found is None:
+            found = self.__dict__["_ast_encoder"] = self.make_ast_encoder()
+        encoder: Encoder = found
+        return encoder
+
+    @property
+    def embedding_metrics(self) -> Metrics:
+        """Hits, misses, rows, bytes and seconds saved, of each node and in total."""
+        found: Metrics = self.__dict__.setdefault("_embedding_metrics", Metrics())
+        return found
+
+    # -- a node's embeddings ------------------------------------------------------------------
+
+    def load_node_embeddings(self, dataset: A2VDataset, node: object = None) -> NodeEmbeddings:
+        """Find a dataset's embeddings: in the cache, with other clients, in a legacy file; extract the rest.
+
+        Each is asked only for what the one before did not have, and tells in one line of the log how it went. A clip
+        that can't be decoded gets no embedding, and the dataset goes on without it.
+
+        Parameters
+        ----------
+        dataset : A2VDataset
+        node : optional
+            Its name, for the log and the metrics; one more than the number of clients, unless given.
+
+        Returns
+        -------
+        NodeEmbeddings
+
+        Raises
+        ------
+        AmbiguousConfigError
+            Several encoders' stores have the attributes that are asked for.
+        ModelFilesError, MissingLibraryError
+            Something is to be extracted, and the model is not there.
+        """
+        node = len(self._clients()) if node is None else node
+        started = time.perf_counter()
+        if dataset.enable_ast_cache:  # look again for what was found before, and count it
+            folder, embeddings = dataset._ast_cache.path, dataset.audio_embs
+            embeddings.load([layer for layer in embeddings.layers if not stored.lies_in(layer, folder)])
+        wanted = left = len(dataset.ast_missing)
+        failed: list[Failure] = []
+        saved = 0.0
+        places: list[tuple[Where, Callable[[], str]]] = [
+            ("cache", lambda: self._from_cache(dataset)),
+            ("other clients", lambda: self._from_clients(dataset)),
+            ("legacy file", lambda: self._from_file(dataset)),
+            ("extraction", lambda: self._extracted(dataset, failed)),
+        ]
+        attempts: list[Attempt] = []
+        for where, attempt in places if left else ():
+            if where == "extraction":
+                left += self._not_mixed(dataset)
+            began = time.perf_counter()
+            reason = attempt()
+            now = len(dataset.ast_missing)
+            attempts.append(
+                Attempt(
+                    where=where,
+                    found=left - now - len(failed),  # clips that failed are missing no more: they are left out
+                    left=now,
+                    reason=reason,
+                    seconds=time.perf_counter() - began,
+                )
+            )
+            logger.info("node %s: %s", node, attempts[-1])
+            left = now
+            if where == "other clients":
+                saved = seconds_saved(dataset.audio_embs)
+            if not left:
+                break
+        extracted = sum(attempt.found for attempt in attempts if attempt.where == "extraction")
+        missing = tuple(dataset.ast_missing)
+        rows = len(dataset.ast_keys) - len(missing)
+        hits = min(wanted, rows) - extracted
+        metrics = NodeMetrics(
+            hits=hits,
+            misses=wanted - hits,
+            extracted=extracted,
+            failed=len(failed),
+            rows=rows,
+            nbytes=nbytes_of(dataset.audio_embs),
+            seconds=time.perf_counter() - started,
+            seconds_saved=saved or (0.0 if extracted else seconds_saved(dataset.audio_embs)),
+        )
+        self.embedding_metrics.add(node, metrics)
+        logger.info("node %s: %s", node, metrics)
+        return NodeEmbeddings(attempts=tuple(attempts), missing=missing, failed=tuple(failed), metrics=metrics)
+
+    def _from_cache(self, dataset: A2VDataset) -> str:
+        arguments = (self.ast_sample_rate, self.ast_duration, self.ast_model_name)
+        try:
+            dataset.load_ast_embeddings_from_cache(*arguments)
+        except AmbiguousConfigError:
+            # The encoder's own config tells them apart; it is known without the model being loaded.
+            dataset.ast_config = dict(self.ast_encoder.config)
+            dataset.load_ast_embeddings_from_cache(*arguments)
+        return dataset.ast_report.reason
+
+    def _from_clients(self, dataset: A2VDataset) -> str:
+        asked = 0
+        for other in self._datasets():
+            if other.audio_embs is not dataset.audio_embs and other._ast_name == dataset._ast_name:
+                dataset.audio_embs.also(other.audio_embs)
+                asked += 1
+        return f"{asked} other client(s) have {dataset._ast_name!r}"
+
+    def _from_file(self, dataset: A2VDataset) -> str:
+        file = self.audio_embedding_file_name
+        if not file or not os.path.isfile(file):
+            return f"there is no file {file}" if file else "no file is named"
+        found = read_file(file, dataset.ast_missing)
+        asked = names.Wanted(
+            dataset=dataset._ast_name,
+            sample_rate=self.ast_sample_rate,
+            duration=self.ast_duration,
+            model_name=self.ast_model_name,
+        )
+        said = {name: value for name, value in names.described(found.config or {}).items() if value is not None}
+        if differing := [d for d in names.differences(asked, found.config or {}) if d.name in said]:
+            return f"{file} is of another configuration: {'; '.join(map(str, differing))}"
+        dataset._tell_unreadable(found.unreadable, file)
+        dataset.audio_embs.also(found.values)
+        return f"{file}, {len(found.unreadable):,} of its entries can't be read"
+
+    def _not_mixed(self, dataset: A2VDataset) -> int:
+        """Let go of rows that another encoder made than the one that is to make the rest; return their number."""
+        if not dataset.enable_ast_cache:
+            return 0
+        before = len(dataset.ast_missing)
+        config = Config(self.ast_encoder.config, dataset=dataset._ast_name)
+        shapes = {spec.shape for spec in (as_encoder(self.ast_encoder).fields or {}).values() if spec.pooling is None}
+        kept: list[Layer] = []
+        for layer in dataset.audio_embs.layers:
+            if not isinstance(layer, StoreLayer):
+                kept.append(layer)
+            elif isinstance(layer.config.get("encoder"), Mapping) and layer.config != config:
+                reason = "; ".join(map(str, config.diff(layer.config)))
+                logger.warning("%s is not used, as another encoder extracts: %s", layer, reason)
+            elif shapes and layer.shape not in shapes:
+                logger.warning("%s is not used: expected rows of %s, found %s", layer, shapes, layer.shape)
+            else:
+                kept.append(layer)
+        dataset.audio_embs.load(kept)
+        return len(dataset.ast_missing) - before
+
+    def _extracted(self, dataset: A2VDataset, failed: list[Failure]) -> str:
+        if not dataset.enable_ast_cache:
+            return "the cache is off: the training loop extracts"
+        import embstore
+
+        source = dataset.ast_source(dataset.ast_missing)
+        result = embstore.embed(source, self.ast_encoder, dataset._ast_cache, batch_size=self.ast_batch_size)
+        field = stored.field_of(open_shared(result.path).store, dataset.ast_field)
+        if field is None:
+            return f"{result.path} has no field of sequences"
+        layer = StoreLayer(result.path, field, dataset.ast_missing)
+        dataset.audio_embs.load([*dataset.audio_embs.layers, layer])
+        if result.failed:
+            failed += result.failed
+            logger.warning("%d clips are left out: %s", len(failed), "; ".join(map(str, result.failed)))
+            dataset.ast_leave_out([failure.key for failure in result.failed])
+        return f"{result.encoded:,} encoded, {len(result.failed):,} failed, in {result.path}"
+
+    def _datasets(self) -> Iterator[A2VDataset]:
+        """Yield the clients' datasets, each once."""
+        seen: set[int] = set()
+        for client in getattr(self, "clients", ()):
+            dataset = base_of(getattr(getattr(client, "node_data", None), "train_dataset", None))
+            if isinstance(dataset, A2VDataset) and id(dataset) not in seen:
+                seen.add(id(dataset))
+                yield dataset
+
+    # -- saving -------------------------------------------------------------------------------
+
+    def save_audio_embeddings(self, file_name: str | os.PathLike[str] | None = None) -> bool:
+        """Append what all clients made to their data sets' stores, and let go of it in memory.
+
+        Parameters
+        ----------
+        file_name : path_like, optional
+            Where to write them as today, too: ``{"file_id:class": tensor}`` by `torch.save`, put in place whole.
+
+        Returns
+        -------
+        bool
+            Whether all of them are stored now.
+        """
+        arguments = (self.ast_sample_rate, self.ast_duration, self.ast_model_name)
+        saved = made = 0
+        legacy: dict[Any, Any] = {}
+        for client in self._clients():
+            dataset = base_of(getattr(getattr(client, "node_data", None), "train_dataset", None))
+            values = dict(getattr(client, "audio_embedding_store", None) or {})
+            made += len(values)
+            if isinstance(dataset, A2VDataset):
+                if values and dataset.enable_ast_cache:
+                    dataset.save_ast_embeddings_to_cache(values, *arguments)
+                    left = {one.key for one in dataset.ast_unreadable}
+                    client.audio_embedding_store = {key: value for key, value in values.items() if key in left}
+                    saved += len(values) - len(client.audio_embedding_store)
+                    self._from_cache(dataset)
+                    dataset.audio_embs.forget(dataset.ast_report.stored)
+                if file_name is not None:
+                    legacy |= {key: dataset.audio_embs[key] for key in dataset.audio_embs}
+            legacy |= values
+        if file_name is not None and legacy:
+            write_file(file_name, legacy)
+        logger.info("%d of %d new embeddings saved, of %d clients", saved, made, len(self._clients()))
+        return bool(made) and saved == made
+
+    def _clients(self) -> Sequence[Any]:
+        return list(getattr(self, "clients", ()))

@@ -1,0 +1,268 @@
+"""A node's samples with their embeddings, as a PyTorch data set. Imports torch when it is imported."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final, Literal, Self
+
+import torch
+from torch.utils.data import Dataset
+
+from embstore.encoders.audio import AudioSettings, decode_audio
+from embstore.errors import DecodeError
+from embstore.store import EmbeddingStore
+from embstore_fl.datasets.base import AudioSource
+from embstore_fl.datasets.selection import Chosen, Selected, Selection
+from embstore_fl.overlay import AudioEmbeddings, StoreLayer
+from embstore_fl.splits import SPLITS
+from embstore_fl.stores import open_shared
+
+__all__ = ["FLDataset", "LoadAudio"]
+
+LoadAudio = Literal["never", "missing", "always"]
+
+CLIP: Final = AudioSettings(sample_rate=16_000, duration=5.0)
+
+
+class FLDataset(Dataset[dict[str, Any]]):
+    """What a node has of a data set. Making it, and reading all of its samples, decodes and copies nothing.
+
+    A sample is a mapping: ``file_id``, ``class_name``, ``audio_filename``, ``label`` (an int64 tensor of no dimension),
+    ``audio_emb`` if there is an embedding, ``text_emb`` if its class has one, and ``audio`` as asked for.
+    An ``audio_emb`` is a tensor over the store's map and no copy: see `embstore_fl.stores.Rows` for what writing into
+    it means. A batch that was collated is a copy.
+
+    Parameters
+    ----------
+    source : AudioSource
+    selection : Selection, optional
+    load_audio : {"never", "missing", "always"}
+        Which clips to decode. For "missing" ones, samples with an embedding have an ``audio`` of no length, and where
+        a batch has clips of both kinds, all of them are decoded and none has its embedding.
+    audio : AudioSettings
+        What clips are decoded to.
+    text_embs : mapping, optional
+        By class; handed on as they are.
+    client : optional
+        The node's name, for errors.
+
+    Attributes
+    ----------
+    source : AudioSource
+    selection : Selection
+    audio_embs : AudioEmbeddings
+        Also of `train`, `val` and `test`.
+    split : str
+        "all", or which one it is.
+
+    Raises
+    ------
+    UnknownClassError, UnknownSplitError, NodeRangeError, DuplicateKeysError
+    """
+
+    split: str
+    _fallback: ClassVar[Selection] = Selection()
+
+    def __init__(
+        self,
+        source: AudioSource,
+        selection: Selection | None = None,
+        *,
+        load_audio: LoadAudio = "never",
+        audio: AudioSettings = CLIP,
+        text_embs: Mapping[str, Any] | None = None,
+        client: object = None,
+    ) -> None:
+        if load_audio not in ("never", "missing", "always"):
+            raise ValueError(f"expected load_audio 'never', 'missing' or 'always', found {load_audio!r}")
+        self.source = source
+        self.selection = self._fallback if selection is None else selection
+        self.audio_mode: LoadAudio = load_audio
+        self.clip = audio
+        self.text_embs = text_embs
+        splits = self.selection.splits
+        self.split = splits[0] if splits is not None and len(splits) == 1 else "all"
+        self._parts: dict[str, Self] = {}
+        self._take(Selected(source, self.selection).chosen)
+        self._embeddings = AudioEmbeddings(self.keys, client=client)
+
+    def _take(self, chosen: Sequence[Chosen]) -> None:
+        self.chosen = tuple(chosen)
+        self.labels = torch.tensor([self.source.labels[c.listed.class_name] for c in self.chosen], dtype=torch.int64)
+        self._keys = [c.listed.key for c in self.chosen]
+
+    # -- what it has --------------------------------------------------------------------------
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the samples, in their order."""
+        return list(self._keys)
+
+    @property
+    def active_classes(self) -> dict[str, int]:
+        """The classes that are selected, with their labels among all of the data set."""
+        labels = self.source.labels
+        return {name: labels[name] for name in self.selection.classes_of(self.source)}
+
+    @property
+    def samples(self) -> Samples:
+        """What is known of each sample without reading it, as dictionaries that are made when they are asked for."""
+        return Samples(self)
+
+    @property
+    def recordings(self) -> Selected:
+        """The samples' files, as a source for `embstore.embed`."""
+        return Selected(self.source, self.chosen)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def part(self, split: str) -> Self:
+        """Return the samples of a split, which share this one's embeddings.
+
+        Raises
+        ------
+        AttributeError
+            It is one split itself, or a sample of one.
+        """
+        if self.split != "all":
+            raise AttributeError(f"{self!r} is one split, and has no others")
+        if split not in self._parts:
+            part = copy.copy(self)
+            part.split = split
+            part._parts = {}
+            part._take([chosen for chosen in self.chosen if chosen.split == split])
+            self._parts[split] = part
+        return self._parts[split]
+
+    @property
+    def train(self) -> Self:
+        """The samples for training."""
+        return self.part("train")
+
+    @property
+    def val(self) -> Self:
+        """The samples for validation."""
+        return self.part("val")
+
+    @property
+    def test(self) -> Self:
+        """The samples for testing."""
+        return self.part("test")
+
+    # -- embeddings ---------------------------------------------------------------------------
+
+    @property
+    def audio_embs(self) -> AudioEmbeddings:
+        """The embeddings, by key; shared with the splits. Another mapping may be assigned, and is not copied."""
+        return self._embeddings
+
+    @audio_embs.setter
+    def audio_embs(self, values: Mapping[str, Any] | None) -> None:
+        if values is not self._embeddings:
+            self._embeddings.become(values)
+
+    def use(self, store: EmbeddingStore | str | os.PathLike[str], field: str | None = None) -> list[str]:
+        """Read embeddings from a store; return the keys that it does not have.
+
+        Raises
+        ------
+        UnknownFieldError
+            It has several fields, and none is named, or not this one.
+        """
+        shared = open_shared(store.path if isinstance(store, EmbeddingStore) else store)
+        field = shared.store.field_name(field)
+        self._embeddings.load([StoreLayer(shared.store.path, field, list(self._embeddings.own))])
+        return self._embeddings.missing
+
+    def leave_out(self, keys: Collection[str]) -> None:
+        """Go on without these samples, here and in the splits: clips that can't be decoded, for one."""
+        gone = set(keys)
+        self._take([chosen for chosen in self.chosen if chosen.listed.key not in gone])
+        for part in self._parts.values():
+            part.leave_out(gone)
+        for key in gone:
+            self._embeddings.own.pop(key, None)
+
+    # -- samples ------------------------------------------------------------------------------
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one sample.
+
+        Raises
+        ------
+        DecodeError, SampleError
+            Its clip is to be decoded, and can't be.
+        """
+        place = range(len(self))[index]
+        return self._sample(place, self._embeddings.find(self._keys[place]))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the samples of a batch: all with their embedding, or none."""
+        places = [range(len(self))[index] for index in indices]
+        found = [self._embeddings.find(self._keys[place]) for place in places]
+        if self.audio_mode == "missing" and any(emb is None for emb in found):
+            found = [None] * len(found)
+        return [self._sample(place, emb) for place, emb in zip(places, found, strict=True)]
+
+    def _sample(self, place: int, embedding: Any) -> dict[str, Any]:
+        listed = self.chosen[place].listed
+        sample: dict[str, Any] = {} if embedding is None else {"audio_emb": embedding}
+        sample["file_id"] = listed.file_id
+        sample["class_name"] = listed.class_name
+        sample["audio_filename"] = listed.audio_filename
+        sample["label"] = self.labels[place]
+        if self.audio_mode == "always" or (self.audio_mode == "missing" and embedding is None):
+            sample["audio"] = self._decoded(place)
+        elif self.audio_mode == "missing":
+            sample["audio"] = torch.empty(0)
+        if self.text_embs and listed.class_name in self.text_embs:
+            sample["text_emb"] = self.text_embs[listed.class_name]
+        return sample
+
+    def _decoded(self, place: int) -> torch.Tensor:
+        """Decode a clip. One that can't be is an error: silence would be trained on, and kept as its embedding."""
+        file = self.source.sample(self.chosen[place].listed)
+        try:
+            return torch.from_numpy(decode_audio(file.read().value, self.clip))
+        except DecodeError as error:
+            raise DecodeError(error.reason, path=file.path) from error
+
+    def details(self, place: int) -> dict[str, Any]:
+        """Return what is known of a sample without reading it."""
+        chosen = self.chosen[place]
+        listed = chosen.listed
+        return {
+            "class_name": listed.class_name,
+            "class_label": int(self.labels[place]),
+            "file_id": listed.file_id,
+            "audio_path": listed.path,
+            "audio_filename": listed.audio_filename,
+            "split": chosen.split,
+            "sample_idx": place,
+            **self.source.details(listed),
+        }
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n:,} {s}" for s in SPLITS if (n := sum(c.split == s for c in self.chosen)))
+        return f"<{type(self).__name__} {self.source.name!r} ({self.split}): {len(self):,} samples: {counts}>"
+
+
+class Samples(Sequence[dict[str, Any]]):
+    """What is known of each sample, as dictionaries that are made when they are asked for."""
+
+    def __init__(self, dataset: FLDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self._dataset.details(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self._dataset.details(place) for place in range(len(self)))

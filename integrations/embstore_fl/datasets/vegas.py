@@ -1,0 +1,124 @@
+"""VEGAS: ten classes, a folder each, with ``audios/``, and perhaps ``img/``, ``videos/`` and ``video_info.csv``."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from embstore_fl.datasets.base import SUFFIX, AudioSource, Listed, files_in
+from embstore_fl.errors import DatasetLayoutError
+
+__all__ = ["VEGAS", "VEGAS_CLASSES"]
+
+logger = logging.getLogger("embstore")
+
+VEGAS_CLASSES: Final = (
+    "baby_cry",
+    "chainsaw",
+    "dog",
+    "drum",
+    "fireworks",
+    "helicopter",
+    "printer",
+    "rail_transport",
+    "snoring",
+    "water_flowing",
+)
+_OF_VIDEOS: Final = ("ytid", "start_second", "end_second")
+_BESIDE: Final = (("image", "img", ".jpg"), ("video", "videos", ".mp4"))
+
+
+class VEGAS(AudioSource):
+    """Recordings ``<class>/audios/video_00001.wav``, with the keys ``video_00001:<class>``.
+
+    Parameters
+    ----------
+    root : path_like
+    name : str
+    classes : sequence of str
+        Of a folder that is laid out like VEGAS and has other classes: in the order of their labels.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "dog" / "audios").mkdir(parents=True)
+    >>> _ = (root / "dog" / "audios" / "video_00001.wav").write_bytes(b"")
+    >>> source = VEGAS(root)
+    >>> [str(sample.key) for sample in source], source.labels["dog"]
+    (['video_00001:dog'], 2)
+    """
+
+    default_name = "VEGAS"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        classes: Sequence[str] = VEGAS_CLASSES,
+    ) -> None:
+        super().__init__(root, name=name)
+        if len(set(classes)) != len(classes):
+            raise ValueError(f"a class occurs more than once in {list(classes)!r}")
+        self._classes = tuple(classes)
+        self._videos: dict[str, list[tuple[str, str, str]]] = {}
+        self._beside: dict[tuple[str, str], frozenset[str]] = {}
+
+    @cached_property
+    def labels(self) -> Mapping[str, int]:
+        """The label of each class: its place in the list."""
+        return {name: label for label, name in enumerate(self._classes)}
+
+    def listing(self, classes: Collection[str] | None = None) -> list[Listed]:
+        """List the recordings of these classes; a class without its folder has none, which is logged."""
+        found: list[Listed] = []
+        for class_name in self._classes:
+            if classes is not None and class_name not in classes:
+                continue
+            folder = f"{self.root}/{class_name}/audios"
+            names = files_in(folder)
+            if not names and classes is not None:
+                logger.warning("%s: there are no %s files in it", folder, SUFFIX)
+            found += [Listed(class_name, name[: -len(SUFFIX)], f"{folder}/{name}") for name in names]
+        return found
+
+    def details(self, listed: Listed) -> dict[str, Any]:
+        """Return the names of image and video, and where on YouTube the video is from, as far as that is there."""
+        found: dict[str, Any] = {"video_id": listed.file_id}
+        for kind, folder, suffix in _BESIDE:
+            place, name = (listed.class_name, folder), listed.file_id + suffix
+            if place not in self._beside:
+                self._beside[place] = frozenset(files_in(f"{self.root}/{listed.class_name}/{folder}", suffix))
+            there = name in self._beside[place]
+            path = f"{self.root}/{listed.class_name}/{folder}/{name}"
+            found |= {f"{kind}_path": path if there else None, f"{kind}_filename": name if there else ""}
+        return found | dict(zip(_OF_VIDEOS, self._video(listed), strict=False))
+
+    def _video(self, listed: Listed) -> tuple[Any, ...]:
+        """Return what ``video_info.csv`` says; its rows are numbered from 0, as the files are."""
+        name, number = listed.class_name, listed.file_id.rpartition("_")[2]
+        if name not in self._videos:
+            self._videos[name] = _read_videos(self.root / name / "video_info.csv")
+        rows = self._videos[name]
+        if not number.isdecimal() or int(number) >= len(rows):
+            return ("", 0.0)
+        ytid, start, end = rows[int(number)]
+        return ytid, *(float(second) if second else 0.0 for second in (start, end))
+
+
+def _read_videos(path: Path) -> list[tuple[str, str, str]]:
+    """Read YouTube ids, and first and last seconds; none, if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            rows = csv.DictReader(file)
+            return [tuple((row.get(name) or "") for name in ("YTID", "start_second", "end_second")) for row in rows]  # type: ignore[misc]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DatasetLayoutError(path, f"it is not CSV in UTF-8: {error}") from error

@@ -1,0 +1,131 @@
+"""VGGSound: clips from YouTube, listed in ``vggsound.csv`` with their class and their official split."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from embstore.errors import DuplicateKeysError
+from embstore_fl.datasets.base import SUFFIX, AudioSource, Listed
+from embstore_fl.errors import DatasetLayoutError
+
+__all__ = ["VGGSound"]
+
+logger = logging.getLogger("embstore")
+
+_TABLE: Final = "vggsound.csv"
+
+
+class _Row(NamedTuple):
+    """A line of the table: what its clip's file is called, its class, and its split."""
+
+    file_id: str
+    class_name: str
+    split: str
+
+
+class VGGSound(AudioSource):
+    """Clips ``<YouTube id>_<first second, six digits>.wav`` in any folder below the root, as the table lists them.
+
+    A class's name is lowered, with ``_`` for blanks. Labels are places among all names of the table, sorted, whichever
+    clips are there: many have gone from YouTube, and those that are not there are left out, and counted in the log.
+
+    Parameters
+    ----------
+    root : path_like
+    name : str, optional
+    table : path_like, optional
+        By default ``vggsound.csv`` below the root.
+
+    Raises
+    ------
+    DatasetLayoutError
+        There is no such table, or a line of it is not (id, second, label, "train" or "test").
+    DuplicateKeysError
+        When listed: two files have one name.
+    """
+
+    default_name = "VGGSound"
+    official_splits = ("train", "test")
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        table: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(root, name=name)
+        self.table = self.root / _TABLE if table is None else Path(table).absolute()
+        if not self.table.is_file():
+            raise DatasetLayoutError(self.table, "it is missing; it says which class a clip is of")
+
+    def class_name(self, written: str) -> str:
+        """Return a class's name as it stands in keys.
+
+        Examples
+        --------
+        >>> VGGSound.class_name(None, "Playing acoustic guitar")
+        'playing_acoustic_guitar'
+        """
+        return written.strip().lower().replace(" ", "_")
+
+    @cached_property
+    def _rows(self) -> list[_Row]:
+        with self.table.open(encoding="utf-8-sig", newline="") as file:
+            try:
+                return [self._row(number, cells) for number, cells in enumerate(csv.reader(file), 1) if cells]
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise DatasetLayoutError(self.table, f"it is not CSV in UTF-8: {error}") from error
+
+    def _row(self, number: int, cells: list[str]) -> _Row:
+        try:
+            ytid, start, label, split = cells
+            if split not in self.official_splits:
+                raise ValueError(split)
+            return _Row(f"{ytid}_{int(start):06d}", self.class_name(label), split)
+        except ValueError as error:
+            reason = f"line {number}: expected an id, a second, a label and train or test, found {cells}"
+            raise DatasetLayoutError(self.table, reason) from error
+
+    @cached_property
+    def labels(self) -> Mapping[str, int]:
+        """The label of each class: its place among all of the table, sorted."""
+        return {name: label for label, name in enumerate(sorted({row.class_name for row in self._rows}))}
+
+    def listing(self, classes: Collection[str] | None = None) -> list[Listed]:
+        """List the clips of these classes that are there."""
+        files = self._files()
+        rows = list(dict.fromkeys(self._rows))  # a line that stands there twice says nothing new
+        wanted = [row for row in rows if classes is None or row.class_name in classes]
+        there = [Listed(r.class_name, r.file_id, files[r.file_id], r.split) for r in wanted if r.file_id in files]
+        if len(there) < len(wanted):
+            logger.info("%s: %d of %d listed clips are not there", self.root, len(wanted) - len(there), len(wanted))
+        return sorted(there, key=lambda clip: (self.labels[clip.class_name], clip.file_id))
+
+    def _files(self) -> dict[str, str]:
+        """Return the paths of all WAV files by their file_id."""
+        found: dict[str, str] = {}
+        for path in sorted(_below(str(self.root))):
+            file_id = os.path.basename(path)[: -len(SUFFIX)]
+            if file_id in found:
+                raise DuplicateKeysError([file_id], path=self.root, found_at=(found[file_id], path))
+            found[file_id] = path
+        return found
+
+    def details(self, listed: Listed) -> dict[str, Any]:
+        """Return where on YouTube the clip is from."""
+        ytid, _, start = listed.file_id.rpartition("_")
+        names = {"image_filename": "", "video_filename": f"{listed.file_id}.mp4"}
+        return {**names, "ytid": ytid, "start_second": int(start), "official_split": listed.group}
+
+
+def _below(root: str) -> Iterator[str]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (f"{folder}/{name}" for name in names if name.lower().endswith(SUFFIX) and not name.startswith("."))

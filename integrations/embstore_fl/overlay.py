@@ -1,0 +1,285 @@
+"""`audio_embs`: a node's embeddings by key, read from stores as they are asked for, and written in memory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from embstore.config import Config
+from embstore.errors import MissingKeysError, StoreChangedError, StoreReplacedError
+from embstore_fl.errors import ForeignKeysError
+from embstore_fl.stores import OpenStore, open_shared
+
+__all__ = ["AudioEmbeddings", "Layer", "MemoryLayer", "StoreLayer"]
+
+_ATTEMPTS: Final = 20
+
+
+class Layer(Protocol):
+    """Embeddings that are somewhere already."""
+
+    def find(self, key: str) -> Any:
+        """Return the embedding of a key; None, if it is not there."""
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def lacking(self, keys: Iterable[str]) -> list[str]:
+        """Return those of the keys that it does not have."""
+
+
+class MemoryLayer:
+    """Embeddings that another mapping holds, as they are."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def find(self, key: str) -> Any:
+        """Return the embedding of a key; None, if it is not there."""
+        return self.values.get(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.values
+
+    def lacking(self, keys: Iterable[str]) -> list[str]:
+        """Return those of the keys that it does not have."""
+        return [key for key in keys if key not in self.values]
+
+
+class StoreLayer:
+    """Rows of a store, by their keys. It follows the store through erases and compactions.
+
+    What is pickled is where the store is and the keys: a worker process opens it for itself.
+
+    Parameters
+    ----------
+    path : Path
+    field : str
+    keys : sequence of str
+        Those that are not stored are left out.
+    """
+
+    def __init__(self, path: Path, field: str, keys: Sequence[str]) -> None:
+        self.path = path
+        self.field = field
+        self._keys = keys
+        self._shared: OpenStore | None = None
+        self._rows: dict[str, int] = {}
+        self._state: object = None
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The row of each key that is stored."""
+        return self._followed()[1]
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of a row; of a token, where they are ragged."""
+        shared, _ = self._followed()
+        return shared.store.fields[self.field].row_nbytes
+
+    @property
+    def config(self) -> Config:
+        """Of the store."""
+        return self._followed()[0].store.config
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a row."""
+        shared, _ = self._followed()
+        return shared.store.fields[self.field].shape
+
+    def _followed(self) -> tuple[OpenStore, dict[str, int]]:
+        shared = self._shared
+        if shared is None:
+            shared = self._shared = open_shared(self.path)
+        if shared.state != self._state:
+            found = shared.store.find(self._keys).tolist()
+            self._rows = {key: row for key, row in zip(self._keys, found, strict=True) if row >= 0}
+            self._state = shared.state
+        return shared, self._rows
+
+    def find(self, key: str) -> Any:
+        """Return a row as a tensor over the store's map, see `embstore_fl.stores.Rows`; None, if it is not there."""
+        for _ in range(_ATTEMPTS):
+            shared, rows = self._followed()
+            row = rows.get(key)
+            if row is None:
+                return None
+            try:
+                return shared.rows(self.field, least=row)[row]
+            except (StoreChangedError, StoreReplacedError):  # another process erased rows, or compacted the store
+                shared.refresh()
+        raise StoreReplacedError(self.path, f"it was replaced {_ATTEMPTS} times while a row was read")
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.rows
+
+    def lacking(self, keys: Iterable[str]) -> list[str]:
+        """Return those of the keys that it does not have."""
+        rows = self.rows
+        return [key for key in keys if key not in rows]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "field": self.field, "_keys": self._keys}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["field"], state["_keys"])  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"<StoreLayer of {len(self._keys):,} keys in {str(self.path)!r}>"
+
+
+class AudioEmbeddings(MutableMapping[str, Any]):
+    """Embeddings of a node's own samples, by key.
+
+    Reading is lazy: a row of a store becomes a tensor over its map when it is asked for. Assignment, deletion and
+    `clear` act on what is in memory, and never on a store: what was deleted here is there again for the next who opens
+    it. Only keys of the node's own are read from stores; others are known only if they were assigned here.
+
+    Parameters
+    ----------
+    own : sequence of str, optional
+        The node's keys.
+    client : optional
+        The node's name, for errors.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+        Where embeddings are looked for, in this order, after what was assigned.
+    written : dict
+        What was assigned.
+
+    Examples
+    --------
+    >>> embs = AudioEmbeddings(["a:dog", "b:dog"])
+    >>> embs.layers = (MemoryLayer({"a:dog": 1.0, "x:cat": 2.0}),)
+    >>> embs["b:dog"] = 3.0
+    >>> dict(embs), "x:cat" in embs
+    ({'a:dog': 1.0, 'b:dog': 3.0}, False)
+    >>> del embs["a:dog"]
+    >>> list(embs)
+    ['b:dog']
+    """
+
+    def __init__(self, own: Sequence[str] = (), *, client: object = None) -> None:
+        self.own: dict[str, None] = dict.fromkeys(own)
+        self.client = client
+        self.layers: tuple[Layer, ...] = ()
+        self.written: dict[str, Any] = {}
+        self._hidden: set[str] = set()
+
+    def find(self, key: object) -> Any:
+        """Return the embedding of a key; None, if there is none, or if it is not the node's own."""
+        if key in self.written:
+            return self.written[key]
+        if key not in self.own or key in self._hidden:
+            return None
+        for layer in self.layers:
+            found = layer.find(key)
+            if found is not None:
+                return found
+        return None
+
+    def __getitem__(self, key: str) -> Any:
+        """Return the embedding of a key.
+
+        Raises
+        ------
+        ForeignKeysError
+            It is another client's, or nobody's.
+        MissingKeysError
+            It is the node's own, and there is none yet.
+        """
+        found = self.find(key)
+        if found is None:
+            if key not in self.own:
+                raise ForeignKeysError(self.client, [str(key)])
+            raise MissingKeysError([key], what="among the node's embeddings yet")
+        return found
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the embedding of a key; the default, if there is none."""
+        found = self.find(key)
+        return default if found is None else found
+
+    def __contains__(self, key: object) -> bool:
+        if key in self.written:
+            return True
+        return key in self.own and key not in self._hidden and any(key in layer for layer in self.layers)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.written[key] = value
+        self._hidden.discard(key)
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self:
+            raise MissingKeysError([key], what="among the node's embeddings")
+        self.written.pop(key, None)
+        self._hidden.add(key)
+
+    def clear(self) -> None:
+        """Forget all of them, here; stores keep what they have."""
+        self.written.clear()
+        self._hidden.clear()
+        self.layers = ()
+
+    def become(self, values: Mapping[str, Any] | None) -> None:
+        """Have what another mapping has of the node's own keys, and nothing else. No embedding is copied."""
+        self.clear()
+        self.layers = _layers_of(values)
+
+    def also(self, values: Mapping[str, Any] | None) -> None:
+        """Have what another mapping has of the node's own keys, where nothing was found so far."""
+        left = self.missing
+        self.layers += tuple(layer for layer in _layers_of(values) if len(layer.lacking(left)) < len(left))
+
+    def load(self, layers: Sequence[Layer]) -> None:
+        """Look into these from now on. What was assigned stays, what was deleted is there again."""
+        self.layers = tuple(layers)
+        self._hidden.clear()
+
+    def forget(self, keys: Collection[str]) -> None:
+        """Let go of what was assigned under these keys: a store has it."""
+        for key in keys:
+            self.written.pop(key, None)
+
+    def origins(self) -> Iterator[tuple[Layer, list[str]]]:
+        """Yield the layers, each with the node's keys that are read from it."""
+        left = [key for key in self.own if key not in self.written and key not in self._hidden]
+        for layer in self.layers:
+            lacking = dict.fromkeys(layer.lacking(left))
+            yield layer, [key for key in left if key not in lacking]
+            left = list(lacking)
+
+    @property
+    def missing(self) -> list[str]:
+        """The node's keys without an embedding."""
+        left = [key for key in self.own if key not in self.written]
+        if self._hidden:
+            return [key for key in left if key not in self]
+        for layer in self.layers:
+            left = layer.lacking(left) if left else left
+        return left
+
+    def __iter__(self) -> Iterator[str]:
+        lacking = set(self.missing)
+        yield from (key for key in self.own if key not in lacking)
+        yield from (key for key in self.written if key not in self.own)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<AudioEmbeddings: {len(self):,} of {len(self.own):,}, {len(self.written):,} of them in memory>"
+
+
+def _layers_of(values: Mapping[str, Any] | None) -> tuple[Layer, ...]:
+    """Return what a mapping's embeddings are read from. What becomes of it later is no matter of theirs."""
+    if isinstance(values, AudioEmbeddings):
+        return (*((MemoryLayer(dict(values.written)),) if values.written else ()), *values.layers)
+    return (MemoryLayer(values),) if values else ()

@@ -1,0 +1,121 @@
+"""Stores that are open in this process: each once, whichever nodes read it, and their rows as tensors over its map.
+
+Ten nodes that each mapped ten gigabytes in thousands of files would use up the maps that a process may have.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embstore.mapping import available
+from embstore.opening import open as open_store
+from embstore.reader import MappedColumn
+from embstore.schema import offsets_name
+from embstore.store import EmbeddingStore
+from embstore.tensors import as_tensor
+
+__all__ = ["OpenStore", "Rows", "open_shared", "refresh_shared"]
+
+State = tuple[str, int]
+
+
+class Rows:
+    """Rows of a field as tensors, by number.
+
+    Each is a stretch of one tensor over the store's private map: nothing is copied, and nothing is read before it is
+    looked at. torch has no read-only tensors, and writing through one that lies over a read-only map would end the
+    process; so the map is a writable one of this process's own. What is written into a row in place is seen by all
+    who read this row here, and never by the files. Where a store can't be mapped, each row is a copy.
+    """
+
+    def __init__(self, store: EmbeddingStore, field: str) -> None:
+        self._store = store
+        self._field = field
+        self._whole: Any = None
+        snapshot = store.snapshot
+        column = snapshot.numeric(field)
+        ragged = snapshot.record.fields[field].ragged
+        if isinstance(column, MappedColumn) and not available(0, column.array.chunks):
+            self._whole = store.tensor(field, dead="include")
+        self.copies = self._whole is None
+        self.length = len(snapshot.numeric(offsets_name(field))) - 1 if ragged else len(column)
+
+    def __getitem__(self, row: int) -> Any:
+        if self._whole is not None:
+            return self._whole[row]
+        found = self._store.take(np.array([row]), self._field)
+        spec = self._store.fields[self._field]
+        if spec.ragged:
+            return as_tensor(np.array(found.values[0, : int(found.lengths[0])]))
+        return as_tensor(found[0])
+
+
+class OpenStore:
+    """A store that is open for reading in this process.
+
+    Attributes
+    ----------
+    store : EmbeddingStore
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.store = open_store(path)
+        self._rows: dict[str, tuple[State, Rows]] = {}
+
+    @property
+    def state(self) -> State:
+        """What changes when row numbers mean something else, or rows were blanked."""
+        record = self.store.snapshot.record
+        return record.generation, record.epoch
+
+    def rows(self, field: str, *, least: int) -> Rows:
+        """Return the rows of a field, at least up to the number `least`: mapped anew where the store has grown."""
+        state, known = self._rows.get(field, (None, None))
+        if known is None or state != self.state or known.length <= least:
+            known = Rows(self.store, field)
+            self._rows[field] = (self.state, known)
+        return known
+
+    def refresh(self) -> None:
+        """Move on to the newest commit."""
+        self.store.refresh()
+
+
+_open: weakref.WeakValueDictionary[Path, OpenStore] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def _renewed() -> None:
+    """Have a lock that is free, in a process that was forked while another thread held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renewed)
+
+
+def open_shared(path: str | os.PathLike[str]) -> OpenStore:
+    """Return this process's reader of a store, at the newest commit. It is let go of with the last who use it."""
+    place = Path(path).resolve()
+    with _lock:
+        known = _open.get(place)
+        if known is None:
+            known = _open[place] = OpenStore(place)
+        else:
+            known.refresh()
+        return known
+
+
+def refresh_shared(path: str | os.PathLike[str]) -> None:
+    """Move this process's reader of a store on to the newest commit, if there is one."""
+    place = Path(path).resolve()
+    with _lock:
+        known = _open.get(place)
+    if known is not None:
+        known.refresh()

@@ -1,0 +1,87 @@
+"""Withdrawal: a client's rows erased from a store, physically, while all others go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from embstore.erasing import EraseReceipt
+from embstore.errors import MissingKeysError
+from embstore.keys import Key
+from embstore.opening import open as open_store
+from embstore.store import EmbeddingStore
+from embstore_fl.errors import SharedKeysError
+from embstore_fl.stores import refresh_shared
+
+__all__ = ["erase_client"]
+
+Partition = Any
+"""A view, a data set of a node's, or the keys themselves."""
+
+
+def erase_client(
+    store: EmbeddingStore | str | os.PathLike[str], partition: Partition, *, others: Iterable[Partition] = ()
+) -> EraseReceipt:
+    """Erase a client's rows: they are deleted, and blanked in the store's files.
+
+    Other clients' views, data sets and manifests stay valid, as rows keep their numbers. Keys of the client's that
+    were never stored, or are erased already, are passed over, so that it may be repeated.
+
+    Parameters
+    ----------
+    store : EmbeddingStore or path_like
+        One that is open for reading will do: it is opened once more for the erase, and refreshed.
+    partition : View, data set, or sequence of keys
+        What is the client's.
+    others : iterable of the same, optional
+        What is other clients': a key that one of them has too is an error, and nothing is erased.
+
+    Returns
+    -------
+    EraseReceipt
+        Of what was erased, and what an erase can't reach.
+
+    Raises
+    ------
+    SharedKeysError
+    ReadOnlyError, StoreLockedError, StorageFullError
+
+    Examples
+    --------
+    >>> import embstore, numpy as np, tempfile
+    >>> store = embstore.open(tempfile.mkdtemp() + "/demo.zarr", "w-", config={"encoder": "demo"})
+    >>> _ = store.append(["a:dog", "b:cat"], np.ones((2, 3), np.float32))
+    >>> receipt = erase_client(store, ["a:dog", "c:dog"])
+    >>> len(receipt.rows), list(store)
+    (1, ['b:cat'])
+    """
+    keys = _keys_of(partition)
+    held = {key for other in others for key in _keys_of(other)}
+    if shared := [key for key in keys if key in held]:
+        raise SharedKeysError(shared)
+    if isinstance(store, EmbeddingStore) and store.writable:
+        receipt = _erased(store, keys)
+    else:
+        path = store.path if isinstance(store, EmbeddingStore) else store
+        with open_store(path, "r+") as writable:
+            receipt = _erased(writable, keys)
+        if isinstance(store, EmbeddingStore):
+            store.refresh()
+    refresh_shared(receipt.path)
+    return receipt
+
+
+def _keys_of(partition: Partition) -> list[str]:
+    keys: Sequence[str | Key] = partition.keys if isinstance(getattr(partition, "keys", None), list) else partition
+    return list(dict.fromkeys(str(Key.parse(key)) for key in keys))
+
+
+def _erased(store: EmbeddingStore, keys: list[str]) -> EraseReceipt:
+    while True:
+        store.refresh()
+        missing = set(store.missing(keys))
+        try:
+            return store.erase([key for key in keys if key not in missing])
+        except MissingKeysError:  # another process deleted some of them just now
+            continue

@@ -1,0 +1,81 @@
+"""Fixtures of the tests of data sets and A2V: folders, an encoder that counts, and nodes as today's code makes them."""
+
+import os
+import types
+
+import numpy as np
+import pytest
+
+from embstore.encoders.base import BaseEncoder
+from embstore.errors import DecodeError
+from embstore.schema import FieldSpec
+from tests.fl import layouts
+
+SHAPE = (6, 4)
+
+
+class Counting(BaseEncoder):
+    """Rows that follow from a clip's bytes; notes each in a file, so that processes count together."""
+
+    def __init__(self, log, *, shape=SHAPE, model="MIT/ast-finetuned-audioset-10-10-0.4593", duration=5.0, weights="w"):
+        self.log = log
+        self.shape = shape
+        self._config = {
+            "encoder": {"id": model, "weights": weights},
+            "preprocessing": {"sample_rate": 16_000, "duration": duration, "version": 1},
+        }
+
+    @property
+    def config(self):
+        return self._config
+
+    @property
+    def fields(self):
+        return {"last_hidden_state": FieldSpec(shape=self.shape, layer="last_hidden_state")}
+
+    def decode(self, content):
+        if not content.startswith(b"RIFF"):
+            raise DecodeError("it is no WAV file")
+        return content
+
+    def encode(self, items):
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.write(descriptor, b"x" * len(items))
+        os.close(descriptor)
+        return {"last_hidden_state": np.stack([row_of(item, self.shape) for item in items])}
+
+
+def row_of(content, shape=SHAPE):
+    """Return the row of a clip's bytes."""
+    seed = int.from_bytes(content[44:60], "little") + len(content)
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def node(dataset, number=0, **more):
+    """Return a client as today's code has them, around a dataset."""
+    data = types.SimpleNamespace(train_dataset=dataset.train, val_dataset=dataset.val, test_dataset=dataset.test)
+    return types.SimpleNamespace(id=number, node_data=data, dataset="VEGAS", **more)
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Where encoders note what they encoded."""
+    return tmp_path / "encoded"
+
+
+@pytest.fixture
+def encoded(log):
+    """Return how many clips were encoded so far, in all processes."""
+    return lambda: log.stat().st_size if log.exists() else 0
+
+
+@pytest.fixture
+def vegas(tmp_path):
+    """A folder like VEGAS, of three classes."""
+    return layouts.vegas(tmp_path / "VEGAS", {"dog": 20, "drum": 20, "snoring": 10})
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A folder for stores."""
+    return tmp_path / "VEGAS.cache"
