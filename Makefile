@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 # Recordings for the audio demo: Debian's sonic-pi-samples, unless told otherwise.
 SAMPLES ?= demo-audio/usr/share/sonic-pi/samples
 
-.PHONY: demo demo-audio test test-core test-slow lint format types bench bench-quick clean
+.PHONY: demo demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-slow lint format types docs bench bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -16,6 +16,15 @@ demo: $(VENV)/.demo
 # About five minutes on two cores: AST at full size over 165 recordings, then the same again.
 demo-audio: $(VENV)/.audio $(SAMPLES)
 	$(BIN)/python examples/audio_demo.py $(SAMPLES)
+
+# Federated learning: Flower with five clients, then A2V with two servers. Some minutes.
+demo-fl: demo-fl-flower demo-fl-a2v
+
+demo-fl-flower: $(VENV)/.fl
+	$(BIN)/python examples/fl_flower_demo.py
+
+demo-fl-a2v: $(VENV)/.fl $(SAMPLES)
+	$(BIN)/python examples/fl_a2v.py $(SAMPLES)
 
 demo-audio/usr/share/sonic-pi/samples:
 	mkdir -p demo-audio
@@ -44,6 +53,10 @@ format: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# The site, into site/; fails on a link that leads nowhere.
+docs: $(VENV)/.docs
+	$(BIN)/zensical build --clean --strict
+
 # OPENBLAS_* are unset for NumPy's matrix products, which some machines are told to slow down.
 bench: $(VENV)/.dev
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python benchmarks/store.py
@@ -66,8 +79,16 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,models]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 $(VENV)/.audio: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[audio]'
+	touch $@
+
+$(VENV)/.fl: $(VENV)/.made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[flower,demo,audio]'
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt

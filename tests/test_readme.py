@@ -135,8 +135,10 @@ def test_the_command_that_it_shows_is_understood():
     found = re.findall(r"`(embstore [a-z]+ [^`…]*(?:…[^`]+)?)`", README.read_text())
     words = [shlex.split(text)[1:] for text in found if "--" in text]
     assert [own[0] for own in words] == ["embed"]
-    options = cli._parser().parse_args(words[0])
-    assert (options.name, options.duration, options.cache) == ("VEGAS", 5, Path("VEGAS.cache"))
+    with cli.group.make_context("embstore", words[0]) as context:
+        _, embed, rest = cli.group.resolve_command(context, words[0])
+        given = embed.make_context("embed", rest, parent=context).params
+    assert (given["name"], given["duration"], given["cache"]) == ("VEGAS", 5, Path("VEGAS.cache"))
 
 
 def test_the_store_example(tmp_path, monkeypatch):
@@ -158,8 +160,22 @@ def test_the_torch_example(tmp_path, monkeypatch):
     assert sorted(labels.tolist()) == [0, 1]
 
 
+def test_the_example_of_looking_at_it(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    for library in ("pandas", "xarray", "pyarrow", "plotly"):
+        pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    torch.save({"video_00001:dog": torch.ones(4)}, "old.pt")
+    scope = {}
+    exec(block("store.missing"), scope)
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").put(str(scope["store"].path), "/bucket/pets.zarr", recursive=True)
+    exec(block("view.plot").replace("s3://", "memory://"), scope)
+    assert {"pets.html", "pets.parquet", "pets.npz", "old.zarr"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_no_example_is_left_out():
-    assert len(blocks()) == 3
+    assert len(blocks()) == 4
 
 
 def test_names_in_the_text_are_there():
@@ -182,7 +198,7 @@ def test_what_is_to_be_typed_is_there():
     with (README.parent / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     named = re.findall(r"'\.\[(\w+)\]'", README.read_text())
-    assert Counter(named) == Counter(["audio", "image", "text", "torch"])
+    assert Counter(named) == Counter(["audio", "image", "text", "torch", "analysis", "exchange", "fl"])
     assert extras.keys() >= set(named)
 
 
