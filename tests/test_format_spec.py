@@ -12,6 +12,7 @@ import struct
 from pathlib import Path
 
 import google_crc32c
+import numcodecs
 import numpy as np
 import pytest
 
@@ -62,15 +63,33 @@ def hash_key(text):
 
 
 def chunk_bytes(path, array):
-    """Section 5: a chunk file's values, once its size and its own checksum are known to be right."""
+    """Sections 5 and 14: a chunk file's values, once its size and its own checksum are known to be right."""
     data, size = path.read_bytes(), array["rows_per_chunk"]
+    packed, nbytes = "compression" in array, 0
     if array["dtype"] == "string":
         check(len(data) >= 8 + 4 * size, f"{path}: size")
     else:
-        row = np.dtype(array["dtype"]).itemsize * int(np.prod(array["shape"]))
-        check(len(data) == size * row + 4, f"{path}: size")
+        nbytes = size * np.dtype(array["dtype"]).itemsize * int(np.prod(array["shape"]))
+        most = nbytes + 4 + (nbytes + 4) // 128 + 4096
+        check(5 <= len(data) <= most if packed else len(data) == nbytes + 4, f"{path}: size")
     check(google_crc32c.value(data[:-4]) == struct.unpack("<I", data[-4:])[0], f"{path}: crc32c")
-    return data[:-4]
+    return unpacked(data[:-4], nbytes, array["compression"], path) if packed else data[:-4]
+
+
+def unpacked(data, nbytes, compression, path):
+    """Section 14: the values of a compressed chunk."""
+    if compression == "blosc":
+        check(struct.unpack_from("<I", data, 4) + struct.unpack_from("<I", data, 12) == (nbytes, len(data)), path)
+    else:
+        check(compression == "zstd", f"{path}: compression")
+        check(data[:4] == bytes.fromhex("28b52ffd"), f"{path}: magic")
+        width = {0: 1, 1: 2, 2: 4, 3: 8}[data[4] >> 6]  # of a frame that is one segment, as these small ones are
+        check(data[4] & 0b00100011 == 0b00100000, f"{path}: head")
+        said = int.from_bytes(data[5 : 5 + width], "little") + (256 if width == 2 else 0)
+        check(said == nbytes, f"{path}: content")
+    values = bytes(numcodecs.get_codec({"id": compression}).decode(data))
+    check(len(values) == nbytes, f"{path}: content")
+    return values
 
 
 def decode(data, array, path):
@@ -112,7 +131,7 @@ def read_record(path):
     """Sections 6 and 7: the record, its three checksums and its agreement with itself checked."""
     document = json.loads((path / "zarr.json").read_bytes())
     record = document["attributes"]["embstore"]
-    check(record["format"] == 1 and record["requires"] == [], "format or features unknown")
+    check(record["format"] == 1 and set(record["requires"]) <= {"compressed"}, "format or features unknown")
     rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
     check(record["checksum"] == digest(rest, 16), "checksum")
     check(record["fingerprint"] == digest(record["config"], 32), "fingerprint")
@@ -122,6 +141,8 @@ def read_record(path):
     expected = KEY_ARRAYS | fields | columns
     arrays = record["arrays"]
     check({n: (a["dtype"], a["shape"]) for n, a in arrays.items()} == expected | OTHERS, "arrays")
+    compressed = {name for name, array in arrays.items() if "compression" in array}
+    check(compressed <= fields.keys() and bool(compressed) == ("compressed" in record["requires"]), "compression")
     check(all(arrays[name]["length"] == record["rows"] for name in expected), "rows")
     check(all(dtype in DTYPES for dtype, _ in expected.values()), "dtypes")
     return record
@@ -188,10 +209,9 @@ def rows_of(keys, seed):
     return {"values": values, "columns": columns, "casting": "same_kind"}
 
 
-def new_store(path, *sizes, fields=FIELDS):
-    store = embstore.open(
-        path, "w-", config=CONFIG, fields=fields, columns=COLUMNS, chunk_bytes=4096, provenance={"why": "ß"}
-    )
+def new_store(path, *sizes, fields=FIELDS, **options):
+    options = {"fields": fields, "columns": COLUMNS, "chunk_bytes": 4096, "provenance": {"why": "ß"}, **options}
+    store = embstore.open(path, "w-", config=CONFIG, **options)
     start = 0
     for size in sizes:
         keys = keys_of(start, start + size)
@@ -234,6 +254,43 @@ def test_one_field(tmp_path):
     found = assert_same(store)
     np.testing.assert_array_equal(np.array([found[key]["mean"] for key in keys]), store[keys], strict=True)
     np.testing.assert_allclose(store[keys], values, rtol=2**-8)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "blosc"])
+def test_compressed_fields(tmp_path, compression):
+    store = new_store(tmp_path / "packed.zarr", 1, 300, 8000, 699, compression=compression)
+    assert len(assert_same(store)) == 9000
+    for change in (delete, set_column, replace, add_field, erase, compact):
+        change(store)
+        assert_same(store)
+    record = read_record(store.path)
+    assert (record["requires"], record["compression"]) == (["compressed"], compression)
+    expected = {
+        "zstd": {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
+        "blosc": {
+            "name": "blosc",
+            "configuration": {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "blocksize": 0, "typesize": 2},
+        },
+    }[compression]
+    for name, array in record["arrays"].items():
+        codecs = json.loads((store.path / name / "zarr.json").read_bytes())["codecs"]
+        assert [codec["name"] for codec in codecs[::2]] == ["bytes", "crc32c"] or name not in store.fields
+        assert codecs[1:-1] == ([expected] if "compression" in array else [])
+        assert ("compression" in array) == (name in store.fields)
+    text = (Path(__file__).parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+    assert json.dumps(expected).replace('"typesize": 2', '"typesize": 4') in text
+
+
+@pytest.mark.parametrize("compression", ["zstd", "blosc"])
+def test_a_flipped_bit_in_a_compressed_chunk_is_found(tmp_path, compression):
+    store = new_store(tmp_path / "packed.zarr", 300, compression=compression)
+    for path in (store.path / "mean").glob("c.*"):
+        for place in range(0, path.stat().st_size, 97):
+            flip(path, place)
+            with pytest.raises(BrokenError, match="crc32c"):
+                read_store(store.path)
+            flip(path, place)
+    assert_same(store)
 
 
 def delete(store):
