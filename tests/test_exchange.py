@@ -438,6 +438,25 @@ def test_lists_of_parquet(tmp_path):
     assert result.store["c:_"].tolist() == [5.0]
 
 
+def test_texts_in_lists_are_left_out(tmp_path):
+    np.savez(tmp_path / "x.npz", keys=np.array(list("abcd")), x=X, tags=np.array([["a", "b"]] * 4))
+    assert [one.key for one in import_file(tmp_path / "x.npz", tmp_path / "b.zarr", config={}).left_out] == ["tags"]
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    lists = {
+        "tags": pa.array([["a"], ["b"], [], ["c"]]),
+        "pairs": pa.array([["a", "b"]] * 4, pa.list_(pa.string(), 2)),
+        "deep": pa.array([[[[1.0]]]] * 4),
+        "when": pa.array([0] * 4, pa.timestamp("s")),
+    }
+    table = pa.table({"keys": list("abcd"), "x": pa.array(list(X), pa.list_(pa.float32())), **lists})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    result = import_file(tmp_path / "x.parquet", tmp_path / "c.zarr", config={})
+    assert {one.key for one in result.left_out} == set(lists)
+    assert result.rows == 4
+
+
 def test_what_lies_in_other_files_is_not_read(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "secret.h5", "w") as file:

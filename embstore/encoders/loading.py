@@ -7,6 +7,7 @@ what there is to load; when it is loaded, and what is then done with it, is `run
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -227,7 +228,10 @@ def _loading(transformers: Any) -> Iterator[None]:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
-            yield
+            with warnings.catch_warnings():
+                # Of AST's own filter bank, in each process that loads it: its settings are the model's.
+                warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
+                yield
         finally:
             logging.set_verbosity(verbosity)
             if bars:

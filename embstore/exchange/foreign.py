@@ -13,7 +13,7 @@ from embstore.errors import FileFormatError, NameRefusedError
 from embstore.exchange.base import Array, ArrayFile, Block, Found, Named, Table, Unreadable
 from embstore.exchange.naming import named
 from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
-from embstore.schema import FIELD_DTYPES, STRING, FieldSpec, check_name
+from embstore.schema import COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec, check_name
 
 __all__ = ["foreign_table"]
 
@@ -100,8 +100,8 @@ def foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
             left_out.append(Unreadable(name, f"it has {found.rows:,} rows, {names!r} has {rows:,}"))
         elif found.dtype in FIELD_DTYPES and (found.shape or found.ragged or name == wanted.field):
             fields |= _field_of(file, name, found, wanted.ragged, left_out)
-        elif found.dtype == "bfloat16" or (found.dtype != STRING and found.dtype not in FIELD_DTYPES):
-            left_out.append(Unreadable(name, f"{found.dtype} is not stored"))
+        elif found.shape or found.dtype not in COLUMN_DTYPES:
+            left_out.append(Unreadable(name, f"{found} is neither a field nor a column"))
         elif (refused := _refusal(name)) is not None:
             left_out.append(Unreadable(name, refused))
         else:

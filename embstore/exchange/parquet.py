@@ -18,13 +18,13 @@ from embstore.exchange.base import BLOCK_ROWS, DOCUMENT, Array, ArrayFile, Block
 from embstore.exchange.exporting import Outgoing
 from embstore.lazy import imported
 from embstore.ragged import Ragged, offsets_of
-from embstore.schema import STRING
+from embstore.schema import FIELD_DTYPES, STRING
 
 __all__ = ["opened", "write"]
 
 _ENTRY: Final = DOCUMENT.strip("_").encode()
 _BUFFER: Final = 8 * 2**20
-_EXPANDED: Final = 4
+_EXPANDED: Final = 8
 """How many times its own size a list takes while it is read: with each number come two levels."""
 _BROKEN: Final = (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, IndexError, OverflowError)
 """What pyarrow was seen to raise over broken files: its own errors are ValueErrors and the like."""
@@ -69,12 +69,12 @@ class ParquetFile(ArrayFile):
             kind = kind.storage_type
         if types.is_dictionary(kind):
             kind = kind.value_type
-        if types.is_fixed_size_list(kind):
+        if types.is_fixed_size_list(kind) and _dtype(kind.value_type) in FIELD_DTYPES:
             return Found(dtype=_dtype(kind.value_type), shape=(kind.list_size,), rows=rows)
         if types.is_list(kind) or types.is_large_list(kind):
             inner = self._found(kind.value_type, rows)
-            return Found(dtype=inner.dtype, shape=inner.shape, rows=rows, ragged=True) if not inner.ragged else Found(
-                dtype=str(kind), shape=(), rows=rows)  # fmt: skip
+            if inner.dtype in FIELD_DTYPES and not inner.ragged:
+                return Found(dtype=inner.dtype, shape=inner.shape, rows=rows, ragged=True)
         if types.is_string(kind) or types.is_large_string(kind):
             return Found(dtype=STRING, shape=(), rows=rows)
         return Found(dtype=_dtype(kind), shape=(), rows=rows)

@@ -92,8 +92,8 @@ class DeclaredTable(Table):
         for name, dtype in self.columns.items():
             if dtype == STRING:
                 self._check_text(name)
-            elif (found := self._array(name, {dtype})).shape or found.rows != self.rows:
-                raise self.file.wrong(f"column {name!r} has {found.rows} rows, expected {self.rows}")
+            elif (found := self._array(name, {dtype})).shape or found.ragged or found.rows != self.rows:
+                raise self.file.wrong(f"column {name!r} is {found}, expected {self.rows} values")
 
     def _array(self, name: str, dtypes: set[str]) -> Found:
         found = self.file.arrays.get(name)
@@ -112,8 +112,8 @@ class DeclaredTable(Table):
         found = self._array(name, {STRING, "uint8"})
         if found.dtype != STRING:
             self._offsets(name)
-        elif found.rows != self.rows:
-            raise self.file.wrong(f"{name!r} has {found.rows} rows, expected {self.rows}")
+        if found.shape or found.ragged or (found.dtype == STRING and found.rows != self.rows):
+            raise self.file.wrong(f"{name!r} is {found}, expected {self.rows} texts")
 
     def called(self) -> Iterator[list[Named]]:
         """Yield what rows are called."""
