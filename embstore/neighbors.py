@@ -24,8 +24,10 @@ __all__ = ["Metric", "Neighbors", "nearest_rows", "neighbors_of", "norms"]
 Metric = Literal["cosine", "dot", "euclidean"]
 
 _BLOCK_BYTES: Final = 64 * 2**20
-"""Of a block's vectors, and of its scores. Each product is a barrier for BLAS's threads: on a machine with six times as
-much to do as it has cores, blocks of 16 MiB took 1.5 times the processor time of these."""
+_COPIED_BYTES: Final = 16 * 2**20
+"""Of a block's scores, and of its vectors: where these are not copied, and where they are. Each product is a barrier
+for BLAS's threads: on a machine with six times as much to do as it has cores, small blocks took 1.5 times the
+processor time of large ones."""
 
 _LEAST_NORM: Final = 1e-12
 _NOTHING_NEAR: Final = "nothing is near to that"
@@ -186,7 +188,8 @@ def nearest_rows(
         queries = queries / norms(queries)[:, None]
     asking, places = _to_leave_out(vectors.rows, left_out)
     best = _Best(count, k)
-    for start, block in vectors.blocks(max(1, _BLOCK_BYTES // (4 * max(count, vectors.dim)))):
+    most = _COPIED_BYTES if vectors.copied else _BLOCK_BYTES
+    for start, block in vectors.blocks(max(1, most // (4 * max(count, vectors.dim)))):
         scores = _scores(queries, block, metric)
         within = slice(*np.searchsorted(places, [start, start + len(block)]))
         best.add(scores, start, (asking[within], places[within] - start))

@@ -65,6 +65,12 @@ class Vectors:
         """Rows in a block."""
         return max(1, _BLOCK_BYTES // (4 * self.dim))
 
+    @property
+    def copied(self) -> bool:
+        """Whether reading takes memory: not of neighbouring rows of a mapped float32 field."""
+        mapped = isinstance(self.snapshot.numeric(self.field), MappedColumn)
+        return not (mapped and self.spec.dtype == "float32" and consecutive(self.rows))
+
     def read(self, start: int, stop: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
         """Return the vectors from place `start` to `stop`: ``(stop - start, dim)``, perhaps read-only.
 
