@@ -20,6 +20,7 @@ The client's number is ``context.node_config["partition-id"]``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
 import numpy as np
 
+from embstore.errors import StoreReplacedError
 from embstore.keys import Key
 from embstore.lazy import imported
 from embstore.opening import open as open_store
@@ -219,9 +221,10 @@ def _partitions(context: Context) -> Partitions:
     known = (os.getpid(), store, manifest)
     opened = _opened.get(known)
     if opened is not None and opened.signature == signature:
-        opened.partitions.store.refresh()
-        if opened.partitions.store.snapshot.record.generation == opened.generation:
-            return opened.partitions
+        with contextlib.suppress(StoreReplacedError):  # another store is there by now, and has to fit the manifest
+            opened.partitions.store.refresh()
+            if opened.partitions.store.snapshot.record.generation == opened.generation:
+                return opened.partitions
     partitions = load_partition(manifest, open_store(store))
     # A simulation of fewer nodes than there are clients runs without a word, on a part of the data.
     nodes = context.node_config.get(NUM_PARTITIONS)

@@ -5,6 +5,7 @@ Ten nodes that each mapped ten gigabytes in thousands of files would use up the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from embstore.errors import StoreReplacedError
 from embstore.mapping import available
 from embstore.opening import open as open_store
 from embstore.reader import MappedColumn
@@ -105,10 +107,11 @@ def open_shared(path: str | os.PathLike[str]) -> OpenStore:
     place = Path(path).resolve()
     with _lock:
         known = _open.get(place)
-        if known is None:
-            known = _open[place] = OpenStore(place)
-        else:
-            known.refresh()
+        if known is not None:
+            with contextlib.suppress(StoreReplacedError):  # a store of another config took its place
+                known.refresh()
+                return known
+        known = _open[place] = OpenStore(place)
         return known
 
 
