@@ -58,11 +58,29 @@ docs: $(VENV)/.docs
 	$(BIN)/zensical build --clean --strict
 
 # OPENBLAS_* are unset for NumPy's matrix products, which some machines are told to slow down.
-bench: $(VENV)/.dev
-	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python benchmarks/store.py
+BENCH := env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python
 
-bench-quick: $(VENV)/.dev
-	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python benchmarks/store.py --quick
+# Against everything that one would take instead: hours, and 30 GB of disk. The recordings are made of noise where
+# there are none (make demo-audio fetches some).
+bench: $(VENV)/.bench
+	$(BENCH) benchmarks/store.py
+	$(BENCH) benchmarks/compare.py
+	$(BENCH) benchmarks/cold.py
+	$(BENCH) benchmarks/load_speedup.py --samples $(SAMPLES)
+	$(BENCH) benchmarks/gpu.py
+	$(BENCH) benchmarks/charts.py
+	$(BENCH) benchmarks/goals.py
+
+# The same small, in five minutes; its figures are to look at, not to keep.
+QUICK := .cache/bench-quick
+bench-quick: $(VENV)/.bench
+	$(BENCH) benchmarks/store.py --quick --results $(QUICK)/store.json
+	$(BENCH) benchmarks/compare.py --quick --results $(QUICK)/compare.json
+	$(BENCH) benchmarks/cold.py --quick --results $(QUICK)/cold.json
+	$(BENCH) benchmarks/load_speedup.py --quick --samples $(SAMPLES) --results $(QUICK)/load_speedup.json
+	$(BENCH) benchmarks/gpu.py --quick --results $(QUICK)/gpu.json
+	$(BENCH) benchmarks/charts.py --out $(QUICK)/charts $(QUICK)/*.json
+	$(BENCH) benchmarks/goals.py $(QUICK)/*.json
 
 clean:
 	rm -rf $(VENV) demo.cache demo-audio .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -77,6 +95,10 @@ $(VENV)/.core: $(VENV)/.made pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,models]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.made pyproject.toml
