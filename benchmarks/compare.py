@@ -35,6 +35,7 @@ HERE = Path(__file__).parent
 DIM, SEQUENCE = 768, (1214, 768)  # AST's tokens of a ten-second clip
 LARGE_NBYTES = 2 * 2**30
 """Rows of more bytes are not measured by the workloads that make copies of stores, unless `--only` names them."""
+IN_RAM = "numpy_ram"
 COPYING = ("bulk-write", "append", "bulk-write-unsynced", "append-unsynced", "readers", "readers-and-writer")
 QUICK = ("new-process", "row-batches", "key-batches", "all-rows", "epoch", "bulk-write", "append", "disk")
 QUICK_LONG = ("row-batches", "all-rows", "epoch", "disk")
@@ -73,7 +74,10 @@ class Session:
 
     def _of_group(self, source: Source, systems: Systems) -> Iterator[Measurement]:
         said(f"{source.label}: writing {', '.join(systems)}")
-        party = Party(source, self.folder / "stores", systems, self.args.patience, dict(self.absent))
+        aside = dict(self.absent)
+        if self._is_too_large(source.nbytes):
+            aside |= {name: "too large for RAM" for name, (module, _) in self.systems.items() if module == IN_RAM}
+        party = Party(source, self.folder / "stores", systems, self.args.patience, aside)
         party.write()
         for name in self._workloads(source):
             said(f"{source.label}: {name}")
@@ -85,11 +89,13 @@ class Session:
             return [name for name in WORKLOADS if name in self.args.only]
         if self.args.quick:
             return list(QUICK if len(source.shape) == 1 else QUICK_LONG)
-        return [name for name in WORKLOADS if source.nbytes <= LARGE_NBYTES or name not in COPYING]
+        names = [name for name in WORKLOADS if source.nbytes <= LARGE_NBYTES or name not in COPYING]
+        return [name for name in names if name != "all-rows" or not self._is_too_large(source.nbytes)]
 
     def _groups(self, nbytes: int) -> list[Systems]:
         """Make groups whose stores fit the page cache together, with what is in RAM; ours is in each."""
-        others = [name for name in self.systems if name != OURS]
+        in_ram = IN_RAM if self._is_too_large(nbytes) else ""
+        others = [name for name, (module, _) in self.systems.items() if name != OURS and module != in_ram]
         at_once = max(1, int(0.6 * memory_available() / nbytes) - 3)
         ours = {OURS: self.systems[OURS]} if OURS in self.systems else {}
         if not others:
@@ -98,6 +104,10 @@ class Session:
             ours | {name: self.systems[name] for name in others[start : start + at_once]}
             for start in range(0, len(others), at_once)
         ]
+
+    def _is_too_large(self, nbytes: int) -> bool:
+        """Tell whether all rows and a copy of them would not fit into memory, with some to spare."""
+        return 2.5 * nbytes > memory_available()
 
     def _no_room(self, nbytes: int) -> str:
         stores = max(map(len, self._groups(nbytes)))
@@ -135,7 +145,7 @@ def parsed() -> argparse.Namespace:
     if args.repeat < 5:
         parser.error("--repeat is at least 5")
     if args.quick:
-        args.rows, args.sequences, args.keys = [10_000], [24], [10_000, 100_000]
+        args.rows, args.sequences, args.keys = [10_000], [24], [1_000, 10_000]
         args.repeat, args.aim, args.most, args.patience = 5, 0.02, 5, 30
     return args
 

@@ -46,20 +46,21 @@ class MiniLM:
 
     @cached_property
     def _model(self) -> Any:
-        import torch
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         self.loaded = True
-        torch.set_grad_enabled(False)
         return AutoTokenizer.from_pretrained(self.folder), AutoModel.from_pretrained(self.folder).eval()
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return embeddings: ``(len(texts), 384) float32``."""
+        import torch
+
         tokenizer, model = self._model
         tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        hidden = model(**tokens).last_hidden_state
+        with torch.inference_mode():
+            hidden = model(**tokens).last_hidden_state
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(1) / mask.sum(1)
         return (pooled / pooled.norm(dim=1, keepdim=True)).numpy()

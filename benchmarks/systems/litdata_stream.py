@@ -17,10 +17,16 @@ from systems.base import Floats, Numbers, Rows, System, Written
 
 
 class _Given:
-    """Gives row by number, in the process that writes."""
+    """Gives row by number, in the process that writes; what is mapped is mapped there as well, not sent."""
 
     def __init__(self, values: Floats) -> None:
         self.values = values
+
+    def __getstate__(self) -> Any:
+        return self.values.filename if isinstance(self.values, np.memmap) else self.values
+
+    def __setstate__(self, state: Any) -> None:
+        self.values = state if isinstance(state, np.ndarray) else np.load(state, mmap_mode="r")
 
     def __call__(self, number: int) -> torch.Tensor:
         return torch.from_numpy(np.array(self.values[number]).reshape(-1))  # 1-d ones are stored without a header
@@ -68,7 +74,9 @@ class LitData(System):
         return self.take(np.arange(len(self._rows)))
 
     def loader(self, batch_size: int, workers: int, limit: int) -> Any:
-        return StreamingDataLoader(self._rows, batch_size=batch_size, num_workers=workers, shuffle=True)
+        return StreamingDataLoader(
+            self._rows, batch_size=batch_size, num_workers=workers, shuffle=True, persistent_workers=workers > 0
+        )
 
 
 SYSTEMS = [LitData()]
