@@ -41,10 +41,11 @@ taken = time.perf_counter() - started
 print(json.dumps([taken, result.hits, [name for name in ("torch", "transformers") if name in sys.modules]]))
 """
 
-# How much more resident memory `embed` takes at most than the encoder alone does with its largest batch, in MB.
+# How much more resident memory `embed` takes at most than the encoder alone does with the same batches, in MB.
 MEMORY = """
 import json, sys, threading, time
 import embstore
+from embstore.ahead import batches, decoded_ahead
 from embstore.sources import Folder
 model, folder, pattern, cache, fields, duration, batch = json.load(sys.stdin)
 def resident():
@@ -64,9 +65,11 @@ def most(action):
     return max(seen), result
 encoder = embstore.from_pretrained(model, fields=fields, duration=duration)
 source = Folder(folder, name="x", pattern=pattern)
-largest = sorted(source, key=lambda sample: -sample.stamp.size)[:batch]
-items = [encoder.decode(sample.read().value) for sample in largest]
-alone, _ = most(lambda: [encoder.encode(items) and None for _ in range(3)])
+pairs = [(str(sample.key), sample) for sample in source]
+def bare():
+    for gathered in batches(decoded_ahead(pairs, encoder, workers=2, batch_size=batch), batch):
+        encoder.encode([done.item for done in gathered])
+alone, _ = most(bare)
 whole, result = most(lambda: embstore.embed(source, encoder, cache, batch_size=batch))
 print(json.dumps([whole - alone, result.rows, result.nbytes / 1e6]))
 """

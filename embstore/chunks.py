@@ -23,6 +23,7 @@ __all__ = [
     "Chunk",
     "check_tail",
     "open_chunk",
+    "open_chunks",
     "read_chunk",
     "read_chunks",
     "read_tail",
@@ -71,14 +72,19 @@ def open_chunk(folder: Folder, array: ArrayState, index: int) -> OpenFile:
     CorruptStoreError
         Its size is not that of the chunk.
     """
-    name = chunk_name(array, index)
-    file = folder.opened(name)
-    try:
-        check_size(folder.path / name, array, file.size)
-    except CorruptStoreError:
-        with file:
-            raise
-    return file
+    return next(open_chunks(folder, array, [index]))
+
+
+def open_chunks(folder: Folder, array: ArrayState, indices: Iterable[int]) -> Iterator[OpenFile]:
+    """Open the files of chunks in turn, each for a ``with`` block; see `open_chunk`. Thousands, to map a column."""
+    least, most = sizes(array)
+    for index in indices:
+        name = chunk_name(array, index)
+        file = folder.opened(name)
+        if not least <= file.size <= most:
+            with file:
+                check_size(folder.path / name, array, file.size)
+        yield file
 
 
 def stored_checksum(descriptor: int, size: int) -> int:

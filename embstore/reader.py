@@ -12,15 +12,15 @@ from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embstore.chunks import open_chunk, read_chunk, read_chunks, stored_checksum
+from embstore.chunks import open_chunk, open_chunks, read_chunk, read_chunks, stored_checksum
 from embstore.column import Array, Check, NumericColumn, Rows, keep
 from embstore.decoded import DecodedColumn, tails_of
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, read_into
 from embstore.layout import chunk_name, crc32c
 from embstore.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, Region, aligned_empty, available
+from embstore.prefetch import Prefetcher
 from embstore.schema import STRING, ArrayState, Tail
 
 __all__ = ["ChunkedColumn", "MappedColumn", "NumericColumn", "StringColumn", "open_column"]
@@ -31,6 +31,8 @@ Mapping = Literal["auto", "never"]
 
 _KEPT_STRING_CHUNKS: Final = 64
 _WORTH_READING: Final = 16 * 2**20  # bytes
+_FEW_ROWS: Final = 1024
+"""Rows of a batch that may be read one by one, before a column is mapped."""
 
 
 class FileColumn(NumericColumn):
@@ -43,19 +45,41 @@ class FileColumn(NumericColumn):
         for index in self._chunks_of_span(start, stop):
             low, high = max(start, index * size), min(stop, (index + 1) * size)
             with open_chunk(self.folder, self.array, index) as (descriptor, _):
-                part = out[low - start : high - start]
+                part = out[low - start : high - start].reshape(-1).view(np.uint8).data
                 self._fill(descriptor, part, (low - index * size) * self.array.row_nbytes, index)
         return out
 
-    def _fill(self, descriptor: int, part: Array, position: int, index: int) -> None:
-        if read_into(descriptor, [part.reshape(-1).view(np.uint8).data], position) != part.nbytes:
+    def _read_scattered(self, rows: Rows) -> Array:
+        """Read rows from the chunk files, in the order given."""
+        out = np.empty((len(rows), *self.array.shape), self.dtype)
+        data = out.reshape(-1).view(np.uint8).data
+        nbytes = self.array.row_nbytes
+        order = np.argsort(rows, kind="stable")
+        chunks, within = np.divmod(rows[order], self.array.rows_per_chunk)
+        starts = np.flatnonzero(np.diff(chunks, prepend=-1))
+        indices, positions, places = chunks[starts].tolist(), (within * nbytes).tolist(), order.tolist()
+        bounds = pairwise([*starts.tolist(), len(rows)])
+        for index, file, (start, stop) in zip(
+            indices, open_chunks(self.folder, self.array, indices), bounds, strict=True
+        ):
+            with file as (descriptor, _):
+                for place, position in zip(places[start:stop], positions[start:stop], strict=True):
+                    self._fill(descriptor, data[place * nbytes : (place + 1) * nbytes], position, index)
+        return out
+
+    def _fill(self, descriptor: int, part: memoryview, position: int, index: int) -> None:
+        if read_into(descriptor, [part], position) != part.nbytes:
             raise CorruptStoreError(
                 self.folder.path / chunk_name(self.array, index), "it became shorter while it was read"
             )
 
 
 class MappedColumn(FileColumn):
-    """All chunk files mapped side by side: one C-contiguous array over a chunked Zarr array."""
+    """All chunk files mapped side by side: one C-contiguous array over a chunked Zarr array.
+
+    The first batch of rows is read from the files: in a store of millions of rows, mapping them all takes longer. The
+    next read maps them, and what becomes of the files does not matter any more.
+    """
 
     def __init__(
         self,
@@ -64,38 +88,71 @@ class MappedColumn(FileColumn):
         check: Check,
         region: Region,
         *,
+        whole: bool = False,
+        before: MappedColumn | None = None,
         first: int = 0,
-        replaces: int = 0,
-        checksums: NDArray[np.uint32] | None = None,
     ) -> None:
+        """Map the chunks from `first` on: now, if `whole`. Those before it, `before` has mapped into the region."""
         super().__init__(folder, array, check)
         self.region = region
-        self._asked = np.zeros(array.chunks, dtype=bool)  # chunks that the kernel was told to read ahead
+        self._first = first
         self._checksums = np.zeros(array.chunks, dtype=np.uint32)
-        if checksums is not None:
-            self._checksums[: min(first, len(checksums))] = checksums[:first]
-        self._map(region, first, replaces)
+        if before is not None:
+            self._checksums[:first] = before._checksums[:first]
+        region.charge(max(0, array.chunks - (before.array.chunks if before is not None else 0)))
+        self._instead: NumericColumn | None = None  # reads, where the kernel maps no more
+        self._may_read = check == "tail"  # the first batch
+        self._asked = np.zeros(array.chunks, dtype=bool)  # chunks that the kernel was told to read ahead
         self._values = region.array((array.length, *array.shape), self.dtype)
+        self._prefetcher = Prefetcher(region, array.row_nbytes)
+        if whole or check == "all":
+            self._map()
         self._touch(range(array.chunks) if check == "all" else range(0))
 
-    def _map(self, region: Region, first: int, replaces: int) -> None:
+    def _map(self) -> None:
+        """Map what is not mapped yet; over the same, if another thread was faster."""
         nbytes = self.array.chunk_nbytes
-        region.charge(max(0, self.array.chunks - max(first, replaces)))
-        for index in range(first, self.array.chunks):
-            with open_chunk(self.folder, self.array, index) as (descriptor, size):
-                region.map_file(descriptor, index * nbytes, nbytes)
-                if self.check != "tail" and not region.private:
+        indices = range(self._first, self.array.chunks)
+        for index, file in zip(indices, open_chunks(self.folder, self.array, indices), strict=True):
+            with file as (descriptor, size):
+                self.region.map_file(descriptor, index * nbytes, nbytes)
+                if self.check != "tail" and not self.region.private:
                     self._checksums[index] = stored_checksum(descriptor, size)
         # Without this a cold random batch reads a hundred times what it asks for.
-        region.advise("RANDOM", first * nbytes, (self.array.chunks - first) * nbytes)
+        self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
+        self.complete = True
+
+    def _unmapped(self) -> NumericColumn | None:
+        """Map, unless that is done; gives what to read instead, if the kernel refuses.
+
+        Raises
+        ------
+        FileNotFoundError, CorruptStoreError
+        """
+        if not self.complete and self._instead is None:
+            try:
+                self._map()
+            except (FileNotFoundError, CorruptStoreError):
+                raise
+            except OSError as error:  # the rows are there all the same
+                self._instead = _read_by_chunk(self.folder, self.array, self.check, str(error))
+        return self._instead
 
     def take(self, rows: Rows) -> Array:
         self._check_rows(rows)
+        if not self.complete:
+            if self._may_read and len(rows) <= _FEW_ROWS:
+                self._may_read = False
+                return self._read_scattered(rows)
+            if (instead := self._unmapped()) is not None:
+                return instead.take(rows)
         if self.check != "tail":
             self._touch(self._chunk_of(rows))
         out = aligned_empty((len(rows), *self.array.shape), self.dtype)
         if len(rows):
+            self._prefetcher.before(self._values, rows)
             self._values.take(rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
+            self._prefetcher.after()
         return out
 
     def copy(self, start: int, stop: int) -> Array:
@@ -103,17 +160,21 @@ class MappedColumn(FileColumn):
         if large and self.array.chunk_nbytes % HUGE_PAGE_NBYTES and self.check == "tail":
             # No huge page fits these chunks, and each small page is looked up by itself. The kernel has its own
             # map of all memory: reading copies a tenth faster.
+            self._unmapped()  # so that another read is possible whatever becomes of the files
             return self._read_rows(start, stop)
         return self.copy_mapped(start, stop)
 
     def copy_mapped(self, start: int, stop: int) -> Array:
         """Copy neighbouring rows from what is mapped, whatever became of the files since."""
+        rows = self.span(start, stop)
         self.read_ahead(start, stop)
-        out = aligned_empty((stop - start, *self.array.shape), self.dtype)
-        np.copyto(out, self.span(start, stop))
+        out = aligned_empty(rows.shape, self.dtype)
+        np.copyto(out, rows)
         return out
 
     def span(self, start: int, stop: int) -> Array:
+        if (instead := self._unmapped()) is not None:
+            return instead.span(start, stop)
         if self.check != "tail":
             self._touch(self._chunks_of_span(start, stop))
         return self._values[start:stop]
@@ -130,7 +191,7 @@ class MappedColumn(FileColumn):
     def private(self) -> Array:
         try:
             region = Region(self.array.chunks * self.array.chunk_nbytes, private=True)
-            return MappedColumn(self.folder, self.array, self.check, region)._values
+            return MappedColumn(self.folder, self.array, self.check, region, whole=True)._values
         except (FileNotFoundError, CorruptStoreError):
             raise
         except OSError as error:
@@ -143,17 +204,10 @@ class MappedColumn(FileColumn):
             return _numeric(self.folder, array, "auto", self.check)  # views keep the old region
         # Everything from the chunk that was the last: it was replaced by one with more rows. It goes
         # over the old one in one step, and the rows that views of the old commit see are the same.
-        first = 0 if erased else self.array.length // array.rows_per_chunk
+        first = self.array.length // array.rows_per_chunk if self.complete and not erased else 0
+        whole = self.complete or erased  # what was erased is to be let go of
         try:
-            return MappedColumn(
-                self.folder,
-                array,
-                self.check,
-                self.region,
-                first=first,
-                replaces=self.array.chunks,
-                checksums=self._checksums,
-            )
+            return MappedColumn(self.folder, array, self.check, self.region, whole=whole, before=self, first=first)
         except (FileNotFoundError, CorruptStoreError):
             raise
         except OSError as error:  # the rows are there all the same
@@ -181,23 +235,9 @@ class ChunkedColumn(FileColumn):
 
     def take(self, rows: Rows) -> Array:
         self._check_rows(rows)
-        out = np.empty((len(rows), *self.array.shape), self.dtype)
-        size = self.array.rows_per_chunk
-        order = np.argsort(rows, kind="stable")
-        chunks = rows[order] // size
-        starts = np.flatnonzero(np.diff(chunks, prepend=-1))
-        for start, stop in pairwise([*starts.tolist(), len(rows)]):
-            self._read(int(chunks[start]), rows, order[start:stop], out)
-        return out
-
-    def _read(self, index: int, rows: Rows, places: NDArray[np.int64], out: Array) -> None:
-        """Read from chunk `index` the rows at `places` into the same places of `out`."""
-        self._touch(range(index, index + 1))
-        nbytes = self.array.row_nbytes
-        with open_chunk(self.folder, self.array, index) as (descriptor, _):
-            for place in places:
-                position = int(rows[place] % self.array.rows_per_chunk) * nbytes
-                self._fill(descriptor, out[place : place + 1], position, index)
+        if self.check != "tail":
+            self._touch(self._chunk_of(rows))
+        return self._read_scattered(rows)
 
     def span(self, start: int, stop: int) -> Array:
         out = self.copy(start, stop)

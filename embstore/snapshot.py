@@ -364,7 +364,7 @@ class Snapshot:
     def take(self, name: str, rows: Rows) -> np.ndarray[Any, Any]:
         """Copy rows of a numeric array, in the order given: ``(n, *shape)``."""
         column = self.numeric(name)
-        if isinstance(column, MappedColumn):
+        if column.complete:
             return column.take(rows)
         with self.reading():
             return column.take(rows)
@@ -373,7 +373,7 @@ class Snapshot:
         """Return neighbouring rows of a numeric array, read-only; all of them, unless told otherwise."""
         column = self.numeric(name)
         stop = len(column) if stop is None else stop
-        if isinstance(column, MappedColumn):
+        if column.complete:
             return column.span(start, stop)
         with self.reading():
             return column.span(start, stop)
@@ -385,7 +385,7 @@ class Snapshot:
             with self.reading():
                 return column.copy(start, stop)
         except (StoreChangedError, StoreReplacedError):
-            if isinstance(column, MappedColumn):
+            if isinstance(column, MappedColumn) and column.complete:
                 return column.copy_mapped(start, stop)
             raise
 
@@ -411,8 +411,8 @@ class Snapshot:
                     check=self.check,
                     also=(self.record.erasing or {}).get(name),
                 )
-            if isinstance(column, MappedColumn) or self.check == "all":
-                self._settle()  # others have read nothing yet
+            if self.check == "all":
+                self._settle()  # else nothing was read yet
             column = self._columns.setdefault(name, column)
         return column
 

@@ -146,7 +146,7 @@ class EmbeddingDataset(Dataset[Any]):
             values["label"] = torch.from_numpy(labels[places])
         if self._as_mapping:
             return Batch(values, len(places), ragged)
-        return Batch(tuple(values.values()), len(places), [list(values).index(name) for name in ragged])
+        return Batch(list(values.values()), len(places), [list(values).index(name) for name in ragged])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the labels out: they follow from the rows."""

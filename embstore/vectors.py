@@ -79,10 +79,10 @@ class Vectors:
         rows = self.rows[start:stop]
         if consecutive(rows):
             first, last = int(rows[0]), int(rows[-1]) + 1
+            values = self.snapshot.span(self.field, first, last)
             column = self.snapshot.numeric(self.field)
             if isinstance(column, MappedColumn):
                 column.read_ahead(first, last)
-            values = self.snapshot.span(self.field, first, last)
         else:
             values = self.snapshot.take(self.field, rows)
         with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, and told as such
