@@ -6,6 +6,7 @@ the snapshot can tell.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from embstore.codecs import compress, decompress
 from embstore.errors import CorruptStoreError
-from embstore.fsio import Buffer, Folder, OpenFile, read_exactly, read_into
+from embstore.fsio import Buffer, Folder, OpenFile, Together, read_exactly, read_into
 from embstore.layout import CHECKSUM_NBYTES, MAX_STRING_BYTES, chunk_name, crc32c, crc32c_extend, decode_strings
 from embstore.schema import STRING, ArrayState, Tail
 
@@ -239,7 +240,9 @@ def tail_differs(path: Path) -> CorruptStoreError:
     return CorruptStoreError(path, "its rows are not those committed last")
 
 
-def write_chunk(folder: Folder, array: ArrayState, index: int, parts: Sequence[Buffer], rows: int) -> Tail:
+def write_chunk(
+    folder: Folder, array: ArrayState, index: int, parts: Sequence[Buffer], rows: int, *, files: Together | None = None
+) -> Tail:
     """Write a chunk file whole and durably, its folder's entry apart.
 
     Parameters
@@ -249,14 +252,21 @@ def write_chunk(folder: Folder, array: ArrayState, index: int, parts: Sequence[B
         The chunk's first rows, one part after the other.
     rows : int
         How many rows that is; the rest of the chunk is blanked (zeros, or empty strings).
+    files : Together, optional
+        With which it becomes durable; else it is at once.
 
     Returns
     -------
     Tail
         Of these rows.
     """
+    put = folder.replace if files is None else functools.partial(files.replace, folder)
+    name = chunk_name(array, index)
     if array.compression is not None:
-        return _write_compressed(folder, array, index, b"".join(parts))
+        data = b"".join(parts)
+        packed = compress(array, data + bytes(array.chunk_nbytes - len(data)))
+        put(name, [packed, _CHECKSUM.pack(crc32c(packed))])
+        return Tail(nbytes=len(data), crc32c=crc32c(data))
     is_string = array.dtype == STRING
     head = [_CHECKSUM.pack(array.rows_per_chunk)] if is_string else []
     nbytes = sum(len(memoryview(part).cast("B")) for part in parts)
@@ -269,11 +279,5 @@ def write_chunk(folder: Folder, array: ArrayState, index: int, parts: Sequence[B
     for start in range(0, padding, len(_ZEROS)):
         whole = crc32c_extend(whole, _ZEROS[: padding - start])
     end = sum(map(len, head)) + nbytes + padding
-    folder.replace(chunk_name(array, index), [*head, *parts], trailer=(end, _CHECKSUM.pack(whole)))
+    put(name, [*head, *parts], trailer=(end, _CHECKSUM.pack(whole)))
     return Tail(nbytes=nbytes, crc32c=committed)
-
-
-def _write_compressed(folder: Folder, array: ArrayState, index: int, data: bytes) -> Tail:
-    packed = compress(array, data + bytes(array.chunk_nbytes - len(data)))
-    folder.replace(chunk_name(array, index), [packed, _CHECKSUM.pack(crc32c(packed))])
-    return Tail(nbytes=len(data), crc32c=crc32c(data))

@@ -1,6 +1,6 @@
 """The commit: rows added to the ends of arrays, then one rename that makes them so.
 
-All of it runs under the store's lock. Chunk files first, each synced before it is renamed; then the
+All of it runs under the store's lock. Chunk files first, each synced before it is renamed, and their folders; then the
 group's ``zarr.json``, whose rename is the commit; then what only other readers need. What a killed writer
 left behind is mended by the next one, in `recovery`. Which rows to add is the caller's to say.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from embstore.chunks import read_tail, write_chunk
 from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, StoreExistsError
-from embstore.fsio import PARTIAL, Buffer, Folder, move_into_place, sibling
+from embstore.fsio import Buffer, Folder, Together, is_partial, move_into_place, sibling
 from embstore.layout import (
     MAX_METADATA_BYTES,
     METADATA_NAME,
@@ -62,8 +62,12 @@ def payload(array: ArrayState, values: Values) -> Buffer:
     return numbers.reshape(-1).view(np.uint8).data
 
 
-def append_rows(folder: Folder, array: ArrayState, values: Values) -> ArrayState:
-    """Write rows past the array's end; they are not part of the store before a commit says so."""
+def append_rows(files: Together, folder: Folder, array: ArrayState, values: Values) -> ArrayState:
+    """Write rows past the array's end; they are not part of the store before a commit says so.
+
+    They are durable once the block of `files` has ended.
+    """
+    files.land(folder)  # the last chunk may be one of them
     count, size = len(values), array.rows_per_chunk
     used = array.length % size
     # The old rows are checked as they are read: a new checksum must not cover up a flipped bit.
@@ -72,19 +76,17 @@ def append_rows(folder: Folder, array: ArrayState, values: Values) -> ArrayState
     for index in range(array.length // size, -(-(array.length + count) // size)):
         stop = min(start + size - used, count)
         parts = [*head, payload(array, values[start:stop])]
-        tail = write_chunk(folder, array, index, parts, used + stop - start)
+        tail = write_chunk(folder, array, index, parts, used + stop - start, files=files)
         head, used, start = [], 0, stop
-    if count:
-        folder.sync()
     return replace(array, length=array.length + count, tail=tail)
 
 
-def append_blocks(folder: Folder, array: ArrayState, values: Blocks) -> ArrayState:
+def append_blocks(files: Together, folder: Folder, array: ArrayState, values: Blocks) -> ArrayState:
     """Write rows past the array's end, a block at a time where they come in blocks."""
     if not isinstance(values, Iterator):
-        return append_rows(folder, array, values)
+        return append_rows(files, folder, array, values)
     for block in values:
-        array = append_rows(folder, array, block)
+        array = append_rows(files, folder, array, block)
     return array
 
 
@@ -123,7 +125,8 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Block
         _make_array_folder(folder, name)
     if made:
         folder.sync()
-    grown = {name: append_blocks(folder.child(name), new.arrays[name], v) for name, v in appends.items()}
+    with Together() as files:
+        grown = {name: append_blocks(files, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
     dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
     record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=new_id())
     if made:  # else numbers alone have changed, and an append need not pay for this (0.5 of 18 ms)
@@ -158,7 +161,7 @@ def unfinished_array(folder: Folder, name: str) -> bool:
         inside = folder.child(name).names()
     except (CorruptStoreError, OSError):
         return False  # not a folder
-    return all(entry == PARTIAL or entry.startswith("c.") for entry in inside)
+    return all(is_partial(entry) or entry.startswith("c.") for entry in inside)
 
 
 def refuse_unreadable(record: Record) -> None:
@@ -189,12 +192,11 @@ def own_metadata(name: str, record: Record) -> bytes:
 
 def finish(folder: Folder, old: Record | None, record: Record) -> None:
     """Bring the arrays' own metadata up to the commit, and remove arrays that it no longer has."""
-    for name, array in record.arrays.items():
-        before = old.arrays.get(name) if old else None
-        if before is None or before.length != array.length or name == BACKUP_ARRAY:
-            child = folder.child(name)
-            child.replace(METADATA_NAME, [own_metadata(name, record)])
-            child.sync()
+    with Together() as files:
+        for name, array in record.arrays.items():
+            before = old.arrays.get(name) if old else None
+            if before is None or before.length != array.length or name == BACKUP_ARRAY:
+                files.replace(folder.child(name), METADATA_NAME, [own_metadata(name, record)])
     for name in record.dropped:
         folder.remove_child(name)
         folder.sync()
@@ -222,7 +224,8 @@ def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
         folder.make_child(name)
     starts = {name: record.arrays[name] for name in map(offsets_name, record.ragged)}
     zero = np.zeros(1, dtype=np.int64)
-    grown = {name: append_rows(folder.child(name), array, zero) for name, array in starts.items()}
+    with Together() as files:
+        grown = {name: append_rows(files, folder.child(name), array, zero) for name, array in starts.items()}
     record = replace(record.with_arrays(**grown), commit_id=new_id())
     refuse_unreadable(record)
     put_record(folder, record)

@@ -11,7 +11,7 @@ from embstore.changes import class_codes, field_appends, row_blocks
 from embstore.column import Rows
 from embstore.commit import Values, append_rows, build_beside, finish, new_id, put_record
 from embstore.errors import CommitUncertainError
-from embstore.fsio import exchange, move_into_place, remove_tree, sibling, sync_path
+from embstore.fsio import Folder, Together, exchange, move_into_place, remove_tree, sibling, sync_path
 from embstore.gather import read_field, read_rows
 from embstore.index import wants_run, write_run
 from embstore.layout import METADATA_NAME
@@ -44,10 +44,20 @@ def emptied(record: Record) -> Record:
 def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
     """Build, in the sibling of `path`, a store with some rows of another; gives its record."""
     folder, empty = build_beside(path, emptied(snapshot.record))
+    with Together() as files:
+        record = _copied(snapshot, rows, folder, empty, files)
+    put_record(folder, record)
+    folder.sync()
+    finish(folder, empty, record)
+    return record
+
+
+def _copied(snapshot: Snapshot, rows: Rows, folder: Folder, empty: Record, files: Together) -> Record:
+    """Write the rows into the arrays of an empty store; gives the record that makes them its rows."""
     arrays: dict[str, ArrayState] = dict(empty.arrays)
 
     def add(name: str, values: Values) -> None:
-        arrays[name] = append_rows(folder.child(name), arrays[name], values)
+        arrays[name] = append_rows(files, folder.child(name), arrays[name], values)
 
     names: list[str] = []
     copied = {name: name for name in ("file_id", "key_hash")}
@@ -63,11 +73,7 @@ def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
             for name, values in field_appends(grown, {field: read_field(snapshot, field, block)}).items():
                 add(name, values)
     add("class_names", names)
-    record = replace(empty.with_arrays(**arrays), rows=len(rows), commit_id=new_id())
-    put_record(folder, record)
-    folder.sync()
-    finish(folder, empty, record)
-    return record
+    return replace(empty.with_arrays(**arrays), rows=len(rows), commit_id=new_id())
 
 
 def index_copy(path: Path) -> None:

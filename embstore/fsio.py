@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import logging
 import os
 import secrets
@@ -21,9 +22,11 @@ import socket
 import stat
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from embstore.errors import (
     CorruptStoreError,
@@ -34,12 +37,27 @@ from embstore.errors import (
     StoreLockedError,
 )
 
-__all__ = ["PARTIAL", "Folder", "Held", "exchange", "lock", "move_into_place", "refuse_network", "replacing", "sibling"]
+__all__ = [
+    "PARTIAL",
+    "Folder",
+    "Held",
+    "Together",
+    "exchange",
+    "is_partial",
+    "lock",
+    "move_into_place",
+    "refuse_network",
+    "replacing",
+    "sibling",
+]
 
 logger = logging.getLogger("embstore")
 
 PARTIAL: Final = ".partial"
-"""The one temporary name in a folder: there is one writer, so one is enough, and the next finds it."""
+"""The temporary name in a folder: there is one writer. Several files at once have a number behind it."""
+
+_AT_ONCE: Final = 8
+"""Files that wait for the disk together."""
 
 Buffer = bytes | memoryview
 Signature = tuple[int, int, int]
@@ -77,6 +95,12 @@ def _explained(path: Path) -> Iterator[None]:
         if error.errno in _DENIED:
             raise ReadOnlyError(path, error.strerror or "permission denied") from error
         raise
+
+
+def is_partial(name: str) -> bool:
+    """Tell whether a name in a folder is a temporary one."""
+    stem, _, number = name.rpartition("-")
+    return name == PARTIAL or (stem == PARTIAL and number.isdigit())
 
 
 def _sync(descriptor: int) -> None:
@@ -235,35 +259,56 @@ class Folder:
         """
         path = self.path / name
         with _explained(path):
+            descriptor = self.write_partial(PARTIAL, parts, trailer)
             try:
-                self._write_partial(path, parts, trailer)
-                _step("rename", path)
-                os.rename(PARTIAL, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+                try:
+                    _step("fsync", self.path / PARTIAL)
+                    _sync(descriptor)
+                finally:
+                    os.close(descriptor)
+                self.rename_partial(PARTIAL, name)
             except OSError:
                 # A failed write or fsync is not retried on that file: its pages may be lost already.
-                with contextlib.suppress(OSError):
-                    os.unlink(PARTIAL, dir_fd=self.descriptor)
+                self.drop_partial(PARTIAL)
                 raise
 
-    def _write_partial(self, path: Path, parts: Sequence[Buffer], trailer: tuple[int, bytes] | None) -> None:
-        partial = self.path / PARTIAL
-        _step("create", partial)
+    def write_partial(self, partial: str, parts: Sequence[Buffer], trailer: tuple[int, bytes] | None) -> int:
+        """Write a file under a temporary name; gives its descriptor. It is not synced."""
+        path = self.path / partial
+        _step("create", path)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(PARTIAL, dir_fd=self.descriptor)
+            os.unlink(partial, dir_fd=self.descriptor)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(PARTIAL, flags, 0o666, dir_fd=self.descriptor)
+        descriptor = os.open(partial, flags, 0o666, dir_fd=self.descriptor)
         try:
             position = 0
             for part in parts:
-                _step("write", partial, (position, part))
+                _step("write", path, (position, part))
                 position = _write_all(descriptor, part, position)
             if trailer is not None:
-                _step("write", partial, trailer)
+                _step("write", path, trailer)
                 _write_all(descriptor, trailer[1], trailer[0])
-            _step("fsync", partial)
-            _sync(descriptor)
-        finally:
+        except BaseException:
             os.close(descriptor)
+            self.drop_partial(partial)
+            raise
+        return descriptor
+
+    def rename_partial(self, partial: str, name: str) -> None:
+        """Give a file that was synced its name."""
+        _step("rename", self.path / name, partial)
+        os.rename(partial, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+
+    def drop_partial(self, partial: str) -> None:
+        """Remove a file that did not get its name; what can't be removed, the next writer does."""
+        with contextlib.suppress(OSError):
+            os.unlink(partial, dir_fd=self.descriptor)
+
+    def remove_partials(self) -> None:
+        """Remove what a killed writer left under temporary names."""
+        for name in self.names():
+            if is_partial(name):
+                self.remove(name)
 
     def sync(self) -> None:
         """Make the renames and removals in this folder durable."""
@@ -293,6 +338,105 @@ class Folder:
         with _explained(path), contextlib.suppress(FileNotFoundError):
             _step("rmtree", path)
             shutil.rmtree(name, dir_fd=self.descriptor)
+
+
+class _Waiting(NamedTuple):
+    """A file that was written, and waits for its sync and its name."""
+
+    folder: Folder
+    partial: str
+    name: str
+    descriptor: int
+    done: Future[None]
+
+
+class Together:
+    """Files that become durable together, for a ``with`` block: written in turn, and synced side by side.
+
+    Most of a sync is waiting for the disk, and a file system makes one entry in its journal for all that wait at
+    once. Each file is synced before it gets its name, as by `Folder.replace`; after the block all have
+    theirs, and their folders are synced. A block that raises leaves those that were renamed by then.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embstore-sync")
+        self._waiting: deque[_Waiting] = deque()
+        self._folders: dict[int, Folder] = {}
+
+    def replace(
+        self, folder: Folder, name: str, parts: Sequence[Buffer], *, trailer: tuple[int, bytes] | None = None
+    ) -> None:
+        """Write a file; see `Folder.replace`. It may not be there before `land`, or the block's end."""
+        if len(self._waiting) == _AT_ONCE:
+            self._land_first()
+        taken = {file.partial for file in self._waiting if file.folder is folder}
+        partial = next(name for name in _partial_names() if name not in taken)
+        with _explained(folder.path / name):
+            descriptor = folder.write_partial(partial, parts, trailer)
+        self._waiting.append(_Waiting(folder, partial, name, descriptor, self._submit(descriptor)))
+        self._folders[folder.descriptor] = folder
+
+    def land(self, folder: Folder) -> None:
+        """Give the files in a folder their names, once they are synced."""
+        while any(file.folder is folder for file in self._waiting):
+            self._land_first()
+
+    def _submit(self, descriptor: int) -> Future[None]:
+        try:
+            return self._pool.submit(_sync, descriptor)
+        except RuntimeError:  # the interpreter is shutting down, and starts no thread any more
+            done: Future[None] = Future()
+            try:
+                _sync(descriptor)
+                done.set_result(None)
+            except OSError as error:
+                done.set_exception(error)
+            return done
+
+    def _land_first(self) -> None:
+        folder, partial, name, descriptor, done = self._waiting.popleft()
+        with _explained(folder.path / name):
+            try:
+                try:
+                    _step("fsync", folder.path / partial)
+                    done.result()
+                finally:
+                    wait([done])
+                    os.close(descriptor)
+                folder.rename_partial(partial, name)
+            except BaseException:
+                folder.drop_partial(partial)
+                raise
+
+    def __enter__(self) -> Together:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                while self._waiting:
+                    self._land_first()
+                self._sync_folders()
+        finally:
+            for folder, partial, _name, descriptor, done in self._waiting:
+                wait([done])
+                os.close(descriptor)
+                folder.drop_partial(partial)
+            self._pool.shutdown()
+
+    def _sync_folders(self) -> None:
+        under_way = []
+        for folder in self._folders.values():
+            _step("sync_folder", folder.path)
+            under_way.append((folder, self._submit(folder.descriptor)))
+        for folder, done in under_way:
+            with _explained(folder.path):
+                done.result()
+
+
+def _partial_names() -> Iterator[str]:
+    yield PARTIAL
+    yield from (f"{PARTIAL}-{number}" for number in itertools.count(1))
 
 
 def _write_all(descriptor: int, data: Buffer, position: int) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from embstore.chunks import stored_checksum, write_chunk
 from embstore.column import Rows
 from embstore.errors import CorruptStoreError
-from embstore.fsio import PARTIAL, Folder, read_exactly
+from embstore.fsio import Folder, read_exactly
 from embstore.keys import Hashes
 from embstore.layout import CHECKSUM_NBYTES, METADATA_NAME, array_metadata, crc32c, crc32c_extend, dump_json
 from embstore.mapping import PAGE_NBYTES, Region, available
@@ -307,10 +307,10 @@ def write_run(snapshot: Snapshot) -> None:
 
 def remove_partials(folder: Folder) -> None:
     """Remove what a killed writer left half written in ``index/``."""
-    folder.remove(PARTIAL)
+    folder.remove_partials()
     for name in folder.names():
         if _RUN_NAME.fullmatch(name):
-            folder.child(name).remove(PARTIAL)
+            folder.child(name).remove_partials()
 
 
 def drop_runs(folder: Folder) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from embstore.commit import BACKUP_ARRAY, own_metadata, unfinished_array
 from embstore.erasing import finish_erase
 from embstore.errors import CorruptStoreError
-from embstore.fsio import PARTIAL, Folder, remove_tree, sibling, sync_path
+from embstore.fsio import Folder, is_partial, remove_tree, sibling, sync_path
 from embstore.index import FOLDER as INDEX_FOLDER
 from embstore.index import remove_partials
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
@@ -32,12 +32,11 @@ def recover(folder: Folder, record: Record) -> Record:
     if beside.exists():
         sync_path(beside.parent)  # it may be the old store, and the exchange not yet on disk
         remove_tree(beside, last_first=METADATA_NAME)
+    folder.remove_partials()
     names = folder.names()
-    if PARTIAL in names:
-        folder.remove(PARTIAL)
     for name in record.dropped:
         folder.remove_child(name)
-    for name in set(names) - record.arrays.keys() - {METADATA_NAME, PARTIAL, INDEX_FOLDER}:
+    for name in set(names) - record.arrays.keys() - {METADATA_NAME, INDEX_FOLDER}:
         if unfinished_array(folder, name):  # anything else is somebody else's
             folder.remove_child(name)
     for name, array in record.arrays.items():
@@ -50,7 +49,7 @@ def recover(folder: Folder, record: Record) -> Record:
 def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
     for name in folder.names():
         index = name.split(".")[1] if name.startswith("c.") else ""
-        if name == PARTIAL or (index.isdigit() and int(index) >= array.chunks):
+        if is_partial(name) or (index.isdigit() and int(index) >= array.chunks):
             folder.remove(name)
     try:
         lags = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES) != metadata

@@ -99,7 +99,7 @@ class Disk:
             file = self.node(path)
             file.synced = bytes(file.data)
         elif operation == "rename":
-            parent.change({path.name: parent.entries[fsio.PARTIAL], fsio.PARTIAL: None})
+            parent.change({path.name: parent.entries[data], data: None})
         elif operation == "mkdir":
             parent.change({path.name: Folder()})
         elif operation == "unlink":
