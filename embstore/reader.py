@@ -13,13 +13,14 @@ from typing import Final, Literal
 
 import numpy as np
 
+from embstore.buffers import aligned_empty
 from embstore.chunks import open_chunk, open_chunks, read_chunk, read_chunks, stored_checksum
 from embstore.column import Array, Check, NumericColumn, Rows, keep
 from embstore.decoded import DecodedColumn, tails_of
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, read_into
 from embstore.layout import chunk_name, crc32c
-from embstore.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, Region, aligned_empty, available
+from embstore.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, Region, available
 from embstore.prefetch import Prefetcher
 from embstore.schema import STRING, ArrayState, Tail
 
