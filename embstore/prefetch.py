@@ -19,9 +19,7 @@ from embstore.mapping import PAGE_NBYTES, Region
 __all__ = ["Prefetcher"]
 
 _PROBES: Final = 8
-"""Rows touched to see whether a batch is in memory: of a store half of which is, all 8 are in one batch of 256."""
-_TOLD: Final = 16
-"""Batches that are asked for before one is looked at again."""
+"""Rows touched to see whether a batch is in memory. Asking for all pays where an eighth or more is not."""
 _WHO: Final = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
 
@@ -43,31 +41,26 @@ class Prefetcher:
     def __init__(self, region: Region, row_nbytes: int) -> None:
         self._region = region
         self._row_nbytes = row_nbytes
-        self._to_tell = 0
-        self._faults = -1  # before the batch that is under way, once batches were found in memory; -1: not known
+        self._waited = True  # in the batch before, or there was none
+        self._faults: int | None = None  # before the batch that is under way, unless it was asked for
 
     def before(self, values: Array, rows: Rows) -> None:
-        """Ask for the rows of a batch, if they, or those of the batch before, are not in memory."""
-        if len(rows) < _PROBES:
+        """Ask for the rows of a batch, if some of the batch before were not in memory, and some of these are not."""
+        self._faults = _major_faults()
+        if not self._waited or len(rows) < _PROBES:
             return
-        if self._to_tell == 0 and self._faults < 0:
-            faults = _major_faults()
-            values.reshape(len(values), -1)[rows[:: len(rows) // _PROBES], 0]
-            if _major_faults() == faults:
-                self._faults = faults
-                return
-            self._to_tell = _TOLD
-        if self._to_tell:
-            self._to_tell -= 1
-            for start, stop in self._pages(rows):
-                self._region.advise("WILLNEED", start, stop - start)
-        else:
-            self._faults = _major_faults()
+        values.reshape(len(values), -1)[rows[:: len(rows) // _PROBES], 0]
+        if _major_faults() == self._faults:
+            self._waited = False
+            return
+        self._faults = None
+        for start, stop in self._pages(rows):
+            self._region.advise("WILLNEED", start, stop - start)
 
     def after(self) -> None:
         """Look whether the batch was in memory."""
-        if self._faults >= 0 and _major_faults() > self._faults:
-            self._to_tell, self._faults = _TOLD, -1
+        if self._faults is not None and _major_faults() > self._faults:
+            self._waited = True
 
     def _pages(self, rows: Rows) -> Iterator[tuple[int, int]]:
         """Yield the stretches of pages that the rows lie on, from and to which byte."""

@@ -161,7 +161,10 @@ class Snapshot:
     @classmethod
     def _open(cls, path: Path, found: Callable[[], Folder], *, mapping: Mapping, check: Check) -> Snapshot:
         for _ in range(_ATTEMPTS):
-            folder = found()
+            try:
+                folder = found()
+            except FileNotFoundError as error:  # it was removed just now
+                raise NotAStoreError(path, "there is nothing") from error
             record: Record | None = None
             try:
                 record, signature = read_record(folder)

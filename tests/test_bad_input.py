@@ -762,3 +762,9 @@ def test_numbers_of_python_take_the_width_of_their_column(path):
             with pytest.raises(errors.DtypeError):
                 store.append(["c:d"], ROW, columns=wrong)
         assert len(store) == 1
+
+
+def test_a_store_that_is_removed_while_it_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)
+    with pytest.raises(errors.NotAStoreError, match="there is nothing"):
+        embstore.open(tmp_path / "gone.zarr")
