@@ -53,7 +53,8 @@ def bars(ax: Any, measurements: list[Measurement], title: str) -> None:
     ax.barh(ordered, lengths, color=colours, xerr=spread, error_kw={"lw": 0.8, "ecolor": "#444"})
     ax.set_xscale("log")
     for place, value in enumerate(middles):
-        ax.text(max(lengths[place], *figures[ordered[place]]), place, f"  {figure(value, first.unit)}", va="center", fontsize=7)
+        end = max(lengths[place], *figures[ordered[place]])
+        ax.text(end, place, f"  {figure(value, first.unit)}", va="center", fontsize=7)
     ax.margins(x=0.25)
     ax.set_title(title, fontsize=9)
     ax.set_xlabel(f"{first.unit} ({first.better} is better)", fontsize=8)

@@ -16,6 +16,7 @@ import errno
 import itertools
 import logging
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -58,6 +59,8 @@ PARTIAL: Final = ".partial"
 
 _AT_ONCE: Final = 8
 """Files that wait for the disk together."""
+_WORTH_A_THREAD: Final = 2**20
+"""Bytes of a file whose sync takes longer than starting a thread for it."""
 
 Buffer = bytes | memoryview
 Signature = tuple[int, int, int]
@@ -347,19 +350,22 @@ class _Waiting(NamedTuple):
     partial: str
     name: str
     descriptor: int
-    done: Future[None]
+    done: Future[None] | None
+    """Its sync, in a thread; None: it is yet to be synced."""
 
 
 class Together:
     """Files that become durable together, for a ``with`` block: written in turn, and synced side by side.
 
-    Most of a sync is waiting for the disk, and a file system makes one entry in its journal for all that wait at
-    once. Each file is synced before it gets its name, as by `Folder.replace`; after the block all have
-    theirs, and their folders are synced. A block that raises leaves those that were renamed by then.
+    Most of a large file's sync is waiting for the disk, which the next file need not. Each file is synced before it
+    gets its name, as by `Folder.replace`; after the block all have theirs, and their folders are synced. A block
+    that raises leaves those that were renamed by then.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embstore-sync")
+        # A thread that finds no memory for its first steps is waited for for ever (seen under ulimit -v, Python 3.11).
+        self._may_start_threads = resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
         self._waiting: deque[_Waiting] = deque()
         self._folders: dict[int, Folder] = {}
 
@@ -373,7 +379,8 @@ class Together:
         partial = next(name for name in _partial_names() if name not in taken)
         with _explained(folder.path / name):
             descriptor = folder.write_partial(partial, parts, trailer)
-        self._waiting.append(_Waiting(folder, partial, name, descriptor, self._submit(descriptor)))
+        done = self._submit(descriptor) if sum(map(len, parts)) >= _WORTH_A_THREAD else None
+        self._waiting.append(_Waiting(folder, partial, name, descriptor, done))
         self._folders[folder.descriptor] = folder
 
     def land(self, folder: Folder) -> None:
@@ -381,17 +388,14 @@ class Together:
         while any(file.folder is folder for file in self._waiting):
             self._land_first()
 
-    def _submit(self, descriptor: int) -> Future[None]:
+    def _submit(self, descriptor: int) -> Future[None] | None:
+        """Have a file synced in a thread, where that can be."""
+        if not self._may_start_threads:
+            return None
         try:
             return self._pool.submit(_sync, descriptor)
         except RuntimeError:  # the interpreter is shutting down, and starts no thread any more
-            done: Future[None] = Future()
-            try:
-                _sync(descriptor)
-                done.set_result(None)
-            except OSError as error:
-                done.set_exception(error)
-            return done
+            return None
 
     def _land_first(self) -> None:
         folder, partial, name, descriptor, done = self._waiting.popleft()
@@ -399,10 +403,12 @@ class Together:
             try:
                 try:
                     _step("fsync", folder.path / partial)
-                    done.result()
+                    if done is None:
+                        _sync(descriptor)
+                    else:
+                        done.result()
                 finally:
-                    wait([done])
-                    os.close(descriptor)
+                    _closed(descriptor, done)
                 folder.rename_partial(partial, name)
             except BaseException:
                 folder.drop_partial(partial)
@@ -416,22 +422,20 @@ class Together:
             if kind is None:
                 while self._waiting:
                     self._land_first()
-                self._sync_folders()
+                for folder in self._folders.values():
+                    folder.sync()
         finally:
             for folder, partial, _name, descriptor, done in self._waiting:
-                wait([done])
-                os.close(descriptor)
+                _closed(descriptor, done)
                 folder.drop_partial(partial)
             self._pool.shutdown()
 
-    def _sync_folders(self) -> None:
-        under_way = []
-        for folder in self._folders.values():
-            _step("sync_folder", folder.path)
-            under_way.append((folder, self._submit(folder.descriptor)))
-        for folder, done in under_way:
-            with _explained(folder.path):
-                done.result()
+
+def _closed(descriptor: int, done: Future[None] | None) -> None:
+    """Close a file, once no thread is at it any more."""
+    if done is not None:
+        wait([done])
+    os.close(descriptor)
 
 
 def _partial_names() -> Iterator[str]:

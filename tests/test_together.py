@@ -14,6 +14,12 @@ from embstore.fsio import Folder, Together, is_partial
 from tests.crash import leftovers
 
 
+@pytest.fixture(autouse=True)
+def worth_a_thread(monkeypatch):
+    """Have small files synced in threads as well."""
+    monkeypatch.setattr(fsio, "_WORTH_A_THREAD", 0)
+
+
 @pytest.fixture
 def folders(tmp_path):
     (tmp_path / "a").mkdir()
@@ -158,6 +164,21 @@ def test_where_no_thread_can_be_started_any_more_they_are_synced_in_turn(folders
     with pytest.raises(OSError, match="broken"), Together() as files:
         files.replace(a, "two", [b"1"])
     assert a.names() == ["one"]
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_no_thread_is_started_where_memory_is_limited_or_a_file_is_small(folders, monkeypatch, limited):
+    """A thread that finds no memory when it starts is waited for for ever."""
+    started = []
+    monkeypatch.setattr(fsio.ThreadPoolExecutor, "submit", lambda *_: started.append(1))
+    if limited:
+        monkeypatch.setattr(fsio.resource, "getrlimit", lambda _: (2**32, 2**32))
+    else:
+        monkeypatch.setattr(fsio, "_WORTH_A_THREAD", 2)
+    a, _ = folders
+    write_all(a, ["one", "two"])
+    assert sorted(a.names()) == ["one", "two"]
+    assert started == []
 
 
 @pytest.mark.parametrize("name", [".partial", ".partial-1", ".partial-12"])
