@@ -32,12 +32,12 @@ class NumericColumn:
     Attributes
     ----------
     complete : bool
-        Whether reads depend no longer on what becomes of the files.
+        Whether reads depend no longer on what becomes of the files: all of it is mapped, and the record was looked at
+        since. Set by the snapshot, which looks.
     """
 
-    complete = False
-
     def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
+        self.complete = False
         self.folder = folder
         self.array = array
         self.dtype = np.dtype(array.dtype)

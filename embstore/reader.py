@@ -80,6 +80,11 @@ class MappedColumn(FileColumn):
 
     The first batch of rows is read from the files: in a store of millions of rows, mapping them all takes longer. The
     next read maps them, and what becomes of the files does not matter any more.
+
+    Attributes
+    ----------
+    mapped : bool
+        Whether all chunks are. They may be those of an erase that came before; that they are not, `complete` says.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class MappedColumn(FileColumn):
         if before is not None:
             self._checksums[:first] = before._checksums[:first]
         region.charge(max(0, array.chunks - (before.array.chunks if before is not None else 0)))
+        self.mapped = False
         self._instead: NumericColumn | None = None  # reads, where the kernel maps no more
         self._may_read = check == "tail"  # the first batch
         self._asked = np.zeros(array.chunks, dtype=bool)  # chunks that the kernel was told to read ahead
@@ -121,7 +127,7 @@ class MappedColumn(FileColumn):
                     self._checksums[index] = stored_checksum(descriptor, size)
         # Without this a cold random batch reads a hundred times what it asks for.
         self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
-        self.complete = True
+        self.mapped = True
 
     def _unmapped(self) -> NumericColumn | None:
         """Map, unless that is done; gives what to read instead, if the kernel refuses.
@@ -130,7 +136,7 @@ class MappedColumn(FileColumn):
         ------
         FileNotFoundError, CorruptStoreError
         """
-        if not self.complete and self._instead is None:
+        if not self.mapped and self._instead is None:
             try:
                 self._map()
             except (FileNotFoundError, CorruptStoreError):
@@ -141,7 +147,7 @@ class MappedColumn(FileColumn):
 
     def take(self, rows: Rows) -> Array:
         self._check_rows(rows)
-        if not self.complete:
+        if not self.mapped:
             if self._may_read and len(rows) <= _FEW_ROWS:
                 self._may_read = False
                 return self._read_scattered(rows)
@@ -205,8 +211,8 @@ class MappedColumn(FileColumn):
             return _numeric(self.folder, array, "auto", self.check)  # views keep the old region
         # Everything from the chunk that was the last: it was replaced by one with more rows. It goes
         # over the old one in one step, and the rows that views of the old commit see are the same.
-        first = self.array.length // array.rows_per_chunk if self.complete and not erased else 0
-        whole = self.complete or erased  # what was erased is to be let go of
+        first = self.array.length // array.rows_per_chunk if self.mapped and not erased else 0
+        whole = self.mapped or erased  # what was erased is to be let go of
         try:
             return MappedColumn(self.folder, array, self.check, self.region, whole=whole, before=self, first=first)
         except (FileNotFoundError, CorruptStoreError):

@@ -361,7 +361,12 @@ class Snapshot:
         """Look at the record, if anything was read by name since: that was perhaps read after an erase."""
         last = self.folder.last_read  # before the look, which is too early for what others read meanwhile
         if last is not self._settled:
+            # Mapped before the look: one that is mapped later may be of an erase that comes later.
+            mapped = [column for column in list(self._columns.values()) if isinstance(column, MappedColumn)]
+            mapped = [column for column in mapped if column.mapped and not column.complete]
             self.ensure_current()
+            for column in mapped:
+                column.complete = True
             self._settled = last
 
     def take(self, name: str, rows: Rows) -> np.ndarray[Any, Any]:
@@ -391,6 +396,14 @@ class Snapshot:
             if isinstance(column, MappedColumn) and column.complete:
                 return column.copy_mapped(start, stop)
             raise
+
+    def mapped(self, name: str) -> np.ndarray[Any, Any] | None:
+        """Return a numeric array as it is mapped, whole and read-only; None, where it is not."""
+        column = self.numeric(name)
+        if not isinstance(column, MappedColumn):
+            return None
+        self.span(name, 0, 0)  # has it mapped, and looked at
+        return column.span(0, len(column)) if column.complete else None
 
     def private(self, name: str) -> np.ndarray[Any, Any]:
         """Return all rows of a numeric array as a writable array of the caller's own."""

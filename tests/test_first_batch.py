@@ -9,6 +9,7 @@ import embstore
 from embstore import errors, prefetch
 from embstore.mapping import PAGE_NBYTES, Region
 from embstore.prefetch import Prefetcher
+from embstore.snapshot import Snapshot
 
 
 @pytest.fixture
@@ -69,13 +70,50 @@ def test_one_that_has_read_a_batch_alone_is_told_of_a_compaction(many):
     np.testing.assert_array_equal(reader[[keys[7]]], rows[[7]])
 
 
-def test_one_that_has_read_nothing_is_told_of_an_erase(many):
+READS = {
+    "take": lambda reader, keys: reader.take([1]),
+    "many": lambda reader, keys: reader.take(np.arange(1100)),
+    "row": lambda reader, keys: reader[keys[5]],
+    "column": lambda reader, keys: reader.array(dead="include"),
+    "view": lambda reader, keys: reader.select().to_numpy(),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.parametrize("batches", [0, 1])
+def test_one_that_has_mapped_nothing_is_told_of_an_erase_however_often_it_reads(many, read, batches):
+    """What it maps by then are blanked rows, and no later read may take them for those of its commit."""
     store, reader, keys, _ = many
     reader.rows_of(keys[:1])
+    for _ in range(batches):
+        reader.take([1])
     store.delete(keys[:1])
     store.erase(keys[1:2])
+    for _ in range(4):
+        with pytest.raises(errors.StoreChangedError):
+            read(reader, keys)
+
+
+def test_what_another_thread_maps_counts_only_once_it_was_looked_at(many, monkeypatch):
+    """Between the map and the look, nobody else may take it for looked at."""
+    store, reader, keys, _ = many
+    reader.take([1])
+    reader.rows_of(keys[:2])
+    store.erase(keys[1:2])
+    look, told = Snapshot.ensure_current, []
+
+    def look_late(snapshot):
+        if not told:
+            told.append(None)
+            with pytest.raises(errors.StoreChangedError) as caught:  # the other thread
+                reader.take([1])
+            told.append(caught.value)
+        look(snapshot)
+
+    monkeypatch.setattr(Snapshot, "ensure_current", look_late)
     with pytest.raises(errors.StoreChangedError):
         reader.take([1])
+    assert isinstance(told[1], errors.StoreChangedError)
 
 
 @pytest.mark.parametrize("check", ["touched", "all"])

@@ -12,7 +12,6 @@ from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from embstore import View
-from embstore.reader import MappedColumn
 from embstore.snapshot import Snapshot
 from embstore.tensors import as_tensor
 
@@ -131,11 +130,10 @@ class _Rows:
     def __init__(self, snapshot: Snapshot, field: str) -> None:
         self.snapshot = snapshot
         self._field = field
-        column = snapshot.numeric(field)
         self._few = -1
-        if isinstance(column, MappedColumn) and column.check == "tail":
-            self._few = _SMALL // column.array.row_nbytes
-            self._mapped = column.span(0, len(column))
+        if snapshot.check == "tail" and (mapped := snapshot.mapped(field)) is not None:
+            self._few = _SMALL // snapshot.record.arrays[field].row_nbytes
+            self._mapped = mapped
 
     def take(self, rows: NDArray[np.int64]) -> np.ndarray[Any, Any]:
         """Copy rows as they are stored, in the order given: ``(n, *shape)``."""

@@ -511,6 +511,16 @@ def test_rows_that_were_erased_are_not_read(store, installed):
     assert same(other, plain(other))
 
 
+def test_rows_that_another_program_erased_are_not_read(store, installed):
+    """What is mapped by the first read are blanked rows by then."""
+    data = installed.train[0]
+    with embstore.open(store.path, "r+") as other:
+        other.erase(data.view.keys[:1])
+    for _ in range(3):
+        with pytest.raises(StoreChangedError):
+            data[0]
+
+
 # -- in a DataLoader ----------------------------------------------------------------------------
 
 
