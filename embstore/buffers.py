@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from embstore.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, advise_huge, map_memory, unmap_memory
+from embstore.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, advise_huge, map_memory, shown, unmap_memory
 
 __all__ = ["aligned_empty"]
 
@@ -36,23 +36,23 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[An
     if nbytes < 4 * PAGE_NBYTES:
         return np.empty(shape, dtype)
     if nbytes >= _LARGE_NBYTES:
-        return np.asarray(_Block(shape, dtype, nbytes))
+        large = _Block(nbytes)
+        return shown(large, large.address, shape, dtype, writable=True)
     block = np.empty(nbytes + PAGE_NBYTES, np.uint8)
     start = -block.ctypes.data % PAGE_NBYTES
     return block[start : start + nbytes].view(dtype).reshape(shape)
 
 
 class _Block:
-    """Shows memory through NumPy's array interface, version 3; it is given back after the last array over it."""
+    """A large block of memory, given back after the last array over it."""
 
-    __slots__ = ("__array_interface__", "__weakref__")
+    __slots__ = ("__weakref__", "address")
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:
+    def __init__(self, nbytes: int) -> None:
         nbytes = -(-nbytes // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
-        address = _taken(nbytes)
+        self.address = _taken(nbytes)
         # At exit arrays over it may still be read.
-        weakref.finalize(self, _given_back, address, nbytes).atexit = False
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (address, False)}
+        weakref.finalize(self, _given_back, self.address, nbytes).atexit = False
 
 
 def _taken(nbytes: int) -> int:

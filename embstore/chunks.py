@@ -59,10 +59,18 @@ def check_size(path: Path, array: ArrayState, size: int) -> None:
     ------
     CorruptStoreError
     """
-    least, most = sizes(array)
-    if not least <= size <= most:
-        expected = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        raise CorruptStoreError(path, f"expected {expected} bytes, found {size:,}")
+    if not _fits(size, allowed := sizes(array)):
+        raise _wrong_size(path, size, allowed)
+
+
+def _fits(size: int, allowed: tuple[int, int]) -> bool:
+    return allowed[0] <= size <= allowed[1]
+
+
+def _wrong_size(path: Path, size: int, allowed: tuple[int, int]) -> CorruptStoreError:
+    least, most = allowed
+    expected = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return CorruptStoreError(path, f"expected {expected} bytes, found {size:,}")
 
 
 def open_chunk(folder: Folder, array: ArrayState, index: int) -> OpenFile:
@@ -78,13 +86,13 @@ def open_chunk(folder: Folder, array: ArrayState, index: int) -> OpenFile:
 
 def open_chunks(folder: Folder, array: ArrayState, indices: Iterable[int]) -> Iterator[OpenFile]:
     """Open the files of chunks in turn, each for a ``with`` block; see `open_chunk`. Thousands, to map a column."""
-    least, most = sizes(array)
+    allowed = sizes(array)  # once: it takes as long as opening a file
     for index in indices:
         name = chunk_name(array, index)
         file = folder.opened(name)
-        if not least <= file.size <= most:
+        if not _fits(file.size, allowed):
             with file:
-                check_size(folder.path / name, array, file.size)
+                raise _wrong_size(folder.path / name, file.size, allowed)
         yield file
 
 

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from embstore.errors import (
     CorruptStoreError,
@@ -260,52 +260,7 @@ class Folder:
         trailer : (int, bytes), optional
             Bytes at an offset past the parts; what lies between is a hole, and reads as zeros.
         """
-        path = self.path / name
-        with _explained(path):
-            descriptor = self.write_partial(PARTIAL, parts, trailer)
-            try:
-                try:
-                    _step("fsync", self.path / PARTIAL)
-                    _sync(descriptor)
-                finally:
-                    os.close(descriptor)
-                self.rename_partial(PARTIAL, name)
-            except OSError:
-                # A failed write or fsync is not retried on that file: its pages may be lost already.
-                self.drop_partial(PARTIAL)
-                raise
-
-    def write_partial(self, partial: str, parts: Sequence[Buffer], trailer: tuple[int, bytes] | None) -> int:
-        """Write a file under a temporary name; gives its descriptor. It is not synced."""
-        path = self.path / partial
-        _step("create", path)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial, dir_fd=self.descriptor)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(partial, flags, 0o666, dir_fd=self.descriptor)
-        try:
-            position = 0
-            for part in parts:
-                _step("write", path, (position, part))
-                position = _write_all(descriptor, part, position)
-            if trailer is not None:
-                _step("write", path, trailer)
-                _write_all(descriptor, trailer[1], trailer[0])
-        except BaseException:
-            os.close(descriptor)
-            self.drop_partial(partial)
-            raise
-        return descriptor
-
-    def rename_partial(self, partial: str, name: str) -> None:
-        """Give a file that was synced its name."""
-        _step("rename", self.path / name, partial)
-        os.rename(partial, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-
-    def drop_partial(self, partial: str) -> None:
-        """Remove a file that did not get its name; what can't be removed, the next writer does."""
-        with contextlib.suppress(OSError):
-            os.unlink(partial, dir_fd=self.descriptor)
+        _Written(self, PARTIAL, name, parts, trailer).land()
 
     def remove_partials(self) -> None:
         """Remove what a killed writer left under temporary names."""
@@ -343,15 +298,82 @@ class Folder:
             shutil.rmtree(name, dir_fd=self.descriptor)
 
 
-class _Waiting(NamedTuple):
-    """A file that was written, and waits for its sync and its name."""
+class _Written:
+    """A file under a temporary name, which gets its own once it is synced."""
 
-    folder: Folder
-    partial: str
-    name: str
-    descriptor: int
-    done: Future[None] | None
-    """Its sync, in a thread; None: it is yet to be synced."""
+    __slots__ = ("_descriptor", "_name", "_nbytes", "_sync", "folder", "partial")
+
+    def __init__(
+        self, folder: Folder, partial: str, name: str, parts: Sequence[Buffer], trailer: tuple[int, bytes] | None
+    ) -> None:
+        self.folder = folder
+        self.partial = partial
+        self._name = name
+        self._sync: Future[None] | None = None
+        with _explained(folder.path / name):
+            self._descriptor = self._write(parts, trailer)
+
+    def _write(self, parts: Sequence[Buffer], trailer: tuple[int, bytes] | None) -> int:
+        path, where = self.folder.path / self.partial, self.folder.descriptor
+        _step("create", path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.partial, dir_fd=where)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.partial, flags, 0o666, dir_fd=where)
+        try:
+            position = 0
+            for part in parts:
+                _step("write", path, (position, part))
+                position = _write_all(descriptor, part, position)
+            if trailer is not None:
+                _step("write", path, trailer)
+                _write_all(descriptor, trailer[1], trailer[0])
+        except BaseException:
+            os.close(descriptor)
+            self._remove()
+            raise
+        self._nbytes = position  # what lies between that and the trailer is a hole
+        return descriptor
+
+    def sync_in(self, pool: ThreadPoolExecutor) -> None:
+        """Have it synced in a thread meanwhile, if it is large enough to be worth one."""
+        if self._nbytes >= _WORTH_A_THREAD:
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down, and starts no thread any more
+                self._sync = pool.submit(_sync, self._descriptor)
+
+    def land(self) -> None:
+        """Give it its name, now that it is synced."""
+        with _explained(self.folder.path / self._name):
+            try:
+                try:
+                    _step("fsync", self.folder.path / self.partial)
+                    if self._sync is None:
+                        _sync(self._descriptor)
+                    else:
+                        self._sync.result()
+                finally:
+                    self._close()
+                _step("rename", self.folder.path / self._name, self.partial)
+                where = self.folder.descriptor
+                os.rename(self.partial, self._name, src_dir_fd=where, dst_dir_fd=where)
+            except BaseException:
+                # A failed write or fsync is not retried on that file: its pages may be lost already.
+                self._remove()
+                raise
+
+    def drop(self) -> None:
+        """Give it up."""
+        self._close()
+        self._remove()
+
+    def _close(self) -> None:
+        if self._sync is not None:
+            wait([self._sync])  # no thread is to be at a descriptor that is another file's by then
+        os.close(self._descriptor)
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):  # what can't be removed, the next writer does
+            os.unlink(self.partial, dir_fd=self.folder.descriptor)
 
 
 class Together:
@@ -366,7 +388,7 @@ class Together:
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embstore-sync")
         # A thread that finds no memory for its first steps is waited for for ever (seen under ulimit -v, Python 3.11).
         self._may_start_threads = resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Written] = deque()
         self._folders: dict[int, Folder] = {}
 
     def replace(
@@ -374,45 +396,19 @@ class Together:
     ) -> None:
         """Write a file; see `Folder.replace`. It may not be there before `land`, or the block's end."""
         if len(self._waiting) == _AT_ONCE:
-            self._land_first()
+            self._waiting.popleft().land()
         taken = {file.partial for file in self._waiting if file.folder is folder}
         partial = next(name for name in _partial_names() if name not in taken)
-        with _explained(folder.path / name):
-            descriptor = folder.write_partial(partial, parts, trailer)
-        done = self._submit(descriptor) if sum(map(len, parts)) >= _WORTH_A_THREAD else None
-        self._waiting.append(_Waiting(folder, partial, name, descriptor, done))
+        file = _Written(folder, partial, name, parts, trailer)
+        self._waiting.append(file)
         self._folders[folder.descriptor] = folder
+        if self._may_start_threads:
+            file.sync_in(self._pool)
 
     def land(self, folder: Folder) -> None:
         """Give the files in a folder their names, once they are synced."""
         while any(file.folder is folder for file in self._waiting):
-            self._land_first()
-
-    def _submit(self, descriptor: int) -> Future[None] | None:
-        """Have a file synced in a thread, where that can be."""
-        if not self._may_start_threads:
-            return None
-        try:
-            return self._pool.submit(_sync, descriptor)
-        except RuntimeError:  # the interpreter is shutting down, and starts no thread any more
-            return None
-
-    def _land_first(self) -> None:
-        folder, partial, name, descriptor, done = self._waiting.popleft()
-        with _explained(folder.path / name):
-            try:
-                try:
-                    _step("fsync", folder.path / partial)
-                    if done is None:
-                        _sync(descriptor)
-                    else:
-                        done.result()
-                finally:
-                    _closed(descriptor, done)
-                folder.rename_partial(partial, name)
-            except BaseException:
-                folder.drop_partial(partial)
-                raise
+            self._waiting.popleft().land()
 
     def __enter__(self) -> Together:
         return self
@@ -421,21 +417,13 @@ class Together:
         try:
             if kind is None:
                 while self._waiting:
-                    self._land_first()
+                    self._waiting.popleft().land()
                 for folder in self._folders.values():
                     folder.sync()
         finally:
-            for folder, partial, _name, descriptor, done in self._waiting:
-                _closed(descriptor, done)
-                folder.drop_partial(partial)
+            for file in self._waiting:
+                file.drop()
             self._pool.shutdown()
-
-
-def _closed(descriptor: int, done: Future[None] | None) -> None:
-    """Close a file, once no thread is at it any more."""
-    if done is not None:
-        wait([done])
-    os.close(descriptor)
 
 
 def _partial_names() -> Iterator[str]:

@@ -21,7 +21,16 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["HUGE_PAGE_NBYTES", "PAGE_NBYTES", "Region", "advise_huge", "available", "map_memory", "unmap_memory"]
+__all__ = [
+    "HUGE_PAGE_NBYTES",
+    "PAGE_NBYTES",
+    "Region",
+    "advise_huge",
+    "available",
+    "map_memory",
+    "shown",
+    "unmap_memory",
+]
 
 logger = logging.getLogger("embstore")
 
@@ -194,7 +203,7 @@ class Region:
         """Show the region's start as one array; it keeps the region alive, and outlives `close`."""
         if math.prod(shape) * dtype.itemsize > self.nbytes:
             raise ValueError(f"{shape} of {dtype} does not fit {self.nbytes} bytes")
-        return np.asarray(_Window(self, shape, dtype))
+        return shown(self, self.address, shape, dtype, writable=self.private)
 
 
 def map_memory(nbytes: int) -> int:
@@ -213,18 +222,27 @@ def unmap_memory(address: int, nbytes: int) -> None:
     _libc.munmap(address, nbytes)
 
 
+def shown(
+    owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, writable: bool
+) -> np.ndarray[Any, Any]:
+    """Show memory as an array, all views of which keep its owner alive."""
+    return np.asarray(_Window(owner, address, shape, dtype, writable))
+
+
 class _Window:
-    """Shows a region through NumPy's array interface, version 3, and keeps it alive."""
+    """Shows memory through NumPy's array interface, version 3, and keeps its owner alive."""
 
-    __slots__ = ("__array_interface__", "region")
+    __slots__ = ("__array_interface__", "owner")
 
-    def __init__(self, region: Region, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.region = region
+    def __init__(
+        self, owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], writable: bool
+    ) -> None:
+        self.owner = owner
         self.__array_interface__ = {
             "version": 3,
             "shape": shape,
             "typestr": dtype.str,
-            "data": (region.address, not region.private),
+            "data": (address, not writable),
         }
 
 
