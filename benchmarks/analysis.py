@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import Result, fresh, in_turns, report
+from measure import Result, add_options, fresh, in_turns, report
 
 import embstore
 from embstore import analysis
 
-HERE = Path(__file__).parent
 CLASSES = 10
 
 # Searches a store, and prints by how many megabytes RssAnon grew at most meanwhile.
@@ -145,14 +144,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--repeat", type=int, default=7, help="measurements of each side, at least 5")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "analysis.json")
+    add_options(parser, "analysis", repeat=7)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     args = parser.parse_args()
-    if args.repeat < 5:
-        parser.error("--repeat is at least 5")
     if args.quick:
         args.rows = 20_000
     return args

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from measure import add_options
 from numpy.lib.format import open_memmap
 from pagecache import cached, drop, read_directly
 from players import Failed, Party
@@ -29,7 +30,6 @@ from tables import print_report, save
 from turns import Measurement, Pace, Side, in_turns
 from workloads.common import OURS, batch_size, measurement
 
-HERE = Path(__file__).parent
 DEPTHS = {"disk, 1 at a time": 1, "disk, 32 at once": 32}
 IN_RAM = "NumPy in RAM"
 
@@ -105,15 +105,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sequences", type=int, nargs="*", default=[280])
     parser.add_argument("--batches", type=int, default=8, help="of one measurement")
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="these, and embstore")
-    parser.add_argument("--repeat", type=int, default=7, help="measurements of each side, at least 5")
+    add_options(parser, "cold", repeat=7)
     parser.add_argument("--most", type=float, default=60, help="seconds for one side; one that needs more is done once")
     parser.add_argument("--patience", type=float, default=300, help="seconds until a system is given up")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "cold.json")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    if args.repeat < 5:
-        parser.error("--repeat is at least 5")
     if args.quick:
         args.rows, args.sequences, args.batches, args.repeat = [20_000], [24], 2, 5
         args.systems, args.most = args.systems or ["memmap + JSON", "LMDB"], 10

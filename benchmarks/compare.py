@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from measure import add_options
 from players import Party
 from source import Source, make_source
 from systems import System, found
@@ -31,7 +32,6 @@ from workloads import WORKLOADS
 from workloads.common import OURS
 from workloads.scaling import scaling
 
-HERE = Path(__file__).parent
 DIM, SEQUENCE = 768, (1214, 768)  # AST's tokens of a ten-second clip
 LARGE_NBYTES = 2 * 2**30
 """Rows of more bytes are not measured by the workloads that make copies of stores, unless `--only` names them."""
@@ -132,18 +132,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--keys", type=int, nargs="*", default=[10_000, 100_000, 1_000_000, 10_000_000], help="scaling")
     parser.add_argument("--only", nargs="+", choices=known, metavar="WORKLOAD", help=", ".join(known))
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="these, and embstore")
-    parser.add_argument("--repeat", type=int, default=7, help="measurements of each side, at least 5")
+    add_options(parser, "compare", repeat=7)
     parser.add_argument("--aim", type=float, default=0.3, help="seconds of one measurement of a fast side")
     parser.add_argument("--most", type=float, default=60, help="seconds for one side in one workload; else once")
     parser.add_argument("--patience", type=float, default=300, help="seconds until a system is given up")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "compare.json")
     parser.add_argument(
         "--quick", action="store_true", help="the main systems and workloads, 10,000 rows, 24 sequences, few turns"
     )
     args = parser.parse_args()
-    if args.repeat < 5:
-        parser.error("--repeat is at least 5")
     if args.quick:
         args.rows, args.sequences, args.keys = [10_000], [24], [1_000, 10_000]
         args.repeat, args.aim, args.most, args.patience = 5, 0.02, 5, 30

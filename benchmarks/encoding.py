@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from measure import Result, Times, fresh, in_turns, report
+from measure import Result, Times, add_options, fresh, in_turns, report
 
 import embstore
 from embstore.ahead import batches, decoded_ahead
@@ -234,14 +234,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--memory-texts", type=int, default=10_000)
     parser.add_argument("--layers", type=int, default=4, help="of AST; 12 is its full size")
-    parser.add_argument("--repeat", type=int, default=5, help="measurements of each side, at least 5")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "encoding.json")
+    add_options(parser, "encoding", repeat=5)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="1,000 texts, 40 recordings")
     args = parser.parse_args()
-    if args.repeat < 5:
-        parser.error("--repeat is at least 5")
     if args.quick:
         args.texts, args.recordings, args.memory_texts = 1000, 40, 1000
     return args

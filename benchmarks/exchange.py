@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from measure import Result, fresh, report
+from measure import Result, add_options, fresh, report
 
 import embstore
 from embstore.exchange import export_file
 
-HERE = Path(__file__).parent
 CLASSES = [f"class_{i}" for i in range(10)]
 CONFIG = {"benchmark": "exchange"}
 
@@ -144,14 +143,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--formats", nargs="+", default=["npz", "h5", "safetensors", "parquet"])
-    parser.add_argument("--repeat", type=int, default=5, help="measurements of each side, at least 5")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "exchange.json")
+    add_options(parser, "exchange", repeat=5)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     args = parser.parse_args()
-    if args.repeat < 5:
-        parser.error("--repeat is at least 5")
     if args.quick:
         args.rows = 20_000
     return args

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import add_options
 from source import Source, make_source
 from tables import print_report, save
 from turns import Measurement, Pace, Side, in_turns
 
 import embstore
 
-HERE = Path(__file__).parent
 RATE, SECONDS = 16_000, 10
 
 
@@ -115,15 +115,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--sequences", type=int, default=280)
     parser.add_argument("--batch", type=int, default=32, help="clips a batch")
-    parser.add_argument("--repeat", type=int, default=7, help="measurements of each side, at least 5")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "gpu.json")
+    add_options(parser, "gpu", repeat=7)
     parser.add_argument("--quick", action="store_true", help="20,000 rows, 32 sequences")
     args = parser.parse_args()
     if args.quick:
         args.rows, args.sequences, args.repeat = 20_000, 32, 5
-    if args.repeat < 5:
-        parser.error("--repeat is at least 5")
     return args
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from measure import add_options
 from tables import print_report, save
 from turns import Measurement
 
@@ -177,15 +178,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--clips", type=int, default=165, help="as many recordings as make demo-audio has")
     parser.add_argument("--only", nargs="+", choices=("text", "audio"), default=["text", "audio"])
-    parser.add_argument("--repeat", type=int, default=5, help="first processes, at least 5")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "load_speedup.json")
+    add_options(parser, "load_speedup", repeat=5, of="first processes")
     parser.add_argument("--quick", action="store_true", help="100 texts, 4 clips, and two first processes")
     args = parser.parse_args()
     if args.quick:
         args.texts, args.clips, args.repeat = 100, 4, 2
-    elif args.repeat < 5:
-        parser.error("--repeat is at least 5")
     return args
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -43,6 +44,23 @@ class Result:
     @property
     def met(self) -> bool:
         return self.measured <= self.goal
+
+
+def add_options(
+    parser: argparse.ArgumentParser, name: str, *, repeat: int, of: str = "measurements of each side"
+) -> None:
+    """Add what every benchmark takes: how often, where its data go, and where its results."""
+    here = Path(__file__).parent
+    parser.add_argument("--repeat", type=_enough, default=repeat, help=f"{of}, at least 5")
+    parser.add_argument("--data", type=Path, default=here / "data", help="where temporary files go")
+    parser.add_argument("--results", type=Path, default=here / "results" / f"{name}.json")
+
+
+def _enough(text: str) -> int:
+    """Read a number of measurements that a median can be trusted of."""
+    if (number := int(text)) < 5:
+        raise argparse.ArgumentTypeError("it is at least 5")
+    return number
 
 
 def in_turns(

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from measure import Result, fresh, in_turns, report
+from measure import Result, add_options, fresh, in_turns, report
 
 import embstore
 from embstore.keys import hash_keys
@@ -33,7 +33,6 @@ from embstore.keys import hash_keys
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HERE = Path(__file__).parent
 CLASSES = [f"class_{i}" for i in range(10)]
 SEQUENCE = (1214, 768)  # AST's tokens of a ten-second clip
 KEY_DIM, LOOKUP = 8, 256
@@ -285,14 +284,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--sequence-rows", type=int, default=280, help=f"of {SEQUENCE[0]} x {SEQUENCE[1]}")
     parser.add_argument("--keys", type=int, default=10_000_000, help="rows of the store that keys are looked up in")
-    parser.add_argument("--repeat", type=int, default=7, help="measurements of each side, at least 5")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "store.json")
+    add_options(parser, "store", repeat=7)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="20,000 rows and 500,000 keys")
     args = parser.parse_args()
-    if args.repeat < 5:
-        parser.error("--repeat is at least 5")
     if args.quick:
         args.rows, args.keys = 20_000, 500_000
     return args
