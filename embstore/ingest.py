@@ -273,13 +273,20 @@ def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, castin
     if casting != "same_kind" or not allowed:
         hint = 'pass casting="same_kind" to convert it' if allowed and casting == "no" else ""
         raise DtypeError(name, expected=wanted, found=found, hint=hint)
+    numbers = converted(rows, found, wanted)
+    if numbers.dtype.kind in "iu" and not floats and (numbers != rows).any():
+        raise DtypeError(name, expected=wanted, found=found, hint="some values don't fit")
+    return numbers
+
+
+def converted(rows: np.ndarray[Any, Any], found: str, wanted: str) -> np.ndarray[Any, Any]:
+    """Return rows of one dtype as those of another, bfloat16 as its bits; the same rows, where they have it."""
+    if found == wanted:
+        return rows
     if found == BFLOAT16:
         rows = widen_bfloat16(rows)
     with np.errstate(over="ignore"):  # what overflows is found, and named, as infinity
-        converted = narrow_bfloat16(rows.astype(np.float32)) if wanted == BFLOAT16 else rows.astype(wanted)
-    if converted.dtype.kind in "iu" and not floats and (converted != rows).any():
-        raise DtypeError(name, expected=wanted, found=found, hint="some values don't fit")
-    return converted
+        return narrow_bfloat16(rows.astype(np.float32)) if wanted == BFLOAT16 else rows.astype(wanted)
 
 
 def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:

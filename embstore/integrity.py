@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from embstore.keys import hash_keys
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore.ragged import sound, unsound
 from embstore.recovery import read_backup
+from embstore.remote import Url, is_url, local_path
 from embstore.schema import ArrayState, Record, offsets_name
 from embstore.snapshot import (
     METADATA_REWRITTEN,
@@ -124,10 +125,10 @@ def verify(path: str | PathLike[str]) -> Report:
     Raises
     ------
     NotAStoreError
-        There is no store at `path`, nor the remains of one.
+        There is no store at `path`, nor the remains of one; or it is a URL.
     UnsupportedFormatError
     """
-    place = Path(path).resolve()
+    place = _here(path)
     snapshot, problems = _opened(place)
     return _report(place, snapshot, problems)
 
@@ -138,11 +139,11 @@ def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageRepo
     Raises
     ------
     NotAStoreError
-        There is no store at `path`, nor the remains of one.
+        There is no store at `path`, nor the remains of one; or it is a URL.
     StoreExistsError
         Something is at `dest`.
     """
-    place, target = Path(path).resolve(), Path(dest).resolve()
+    place, target = _here(path), Path(dest).resolve()
     snapshot, problems = _opened(place)
     report = _report(place, snapshot, problems)
     if snapshot is None:
@@ -154,6 +155,13 @@ def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageRepo
             raise StoreExistsError(target)
         write_copy(snapshot, kept, target)
     return SalvageReport(target, len(kept), report.rows_affected, report.keys_affected, report.problems)
+
+
+def _here(path: str | PathLike[str]) -> Path:
+    if is_url(path):
+        reason = 'it is a URL; embstore.open(url, check="all") reads all that is there, and checks it'
+        raise NotAStoreError(Url.shown(fspath(path)), reason)
+    return local_path(path)
 
 
 def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:

@@ -15,7 +15,7 @@ from embstore.config import Config
 from embstore.errors import ConfigMismatchError, ReadOnlyError, StoreChangedError, StoreExistsError
 from embstore.layout import FIELD_CHUNK_BYTES
 from embstore.reader import Mapping as MappingPolicy
-from embstore.remote import RemoteFolder, Url, is_url
+from embstore.remote import RemoteFolder, Url, is_url, local_path
 from embstore.schema import FieldSpec, Record
 from embstore.session import Session
 from embstore.snapshot import Snapshot
@@ -104,7 +104,7 @@ def open(
         return _opened(Snapshot.at(RemoteFolder(os.fspath(path), storage_options), check=check), wanted)
     if storage_options is not None:
         raise ValueError(f"storage_options are for URLs, found them with {os.fspath(path)!r}")
-    place = Path(os.fspath(path).removeprefix("file://")).resolve()
+    place = local_path(path)
     writable = mode != "r"
     if writable and network != "allow":
         fsio.refuse_network(place if place.exists() else place.parent)

@@ -20,7 +20,7 @@ from embstore.errors import CorruptStoreError, RemoteError
 from embstore.fsio import Folder, OpenFile, Signature
 from embstore.layout import MAX_METADATA_BYTES
 
-__all__ = ["RemoteFolder", "Url", "is_url"]
+__all__ = ["RemoteFolder", "Url", "is_url", "local_path"]
 
 logger = logging.getLogger("embstore")
 
@@ -52,6 +52,11 @@ def is_url(place: str | os.PathLike[str]) -> bool:
     """
     text = os.fspath(place)
     return _URL.match(text) is not None and not text.startswith("file://")
+
+
+def local_path(place: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of what is no URL, but for ``file://``."""
+    return Path(os.fspath(place).removeprefix("file://")).resolve()
 
 
 class Url(PurePosixPath):

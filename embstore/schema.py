@@ -141,12 +141,17 @@ class FieldSpec:
     @property
     def row_nbytes(self) -> int:
         """Bytes of one row; of one token, in a ragged field."""
-        return (2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize) * math.prod(self.shape)
+        return np.dtype(self.zarr_dtype).itemsize * math.prod(self.shape)
 
     @property
     def zarr_dtype(self) -> str:
         """Zarr data type of its array: ``uint16`` for bfloat16."""
-        return "uint16" if self.dtype == BFLOAT16 else self.dtype
+        return stored_dtype(self.dtype)
+
+
+def stored_dtype(dtype: str) -> str:
+    """Return NumPy's name of the dtype that values are stored as."""
+    return "uint16" if dtype == BFLOAT16 else dtype
 
 
 def offsets_name(field: str) -> str:

@@ -268,7 +268,8 @@ def test_conditions(store, said, conditions, keys):
     ("words", "status", "reason"),
     [
         (["--where", "nonsense=1"], ABSENT, "there is no column 'nonsense' in "),
-        (["--where", "class_name=dog"], ABSENT, "there are split, n, score"),
+        (["--where", "class_name=dog"], WRONG, "classes are chosen by --class dog"),
+        (["--where", "klass=dog"], ABSENT, "there are split, n, score"),
         (["--where", "n=two"], WRONG, "column 'n' holds int64, found 'two'"),
         (["--where", "n="], WRONG, "column 'n' holds int64, found ''"),
         (["--where", "n=null"], WRONG, "column 'n' holds int64"),

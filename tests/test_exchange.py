@@ -394,6 +394,65 @@ def test_what_is_not_understood_is_listed(tmp_path, other, arrays):
     assert not (tmp_path / "b.zarr").exists()
 
 
+@pytest.fixture(params=["npz", "h5", "safetensors"])
+def entries(request, tmp_path):
+    """Save an array for each key."""
+    path = tmp_path / f"x.{request.param}"
+
+    def save(arrays):
+        if request.param == "npz":
+            np.savez(path, **arrays)
+        elif request.param == "h5":
+            with pytest.importorskip("h5py").File(path, "w") as file:
+                for name, values in arrays.items():
+                    file[name] = values
+        else:
+            pytest.importorskip("safetensors.numpy").save_file(arrays, path)
+        return path
+
+    return save
+
+
+def test_an_array_for_each_key(tmp_path, entries):
+    rows = {f"v{i}:{'dog' if i % 2 else 'cat'}": X[i] for i in range(4)} | {"dog:w.wav": X[0] + 1}
+    result = import_file(entries(rows), tmp_path / "b.zarr", config={}, field="mean")
+    assert result.store.fields == {"mean": FieldSpec(shape=(3,))}
+    assert {key: row.tolist() for key, row in zip(result.store, result.store.select().to_numpy(), strict=True)} == {
+        "w:dog" if name == "dog:w.wav" else name: row.tolist() for name, row in rows.items()
+    }
+
+
+def test_an_array_for_each_key_of_different_lengths(tmp_path, entries):
+    rows = {f"v{i}:dog": np.full((i, 2), i, np.float16) for i in (2, 0, 5)}
+    result = import_file(entries(rows), tmp_path / "b.zarr", config={}, ragged=True)
+    for key in rows:
+        np.testing.assert_array_equal(result.store[key], rows[key])
+
+
+def test_an_array_for_each_key_that_do_not_fit(tmp_path, entries):
+    rows = {"a:x": X[0], "b:x": X[1], "c:x": X[2, :2], "d:x": X[3].astype(np.float16), "e:x": np.full(3, np.nan, "f4")}
+    result = import_file(entries(rows), tmp_path / "b.zarr", config={})
+    assert result.store.select().keys == ["a:x", "b:x"]
+    assert {one.key for one in result.unreadable} == {"c:x", "d:x", "e:x"}
+    result = import_file(entries(rows), tmp_path / "c.zarr", config={}, casting="same_kind")
+    np.testing.assert_array_equal(result.store["d:x"], X[3].astype(np.float16).astype(np.float32))
+
+
+def test_a_matrix_without_keys_is_no_row(tmp_path, entries):
+    with pytest.raises(errors.FileFormatError, match="an array for each key, named 'file_id:class'"):
+        import_file(entries({"a:x": X[0], "embeddings": X}), tmp_path / "b.zarr", config={})
+
+
+def test_bfloat16_for_each_key(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "x.safetensors"
+    values = torch.randn(3, 4).bfloat16()
+    pytest.importorskip("safetensors.torch").save_file({f"{i}:x": values[i].clone() for i in range(3)}, path)
+    view = import_file(path, tmp_path / "b.zarr", config={}).store.select(keys=["0:x", "1:x", "2:x"])
+    assert view.store.fields["embedding"].dtype == "bfloat16"
+    np.testing.assert_array_equal(view.to_numpy(), values.float().numpy())
+
+
 def test_what_does_not_fit_is_left_out(tmp_path):
     np.savez(tmp_path / "x.npz", keys=np.array(list("abcd")), x=X, y=X[:3], when=np.zeros(4, "M8[s]"), sample=X[:, 0])
     result = import_file(tmp_path / "x.npz", tmp_path / "b.zarr", config={})

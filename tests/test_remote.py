@@ -1095,6 +1095,22 @@ def test_hostile_strings(site, path, plain):
 # -- URLs ---------------------------------------------------------------------------------------------
 
 
+def test_what_needs_a_folder_refuses_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(embstore.errors.ReadOnlyError, match="s3://bucket/cache"):
+        embstore.Cache("s3://bucket/cache")
+    for action in (embstore.verify, lambda url: embstore.salvage(url, "new.zarr")):
+        with pytest.raises(embstore.errors.NotAStoreError, match=r"memory://x.zarr .* it is a URL; .*check=\"all\""):
+            action("memory://x.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_urls_are_paths(tmp_path):
+    assert embstore.Cache(f"file://{tmp_path}").path == tmp_path
+    embstore.open(tmp_path / "a.zarr", "w-", config={"a": 1}).append(["a:x"], np.ones((1, 2), "f4"))
+    assert embstore.verify(f"file://{tmp_path}/a.zarr").ok
+
+
 def test_what_is_a_url():
     for text in ("s3://b/x", "http://h/x", "memory://x", "zip://a::s3://b/x.zip", "simplecache::s3://b/x", "gs://b"):
         assert is_url(text), text

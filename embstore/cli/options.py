@@ -243,6 +243,8 @@ def selected(store: EmbeddingStore, classes: Sequence[str], where: Sequence[tupl
     conditions: dict[str, list[Any]] = {}
     for name, text in where:
         if name not in store.columns:
+            if name in ("class", "class_name"):
+                raise click.BadParameter(f"classes are chosen by --class {text}", param_hint="--where")
             raise UnknownColumnError(name, store.columns, path=store.path)
         conditions.setdefault(name, []).extend(_values(name, store.columns[name], text))
     return store.select(classes=list(classes) or None, where=conditions)

@@ -26,7 +26,7 @@ from embstore.errors import EmbstoreError, FileFormatError, UnknownFormatError
 from embstore.ingest import Stored
 from embstore.keys import Key
 from embstore.ragged import Ragged, sound, unsound
-from embstore.schema import BFLOAT16, FIELD_DTYPES, STRING, FieldSpec, offsets_name
+from embstore.schema import FIELD_DTYPES, STRING, FieldSpec, offsets_name, stored_dtype
 
 __all__ = [
     "FORMATS",
@@ -109,7 +109,7 @@ class Found:
         """Bytes of a row of numbers or texts."""
         if self.dtype == STRING:
             return self.text_nbytes
-        return math.prod(self.shape) * (2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize)
+        return math.prod(self.shape) * np.dtype(stored_dtype(self.dtype)).itemsize
 
     def __str__(self) -> str:
         return f"{self.dtype} {(self.rows, *(['length'] if self.ragged else []), *self.shape)}".replace("'", "")

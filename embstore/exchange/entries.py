@@ -1,4 +1,7 @@
-"""Entries: what a dictionary of tensors gives, one entry a row. How it is loaded and saved, `embstore.legacy` says."""
+"""Entries: what a dictionary of tensors, or a file with an array for each key, gives; one entry a row.
+
+How a dictionary is loaded and saved, `embstore.legacy` says.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import functools
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +21,11 @@ from embstore.exchange.base import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Named,
 from embstore.exchange.naming import named
 from embstore.exchange.scalars import column_of
 from embstore.exchange.wanted import Wanted, chosen_columns
+from embstore.ingest import converted
 from embstore.ragged import Ragged, offsets_of
 from embstore.schema import BFLOAT16, FIELD_DTYPES, STRING, FieldSpec, check_name, dtype_name
 
-__all__ = ["EntriesTable", "blocks_of", "entries_table", "refusal"]
+__all__ = ["EntriesTable", "Unread", "blocks_of", "entries_table", "refusal"]
 
 _EMBEDDING: Final = ("embedding", "embeddings")
 _LABEL: Final = "class_name"
@@ -29,6 +33,23 @@ DEFAULT_FIELD: Final = "embedding"
 _KEYS_AT_ONCE: Final = 256
 """So few that they are gone before the garbage collector takes them for lasting, and looks at all tensors too: with
 65,536, naming 200,000 entries took three times as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An array that is still in its file.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : str
+    read : callable
+        Returns it; bfloat16 as its bits.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], Array]
 
 
 @dataclass(kw_only=True)
@@ -101,8 +122,10 @@ def _together(tensors: Sequence[Any], spec: FieldSpec, squeezed: bool) -> Array 
 
 def _numbers(tensor: Any, dtype: str) -> Array:
     """Return a tensor's numbers, bfloat16 as its bits, without a copy if they are of this dtype."""
+    if isinstance(tensor, Unread):
+        return converted(tensor.read(), tensor.dtype, dtype)
     if isinstance(tensor, np.ndarray):
-        return tensor.astype(dtype, copy=False)
+        return converted(tensor, tensor.dtype.name, dtype)
     if _dtype(tensor.dtype) == dtype != BFLOAT16 and not tensor.requires_grad:
         numbers: Array = tensor.numpy(force=tensor.is_neg())
         return numbers
@@ -197,7 +220,7 @@ def _parts(value: Any, torch: Any) -> tuple[Any, Mapping[str, Any], str]:
 
 def refusal(value: Any, torch: Any) -> str:
     """Say why a value can't be a row; "" if it can. `torch` is the module, None where it is not loaded."""
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, np.ndarray | Unread):
         if torch is None or type(value) not in (torch.Tensor, torch.nn.Parameter):
             return f"expected a tensor or an array, found {type(value).__name__}"
         if value.layout is not torch.strided or not value.is_cpu or value.is_nested:

@@ -11,9 +11,10 @@ import numpy as np
 
 from embstore.errors import FileFormatError, NameRefusedError
 from embstore.exchange.base import Array, ArrayFile, Block, Found, Named, Table, Unreadable
+from embstore.exchange.entries import Unread, entries_table
 from embstore.exchange.naming import named
 from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
-from embstore.schema import COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec, check_name
+from embstore.schema import COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec, check_name, stored_dtype
 
 __all__ = ["foreign_table"]
 
@@ -87,7 +88,7 @@ def foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
     """
     names = next((name for name in _KEYS if _can_name(file.arrays.get(name))), None)
     if names is None:
-        raise _not_understood(file)
+        return _one_a_key(file, wanted)
     rows = file.arrays[names].rows
     labels = _LABELS if _can_name(file.arrays.get(_LABELS)) else None
     fields: dict[str, FieldSpec] = {}
@@ -124,6 +125,25 @@ def foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
         labels=labels,
         default=wanted.class_name,
     )
+
+
+def _one_a_key(file: ArrayFile, wanted: Wanted) -> Table:
+    """Say what a file gives that has an array for each key, as ``save_file({"v1:dog": tensor, …})`` makes it.
+
+    Without a class in each name, an array may as well be a matrix whose keys nobody wrote down.
+    """
+    if not file.arrays or not all(":" in name and not found.ragged for name, found in file.arrays.items()):
+        raise _not_understood(file)
+    entries = {name: _unread(file, name, found) for name, found in file.arrays.items()}
+    return entries_table(file.path, entries, wanted, [], [])
+
+
+def _unread(file: ArrayFile, name: str, found: Found) -> Unread:
+    def read() -> Array:
+        blocks = [np.asarray(block.values) for block in file.numbers(name)]
+        return np.concatenate(blocks) if found.rows else np.empty((0, *found.shape), stored_dtype(found.dtype))
+
+    return Unread((found.rows, *found.shape), found.dtype, read)
 
 
 def _can_name(found: Found | None) -> bool:
@@ -164,5 +184,6 @@ def _not_understood(file: ArrayFile) -> FileFormatError:
     return file.wrong(
         f"it holds {'; '.join(listed) or 'no arrays'}{f' and {more} more' if more > 0 else ''}. Expected keys (an "
         f"array 'keys', or 'key', or 'file_id' with or without 'class_name') and as many rows in one or more arrays of "
-        f"numbers, each (rows, …); one number a row is a field if field= names it"
+        f"numbers, each (rows, …); one number a row is a field if field= names it. Or an array for each key, "
+        f"named 'file_id:class'"
     )

@@ -22,7 +22,7 @@ from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, e
 from embstore.exchange.exporting import Outgoing
 from embstore.fsio import read_exactly
 from embstore.lazy import imported
-from embstore.schema import BFLOAT16, offsets_name
+from embstore.schema import BFLOAT16, offsets_name, stored_dtype
 
 __all__ = ["opened", "write"]
 
@@ -91,7 +91,7 @@ class SafetensorsFile(CutFile):
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield what lies between each cut and the next; bfloat16 as its bits."""
         array, place = self.arrays[name], self._starts[name]
-        dtype = np.dtype("uint16" if array.dtype == BFLOAT16 else array.dtype)
+        dtype = np.dtype(stored_dtype(array.dtype))
         for start, stop in itertools.pairwise(cuts):
             size = (stop - start) * array.row_nbytes
             raw = read_exactly(self._file.fileno(), size, place + start * array.row_nbytes)
@@ -132,7 +132,7 @@ def write(path: Path, rows: Outgoing) -> None:
 
 
 def _width(dtype: str) -> int:
-    return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
+    return np.dtype(stored_dtype(dtype)).itemsize
 
 
 def _header(document: str, entries: dict[str, Any]) -> bytes:
