@@ -41,11 +41,18 @@ _SUFFIX: Final = ".zarr"
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One store of a cache, as its record describes it: path, config, and number of live rows."""
+    """One store of a cache, as its record describes it: path, config, and number of live rows.
+
+    It stands for its path, so that `embstore.open` takes it.
+    """
 
     path: Path
     config: Config
     rows: int
+
+    def __fspath__(self) -> str:
+        """Return the path."""
+        return str(self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

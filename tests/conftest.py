@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import inspect
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import embstore
+from embstore.encoders import FunctionEncoder
 
 hypothesis.settings.register_profile(
     "ci", max_examples=25, stateful_step_count=30, deadline=None, print_blob=True, derandomize=False
@@ -81,3 +83,20 @@ def make(path, rng):
         return store, keys, rows
 
     return make
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """Stands for real models: counts bytes; asked for in words that `from_pretrained` understands."""
+    own = embstore.from_pretrained
+
+    def from_pretrained(*arguments, **options):
+        asked = inspect.signature(own).bind(*arguments, **options).arguments
+        specs = {name: embstore.FieldSpec(shape=(2,)) for name in asked["fields"]}
+        return FunctionEncoder(
+            lambda items: {name: np.array([[len(item), 1] for item in items], np.float32) for name in specs},
+            config={"encoder": {"id": asked["model"]}, "preprocessing": {"duration": asked.get("duration")}},
+            fields=specs,
+        )
+
+    monkeypatch.setattr(embstore, "from_pretrained", from_pretrained)

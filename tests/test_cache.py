@@ -204,6 +204,7 @@ def test_find_by_attributes(cache):
     for none in ({"encoder.id": "other"}, {"encoder.id.more": 1}, {"duration": None}, {"nothing": None}, {"list": [1]}):
         assert paths(none) == set(), none
     entry = cache.find(duration=5)[0]
+    assert embstore.open(entry).path == entry.path
     assert (entry.path, entry.config, entry.rows) == (a, AST, 3)
 
 

@@ -1,37 +1,16 @@
 """The pages of the documentation: their examples run as they stand, and print what they say; links lead somewhere."""
 
-import inspect
 import os
 import re
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import embstore
-from embstore.encoders import FunctionEncoder
+from tests.pages import DOCS, runs_as_it_stands
 
-DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [DOCS / "index.md", *sorted((DOCS / "how-to").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
-
-
-@pytest.fixture
-def models(monkeypatch):
-    """Stands for real models: counts bytes; asked for in words that `from_pretrained` understands."""
-    own = embstore.from_pretrained
-
-    def from_pretrained(*arguments, **options):
-        asked = inspect.signature(own).bind(*arguments, **options).arguments
-        specs = {name: embstore.FieldSpec(shape=(2,)) for name in asked["fields"]}
-        return FunctionEncoder(
-            lambda items: {name: np.array([[len(item), 1] for item in items], np.float32) for name in specs},
-            config={"encoder": {"id": asked["model"]}, "preprocessing": {"duration": asked.get("duration")}},
-            fields=specs,
-        )
-
-    monkeypatch.setattr(embstore, "from_pretrained", from_pretrained)
 
 
 @pytest.fixture
@@ -51,24 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_examples_print_what_they_say(page, folder, models, capsys):
-    text = page.read_text()
-    for library in re.findall(r"^(?:import|from) (torch|h5py|pandas|xarray|matplotlib|plotly|sklearn)\b", text, re.M):
-        pytest.importorskip(library)
-    found = BLOCK.findall(text)
-    assert any(language == "python" for language, _ in found)
-    scope = {"__name__": "__page__"}
-    said = None
-    for language, body in found:
-        if language == "python":
-            assert said in (None, ""), f"not shown: {said}"
-            exec(compile(body, f"{page.name}", "exec"), scope)
-            said = capsys.readouterr().out
-        elif language == "" and said is not None:
-            # "…" stands for what differs from machine to machine.
-            shown = ".*".join(map(re.escape, body.split("…")))
-            assert re.fullmatch(shown, said), f"{said}\nis not\n{body}"
-            said = None
-    assert said in (None, ""), f"not shown: {said}"
+    runs_as_it_stands(page, capsys)
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))

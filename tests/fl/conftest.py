@@ -1,6 +1,7 @@
-"""Fixtures of the tests of data sets and A2V: folders, an encoder that counts, and nodes as today's code makes them."""
+"""Fixtures: folders of recordings, an encoder that counts, nodes as today's code makes them, a stand-in for PFLlib."""
 
 import os
+import sys
 import types
 
 import numpy as np
@@ -12,6 +13,34 @@ from embstore.schema import FieldSpec
 from tests.fl import layouts
 
 SHAPE = (6, 4)
+
+# As PFLlib's: a client and a server each bind the function when they are imported.
+DATA_UTILS = """
+def read_client_data(dataset, idx, is_train=True, few_shot=0):
+    raise FileNotFoundError("../dataset")
+"""
+CLIENT = """
+from utils.data_utils import read_client_data
+
+class Client:
+    def __init__(self, dataset, id, train_samples, test_samples):
+        self.dataset, self.id = dataset, id
+        self.train_samples, self.test_samples = train_samples, test_samples
+
+    def load_train_data(self):
+        return read_client_data(self.dataset, self.id, is_train=True, few_shot=0)
+"""
+SERVER = """
+from flcore.clients.clientbase import Client
+from utils.data_utils import read_client_data
+
+def set_clients(dataset, count):
+    return [
+        Client(dataset, i, len(read_client_data(dataset, i, is_train=True, few_shot=0)),
+               len(read_client_data(dataset, i, is_train=False, few_shot=0)))
+        for i in range(count)
+    ]
+"""
 
 
 class Counting(BaseEncoder):
@@ -79,3 +108,24 @@ def vegas(tmp_path):
 def cache(tmp_path):
     """A folder for stores."""
     return tmp_path / "VEGAS.cache"
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A folder as PFLlib's `system`, on the path; what is imported from it and installed in it is forgotten."""
+    system = tmp_path / "system"
+    files = {"utils/data_utils.py": DATA_UTILS}
+    files |= {"flcore/clients/clientbase.py": CLIENT, "flcore/servers/serverbase.py": SERVER}
+    for name, text in files.items():
+        (system / name).parent.mkdir(parents=True)
+        (system / name).write_text(text)
+    monkeypatch.syspath_prepend(str(system))
+    monkeypatch.setattr("embstore_fl.pfllib._installed", {})
+
+    def forget():
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("utils", "flcore")]:
+            del sys.modules[name]
+
+    forget()
+    yield system
+    forget()

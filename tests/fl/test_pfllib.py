@@ -41,61 +41,13 @@ from embstore_fl.partitions import load_partition, save_partition  # noqa: E402
 from tests.conftest import CONFIG  # noqa: E402
 
 pytestmark = [
+    pytest.mark.usefixtures("system"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning"),
 ]
 
 CLASSES = [f"class_{i}" for i in reversed(range(10))]
 PARTS = [range(100), range(100, 150), [299, 150, 298, 151, *range(152, 298)]]
-
-# As PFLlib's: a client and a server each bind the function when they are imported.
-DATA_UTILS = """
-def read_client_data(dataset, idx, is_train=True, few_shot=0):
-    raise FileNotFoundError("../dataset")
-"""
-CLIENT = """
-from utils.data_utils import read_client_data
-
-class Client:
-    def __init__(self, dataset, id, train_samples, test_samples):
-        self.dataset, self.id = dataset, id
-        self.train_samples, self.test_samples = train_samples, test_samples
-
-    def load_train_data(self):
-        return read_client_data(self.dataset, self.id, is_train=True, few_shot=0)
-"""
-SERVER = """
-from flcore.clients.clientbase import Client
-from utils.data_utils import read_client_data
-
-def set_clients(dataset, count):
-    return [
-        Client(dataset, i, len(read_client_data(dataset, i, is_train=True, few_shot=0)),
-               len(read_client_data(dataset, i, is_train=False, few_shot=0)))
-        for i in range(count)
-    ]
-"""
-
-
-@pytest.fixture(autouse=True)
-def system(tmp_path, monkeypatch):
-    """A folder as PFLlib's `system`, on the path; what is imported from it and installed in it is forgotten."""
-    system = tmp_path / "system"
-    files = {"utils/data_utils.py": DATA_UTILS}
-    files |= {"flcore/clients/clientbase.py": CLIENT, "flcore/servers/serverbase.py": SERVER}
-    for name, text in files.items():
-        (system / name).parent.mkdir(parents=True)
-        (system / name).write_text(text)
-    monkeypatch.syspath_prepend(str(system))
-    monkeypatch.setattr(pfllib, "_installed", {})
-
-    def forget():
-        for name in [name for name in sys.modules if name.partition(".")[0] in ("utils", "flcore")]:
-            del sys.modules[name]
-
-    forget()
-    yield system
-    forget()
 
 
 @pytest.fixture
