@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 # Recordings for the audio demo: Debian's sonic-pi-samples, unless told otherwise.
 SAMPLES ?= demo-audio/usr/share/sonic-pi/samples
 
-.PHONY: demo demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-slow lint format types docs bench bench-quick clean
+.PHONY: demo demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-fl test-slow lint format types docs bench bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -37,6 +37,10 @@ test: $(VENV)/.dev
 # What needs neither torch nor anything of the extra `text`.
 test-core: $(VENV)/.core
 	$(BIN)/python -m pytest
+
+# Federated learning, with Flower: for a VENV of its own, since Flower wants older versions of some libraries.
+test-fl: $(VENV)/.fl-dev
+	$(BIN)/python -m pytest tests/fl
 
 # Thousands of kills and long random histories: about an hour.
 test-slow: $(VENV)/.dev
@@ -111,6 +115,10 @@ $(VENV)/.audio: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.fl: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[flower,demo,audio]'
+	touch $@
+
+$(VENV)/.fl-dev: $(VENV)/.made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,flower,audio]'
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
