@@ -16,15 +16,18 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measure import Result, Times, add_options, fresh, in_turns, report
 
 import embstore
 from embstore.ahead import batches, decoded_ahead
+from embstore.encoders.base import BaseEncoder
 from embstore.sources import Folder, Items
+from embstore.sources.base import AnySample
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
@@ -122,44 +125,75 @@ def pipeline_overhead(folder: Path, args: argparse.Namespace) -> Iterator[Result
     yield Result(f"embed {len(pairs):,} texts, MiniLM", 1.05, ours, theirs, "the encoder alone, on the same batches")
 
 
+class Elsewhere(BaseEncoder):
+    """An encoder's decoding, with an encoding that leaves the CPU alone, as a GPU's does: it waits."""
+
+    def __init__(self, encoder: BaseEncoder, seconds: float) -> None:
+        self._encoder = encoder
+        self._seconds = seconds  # a sample
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return {"model": "waits"}
+
+    def decode(self, content: Any) -> Any:
+        return self._encoder.decode(content)
+
+    def encode(self, items: Sequence[Any]) -> Any:
+        time.sleep(self._seconds * len(items))
+        return np.zeros((len(items), 768), np.float32)
+
+
 def decoding_overlap(folder: Path, args: argparse.Namespace) -> Iterator[Result]:
     """Time `embed` against decoding first and encoding then, and against encoding alone.
 
-    The encoder leaves a core free, as one on a GPU does; with all of them at work nothing can be done beside it.
+    Once with an encoder that is elsewhere and takes as long as decoding does, when there is most to win; once with
+    AST on all cores but one. With all of them at work nothing can be done beside it.
     """
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     source = Folder(args.samples, name="recordings", pattern="{class}_*.flac")
-    encoder = embstore.from_pretrained(make_ast(folder / "ast", args.layers), duration=5, fields=["mean"])
-    pairs = [(str(sample.key), sample) for sample in source][: args.recordings]
-    items = [encoder.decode(sample.read().value) for _, sample in pairs]
+    ast = embstore.from_pretrained(make_ast(folder / "ast", args.layers), duration=5, fields=["mean"])
+    samples = list(source)[: args.recordings]
+    [decoding] = in_turns(args.repeat, lambda: decoded(ast, samples))
+    elsewhere = Elsewhere(ast, float(np.median(decoding)) / len(samples))
+    there = "an encoder elsewhere that takes as long as decoding"
+    whole, serial, _ = overlap(elsewhere, samples, folder, args.repeat)
+    least = "0.5 x is the least that there can be"
+    yield Result(f"embed {len(samples)} FLAC files, {there}", 1.0, whole, serial, "decoding, then encoding", note=least)
+    fewer = samples[:40]
+    here = f"AST of {args.layers} layer(s) on {torch.get_num_threads()} of {os.cpu_count()} cores"
+    label = f"embed {len(fewer)} FLAC files, {here}"
+    whole, serial, alone = overlap(ast, fewer, folder, args.repeat)
+    yield Result(label, 1.0, whole, serial, "decoding, then encoding")
+    yield Result(label, 1.05, whole, alone, "encoding alone")
 
-    def decode() -> None:
-        for _, sample in pairs:
-            encoder.decode(sample.read().value)
+
+def decoded(encoder: BaseEncoder, samples: Iterable[AnySample]) -> list[Any]:
+    return [encoder.decode(sample.read().value) for sample in samples]
+
+
+def overlap(encoder: BaseEncoder, samples: list[AnySample], folder: Path, repeat: int) -> list[Times]:
+    """Time `embed`, decoding and then encoding, and encoding alone."""
+    items = decoded(encoder, samples)
+    source = Items([(str(sample.key), sample.read().value) for sample in samples], name="recordings")
 
     def encode() -> None:
         for start in range(0, len(items), 8):
             encoder.encode(items[start : start + 8])
 
     def one_after_the_other() -> None:
-        decode()
+        decoded(encoder, samples)
         encode()
 
-    chosen = Items([(key, sample.read().value) for key, sample in pairs], name="recordings")
-
     def whole() -> None:
-        embstore.embed(chosen, encoder, folder / "recordings", batch_size=8)
+        embstore.embed(source, encoder, folder / "recordings", batch_size=8)
 
     def forget() -> None:
         shutil.rmtree(folder / "recordings", ignore_errors=True)
 
-    ours, serial, alone, decoding = in_turns(args.repeat, whole, one_after_the_other, encode, decode, after=forget)
-    label = f"embed {len(pairs)} FLAC files, AST of {args.layers} layers on {torch.get_num_threads()} core(s)"
-    share = np.median(decoding) / np.median(serial)
-    yield Result(label, 1.0, ours, serial, "decoding, then encoding", note=f"decoding is {share:.1%} of that")
-    yield Result(label, 1.05, ours, alone, "encoding alone")
+    return in_turns(repeat, whole, one_after_the_other, encode, after=forget)
 
 
 def nothing_missing(folder: Path, args: argparse.Namespace) -> Iterator[Result]:
@@ -190,7 +224,7 @@ def nothing_missing(folder: Path, args: argparse.Namespace) -> Iterator[Result]:
 def fill(encoder: object, source: Folder, cache: Path) -> None:
     """Store rows for all samples, as `embed` does, without encoding each."""
 
-    class Stand(embstore.encoders.base.BaseEncoder):
+    class Stand(BaseEncoder):
         config = encoder.config
         fields = encoder.fields
 
