@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from measure import add_options
+from pagecache import warm
 from players import Party
 from source import Source, make_source
 from systems import System, found
@@ -81,6 +82,7 @@ class Session:
         party.write()
         for name in self._workloads(source):
             said(f"{source.label}: {name}")
+            warm(self.folder / "stores")
             yield from WORKLOADS[name](party, self.pace)
         party.clear(but=OURS)
 

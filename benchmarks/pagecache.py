@@ -33,6 +33,15 @@ def drop(folder: Path) -> None:
             os.close(descriptor)
 
 
+def warm(folder: Path) -> None:
+    """Read all files of a folder: some systems let go of files that nobody has read for some minutes."""
+    buffer = bytearray(2**22)
+    for path in _files(folder):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
 def cached(folder: Path) -> float:
     """Return which share of a folder's pages is in the page cache."""
     pages = here = 0
