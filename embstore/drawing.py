@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ _MOST_SVG: Final = 10_000
 """Points that a browser draws well one by one; more are drawn by WebGL."""
 
 _MOST_LISTED: Final = 30  # categories in a picture's legend; a page's scrolls
+_LISTED_SIZE: Final = 30  # of a marker there, in square points
 _MOST_TEXT: Final = 200  # characters of a value that are shown
 
 _COLOURS: Final = (
@@ -111,24 +113,32 @@ def write_picture(scene: Scene, path: Path, suffix: str) -> None:
     if scene.numbers is not None and scene.shades is not None:
         figure.colorbar(drawn[0], ax=axes, label=scene.shades.name)
     elif scene.shades is not None:
-        _legend(axes, scene.shades, drawn)
+        _legend(axes, scene.shades, drawn, size)
     texts = [axes.set_title(_cut(scene.title)), axes.set_xlabel(scene.axes[0]), axes.set_ylabel(scene.axes[1])]
     for text in texts:
         text.set_parse_math(False)
     figure.savefig(path, format=suffix.removeprefix("."))
 
 
-def _legend(axes: Any, shades: Shades, drawn: list[Any]) -> None:
+def _legend(axes: Any, shades: Shades, drawn: list[Any], size: float) -> None:
+    """List the categories, of many those with the most points, with markers that can be told apart."""
     categories = shades.categories or []
-    shown = categories[:_MOST_LISTED]
-    title = shades.name if len(shown) == len(categories) else f"{shades.name}: {len(shown)} of {len(categories)}"
+    counts = np.bincount(shades.values, minlength=len(categories))
+    largest = np.sort(np.argsort(-counts, kind="stable")[:_MOST_LISTED]).tolist()
+    title = shades.name if len(largest) == len(categories) else f"{shades.name}: {len(largest)} of {len(categories)}"
     # matplotlib leaves out what begins with "_", as the class of unlabelled samples does: named afterwards.
     legend = axes.legend(
-        drawn[: len(shown)], ["-"] * len(shown), title=title, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8
+        [drawn[i] for i in largest],
+        ["-"] * len(largest),
+        title=title,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        fontsize=8,
+        markerscale=math.sqrt(_LISTED_SIZE / size),
     )
-    for text, name in zip(legend.get_texts(), shown, strict=True):
+    for text, i in zip(legend.get_texts(), largest, strict=True):
         text.set_parse_math(False)
-        text.set_text(_cut(name))
+        text.set_text(_cut(categories[i]))
 
 
 def as_figure(scene: Scene) -> Any:

@@ -379,6 +379,19 @@ def test_many_classes_share_a_legend(path, tmp_path, rng):
     assert len(styles) == 50
 
 
+def test_a_picture_lists_the_largest_of_many_classes(path, tmp_path, rng):
+    pytest.importorskip("matplotlib")
+    classes = [f"rare{i}" for i in range(40)] + ["common"] * 5
+    with embstore.open(path, "w-", config={}) as store:
+        keys = [f"{i}:{name}" for i, name in enumerate(classes)]
+        store.append(keys, rng.standard_normal((len(keys), 4)).astype(np.float32))
+        store.select().plot(tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert "<!-- class_name: 30 of 41 -->" in text
+    assert "<!-- common -->" in text
+    assert sum(f"<!-- rare{i} -->" in text for i in range(40)) == 29
+
+
 def test_plots_that_are_not_drawn(make, tmp_path):
     store, _, _ = make()
     view = store.select()
