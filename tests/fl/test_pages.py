@@ -8,6 +8,8 @@ from tests.conftest import CONFIG
 from tests.fl import layouts
 from tests.pages import DOCS, runs_as_it_stands
 
+pytest.importorskip("torch")
+
 PAGES = sorted(DOCS.glob("federated-learning*.md"))
 
 
@@ -24,5 +26,4 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("folder", "models", "system")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_examples_print_what_they_say(page, capsys):
-    pytest.importorskip("torch")
     runs_as_it_stands(page, capsys)
