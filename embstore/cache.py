@@ -19,7 +19,6 @@ from embstore.errors import (
     CacheMissError,
     CorruptStoreError,
     NotAStoreError,
-    ReadOnlyError,
     UnsupportedFormatError,
 )
 from embstore.freshness import compare_digests
@@ -27,7 +26,7 @@ from embstore.fsio import Folder
 from embstore.keys import Key
 from embstore.opening import Mode
 from embstore.opening import open as open_store
-from embstore.remote import Url, is_url, local_path
+from embstore.remote import local_path
 from embstore.snapshot import read_record
 from embstore.store import EmbeddingStore
 from embstore.upkeep import StoreUse, given_up, remove_stores, tidy, use_of
@@ -125,11 +124,7 @@ class Cache:
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        if is_url(path):
-            raise ReadOnlyError(
-                Url.shown(os.fspath(path)), "a cache is a folder on this machine; embstore.open reads a store at a URL"
-            )
-        self.path = local_path(path)
+        self.path = local_path(path).resolve()
         self.options = options
 
     def path_of(self, config: Mapping[str, Any]) -> Path:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,10 @@ def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageRepo
         There is no store at `path`, nor the remains of one; or it is a URL.
     StoreExistsError
         Something is at `dest`.
+    ReadOnlyError
+        `dest` is a URL.
     """
-    place, target = _here(path), Path(dest).resolve()
+    place, target = _here(path), local_path(dest).resolve()
     snapshot, problems = _opened(place)
     report = _report(place, snapshot, problems)
     if snapshot is None:
@@ -160,8 +162,8 @@ def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageRepo
 def _here(path: str | PathLike[str]) -> Path:
     if is_url(path):
         reason = 'it is a URL; embstore.open(url, check="all") reads all that is there, and checks it'
-        raise NotAStoreError(Url.shown(fspath(path)), reason)
-    return local_path(path)
+        raise NotAStoreError(Url.shown(path), reason)
+    return local_path(path).resolve()
 
 
 def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:

@@ -35,6 +35,7 @@ from embstore.exchange.tables import table_of
 from embstore.exchange.wanted import Wanted
 from embstore.gather import row_bounds
 from embstore.lazy import imported
+from embstore.remote import local_path
 from embstore.schema import NUMERIC
 from embstore.store import EmbeddingStore
 from embstore.tensors import as_tensor
@@ -190,11 +191,11 @@ def write(
 
     Raises
     ------
-    UnknownFieldError, MissingLibraryError, DuplicateKeysError, StoreChangedError, StorageFullError
+    UnknownFieldError, MissingLibraryError, DuplicateKeysError, StoreChangedError, StorageFullError, ReadOnlyError
     """
     if style not in ("entry", "tensor"):
         raise ValueError(f"expected style 'entry' or 'tensor', found {style!r}")
-    chosen, path = outgoing(rows, fields), Path(file).absolute()
+    chosen, path = outgoing(rows, fields), local_path(file).absolute()
     if style == "tensor" and len(chosen.fields) != 1:
         raise UnknownFieldError(None, chosen.fields, hint="name the one to write with fields=")
     with fsio.replacing(path) as partial:

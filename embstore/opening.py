@@ -100,11 +100,11 @@ def open(
     wanted = None if config is None else config if isinstance(config, Config) else Config(config)
     if is_url(path):
         if mode != "r":
-            raise ReadOnlyError(Url.shown(os.fspath(path)), "a store at a URL is read only")
+            raise ReadOnlyError(Url.shown(path), "a store at a URL is read only")
         return _opened(Snapshot.at(RemoteFolder(os.fspath(path), storage_options), check=check), wanted)
     if storage_options is not None:
         raise ValueError(f"storage_options are for URLs, found them with {os.fspath(path)!r}")
-    place = local_path(path)
+    place = local_path(path).resolve()
     writable = mode != "r"
     if writable and network != "allow":
         fsio.refuse_network(place if place.exists() else place.parent)

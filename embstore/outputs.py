@@ -17,6 +17,7 @@ from embstore.ingest import as_numbers
 from embstore.lazy import imported
 from embstore.neighbors import Metric, Neighbors, neighbors_of
 from embstore.ragged import Padded, Ragged
+from embstore.remote import local_path
 from embstore.schema import FieldSpec
 from embstore.snapshot import Snapshot
 from embstore.tensors import as_tensor
@@ -170,12 +171,12 @@ class Outputs:
 
         Raises
         ------
-        ShapeError, NameRefusedError, MissingLibraryError
+        ShapeError, NameRefusedError, MissingLibraryError, ReadOnlyError
         """
         from embstore.projection import project_vectors
         from embstore.tables import write_parquet
 
-        path, vectors = Path(file), self.vectors(field)
+        path, vectors = local_path(file), self.vectors(field)
         if isinstance(projection, str):
             projection = project_vectors(vectors, projection, 2, rng or _always_the_same()).points
         write_parquet(path, vectors, None if projection is None else np.asarray(projection, dtype=np.float32))
@@ -214,7 +215,7 @@ class Outputs:
 
         Raises
         ------
-        EmptyViewError, UnknownColumnError, ShapeError, NonFiniteError, MissingLibraryError
+        EmptyViewError, UnknownColumnError, ShapeError, NonFiniteError, MissingLibraryError, ReadOnlyError
         ValueError
             A file of another kind.
         """
@@ -222,7 +223,7 @@ class Outputs:
 
         return plot_vectors(
             self.vectors(field),
-            None if file is None else Path(file),
+            None if file is None else local_path(file),
             color=color,
             method=method,
             max_points=max_points,

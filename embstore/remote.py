@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from embstore.errors import CorruptStoreError, RemoteError
+from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError
 from embstore.fsio import Folder, OpenFile, Signature
 from embstore.layout import MAX_METADATA_BYTES
 
@@ -54,11 +54,6 @@ def is_url(place: str | os.PathLike[str]) -> bool:
     return _URL.match(text) is not None and not text.startswith("file://")
 
 
-def local_path(place: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of what is no URL, but for ``file://``."""
-    return Path(os.fspath(place).removeprefix("file://")).resolve()
-
-
 class Url(PurePosixPath):
     """A URL with the words of a path, so that errors and messages name it as they name files.
 
@@ -71,10 +66,24 @@ class Url(PurePosixPath):
         return _HEAD.sub(lambda m: f"{m[1]}:{'///' if m[1].endswith(local) else '//'}", super().__str__())
 
     @classmethod
-    def shown(cls, url: str) -> Path:
+    def shown(cls, url: str | os.PathLike[str]) -> Path:
         """Return a URL where a path is expected that is only shown, and joined with names."""
-        links = (link.partition("?")[0] if link.startswith("http") else link for link in url.split("::"))
+        links = os.fspath(url).split("::")
+        links = [link.partition("?")[0] if link.startswith("http") else link for link in links]
         return cast("Path", cls(_WITH_USER.sub(r"\1@", "::".join(links))))
+
+
+def local_path(place: str | os.PathLike[str]) -> Path:
+    """Return the path of a place on this machine, which may be written as ``file://…``.
+
+    Raises
+    ------
+    ReadOnlyError
+        It is a URL. As a path it would be a folder named "s3:".
+    """
+    if is_url(place):
+        raise ReadOnlyError(Url.shown(place), "it is a URL; nothing is written there, and embstore.open reads a store")
+    return Path(os.fspath(place).removeprefix("file://"))
 
 
 class Connection:

@@ -1105,6 +1105,24 @@ def test_what_needs_a_folder_refuses_urls(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_is_written_to_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with embstore.open("a.zarr", "w-", config={"a": 1}) as store:
+        store.append(["a:x", "b:x"], np.eye(2, dtype=np.float32))
+    before = sorted(tmp_path.iterdir())
+    view = embstore.open("a.zarr").select()
+    for action in (
+        lambda: embstore.salvage("a.zarr", "memory://new.zarr"),
+        lambda: embstore.export_file(view, "memory://new.npz"),
+        lambda: embstore.export_file(view, "memory://new.pt"),
+        lambda: view.to_parquet("memory://new.parquet"),
+        lambda: view.plot("memory://new.png"),
+    ):
+        with pytest.raises(embstore.errors.ReadOnlyError, match=r"memory://new\."):
+            action()
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_file_urls_are_paths(tmp_path):
     assert embstore.Cache(f"file://{tmp_path}").path == tmp_path
     embstore.open(tmp_path / "a.zarr", "w-", config={"a": 1}).append(["a:x"], np.ones((1, 2), "f4"))

@@ -36,7 +36,6 @@ __all__ = [
     "ParamType",
     "attributes",
     "command",
-    "local_path",
     "open_place",
     "quiet",
     "selected",
@@ -265,11 +264,6 @@ def _values(column: str, dtype: str, text: str) -> list[Any]:
 def attributes(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return attributes of a config by name; given twice, the last one counts."""
     return dict(pairs)
-
-
-def local_path(place: str) -> Path:
-    """Return the path that a place stands for, if it is on this machine."""
-    return Path(place.removeprefix("file://"))
 
 
 def open_place(place: str, *, writable: bool = False, storage: Mapping[str, Any] | None = None) -> EmbeddingStore:

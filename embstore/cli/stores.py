@@ -18,7 +18,6 @@ from embstore.cli.options import (
     STORE,
     attributes,
     command,
-    local_path,
     open_place,
     selected,
     selection,
@@ -40,9 +39,14 @@ _TERMINAL_ROWS: Final = 1_000
 """Rows laid out at a time: rich takes a second for ten times as many."""
 
 
-def _is_cache(place: str) -> bool:
+def _cache_at(place: str) -> Path | None:
+    """Return the folder of stores that lies at a place; None, if there is something else, or it is a URL."""
+    from embstore.remote import is_url, local_path
+
+    if is_url(place):
+        return None
     path = local_path(place)
-    return path.is_dir() and not (path / "zarr.json").exists() and any(path.glob("*.zarr"))
+    return path if path.is_dir() and not (path / "zarr.json").exists() and any(path.glob("*.zarr")) else None
 
 
 @command("info")
@@ -54,8 +58,8 @@ def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
 
     STORE is a path, a URL, or a cache, whose stores are listed.
     """
-    if not storage and _is_cache(store):
-        print_entries(local_path(store), as_json=as_json)
+    if not storage and (cache := _cache_at(store)):
+        print_entries(cache, as_json=as_json)
         return
     from embstore.description import size
 
@@ -141,10 +145,10 @@ def ls(
     as_json: bool,
 ) -> None:
     """List keys, or the stores of a cache. With --json an object a line."""
-    if not storage and _is_cache(store):
+    if not storage and (cache := _cache_at(store)):
         if classes or where or long:
             raise wrong(f"{store} is a cache: --class, --where and --long are for the rows of one store")
-        print_entries(local_path(store), as_json=as_json)
+        print_entries(cache, as_json=as_json)
         return
     with open_place(store, storage=attributes(storage)) as opened:
         view = selected(opened, classes, where)

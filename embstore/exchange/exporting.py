@@ -20,6 +20,7 @@ from embstore.gather import read_field, read_rows, row_bounds
 from embstore.layout import crc32c_extend, encode_strings
 from embstore.opening import reopen
 from embstore.ragged import Ragged, offsets_of
+from embstore.remote import local_path
 from embstore.schema import STRING, FieldSpec, offsets_name
 from embstore.snapshot import Snapshot
 from embstore.store import EmbeddingStore
@@ -261,7 +262,7 @@ def export_file(
     >>> sorted(np.load(path)), np.load(path)["embedding"].shape
     (['__embstore__', 'class_name', 'embedding', 'file_id'], (2, 3))
     """
-    path = Path(file).absolute()
+    path = local_path(file).absolute()
     kind = format_of(path, format)
     chosen = outgoing(rows, fields)
     if kind == "pt":
