@@ -26,6 +26,7 @@ from embstore.errors import (
 from embstore.gather import check_ends, read_field, row_bounds
 from embstore.index import KeyIndex
 from embstore.ingest import Casting, KeyBatch, Stored, column_values, field_values, infer_field
+from embstore.keys import hash_keys
 from embstore.layout import (
     FIELD_CHUNK_BYTES,
     MAX_CHUNK_BYTES,
@@ -181,7 +182,8 @@ def plan_append(
         record.columns[name].array: column_values(name, record.columns[name].dtype, values, len(keys))[1]
         for name, values in check_columns(record, columns, path).items()
     }
-    rows = index.find(keys.hashes)
+    hashes = hash_keys(keys.texts) if snapshot.record.rows else None
+    rows = index.find(hashes) if hashes is not None else np.full(len(keys), -1, dtype=np.int64)
     present = np.flatnonzero(rows >= 0)
     dead = np.empty(0, dtype=np.int64)
     chosen: NDArray[np.int64] | None = None
@@ -196,17 +198,24 @@ def plan_append(
     if not len(keys) and record.arrays.keys() == snapshot.record.arrays.keys():
         return None, result
     codes, new_names = class_codes(snapshot.class_names, keys.class_names)
-    appends: dict[str, Values] = {
-        **field_appends(record, {name: pick(values, chosen) for name, values in stored.items()}),
-        **{name: pick(values, chosen) for name, values in described.items()},
-        "file_id": keys.file_ids,
-        "class_code": codes,
-        "class_names": new_names,
-        "key_hash": keys.hashes,
-        "dead_rows": dead,
-    }
-    appends = {name: values for name, values in appends.items() if len(values)}
+    appends: dict[str, Blocks] = _nonempty(
+        {
+            **field_appends(record, {name: pick(values, chosen) for name, values in stored.items()}),
+            **{name: pick(values, chosen) for name, values in described.items()},
+            "file_id": keys.file_ids,
+            "class_code": codes,
+            "class_names": new_names,
+            "dead_rows": dead,
+        }
+    )
+    if len(keys):
+        appends["key_hash"] = _hashed(keys.texts) if hashes is None else pick(hashes, chosen)
     return Plan(replace(record, rows=record.rows + len(keys)), appends), result
+
+
+def _hashed(keys: list[str]) -> Iterator[Values]:
+    """Yield the hashes of keys that nothing is looked up by: once the disk is busy with the fields."""
+    yield hash_keys(keys)
 
 
 def field_appends(record: Record, rows: Mapping[str, Stored]) -> dict[str, Values]:
@@ -268,9 +277,10 @@ def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> Mapp
 
 def class_codes(known: list[str], class_names: list[str]) -> tuple[NDArray[np.int32], list[str]]:
     """Return the code of each row's class, and the classes that are new, in order of appearance."""
-    codes = {name: code for code, name in enumerate(known)}
-    values = [codes.setdefault(name, len(codes)) for name in class_names]
-    return np.array(values, dtype=np.int32), list(codes)[len(known) :]
+    names = list(dict.fromkeys([*known, *class_names]))
+    codes = {name: code for code, name in enumerate(names)}
+    values = np.fromiter(map(codes.__getitem__, class_names), dtype=np.int32, count=len(class_names))
+    return values, names[len(known) :]
 
 
 def plan_delete(snapshot: Snapshot, rows: Rows) -> Plan:
@@ -399,5 +409,5 @@ def _successor(array: str, record: Record) -> str:
     return f"{stem}.v{last + 1}"
 
 
-def _nonempty(appends: dict[str, Values]) -> dict[str, Values]:
+def _nonempty(appends: Mapping[str, Values]) -> dict[str, Blocks]:
     return {name: values for name, values in appends.items() if len(values)}

@@ -58,7 +58,9 @@ PARTIAL: Final = ".partial"
 """The temporary name in a folder: there is one writer. Several files at once have a number behind it."""
 
 _AT_ONCE: Final = 8
-"""Files that wait for the disk together."""
+"""Files that are synced at the same time."""
+_MOST_WAITING: Final = 64
+"""Files that are written and not yet synced: the disk has work for as long as the processor has other things to do."""
 _WORTH_A_THREAD: Final = 2**20
 """Bytes of a file whose sync takes longer than starting a thread for it."""
 
@@ -381,13 +383,16 @@ class Together:
 
     Most of a large file's sync is waiting for the disk, which the next file need not. Each file is synced before it
     gets its name, as by `Folder.replace`; after the block all have theirs, and their folders are synced. A block
-    that raises leaves those that were renamed by then.
+    that raises leaves those that were renamed by then. Each file that waits is a descriptor, of which a process may
+    have few.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embstore-sync")
         # A thread that finds no memory for its first steps is waited for for ever (seen under ulimit -v, Python 3.11).
         self._may_start_threads = resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = _MOST_WAITING if allowed == resource.RLIM_INFINITY else max(1, min(_MOST_WAITING, allowed // 8))
         self._waiting: deque[_Written] = deque()
         self._folders: dict[int, Folder] = {}
 
@@ -395,7 +400,7 @@ class Together:
         self, folder: Folder, name: str, parts: Sequence[Buffer], *, trailer: tuple[int, bytes] | None = None
     ) -> None:
         """Write a file; see `Folder.replace`. It may not be there before `land`, or the block's end."""
-        if len(self._waiting) == _AT_ONCE:
+        if len(self._waiting) == self._most:
             self._waiting.popleft().land()
         taken = {file.partial for file in self._waiting if file.folder is folder}
         partial = next(name for name in _partial_names() if name not in taken)

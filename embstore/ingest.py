@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
-from embstore.keys import MAX_KEY_BYTES, Hashes, Key, hash_keys
+from embstore.keys import MAX_KEY_BYTES, Key
 from embstore.layout import MAX_STRING_BYTES
 from embstore.ragged import Padded, Ragged, joined, offsets_of
 from embstore.schema import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
@@ -59,12 +59,11 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class KeyBatch:
-    """Keys that were checked: their texts, parts and hashes, all in one order."""
+    """Keys that were checked: their texts and parts, all in one order."""
 
     texts: list[str]
     file_ids: list[str]
     class_names: list[str]
-    hashes: Hashes
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -76,7 +75,6 @@ class KeyBatch:
             [self.texts[i] for i in pick],
             [self.file_ids[i] for i in pick],
             [self.class_names[i] for i in pick],
-            self.hashes[places],
         )
 
 
@@ -94,7 +92,7 @@ def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
         seen: set[str] = set()
         twice = [text for text in texts if text in seen or seen.add(text)]  # type: ignore[func-returns-value]
         raise DuplicateKeysError(list(dict.fromkeys(twice)))
-    return KeyBatch(texts, file_ids, class_names, hash_keys(texts))
+    return KeyBatch(texts, file_ids, class_names)
 
 
 def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
@@ -104,11 +102,19 @@ def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
         cuts = [text.rfind(":") for text in texts]  # no tuples: 200,000 of them keep the garbage collector busy
         file_ids = [text[: max(cut, 0)] for text, cut in zip(texts, cuts, strict=True)]
         class_names = [text[cut + 1 :] for text, cut in zip(texts, cuts, strict=True)]
-        # The last check allows for four bytes a character; what is not Unicode, hash_keys finds.
-        if all(file_ids) and all(class_names) and 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES:
+        short = 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES  # of four bytes a character
+        if all(file_ids) and all(class_names) and short and _is_unicode(texts):
             return texts, file_ids, class_names
     parsed = [Key.parse(key) for key in keys]
     return [str(key) for key in parsed], [key.file_id for key in parsed], [key.class_name for key in parsed]
+
+
+def _is_unicode(texts: list[str]) -> bool:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_torch(values: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import threading
 import time
 
@@ -83,14 +84,42 @@ def test_they_are_synced_side_by_side(folders, monkeypatch):
     assert (a.path / "two").read_bytes() == b"two"
 
 
-def test_no_more_are_under_way_than_the_disk_has_use_for(folders):
+@pytest.mark.parametrize(
+    ("allowed", "most"), [(20_000, fsio._MOST_WAITING), (resource.RLIM_INFINITY, fsio._MOST_WAITING), (80, 10), (4, 1)]
+)
+def test_no_more_are_under_way_than_a_process_may_have_descriptors_for(folders, monkeypatch, allowed, most):
+    real = resource.getrlimit
+    monkeypatch.setattr(
+        fsio.resource, "getrlimit", lambda what: (allowed,) * 2 if what == resource.RLIMIT_NOFILE else real(what)
+    )
     a, _ = folders
-    most = 0
+    found = 0
     with Together() as files:
-        for number in range(30):
+        for number in range(2 * fsio._MOST_WAITING):
             files.replace(a, f"c.{number}", [b"x"])
-            most = max(most, sum(map(is_partial, a.names())))
-    assert most == fsio._AT_ONCE
+            found = max(found, sum(map(is_partial, a.names())))
+    assert found == most
+
+
+def test_no_more_are_synced_at_once_than_there_are_threads(folders, monkeypatch):
+    at_once, most, lock = 0, 0, threading.Lock()
+    real = fsio._sync
+
+    def sync(descriptor):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        real(descriptor)
+        with lock:
+            at_once -= 1
+
+    monkeypatch.setattr(fsio, "_sync", sync)
+    a, _ = folders
+    with Together() as files:
+        for number in range(40):
+            files.replace(a, f"c.{number}", [bytes(fsio._WORTH_A_THREAD)])
+    assert 1 < most <= fsio._AT_ONCE + 1  # and one by who writes
 
 
 def write_all(folder, names):
