@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 
 export HF_HUB_OFFLINE ?= 1
 
+# On all cores: half of the tests' time is spent in processes that are started to be killed.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
 # Recordings for the audio demo: Debian's sonic-pi-samples, unless told otherwise.
 SAMPLES ?= demo-audio/usr/share/sonic-pi/samples
 
@@ -32,19 +35,19 @@ demo-audio/usr/share/sonic-pi/samples:
 	  || { echo "This needs Debian or Ubuntu; elsewhere: make demo-audio SAMPLES=folder-of-flac-files"; exit 1; }
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What needs neither torch nor anything of the extra `text`.
 test-core: $(VENV)/.core
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Federated learning, with Flower: for a VENV of its own, since Flower wants older versions of some libraries.
 test-fl: $(VENV)/.fl-dev
-	$(BIN)/python -m pytest tests/fl
+	$(PYTEST) tests/fl
 
 # Thousands of kills and long random histories: about an hour.
 test-slow: $(VENV)/.dev
-	EMBSTORE_SLOW=1 $(BIN)/python -m pytest
+	EMBSTORE_SLOW=1 $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -22,10 +22,13 @@ WAYS = {"every-round": "encoding in every round", "once": "from the store"}
 Rounds = list[dict[str, Any]]
 
 
-def rounds_of(simulation: Simulator, prepared: Prepared, folder: Path, way: str, rounds: int) -> Rounds:
+def rounds_of(
+    simulation: Simulator, prepared: Prepared, folder: Path, way: str, rounds: int, tested_by: str = "clients"
+) -> Rounds:
     """Run the app one way, and return what it reports of each round."""
     report, config = folder / f"{way}.json", folder / f"{way}.toml"
-    config.write_text(prepared.run_config(encode=way, rounds=rounds, report=str(report)))
+    given = {"encode": way, "tested-by": tested_by, "rounds": rounds, "report": str(report)}
+    config.write_text(prepared.run_config(**given))
     report.unlink(missing_ok=True)
     simulation.run(APP, config, clients=prepared.clients)
     if not report.exists():  # `flwr run` itself ends well if the app does not
@@ -34,7 +37,7 @@ def rounds_of(simulation: Simulator, prepared: Prepared, folder: Path, way: str,
 
 
 def client_seconds(this: dict[str, Any]) -> float:
-    """Return what all clients together took in a round, for their data, for training and for testing."""
+    """Return what all clients together (and a server that tests) took for data, training and testing in a round."""
     return sum(sum(this[f"{part}-seconds"]) for part in ("read", "train", "test"))
 
 

@@ -1,9 +1,10 @@
-"""The store in Flower: a partitioner's parts as views, and a client's own part inside its ``ClientApp``.
+"""The store in Flower: a partitioner's parts as views, a client's own inside its ``ClientApp``, a server's tests.
 
 Nothing of Flower is imported: a partitioner and a context are used as they come. `partition` imports `datasets`, which
-every partitioner needs, and `client_dataset` torch. The file in between is `manifest`'s, what is in it `partitions`'.
+every partitioner needs, and what gives datasets torch. The file in between is `manifest`'s, what is in it
+`partitions`'.
 
-A ``ClientApp`` finds its part by these names, in ``context.node_config`` where a machine has its own, else in
+An app finds its part by these names, in ``context.node_config`` where a machine has its own, else in
 ``context.run_config``:
 
 ``embstore.store``
@@ -62,6 +63,9 @@ __all__ = [
     "load_partition",
     "partition",
     "save_partition",
+    "server_dataset",
+    "server_keys",
+    "server_view",
 ]
 
 logger = logging.getLogger("embstore")
@@ -307,7 +311,70 @@ def client_dataset(
         Some of the client's keys are not stored: it lists all of them.
     RunConfigError, UnknownClientError, OtherStoreManifestError, FileFormatError, NotAStoreError
     """
+    return _dataset(context, client_view(context, split), classes, options)
+
+
+def _dataset(
+    context: Context, view: View, classes: Sequence[str] | None, options: Mapping[str, Any]
+) -> EmbeddingDataset:
     from embstore.torch import EmbeddingDataset
 
-    names = _partitions(context).classes if classes is None else classes
-    return EmbeddingDataset(client_view(context, split), classes=names, **options)
+    return EmbeddingDataset(view, classes=_partitions(context).classes if classes is None else classes, **options)
+
+
+# -- in the run: what a server may see -----------------------------------------------------------
+
+
+def server_keys(context: Context, split: Split = "test") -> list[str]:
+    """Return the keys of all clients, one client's after the other's, each once, stored or not.
+
+    Raises
+    ------
+    RunConfigError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    """
+    return _partitions(context).keys_of(None, split, **_share(context))
+
+
+def server_view(context: Context, split: Split = "test") -> View:
+    """Return the rows of all clients, one client's after the other's, each once; see `server_dataset`.
+
+    Raises
+    ------
+    MissingKeysError
+        Some of the keys are not stored: it lists all of them.
+    RunConfigError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    """
+    return _partitions(context).view(None, split, **_share(context))
+
+
+def server_dataset(
+    context: Context, split: Split = "test", classes: Sequence[str] | None = None, **options: Any
+) -> EmbeddingDataset:
+    """Return samples of all clients, for a server that tests the model itself (``evaluate_fn`` of a strategy).
+
+    They are those that the clients hold out by themselves, and a server that tests them saves a message to each client
+    and round. It needs the store, or one of the same config with these rows, and a manifest that has all clients.
+
+    Parameters
+    ----------
+    context : flwr.app.Context
+        Of the ``ServerApp``. The names in ``run_config`` are the clients'.
+    split : {"train", "test", "all"}
+    classes : sequence of str, optional
+        What labels are places in; the manifest's, unless given.
+    **options
+        For `EmbeddingDataset`: `fields`, `columns`, `dtype`.
+
+    Returns
+    -------
+    EmbeddingDataset
+
+    Raises
+    ------
+    UnknownClassError
+        A row's class is not in `classes`.
+    MissingKeysError
+        Some of the keys are not stored: it lists all of them.
+    RunConfigError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    """
+    return _dataset(context, server_view(context, split), classes, options)

@@ -57,8 +57,8 @@ class Partitions(Mapping[int, View]):
         manifest.check_store(store.snapshot.record.config, store.path)
         self.manifest = manifest
         self.store = store
-        self._keys: dict[tuple[int, Split, float, int], list[str]] = {}
-        self._views: dict[tuple[int, Split, float, int], tuple[str, View]] = {}
+        self._keys: dict[tuple[int | None, Split, float, int], list[str]] = {}
+        self._views: dict[tuple[int | None, Split, float, int], tuple[str, View]] = {}
 
     @property
     def classes(self) -> list[str]:
@@ -85,13 +85,15 @@ class Partitions(Mapping[int, View]):
         """
         return self.view(client)
 
-    def keys_of(self, client: int, split: Split = "all", *, test: float = TEST, seed: int | None = None) -> list[str]:
+    def keys_of(
+        self, client: int | None, split: Split = "all", *, test: float = TEST, seed: int | None = None
+    ) -> list[str]:
         """Return a client's keys, stored or not; see `view`."""
         return list(self._keys_of(client, split, test, self._seed(seed)))
 
     def view(
         self,
-        client: int,
+        client: int | None,
         split: Split = "all",
         *,
         test: float = TEST,
@@ -105,7 +107,8 @@ class Partitions(Mapping[int, View]):
 
         Parameters
         ----------
-        client : int
+        client : int or None
+            None for all of them, one client's rows after the other's, each row once: for whoever may see them.
         split : {"train", "test", "all"}
         test : float
             The share of the client's rows, and of each of its classes, that is for testing; from 0, below 1.
@@ -139,19 +142,27 @@ class Partitions(Mapping[int, View]):
     def _seed(self, seed: int | None) -> int:
         return seed if seed is not None else self.manifest.seed or 0
 
-    def _keys_of(self, client: int, split: Split, test: float, seed: int) -> list[str]:
+    def _keys_of(self, client: int | None, split: Split, test: float, seed: int) -> list[str]:
         if split not in get_args(Split):
             raise ValueError(f"expected a split of {get_args(Split)}, found {split!r}")
         if not 0 <= test < 1:
             raise ValueError(f"expected test, a share, from 0 and below 1, found {test}")
         known = (client, split, test, seed)
         if known not in self._keys:
-            keys = self.manifest.keys_of(client)
-            if split != "all":
-                held = self._held_out(client, keys, test, seed)
-                keys = [key for key, is_test in zip(keys, held, strict=True) if is_test == (split == "test")]
-            self._keys[known] = keys
+            if client is None:
+                every = (self._own(one, split, test, seed) for one in self)
+                self._keys[known] = list(dict.fromkeys(key for keys in every for key in keys))
+            else:
+                self._keys[known] = self._own(client, split, test, seed)
         return self._keys[known]
+
+    def _own(self, client: int, split: Split, test: float, seed: int) -> list[str]:
+        """Return the keys of one client."""
+        keys = self.manifest.keys_of(client)
+        if split == "all":
+            return keys
+        held = self._held_out(client, keys, test, seed)
+        return [key for key, is_test in zip(keys, held, strict=True) if is_test == (split == "test")]
 
     def _held_out(self, client: int, keys: list[str], test: float, seed: int) -> list[bool]:
         if not test or not keys:

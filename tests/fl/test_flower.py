@@ -26,6 +26,9 @@ from embstore_fl.flower import (
     load_partition,
     partition,
     save_partition,
+    server_dataset,
+    server_keys,
+    server_view,
 )
 from tests.conftest import CONFIG
 from tests.crash import run_in_child
@@ -227,6 +230,54 @@ def test_a_dataset_has_the_labels_of_all_clients(context, store):
     assert own[0]["key"] == client_keys(context(0))[0]
     with pytest.raises(errors.UnknownClassError):
         client_dataset(context(0), classes=["class_1"])
+
+
+# -- what a server may see --------------------------------------------------------------------
+
+
+def test_a_server_tests_what_the_clients_hold_out(context):
+    """In the order of the clients; a server's context has no number of a client."""
+    server = context(0)
+    server.node_config = {}
+    for split in ("test", "train", "all"):
+        parts = [key for client in range(3) for key in client_keys(context(client), split)]
+        assert server_keys(server, split) == parts
+        assert server_view(server, split).keys == parts
+    assert server_keys(server) == server_keys(server, "test")
+    assert len(server_view(server)) == 75
+
+
+def test_a_row_that_clients_share_is_tested_once(context, store, tmp_path):
+    manifest = tmp_path / "shared.json"
+    save_partition([store.select(rows=range(200)), store.select(rows=range(100, 300))], manifest, scheme="shared")
+    server = context(0, **{"embstore.manifest": str(manifest)})
+    assert server_keys(server, "all") == list(store)
+    tested, trained = set(server_keys(server, "test")), set(server_keys(server, "train"))
+    assert tested | trained == set(store)
+    assert not tested & trained
+
+
+def test_a_servers_dataset_has_the_labels_of_all_clients(context, store):
+    torch = pytest.importorskip("torch")
+    dataset = server_dataset(context(0), columns=["key"])
+    assert dataset.classes == sorted(store.classes)
+    batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=75)))
+    assert batch["key"] == server_keys(context(0))
+    assert torch.equal(batch["embedding"], server_view(context(0)).to_torch())
+    with pytest.raises(errors.UnknownClassError):
+        server_dataset(context(0), classes=["class_1"])
+
+
+def test_a_server_is_told_all_that_is_missing(context, store):
+    keys = server_keys(context(0))
+    gone = [keys[3], keys[40]]
+    store.delete(gone)
+    with pytest.raises(errors.MissingKeysError) as error:
+        server_view(context(0))
+    assert sorted(error.value.keys) == sorted(gone)
+
+
+# -- how a context is read --------------------------------------------------------------------
 
 
 def test_share_and_seed_of_the_split_are_configured(context):

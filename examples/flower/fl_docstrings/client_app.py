@@ -1,50 +1,24 @@
 """A client: it encodes its own texts when they are first needed, and reads the embeddings from then on."""
 
 import time
-from pathlib import Path
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
-from embstore.errors import MissingKeysError
-from embstore_fl.flower import client_dataset, client_keys
-from embstore_fl.manifest import Manifest
-from fl_docstrings.encoder import encode_anew, encode_into_store
-from fl_docstrings.head import fit, hits, new_head
+from fl_docstrings.data import client_samples
+from fl_docstrings.head import fit, hits, loaded_head
 
 app = ClientApp()
-
-
-def samples(context: Context, split: str) -> Dataset:
-    """Return the client's samples: embeddings and labels."""
-    if context.run_config["encode"] == "every-round":
-        return encoded_again(context, split)
-    try:
-        return client_dataset(context, split)
-    except MissingKeysError as error:  # in the first round
-        encode_into_store(error.keys, str(context.run_config["texts"]), Path(str(context.run_config["embstore.store"])))
-        return client_dataset(context, split)
-
-
-def encoded_again(context: Context, split: str) -> Dataset:
-    """Return the same samples as they are had without a store: encoded each time."""
-    keys = client_keys(context, split)
-    classes = Manifest.read(str(context.run_config["embstore.manifest"])).classes
-    labels = [classes.index(key.rpartition(":")[2]) for key in keys]
-    return TensorDataset(encode_anew(keys, str(context.run_config["texts"])), torch.tensor(labels))
 
 
 def prepared(message: Message, context: Context, split: str) -> tuple[torch.nn.Linear, Dataset, float]:
     """Return the head that the server sent, the samples, and the seconds that these took."""
     started = time.perf_counter()
-    data = samples(context, split)
+    data = client_samples(context, split)
     taken = time.perf_counter() - started
-    state = message.content["arrays"].to_torch_state_dict()
-    head = new_head(len(state["bias"]))
-    head.load_state_dict(state)
-    return head, data, taken
+    return loaded_head(message.content["arrays"].to_torch_state_dict()), data, taken
 
 
 @app.train()

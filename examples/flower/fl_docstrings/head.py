@@ -1,6 +1,6 @@
 """The linear head that is trained, and how."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -15,6 +15,13 @@ def new_head(classes: int) -> nn.Linear:
     head = nn.Linear(DIM, classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
+    return head
+
+
+def loaded_head(state: Mapping[str, torch.Tensor]) -> nn.Linear:
+    """Return a head as it was sent."""
+    head = new_head(len(state["bias"]))
+    head.load_state_dict(state)
     return head
 
 

@@ -3,16 +3,19 @@
 import json
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
+from torch.utils.data import DataLoader
 
 import embstore
 from embstore_fl.flower import coverage, load_partition
-from fl_docstrings.head import new_head
+from fl_docstrings.data import server_samples
+from fl_docstrings.head import hits, loaded_head, new_head
 
 app = ServerApp()
 
@@ -28,6 +31,20 @@ class Reported(FedAvg):
         self.rounds: list[dict[str, Any]] = []
         self._started = 0.0
 
+    def tested_here(self, context: Context, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Test the averaged head on what all clients hold out, in place of the clients, and end the round."""
+        if not server_round:  # Flower asks before the first round as well
+            return None
+        began, started = time.process_time(), time.perf_counter()
+        data = server_samples(context)
+        read = time.perf_counter() - started
+        right = hits(loaded_head(arrays.to_torch_state_dict()), DataLoader(data, batch_size=256))
+        tested = {"num-examples": len(data), "hits": right, "read-seconds": read}
+        tested["test-seconds"] = time.perf_counter() - started - read
+        tested["cpu-seconds"] = time.process_time() - began
+        self._end({name: [value] for name, value in tested.items()})
+        return MetricRecord({"accuracy": right / len(data)})
+
     def configure_train(self, server_round: int, *arguments: Any) -> Iterable[Message]:
         """Begin a round."""
         self._started = time.perf_counter()
@@ -42,16 +59,19 @@ class Reported(FedAvg):
         return super().aggregate_train(server_round, ordered)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Average what clients tested, and end the round."""
+        """Average what clients tested, if they did, and end the round."""
         ordered = in_order(replies)
-        tested = noted(ordered, "test-seconds", "hits")
+        if ordered:
+            self._end(noted(ordered, "test-seconds", "hits"))
+        return super().aggregate_evaluate(server_round, ordered)
+
+    def _end(self, tested: dict[str, list[Any]]) -> None:
         this = self.rounds[-1]
         this["accuracy"] = sum(tested["hits"]) / sum(tested["num-examples"])
         for name in ("read-seconds", "cpu-seconds"):
-            this[name] = [a + b for a, b in zip(this[name], tested[name], strict=True)]
+            this[name] += tested[name]
         this["test-seconds"] = tested["test-seconds"]
         this["seconds"] = time.perf_counter() - self._started
-        return super().aggregate_evaluate(server_round, ordered)
 
 
 def in_order(replies: Iterable[Message]) -> list[Message]:
@@ -77,10 +97,19 @@ def main(grid: Grid, context: Context) -> None:
     partitions = load_partition(str(config["embstore.manifest"]), store)
     print(coverage(partitions))
 
-    clients = len(partitions)
-    strategy = Reported(min_train_nodes=clients, min_evaluate_nodes=clients, min_available_nodes=clients)
-    arrays = ArrayRecord(new_head(len(partitions.classes)).state_dict())
-    strategy.start(grid=grid, initial_arrays=arrays, num_rounds=int(config["rounds"]))
+    clients, here = len(partitions), config["tested-by"] == "server"
+    strategy = Reported(
+        min_train_nodes=clients,
+        min_evaluate_nodes=clients,
+        min_available_nodes=clients,
+        fraction_evaluate=0.0 if here else 1.0,
+    )
+    strategy.start(
+        grid=grid,
+        initial_arrays=ArrayRecord(new_head(len(partitions.classes)).state_dict()),
+        num_rounds=int(config["rounds"]),
+        evaluate_fn=partial(strategy.tested_here, context) if here else None,
+    )
     for this in strategy.rounds:
         print(f"round {this['round']}: {this['seconds']:.2f} s, accuracy {this['accuracy']:.4f}")
     if config["report"]:
