@@ -52,7 +52,7 @@ class FileColumn(NumericColumn):
 
     def _read_scattered(self, rows: Rows) -> Array:
         """Read rows from the chunk files, in the order given."""
-        out = np.empty((len(rows), *self.array.shape), self.dtype)
+        out = aligned_empty((len(rows), *self.array.shape), self.dtype)
         data = out.reshape(-1).view(np.uint8).data
         nbytes = self.array.row_nbytes
         order = np.argsort(rows, kind="stable")
