@@ -75,7 +75,11 @@ def lines(ax: Any, measurements: list[Measurement], title: str) -> None:
         ours = {"color": OWN, "lw": 2.5} if name == OURS else {"lw": 1}
         ax.plot(*zip(*sorted(line), strict=True), marker="o", ms=3, label=name, **ours)
     ax.set_xscale("log")
-    ax.set_yscale("symlog", linthresh=1 if measurements[0].unit == "MB" else 1e-4)
+    if measurements[0].unit == "MB":  # there may be none
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_ylim(bottom=0)
+    else:
+        ax.set_yscale("log")
     ax.set_title(title, fontsize=9)
     ax.set_xlabel("keys", fontsize=8)
     ax.set_ylabel(measurements[0].unit, fontsize=8)

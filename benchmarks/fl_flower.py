@@ -4,10 +4,11 @@
     python benchmarks/fl_flower.py --quick     200 docstrings
 
 The app is ``examples/flower``, run by ``flwr run`` as anybody does: with clients that train and test, two messages to
-each in a round, and with a server that tests. Both ways encode the same batches and train on the same ones. Runs take turns, and the rounds after the first of all of them count; a ratio is that of the medians. Told
-apart are what the data take, that with training and testing, the processor time of this, and the whole round, in which Flower and Ray have their own part that no store makes shorter. On a machine with other work to do,
-whole rounds flatter the store: encoding waits for a core, Flower only for the clock. Processor time hardly depends on
-it.
+each in a round, and with a server that tests. Both ways encode the same batches and train on the same ones. Runs take
+turns, and the rounds after the first of all of them count; a ratio is that of the medians. Told apart are what the
+data take, that with training and testing, the processor time of this, and the whole round, in which Flower and Ray
+have their own part that no store makes shorter. On a machine with other work to do, whole rounds flatter the store:
+encoding waits for a core, Flower only for the clock. Processor time hardly depends on it.
 """
 
 from __future__ import annotations
