@@ -27,7 +27,7 @@ from embstore.keys import Key
 from embstore.opening import Mode
 from embstore.opening import open as open_store
 from embstore.remote import local_path
-from embstore.snapshot import read_record
+from embstore.snapshot import read_commit
 from embstore.store import EmbeddingStore
 from embstore.upkeep import StoreUse, given_up, remove_stores, tidy, use_of
 
@@ -161,7 +161,7 @@ class Cache:
         found = []
         for path in sorted(self.path.glob(f"*{_SUFFIX}")) if self.path.is_dir() else []:
             try:
-                record, _ = read_record(Folder.open(path))
+                record = read_commit(Folder.open(path))
             except (NotAStoreError, CorruptStoreError, UnsupportedFormatError, OSError) as error:
                 logger.warning("%s: left out of the cache: %s", path, error)
                 continue

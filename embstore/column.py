@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embstore.fsio import Folder
 from embstore.schema import ArrayState
 
-__all__ = ["Array", "Check", "NumericColumn", "Rows", "keep"]
+__all__ = ["Array", "Check", "NumericColumn", "Rows", "joined", "keep"]
 
 Check = Literal["tail", "touched", "all"]
 Rows = NDArray[np.int64]
@@ -26,6 +26,11 @@ def keep(kept: dict[int, T], index: int, chunk: T, *, most: int) -> None:
     kept[index] = chunk
 
 
+def joined(rows: Array, behind: Array | None) -> Array:
+    """Return rows and those behind them in one array; the rows themselves, where there are no more."""
+    return rows if behind is None or not len(behind) else np.concatenate([rows, behind])
+
+
 class NumericColumn:
     """What all kinds of numeric column have in common.
 
@@ -34,10 +39,13 @@ class NumericColumn:
     complete : bool
         Whether reads depend no longer on what becomes of the files: all of it is mapped, and the record was looked at
         since. Set by the snapshot, which looks.
+    in_place : bool
+        Whether neighbouring rows are shown where they lie: `span` copies nothing.
     """
 
     def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
         self.complete = False
+        self.in_place = False
         self.folder = folder
         self.array = array
         self.dtype = np.dtype(array.dtype)
@@ -59,9 +67,20 @@ class NumericColumn:
         """Copy neighbouring rows: ``(stop - start, *shape)``, fresh and writable."""
         raise NotImplementedError
 
-    def private(self) -> Array:
-        """Return all rows as a writable array of the caller's own."""
+    def read_ahead(self, start: int, stop: int) -> None:
+        """Tell the kernel, where that helps, that these rows will be read one after the other."""
+
+    def copy_mapped(self, start: int, stop: int) -> Array:
+        """Copy neighbouring rows of a column that is `complete`, whatever became of the files since."""
         raise NotImplementedError
+
+    def private(self, behind: Array | None = None) -> Array:
+        """Return all rows, and those `behind` them, as a writable array of the caller's own."""
+        raise NotImplementedError
+
+    def followed_by(self, behind: Array) -> Array | None:
+        """Return all rows and those behind them as one array, read-only, without a copy; None, where that can't be."""
+        return None
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
         """Return the column of a later commit of the same store."""

@@ -18,19 +18,21 @@ import numpy as np
 
 from embstore.chunks import read_tail, write_chunk
 from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, StoreExistsError
-from embstore.fsio import Buffer, Folder, Together, is_partial, move_into_place, sibling
+from embstore.fsio import Folder, Together, is_partial, move_into_place, sibling
+from embstore.journal import FOLDER as JOURNAL_FOLDER
+from embstore.journal import journal_name
 from embstore.layout import (
     MAX_METADATA_BYTES,
     METADATA_NAME,
     array_metadata,
     dump_json,
-    encode_strings,
     group_document,
+    payload,
 )
 from embstore.parsing import record_from_json
-from embstore.schema import STRING, ArrayState, Record, offsets_name
+from embstore.schema import ArrayState, Record, offsets_name
 
-__all__ = ["BACKUP_ARRAY", "Values", "build_beside", "commit", "create", "new_id", "own_metadata", "payload"]
+__all__ = ["BACKUP_ARRAY", "Values", "build_beside", "commit", "create", "new_id", "own_metadata"]
 
 logger = logging.getLogger("embstore")
 
@@ -52,14 +54,6 @@ class Committed(NamedTuple):
 def new_id() -> str:
     """Return 128 random bits as 32 hexadecimal digits."""
     return secrets.token_hex(16)
-
-
-def payload(array: ArrayState, values: Values) -> Buffer:
-    """Turn rows into the bytes that a chunk holds of them."""
-    if array.dtype == STRING:
-        return encode_strings(values)  # type: ignore[arg-type]
-    numbers = np.ascontiguousarray(values, dtype=np.dtype(array.dtype).newbyteorder("<"))
-    return numbers.reshape(-1).view(np.uint8).data
 
 
 def append_rows(files: Together, folder: Folder, array: ArrayState, values: Values) -> ArrayState:
@@ -90,7 +84,9 @@ def append_blocks(files: Together, folder: Folder, array: ArrayState, values: Bl
     return array
 
 
-def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Blocks]) -> Committed:
+def commit(
+    folder: Folder, old: Record, new: Record, appends: Mapping[str, Blocks], *, commit_id: str | None = None
+) -> Committed:
     """Add rows to arrays and make `new` the store's record.
 
     Parameters
@@ -104,6 +100,8 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Block
         have are made.
     appends : mapping of str to rows, or to an iterator over blocks of rows
         By the name of the array.
+    commit_id : str, optional
+        Of the commit, where it was made before, in the journal.
 
     Returns
     -------
@@ -125,10 +123,13 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Block
         _make_array_folder(folder, name)
     if made:
         folder.sync()
+    commit_id = commit_id or new_id()
     with Together() as files:
         grown = {name: append_blocks(files, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
+        if new.journal:  # it is there before the record says so
+            files.replace(folder.child(JOURNAL_FOLDER), journal_name(commit_id), [])
     dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
-    record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=new_id())
+    record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=commit_id)
     if made:  # else numbers alone have changed, and an append need not pay for this (0.5 of 18 ms)
         refuse_unreadable(record)
     put_record(folder, record)  # the commit itself
@@ -197,6 +198,8 @@ def finish(folder: Folder, old: Record | None, record: Record) -> None:
             before = old.arrays.get(name) if old else None
             if before is None or before.length != array.length or name == BACKUP_ARRAY:
                 files.replace(folder.child(name), METADATA_NAME, [own_metadata(name, record)])
+    if old is not None and old.journal:
+        folder.child(JOURNAL_FOLDER).remove(journal_name(old.commit_id))
     for name in record.dropped:
         folder.remove_child(name)
         folder.sync()

@@ -36,6 +36,7 @@ def emptied(record: Record) -> Record:
         rows=0,
         erasing=None,
         dropped=(),
+        journal=False,
         columns=columns,
         arrays=arrays,
     )

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore.chunks import read_chunk, read_tail, write_chunk
-from embstore.commit import Committed, Values, commit, payload
+from embstore.commit import Committed, Values, commit
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder
 from embstore.index import drop_runs
-from embstore.layout import blank, crc32c, decode_strings
+from embstore.layout import blank, crc32c, decode_strings, payload
 from embstore.ragged import sound, token_rows, unsound
 from embstore.schema import STRING, ArrayState, Record, Tail, offsets_name
 

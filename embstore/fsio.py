@@ -197,10 +197,14 @@ class Folder:
 
     def read(self, name: str, *, most: int) -> bytes:
         """Read the whole file `name`, which may have at most `most` bytes."""
+        return self.read_on(name, 0, most=most)
+
+    def read_on(self, name: str, position: int, *, most: int) -> bytes:
+        """Read what the file `name`, which may have at most `most` bytes, has from `position` on."""
         with self.opened(name) as (descriptor, size):
             if size > most:
                 raise CorruptStoreError(self.path / name, f"it has {size:,} bytes, at most {most:,} are allowed")
-            return read_exactly(descriptor, size, 0)
+            return read_exactly(descriptor, size - position, position)
 
     def contents(
         self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
@@ -263,6 +267,31 @@ class Folder:
             Bytes at an offset past the parts; what lies between is a hole, and reads as zeros.
         """
         _Written(self, PARTIAL, name, parts, trailer).land()
+
+    def extend(self, name: str, data: bytes, position: int) -> None:
+        """Write to the end of the file `name`, at `position`, durably; what lies past it is cut off before.
+
+        The one write into a file that has its name: who reads it must be able to tell a part that is not whole. If it
+        fails, what was written is cut off again.
+        """
+        path = self.path / name
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _explained(path):
+            descriptor = os.open(name, flags, dir_fd=self.descriptor)
+            try:
+                if os.fstat(descriptor).st_size > position:
+                    _step("truncate", path, position)
+                    os.ftruncate(descriptor, position)
+                _step("write", path, (position, data))
+                try:
+                    _write_all(descriptor, data, position)
+                    _step("fsync", path)
+                    _sync(descriptor)
+                except BaseException:
+                    os.ftruncate(descriptor, position)
+                    raise
+            finally:
+                os.close(descriptor)
 
     def remove_partials(self) -> None:
         """Remove what a killed writer left under temporary names."""

@@ -108,7 +108,9 @@ class SortedRun:
         order = wanted[:, 0].argsort()
         place = np.empty(len(wanted), dtype=np.int64)
         place[order] = self.hashes.searchsorted(wanted[order, 0], side="right") - 1
-        rows: Found = self.rows[place].astype(np.int64)  # -1 is the last one, whose hash then differs
+        if not (self.hashes[place] == wanted[:, 0]).all():  # a place of -1 is the last one, whose hash differs
+            return None
+        rows: Found = self.rows[place].astype(np.int64)
         try:
             stored = snapshot.take("key_hash", rows)
         except IndexError:
@@ -202,9 +204,9 @@ class KeyIndex:
             return
         hashes = self.snapshot.span("key_hash", self._covered, rows)[:, 0]
         run = SortedRun.over(np.ascontiguousarray(hashes), self._covered)
-        # Runs shrink towards the newest by more than half, so there are few of them and appending
-        # one row after the other sorts each row a logarithmic number of times.
-        while self._runs and self._runs[-1]._checksum is None and len(self._runs[-1]) <= 2 * len(run):
+        # Each run has more than eight times the rows of the next newer one, so there are few to look into, and
+        # appending one row after the other merges each row a logarithmic number of times.
+        while self._runs and self._runs[-1]._checksum is None and len(self._runs[-1]) <= 8 * len(run):
             run = self._runs.pop().merged(run)
         self._runs.append(run)
         self._covered = rows

@@ -21,6 +21,8 @@ from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, St
 from embstore.fsio import Folder
 from embstore.gather import row_bounds
 from embstore.index import run_problems
+from embstore.journal import FOLDER as JOURNAL_FOLDER
+from embstore.journal import Journal, journal_name
 from embstore.keys import hash_keys
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore.ragged import sound, unsound
@@ -187,8 +189,27 @@ def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
             return None, [Problem(place / METADATA_NAME, f"{detail}; nor can its copy be read", _NO_ROWS)]
         detail += "; read by the copy of the record in key_hash/zarr.json, which may be one commit older"
         problems.append(Problem(place / METADATA_NAME, detail, _NO_ROWS))
-    snapshot = _Damaged(folder, record, (0, 0, 0), mapping="never", check="touched")
-    return snapshot, problems
+    journal, damage = _journal(folder, record)
+    snapshot = _Damaged(folder, record, (0, 0, 0), mapping="never", check="touched", journal=journal)
+    return snapshot, problems + damage
+
+
+def _journal(folder: Folder, record: Record) -> tuple[Journal | None, list[Problem]]:
+    """Read the journal, as far as it is sound."""
+    if not record.journal:
+        return None, []
+    path = folder.path / JOURNAL_FOLDER / journal_name(record.commit_id)
+    try:
+        journal = Journal(folder, record)
+        journal.read()
+    except (CorruptStoreError, FileNotFoundError) as error:
+        return journal, [Problem(path, f"{_detail(error)}; commits from there on are lost", _NO_ROWS)]
+    if journal.torn:
+        detail = (
+            "it ends in a commit that is not whole: one that is being written, was never acknowledged, or is damaged"
+        )
+        return journal, [Problem(path, detail, _NO_ROWS)]
+    return journal, []
 
 
 def _from_backup(folder: Folder) -> Record | None:
@@ -214,7 +235,7 @@ def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> 
     if snapshot is None:
         return Report(place, 0, tuple(problems))
     live = _live(snapshot)
-    for name, array in snapshot.record.arrays.items():
+    for name, array in snapshot.base.arrays.items():
         problems += _array_problems(snapshot, name, array, live)
     if not problems:
         problems += _agreement_problems(snapshot, live)
@@ -238,7 +259,7 @@ def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows
         try:
             read_chunk(folder, array, index)
             if index == array.chunks - 1:
-                check_tail(folder, array, also=(snapshot.record.erasing or {}).get(name))
+                check_tail(folder, array, also=(snapshot.base.erasing or {}).get(name))
         except (CorruptStoreError, FileNotFoundError) as error:
             first = index * array.rows_per_chunk
             rows = _rows_in(snapshot, name, first, first + array.rows_per_chunk, live)
@@ -315,8 +336,9 @@ def _readable_bounds(snapshot: Snapshot, name: str, live: Rows) -> tuple[Rows, R
 
 def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Problem]:
     """Check that a ragged field's offsets begin with 0, never fall, and end with the last token."""
-    array = snapshot.record.arrays[offsets_name(name)]
-    tokens = snapshot.record.arrays[name].length
+    array = snapshot.base.arrays[offsets_name(name)]
+    tokens = snapshot.base.arrays[name].length
+    live = live[live < snapshot.base.rows]  # those in the journal were checked as it was read
     try:
         offsets = np.concatenate(
             [np.asarray(read_chunk(snapshot.folder.child(offsets_name(name)), array, i)) for i in range(array.chunks)]

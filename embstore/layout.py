@@ -43,6 +43,7 @@ __all__ = [
     "field_arrays",
     "group_document",
     "key_arrays",
+    "payload",
     "rows_per_chunk",
 ]
 
@@ -254,6 +255,14 @@ def encode_strings(values: Sequence[str]) -> bytes:
     parts[0::2] = [lengths[start : start + 4] for start in range(0, len(lengths), 4)]
     parts[1::2] = raw
     return b"".join(parts)
+
+
+def payload(array: ArrayState, values: Sequence[str] | np.ndarray[Any, Any]) -> bytes | memoryview:
+    """Turn rows into the bytes that a chunk holds of them."""
+    if array.dtype == STRING:
+        return encode_strings(values)  # type: ignore[arg-type]
+    numbers = np.ascontiguousarray(values, dtype=np.dtype(array.dtype).newbyteorder("<"))
+    return numbers.reshape(-1).view(np.uint8).data
 
 
 def decode_strings(data: bytes | memoryview, count: int) -> list[str]:

@@ -40,6 +40,9 @@ HUGE_PAGE_NBYTES: Final = 2 * 2**20
 _MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
 _MAP_FIXED: Final = 0x10  # the same on Linux (but for Alpha and HP-PA) and macOS; mmap does not name it
 _FAILED: Final = ctypes.c_void_p(-1).value
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2  # <linux/mman.h>
+_LEAST_OWN: Final = 16 * 2**20
+"""Bytes of memory behind the files, which are touched only as they are written."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -53,6 +56,9 @@ _libc.mmap.argtypes = (
 )
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+if hasattr(_libc, "mremap"):
+    _libc.mremap.restype = ctypes.c_void_p
+    _libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
 
 
 def _map_limit() -> int:
@@ -136,7 +142,7 @@ class Region:
         Not even `nbytes` are free.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "_maps", "address", "nbytes", "private")
+    __slots__ = ("__weakref__", "_finalizer", "_held", "_lock", "_maps", "_own", "address", "nbytes", "private")
 
     def __init__(self, nbytes: int, *, private: bool = False) -> None:
         nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + HUGE_PAGE_NBYTES
@@ -157,6 +163,9 @@ class Region:
         self.address = -(-start // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
         self.nbytes = start + wanted - self.address
         self.private = private
+        self._held = 0  # bytes from the start that are what they should be
+        self._own = range(0)  # bytes behind the files, in memory of this process
+        self._lock = threading.Lock()
         self._maps = [0]
         budget.reserve(wanted)
         self._finalizer = weakref.finalize(self, _unmap, start, wanted, self._maps)
@@ -190,7 +199,52 @@ class Region:
             raise ValueError(f"{nbytes} bytes at {offset} do not lie on the region's pages")
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.private else 0)
         flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.private else mmap.MAP_SHARED) | _MAP_FIXED
-        _mmap(self.address + offset, nbytes, protection, flags, descriptor)
+        with self._lock:  # what is written behind the files must not be written into this one
+            if offset + nbytes > self._own.start:
+                self._own = range(0)
+            self._held = min(self._held, offset)
+            _mmap(self.address + offset, nbytes, protection, flags, descriptor)
+
+    def holds(self, nbytes: int) -> None:
+        """Note that the files that were mapped have so many bytes that count; the rest of the last one is a hole."""
+        with self._lock:
+            self._held = nbytes
+
+    def hold(self, offset: int, data: np.ndarray[Any, Any]) -> bool:
+        """Have bytes at `offset`, where those of the files end, unless they are there; tell whether they are.
+
+        Page by page the files give way to memory, in one step each: who reads what is before `offset` sees no
+        difference. A file that is mapped here later takes the place of both.
+        """
+        with self._lock:
+            stop = offset + data.nbytes
+            if self._held >= stop:  # of a later commit, perhaps from a file
+                return True
+            if not self._own and self._held == offset:
+                self._make_own(offset, max(data.nbytes, _LEAST_OWN))
+            if self._own.start != offset or stop > self._own.stop or self._held < offset:
+                return False
+            part = np.ascontiguousarray(data[self._held - offset :])
+            ctypes.memmove(self.address + self._held, part.ctypes.data, part.nbytes)
+            self._held = stop
+            return True
+
+    def _make_own(self, offset: int, nbytes: int) -> None:
+        """Put memory behind the files, where there is room and the kernel can do it at once."""
+        start = offset // PAGE_NBYTES * PAGE_NBYTES
+        nbytes = -(-(offset + nbytes - start) // PAGE_NBYTES) * PAGE_NBYTES
+        if start + nbytes > self.nbytes or not hasattr(_libc, "mremap"):
+            return
+        try:
+            self.charge(1)
+            memory = map_memory(nbytes)
+            # The last page of the files is copied before memory takes its place.
+            ctypes.memmove(memory, self.address + start, offset - start)
+            _move_memory(memory, self.address + start, nbytes)
+        except OSError as error:  # the rows are there all the same, to be copied
+            logger.info("no memory is put behind mapped files: %s", error)
+            return
+        self._own = range(offset, start + nbytes)
 
     def advise(self, advice: str, offset: int, nbytes: int) -> None:
         """Tell the kernel how a part will be read: ``"RANDOM"``, ``"NORMAL"`` or ``"WILLNEED"``."""
@@ -209,6 +263,15 @@ class Region:
 def map_memory(nbytes: int) -> int:
     """Map fresh memory, of zeros, and give its address, which is that of a page."""
     return _mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+
+
+def _move_memory(address: int, target: int, nbytes: int) -> None:
+    """Move mapped memory over what is mapped elsewhere, in one step (Linux only)."""
+    result = _libc.mremap(address, nbytes, nbytes, _MREMAP_MAYMOVE | _MREMAP_FIXED, target)
+    if result == _FAILED:
+        code = ctypes.get_errno()
+        unmap_memory(address, nbytes)
+        raise OSError(code, os.strerror(code))
 
 
 def advise_huge(address: int, nbytes: int) -> None:

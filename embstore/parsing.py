@@ -87,6 +87,7 @@ class _Parser:
                 for k, v in self._object(get("options", {}), "options").items()
             },
             compression=self._compression(get("compression"), "compression"),
+            journal=self._flag(get("journal", False), "journal"),
         )
         if not self.problems:
             for feature in record.requires:
@@ -219,6 +220,12 @@ class _Parser:
             return None if value is None else str(value)
         self.problems.append(f"{place}: expected one of {COMPRESSIONS}, found {value!r}")
         return None
+
+    def _flag(self, value: Any, place: str) -> bool:
+        if isinstance(value, bool):
+            return value
+        self.problems.append(f"{place}: expected true or false, found {value!r}")
+        return False
 
     def _count(self, value: Any, place: str, most: int, *, least: int = 0) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:

@@ -15,7 +15,7 @@ import numpy as np
 
 from embstore.buffers import aligned_empty
 from embstore.chunks import open_chunk, open_chunks, read_chunk, read_chunks, stored_checksum
-from embstore.column import Array, Check, NumericColumn, Rows, keep
+from embstore.column import Array, Check, NumericColumn, Rows, joined, keep
 from embstore.decoded import DecodedColumn, tails_of
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, read_into
@@ -100,6 +100,7 @@ class MappedColumn(FileColumn):
     ) -> None:
         """Map the chunks from `first` on: now, if `whole`. Those before it, `before` has mapped into the region."""
         super().__init__(folder, array, check)
+        self.in_place = True
         self.region = region
         self._first = first
         self._checksums = np.zeros(array.chunks, dtype=np.uint32)
@@ -127,6 +128,7 @@ class MappedColumn(FileColumn):
                     self._checksums[index] = stored_checksum(descriptor, size)
         # Without this a cold random batch reads a hundred times what it asks for.
         self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
+        self.region.holds(self.array.length * self.array.row_nbytes)
         self.mapped = True
 
     def _unmapped(self) -> NumericColumn | None:
@@ -195,15 +197,30 @@ class MappedColumn(FileColumn):
             self.region.advise("NORMAL", start * size, (stop - start) * size)
             self.region.advise("WILLNEED", start * size, (stop - start) * size)
 
-    def private(self) -> Array:
+    def private(self, behind: Array | None = None) -> Array:
+        more = 0 if behind is None else len(behind)
         try:
-            region = Region(self.array.chunks * self.array.chunk_nbytes, private=True)
-            return MappedColumn(self.folder, self.array, self.check, region, whole=True)._values
+            nbytes = max(self.array.chunks * self.array.chunk_nbytes, (len(self) + more) * self.array.row_nbytes)
+            region = Region(nbytes, private=True)
+            column = MappedColumn(self.folder, self.array, self.check, region, whole=True)
+            if behind is None or (whole := column.followed_by(behind)) is None:
+                return joined(column._values, behind)
+            return whole
         except (FileNotFoundError, CorruptStoreError):
             raise
         except OSError as error:
             logger.warning("%s: not mapped a second time but copied: %s", self.folder.path, error)
-            return self.copy(0, len(self))
+            return joined(self.copy(0, len(self)), behind)
+
+    def followed_by(self, behind: Array) -> Array | None:
+        if self._unmapped() is not None:
+            return None
+        if self.check != "tail":
+            self._touch(range(self.array.chunks))
+        start = self.array.length * self.array.row_nbytes
+        if not self.region.hold(start, np.ascontiguousarray(behind).reshape(-1).view(np.uint8)):
+            return None
+        return self.region.array((self.array.length + len(behind), *self.array.shape), self.dtype)
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
         needed = array.chunks * array.chunk_nbytes
@@ -255,8 +272,8 @@ class ChunkedColumn(FileColumn):
         self._touch(self._chunks_of_span(start, stop))
         return self._read_rows(start, stop)
 
-    def private(self) -> Array:
-        return self.copy(0, len(self))
+    def private(self, behind: Array | None = None) -> Array:
+        return joined(self.copy(0, len(self)), behind)
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
         return _numeric(self.folder, array, self.mapping if self.array.length == 0 else "never", self.check)

@@ -208,6 +208,10 @@ class RemoteFolder(Folder):
         """Read the whole file `name`, which may have at most `most` bytes."""
         return next(self.contents([name], lambda _, data: data, most=most))
 
+    def read_on(self, name: str, position: int, *, most: int) -> bytes:
+        """Read what the file `name`, which may have at most `most` bytes, has from `position` on."""
+        return self.read(name, most=most)[position:]
+
     def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
         """Read a whole file: its `signature`, and what `parse` makes of it; both of what one fetch brought."""
         return next(self.contents([name], lambda path, data: (_signature(data), parse(path, data)), most=most))

@@ -22,7 +22,8 @@ __all__ = ["FORMAT", "ArrayState", "ColumnSpec", "FieldSpec", "Record", "SchemaE
 FORMAT: Final = 1
 RAGGED: Final = "ragged"
 COMPRESSED: Final = "compressed"
-FEATURES: Final = frozenset((RAGGED, COMPRESSED))
+JOURNAL: Final = "journal"
+FEATURES: Final = frozenset((RAGGED, COMPRESSED, JOURNAL))
 """Optional features of the format that this version knows (a record's `requires`)."""
 
 STRING: Final = "string"
@@ -181,7 +182,8 @@ class ArrayState:
 
     `dtype` is Zarr's data type (``uint16`` for bfloat16), `shape` that of one row, `fill` the value of a
     blank row where it is not the data type's own (the NaN of bfloat16), `compression` how its chunks are packed,
-    `length` the committed rows.
+    `length` the committed rows. Of an array that has rows in the journal, `tail` is None: what its files hold, the
+    record in ``zarr.json`` says.
     """
 
     dtype: str
@@ -227,12 +229,18 @@ class Record:
     provenance: dict[str, str] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
     compression: str | None = None
+    journal: bool = False
 
     @property
     def requires(self) -> list[str]:
         """Features that a reader must know."""
         compressed = any(array.compression for array in self.arrays.values())
-        return [*([RAGGED] if self.ragged else []), *([COMPRESSED] if compressed else [])]
+        used = {RAGGED: bool(self.ragged), COMPRESSED: compressed, JOURNAL: self.journal}
+        return [feature for feature, is_used in used.items() if is_used]
+
+    def same_as(self, other: Record) -> bool:
+        """Tell whether another record is this one, read again. One whose journal was ended has the same commit."""
+        return (self.commit_id, self.journal) == (other.commit_id, other.journal)
 
     @property
     def dead(self) -> int:
@@ -273,6 +281,7 @@ class Record:
             "provenance": self.provenance,
             "options": self.options,
             **({} if self.compression is None else {"compression": self.compression}),
+            **({"journal": True} if self.journal else {}),
         }
 
 

@@ -1,28 +1,41 @@
 """A session with one store: which commit is read, the index over it, and how a writer gets to commit.
 
 Every change runs inside `writing`: under the lock, on the newest commit, and after what a killed writer left
-was mended. What a change is, `changes` says; how it is written, `commit`.
+was mended. What a change is, `changes` says; how it is written, `commit`. Which commits go into the journal
+instead, is said here: small ones, once there was one before.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 from embstore import fsio
 from embstore.changes import Plan
-from embstore.commit import Committed, commit
-from embstore.errors import ReadOnlyError, StoreChangedError, StoreReplacedError
+from embstore.commit import Committed, commit, new_id
+from embstore.errors import EmbstoreError, ReadOnlyError, StoreChangedError, StoreReplacedError
 from embstore.index import KeyIndex, wants_run, write_run
+from embstore.journal import nbytes_of
 from embstore.recovery import recover
 from embstore.snapshot import Snapshot, read_record
 
 __all__ = ["Session"]
 
 logger = logging.getLogger("embstore")
+
+_SMALL_NBYTES: Final = 2**20
+"""Of a commit for the journal: what is larger costs little more where it belongs."""
+_JOURNAL_NBYTES: Final = 8 * 2**20
+"""Of a journal, then its rows move on: readers keep them in memory."""
 
 
 class Session:
@@ -42,7 +55,9 @@ class Session:
         self._lock_timeout = lock_timeout
         self._snapshot: Snapshot | None = snapshot
         self._index: KeyIndex | None = None
-        self._recovered = ""  # the commit up to which nothing can be left to mend
+        self._recovered = ""  # the record up to which nothing can be left to mend
+        self._small = 0  # commits that the journal would have taken
+        self._process = os.getpid()
         self._mutex = threading.RLock()
 
     @property
@@ -67,7 +82,9 @@ class Session:
         return index
 
     def close(self) -> None:
-        """Let go of the store; maps stay as long as arrays over them."""
+        """Let go of the store; maps stay as long as arrays over them. What it left in the journal moves on."""
+        if self._snapshot is not None:
+            self._leave()
         self._snapshot = None
         self._index = None
 
@@ -76,7 +93,7 @@ class Session:
         with self._mutex:
             before = self.snapshot
             self._snapshot = self._newest()
-            return self._snapshot is not before
+            return self._snapshot.record.commit_id != before.record.commit_id
 
     def reopen(self) -> None:
         """Take up the store that is at the path now, whichever it is."""
@@ -98,14 +115,23 @@ class Session:
             raise ReadOnlyError(self.path, 'it was opened with mode "r"')
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Snapshot]:
-        """Hold the lock, on the newest commit, with nothing left behind by a killed writer."""
+    def writing(self, *, journal: bool = False) -> Iterator[Snapshot]:
+        """Hold the lock, on the newest commit, with nothing left behind by a killed writer.
+
+        Parameters
+        ----------
+        journal : bool
+            Whether the block can do with rows in the journal; else they are in chunk files before it begins.
+        """
         self.check_writable()
         with self._mutex, fsio.lock(self.path, timeout=self._lock_timeout):
             self._snapshot = self._newest()
-            record = self._snapshot.record
-            if record.commit_id != self._recovered:
-                self.moved_to(Committed(recover(self._snapshot.folder, record), tidy=True))
+            base = self._snapshot.base
+            if base.commit_id != self._recovered:
+                mended = recover(self._snapshot.folder, base)
+                self.moved_to(Committed(mended, tidy=True))
+            if not journal:
+                self._move_on()
             try:
                 yield self.snapshot
             except BaseException:
@@ -114,14 +140,82 @@ class Session:
 
     def commit(self, plan: Plan) -> None:
         """Carry out a plan. Called inside `writing`."""
+        commit_id = new_id()
+        if self._is_small(plan):
+            if self._journalled(plan, commit_id):
+                return
+            self._small += 1
+        # The first small commit is written whole. After that, each that is has room made for more.
+        usual = self._small > 1 or self.snapshot.journal is not None
+        enabled = usual and self._is_small(plan) and not fsio.on_network(self.path)
+        if enabled:
+            _JOURNALLING.add(self)
+        self._write(Plan(replace(plan.record, journal=enabled), plan.appends), commit_id)
+
+    def _is_small(self, plan: Plan) -> bool:
+        """Tell whether a plan adds a few rows, and does nothing else."""
+        record = self.snapshot.record
+        rows = {name: v for name, v in plan.appends.items() if not isinstance(v, Iterator)}
+        return (
+            plan.record == replace(record, rows=plan.record.rows)
+            and len(rows) == len(plan.appends)
+            and not len(rows.get("dead_rows", ()))
+            and nbytes_of(rows) <= _SMALL_NBYTES
+        )
+
+    def _journalled(self, plan: Plan, commit_id: str) -> bool:
+        """Write a small commit into the journal; tells whether there is one, with room, that could take it."""
+        journal = self.snapshot.journal
+        if journal is None or journal.nbytes + _SMALL_NBYTES > _JOURNAL_NBYTES:
+            return False
+        added = plan.record.rows - self.snapshot.record.rows
+        try:
+            journal.append(added, plan.appends, commit_id)
+        except OSError as error:
+            logger.warning("%s: the journal can't be written, so chunks are: %s", self.path, error)
+            return False
+        self._snapshot = self.snapshot.read_on()
+        _JOURNALLING.add(self)
+        return True
+
+    def _write(self, plan: Plan, commit_id: str) -> None:
+        """Carry out a plan in chunk files, and all that is in the journal."""
         snapshot = self.snapshot
         self._recovered = ""
-        self.moved_to(commit(snapshot.folder, snapshot.record, plan.record, plan.appends))
+        appends = dict(plan.appends)
+        if snapshot.journal is not None:
+            for name, rows in snapshot.journal.pending().items():
+                more = appends.get(name, ())
+                appends[name] = chain([rows], more if isinstance(more, Iterator) else [more] if len(more) else [])
+        arrays = {name: snapshot.base.arrays[name] for name in plan.record.arrays if name in snapshot.base.arrays}
+        record = plan.record.with_arrays(**arrays)
+        self.moved_to(commit(snapshot.folder, snapshot.base, record, appends, commit_id=commit_id))
+
+    def _move_on(self) -> None:
+        """Write the rows in the journal into chunk files, and end it. The commit is the same one."""
+        record = self.snapshot.record
+        if record.journal:
+            self._write(Plan(replace(record, journal=False), {}), record.commit_id)
+        _JOURNALLING.discard(self)
+
+    def flush(self) -> None:
+        """Write all rows that are in the journal into chunk files."""
+        with self.writing():
+            pass
+
+    def _leave(self) -> None:
+        """Leave no journal behind, if it was used here. Its rows are safe in it: what fails now, the next one does."""
+        if self in _JOURNALLING and self._process == os.getpid() and self.path.exists():
+            try:
+                self.flush()
+            except (OSError, EmbstoreError) as error:
+                logger.warning("%s: rows stay in the journal, for the next writer: %s", self.path, error)
+        _JOURNALLING.discard(self)
 
     def moved_to(self, committed: Committed) -> None:
         """Take up a commit that was just written."""
         snapshot = self.snapshot
-        if committed.record.commit_id != snapshot.record.commit_id:
+        if not committed.record.same_as(snapshot.base):
             record, signature = read_record(snapshot.folder)
             self._snapshot = snapshot.advanced(record, signature)
         self._recovered = committed.record.commit_id if committed.tidy else ""
@@ -136,3 +230,13 @@ class Session:
                 logger.warning("%s: the index could not be written: %s", self.path, error)
                 self._recovered = ""
             self._index = None
+
+
+_JOURNALLING: weakref.WeakSet[Session] = weakref.WeakSet()
+"""Sessions that have used a journal, and not ended it."""
+
+
+@atexit.register
+def _leave_all() -> None:
+    for session in list(_JOURNALLING):
+        session._leave()

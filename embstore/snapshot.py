@@ -28,12 +28,14 @@ from embstore.errors import (
     UnsupportedFormatError,
 )
 from embstore.fsio import Folder, Signature, on_network
+from embstore.journal import Journal
+from embstore.journalled import JournalledColumn, JournalledStrings
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore.parsing import record_from_json
 from embstore.reader import MappedColumn, Mapping, StringColumn, open_column
 from embstore.schema import FORMAT, Record, SchemaError, checksum, metadata_checksum, unsupported
 
-__all__ = ["Snapshot", "read_record"]
+__all__ = ["Snapshot", "read_commit", "read_journal", "read_record"]
 
 logger = logging.getLogger("embstore")
 
@@ -116,25 +118,37 @@ def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
 
 
 class Snapshot:
-    """One commit of the store in an open folder; immutable, and safe to share between threads."""
+    """One commit of the store in an open folder; immutable, and safe to share between threads.
+
+    Attributes
+    ----------
+    record : Record
+        Of this commit.
+    base : Record
+        What is in ``zarr.json``: the same, or an earlier commit, of which `journal` has what was added since.
+    journal : Journal or None
+    """
 
     def __init__(
         self,
         folder: Folder,
-        record: Record,
+        base: Record,
         signature: Signature,
         *,
         mapping: Mapping,
         check: Check,
+        journal: Journal | None = None,
         columns: dict[str, NumericColumn | StringColumn] | None = None,
     ) -> None:
         self.folder = folder
-        self.record = record
+        self.base = base
+        self.journal = journal
+        self.record = base if journal is None else journal.record
         self.mapping = mapping
         self.check = check
         self._signature = signature  # of this commit's record, while it is the newest
         self._seen = signature  # of the newest record that was found not to matter to this commit
-        self._columns = columns or {}
+        self._columns = {} if columns is None else columns  # of the files alone
         self._settled: object = None  # the last read by name that a look at the record came after
         self._within = threading.local()
 
@@ -165,15 +179,16 @@ class Snapshot:
                 folder = found()
             except FileNotFoundError as error:  # it was removed just now
                 raise NotAStoreError(path, "there is nothing") from error
-            record: Record | None = None
+            base: Record | None = None
             try:
-                record, signature = read_record(folder)
-                snapshot = cls(folder, record, signature, mapping=mapping, check=check)
+                base, signature = read_record(folder)
+                journal = read_journal(folder, base)
+                snapshot = cls(folder, base, signature, mapping=mapping, check=check, journal=journal)
                 snapshot._check()
                 return snapshot
             except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
                 # Either the store moved on while it was opened, or it is broken.
-                if not _moved_on(folder, record):
+                if not _moved_on(folder, base):
                     raise _lost(error) from error.__cause__
         raise StoreReplacedError(path, f"it was replaced {_ATTEMPTS} times while it was opened")
 
@@ -192,7 +207,7 @@ class Snapshot:
         """Read what every selection needs, if it is little and not here: one look at the record does for all of it."""
         if self.folder.local:
             return
-        few = {name for name in _NEEDED if self.record.arrays[name].chunks <= _FEW}
+        few = {name for name in _NEEDED if self.base.arrays[name].chunks <= _FEW}
         with self.reading():
             # Kept for good only once it is known to be of this commit.
             names = self._read_class_names() if "class_names" in few else None
@@ -206,24 +221,51 @@ class Snapshot:
     def _check_tails(self) -> None:
         if not self.folder.local:
             return  # there each last chunk is checked when it is fetched
-        erasing = self.record.erasing or {}
-        for name, array in self.record.arrays.items():
+        erasing = self.base.erasing or {}
+        for name, array in self.base.arrays.items():
             check_tail(self.folder.child(name), array, also=erasing.get(name))
 
-    def advanced(self, record: Record, signature: Signature) -> Snapshot:
+    def advanced(self, base: Record, signature: Signature) -> Snapshot:
         """Return the snapshot of a later commit in the same folder; columns in use grow in place."""
-        erased = record.epoch != self.record.epoch
+        erased = base.epoch != self.base.epoch
         with self._reading():
+            journal = read_journal(self.folder, base)
             columns = {
-                name: column.grown(record.arrays[name], erased=erased)
-                if column.array != record.arrays[name] or erased
+                name: column.grown(base.arrays[name], erased=erased)
+                if column.array != base.arrays[name] or erased
                 else column
                 for name, column in list(self._columns.items())
-                if name in record.arrays and (self.folder.local or not erased)  # what is not mapped is opened anew
+                if name in base.arrays and (self.folder.local or not erased)  # what is not mapped is opened anew
             }
-        snapshot = Snapshot(self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns)
-        if record.arrays["class_names"] == self.record.arrays["class_names"] and "class_names" in self.__dict__:
-            snapshot.__dict__["class_names"] = self.class_names
+        return self._later(base, signature, journal, columns)
+
+    def read_on(self) -> Snapshot:
+        """Return the snapshot of the newest commit in the journal; itself, if there is none newer.
+
+        Raises
+        ------
+        FileNotFoundError
+            The store has another record by now.
+        CorruptStoreError
+        """
+        if self.journal is None or self.journal.read().commit_id == self.record.commit_id:
+            return self
+        return self._later(self.base, self._signature, self.journal, self._columns)
+
+    def _later(
+        self,
+        base: Record,
+        signature: Signature,
+        journal: Journal | None,
+        columns: dict[str, NumericColumn | StringColumn],
+    ) -> Snapshot:
+        snapshot = Snapshot(
+            self.folder, base, signature, mapping=self.mapping, check=self.check, journal=journal, columns=columns
+        )
+        # Both only grow, but for a compaction, which is in another folder.
+        for name in ("class_names", "dead_rows"):
+            if name in self.__dict__ and snapshot.record.arrays[name].length == self.record.arrays[name].length:
+                snapshot.__dict__[name] = self.__dict__[name]
         return snapshot
 
     def opened_again(self) -> Snapshot:
@@ -250,12 +292,17 @@ class Snapshot:
         StoreReplacedError, StoreChangedError, CorruptStoreError
         """
         with self._replacement_noticed():
-            if self.folder.signature(METADATA_NAME) == self._signature:
-                return self
-            record, signature = read_record(self.folder)
-        if record.commit_id == self.record.commit_id:
+            same = self.folder.signature(METADATA_NAME) == self._signature
+            record, signature = (self.base, self._signature) if same else read_record(self.folder)
+        if record.same_as(self.base):
             self._signature = signature
-            return self
+            try:
+                return self.read_on()
+            except FileNotFoundError:
+                with self._replacement_noticed():
+                    if self.folder.signature(METADATA_NAME) == signature:
+                        raise  # it is lost
+                return self.newest()
         self._check_generation(record)
         snapshot = self.advanced(record, signature)
         try:
@@ -293,7 +340,8 @@ class Snapshot:
 
     def _check_generation(self, record: Record) -> None:
         # Of an open folder it can't change; what lies at a URL is another folder after a compaction, or an old copy.
-        if record.generation != self.record.generation or record.rows < self.record.rows:
+        least = self.base if record.same_as(self.base) else self.record
+        if record.generation != self.record.generation or record.rows < least.rows:
             raise StoreReplacedError(self.folder.path)
 
     def replaced(self) -> bool:
@@ -320,11 +368,11 @@ class Snapshot:
             with self._replacement_noticed():
                 record, _ = read_record(self.folder)
             self._check_generation(record)
-            if record.commit_id != self.record.commit_id:
+            if not record.same_as(self.base):
                 raise StoreChangedError(
                     self.folder.path,
                     f"{error.filename} was replaced since it was opened; refresh() it",
-                    expected=self.record.commit_id,
+                    expected=self.base.commit_id,
                     found=record.commit_id,
                 ) from error
             raise _lost(error) from error
@@ -393,16 +441,16 @@ class Snapshot:
             with self.reading():
                 return column.copy(start, stop)
         except (StoreChangedError, StoreReplacedError):
-            if isinstance(column, MappedColumn) and column.complete:
+            if column.complete:
                 return column.copy_mapped(start, stop)
             raise
 
     def mapped(self, name: str) -> np.ndarray[Any, Any] | None:
         """Return a numeric array as it is mapped, whole and read-only; None, where it is not."""
-        column = self.numeric(name)
-        if not isinstance(column, MappedColumn):
+        if not self.numeric(name).in_place:
             return None
         self.span(name, 0, 0)  # has it mapped, and looked at
+        column = self.numeric(name)
         return column.span(0, len(column)) if column.complete else None
 
     def private(self, name: str) -> np.ndarray[Any, Any]:
@@ -416,21 +464,29 @@ class Snapshot:
             return self.strings(name).take(rows)
 
     def column(self, name: str) -> NumericColumn | StringColumn:
-        """Return the column of the array `name`, opened when it is first asked for."""
+        """Return the column of the array `name`; that of its files is opened when it is first asked for."""
         column = self._columns.get(name)
         if column is None:
             with self._reading():
                 column = open_column(
                     self.folder.child(name),
-                    self.record.arrays[name],
+                    self.base.arrays[name],
                     mapping=self.mapping,
                     check=self.check,
-                    also=(self.record.erasing or {}).get(name),
+                    also=(self.base.erasing or {}).get(name),
                 )
             if self.check == "all":
                 self._settle()  # else nothing was read yet
             column = self._columns.setdefault(name, column)
-        return column
+        array = self.record.arrays[name]
+        if self.journal is None or array.length == self.base.arrays[name].length:
+            return column
+        behind = self.journal.rows(name, self.record)
+        if isinstance(column, StringColumn):
+            assert isinstance(behind, list), name
+            return JournalledStrings(column, array, behind)
+        assert isinstance(behind, np.ndarray), name
+        return JournalledColumn(column, array, behind)
 
     def numeric(self, name: str) -> NumericColumn:
         """Return a column that holds numbers."""
@@ -510,6 +566,34 @@ class Snapshot:
         return [f"{file_id}:{class_name}" for file_id, class_name in pairs]
 
 
+def read_commit(folder: Folder) -> Record:
+    """Read the record of the newest commit of the store in `folder`, its journal included; see `read_record`."""
+    base, _ = read_record(folder)
+    try:
+        journal = read_journal(folder, base)
+    except FileNotFoundError as error:
+        if _moved_on(folder, base):
+            return read_commit(folder)
+        raise _lost(error) from error
+    return base if journal is None else journal.record
+
+
+def read_journal(folder: Folder, base: Record) -> Journal | None:
+    """Read the journal of a record, if it has one.
+
+    Raises
+    ------
+    FileNotFoundError
+        The store has another record by now.
+    CorruptStoreError
+    """
+    if not base.journal:
+        return None
+    journal = Journal(folder, base)
+    journal.read()
+    return journal
+
+
 def _moved_on(folder: Folder, record: Record | None) -> bool:
     """Tell whether the store is at another commit than the one that was read."""
     if folder.replaced():
@@ -517,7 +601,7 @@ def _moved_on(folder: Folder, record: Record | None) -> bool:
     if record is None:
         return False
     try:
-        return read_record(folder)[0].commit_id != record.commit_id
+        return not read_record(folder)[0].same_as(record)
     except (FileNotFoundError, CorruptStoreError):
         return folder.replaced()
 

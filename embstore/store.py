@@ -334,7 +334,7 @@ class EmbeddingStore:
 
     def carry_out(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, AppendResult]]) -> AppendResult:
         """Add the rows that `planner` plans on the newest commit, under the lock; one commit, none without a plan."""
-        with self._session.writing() as snapshot:
+        with self._session.writing(journal=True) as snapshot:
             plan, result = planner(snapshot, self._session.index)
             if plan is not None:
                 self._session.commit(plan)
@@ -512,6 +512,13 @@ class EmbeddingStore:
         return rows
 
     # -- moving on ----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the rows of small commits into the chunk files, where other Zarr readers see them; `close` does it too.
+
+        They are durable before: embstore reads them from the store's journal.
+        """
+        self._session.flush()
 
     def refresh(self) -> bool:
         """Move on to the newest commit; returns whether there was one. Views stay valid.

@@ -13,7 +13,6 @@ from embstore.column import Rows
 from embstore.errors import NonFiniteError, ShapeError
 from embstore.gather import consecutive
 from embstore.ingest import as_numbers
-from embstore.reader import MappedColumn
 from embstore.schema import FieldSpec
 from embstore.snapshot import Snapshot
 
@@ -68,8 +67,9 @@ class Vectors:
     @property
     def copied(self) -> bool:
         """Whether reading takes memory: not of neighbouring rows of a mapped float32 field."""
-        mapped = isinstance(self.snapshot.numeric(self.field), MappedColumn)
-        return not (mapped and self.spec.dtype == "float32" and consecutive(self.rows))
+        return not (
+            self.snapshot.numeric(self.field).in_place and self.spec.dtype == "float32" and consecutive(self.rows)
+        )
 
     def read(self, start: int, stop: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
         """Return the vectors from place `start` to `stop`: ``(stop - start, dim)``, perhaps read-only.
@@ -80,9 +80,7 @@ class Vectors:
         if consecutive(rows):
             first, last = int(rows[0]), int(rows[-1]) + 1
             values = self.snapshot.span(self.field, first, last)
-            column = self.snapshot.numeric(self.field)
-            if isinstance(column, MappedColumn):
-                column.read_ahead(first, last)
+            self.snapshot.numeric(self.field).read_ahead(first, last)
         else:
             values = self.snapshot.take(self.field, rows)
         with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, and told as such

@@ -131,7 +131,7 @@ def read_record(path):
     """Sections 6 and 7: the record, its three checksums and its agreement with itself checked."""
     document = json.loads((path / "zarr.json").read_bytes())
     record = document["attributes"]["embstore"]
-    check(record["format"] == 1 and set(record["requires"]) <= {"compressed"}, "format or features unknown")
+    check(record["format"] == 1 and set(record["requires"]) <= {"compressed", "journal"}, "format or features unknown")
     rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
     check(record["checksum"] == digest(rest, 16), "checksum")
     check(record["fingerprint"] == digest(record["config"], 32), "fingerprint")
@@ -148,12 +148,46 @@ def read_record(path):
     return record
 
 
+def read_journal(path, record, arrays):
+    """Section 16: adds the rows of all whole frames; gives the record of the last."""
+    data, record, start = path.read_bytes(), {**record}, 0
+    while (frame := whole_frame(data, start)) is not None:
+        head, rows = frame
+        check(head["previous"] == record["commit_id"], f"{path}: previous")
+        check(len({name for name, *_ in head["arrays"]}) == len(head["arrays"]), f"{path}: arrays")
+        for name, count, nbytes in head["arrays"]:
+            array, part, rows = record["arrays"][name], rows[:nbytes], rows[nbytes:]
+            check(name != "dead_rows" and len(part) == nbytes, f"{path}: {name}")
+            check(name == "class_names" or count == head["rows"], f"{path}: {name}")
+            if array["dtype"] == "string":
+                part = struct.pack("<I", count) + part
+            arrays[name] += list(decode(part, {**array, "rows_per_chunk": count}, path))
+        check(not rows, f"{path}: bytes left over")
+        start += 16 + sum(struct.unpack_from("<IQ", data, start + 4))
+        record |= {"commit_id": head["commit_id"], "rows": record["rows"] + head["rows"]}
+    return record
+
+
+def whole_frame(data, start):
+    """Section 16: the head and the rows of a frame; None, where none is whole."""
+    if len(data) < start + 16:
+        return None
+    checksum, about, nbytes = struct.unpack_from("<IIQ", data, start)
+    stop = start + 16 + about + nbytes
+    if stop > len(data) or google_crc32c.value(data[start + 4 : stop]) != checksum:
+        return None
+    return json.loads(data[start + 16 : start + 16 + about]), data[start + 16 + about : stop]
+
+
 def read_raw(path):
     """Section 10: the record and all arrays, of one commit."""
     while True:
         record = read_record(path)
         erasing = record.get("erasing", {})
         arrays = {n: read_array(path / n, a, erasing.get(n)) for n, a in record["arrays"].items()}
+        if record.get("journal"):
+            check("journal" in record["requires"], "requires")
+            record = read_journal(path / "key_hash" / f"journal.{record['commit_id']}", record, arrays)
         again = read_record(path)  # by path, not in an open folder: so the generation counts as well
         if (again["generation"], again["epoch"]) == (record["generation"], record["epoch"]):
             return record, arrays
@@ -243,6 +277,18 @@ def test_several_appends_over_several_chunks(tmp_path):
     chunks = {name: len(list((store.path / name).glob("c.*"))) for name in store.snapshot.record.arrays}
     assert chunks["mean"] > 30
     assert min(chunks[name] for name in ("file_id", "key_hash", "split", "score")) > 1
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_small_commits(tmp_path, compression):
+    store = new_store(tmp_path / "small.zarr", 300, *[1] * 5, 7, 2, compression=compression)
+    assert store.snapshot.base.rows < len(assert_same(store)) == 314
+    assert list(store.path.glob("key_hash/journal.*"))
+    for change in (delete, replace, erase, set_column):
+        change(store)
+        assert_same(store)
+    store.close()
+    assert "journal" not in read_record(store.path)
 
 
 def test_one_field(tmp_path):
@@ -446,6 +492,7 @@ def test_a_tail_of_other_rows_is_found(store):
     path = store.path / "score" / "c.0"
     old = path.read_bytes()
     store.append(keys := keys_of(401, 402), **rows_of(keys, 9))
+    store.flush()
     path.write_bytes(old)
     with pytest.raises(BrokenError, match=r"score.c\.0: tail"):
         read_store(store.path)

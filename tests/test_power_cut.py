@@ -98,6 +98,8 @@ class Disk:
         elif operation == "fsync":
             file = self.node(path)
             file.synced = bytes(file.data)
+        elif operation == "truncate":
+            del self.node(path).data[data:]
         elif operation == "rename":
             parent.change({path.name: parent.entries[data], data: None})
         elif operation == "mkdir":

@@ -17,7 +17,6 @@ import numpy as np
 from embstore.errors import StoreReplacedError
 from embstore.mapping import available
 from embstore.opening import open as open_store
-from embstore.reader import MappedColumn
 from embstore.schema import offsets_name
 from embstore.store import EmbeddingStore
 from embstore.tensors import as_tensor
@@ -43,7 +42,7 @@ class Rows:
         snapshot = store.snapshot
         column = snapshot.numeric(field)
         ragged = snapshot.record.fields[field].ragged
-        if isinstance(column, MappedColumn) and not available(0, column.array.chunks):
+        if column.in_place and not available(0, column.array.chunks):
             self._whole = store.tensor(field, dead="include")
         self.copies = self._whole is None
         self.length = len(snapshot.numeric(offsets_name(field))) - 1 if ragged else len(column)

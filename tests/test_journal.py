@@ -1,0 +1,672 @@
+"""Small commits: one write into the journal each; whole or not at all, and in the chunk files in the end."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import zarr
+
+import embstore
+from embstore import fsio, session
+from embstore.errors import CorruptStoreError, MissingKeysError, StorageFullError, UnsupportedFormatError
+from embstore.journal import encode_frame
+from embstore.layout import payload
+from tests import test_kill, test_power_cut
+from tests.crash import Journal, kill_at, leftovers, run_in_child
+from tests.test_kill import base, check_after, key, row, rows, state
+from tests.test_power_cut import VARIANTS, Disk, record_operations
+
+N = 130  # rows that `base` makes; a chunk has 128
+
+
+@pytest.fixture(autouse=True)
+def no_hook_is_left():
+    yield
+    fsio.step_hook = None
+
+
+def small(store, i, n=3):
+    """Append a few rows."""
+    numbers = range(1000 + 10 * i, 1000 + 10 * i + n)
+    store.append([key(j) for j in numbers], rows(numbers), columns={"score": list(numbers)})
+
+
+def numbers_of(times, n=3, first=0):
+    return [j for i in range(first, times) for j in range(1000 + 10 * i, 1000 + 10 * i + n)]
+
+
+def journals(path):
+    return sorted(path.glob("key_hash/journal.*"))
+
+
+def journalled(path, times=5):
+    """A store of which all but two small commits are in the journal, and nobody has it open."""
+
+    def work():
+        store = embstore.open(path, "r+")
+        for i in range(times):
+            small(store, i)
+        os.kill(os.getpid(), signal.SIGKILL)  # else it would leave no journal behind
+
+    base(path)
+    assert run_in_child(work) == -signal.SIGKILL
+    assert len(journals(path)) == 1
+    return [*range(N), *numbers_of(times)]
+
+
+def assert_holds(store, numbers):
+    keys = [key(i) for i in numbers]
+    assert list(store) == keys
+    np.testing.assert_array_equal(store[keys], rows(numbers))
+    np.testing.assert_array_equal(store.array(), rows(numbers))
+    np.testing.assert_array_equal(store.select().to_numpy(), rows(numbers))
+    assert store.select().column("score").tolist() == numbers
+    assert store.missing([*keys, "no:c"]) == ["no:c"]
+
+
+def test_one_write_and_one_sync_a_commit(path):
+    base(path)
+    with embstore.open(path, "r+") as store:
+        for i in range(3):
+            small(store, i)
+        with test_power_cut.recording() as log:
+            small(store, 3)
+        assert [operation for operation, *_ in log] == ["write", "fsync"]
+        reader = embstore.open(path)
+        assert_holds(reader, [*range(N), *numbers_of(4)])
+        assert_holds(store, [*range(N), *numbers_of(4)])
+        small(store, 4)
+        assert reader.refresh()
+        assert not reader.refresh()
+        assert_holds(reader, [*range(N), *numbers_of(5)])
+    assert journals(path) == []
+    commit = reader.snapshot.record.commit_id
+    assert not reader.refresh()  # the chunk files have the same commit now
+    assert embstore.open(path).snapshot.record.commit_id == commit
+    assert zarr.open_array(path / "embedding").shape == (N + 15, test_kill.DIM)
+    assert embstore.verify(path).ok
+
+
+@pytest.mark.parametrize("end", ["flush", "delete", "set_column", "add_field", "erase", "compact"])
+def test_what_is_not_an_append_ends_the_journal(path, end):
+    numbers = journalled(path)
+    with embstore.open(path, "r+") as store:
+        {
+            "flush": lambda: store.flush(),
+            "delete": lambda: store.delete([key(2), key(1040)]),
+            "set_column": lambda: store.set_column(
+                "score", list(store), np.arange(len(store)), commit_id=store.snapshot.record.commit_id
+            ),
+            "add_field": lambda: store.add_field("other", list(store), np.ones((len(store), 2), np.float32)),
+            "erase": lambda: store.erase([key(2), key(1040)]),
+            "compact": lambda: store.compact(),
+        }[end]()
+        assert journals(path) == []
+        gone = {2, 1040} if end in ("delete", "erase") else set()
+        assert list(store) == [key(i) for i in numbers if i not in gone]
+        assert zarr.open_group(path, mode="r")["file_id"].shape == (len(numbers),)
+    if end == "erase":
+        assert b"f1040" not in b"".join(file.read_bytes() for file in path.rglob("c.*"))
+    assert embstore.verify(path).ok
+
+
+def test_large_commits_and_replacements_are_written_whole(path):
+    base(path)
+    with embstore.open(path, "r+") as store:
+        for i in range(3):
+            small(store, i)
+        store.append([key(1)], rows([7]), columns={"score": [7]}, if_exists="replace")
+        assert journals(path) == []
+        assert store.append([key(1)], rows([8]), columns={"score": [8]}, if_exists="skip").skipped == 1
+        small(store, 3)
+        assert len(journals(path)) == 1
+        many = range(50_000, 100_000)
+        store.append([key(i) for i in many], rows(many), columns={"score": list(many)})
+        assert journals(path) == []
+        assert len(store) == N + 12 + 50_000
+        np.testing.assert_array_equal(store[key(1)], row(7))
+
+
+def test_a_full_journal_moves_on(path, monkeypatch):
+    monkeypatch.setattr(session, "_SMALL_NBYTES", 1000)
+    monkeypatch.setattr(session, "_JOURNAL_NBYTES", 5000)
+    base(path)
+    names, sizes = set(), []
+    with embstore.open(path, "r+") as store:
+        for i in range(40):
+            small(store, i)
+            names |= {file.name for file in journals(path)}
+            sizes += [file.stat().st_size for file in journals(path)]
+            assert len(journals(path)) <= 1
+        assert_holds(store, [*range(N), *numbers_of(40)])
+    assert len(names) > 3
+    assert max(sizes) <= 5000
+    assert_holds(embstore.open(path), [*range(N), *numbers_of(40)])
+
+
+def test_rows_behind_mapped_files_are_one_array_with_them(path):
+    base(path)
+    with embstore.open(path, "r+") as store:
+        small(store, 0)
+        small(store, 1)
+        views = []
+        for i in range(2, 60):  # over the end of two chunks
+            small(store, i)
+            views.append((store.array(), store.select(), [*range(N), *numbers_of(i + 1)]))
+        first = views[0][0]
+        assert all(np.shares_memory(first, array) for array, *_ in views)
+        store.flush()
+        views.append((store.array(), store.select(), [*range(N), *numbers_of(60)]))
+        small(store, 60)
+        small(store, 61)
+        assert journals(path)
+        for array, view, numbers in views:
+            np.testing.assert_array_equal(array, rows(numbers))
+            assert not array.flags.writeable
+            np.testing.assert_array_equal(view.to_numpy(), rows(numbers))
+            assert view.keys == [key(i) for i in numbers]
+
+
+def test_readers_of_an_earlier_commit_keep_it(path):
+    base(path)
+    with embstore.open(path, "r+") as store:
+        readers = []
+        for i in range(6):
+            small(store, i)
+            readers.append((embstore.open(path), [*range(N), *numbers_of(i + 1)]))
+        for reader, numbers in readers:
+            assert_holds(reader, numbers)
+        store.flush()
+        small(store, 6)
+        for reader, numbers in readers:
+            assert_holds(reader, numbers)
+            assert reader.refresh()
+            assert_holds(reader, [*range(N), *numbers_of(7)])
+
+
+SHAPES = {
+    "float32": {"shape": (8,)},
+    "unaligned": {"shape": (5, 7), "dtype": "uint8"},
+    "a number a row": {"shape": (), "dtype": "int64"},
+    "bfloat16": {"shape": (16,), "dtype": "bfloat16"},
+    "ragged": {"shape": (4,), "ragged": True},
+}
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_kind_of_field(path, name, compression, mapping, rng):
+    spec = embstore.FieldSpec(**SHAPES[name])
+    dtype = "float32" if spec.dtype == "bfloat16" else spec.dtype
+
+    def values(n):
+        if spec.ragged:
+            return [rng.integers(0, 99, (int(rng.integers(0, 5)), *spec.shape)).astype(dtype) for _ in range(n)]
+        return rng.integers(0, 99, (n, *spec.shape)).astype(dtype)
+
+    keys, expected = [], []
+    options = {"fields": {"x": spec}, "columns": {"text": "string"}, "chunk_bytes": 4096, "compression": compression}
+    with embstore.open(path, "w-", config={}, mapping=mapping, **options) as store:
+        reader = embstore.open(path, mapping=mapping)
+        for i in range(12):
+            new = [f"é{i}-{j}:class {i % 4}" for j in range(4)]
+            block = values(4)
+            store.append(new, block, columns={"text": [f"ü{i}"] * 4}, casting="same_kind")
+            keys += new
+            expected += list(block)
+            reader.refresh()
+            for at in (store, reader):
+                found = at.take(np.arange(len(keys)))
+                if spec.ragged:
+                    assert found.lengths.tolist() == [len(part) for part in expected]
+                    found = [found.values[j, : len(part)] for j, part in enumerate(expected)]
+                for one, other in zip(found, expected, strict=True):
+                    np.testing.assert_array_equal(one, other)
+                assert at.select(where={"text": f"ü{i}"}).keys == new
+                assert at.select(classes=f"class {i % 4}").keys[-4:] == new
+        assert journals(path)
+    assert embstore.verify(path).ok
+    assert list(embstore.open(path)) == keys
+
+
+def test_tensors_of_a_store_with_a_journal(path):
+    torch = pytest.importorskip("torch")
+    numbers = journalled(path)
+    store = embstore.open(path)
+    tensor = store.tensor()
+    assert torch.equal(tensor, torch.from_numpy(rows(numbers)))
+    tensor += 1
+    np.testing.assert_array_equal(store.array(), rows(numbers))
+    view = store.select(where={"score": numbers[-2:]})
+    assert torch.equal(view.to_torch(), torch.from_numpy(rows(numbers[-2:])))
+
+
+# -- those who come upon a journal -----------------------------------------------------------------------
+
+
+def test_a_writer_that_was_killed_leaves_a_journal_that_all_read(path, tmp_path):
+    numbers = journalled(path)
+    for check in ("tail", "touched", "all"):
+        assert_holds(embstore.open(path, check=check), numbers)
+    assert_holds(pickle.loads(pickle.dumps(embstore.open(path))), numbers)
+    report = embstore.verify(path)
+    assert report.ok, str(report)
+    assert report.rows == len(numbers)
+    assert embstore.salvage(path, tmp_path / "saved").rows_kept == len(numbers)
+    assert_holds(embstore.open(tmp_path / "saved"), numbers)
+    shutil.copytree(path, tmp_path / "copy")
+    assert_holds(embstore.open(tmp_path / "copy"), numbers)
+    with embstore.open(path, "r+") as store:
+        small(store, 5)
+        assert len(journals(path)) == 1
+    assert journals(path) == []
+    assert_holds(embstore.open(path), [*numbers, *numbers_of(6, first=5)])
+
+
+def test_a_reader_that_does_not_know_journals_refuses_the_store(path, monkeypatch):
+    journalled(path)
+    monkeypatch.setattr("embstore.schema.FEATURES", frozenset(["ragged", "compressed"]))
+    with pytest.raises(UnsupportedFormatError, match="journal"):
+        embstore.open(path)
+
+
+def test_a_store_at_a_url(path):
+    fsspec = pytest.importorskip("fsspec")
+    numbers = journalled(path)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(path), "/store.zarr", recursive=True)
+    reader = embstore.open("memory://store.zarr")
+    assert_holds(reader, numbers)
+    with embstore.open(path, "r+") as store:
+        small(store, 5)
+        memory.put(str(path), "/", recursive=True)
+        assert reader.refresh()
+        assert_holds(reader, [*numbers, *numbers_of(6, first=5)])
+
+
+def test_a_cache_counts_what_is_in_a_journal(tmp_path):
+    cache = embstore.Cache(tmp_path / "a.cache")
+    store = cache.open({"encoder": "x"}, mode="a")
+    for i in range(4):
+        store.append([f"{i}:c"], np.ones((1, 3), np.float32))
+    assert [entry.rows for entry in cache.entries()] == [4]
+    assert cache.lookup({"encoder": "x"}, ["3:c", "4:c"]).missing == ("4:c",)
+    store.close()
+
+
+SCRIPT = """
+import numpy as np, embstore
+store = embstore.open({path!r}, "r+")
+for i in range(5):
+    store.append([f"n{{i}}:c"], np.ones((1, 8), np.float32), columns={{"score": 1}})
+assert store.snapshot.base.rows < store.snapshot.record.rows
+{end}
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "import os; os._exit(0)"])
+def test_a_process_that_ends_without_closing(path, end):
+    base(path)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(SCRIPT).format(path=str(path), end=end)], check=False)
+    assert len(embstore.open(path)) == N + 5
+    assert bool(journals(path)) == ("_exit" in end)
+    assert embstore.verify(path).ok
+
+
+def test_a_forked_process_ends_no_journal(path):
+    base(path)
+    with embstore.open(path, "r+") as store:
+        for i in range(4):
+            small(store, i)
+
+        def work():
+            assert len(store) == N + 12
+            session._leave_all()
+            store.close()
+
+        assert run_in_child(work) == 0
+        assert journals(path)
+        small(store, 4)
+        assert_holds(store, [*range(N), *numbers_of(5)])
+
+
+# -- several at once -------------------------------------------------------------------------------------
+
+
+def test_writers_in_turns_share_a_journal(path):
+    base(path)
+    stores = [embstore.open(path, "r+") for _ in range(3)]
+    for i in range(30):
+        small(stores[i % 3], i)
+    assert len(journals(path)) == 1
+    for store in stores:
+        store.refresh()
+        assert_holds(store, [*range(N), *numbers_of(30)])
+    stores[0].close()
+    assert journals(path) == []
+    small(stores[1], 30)
+    for store in stores[1:]:
+        store.close()
+    assert journals(path) == []
+    assert_holds(embstore.open(path), [*range(N), *numbers_of(31)])
+
+
+def test_eight_processes_append_a_little_each(path, monkeypatch):
+    monkeypatch.setattr(session, "_SMALL_NBYTES", 2000)
+    monkeypatch.setattr(session, "_JOURNAL_NBYTES", 20_000)
+    base(path)
+
+    def work(worker):
+        with embstore.open(path, "r+", lock_timeout=120) as store:
+            for i in range(25):
+                small(store, 25 * worker + i)
+
+    children = []
+    for worker in range(8):
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                work(worker)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    reader, most = embstore.open(path), 0
+    while children:
+        ended, status = os.waitpid(children[-1], os.WNOHANG)
+        if ended:
+            assert status == 0
+            children.pop()
+        reader.refresh()
+        assert len(reader) >= most  # what was seen is not unseen
+        most = len(reader)
+        keys = list(reader)
+        np.testing.assert_array_equal(reader[keys], rows([int(k[1 : k.index(":")]) for k in keys]))
+        np.testing.assert_array_equal(reader.array(), reader[keys])
+    found = embstore.open(path)
+    assert sorted(found) == sorted(key(i) for i in [*range(N), *numbers_of(200)])
+    assert journals(path) == []
+    assert embstore.verify(path).ok
+
+
+# -- what may go wrong -----------------------------------------------------------------------------------
+
+
+def test_killed_at_every_step(tmp_path):
+    base(tmp_path / "done")
+    states = [state(embstore.open(tmp_path / "done"))]
+    with embstore.open(tmp_path / "done", "r+") as store:
+        for i in range(5):
+            small(store, i)
+            states.append(state(store))
+    step = 0
+    while True:
+        path = tmp_path / f"{step}.zarr"
+        base(path)
+        acknowledged = Journal()
+
+        def work(path=path, step=step, acknowledged=acknowledged):
+            store = embstore.open(path, "r+")
+            kill_at(step)
+            for i in range(5):
+                small(store, i)
+                acknowledged.acknowledge(i)
+            store.close()
+
+        ended = run_in_child(work)
+        assert ended in (0, -signal.SIGKILL)
+        count = len(acknowledged.lines())
+        check_after(path, *states[count : count + 2])
+        if ended == 0:
+            break
+        step += 1
+    assert step > 30
+
+
+@pytest.mark.parametrize("kills", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_killed_in_the_middle_of_a_write(tmp_path, kills, rng):
+    """Only a part of a commit is in the file: no reader takes it, and the next writer cuts it off."""
+    source = tmp_path / "source.zarr"
+    numbers = journalled(source)
+    whole = journals(source)[0].read_bytes()
+    for _ in range(kills):
+        path = tmp_path / "store.zarr"
+        shutil.copytree(source, path)
+        torn = int(rng.integers(1, len(whole) // 3))
+        garbage = whole[:torn] if rng.random() < 0.5 else rng.bytes(torn)
+        with journals(path)[0].open("ab") as file:
+            file.write(garbage)
+        assert_holds(embstore.open(path), numbers)
+        report = embstore.verify(path)
+        assert not report.ok
+        assert not len(report.rows_affected)
+        with embstore.open(path, "r+") as store:
+            small(store, 5)
+            small(store, 6)
+        assert_holds(embstore.open(path), [*numbers, *numbers_of(7, first=5)])
+        assert embstore.verify(path).ok
+        shutil.rmtree(path)
+
+
+def test_every_cut_leaves_whole_commits(tmp_path):
+    source = tmp_path / "source.zarr"
+    numbers = journalled(source)
+    whole = journals(source)[0].read_bytes()
+    sizes = set()
+    for size in range(0, len(whole), 7):
+        path = tmp_path / "store.zarr"
+        shutil.copytree(source, path)
+        os.truncate(journals(path)[0], size)
+        found = embstore.open(path)
+        sizes.add(len(found))
+        assert_holds(found, numbers[: len(found)])
+        shutil.rmtree(path)
+    assert sizes == {N + 6, N + 9, N + 12}
+
+
+def test_flipped_bits_never_give_other_rows(tmp_path, rng):
+    """A flipped bit costs the last commit at most; before that it is an error, and never another value."""
+    source = tmp_path / "source.zarr"
+    numbers = journalled(source)
+    file = journals(source)[0]
+    whole = file.read_bytes()
+    broken, short = 0, 0
+    for bit in rng.choice(8 * len(whole), 400, replace=False).tolist():
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        try:
+            found = embstore.open(source)
+        except CorruptStoreError:
+            broken += 1
+        else:
+            short += 1
+            assert len(found) < len(numbers)
+            assert_holds(found, numbers[: len(found)])
+        report = embstore.verify(source)
+        assert not report.ok
+    assert broken > 200
+    assert short > 50
+
+
+def frame(store, arrays, *, previous=None, rows_=1, commit_id="0" * 32):
+    record = store.snapshot.record
+    parts = {name: (count, data) for name, count, data in arrays}
+    return encode_frame(previous or record.commit_id, commit_id, rows_, parts)
+
+
+def arrays_of(store, **others):
+    """One more row, as an append would have it."""
+    record = store.snapshot.record
+    values = {
+        "embedding": rows([5000]),
+        "score": np.array([1.0]),
+        "file_id": ["f5000"],
+        "class_code": np.zeros(1, np.int32),
+        "key_hash": embstore.keys.hash_keys(["f5000:c0"]),
+        **others,
+    }
+    return [(n, len(v), payload(record.arrays[n], v)) for n, v in values.items() if v is not None]
+
+
+NONSENSE = {
+    "follows another commit": lambda s: frame(s, arrays_of(s), previous="f" * 32),
+    "rows of no array": lambda s: frame(s, [*arrays_of(s), ("nothing", 1, b"12345678")]),
+    "dead rows": lambda s: frame(s, [*arrays_of(s), ("dead_rows", 1, bytes(8))]),
+    "more rows than it says": lambda s: frame(s, arrays_of(s), rows_=2),
+    "fewer for one array": lambda s: frame(s, arrays_of(s, score=None)),
+    "rows of another size": lambda s: frame(s, [*arrays_of(s, score=None), ("score", 1, b"123")]),
+    "a negative number": lambda s: frame(s, [*arrays_of(s, score=None), ("score", -1, b"")], rows_=-1),
+    "texts that are cut off": lambda s: frame(s, [*arrays_of(s, file_id=None), ("file_id", 1, b"\xff\0\0\0a")]),
+    "texts that are none": lambda s: frame(s, [*arrays_of(s, file_id=None), ("file_id", 1, b"\x01\0\0\0\xff")]),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_with_a_right_checksum(path, what):
+    numbers = journalled(path)
+    with journals(path)[0].open("ab") as file:
+        file.write(NONSENSE[what](embstore.open(path)))
+    with pytest.raises(CorruptStoreError, match="journal"):
+        embstore.open(path)
+    report = embstore.verify(path)
+    assert not report.ok
+    assert embstore.salvage(path, path.with_name("saved")).rows_kept == len(numbers)
+
+
+def test_a_frame_like_ours_is_taken(path):
+    """The nonsense above is refused for what is wrong with it."""
+    numbers = journalled(path)
+    with journals(path)[0].open("ab") as file:
+        file.write(frame(embstore.open(path), arrays_of(embstore.open(path))))
+    assert len(embstore.open(path)) == len(numbers) + 1
+
+
+def test_heads_that_are_no_heads(path, rng):
+    numbers = journalled(path)
+    file = journals(path)[0]
+    whole = file.read_bytes()
+    for junk in (b"[]", b"{}", b'{"previous": 1}', b"\xff", b"[" * 100_000, b'{"rows": 1e999, "arrays": 3}'):
+        from embstore.journal import _HEAD, crc32c
+
+        sizes = _HEAD.pack(0, len(junk), 0)[4:]
+        file.write_bytes(whole + crc32c(sizes + junk).to_bytes(4, "little") + sizes + junk)
+        with pytest.raises(CorruptStoreError):
+            embstore.open(path)
+    file.write_bytes(whole)
+    assert_holds(embstore.open(path), numbers)
+
+
+def test_a_journal_that_is_lost_is_said_so(path):
+    journalled(path)
+    reader = embstore.open(path)
+    journals(path)[0].unlink()
+    for act in (lambda: embstore.open(path), reader.refresh):
+        with pytest.raises(CorruptStoreError, match=r"journal.*missing"):
+            act()
+
+
+def test_a_journal_that_is_too_large_is_not_read(path):
+    journalled(path)
+    with journals(path)[0].open("ab") as file:
+        file.truncate(65 * 2**20)
+    with pytest.raises(CorruptStoreError, match="at most"):
+        embstore.open(path)
+
+
+def test_a_journal_that_is_a_link_is_refused(path, tmp_path):
+    journalled(path)
+    file = journals(path)[0]
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptStoreError, match="regular file"):
+        embstore.open(path)
+
+
+@pytest.mark.parametrize("operation", ["write", "fsync"])
+def test_where_the_journal_fails_chunks_are_written(path, operation, caplog):
+    base(path)
+    with embstore.open(path, "r+") as store:
+        for i in range(4):
+            small(store, i)
+
+        def hook(what, where, data):
+            if what == operation and "/journal." in where:
+                raise OSError(5, "injected", where)
+
+        fsio.step_hook = hook
+        small(store, 4)
+        fsio.step_hook = None
+        assert "the journal can't be written" in caplog.text
+        assert_holds(embstore.open(path), [*range(N), *numbers_of(5)])
+        small(store, 5)
+        assert_holds(store, [*range(N), *numbers_of(6)])
+    assert embstore.verify(path).ok
+
+
+def test_a_disk_that_is_full_for_good(path):
+    base(path)
+    store = embstore.open(path, "r+")
+    for i in range(4):
+        small(store, i)
+
+    def hook(what, where, data):
+        if what == "write":
+            raise OSError(28, "injected", where)
+
+    fsio.step_hook = hook
+    with pytest.raises(StorageFullError):
+        small(store, 4)
+    store.close()  # what is in the journal stays there
+    fsio.step_hook = None
+    assert len(journals(path)) == 1
+    assert_holds(embstore.open(path), [*range(N), *numbers_of(4)])
+    with pytest.raises(MissingKeysError):
+        embstore.open(path)[key(1040)]
+    with embstore.open(path, "r+") as store:
+        small(store, 4)
+    assert_holds(embstore.open(path), [*range(N), *numbers_of(5)])
+    assert leftovers(path) == []
+
+
+def test_every_prefix_of_a_power_cut_opens_to_a_whole_commit(tmp_path):
+    """As `test_power_cut` has it for other changes; here commits are written into a file that is there."""
+    work = tmp_path / "work"
+    work.mkdir()
+    path = work / "store.zarr"
+    base(path)
+    disk = Disk(work)
+    outcomes = [state(embstore.open(path))]
+    changes = [*(lambda store, i=i: small(store, i) for i in range(4)), lambda store: store.flush()]
+    log = record_operations(path, changes)
+    outcomes += [data for operation, _, data in log if operation == "acknowledged"]
+    rng = np.random.default_rng(0)
+    acknowledged, seen = 0, set()
+    for number, (operation, where, data) in enumerate([*log, ("end", None, None)]):
+        for variant, (entries, content) in enumerate(VARIANTS):
+            target = tmp_path / "after"
+            disk.survive(target, entries, content, rng)
+            survivor = target / "store.zarr"
+            found = state(embstore.open(survivor, check="all"))
+            assert found in outcomes[acknowledged : acknowledged + 2], (number, operation, where, entries, content)
+            seen.add(outcomes.index(found))
+            if (number + variant) % 5 == 0:
+                with embstore.open(survivor, "r+") as store:
+                    small(store, 99)
+                    small(store, 100)
+                    small(store, 101)
+                report = embstore.verify(survivor)
+                assert report.ok, str(report)
+            shutil.rmtree(target)
+        if operation == "acknowledged":
+            acknowledged += 1
+        elif operation != "end":
+            disk.do(operation, where, data)
+    assert seen == {outcomes.index(outcome) for outcome in outcomes}
