@@ -37,6 +37,7 @@ from embstore.errors import (
     StoreExistsError,
     StoreLockedError,
 )
+from embstore.sidebyside import may_start_threads
 
 __all__ = [
     "PARTIAL",
@@ -418,8 +419,7 @@ class Together:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embstore-sync")
-        # A thread that finds no memory for its first steps is waited for for ever (seen under ulimit -v, Python 3.11).
-        self._may_start_threads = resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+        self._may_start_threads = may_start_threads()
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = _MOST_WAITING if allowed == resource.RLIM_INFINITY else max(1, min(_MOST_WAITING, allowed // 8))
         self._waiting: deque[_Written] = deque()

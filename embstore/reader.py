@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -23,6 +24,7 @@ from embstore.layout import chunk_name, crc32c
 from embstore.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, Region, available
 from embstore.prefetch import Prefetcher
 from embstore.schema import STRING, ArrayState, Tail
+from embstore.sidebyside import in_parts
 
 __all__ = ["ChunkedColumn", "MappedColumn", "NumericColumn", "StringColumn", "open_column"]
 
@@ -43,11 +45,16 @@ class FileColumn(NumericColumn):
         """Read neighbouring rows from the chunk files."""
         out = aligned_empty((stop - start, *self.array.shape), self.dtype)
         size = self.array.rows_per_chunk
-        for index in self._chunks_of_span(start, stop):
-            low, high = max(start, index * size), min(stop, (index + 1) * size)
-            with open_chunk(self.folder, self.array, index) as (descriptor, _):
-                part = out[low - start : high - start].reshape(-1).view(np.uint8).data
-                self._fill(descriptor, part, (low - index * size) * self.array.row_nbytes, index)
+        chunks = self._chunks_of_span(start, stop)
+
+        def read(first: int, last: int) -> None:
+            for index in chunks[first:last]:
+                low, high = max(start, index * size), min(stop, (index + 1) * size)
+                with open_chunk(self.folder, self.array, index) as (descriptor, _):
+                    part = out[low - start : high - start].reshape(-1).view(np.uint8).data
+                    self._fill(descriptor, part, (low - index * size) * self.array.row_nbytes, index)
+
+        in_parts(read, len(chunks), out.nbytes)
         return out
 
     def _read_scattered(self, rows: Rows) -> Array:
@@ -73,6 +80,10 @@ class FileColumn(NumericColumn):
             raise CorruptStoreError(
                 self.folder.path / chunk_name(self.array, index), "it became shorter while it was read"
             )
+
+
+def _take(values: Array, rows: Rows, out: Array, start: int, stop: int) -> None:
+    values.take(rows[start:stop], axis=0, out=out[start:stop], mode="clip")  # "raise" would copy twice
 
 
 class MappedColumn(FileColumn):
@@ -160,7 +171,7 @@ class MappedColumn(FileColumn):
         out = aligned_empty((len(rows), *self.array.shape), self.dtype)
         if len(rows):
             self._prefetcher.before(self._values, rows)
-            self._values.take(rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
+            in_parts(partial(_take, self._values, rows, out), len(rows), out.nbytes)
             self._prefetcher.after()
         return out
 
@@ -178,7 +189,7 @@ class MappedColumn(FileColumn):
         rows = self.span(start, stop)
         self.read_ahead(start, stop)
         out = aligned_empty(rows.shape, self.dtype)
-        np.copyto(out, rows)
+        in_parts(lambda first, last: np.copyto(out[first:last], rows[first:last]), len(rows), out.nbytes)
         return out
 
     def span(self, start: int, stop: int) -> Array:

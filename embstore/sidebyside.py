@@ -1,0 +1,64 @@
+"""Large copies by several threads: one of them can't take all that memory gives.
+
+Threads live as long as one copy: a process that forks later inherits none. There are none in a process that was started
+to share the work already (a `DataLoader`'s worker), and none where address space is limited: a thread that finds no
+memory for its first steps is waited for for ever (seen under ulimit -v, Python 3.11).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Final
+
+__all__ = ["in_parts", "may_start_threads"]
+
+_WORTH_A_THREAD: Final = 8 * 2**20
+"""Bytes of a part: copying them takes a millisecond or two, a thread a tenth of one."""
+_MOST: Final = 4
+"""Parts: by then memory has no more to give."""
+
+
+def may_start_threads() -> bool:
+    """Tell whether a thread that is started will run."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+def _cores() -> int:
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_parts(work: Callable[[int, int], None], count: int, nbytes: int) -> None:
+    """Have `work` done on ``range(0, count)``, as a whole or in parts side by side.
+
+    Parameters
+    ----------
+    work : callable
+        Takes where a part begins and ends; lets go of Python's global lock while it copies.
+    count : int
+    nbytes : int
+        That are copied in all.
+    """
+    parts = min(nbytes // _WORTH_A_THREAD, _MOST, count)
+    if parts < 2 or not may_start_threads() or (parts := min(parts, _cores())) < 2:
+        work(0, count)
+        return
+    bounds = [count * part // parts for part in range(parts + 1)]
+    first, *others = pairwise(bounds)
+    with ThreadPoolExecutor(parts - 1, thread_name_prefix="embstore-copy") as pool:
+        futures: list[Future[None]] = []
+        try:
+            for start, stop in others:
+                futures.append(pool.submit(work, start, stop))  # one by one: those that were started count
+        except RuntimeError:  # the interpreter is shutting down, and starts no thread any more
+            work(others[len(futures)][0], count)
+        work(*first)
+        for future in futures:
+            future.result()

@@ -1,0 +1,112 @@
+"""Copies in parts: the same rows, whoever copies them."""
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore import sidebyside
+from embstore.sidebyside import in_parts
+from tests.crash import run_in_child
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Have copies done in parts that nobody would do in parts, on as many cores as that needs."""
+    monkeypatch.setattr(sidebyside, "_WORTH_A_THREAD", 64)
+    monkeypatch.setattr(sidebyside, "_cores", lambda: 4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 17])
+@pytest.mark.parametrize("nbytes", [0, 63, 128, 10_000])
+def test_every_part_is_done_once(count, nbytes, small_parts):
+    done, threads = [], set()
+
+    def work(start, stop):
+        threads.add(threading.get_ident())
+        done.extend(range(start, stop))
+
+    in_parts(work, count, nbytes)
+    assert sorted(done) == list(range(count))
+    assert len(threads) <= 4
+    assert threading.active_count() == 1
+
+
+def test_an_error_in_any_part_comes_out(small_parts):
+    for bad in range(8):
+
+        def work(start, stop, bad=bad):
+            if start <= bad < stop:
+                raise OSError(5, "broken")
+
+        with pytest.raises(OSError, match="broken"):
+            in_parts(work, 8, 10_000)
+    assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("dim", [1024, 5])  # rows that fill pages, and rows that don't
+def test_rows_are_those_that_were_asked_for(path, rng, small_parts, mapping, dim):
+    values = rng.standard_normal((300, dim)).astype("float32")
+    keys = [f"{i}:c{i % 3}" for i in range(300)]
+    embstore.open(path, "w-", config={}, chunk_bytes=4096).append(keys, values)
+    store = embstore.open(path, mapping=mapping)
+    for count in (1, 3, 257):
+        rows = rng.integers(0, 300, count)
+        for _ in range(2):  # the first batch is read, the next is mapped
+            np.testing.assert_array_equal(store.take(rows), values[rows])
+    np.testing.assert_array_equal(store.select().to_numpy(), values)
+    np.testing.assert_array_equal(store.select(rows=np.arange(7, 290)).to_numpy(), values[7:290])
+    with pytest.raises(IndexError):
+        store.take([5, 300])
+
+
+def test_a_chunk_that_is_gone_is_said_so(path, rng, small_parts):
+    values = rng.standard_normal((300, 5)).astype("float32")
+    embstore.open(path, "w-", config={}, chunk_bytes=4096).append([f"{i}:c" for i in range(300)], values)
+    store = embstore.open(path, mapping="never")
+    (path / "embedding" / "c.0.0").unlink()
+    with pytest.raises(embstore.errors.CorruptStoreError, match="missing"):
+        store.select().to_numpy()
+
+
+def test_none_are_started_where_others_share_the_work(monkeypatch):
+    """In a worker of multiprocessing; in a process with a limit, where a thread may find no memory."""
+    code = (
+        "import multiprocessing as mp\nfrom embstore import sidebyside\n"
+        "if __name__ == '__main__':\n"
+        "    with mp.get_context('fork').Pool(1) as pool: print(pool.apply(sidebyside._cores), sidebyside._cores())"
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["1", str(cores)]
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
+        started = []
+        monkeypatch.setattr(sidebyside, "ThreadPoolExecutor", started.append)
+        in_parts(lambda start, stop: None, 100, 2**30)
+        assert not started
+
+    assert run_in_child(work) == 0
+
+
+def test_where_no_thread_starts_any_more_it_is_done_all_the_same(monkeypatch, small_parts):
+    """As at the interpreter's end: the first thread is started, the second is not."""
+    submit, done = sidebyside.ThreadPoolExecutor.submit, []
+
+    def refuse(pool, *arguments):
+        if done:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        done.append(None)
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(sidebyside.ThreadPoolExecutor, "submit", refuse)
+    covered = []
+    in_parts(lambda start, stop: covered.extend(range(start, stop)), 8, 10_000)
+    assert sorted(covered) == list(range(8))
