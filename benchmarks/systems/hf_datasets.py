@@ -19,6 +19,9 @@ from systems.base import Floats, Numbers, Rows, System, Written
 
 datasets.disable_progress_bars()
 
+_PART_NBYTES = 2**30
+"""Of one dataset that is built in RAM: a table of two million rows took more than 24 GB."""
+
 
 class HfDatasets(System):
     name = "datasets (Arrow)"
@@ -26,7 +29,8 @@ class HfDatasets(System):
 
     def write(self, folder: Path, rows: Rows) -> None:
         self._written = Written(folder)
-        self._save(folder, 0, rows)
+        for number, part in enumerate(rows.parts(max(1, _PART_NBYTES // rows.values[:1].nbytes))):
+            self._save(folder, number, part)
 
     def _save(self, folder: Path, part: int, rows: Rows) -> None:
         size = int(np.prod(rows.shape))
