@@ -275,8 +275,9 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
     """
     data = bytes(data)
     unpack, end, position = _LENGTH.unpack_from, len(data), 0
+    padding = len(data.rstrip(b"\0"))  # from there on, strings are empty: nearly all, in a small store's chunk
     values: list[str] = []
-    for _ in range(count):
+    while len(values) < count and position < padding:
         if position + 4 > end:
             raise ValueError(f"{len(values)} of {count} strings fit the chunk's {end} bytes")
         start = position + 4
@@ -284,6 +285,9 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
         if position > end:
             raise ValueError(f"string {len(values)} ends at {position}, the chunk has {end} bytes")
         values.append(data[start:position].decode())
-    if position != end:
-        raise ValueError(f"{end - position} bytes follow the last of {count} strings")
-    return values
+    empty = min(count - len(values), (end - position) // 4)
+    if len(values) + empty < count:
+        raise ValueError(f"{len(values) + empty} of {count} strings fit the chunk's {end} bytes")
+    if position + 4 * empty != end:
+        raise ValueError(f"{end - position - 4 * empty} bytes follow the last of {count} strings")
+    return values + [""] * empty

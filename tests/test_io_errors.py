@@ -12,13 +12,6 @@ from tests import test_kill
 from tests.crash import leftovers
 from tests.test_kill import base, key, rows, state
 
-
-def small(store):
-    """Commits of one row, of which the last go into the journal."""
-    for i in range(600, 605):
-        store.append([key(i)], rows([i]), columns={"score": [i]}, if_exists="skip")
-
-
 CHANGES = [
     test_kill.append,
     test_kill.replace,

@@ -1,5 +1,6 @@
 """Small commits: one write into the journal each; whole or not at all, and in the chunk files in the end."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -14,13 +15,19 @@ import zarr
 
 import embstore
 from embstore import fsio, session
-from embstore.errors import CorruptStoreError, MissingKeysError, StorageFullError, UnsupportedFormatError
+from embstore.errors import (
+    CommitUncertainError,
+    CorruptStoreError,
+    MissingKeysError,
+    StorageFullError,
+    UnsupportedFormatError,
+)
 from embstore.journal import encode_frame
 from embstore.layout import payload
 from tests import test_kill, test_power_cut
 from tests.crash import Journal, kill_at, leftovers, run_in_child
+from tests.test_io_errors import fail_at
 from tests.test_kill import base, check_after, key, row, rows, state
-from tests.test_power_cut import VARIANTS, Disk, record_operations
 
 N = 130  # rows that `base` makes; a chunk has 128
 
@@ -611,6 +618,43 @@ def test_where_the_journal_fails_chunks_are_written(path, operation, caplog):
     assert embstore.verify(path).ok
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_an_error_at_every_step(tmp_path, code):
+    """The disk fails once: what was acknowledged is there, what was refused is not, and the same store goes on."""
+    step = 0
+    while True:
+        path = tmp_path / f"{step}.zarr"
+        base(path)
+        store = embstore.open(path, "r+")
+        failed = fail_at(step, code)
+        sure, perhaps = [], []
+        for i in range(6):
+            try:
+                small(store, i) if i < 5 else store.flush()
+                sure += numbers_of(i + 1, first=i) if i < 5 else []
+            except CommitUncertainError:
+                perhaps += numbers_of(i + 1, first=i)
+            except OSError:
+                pass
+        fsio.step_hook = None
+        found = {int(k[1 : k.index(":")]) for k in embstore.open(path, check="all")} - set(range(N))
+        assert set(sure) <= found <= {*sure, *perhaps}
+        for i in range(50, 53):
+            small(store, i)
+        assert_holds(store, [*range(N), *sorted(found), *numbers_of(53, first=50)])
+        store.close()
+        assert_holds(embstore.open(path), [*range(N), *sorted(found), *numbers_of(53, first=50)])
+        assert leftovers(path) == []
+        assert journals(path) == []
+        report = embstore.verify(path)
+        assert report.ok, str(report)
+        shutil.rmtree(path)
+        if not failed:
+            break
+        step += 1
+    assert step > 60
+
+
 def test_a_disk_that_is_full_for_good(path):
     base(path)
     store = embstore.open(path, "r+")
@@ -638,35 +682,10 @@ def test_a_disk_that_is_full_for_good(path):
 
 def test_every_prefix_of_a_power_cut_opens_to_a_whole_commit(tmp_path):
     """As `test_power_cut` has it for other changes; here commits are written into a file that is there."""
-    work = tmp_path / "work"
-    work.mkdir()
-    path = work / "store.zarr"
-    base(path)
-    disk = Disk(work)
-    outcomes = [state(embstore.open(path))]
+
+    def write_more(store):
+        for i in range(99, 102):
+            small(store, i)
+
     changes = [*(lambda store, i=i: small(store, i) for i in range(4)), lambda store: store.flush()]
-    log = record_operations(path, changes)
-    outcomes += [data for operation, _, data in log if operation == "acknowledged"]
-    rng = np.random.default_rng(0)
-    acknowledged, seen = 0, set()
-    for number, (operation, where, data) in enumerate([*log, ("end", None, None)]):
-        for variant, (entries, content) in enumerate(VARIANTS):
-            target = tmp_path / "after"
-            disk.survive(target, entries, content, rng)
-            survivor = target / "store.zarr"
-            found = state(embstore.open(survivor, check="all"))
-            assert found in outcomes[acknowledged : acknowledged + 2], (number, operation, where, entries, content)
-            seen.add(outcomes.index(found))
-            if (number + variant) % 5 == 0:
-                with embstore.open(survivor, "r+") as store:
-                    small(store, 99)
-                    small(store, 100)
-                    small(store, 101)
-                report = embstore.verify(survivor)
-                assert report.ok, str(report)
-            shutil.rmtree(target)
-        if operation == "acknowledged":
-            acknowledged += 1
-        elif operation != "end":
-            disk.do(operation, where, data)
-    assert seen == {outcomes.index(outcome) for outcome in outcomes}
+    test_power_cut.check_every_prefix(tmp_path, changes, write_more)

@@ -1,8 +1,12 @@
 """A writer is killed at every step of its work in turn, and at random moments; nothing acknowledged is lost."""
 
+import functools
 import os
+import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,8 +31,15 @@ def rows(numbers):
 
 def base(path, n=130):
     """A store whose last chunk is partly filled (128 rows a chunk)."""
+    shutil.copytree(_made(n), path)
+
+
+@functools.cache
+def _made(n):
+    path = Path(tempfile.mkdtemp()) / "store.zarr"
     with embstore.open(path, "w-", config={"n": n}, chunk_bytes=4096) as store:
         store.append([key(i) for i in range(n)], rows(range(n)), columns={"score": np.arange(n)})
+    return path
 
 
 def append(store):

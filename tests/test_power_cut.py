@@ -179,16 +179,27 @@ HISTORIES = {
 }
 
 
+def write_one_more(store):
+    fields = {n: np.ones((1, *spec.shape), spec.dtype) for n, spec in store.fields.items()}
+    halves = "score" in store.columns and store.select().column("score")[0] % 1
+    store.append(["next:c"], fields, columns={"score": 1.0 if halves else 1})
+
+
 @pytest.mark.parametrize("history", HISTORIES)
 def test_every_prefix_opens_to_a_whole_commit(tmp_path, history):
+    check_every_prefix(tmp_path, HISTORIES[history], write_one_more)
+
+
+def check_every_prefix(tmp_path, changes, write_more):
+    """Make changes; whenever the power is cut, the store opens to a whole commit, and `write_more` may write to it."""
     work = tmp_path / "work"
     work.mkdir()
     path = work / "store.zarr"
     base(path)
     disk = Disk(work)
-    states = [state(embstore.open(path))]
-    log = record_operations(path, HISTORIES[history])
-    outcomes = states + [data for operation, _, data in log if operation == "acknowledged"]
+    outcomes = [state(embstore.open(path))]
+    log = record_operations(path, changes)
+    outcomes += [data for operation, _, data in log if operation == "acknowledged"]
     rng = np.random.default_rng(0)
     acknowledged, seen = 0, set()
     for number, (operation, where, data) in enumerate([*log, ("end", None, None)]):
@@ -202,8 +213,7 @@ def test_every_prefix_opens_to_a_whole_commit(tmp_path, history):
             seen.add(outcomes.index(found))
             if (number + variant) % 5 == 0:  # and the next writer needs no help
                 with embstore.open(survivor, "r+") as store:
-                    fields = {n: np.ones((1, *spec.shape), spec.dtype) for n, spec in store.fields.items()}
-                    store.append(["next:c"], fields, columns={"score": 1.0 if found["columns"]["score"][0] % 1 else 1})
+                    write_more(store)
                 report = embstore.verify(survivor)
                 assert report.ok, str(report)
             shutil.rmtree(target)
