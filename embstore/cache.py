@@ -26,8 +26,8 @@ from embstore.fsio import Folder
 from embstore.keys import Key
 from embstore.opening import Mode
 from embstore.opening import open as open_store
+from embstore.records import read_commit
 from embstore.remote import local_path
-from embstore.snapshot import read_commit
 from embstore.store import EmbeddingStore
 from embstore.upkeep import StoreUse, given_up, remove_stores, tidy, use_of
 

@@ -1,6 +1,6 @@
 """Changes: what a call asks for, turned into a new record and the rows to add to each array.
 
-Each function looks at one snapshot and writes nothing; `commit` carries the plan out, under the same lock.
+Each function looks at one snapshot and writes nothing; `session` carries the plan out, under the same lock.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embstore.fsio import Folder
 from embstore.schema import ArrayState
 
-__all__ = ["Array", "Check", "NumericColumn", "Rows", "joined", "keep"]
+__all__ = ["Array", "Check", "NumericColumn", "Rows", "keep"]
 
 Check = Literal["tail", "touched", "all"]
 Rows = NDArray[np.int64]
@@ -26,11 +26,6 @@ def keep(kept: dict[int, T], index: int, chunk: T, *, most: int) -> None:
     kept[index] = chunk
 
 
-def joined(rows: Array, behind: Array | None) -> Array:
-    """Return rows and those behind them in one array; the rows themselves, where there are no more."""
-    return rows if behind is None or not len(behind) else np.concatenate([rows, behind])
-
-
 class NumericColumn:
     """What all kinds of numeric column have in common.
 
@@ -43,9 +38,10 @@ class NumericColumn:
         Whether neighbouring rows are shown where they lie: `span` copies nothing.
     """
 
+    complete = False
+    in_place = False
+
     def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
-        self.complete = False
-        self.in_place = False
         self.folder = folder
         self.array = array
         self.dtype = np.dtype(array.dtype)
@@ -74,12 +70,17 @@ class NumericColumn:
         """Copy neighbouring rows of a column that is `complete`, whatever became of the files since."""
         raise NotImplementedError
 
-    def private(self, behind: Array | None = None) -> Array:
-        """Return all rows, and those `behind` them, as a writable array of the caller's own."""
-        raise NotImplementedError
+    def private(self) -> Array:
+        """Return all rows as a writable array of the caller's own: ``(len(self), *shape)``."""
+        return self.private_followed_by(np.empty((0, *self.array.shape), self.dtype))
+
+    def private_followed_by(self, behind: Array) -> Array:
+        """Return all rows, and others behind them, as a writable array of the caller's own."""
+        rows = self.copy(0, len(self))
+        return np.concatenate([rows, behind]) if len(behind) else rows
 
     def followed_by(self, behind: Array) -> Array | None:
-        """Return all rows and those behind them as one array, read-only, without a copy; None, where that can't be."""
+        """Return all rows, and others behind them, as one read-only array without a copy; None, where that can't be."""
         return None
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:

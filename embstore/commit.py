@@ -19,8 +19,7 @@ import numpy as np
 from embstore.chunks import read_tail, write_chunk
 from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, StoreExistsError
 from embstore.fsio import Folder, Together, is_partial, move_into_place, sibling
-from embstore.journal import FOLDER as JOURNAL_FOLDER
-from embstore.journal import journal_name
+from embstore.journal import begin_journal, remove_journal
 from embstore.layout import (
     MAX_METADATA_BYTES,
     METADATA_NAME,
@@ -127,7 +126,7 @@ def commit(
     with Together() as files:
         grown = {name: append_blocks(files, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
         if new.journal:  # it is there before the record says so
-            files.replace(folder.child(JOURNAL_FOLDER), journal_name(commit_id), [])
+            begin_journal(files, folder, commit_id)
     dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
     record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=commit_id)
     if made:  # else numbers alone have changed, and an append need not pay for this (0.5 of 18 ms)
@@ -199,7 +198,7 @@ def finish(folder: Folder, old: Record | None, record: Record) -> None:
             if before is None or before.length != array.length or name == BACKUP_ARRAY:
                 files.replace(folder.child(name), METADATA_NAME, [own_metadata(name, record)])
     if old is not None and old.journal:
-        folder.child(JOURNAL_FOLDER).remove(journal_name(old.commit_id))
+        remove_journal(folder, old)
     for name in record.dropped:
         folder.remove_child(name)
         folder.sync()

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from embstore.chunks import read_chunks
-from embstore.column import Array, Check, NumericColumn, Rows, joined, keep
+from embstore.column import Array, Check, NumericColumn, Rows, keep
 from embstore.fsio import Folder
 from embstore.schema import ArrayState, Tail
 
@@ -64,9 +64,6 @@ class DecodedColumn(NumericColumn):
             low, high = max(start, index * size), min(stop, (index + 1) * size)
             out[low - start : high - start] = chunk[low - index * size : high - index * size]
         return np.empty((0, *self.array.shape), self.dtype) if out is None else out
-
-    def private(self, behind: Array | None = None) -> Array:
-        return joined(self.copy(0, len(self)), behind)
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
         column = DecodedColumn(self.folder, array, "tail", tails_of(self.folder, array))

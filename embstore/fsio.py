@@ -1,4 +1,4 @@
-"""Durable files and locks: the only place that makes, replaces, syncs, renames or removes a file.
+"""Durable files and locks: the only place that makes, replaces, extends, syncs, renames or removes a file.
 
 A `Folder` is opened once and everything in it is reached relative to its descriptor, so that a
 folder exchanged under the same path (a compaction) can't mix into what was opened before. Symbolic
@@ -36,6 +36,7 @@ from embstore.errors import (
     StorageFullError,
     StoreExistsError,
     StoreLockedError,
+    StoreReplacedError,
 )
 from embstore.sidebyside import may_start_threads
 
@@ -201,10 +202,18 @@ class Folder:
         return self.read_on(name, 0, most=most)
 
     def read_on(self, name: str, position: int, *, most: int) -> bytes:
-        """Read what the file `name`, which may have at most `most` bytes, has from `position` on."""
+        """Read what the file `name`, which may have at most `most` bytes, has from `position` on.
+
+        Raises
+        ------
+        StoreReplacedError
+            It is shorter than that by now.
+        """
         with self.opened(name) as (descriptor, size):
             if size > most:
                 raise CorruptStoreError(self.path / name, f"it has {size:,} bytes, at most {most:,} are allowed")
+            if size < position:
+                raise StoreReplacedError(self.path, f"{name} became shorter")
             return read_exactly(descriptor, size - position, position)
 
     def contents(
@@ -280,7 +289,10 @@ class Folder:
         with _explained(path):
             descriptor = os.open(name, flags, dir_fd=self.descriptor)
             try:
-                if os.fstat(descriptor).st_size > position:
+                size = os.fstat(descriptor).st_size
+                if size < position:
+                    raise StoreReplacedError(self.path, f"{name} became shorter")
+                if size > position:
                     _step("truncate", path, position)
                     os.ftruncate(descriptor, position)
                 _step("write", path, (position, data))

@@ -21,22 +21,23 @@ from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, St
 from embstore.fsio import Folder
 from embstore.gather import row_bounds
 from embstore.index import run_problems
-from embstore.journal import FOLDER as JOURNAL_FOLDER
-from embstore.journal import Journal, journal_name
+from embstore.journal import Journal, journal_path
 from embstore.keys import hash_keys
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore.ragged import sound, unsound
-from embstore.recovery import read_backup
-from embstore.remote import Url, is_url, local_path
-from embstore.schema import ArrayState, Record, offsets_name
-from embstore.snapshot import (
+from embstore.records import (
+    ATTEMPTS,
     METADATA_REWRITTEN,
-    Snapshot,
     check_record,
     metadata_rewritten,
+    moved_on,
     parse_document,
     parse_record,
 )
+from embstore.recovery import read_backup
+from embstore.remote import Url, is_url, local_path
+from embstore.schema import ArrayState, Record, offsets_name
+from embstore.snapshot import Snapshot
 
 __all__ = ["Problem", "Report", "SalvageReport", "salvage", "verify"]
 
@@ -120,6 +121,10 @@ class _Damaged(Snapshot):
     def ensure_current(self) -> None:
         """Do nothing: there may be no record to compare with."""
 
+    def moved_on(self) -> bool:
+        """Tell whether the store has another record by now."""
+        return moved_on(self.folder, self.base)
+
 
 def verify(path: str | PathLike[str]) -> Report:
     """Check every byte of a store against what was committed. Takes no lock and writes nothing.
@@ -168,10 +173,18 @@ def _here(path: str | PathLike[str]) -> Path:
     return local_path(path).resolve()
 
 
-def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
+def _opened(place: Path) -> tuple[_Damaged | None, list[Problem]]:
     """Open a store by its record, or by the record's copy."""
-    if not place.is_dir():
-        raise NotAStoreError(place, "it is a file" if place.exists() else "there is nothing")
+    for _ in range(ATTEMPTS):
+        if not place.is_dir():
+            raise NotAStoreError(place, "it is a file" if place.exists() else "there is nothing")
+        snapshot, problems = _opened_once(place)
+        if snapshot is None or not problems or not snapshot.base.journal or not snapshot.moved_on():
+            break
+    return snapshot, problems
+
+
+def _opened_once(place: Path) -> tuple[_Damaged | None, list[Problem]]:
     folder = Folder.open(place)
     problems: list[Problem] = []
     record: Record | None = None
@@ -198,9 +211,9 @@ def _journal(folder: Folder, record: Record) -> tuple[Journal | None, list[Probl
     """Read the journal, as far as it is sound."""
     if not record.journal:
         return None, []
-    path = folder.path / JOURNAL_FOLDER / journal_name(record.commit_id)
+    path = journal_path(folder, record)
+    journal = Journal(folder, record)
     try:
-        journal = Journal(folder, record)
         journal.read()
     except (CorruptStoreError, FileNotFoundError) as error:
         return journal, [Problem(path, f"{_detail(error)}; commits from there on are lost", _NO_ROWS)]
@@ -235,9 +248,9 @@ def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> 
     if snapshot is None:
         return Report(place, 0, tuple(problems))
     live = _live(snapshot)
-    for name, array in snapshot.base.arrays.items():
-        problems += _array_problems(snapshot, name, array, live)
-    if not problems:
+    damaged = [p for name, array in snapshot.base.arrays.items() for p in _array_problems(snapshot, name, array, live)]
+    problems += damaged
+    if not damaged:
         problems += _agreement_problems(snapshot, live)
     for name in snapshot.record.ragged:
         problems += _offset_problems(snapshot, name, live)
@@ -262,7 +275,7 @@ def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows
                 check_tail(folder, array, also=(snapshot.base.erasing or {}).get(name))
         except (CorruptStoreError, FileNotFoundError) as error:
             first = index * array.rows_per_chunk
-            rows = _rows_in(snapshot, name, first, first + array.rows_per_chunk, live)
+            rows = _rows_in(snapshot, name, first, min(first + array.rows_per_chunk, array.length), live)
             yield Problem(folder.path / chunk_name(array, index), _detail(error), rows)
 
 

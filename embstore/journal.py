@@ -10,39 +10,59 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from embstore.errors import CorruptStoreError
-from embstore.fsio import Folder
+from embstore.fsio import Folder, Together
 from embstore.layout import crc32c, crc32c_extend, decode_strings, dump_json, payload
 from embstore.schema import STRING, ArrayState, Record, offsets_name
 
-__all__ = ["FOLDER", "MAX_JOURNAL_NBYTES", "Journal", "is_journal", "journal_name"]
+__all__ = ["Journal", "begin_journal", "journal_path", "remove_journal", "remove_other_journals"]
 
-FOLDER: Final = "key_hash"
-"""The array in whose folder it lies: other Zarr readers list what is in a group, and not what is in an array."""
-MAX_JOURNAL_NBYTES: Final = 64 * 2**20
-_HEAD: Final = struct.Struct("<IIQ")  # CRC-32C of all that follows; bytes of the description, and of the rows
-_CHECKSUM_NBYTES: Final = 4
+_FOLDER: Final = "key_hash"  # other Zarr readers list what is in a group, and not what is in an array
 _PREFIX: Final = "journal."
+_MAX_NBYTES: Final = 64 * 2**20
+_MAGIC: Final = b"EmbJ"
+_HEAD: Final = struct.Struct("<4sIIQ")  # the magic, CRC-32C of all that follows, bytes of the description and the rows
+_CHECKED_FROM: Final = 8
+_ID = re.compile(r"[0-9a-f]{32}")
 
 Rows = np.ndarray[Any, Any] | list[str]
 
 
-def journal_name(commit_id: str) -> str:
-    """Name the journal of the record of a commit."""
+def _name(commit_id: str) -> str:
     return f"{_PREFIX}{commit_id}"
 
 
-def is_journal(name: str) -> bool:
-    """Tell whether a name in `FOLDER` is that of a journal."""
-    return name.startswith(_PREFIX)
+def journal_path(folder: Folder, record: Record) -> Path:
+    """Return where the journal of a record lies."""
+    return folder.path / _FOLDER / _name(record.commit_id)
+
+
+def begin_journal(files: Together, folder: Folder, commit_id: str) -> None:
+    """Make the journal of a record that is about to be committed."""
+    files.replace(folder.child(_FOLDER), _name(commit_id), [])
+
+
+def remove_journal(folder: Folder, record: Record) -> None:
+    """Remove the journal of a record that was replaced."""
+    folder.child(_FOLDER).remove(_name(record.commit_id))
+
+
+def remove_other_journals(folder: Folder, record: Record) -> None:
+    """Remove what killed writers left of journals, of other records than this one."""
+    child = folder.child(_FOLDER)
+    for name in child.names():
+        if name.startswith(_PREFIX) and not (record.journal and name == _name(record.commit_id)):
+            child.remove(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +81,10 @@ def encode_frame(
     """Write one commit as its bytes."""
     arrays = [[name, count, len(memoryview(data).cast("B"))] for name, (count, data) in parts.items()]
     about = dump_json({"previous": previous, "commit_id": commit_id, "rows": rows, "arrays": arrays})
-    sizes = _HEAD.pack(0, len(about), sum(nbytes for *_, nbytes in arrays))[_CHECKSUM_NBYTES:]
+    sizes = _HEAD.pack(_MAGIC, 0, len(about), sum(nbytes for *_, nbytes in arrays))[_CHECKED_FROM:]
     pieces = [sizes, about, *(data for _, data in parts.values())]
     checksum = functools.reduce(crc32c_extend, pieces, 0)
-    return b"".join([checksum.to_bytes(_CHECKSUM_NBYTES, "little"), *pieces])  # the one copy of the rows
+    return b"".join([_MAGIC, checksum.to_bytes(4, "little"), *pieces])  # the one copy of the rows
 
 
 def whole_frames(data: memoryview) -> Iterator[tuple[int, Frame]]:
@@ -73,51 +93,52 @@ def whole_frames(data: memoryview) -> Iterator[tuple[int, Frame]]:
     Raises
     ------
     ValueError
-        One is not, but what comes after it is; or one that is whole can't be read.
+        One is not whole, but one that comes after it is; or one that is whole can't be read.
     """
     position = 0
     while (stop := _end_of_whole(data, position)) is not None:
         yield stop, _read_frame(data[position:stop])
         position = stop
-    stop = position + _HEAD.size + sum(_sizes(data, position) or (0, 0))
-    if len(data) - position > _HEAD.size and _end_of_whole(data, stop) is not None:
-        raise ValueError(f"the commit at byte {position:,} is damaged, and the one after it is whole")
-
-
-def _sizes(data: memoryview, position: int) -> tuple[int, int] | None:
-    if len(data) - position < _HEAD.size:
-        return None
-    _, about, rows = _HEAD.unpack_from(data, position)
-    return about, rows
+    rest, found = bytes(data[position:]), 0
+    while (found := rest.find(_MAGIC, found + 1)) >= 0:
+        if _end_of_whole(data, position + found) is not None:
+            raise ValueError("a commit in it is damaged, and one that came after it is whole")
 
 
 def _end_of_whole(data: memoryview, position: int) -> int | None:
     """Return where the frame ends that is whole at `position`; None, if there is none."""
-    sizes = _sizes(data, position)
-    if sizes is None or position + _HEAD.size + sum(sizes) > len(data):
+    if len(data) - position < _HEAD.size:
         return None
-    stop = position + _HEAD.size + sum(sizes)
-    checksum = _HEAD.unpack_from(data, position)[0]
-    return stop if crc32c(data[position + _CHECKSUM_NBYTES : stop]) == checksum else None
+    magic, checksum, about, rows = _HEAD.unpack_from(data, position)
+    stop: int = position + _HEAD.size + about + rows
+    if magic != _MAGIC or stop > len(data) or crc32c(data[position + _CHECKED_FROM : stop]) != checksum:
+        return None
+    return stop
 
 
 def _read_frame(data: memoryview) -> Frame:
     """Read a frame whose checksum is right: it is as somebody wrote it, who need not be one of us."""
-    _, about, _ = _HEAD.unpack_from(data)
-    start = _HEAD.size + about
+    start = _HEAD.size + _HEAD.unpack_from(data)[2]
     try:
         head = json.loads(bytes(data[_HEAD.size : start]))
+        previous, commit_id = head["previous"], head["commit_id"]
+        if not all(isinstance(text, str) and _ID.fullmatch(text) for text in (previous, commit_id)):
+            raise ValueError(f"expected 32 hexadecimal digits, found {previous!r} and {commit_id!r}")
         arrays = []
         for name, count, nbytes in head["arrays"]:
-            if not isinstance(name, str) or min(count, nbytes) < 0 or max(count, nbytes) > len(data):
-                raise ValueError("it names more rows than it has")
-            arrays.append((name, int(count), data[start : start + nbytes]))
+            if not isinstance(name, str) or not _is_count(count, len(data)) or not _is_count(nbytes, len(data)):
+                raise ValueError(f"it says {nbytes!r} bytes in {count!r} rows for {name!r}")
+            arrays.append((name, count, data[start : start + nbytes]))
             start += nbytes
-        if start != len(data) or not 0 <= head["rows"] <= len(data):
+        if start != len(data) or not _is_count(head["rows"], len(data)):
             raise ValueError("its rows are not as many as it says")
-        return Frame(str(head["previous"]), str(head["commit_id"]), int(head["rows"]), arrays)
-    except (TypeError, KeyError, RecursionError) as error:
+        return Frame(previous, commit_id, head["rows"], arrays)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"a commit in it can't be read: {error}") from error
+
+
+def _is_count(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 class _Numbers:
@@ -150,8 +171,7 @@ class _Numbers:
             values = np.empty((max(stop, 2 * len(self._values)), *self._values.shape[1:]), self._values.dtype)
             values[: self._count] = self._values[: self._count]
             self._values = values
-        while blocks:
-            block = blocks.pop(0)  # and its frame can go
+        for block in blocks:
             self._values[self._count : self._count + len(block)] = block
             self._count += len(block)
 
@@ -167,23 +187,33 @@ class Journal:
         Of the store.
     base : Record
         What is in the store's ``zarr.json``, and has a journal.
+
+    Attributes
+    ----------
+    record : Record
+        Of the newest commit that was read.
+    commits, nbytes : int
+        How many commits were read, and their bytes.
+    torn : bool
+        Whether something that is not a whole commit follows: it is being written, or its writer was killed.
+    failed : bool
+        Whether a commit could not be written. Nothing is added to that file any more.
     """
 
     def __init__(self, folder: Folder, base: Record) -> None:
         self.base = base
         self.record = base
+        self.commits = 0
+        self.nbytes = 0
         self.torn = False
-        self._folder = folder.child(FOLDER)
-        self._name = journal_name(base.commit_id)
-        self._position = 0
-        self._numbers: dict[str, _Numbers] = {}
-        self._strings: dict[str, list[str]] = {}
+        self.failed = False
+        self._folder = folder.child(_FOLDER)
+        self._name = _name(base.commit_id)
+        self._each = base.sample_arrays | {offsets_name(name) for name in base.ragged}
+        self._lengths = {name: array.length for name, array in base.arrays.items()}
+        self._numbers = {name: _Numbers(a) for name, a in base.arrays.items() if a.dtype != STRING}
+        self._strings: dict[str, list[str]] = {n: [] for n, a in base.arrays.items() if a.dtype == STRING}
         self._lock = threading.Lock()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its commits."""
-        return self._position
 
     def read(self) -> Record:
         """Read on to the newest commit; gives its record.
@@ -195,84 +225,114 @@ class Journal:
         CorruptStoreError
         """
         with self._lock:
-            data = memoryview(self._folder.read_on(self._name, self._position, most=MAX_JOURNAL_NBYTES))
-            self._take_in(data)
+            data = memoryview(self._folder.read_on(self._name, self.nbytes, most=_MAX_NBYTES))
+            commit_id, rows, stop = self.record.commit_id, self.record.rows, 0
+            try:
+                for end, frame in whole_frames(data):
+                    self._keep(self._checked(frame, commit_id))
+                    commit_id, rows = frame.commit_id, rows + frame.rows
+                    self.commits += 1
+                    self.nbytes += end - stop
+                    stop = end
+            except ValueError as error:
+                raise CorruptStoreError(self._folder.path / self._name, str(error)) from error
+            finally:
+                self._move_to(commit_id, rows)  # as far as it is sound, for whoever can do with that
+            self.torn = stop < len(data)
             return self.record
 
-    def _take_in(self, data: memoryview) -> None:
-        stop = 0
-        try:
-            for end, frame in whole_frames(data):
-                self._add(frame)
-                self._position += end - stop
-                stop = end
-        except ValueError as error:
-            raise CorruptStoreError(self._folder.path / self._name, str(error)) from error
-        self.torn = stop < len(data)  # of a commit that is being written, or whose writer was killed
+    def _checked(self, frame: Frame, previous: str) -> dict[str, tuple[int, Rows]]:
+        """Check a commit against the one before; gives the rows that it adds to each array.
 
-    def _add(self, frame: Frame) -> None:
-        """Check a commit against the one before, and keep its rows."""
-        record, found = self.record, {}
-        if frame.previous != record.commit_id:
-            raise ValueError(f"commit {frame.commit_id} follows {frame.previous}, and not {record.commit_id}")
+        Raises
+        ------
+        ValueError
+        """
+        if frame.previous != previous:
+            raise ValueError(f"commit {frame.commit_id} follows {frame.previous}, and not {previous}")
+        found: dict[str, tuple[int, Rows]] = {}
         for name, count, data in frame.arrays:
-            array = record.arrays.get(name)
-            if array is None or name == "dead_rows" or name in found:
+            if name not in self._lengths or name == "dead_rows" or name in found:
                 raise ValueError(f"commit {frame.commit_id} can't add to {name!r}")
-            found[name] = (count, _decoded(array, count, data))
-        for name in record.ragged:
-            self._check_offsets(name, found)
-        each = record.sample_arrays | {offsets_name(name) for name in record.ragged}
-        if wrong := [name for name in each if found.get(name, (0,))[0] != frame.rows]:
+            found[name] = (count, _decoded(self.base.arrays[name], count, data))
+        if wrong := [name for name in self._each if found.get(name, (0,))[0] != frame.rows]:
             raise ValueError(f"commit {frame.commit_id} has not {frame.rows} rows for {sorted(wrong)}")
-        for name, (_, rows) in found.items():
+        for name in self.base.ragged:
+            start = self._lengths[name]
+            stop = start + found.get(name, (0,))[0]
+            offsets = found.get(offsets_name(name), (0, []))[1]
+            bounds = np.array([start, *offsets], dtype=np.int64)
+            if (np.diff(bounds) < 0).any() or bounds[-1] != stop:
+                raise ValueError(f"the offsets of {name!r} don't rise from {start} to {stop}")
+        return found
+
+    def _keep(self, found: Mapping[str, tuple[int, Rows]]) -> None:
+        for name, (count, rows) in found.items():
+            self._lengths[name] += count
             if isinstance(rows, list):
-                self._strings.setdefault(name, []).extend(rows)
+                self._strings[name].extend(rows)
             else:
-                self._numbers.setdefault(name, _Numbers(record.arrays[name])).add(rows)
-        arrays = {
-            name: replace(record.arrays[name], length=record.arrays[name].length + count, tail=None)
-            for name, (count, _) in found.items()
-            if count
-        }
-        self.record = replace(record.with_arrays(**arrays), rows=record.rows + frame.rows, commit_id=frame.commit_id)
+                self._numbers[name].add(rows)
 
-    def _check_offsets(self, name: str, found: Mapping[str, tuple[int, Rows]]) -> None:
-        """Raise if the offsets of a ragged field don't rise to its last token."""
-        start = self.record.arrays[name].length
-        stop = start + found.get(name, (0,))[0]
-        offsets = np.asarray(found.get(offsets_name(name), (0, []))[1], dtype=np.int64)
-        bounds = np.concatenate([[start], offsets])
-        if (np.diff(bounds) < 0).any() or bounds[-1] != stop:
-            raise ValueError(f"the offsets of {name!r} don't rise from {start} to {stop}")
+    def _move_to(self, commit_id: str, rows: int) -> None:
+        """Take up the commit that was kept last."""
+        if commit_id != self.record.commit_id:
+            arrays = {
+                name: replace(array, length=self._lengths[name], tail=None)
+                for name, array in self.base.arrays.items()
+                if self._lengths[name] > array.length
+            }
+            self.record = replace(self.base.with_arrays(**arrays), rows=rows, commit_id=commit_id)
 
-    def rows(self, name: str, record: Record) -> Rows:
-        """Return what an array has at the commit of `record` behind the rows in its files: numbers, read-only."""
-        count = record.arrays[name].length - self.base.arrays[name].length
-        if record.arrays[name].dtype == STRING:
-            return self._strings.get(name, [])[:count]
-        return self._numbers.get(name, _Numbers(record.arrays[name])).first(count)
+    def rows(self, name: str) -> Rows:
+        """Return what an array has behind the rows in its files, at the newest commit that was read, or a later one.
+
+        Returns
+        -------
+        ndarray, (n, *shape), read-only; or list of str
+            Not to be changed. Those of a later commit come after those of an earlier one.
+        """
+        if name in self._strings:
+            return self._strings[name]
+        return self._numbers[name].first(self.record.arrays[name].length - self.base.arrays[name].length)
 
     def append(self, rows: int, appends: Mapping[str, Any], commit_id: str) -> Record:
         """Add a commit to its end, durably; gives its record. Called under the store's lock, on the newest commit.
 
+        Parameters
+        ----------
+        rows : int
+            Samples that it adds.
+        appends : mapping of str to ndarray, (n, *shape), or list of str
+            Rows to add to each array.
+        commit_id : str
+
         Raises
         ------
         OSError
-            It is cut off again, and the file is not to be relied on.
+            It was cut off again.
         """
-        before = self.record
-        parts = {name: (len(values), payload(before.arrays[name], values)) for name, values in appends.items()}
-        frame = encode_frame(before.commit_id, commit_id, rows, parts)
         with self._lock:
-            self._folder.extend(self._name, frame, self._position)
-            self._take_in(memoryview(frame))
-        return self.record
+            before = self.record
+            parts = {name: (len(values), payload(before.arrays[name], values)) for name, values in appends.items()}
+            data = encode_frame(before.commit_id, commit_id, rows, parts)
+            # What is in the file is for all who read it: nothing gets there that they would refuse.
+            found = self._checked(_read_frame(memoryview(data)), before.commit_id)
+            try:
+                self._folder.extend(self._name, data, self.nbytes)
+            except BaseException:
+                self.failed = True
+                raise
+            self._keep(found)
+            self.commits += 1
+            self.nbytes += len(data)
+            self._move_to(commit_id, before.rows + rows)
+            return self.record
 
     def pending(self) -> dict[str, Rows]:
         """Return all rows that are in no chunk file yet, by array."""
-        grown = [name for name, array in self.record.arrays.items() if array.length > self.base.arrays[name].length]
-        return {name: self.rows(name, self.record) for name in grown}
+        grown = [name for name, length in self._lengths.items() if length > self.base.arrays[name].length]
+        return {name: self.rows(name) for name in grown}
 
 
 def _decoded(array: ArrayState, count: int, data: memoryview) -> Rows:
@@ -281,8 +341,3 @@ def _decoded(array: ArrayState, count: int, data: memoryview) -> Rows:
     if len(data) != count * array.row_nbytes:
         raise ValueError(f"{count} rows have {count * array.row_nbytes} bytes, found {len(data)}")
     return np.frombuffer(data, np.dtype(array.dtype).newbyteorder("<")).reshape(count, *array.shape)
-
-
-def nbytes_of(appends: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]) -> int:
-    """Return about how many bytes rows take."""
-    return sum(v.nbytes if isinstance(v, np.ndarray) else sum(4 + len(text) for text in v) for v in appends.values())

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from embstore.column import Array, NumericColumn, Rows, joined
+from embstore.buffers import aligned_empty
+from embstore.column import Array, NumericColumn, Rows
 from embstore.reader import StringColumn
 from embstore.schema import ArrayState
 
@@ -19,27 +20,37 @@ class JournalledColumn(NumericColumn):
     Parameters
     ----------
     files : NumericColumn
+        Checks what it reads; what is in memory was checked.
     array : ArrayState
         With the length of both.
-    behind : ndarray, (n, *shape)
+    behind : ndarray, (n, *shape), read-only
     """
 
     def __init__(self, files: NumericColumn, array: ArrayState, behind: Array) -> None:
-        super().__init__(files.folder, array, "tail")  # what is checked, the files' column checks
+        super().__init__(files.folder, array, "tail")
         self.files = files
-        self.behind = behind
-        self.complete = files.complete
         self.in_place = files.in_place
+        self.behind = behind
+
+    @property
+    def complete(self) -> bool:
+        """Whether reads depend no longer on what becomes of the files."""
+        return self.files.complete
+
+    @complete.setter
+    def complete(self, value: bool) -> None:
+        self.files.complete = value
 
     def take(self, rows: Rows) -> Array:
         self._check_rows(rows)
-        late = rows >= len(self.files)
+        first = len(self.files)
+        late = rows >= first
         if not late.any():
             return self.files.take(rows)
-        out = np.empty((len(rows), *self.array.shape), self.dtype)
-        out[late] = self.behind[rows[late] - len(self.files)]
-        if not late.all():
-            out[~late] = self.files.take(rows[~late])
+        if late.all():
+            return self.behind[rows - first]
+        out = self.files.take(np.where(late, 0, rows))
+        out[late] = self.behind[rows[late] - first]
         return out
 
     def span(self, start: int, stop: int) -> Array:
@@ -64,17 +75,31 @@ class JournalledColumn(NumericColumn):
         if stop <= first:
             return copy(start, stop)
         behind = self.behind[max(0, start - first) : stop - first]
-        return np.concatenate([copy(start, first), behind]) if start < first else behind.copy()
+        if start >= first:
+            return behind.copy()
+        out = aligned_empty((stop - start, *self.array.shape), self.dtype)
+        out[: first - start] = self.files.span(start, first) if self.in_place else copy(start, first)
+        out[first - start :] = behind
+        return out
 
     def read_ahead(self, start: int, stop: int) -> None:
         self.files.read_ahead(start, min(stop, len(self.files)))
 
-    def private(self, behind: Array | None = None) -> Array:
-        return self.files.private(joined(self.behind, behind))
+    def private(self) -> Array:
+        return self.files.private_followed_by(self.behind)
 
 
 class JournalledStrings(StringColumn):
-    """A column of strings: first those in the files, then those in memory."""
+    """A column of strings: first those in the files, then those in memory.
+
+    Parameters
+    ----------
+    files : StringColumn
+    array : ArrayState
+        With the length of both.
+    behind : list of str
+        As many as it needs, or more.
+    """
 
     def __init__(self, files: StringColumn, array: ArrayState, behind: list[str]) -> None:
         super().__init__(files.folder, array, ())
@@ -84,11 +109,13 @@ class JournalledStrings(StringColumn):
     def chunks(self) -> Iterator[list[str]]:
         """Yield the committed strings, a chunk at a time; keeps none."""
         yield from self.files.chunks()
-        yield self.behind
+        yield self.behind[: len(self) - len(self.files)]
 
     def take(self, rows: Rows) -> list[str]:
         """Return the strings of some rows, in the order given."""
         first = len(self.files)
         early = rows < first
-        found = iter(self.files.take(rows[early]) if early.any() else [])
+        if early.all():
+            return self.files.take(rows)
+        found = iter(self.files.take(rows[early]))
         return [next(found) if row < first else self.behind[row - first] for row in rows.tolist()]

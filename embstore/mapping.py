@@ -142,7 +142,7 @@ class Region:
         Not even `nbytes` are free.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "_held", "_lock", "_maps", "_own", "address", "nbytes", "private")
+    __slots__ = ("__weakref__", "_filled", "_finalizer", "_lock", "_maps", "_own", "address", "nbytes", "private")
 
     def __init__(self, nbytes: int, *, private: bool = False) -> None:
         nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + HUGE_PAGE_NBYTES
@@ -163,8 +163,8 @@ class Region:
         self.address = -(-start // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
         self.nbytes = start + wanted - self.address
         self.private = private
-        self._held = 0  # bytes from the start that are what they should be
-        self._own = range(0)  # bytes behind the files, in memory of this process
+        self._filled = 0  # bytes from the start that are what they should be
+        self._own = range(0)  # bytes behind the files that are memory of this process
         self._lock = threading.Lock()
         self._maps = [0]
         budget.reserve(wanted)
@@ -184,11 +184,18 @@ class Region:
             raise OSError(errno.ENOMEM, "the process has used up its share of maps")
         self._maps[0] += maps
 
-    def map_file(self, descriptor: int, offset: int, nbytes: int) -> None:
+    def map_file(self, descriptor: int, offset: int, nbytes: int, *, filled: int | None = None) -> None:
         """Map the first `nbytes` of a file at `offset` into the region, over what is there.
 
         The caller has checked that the file is that long: reading past a file's end is a SIGBUS,
         which ends the process.
+
+        Parameters
+        ----------
+        descriptor, offset, nbytes : int
+        filled : int, optional
+            Bytes of the region, from its start, that count in all the files that are being mapped. Where memory was
+            put behind so many already, these files are there: nothing is mapped over what that memory holds.
 
         Raises
         ------
@@ -199,44 +206,45 @@ class Region:
             raise ValueError(f"{nbytes} bytes at {offset} do not lie on the region's pages")
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.private else 0)
         flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.private else mmap.MAP_SHARED) | _MAP_FIXED
-        with self._lock:  # what is written behind the files must not be written into this one
-            if offset + nbytes > self._own.start:
-                self._own = range(0)
-            self._held = min(self._held, offset)
+        with self._lock:
+            if self._own and filled is not None and filled <= self._own.start:
+                return
+            # From here on nothing is written into that memory: a file with more rows takes its place.
+            self._own = range(0)
             _mmap(self.address + offset, nbytes, protection, flags, descriptor)
 
-    def holds(self, nbytes: int) -> None:
-        """Note that the files that were mapped have so many bytes that count; the rest of the last one is a hole."""
+    def filled_to(self, nbytes: int) -> None:
+        """Note how many bytes, from the start, count in the files that were mapped; behind them is a hole."""
         with self._lock:
-            self._held = nbytes
+            self._filled = max(self._filled, nbytes)
 
-    def hold(self, offset: int, data: np.ndarray[Any, Any]) -> bool:
-        """Have bytes at `offset`, where those of the files end, unless they are there; tell whether they are.
+    def put_behind(self, offset: int, data: np.ndarray[Any, Any]) -> bool:
+        """Have `data` at `offset`, where the bytes of the files end; tell whether it is there.
 
-        Page by page the files give way to memory, in one step each: who reads what is before `offset` sees no
-        difference. A file that is mapped here later takes the place of both.
+        Memory takes the place of the pages from there on, in one step: who reads what is before `offset` sees no
+        difference. What files mapped later hold, is not written again.
         """
         with self._lock:
             stop = offset + data.nbytes
-            if self._held >= stop:  # of a later commit, perhaps from a file
+            if self._filled >= stop:
                 return True
-            if not self._own and self._held == offset:
-                self._make_own(offset, max(data.nbytes, _LEAST_OWN))
-            if self._own.start != offset or stop > self._own.stop or self._held < offset:
+            if not self._own and self._filled == offset:
+                self._make_own(offset, data.nbytes)
+            if self._own.start != offset or stop > self._own.stop:
                 return False
-            part = np.ascontiguousarray(data[self._held - offset :])
-            ctypes.memmove(self.address + self._held, part.ctypes.data, part.nbytes)
-            self._held = stop
+            part = np.ascontiguousarray(data[self._filled - offset :])
+            ctypes.memmove(self.address + self._filled, part.ctypes.data, part.nbytes)
+            self._filled = stop
             return True
 
     def _make_own(self, offset: int, nbytes: int) -> None:
-        """Put memory behind the files, where there is room and the kernel can do it at once."""
+        """Put memory behind the files, where there is room and the kernel can do it in one step."""
         start = offset // PAGE_NBYTES * PAGE_NBYTES
-        nbytes = -(-(offset + nbytes - start) // PAGE_NBYTES) * PAGE_NBYTES
-        if start + nbytes > self.nbytes or not hasattr(_libc, "mremap"):
+        room = (self.nbytes - start) // PAGE_NBYTES * PAGE_NBYTES
+        if offset + nbytes > start + room or not hasattr(_libc, "mremap"):
             return
+        nbytes = min(room, -(-max(offset + nbytes - start, _LEAST_OWN) // PAGE_NBYTES) * PAGE_NBYTES)
         try:
-            self.charge(1)
             memory = map_memory(nbytes)
             # The last page of the files is copied before memory takes its place.
             ctypes.memmove(memory, self.address + start, offset - start)

@@ -16,7 +16,7 @@ import numpy as np
 
 from embstore.buffers import aligned_empty
 from embstore.chunks import open_chunk, open_chunks, read_chunk, read_chunks, stored_checksum
-from embstore.column import Array, Check, NumericColumn, Rows, joined, keep
+from embstore.column import Array, Check, NumericColumn, Rows, keep
 from embstore.decoded import DecodedColumn, tails_of
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, read_into
@@ -131,15 +131,16 @@ class MappedColumn(FileColumn):
     def _map(self) -> None:
         """Map what is not mapped yet; over the same, if another thread was faster."""
         nbytes = self.array.chunk_nbytes
+        filled = self.array.length * self.array.row_nbytes
         indices = range(self._first, self.array.chunks)
         for index, file in zip(indices, open_chunks(self.folder, self.array, indices), strict=True):
             with file as (descriptor, size):
-                self.region.map_file(descriptor, index * nbytes, nbytes)
+                self.region.map_file(descriptor, index * nbytes, nbytes, filled=filled)
                 if self.check != "tail" and not self.region.private:
                     self._checksums[index] = stored_checksum(descriptor, size)
         # Without this a cold random batch reads a hundred times what it asks for.
         self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
-        self.region.holds(self.array.length * self.array.row_nbytes)
+        self.region.filled_to(filled)
         self.mapped = True
 
     def _unmapped(self) -> NumericColumn | None:
@@ -208,20 +209,18 @@ class MappedColumn(FileColumn):
             self.region.advise("NORMAL", start * size, (stop - start) * size)
             self.region.advise("WILLNEED", start * size, (stop - start) * size)
 
-    def private(self, behind: Array | None = None) -> Array:
-        more = 0 if behind is None else len(behind)
+    def private_followed_by(self, behind: Array) -> Array:
+        nbytes = max(self.array.chunks * self.array.chunk_nbytes, (len(self) + len(behind)) * self.array.row_nbytes)
         try:
-            nbytes = max(self.array.chunks * self.array.chunk_nbytes, (len(self) + more) * self.array.row_nbytes)
             region = Region(nbytes, private=True)
-            column = MappedColumn(self.folder, self.array, self.check, region, whole=True)
-            if behind is None or (whole := column.followed_by(behind)) is None:
-                return joined(column._values, behind)
-            return whole
+            whole = MappedColumn(self.folder, self.array, self.check, region, whole=True).followed_by(behind)
+            if whole is not None:
+                return whole
         except (FileNotFoundError, CorruptStoreError):
             raise
         except OSError as error:
             logger.warning("%s: not mapped a second time but copied: %s", self.folder.path, error)
-            return joined(self.copy(0, len(self)), behind)
+        return super().private_followed_by(behind)
 
     def followed_by(self, behind: Array) -> Array | None:
         if self._unmapped() is not None:
@@ -229,7 +228,7 @@ class MappedColumn(FileColumn):
         if self.check != "tail":
             self._touch(range(self.array.chunks))
         start = self.array.length * self.array.row_nbytes
-        if not self.region.hold(start, np.ascontiguousarray(behind).reshape(-1).view(np.uint8)):
+        if not self.region.put_behind(start, np.ascontiguousarray(behind).reshape(-1).view(np.uint8)):
             return None
         return self.region.array((self.array.length + len(behind), *self.array.shape), self.dtype)
 
@@ -282,9 +281,6 @@ class ChunkedColumn(FileColumn):
     def copy(self, start: int, stop: int) -> Array:
         self._touch(self._chunks_of_span(start, stop))
         return self._read_rows(start, stop)
-
-    def private(self, behind: Array | None = None) -> Array:
-        return joined(self.copy(0, len(self)), behind)
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
         return _numeric(self.folder, array, self.mapping if self.array.length == 0 else "never", self.check)

@@ -14,8 +14,7 @@ from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, is_partial, remove_tree, sibling, sync_path
 from embstore.index import FOLDER as INDEX_FOLDER
 from embstore.index import remove_partials
-from embstore.journal import FOLDER as JOURNAL_FOLDER
-from embstore.journal import is_journal, journal_name
+from embstore.journal import remove_other_journals
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore.schema import ArrayState, Record
 
@@ -43,10 +42,7 @@ def recover(folder: Folder, record: Record) -> Record:
             folder.remove_child(name)
     for name, array in record.arrays.items():
         _mend(folder.child(name), array, own_metadata(name, record))
-    journals = folder.child(JOURNAL_FOLDER)
-    for name in journals.names():
-        if is_journal(name) and not (record.journal and name == journal_name(record.commit_id)):
-            journals.remove(name)
+    remove_other_journals(folder, record)
     if INDEX_FOLDER in names:
         remove_partials(folder.child(INDEX_FOLDER))
     return finish_erase(folder, record) if record.erasing is not None else record

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError
+from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError, StoreReplacedError
 from embstore.fsio import Folder, OpenFile, Signature
 from embstore.layout import MAX_METADATA_BYTES
 
@@ -210,7 +210,10 @@ class RemoteFolder(Folder):
 
     def read_on(self, name: str, position: int, *, most: int) -> bytes:
         """Read what the file `name`, which may have at most `most` bytes, has from `position` on."""
-        return self.read(name, most=most)[position:]
+        data = self.read(name, most=most)
+        if len(data) < position:
+            raise StoreReplacedError(self.path, f"{name} became shorter")
+        return data[position:]
 
     def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
         """Read a whole file: its `signature`, and what `parse` makes of it; both of what one fetch brought."""

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import threading
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from embstore import fsio
 from embstore.changes import Plan
-from embstore.commit import Committed, commit, new_id
+from embstore.commit import Blocks, Committed, Values, commit, new_id
 from embstore.errors import EmbstoreError, ReadOnlyError, StoreChangedError, StoreReplacedError
 from embstore.index import KeyIndex, wants_run, write_run
-from embstore.journal import nbytes_of
+from embstore.records import read_record
 from embstore.recovery import recover
-from embstore.snapshot import Snapshot, read_record
+from embstore.schema import Record
+from embstore.snapshot import Snapshot
 
 __all__ = ["Session"]
 
@@ -36,6 +39,11 @@ _SMALL_NBYTES: Final = 2**20
 """Of a commit for the journal: what is larger costs little more where it belongs."""
 _JOURNAL_NBYTES: Final = 8 * 2**20
 """Of a journal, then its rows move on: readers keep them in memory."""
+_JOURNAL_COMMITS: Final = 1000
+"""In a journal, then its rows move on: readers read them one by one."""
+_FEW_ROWS: Final = 1024
+_LEAVING_SECONDS: Final = 5.0
+"""To wait for another writer when a store is closed: then its journal is left to that one."""
 
 
 class Session:
@@ -57,7 +65,6 @@ class Session:
         self._index: KeyIndex | None = None
         self._recovered = ""  # the record up to which nothing can be left to mend
         self._small = 0  # commits that the journal would have taken
-        self._process = os.getpid()
         self._mutex = threading.RLock()
 
     @property
@@ -82,9 +89,9 @@ class Session:
         return index
 
     def close(self) -> None:
-        """Let go of the store; maps stay as long as arrays over them. What it left in the journal moves on."""
-        if self._snapshot is not None:
-            self._leave()
+        """Let go of the store; maps stay as long as arrays over them. Rows in a journal of its own move on before."""
+        if self._snapshot is not None and self.writable:
+            _leave(self.path, lambda: self)
         self._snapshot = None
         self._index = None
 
@@ -107,6 +114,7 @@ class Session:
             # Otherwise it is erased or replaced at this very moment, and opened anew.
             with contextlib.suppress(StoreChangedError, StoreReplacedError):
                 return old.newest()
+        self._index = None
         return old.opened_again()
 
     def check_writable(self) -> None:
@@ -115,23 +123,25 @@ class Session:
             raise ReadOnlyError(self.path, 'it was opened with mode "r"')
 
     @contextlib.contextmanager
-    def writing(self, *, journal: bool = False) -> Iterator[Snapshot]:
+    def writing(self, *, journal: bool = False, lock_timeout: float | None = None) -> Iterator[Snapshot]:
         """Hold the lock, on the newest commit, with nothing left behind by a killed writer.
 
         Parameters
         ----------
         journal : bool
             Whether the block can do with rows in the journal; else they are in chunk files before it begins.
+        lock_timeout : float, optional
+            Seconds to wait for another writer, if not as long as usual.
         """
         self.check_writable()
-        with self._mutex, fsio.lock(self.path, timeout=self._lock_timeout):
+        timeout = self._lock_timeout if lock_timeout is None else lock_timeout
+        with self._mutex, fsio.lock(self.path, timeout=timeout):
             self._snapshot = self._newest()
             base = self._snapshot.base
             if base.commit_id != self._recovered:
-                mended = recover(self._snapshot.folder, base)
-                self.moved_to(Committed(mended, tidy=True))
+                self.moved_to(Committed(recover(self._snapshot.folder, base), tidy=True))
             if not journal:
-                self._move_on()
+                self._end_journal()
             try:
                 yield self.snapshot
             except BaseException:
@@ -140,77 +150,71 @@ class Session:
 
     def commit(self, plan: Plan) -> None:
         """Carry out a plan. Called inside `writing`."""
-        commit_id = new_id()
-        if self._is_small(plan):
-            if self._journalled(plan, commit_id):
-                return
-            self._small += 1
+        commit_id, small = new_id(), self._is_small(plan)
+        if small and self._journalled(plan, commit_id):
+            return
+        self._small += small
         # The first small commit is written whole. After that, each that is has room made for more.
-        usual = self._small > 1 or self.snapshot.journal is not None
-        enabled = usual and self._is_small(plan) and not fsio.on_network(self.path)
-        if enabled:
-            _JOURNALLING.add(self)
-        self._write(Plan(replace(plan.record, journal=enabled), plan.appends), commit_id)
+        journal = small and (self._small > 1 or self.snapshot.journal is not None) and self._is_local
+        self._write(replace(plan.record, journal=journal), plan.appends, commit_id)
+        if journal:
+            _journalling[self.path] = os.getpid()
+
+    @functools.cached_property
+    def _is_local(self) -> bool:
+        """Whether what one process writes to the end of a file is there for the next one."""
+        return not fsio.on_network(self.path)
 
     def _is_small(self, plan: Plan) -> bool:
         """Tell whether a plan adds a few rows, and does nothing else."""
         record = self.snapshot.record
-        rows = {name: v for name, v in plan.appends.items() if not isinstance(v, Iterator)}
+        rows = [v for v in plan.appends.values() if not isinstance(v, Iterator)]
         return (
             plan.record == replace(record, rows=plan.record.rows)
             and len(rows) == len(plan.appends)
-            and not len(rows.get("dead_rows", ()))
-            and nbytes_of(rows) <= _SMALL_NBYTES
+            and not len(plan.appends.get("dead_rows", ()))  # type: ignore[arg-type]
+            and sum(map(_nbytes, rows)) <= _SMALL_NBYTES
         )
 
     def _journalled(self, plan: Plan, commit_id: str) -> bool:
         """Write a small commit into the journal; tells whether there is one, with room, that could take it."""
         journal = self.snapshot.journal
-        if journal is None or journal.nbytes + _SMALL_NBYTES > _JOURNAL_NBYTES:
+        if journal is None or journal.failed or not self._is_local:
             return False
-        added = plan.record.rows - self.snapshot.record.rows
+        if journal.nbytes + _SMALL_NBYTES > _JOURNAL_NBYTES or journal.commits >= _JOURNAL_COMMITS:
+            return False
         try:
-            journal.append(added, plan.appends, commit_id)
+            journal.append(plan.record.rows - self.snapshot.record.rows, plan.appends, commit_id)
         except OSError as error:
             logger.warning("%s: the journal can't be written, so chunks are: %s", self.path, error)
             return False
-        self._snapshot = self.snapshot.read_on()
-        _JOURNALLING.add(self)
+        self._snapshot = self.snapshot.extended()
+        _journalling[self.path] = os.getpid()
         return True
 
-    def _write(self, plan: Plan, commit_id: str) -> None:
-        """Carry out a plan in chunk files, and all that is in the journal."""
+    def _write(self, record: Record, appends: Mapping[str, Blocks], commit_id: str) -> None:
+        """Make a commit in chunk files, which takes in all that is in the journal."""
         snapshot = self.snapshot
         self._recovered = ""
-        appends = dict(plan.appends)
+        rows = dict(appends)
         if snapshot.journal is not None:
-            for name, rows in snapshot.journal.pending().items():
-                more = appends.get(name, ())
-                appends[name] = chain([rows], more if isinstance(more, Iterator) else [more] if len(more) else [])
-        arrays = {name: snapshot.base.arrays[name] for name in plan.record.arrays if name in snapshot.base.arrays}
-        record = plan.record.with_arrays(**arrays)
-        self.moved_to(commit(snapshot.folder, snapshot.base, record, appends, commit_id=commit_id))
+            for name, pending in snapshot.journal.pending().items():
+                rows[name] = _one_after_the_other(pending, rows.get(name, ()))
+        arrays = {name: snapshot.base.arrays[name] for name in record.arrays if name in snapshot.base.arrays}
+        committed = commit(snapshot.folder, snapshot.base, record.with_arrays(**arrays), rows, commit_id=commit_id)
+        self.moved_to(committed)
 
-    def _move_on(self) -> None:
-        """Write the rows in the journal into chunk files, and end it. The commit is the same one."""
+    def _end_journal(self) -> None:
+        """Write the rows in the journal into chunk files, and remove it. The commit is the same one."""
         record = self.snapshot.record
         if record.journal:
-            self._write(Plan(replace(record, journal=False), {}), record.commit_id)
-        _JOURNALLING.discard(self)
+            self._write(replace(record, journal=False), {}, record.commit_id)
+        _journalling.pop(self.path, None)
 
-    def flush(self) -> None:
+    def checkpoint(self, *, lock_timeout: float | None = None) -> None:
         """Write all rows that are in the journal into chunk files."""
-        with self.writing():
+        with self.writing(lock_timeout=lock_timeout):
             pass
-
-    def _leave(self) -> None:
-        """Leave no journal behind, if it was used here. Its rows are safe in it: what fails now, the next one does."""
-        if self in _JOURNALLING and self._process == os.getpid() and self.path.exists():
-            try:
-                self.flush()
-            except (OSError, EmbstoreError) as error:
-                logger.warning("%s: rows stay in the journal, for the next writer: %s", self.path, error)
-        _JOURNALLING.discard(self)
 
     def moved_to(self, committed: Committed) -> None:
         """Take up a commit that was just written."""
@@ -221,8 +225,12 @@ class Session:
         self._recovered = committed.record.commit_id if committed.tidy else ""
 
     def tidy_index(self) -> None:
-        """Write the index anew, if many rows are indexed in memory only. Called inside `writing`."""
-        if wants_run(rows=self.snapshot.record.rows, in_memory=self.index.in_memory):
+        """Write the index anew, if many rows are indexed in memory only. Called inside `writing`.
+
+        Not while some are in the journal: if its last commit were damaged, the index would have rows that others get.
+        """
+        snapshot = self.snapshot
+        if snapshot.record is snapshot.base and wants_run(rows=snapshot.base.rows, in_memory=self.index.in_memory):
             try:
                 write_run(self.snapshot)
             except OSError as error:
@@ -232,11 +240,39 @@ class Session:
             self._index = None
 
 
-_JOURNALLING: weakref.WeakSet[Session] = weakref.WeakSet()
-"""Sessions that have used a journal, and not ended it."""
+def _nbytes(rows: Values) -> int:
+    """Return about how many bytes rows take."""
+    return rows.nbytes if isinstance(rows, np.ndarray) else sum(4 + len(text) for text in rows)
+
+
+def _one_after_the_other(rows: Values, more: Blocks) -> Blocks:
+    """Return rows and those that come after them; as one block, if these are not many."""
+    if isinstance(more, Iterator) or len(more) > max(len(rows), _FEW_ROWS):
+        return chain([rows], more if isinstance(more, Iterator) else [more])
+    if isinstance(rows, np.ndarray):
+        return np.concatenate([rows, more]) if len(more) else rows
+    return [*rows, *more]
+
+
+_journalling: dict[Path, int] = {}
+"""Stores whose journal was used and not ended, each with the process that did."""
+
+
+def _leave(path: Path, session: Callable[[], Session]) -> None:
+    """Leave no journal behind, if this process used it. Its rows are safe: what fails now, the next writer does."""
+    if _journalling.pop(path, None) == os.getpid() and path.exists():
+        try:
+            session().checkpoint(lock_timeout=_LEAVING_SECONDS)
+        except (OSError, EmbstoreError) as error:
+            logger.warning("%s: rows stay in the journal, for the next writer: %s", path, error)
+
+
+def _opened(path: Path) -> Session:
+    return Session(Snapshot.open(path), writable=True, lock_timeout=_LEAVING_SECONDS)
 
 
 @atexit.register
 def _leave_all() -> None:
-    for session in list(_JOURNALLING):
-        session._leave()
+    with contextlib.ExitStack() as stack:  # whatever becomes of one, the others get their turn
+        for path in list(_journalling):
+            stack.callback(_leave, path, functools.partial(_opened, path))

@@ -8,7 +8,6 @@ what it names is immutable but for an erase, which raises the record's epoch bef
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -25,96 +24,22 @@ from embstore.errors import (
     NotAStoreError,
     StoreChangedError,
     StoreReplacedError,
-    UnsupportedFormatError,
 )
 from embstore.fsio import Folder, Signature, on_network
 from embstore.journal import Journal
 from embstore.journalled import JournalledColumn, JournalledStrings
-from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME
-from embstore.parsing import record_from_json
+from embstore.layout import METADATA_NAME
 from embstore.reader import MappedColumn, Mapping, StringColumn, open_column
-from embstore.schema import FORMAT, Record, SchemaError, checksum, metadata_checksum, unsupported
+from embstore.records import ATTEMPTS, lost, moved_on, read_journal, read_record
+from embstore.schema import Record
 
-__all__ = ["Snapshot", "read_commit", "read_journal", "read_record"]
+__all__ = ["Snapshot"]
 
 logger = logging.getLogger("embstore")
 
-_ATTEMPTS: Final = 200
-"""How often opening starts again when the store moves on meanwhile; each takes a commit to fail."""
 _NEEDED: Final = ("class_names", "dead_rows", "class_code")
 _FEW: Final = 8
 """Chunks, of 64 KiB where they are numbers."""
-
-
-def parse_document(path: Path, data: bytes) -> dict[str, Any]:
-    """Parse a group's ``zarr.json`` and check its record's checksum; gives the whole document."""
-    try:
-        document = json.loads(data)
-        attributes = document["attributes"]
-    except (ValueError, RecursionError) as error:
-        raise CorruptStoreError(path, f"it is not JSON ({len(data):,} bytes)") from error
-    except (TypeError, KeyError) as error:
-        raise NotAStoreError(path.parent, "its zarr.json has no attributes") from error
-    if not isinstance(attributes, dict) or "embstore" not in attributes:
-        raise NotAStoreError(path.parent, "it is a Zarr group, but has no embstore record")
-    check_record(path, attributes["embstore"])
-    return dict(document)
-
-
-METADATA_REWRITTEN: Final = (
-    "its consolidated metadata was rewritten by another program; embstore does not need it; the next commit mends it"
-)
-
-
-def metadata_rewritten(document: dict[str, Any]) -> bool:
-    """Tell whether a group's inline consolidated metadata is another than its record was written with."""
-    inline = document.get("consolidated_metadata")
-    metadata = inline.get("metadata") if isinstance(inline, dict) else None
-    if not isinstance(metadata, dict):
-        return True
-    return bool(document["attributes"]["embstore"].get("metadata_checksum") != metadata_checksum(metadata))
-
-
-def check_record(path: Path, attributes: Any) -> None:
-    """Raise if this version can't read a record, or if its checksum does not match."""
-    if beyond := unsupported(attributes):
-        raise UnsupportedFormatError(path.parent, expected=f"format {FORMAT}", found=beyond)
-    if not isinstance(attributes, dict) or attributes.get("checksum") != checksum(attributes):
-        raise CorruptStoreError(path, "the commit record's checksum does not match")
-
-
-def parse_record(path: Path, attributes: Any) -> Record:
-    """Turn a checked record into values."""
-    try:
-        return record_from_json(attributes)
-    except SchemaError as error:
-        raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
-
-
-def read_record(folder: Folder) -> tuple[Record, Signature]:
-    """Read the commit record of the store in `folder`, and what tells it from the next one.
-
-    Raises
-    ------
-    NotAStoreError, UnsupportedFormatError, CorruptStoreError
-    """
-    path = folder.path / METADATA_NAME
-    try:
-        signature, (record, rewritten) = folder.read_marked(METADATA_NAME, _record_in, most=MAX_METADATA_BYTES)
-    except NotAStoreError:
-        raise
-    except FileNotFoundError as error:
-        if "key_hash" in folder.names():
-            raise CorruptStoreError(path, "it is missing") from error
-        raise NotAStoreError(folder.path, "it has no zarr.json") from error
-    if rewritten:
-        logger.warning("%s: %s", path, METADATA_REWRITTEN)
-    return record, signature
-
-
-def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
-    document = parse_document(path, data)
-    return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
 
 
 class Snapshot:
@@ -149,6 +74,7 @@ class Snapshot:
         self._signature = signature  # of this commit's record, while it is the newest
         self._seen = signature  # of the newest record that was found not to matter to this commit
         self._columns = {} if columns is None else columns  # of the files alone
+        self._journalled: dict[str, JournalledColumn | JournalledStrings] = {}
         self._settled: object = None  # the last read by name that a look at the record came after
         self._within = threading.local()
 
@@ -174,7 +100,7 @@ class Snapshot:
 
     @classmethod
     def _open(cls, path: Path, found: Callable[[], Folder], *, mapping: Mapping, check: Check) -> Snapshot:
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             try:
                 folder = found()
             except FileNotFoundError as error:  # it was removed just now
@@ -188,9 +114,9 @@ class Snapshot:
                 return snapshot
             except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
                 # Either the store moved on while it was opened, or it is broken.
-                if not _moved_on(folder, base):
-                    raise _lost(error) from error.__cause__
-        raise StoreReplacedError(path, f"it was replaced {_ATTEMPTS} times while it was opened")
+                if not moved_on(folder, base):
+                    raise lost(error) from error.__cause__
+        raise StoreReplacedError(path, f"it was replaced {ATTEMPTS} times while it was opened")
 
     def _check(self) -> None:
         self._check_tails()
@@ -212,7 +138,7 @@ class Snapshot:
             # Kept for good only once it is known to be of this commit.
             names = self._read_class_names() if "class_names" in few else None
             dead = self._read_dead_rows() if "dead_rows" in few else None
-            if rows := self.record.rows:  # the last chunk, at least: then their number is not made up
+            if rows := self.base.rows:  # the last chunk, at least: then their number is not made up
                 self.numeric("class_code").copy(0 if "class_code" in few else rows - 1, rows)
         self.__dict__.update(
             {name: found for name, found in (("class_names", names), ("dead_rows", dead)) if found is not None}
@@ -239,16 +165,9 @@ class Snapshot:
             }
         return self._later(base, signature, journal, columns)
 
-    def read_on(self) -> Snapshot:
-        """Return the snapshot of the newest commit in the journal; itself, if there is none newer.
-
-        Raises
-        ------
-        FileNotFoundError
-            The store has another record by now.
-        CorruptStoreError
-        """
-        if self.journal is None or self.journal.read().commit_id == self.record.commit_id:
+    def extended(self) -> Snapshot:
+        """Return the snapshot of the newest commit that was read from the journal; itself, if there is none newer."""
+        if self.journal is None or self.journal.record.commit_id == self.record.commit_id:
             return self
         return self._later(self.base, self._signature, self.journal, self._columns)
 
@@ -291,28 +210,38 @@ class Snapshot:
         ------
         StoreReplacedError, StoreChangedError, CorruptStoreError
         """
-        with self._replacement_noticed():
-            same = self.folder.signature(METADATA_NAME) == self._signature
-            record, signature = (self.base, self._signature) if same else read_record(self.folder)
-        if record.same_as(self.base):
-            self._signature = signature
-            try:
-                return self.read_on()
-            except FileNotFoundError:
-                with self._replacement_noticed():
+        for _ in range(ATTEMPTS):
+            with self._replacement_noticed():
+                same = self.folder.signature(METADATA_NAME) == self._signature
+                record, signature = (self.base, self._signature) if same else read_record(self.folder)
+                if not record.same_as(self.base):
+                    break
+                self._signature = signature
+                if self.journal is None:
+                    return self
+                try:
+                    self.journal.read()
+                    return self.extended()
+                except FileNotFoundError:
                     if self.folder.signature(METADATA_NAME) == signature:
                         raise  # it is lost
-                return self.newest()
         self._check_generation(record)
         snapshot = self.advanced(record, signature)
         try:
             snapshot._check_tails()
         except (FileNotFoundError, CorruptStoreError) as error:
-            if _moved_on(self.folder, record):
+            if moved_on(self.folder, record):
                 raise StoreReplacedError(self.folder.path, "it moved on while it was refreshed") from error
-            raise _lost(error) from error.__cause__
+            raise lost(error) from error.__cause__
         snapshot._settle()
+        if not self._is_continued_by(snapshot):
+            raise StoreReplacedError(self.folder.path, "commits that could not be synced were given up")
         return snapshot
+
+    def _is_continued_by(self, later: Snapshot) -> bool:
+        """Tell whether a later commit has the rows that were read from the journal."""
+        start, stop = self.base.rows, self.record.rows
+        return start == stop or bool((self.span("key_hash", start, stop) == later.span("key_hash", start, stop)).all())
 
     def ensure_current(self) -> None:
         """Raise if rows were erased, or the folder removed, since this commit was read.
@@ -340,6 +269,7 @@ class Snapshot:
 
     def _check_generation(self, record: Record) -> None:
         # Of an open folder it can't change; what lies at a URL is another folder after a compaction, or an old copy.
+        # The record itself has none of the rows in its journal; the next one has them all.
         least = self.base if record.same_as(self.base) else self.record
         if record.generation != self.record.generation or record.rows < least.rows:
             raise StoreReplacedError(self.folder.path)
@@ -357,7 +287,7 @@ class Snapshot:
             gone = not self.folder.local and isinstance(error, FileNotFoundError)
             if gone or self.folder.replaced():
                 raise StoreReplacedError(self.folder.path) from error
-            raise _lost(error) from error.__cause__
+            raise lost(error) from error.__cause__
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -375,7 +305,7 @@ class Snapshot:
                     expected=self.base.commit_id,
                     found=record.commit_id,
                 ) from error
-            raise _lost(error) from error
+            raise lost(error) from error
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -447,10 +377,10 @@ class Snapshot:
 
     def mapped(self, name: str) -> np.ndarray[Any, Any] | None:
         """Return a numeric array as it is mapped, whole and read-only; None, where it is not."""
-        if not self.numeric(name).in_place:
+        column = self.numeric(name)
+        if not column.in_place:
             return None
         self.span(name, 0, 0)  # has it mapped, and looked at
-        column = self.numeric(name)
         return column.span(0, len(column)) if column.complete else None
 
     def private(self, name: str) -> np.ndarray[Any, Any]:
@@ -478,15 +408,25 @@ class Snapshot:
             if self.check == "all":
                 self._settle()  # else nothing was read yet
             column = self._columns.setdefault(name, column)
-        array = self.record.arrays[name]
-        if self.journal is None or array.length == self.base.arrays[name].length:
+        if self.record is self.base:
             return column
-        behind = self.journal.rows(name, self.record)
-        if isinstance(column, StringColumn):
-            assert isinstance(behind, list), name
-            return JournalledStrings(column, array, behind)
-        assert isinstance(behind, np.ndarray), name
-        return JournalledColumn(column, array, behind)
+        return self._with_journal(name, column)
+
+    def _with_journal(self, name: str, column: NumericColumn | StringColumn) -> NumericColumn | StringColumn:
+        """Return a column with the rows that the journal has behind those in its files, if there are any."""
+        array = self.record.arrays[name]
+        count = array.length - self.base.arrays[name].length
+        if self.journal is None or not count:
+            return column
+        if name not in self._journalled:
+            behind = self.journal.rows(name)
+            if isinstance(column, StringColumn):
+                assert isinstance(behind, list), name
+                self._journalled[name] = JournalledStrings(column, array, behind)
+            else:
+                assert isinstance(behind, np.ndarray), name
+                self._journalled[name] = JournalledColumn(column, array, behind[:count])
+        return self._journalled[name]
 
     def numeric(self, name: str) -> NumericColumn:
         """Return a column that holds numbers."""
@@ -564,51 +504,3 @@ class Snapshot:
         with self.together():
             pairs = zip(self.file_ids_of(rows), self.class_names_of(rows), strict=True)
         return [f"{file_id}:{class_name}" for file_id, class_name in pairs]
-
-
-def read_commit(folder: Folder) -> Record:
-    """Read the record of the newest commit of the store in `folder`, its journal included; see `read_record`."""
-    base, _ = read_record(folder)
-    try:
-        journal = read_journal(folder, base)
-    except FileNotFoundError as error:
-        if _moved_on(folder, base):
-            return read_commit(folder)
-        raise _lost(error) from error
-    return base if journal is None else journal.record
-
-
-def read_journal(folder: Folder, base: Record) -> Journal | None:
-    """Read the journal of a record, if it has one.
-
-    Raises
-    ------
-    FileNotFoundError
-        The store has another record by now.
-    CorruptStoreError
-    """
-    if not base.journal:
-        return None
-    journal = Journal(folder, base)
-    journal.read()
-    return journal
-
-
-def _moved_on(folder: Folder, record: Record | None) -> bool:
-    """Tell whether the store is at another commit than the one that was read."""
-    if folder.replaced():
-        return True
-    if record is None:
-        return False
-    try:
-        return not read_record(folder)[0].same_as(record)
-    except (FileNotFoundError, CorruptStoreError):
-        return folder.replaced()
-
-
-def _lost(error: Exception) -> Exception:
-    """Say of a file that is not there that the store is broken."""
-    if isinstance(error, FileNotFoundError) and not isinstance(error, NotAStoreError):
-        name: Any = error.filename
-        return CorruptStoreError(Path(name) if isinstance(name, str) else name, "it is missing")
-    return error

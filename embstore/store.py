@@ -298,7 +298,8 @@ class EmbeddingStore:
     ) -> AppendResult:
         """Add rows, durably and in one commit: all of them or none.
 
-        The first rows of a store that was made without fields decide its fields and columns.
+        The first rows of a store that was made without fields decide its fields and columns. Every reader of
+        embstore's sees them at once; other Zarr readers may see those of small appends after `checkpoint` or `close`.
 
         Parameters
         ----------
@@ -513,12 +514,17 @@ class EmbeddingStore:
 
     # -- moving on ----------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Write the rows of small commits into the chunk files, where other Zarr readers see them; `close` does it too.
+    def checkpoint(self) -> None:
+        """Write the rows of small appends into the chunk files, where other Zarr readers see them.
 
-        They are durable before: embstore reads them from the store's journal.
+        They are durable before, and embstore reads them from the store's journal. `close` and the end of the process
+        do the same.
+
+        Raises
+        ------
+        ReadOnlyError, StoreLockedError, StorageFullError
         """
-        self._session.flush()
+        self._session.checkpoint()
 
     def refresh(self) -> bool:
         """Move on to the newest commit; returns whether there was one. Views stay valid.
@@ -530,7 +536,11 @@ class EmbeddingStore:
         return self._session.refresh()
 
     def close(self) -> None:
-        """Let go of the store. Arrays that were handed out stay valid."""
+        """Let go of the store. Arrays that were handed out stay valid.
+
+        If it made small appends, their rows are written into the chunk files first (`checkpoint`). Where that fails, or
+        another writer holds the lock for long, a warning is logged: they are in the journal, for the next writer.
+        """
         self._session.close()
 
     def __enter__(self) -> EmbeddingStore:

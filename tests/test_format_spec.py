@@ -152,7 +152,7 @@ def read_journal(path, record, arrays):
     """Section 16: adds the rows of all whole frames; gives the record of the last."""
     data, record, start = path.read_bytes(), {**record}, 0
     while (frame := whole_frame(data, start)) is not None:
-        head, rows = frame
+        head, rows, start = frame
         check(head["previous"] == record["commit_id"], f"{path}: previous")
         check(len({name for name, *_ in head["arrays"]}) == len(head["arrays"]), f"{path}: arrays")
         for name, count, nbytes in head["arrays"]:
@@ -163,20 +163,20 @@ def read_journal(path, record, arrays):
                 part = struct.pack("<I", count) + part
             arrays[name] += list(decode(part, {**array, "rows_per_chunk": count}, path))
         check(not rows, f"{path}: bytes left over")
-        start += 16 + sum(struct.unpack_from("<IQ", data, start + 4))
         record |= {"commit_id": head["commit_id"], "rows": record["rows"] + head["rows"]}
+    check(not any(whole_frame(data, place) for place in range(start, len(data))), f"{path}: damaged")
     return record
 
 
 def whole_frame(data, start):
-    """Section 16: the head and the rows of a frame; None, where none is whole."""
-    if len(data) < start + 16:
+    """Section 16: the head and the rows of a frame, and where it ends; None, where none is whole."""
+    if len(data) < start + 20:
         return None
-    checksum, about, nbytes = struct.unpack_from("<IIQ", data, start)
-    stop = start + 16 + about + nbytes
-    if stop > len(data) or google_crc32c.value(data[start + 4 : stop]) != checksum:
+    magic, checksum, about, nbytes = struct.unpack_from("<4sIIQ", data, start)
+    stop = start + 20 + about + nbytes
+    if magic != b"EmbJ" or stop > len(data) or google_crc32c.value(data[start + 8 : stop]) != checksum:
         return None
-    return json.loads(data[start + 16 : start + 16 + about]), data[start + 16 + about : stop]
+    return json.loads(data[start + 20 : start + 20 + about]), data[start + 20 + about : stop], stop
 
 
 def read_raw(path):
@@ -492,7 +492,7 @@ def test_a_tail_of_other_rows_is_found(store):
     path = store.path / "score" / "c.0"
     old = path.read_bytes()
     store.append(keys := keys_of(401, 402), **rows_of(keys, 9))
-    store.flush()
+    store.checkpoint()
     path.write_bytes(old)
     with pytest.raises(BrokenError, match=r"score.c\.0: tail"):
         read_store(store.path)

@@ -1,13 +1,17 @@
 """Small commits: one write into the journal each; whole or not at all, and in the chunk files in the end."""
 
 import errno
+import json
 import os
 import pickle
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -18,12 +22,12 @@ from embstore import fsio, session
 from embstore.errors import (
     CommitUncertainError,
     CorruptStoreError,
+    KeysExistError,
     MissingKeysError,
     StorageFullError,
     UnsupportedFormatError,
 )
-from embstore.journal import encode_frame
-from embstore.layout import payload
+from embstore.layout import crc32c, payload
 from tests import test_kill, test_power_cut
 from tests.crash import Journal, kill_at, leftovers, run_in_child
 from tests.test_io_errors import fail_at
@@ -105,7 +109,7 @@ def test_what_is_not_an_append_ends_the_journal(path, end):
     numbers = journalled(path)
     with embstore.open(path, "r+") as store:
         {
-            "flush": lambda: store.flush(),
+            "flush": lambda: store.checkpoint(),
             "delete": lambda: store.delete([key(2), key(1040)]),
             "set_column": lambda: store.set_column(
                 "score", list(store), np.arange(len(store)), commit_id=store.snapshot.record.commit_id
@@ -168,7 +172,7 @@ def test_rows_behind_mapped_files_are_one_array_with_them(path):
             views.append((store.array(), store.select(), [*range(N), *numbers_of(i + 1)]))
         first = views[0][0]
         assert all(np.shares_memory(first, array) for array, *_ in views)
-        store.flush()
+        store.checkpoint()
         views.append((store.array(), store.select(), [*range(N), *numbers_of(60)]))
         small(store, 60)
         small(store, 61)
@@ -180,6 +184,170 @@ def test_rows_behind_mapped_files_are_one_array_with_them(path):
             assert view.keys == [key(i) for i in numbers]
 
 
+def test_files_that_are_mapped_late_leave_the_rows_behind_them(path):
+    """A second thread that was about to map, and the column of an earlier snapshot, map over the same region."""
+    numbers = journalled(path)
+    store = embstore.open(path)
+    early = store.snapshot
+    array = store.array()
+    early.column("embedding").files._map()
+    np.testing.assert_array_equal(array, rows(numbers))
+    with embstore.open(path, "r+") as writer:
+        small(writer, 5)
+        store.refresh()
+        later = store.array()
+        early.column("embedding").files._map()
+        writer.checkpoint()
+        small(writer, 6)
+        small(writer, 7)
+    store.refresh()
+    early.column("embedding").files._map()
+    last = store.array()
+    np.testing.assert_array_equal(array, rows(numbers))
+    np.testing.assert_array_equal(later, rows([*numbers, *numbers_of(6, first=5)]))
+    np.testing.assert_array_equal(last, rows([*numbers, *numbers_of(8, first=5)]))
+
+
+def test_threads_that_read_while_one_appends(path):
+    base(path)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    store, wrong, done = embstore.open(path, "r+"), [], threading.Event()
+
+    def read(look):
+        while not done.is_set():
+            try:
+                reader = embstore.open(path)
+                for _ in range(5):
+                    numbers = [int(k[1 : k.index(":")]) for k in reader]
+                    arrays = look(reader, numbers)
+                    wrong.extend(1 for array in arrays if not (array == rows(numbers)).all())
+                    reader.refresh()
+            except BaseException as error:
+                wrong.append(error)
+                raise
+
+    def both(reader, numbers):
+        found = []
+        threads = [
+            threading.Thread(target=lambda: found.append(reader.array())),
+            threading.Thread(target=lambda: found.append(reader.take(np.arange(len(numbers))))),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    looks = [both, lambda reader, numbers: [reader.array()], lambda reader, numbers: [reader.select().to_numpy()]]
+    threads = [threading.Thread(target=read, args=[look]) for look in looks]
+    try:
+        for thread in threads:
+            thread.start()
+        for i in range(120):
+            small(store, i)
+            if i % 25 == 24:
+                store.checkpoint()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert wrong == []
+
+
+def test_where_nothing_can_be_put_behind_mapped_files(path, monkeypatch):
+    """As on macOS: a whole column is a copy then."""
+    monkeypatch.setattr("embstore.mapping.Region._make_own", lambda *_: None)
+    numbers = journalled(path)
+    store = embstore.open(path)
+    assert_holds(store, numbers)
+    assert not store.array().flags.writeable
+    if torch := sys.modules.get("torch"):
+        assert torch.equal(store.tensor(), torch.from_numpy(rows(numbers)))
+
+
+def test_no_journal_where_files_are_on_a_network(path, monkeypatch):
+    monkeypatch.setattr(fsio, "on_network", lambda _: "nfs")
+    base(path)
+    with embstore.open(path, "r+", network="allow") as store:
+        for i in range(5):
+            small(store, i)
+            assert journals(path) == []
+    assert len(embstore.open(path)) == N + 15
+
+
+def test_a_journal_of_many_commits_moves_on(path, monkeypatch):
+    monkeypatch.setattr(session, "_JOURNAL_COMMITS", 5)
+    base(path)
+    names = set()
+    with embstore.open(path, "r+") as store:
+        for i in range(30):
+            small(store, i)
+            names |= {file.name for file in journals(path)}
+        assert store.snapshot.journal.commits <= 5
+    assert len(names) >= 4
+    assert_holds(embstore.open(path), [*range(N), *numbers_of(30)])
+
+
+def test_the_index_has_no_rows_that_are_in_the_journal_alone(path, monkeypatch):
+    """Were the last commit damaged, others would get their numbers, and not be found."""
+    monkeypatch.setattr("embstore.index._LEAST_RUN", 10)
+    numbers = journalled(path, times=20)
+    assert all(int(run.name.rpartition(".")[2]) <= N + 6 for run in path.glob("index/keys.*"))
+    size = journals(path)[0].stat().st_size
+    os.truncate(journals(path)[0], size - 1)
+    with embstore.open(path, "r+") as store:
+        small(store, 30)
+        small(store, 31)
+        assert_holds(store, [*numbers[:-3], *numbers_of(32, first=30)])
+        with pytest.raises(KeysExistError):
+            small(store, 30)
+
+
+def test_a_store_that_is_closed_while_another_writes(path, monkeypatch, caplog):
+    monkeypatch.setattr(session, "_LEAVING_SECONDS", 0.05)
+    base(path)
+    store = embstore.open(path, "r+")
+    for i in range(4):
+        small(store, i)
+    with fsio.lock(path, timeout=1):
+        store.close()
+    assert "rows stay in the journal" in caplog.text
+    assert_holds(embstore.open(path), [*range(N), *numbers_of(4)])
+    other = embstore.open(path, "r+")
+    reader = embstore.open(path)
+    small(other, 4)
+    reader.close()  # has nothing to do with it
+    other.close()
+    assert journals(path) == []
+
+
+def test_merged_with_a_journal_on_either_side(path, tmp_path):
+    numbers = journalled(path)
+    part = tmp_path / "part.zarr"
+    shutil.copytree(path, part)
+    with embstore.open(part, "r+") as store:
+        store.delete([key(i) for i in numbers[:-3]])
+        for i in range(5, 9):
+            small(store, i)
+        embstore.merge(path, part, if_exists="skip")
+        assert set(embstore.open(path)) == {key(i) for i in [*numbers, *numbers_of(9, first=5)]}
+    assert embstore.verify(path).ok
+    other = tmp_path / "other.zarr"
+    with embstore.open(other, "w-", config={"n": N}, columns={"score": "int64"}) as store:
+        for i in range(4):
+            small(store, i)
+        store.add_field("more", list(store), np.ones((12, 2), np.float32))
+        for i in range(4, 9):
+            wide = {"embedding": rows(numbers_of(i + 1, first=i)), "more": np.full((3, 2), i, np.float32)}
+            store.append([key(j) for j in numbers_of(i + 1, first=i)], wide, columns={"score": 1})
+        with embstore.open(path, "r+") as whole:
+            whole.delete([key(i) for i in range(N)])
+            whole.copy_fields(store, ["more"])
+            assert whole.fetch([key(1080)], "more").tolist() == [[8, 8]]
+
+
 def test_readers_of_an_earlier_commit_keep_it(path):
     base(path)
     with embstore.open(path, "r+") as store:
@@ -189,7 +357,7 @@ def test_readers_of_an_earlier_commit_keep_it(path):
             readers.append((embstore.open(path), [*range(N), *numbers_of(i + 1)]))
         for reader, numbers in readers:
             assert_holds(reader, numbers)
-        store.flush()
+        store.checkpoint()
         small(store, 6)
         for reader, numbers in readers:
             assert_holds(reader, numbers)
@@ -277,6 +445,29 @@ def test_a_writer_that_was_killed_leaves_a_journal_that_all_read(path, tmp_path)
     assert_holds(embstore.open(path), [*numbers, *numbers_of(6, first=5)])
 
 
+def test_what_is_damaged_in_chunk_files_costs_no_row_of_the_journal(path):
+    numbers = journalled(path)
+    file = path / "embedding" / "c.1.0"
+    data = bytearray(file.read_bytes())
+    data[3] ^= 1
+    file.write_bytes(data)
+    report = embstore.verify(path)
+    assert report.rows_affected.tolist() == list(range(128, N + 6))
+    assert embstore.salvage(path, path.with_name("saved")).rows_kept == len(numbers) - 8
+
+
+def test_keys_are_checked_where_the_journal_is_torn(path):
+    journalled(path)
+    with journals(path)[0].open("ab") as file:
+        file.write(b"Emb")
+    name = path / "file_id" / "c.0"
+    data = name.read_bytes().replace(b"f77", b"f78", 1)
+    name.write_bytes(data[:-4] + crc32c(data[:-4]).to_bytes(4, "little"))
+    report = embstore.verify(path)
+    assert any("not whole" in problem.detail for problem in report.problems)
+    assert 77 in report.rows_affected
+
+
 def test_a_reader_that_does_not_know_journals_refuses_the_store(path, monkeypatch):
     journalled(path)
     monkeypatch.setattr("embstore.schema.FEATURES", frozenset(["ragged", "compressed"]))
@@ -310,21 +501,50 @@ def test_a_cache_counts_what_is_in_a_journal(tmp_path):
 
 SCRIPT = """
 import numpy as np, embstore
-store = embstore.open({path!r}, "r+")
-for i in range(5):
-    store.append([f"n{{i}}:c"], np.ones((1, 8), np.float32), columns={{"score": 1}})
-assert store.snapshot.base.rows < store.snapshot.record.rows
+def append():
+    store = embstore.open({path!r}, "r+")
+    for i in range(5):
+        store.append([f"n{{i}}:c"], np.ones((1, 8), np.float32), columns={{"score": 1}})
+    assert store.snapshot.base.rows < store.snapshot.record.rows
+    return store
 {end}
 """
 
 
-@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "import os; os._exit(0)"])
+@pytest.mark.parametrize(
+    "end",
+    ["append()", "store = append()", "kept = append()\nraise SystemExit(3)", "append()\nimport os; os._exit(0)"],
+)
 def test_a_process_that_ends_without_closing(path, end):
     base(path)
     subprocess.run([sys.executable, "-c", textwrap.dedent(SCRIPT).format(path=str(path), end=end)], check=False)
     assert len(embstore.open(path)) == N + 5
     assert bool(journals(path)) == ("_exit" in end)
     assert embstore.verify(path).ok
+
+
+def test_a_store_that_is_gone_at_the_end(path):
+    base(path)
+    end = "append()\nimport shutil; shutil.rmtree(store_path)"
+    code = f"store_path = {str(path)!r}\n" + textwrap.dedent(SCRIPT).format(path=str(path), end=end)
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stderr == ""
+
+
+def test_a_forked_process_that_appends_ends_the_journal_when_it_closes(path):
+    base(path)
+    with embstore.open(path, "r+") as store:
+        for i in range(4):
+            small(store, i)
+
+        def work():
+            small(store, 4)
+            store.close()
+            assert journals(path) == []
+
+        assert run_in_child(work) == 0
+        store.refresh()
+        assert_holds(store, [*range(N), *numbers_of(5)])
 
 
 def test_a_forked_process_ends_no_journal(path):
@@ -484,8 +704,10 @@ def test_flipped_bits_never_give_other_rows(tmp_path, rng):
     numbers = journalled(source)
     file = journals(source)[0]
     whole = file.read_bytes()
-    broken, short = 0, 0
-    for bit in rng.choice(8 * len(whole), 400, replace=False).tolist():
+    broken, short, heads = 0, 0, [found.start() for found in re.finditer(b"EmbJ", whole)]
+    assert len(heads) == 3
+    bits = [8 * head + bit for head in heads for bit in range(8 * 20)]
+    for bit in [*bits, *rng.choice(8 * len(whole), 400, replace=False).tolist()]:
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         file.write_bytes(data)
@@ -495,8 +717,7 @@ def test_flipped_bits_never_give_other_rows(tmp_path, rng):
             broken += 1
         else:
             short += 1
-            assert len(found) < len(numbers)
-            assert_holds(found, numbers[: len(found)])
+            assert_holds(found, numbers[:-3])
         report = embstore.verify(source)
         assert not report.ok
     assert broken > 200
@@ -504,9 +725,13 @@ def test_flipped_bits_never_give_other_rows(tmp_path, rng):
 
 
 def frame(store, arrays, *, previous=None, rows_=1, commit_id="0" * 32):
-    record = store.snapshot.record
-    parts = {name: (count, data) for name, count, data in arrays}
-    return encode_frame(previous or record.commit_id, commit_id, rows_, parts)
+    """A frame as section 16 of docs/format.md has it, whatever it says."""
+    previous = previous or store.snapshot.record.commit_id
+    entries = [[name, count, len(data)] for name, count, data in arrays]
+    head = json.dumps({"previous": previous, "commit_id": commit_id, "rows": rows_, "arrays": entries}).encode()
+    data = b"".join(bytes(data) for *_, data in arrays)
+    checked = struct.pack("<IQ", len(head), len(data)) + head + data
+    return b"EmbJ" + crc32c(checked).to_bytes(4, "little") + checked
 
 
 def arrays_of(store, **others):
@@ -520,10 +745,18 @@ def arrays_of(store, **others):
         "key_hash": embstore.keys.hash_keys(["f5000:c0"]),
         **others,
     }
-    return [(n, len(v), payload(record.arrays[n], v)) for n, v in values.items() if v is not None]
+    return [
+        (n, len(v), payload(record.arrays[n], v)) for n, v in values.items() if v is not None and n in record.arrays
+    ]
 
 
 NONSENSE = {
+    "an id that is a path": lambda s: frame(s, arrays_of(s), commit_id="../../../../etc/passwd"),
+    "an id in capitals": lambda s: frame(s, arrays_of(s), commit_id="A" * 32),
+    "an id that is no text": lambda s: frame(s, arrays_of(s), commit_id=7),
+    "a number that is none": lambda s: frame(s, arrays_of(s), rows_=True),
+    "a fraction": lambda s: frame(s, arrays_of(s), rows_=1.0),
+    "an array twice": lambda s: frame(s, [*arrays_of(s), *arrays_of(s)[:1]]),
     "follows another commit": lambda s: frame(s, arrays_of(s), previous="f" * 32),
     "rows of no array": lambda s: frame(s, [*arrays_of(s), ("nothing", 1, b"12345678")]),
     "dead rows": lambda s: frame(s, [*arrays_of(s), ("dead_rows", 1, bytes(8))]),
@@ -556,15 +789,36 @@ def test_a_frame_like_ours_is_taken(path):
     assert len(embstore.open(path)) == len(numbers) + 1
 
 
+@pytest.mark.parametrize("offsets", [[5, 3], [4, 9], [-1, 7], [7, 2**40]])
+def test_offsets_that_do_not_rise_to_the_last_token(path, offsets):
+    spec = embstore.FieldSpec(shape=(2,), ragged=True)
+    store = embstore.open(path, "w-", config={}, fields={"x": spec})
+    for i in range(3):
+        store.append([f"{i}:c"], [np.ones((1, 2), np.float32)])
+    arrays = arrays_of(store, embedding=None, score=None, file_id=["a", "b"], class_code=np.zeros(2, np.int32))
+    arrays = [entry for entry in arrays if entry[0] != "key_hash"]
+    for name, values in (
+        ("key_hash", embstore.keys.hash_keys(["a:c", "b:c"])),
+        ("x", np.ones((4, 2), np.float32)),
+        ("x_offsets", np.array(offsets, np.int64)),
+    ):
+        arrays.append((name, len(values), payload(store.snapshot.record.arrays[name], values)))
+    whole = journals(path)[0].read_bytes()
+    journals(path)[0].write_bytes(whole + frame(store, arrays, rows_=2))
+    with pytest.raises(CorruptStoreError, match="don't rise"):
+        embstore.open(path)
+    arrays[-1] = ("x_offsets", 2, payload(store.snapshot.record.arrays["x_offsets"], np.array([4, 7])))
+    journals(path)[0].write_bytes(whole + frame(store, arrays, rows_=2))
+    assert embstore.open(path).take([3, 4]).lengths.tolist() == [1, 3]
+
+
 def test_heads_that_are_no_heads(path, rng):
     numbers = journalled(path)
     file = journals(path)[0]
     whole = file.read_bytes()
     for junk in (b"[]", b"{}", b'{"previous": 1}', b"\xff", b"[" * 100_000, b'{"rows": 1e999, "arrays": 3}'):
-        from embstore.journal import _HEAD, crc32c
-
-        sizes = _HEAD.pack(0, len(junk), 0)[4:]
-        file.write_bytes(whole + crc32c(sizes + junk).to_bytes(4, "little") + sizes + junk)
+        sizes = struct.pack("<IQ", len(junk), 0)
+        file.write_bytes(whole + b"EmbJ" + crc32c(sizes + junk).to_bytes(4, "little") + sizes + junk)
         with pytest.raises(CorruptStoreError):
             embstore.open(path)
     file.write_bytes(whole)
@@ -595,6 +849,67 @@ def test_a_journal_that_is_a_link_is_refused(path, tmp_path):
     file.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CorruptStoreError, match="regular file"):
         embstore.open(path)
+
+
+def test_readers_and_writers_who_saw_a_commit_that_failed(path):
+    """It was written, and neither could it be synced, nor the commit be written whole: it is given up, by all."""
+    base(path)
+    store, reader, other = embstore.open(path, "r+"), embstore.open(path), embstore.open(path, "r+")
+    for i in range(4):
+        small(store, i)
+    small(other, 4)
+    numbers = [*range(N), *numbers_of(5)]
+
+    def hook(what, where, data):
+        if what == "fsync" and "/journal." in where:
+            for seen in (reader, other):
+                assert seen.refresh()
+                assert_holds(seen, [*numbers, *numbers_of(6, first=5)])
+            raise OSError(5, "injected", where)
+        if what == "create":
+            raise OSError(28, "injected", where)
+
+    fsio.step_hook = hook
+    with pytest.raises(StorageFullError):
+        small(store, 5)
+    fsio.step_hook = None
+    assert_holds(embstore.open(path), numbers)
+    small(other, 6)
+    small(store, 7)
+    numbers += numbers_of(8, first=6)
+    for seen in (reader, other, store, embstore.open(path)):
+        seen.refresh()
+        assert_holds(seen, numbers)
+        assert seen.missing([key(1050)]) == [key(1050)]
+    small(store, 5)
+    assert_holds(store, [*numbers, *numbers_of(6, first=5)])
+    for opened in (store, other):
+        opened.close()
+    assert embstore.verify(path).ok
+
+
+def test_a_reader_who_saw_a_commit_that_was_written_whole_in_the_end(path):
+    base(path)
+    store, reader = embstore.open(path, "r+"), embstore.open(path)
+    for i in range(4):
+        small(store, i)
+    numbers = [*range(N), *numbers_of(5)]
+
+    def hook(what, where, data):
+        if what == "fsync" and "/journal." in where:
+            assert reader.refresh()
+            raise OSError(5, "injected", where)
+
+    fsio.step_hook = hook
+    small(store, 4)
+    fsio.step_hook = None
+    assert_holds(reader, numbers)
+    assert not reader.refresh()
+    assert_holds(reader, numbers)
+    small(store, 5)
+    assert reader.refresh()
+    assert_holds(reader, [*numbers, *numbers_of(6, first=5)])
+    store.close()
 
 
 @pytest.mark.parametrize("operation", ["write", "fsync"])
@@ -630,7 +945,7 @@ def test_an_error_at_every_step(tmp_path, code):
         sure, perhaps = [], []
         for i in range(6):
             try:
-                small(store, i) if i < 5 else store.flush()
+                small(store, i) if i < 5 else store.checkpoint()
                 sure += numbers_of(i + 1, first=i) if i < 5 else []
             except CommitUncertainError:
                 perhaps += numbers_of(i + 1, first=i)
@@ -687,5 +1002,5 @@ def test_every_prefix_of_a_power_cut_opens_to_a_whole_commit(tmp_path):
         for i in range(99, 102):
             small(store, i)
 
-    changes = [*(lambda store, i=i: small(store, i) for i in range(4)), lambda store: store.flush()]
+    changes = [*(lambda store, i=i: small(store, i) for i in range(4)), lambda store: store.checkpoint()]
     test_power_cut.check_every_prefix(tmp_path, changes, write_more)

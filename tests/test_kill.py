@@ -1,5 +1,6 @@
 """A writer is killed at every step of its work in turn, and at random moments; nothing acknowledged is lost."""
 
+import atexit
 import functools
 import os
 import shutil
@@ -36,7 +37,9 @@ def base(path, n=130):
 
 @functools.cache
 def _made(n):
-    path = Path(tempfile.mkdtemp()) / "store.zarr"
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "store.zarr"
     with embstore.open(path, "w-", config={"n": n}, chunk_bytes=4096) as store:
         store.append([key(i) for i in range(n)], rows(range(n)), columns={"score": np.arange(n)})
     return path

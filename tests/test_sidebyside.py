@@ -25,19 +25,24 @@ def small_parts(monkeypatch):
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 17])
 @pytest.mark.parametrize("nbytes", [0, 63, 128, 10_000])
 def test_every_part_is_done_once(count, nbytes, small_parts):
-    done, threads = [], set()
+    done, before = [], threading.active_count()
+    together = threading.Barrier(parts := max(1, min(4, count, nbytes // 64)))
 
     def work(start, stop):
-        threads.add(threading.get_ident())
-        done.extend(range(start, stop))
+        together.wait(timeout=10)  # each in a thread of its own, at the same time
+        done.append((start, stop))
 
     in_parts(work, count, nbytes)
-    assert sorted(done) == list(range(count))
-    assert len(threads) <= 4
-    assert threading.active_count() == 1
+    done.sort()
+    assert [start for start, _ in done] == [0, *(stop for _, stop in done[:-1])]
+    assert done[-1][1] == count
+    assert len(done) == parts
+    assert max(stop - start for start, stop in done) - min(stop - start for start, stop in done) <= 1
+    assert threading.active_count() == before
 
 
 def test_an_error_in_any_part_comes_out(small_parts):
+    before = threading.active_count()
     for bad in range(8):
 
         def work(start, stop, bad=bad):
@@ -46,7 +51,7 @@ def test_an_error_in_any_part_comes_out(small_parts):
 
         with pytest.raises(OSError, match="broken"):
             in_parts(work, 8, 10_000)
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("mapping", ["auto", "never"])
