@@ -20,6 +20,7 @@ from embstore.commit import Committed, Values, commit
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder
 from embstore.index import drop_runs
+from embstore.journal import remove_other_journals
 from embstore.layout import blank, crc32c, decode_strings, payload
 from embstore.ragged import sound, token_rows, unsound
 from embstore.schema import STRING, ArrayState, Record, Tail, offsets_name
@@ -46,7 +47,7 @@ class EraseReceipt:
     rows: tuple[int, ...]
     files_rewritten: int
     not_reached: tuple[str, ...] = (
-        "arrays and processes that map the old files, until they are closed or refreshed",
+        "arrays and processes that map the old files, or keep rows of the journal, until they are closed or refreshed",
         "file system snapshots and the freed blocks of the disk",
         "backups and other copies of the store",
         "the names of classes",
@@ -131,6 +132,7 @@ def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
 def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
     """Rewrite the chunks that hold dead rows with these blanked, then commit that it is done."""
     files, arrays = 0, {}
+    remove_other_journals(folder, record)  # should one that was ended still be there; it is synced with `key_hash`
     for name, gone in _rows_to_blank(folder, record, dead).items():
         array, child = record.arrays[name], folder.child(name)
         for index in np.unique(gone // array.rows_per_chunk).tolist():
