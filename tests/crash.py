@@ -53,8 +53,10 @@ def kill_at(step: int) -> None:
 
 def leftovers(store: Path) -> list[str]:
     """List temporary files and folders, in a store and beside it, and journals that are not the record's."""
-    record = json.loads((store / "zarr.json").read_bytes())["attributes"]["embstore"]
-    own = f"journal.{record['commit_id']}" if record.get("journal") else ""
+    own = ""
+    if store.exists():
+        record = json.loads((store / "zarr.json").read_bytes())["attributes"]["embstore"]
+        own = f"journal.{record['commit_id']}" if record.get("journal") else ""
     found = [str(path) for path in store.rglob(".partial*")]
     found += [str(path) for path in store.rglob("journal.*") if path.name != own]
     return found + [str(path) for path in store.parent.glob(f".{store.name}*")]
