@@ -129,7 +129,7 @@ def commit(
             begin_journal(files, folder, commit_id)
     dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
     record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=commit_id)
-    if made:  # else numbers alone have changed, and an append need not pay for this (0.5 of 18 ms)
+    if made or old.journal:  # else numbers alone have changed, and an append need not pay for this (0.5 of 18 ms)
         refuse_unreadable(record)
     put_record(folder, record)  # the commit itself
     try:

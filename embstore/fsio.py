@@ -201,20 +201,22 @@ class Folder:
         """Read the whole file `name`, which may have at most `most` bytes."""
         return self.read_on(name, 0, most=most)
 
-    def read_on(self, name: str, position: int, *, most: int) -> bytes:
+    def read_on(self, name: str, position: int, *, most: int, after: bytes = b"") -> bytes:
         """Read what the file `name`, which may have at most `most` bytes, has from `position` on.
 
         Raises
         ------
         StoreReplacedError
-            It is shorter than that by now.
+            It is shorter by now, or what lies before the position is not `after`: what was read was cut off.
         """
         with self.opened(name) as (descriptor, size):
             if size > most:
                 raise CorruptStoreError(self.path / name, f"it has {size:,} bytes, at most {most:,} are allowed")
-            if size < position:
-                raise StoreReplacedError(self.path, f"{name} became shorter")
-            return read_exactly(descriptor, size - position, position)
+            start = position - len(after)
+            data = read_exactly(descriptor, max(0, size - start), start)
+        if size < position or not data.startswith(after):
+            raise StoreReplacedError(self.path, f"what was read of {name} was given up")
+        return data[len(after) :] if after else data
 
     def contents(
         self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
@@ -282,7 +284,8 @@ class Folder:
         """Write to the end of the file `name`, at `position`, durably; what lies past it is cut off before.
 
         The one write into a file that has its name: who reads it must be able to tell a part that is not whole. If it
-        fails, what was written is cut off again.
+        fails, what was written is cut off again. What was written whole is left there, if something else interrupts its
+        sync: others may have read it.
         """
         path = self.path / name
         flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -291,16 +294,20 @@ class Folder:
             try:
                 size = os.fstat(descriptor).st_size
                 if size < position:
-                    raise StoreReplacedError(self.path, f"{name} became shorter")
+                    raise StoreReplacedError(self.path, f"what was read of {name} was given up")
                 if size > position:
                     _step("truncate", path, position)
                     os.ftruncate(descriptor, position)
                 _step("write", path, (position, data))
                 try:
                     _write_all(descriptor, data, position)
+                except BaseException:
+                    os.ftruncate(descriptor, position)
+                    raise
+                try:
                     _step("fsync", path)
                     _sync(descriptor)
-                except BaseException:
+                except OSError:
                     os.ftruncate(descriptor, position)
                     raise
             finally:

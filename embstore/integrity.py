@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from embstore.keys import hash_keys
 from embstore.layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore.ragged import sound, unsound
 from embstore.records import (
-    ATTEMPTS,
     METADATA_REWRITTEN,
     check_record,
     metadata_rewritten,
@@ -44,6 +43,8 @@ __all__ = ["Problem", "Report", "SalvageReport", "salvage", "verify"]
 logger = logging.getLogger("embstore")
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
+_ATTEMPTS: Final = 5
+"""How often a store is checked that moves on meanwhile: each time, all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,6 @@ class _Damaged(Snapshot):
     def ensure_current(self) -> None:
         """Do nothing: there may be no record to compare with."""
 
-    def moved_on(self) -> bool:
-        """Tell whether the store has another record by now."""
-        return moved_on(self.folder, self.base)
-
 
 def verify(path: str | PathLike[str]) -> Report:
     """Check every byte of a store against what was committed. Takes no lock and writes nothing.
@@ -135,9 +132,7 @@ def verify(path: str | PathLike[str]) -> Report:
         There is no store at `path`, nor the remains of one; or it is a URL.
     UnsupportedFormatError
     """
-    place = _here(path)
-    snapshot, problems = _opened(place)
-    return _report(place, snapshot, problems)
+    return _looked_at(_here(path))[1]
 
 
 def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageReport:
@@ -153,8 +148,7 @@ def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageRepo
         `dest` is a URL.
     """
     place, target = _here(path), local_path(dest).resolve()
-    snapshot, problems = _opened(place)
-    report = _report(place, snapshot, problems)
+    snapshot, report = _looked_at(place)
     if snapshot is None:
         raise CorruptStoreError(place / METADATA_NAME, "neither the record nor its copy can be read")
     kept = np.setdiff1d(_live(snapshot), report.rows_affected)
@@ -173,18 +167,20 @@ def _here(path: str | PathLike[str]) -> Path:
     return local_path(path).resolve()
 
 
-def _opened(place: Path) -> tuple[_Damaged | None, list[Problem]]:
-    """Open a store by its record, or by the record's copy."""
-    for _ in range(ATTEMPTS):
-        if not place.is_dir():
-            raise NotAStoreError(place, "it is a file" if place.exists() else "there is nothing")
-        snapshot, problems = _opened_once(place)
-        if snapshot is None or not problems or not snapshot.base.journal or not snapshot.moved_on():
+def _looked_at(place: Path) -> tuple[Snapshot | None, Report]:
+    """Check a store; again, where something seems wrong because it has moved on meanwhile."""
+    for _ in range(_ATTEMPTS):
+        snapshot, problems = _opened(place)
+        report = _report(place, snapshot, problems)
+        if report.ok or snapshot is None or not moved_on(snapshot.folder, snapshot.base):
             break
-    return snapshot, problems
+    return snapshot, report
 
 
-def _opened_once(place: Path) -> tuple[_Damaged | None, list[Problem]]:
+def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
+    """Open a store by its record, or by the record's copy."""
+    if not place.is_dir():
+        raise NotAStoreError(place, "it is a file" if place.exists() else "there is nothing")
     folder = Folder.open(place)
     problems: list[Problem] = []
     record: Record | None = None

@@ -12,7 +12,6 @@ import functools
 import json
 import re
 import struct
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, Together
 from embstore.layout import crc32c, crc32c_extend, decode_strings, dump_json, payload
 from embstore.schema import STRING, ArrayState, Record, offsets_name
+from embstore.threadlock import ThreadLock
 
 __all__ = ["Journal", "begin_journal", "journal_path", "remove_journal", "remove_other_journals"]
 
@@ -31,8 +31,8 @@ _FOLDER: Final = "key_hash"  # other Zarr readers list what is in a group, and n
 _PREFIX: Final = "journal."
 _MAX_NBYTES: Final = 64 * 2**20
 _MAGIC: Final = b"EmbJ"
-_HEAD: Final = struct.Struct("<4sIIQ")  # the magic, CRC-32C of all that follows, bytes of the description and the rows
-_CHECKED_FROM: Final = 8
+_HEAD: Final = struct.Struct("<4sIQ")  # the magic; bytes of the description, and of the rows
+_CHECKSUM_NBYTES: Final = 4  # at the end: CRC-32C of all before
 _ID = re.compile(r"[0-9a-f]{32}")
 
 Rows = np.ndarray[Any, Any] | list[str]
@@ -81,23 +81,23 @@ def encode_frame(
     """Write one commit as its bytes."""
     arrays = [[name, count, len(memoryview(data).cast("B"))] for name, (count, data) in parts.items()]
     about = dump_json({"previous": previous, "commit_id": commit_id, "rows": rows, "arrays": arrays})
-    sizes = _HEAD.pack(_MAGIC, 0, len(about), sum(nbytes for *_, nbytes in arrays))[_CHECKED_FROM:]
+    sizes = _HEAD.pack(_MAGIC, len(about), sum(nbytes for *_, nbytes in arrays))
     pieces = [sizes, about, *(data for _, data in parts.values())]
     checksum = functools.reduce(crc32c_extend, pieces, 0)
-    return b"".join([_MAGIC, checksum.to_bytes(4, "little"), *pieces])  # the one copy of the rows
+    return b"".join([*pieces, checksum.to_bytes(_CHECKSUM_NBYTES, "little")])  # the one copy of the rows
 
 
-def whole_frames(data: memoryview) -> Iterator[tuple[int, Frame]]:
-    """Yield the frames at the start of some bytes, each with where it ends, as far as they are whole.
+def whole_frames(data: memoryview) -> Iterator[memoryview]:
+    """Yield the frames at the start of some bytes, as far as they are whole.
 
     Raises
     ------
     ValueError
-        One is not whole, but one that comes after it is; or one that is whole can't be read.
+        One is not whole, but one that comes after it is.
     """
     position = 0
     while (stop := _end_of_whole(data, position)) is not None:
-        yield stop, _read_frame(data[position:stop])
+        yield data[position:stop]
         position = stop
     rest, found = bytes(data[position:]), 0
     while (found := rest.find(_MAGIC, found + 1)) >= 0:
@@ -107,18 +107,19 @@ def whole_frames(data: memoryview) -> Iterator[tuple[int, Frame]]:
 
 def _end_of_whole(data: memoryview, position: int) -> int | None:
     """Return where the frame ends that is whole at `position`; None, if there is none."""
-    if len(data) - position < _HEAD.size:
+    if len(data) - position < _HEAD.size + _CHECKSUM_NBYTES:
         return None
-    magic, checksum, about, rows = _HEAD.unpack_from(data, position)
-    stop: int = position + _HEAD.size + about + rows
-    if magic != _MAGIC or stop > len(data) or crc32c(data[position + _CHECKED_FROM : stop]) != checksum:
+    magic, about, rows = _HEAD.unpack_from(data, position)
+    stop: int = position + _HEAD.size + about + rows + _CHECKSUM_NBYTES
+    if magic != _MAGIC or stop > len(data):
         return None
-    return stop
+    checksum = int.from_bytes(data[stop - _CHECKSUM_NBYTES : stop], "little")
+    return stop if crc32c(data[position : stop - _CHECKSUM_NBYTES]) == checksum else None
 
 
 def _read_frame(data: memoryview) -> Frame:
     """Read a frame whose checksum is right: it is as somebody wrote it, who need not be one of us."""
-    start = _HEAD.size + _HEAD.unpack_from(data)[2]
+    start = _HEAD.size + _HEAD.unpack_from(data)[1]
     try:
         head = json.loads(bytes(data[_HEAD.size : start]))
         previous, commit_id = head["previous"], head["commit_id"]
@@ -130,7 +131,7 @@ def _read_frame(data: memoryview) -> Frame:
                 raise ValueError(f"it says {nbytes!r} bytes in {count!r} rows for {name!r}")
             arrays.append((name, count, data[start : start + nbytes]))
             start += nbytes
-        if start != len(data) or not _is_count(head["rows"], len(data)):
+        if start != len(data) - _CHECKSUM_NBYTES or not _is_count(head["rows"], len(data)):
             raise ValueError("its rows are not as many as it says")
         return Frame(previous, commit_id, head["rows"], arrays)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -141,45 +142,54 @@ def _is_count(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
-class _Numbers:
-    """Rows of numbers, put one after the other once somebody asks for them; what was given out stays as it is."""
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A commit that was read: where it leads to, and the rows that it adds to each array."""
 
-    __slots__ = ("_blocks", "_count", "_lock", "_values")
+    commit_id: str
+    nbytes: int  # of the journal, up to its end
+    checksum: bytes  # the last of these bytes: no two commits end alike
+    rows: int
+    lengths: dict[str, int]
+    added: dict[str, Rows]
 
-    def __init__(self, array: ArrayState) -> None:
-        self._values = np.empty((0, *array.shape), array.dtype)
-        self._count = 0
-        self._blocks: list[np.ndarray[Any, Any]] = []
-        self._lock = threading.Lock()
 
-    def add(self, rows: np.ndarray[Any, Any]) -> None:
-        with self._lock:
-            self._blocks.append(rows)  # as they are in the frame: a writer may never look at them
+class _Joined:
+    """Rows of one array, put one after the other once somebody asks for them; what was given out stays as it is.
 
-    def first(self, count: int) -> np.ndarray[Any, Any]:
-        with self._lock:
-            if count > self._count:
-                self._join()
-            rows = self._values[:count]
+    What it holds is replaced in one step, so that an interruption, or a second thread, finds it as it was.
+    """
+
+    __slots__ = ("_held", "_name")
+
+    def __init__(self, name: str, array: ArrayState) -> None:
+        self._name = name
+        self._held = (np.empty((0, *array.shape), array.dtype), 0, 0)  # rows, how many count, of how many commits
+
+    def first(self, count: int, kept: list[_Kept]) -> np.ndarray[Any, Any]:
+        values, have, commits = self._held
+        if have < count:
+            stop = len(kept)
+            blocks = [block for commit in kept[commits:stop] if len(block := commit.added.get(self._name, ()))]
+            total = have + sum(map(len, blocks))
+            if total > len(values):
+                larger = np.empty((total + total // 4, *values.shape[1:]), values.dtype)
+                larger[:have] = values[:have]
+                values = larger
+            for block in blocks:  # behind what counts: two threads that do this write the same
+                values[have : have + len(block)] = block
+                have += len(block)
+            self._held = values, have, stop
+        rows = values[:count]
         rows.flags.writeable = False
         return rows
-
-    def _join(self) -> None:
-        blocks, self._blocks = self._blocks, []
-        stop = self._count + sum(map(len, blocks))
-        if stop > len(self._values):
-            values = np.empty((max(stop, 2 * len(self._values)), *self._values.shape[1:]), self._values.dtype)
-            values[: self._count] = self._values[: self._count]
-            self._values = values
-        for block in blocks:
-            self._values[self._count : self._count + len(block)] = block
-            self._count += len(block)
 
 
 class Journal:
     """The journal of one record, and the rows in it, which are kept in memory.
 
-    Snapshots of all commits in it share it; each has as many of its rows as its record says.
+    Snapshots of all commits in it share it; each has as many of its rows as its record says. It only gets more
+    commits, each in one step: whatever interrupts that, the next `read` goes on from where it was.
 
     Parameters
     ----------
@@ -190,10 +200,6 @@ class Journal:
 
     Attributes
     ----------
-    record : Record
-        Of the newest commit that was read.
-    commits, nbytes : int
-        How many commits were read, and their bytes.
     torn : bool
         Whether something that is not a whole commit follows: it is being written, or its writer was killed.
     failed : bool
@@ -202,18 +208,39 @@ class Journal:
 
     def __init__(self, folder: Folder, base: Record) -> None:
         self.base = base
-        self.record = base
-        self.commits = 0
-        self.nbytes = 0
         self.torn = False
         self.failed = False
         self._folder = folder.child(_FOLDER)
         self._name = _name(base.commit_id)
         self._each = base.sample_arrays | {offsets_name(name) for name in base.ragged}
-        self._lengths = {name: array.length for name, array in base.arrays.items()}
-        self._numbers = {name: _Numbers(a) for name, a in base.arrays.items() if a.dtype != STRING}
-        self._strings: dict[str, list[str]] = {n: [] for n, a in base.arrays.items() if a.dtype == STRING}
-        self._lock = threading.Lock()
+        self._joined = {name: _Joined(name, array) for name, array in base.arrays.items() if array.dtype != STRING}
+        lengths = {name: array.length for name, array in base.arrays.items()}
+        self._kept = [_Kept(base.commit_id, 0, b"", base.rows, lengths, {})]
+        self._record = base
+        self._lock = ThreadLock()
+
+    @property
+    def commits(self) -> int:
+        """How many commits were read."""
+        return len(self._kept) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these commits."""
+        return self._kept[-1].nbytes
+
+    @property
+    def record(self) -> Record:
+        """The record of the newest commit that was read."""
+        last = self._kept[-1]
+        if self._record.commit_id != last.commit_id:
+            arrays = {
+                name: replace(array, length=last.lengths[name], tail=None)
+                for name, array in self.base.arrays.items()
+                if last.lengths[name] > array.length
+            }
+            self._record = replace(self.base.with_arrays(**arrays), rows=last.rows, commit_id=last.commit_id)
+        return self._record
 
     def read(self) -> Record:
         """Read on to the newest commit; gives its record.
@@ -222,79 +249,60 @@ class Journal:
         ------
         FileNotFoundError
             The store has another record by now.
+        StoreReplacedError
+            Commits that were read were given up by their writer.
         CorruptStoreError
         """
-        with self._lock:
-            data = memoryview(self._folder.read_on(self._name, self.nbytes, most=_MAX_NBYTES))
-            commit_id, rows, stop = self.record.commit_id, self.record.rows, 0
+        with self._lock():
+            last = self._kept[-1]
+            data = self._folder.read_on(self._name, last.nbytes, most=_MAX_NBYTES, after=last.checksum)
+            stop = 0
             try:
-                for end, frame in whole_frames(data):
-                    self._keep(self._checked(frame, commit_id))
-                    commit_id, rows = frame.commit_id, rows + frame.rows
-                    self.commits += 1
-                    self.nbytes += end - stop
-                    stop = end
+                for frame in whole_frames(memoryview(data)):
+                    self._kept.append(self._checked(_read_frame(frame), frame))
+                    stop += len(frame)
             except ValueError as error:
                 raise CorruptStoreError(self._folder.path / self._name, str(error)) from error
-            finally:
-                self._move_to(commit_id, rows)  # as far as it is sound, for whoever can do with that
             self.torn = stop < len(data)
             return self.record
 
-    def _checked(self, frame: Frame, previous: str) -> dict[str, tuple[int, Rows]]:
-        """Check a commit against the one before; gives the rows that it adds to each array.
+    def _checked(self, commit: Frame, frame: bytes | memoryview) -> _Kept:
+        """Check a commit against the one before.
 
         Raises
         ------
         ValueError
         """
-        if frame.previous != previous:
-            raise ValueError(f"commit {frame.commit_id} follows {frame.previous}, and not {previous}")
-        found: dict[str, tuple[int, Rows]] = {}
-        for name, count, data in frame.arrays:
-            if name not in self._lengths or name == "dead_rows" or name in found:
-                raise ValueError(f"commit {frame.commit_id} can't add to {name!r}")
-            found[name] = (count, _decoded(self.base.arrays[name], count, data))
-        if wrong := [name for name in self._each if found.get(name, (0,))[0] != frame.rows]:
-            raise ValueError(f"commit {frame.commit_id} has not {frame.rows} rows for {sorted(wrong)}")
+        last, who = self._kept[-1], f"commit {commit.commit_id}"
+        if commit.previous != last.commit_id:
+            raise ValueError(f"{who} follows {commit.previous}, and not {last.commit_id}")
+        added: dict[str, Rows] = {}
+        for name, count, data in commit.arrays:
+            if name not in last.lengths or name == "dead_rows" or name in added:
+                raise ValueError(f"{who} can't add to {name!r}")
+            added[name] = _decoded(self.base.arrays[name], count, data)
+        if wrong := [name for name in self._each if len(added.get(name, ())) != commit.rows]:
+            raise ValueError(f"{who} has not {commit.rows} rows for {sorted(wrong)}")
+        lengths = {name: length + len(added.get(name, ())) for name, length in last.lengths.items()}
         for name in self.base.ragged:
-            start = self._lengths[name]
-            stop = start + found.get(name, (0,))[0]
-            offsets = found.get(offsets_name(name), (0, []))[1]
-            bounds = np.array([start, *offsets], dtype=np.int64)
-            if (np.diff(bounds) < 0).any() or bounds[-1] != stop:
-                raise ValueError(f"the offsets of {name!r} don't rise from {start} to {stop}")
-        return found
+            bounds = np.array([last.lengths[name], *added.get(offsets_name(name), ())], dtype=np.int64)
+            if (np.diff(bounds) < 0).any() or bounds[-1] != lengths[name]:
+                raise ValueError(f"the offsets of {name!r} don't rise from {bounds[0]} to {lengths[name]}")
+        checksum = bytes(frame[-_CHECKSUM_NBYTES:])
+        nbytes = last.nbytes + len(frame)
+        return _Kept(commit.commit_id, nbytes, checksum, last.rows + commit.rows, lengths, added)
 
-    def _keep(self, found: Mapping[str, tuple[int, Rows]]) -> None:
-        for name, (count, rows) in found.items():
-            self._lengths[name] += count
-            if isinstance(rows, list):
-                self._strings[name].extend(rows)
-            else:
-                self._numbers[name].add(rows)
-
-    def _move_to(self, commit_id: str, rows: int) -> None:
-        """Take up the commit that was kept last."""
-        if commit_id != self.record.commit_id:
-            arrays = {
-                name: replace(array, length=self._lengths[name], tail=None)
-                for name, array in self.base.arrays.items()
-                if self._lengths[name] > array.length
-            }
-            self.record = replace(self.base.with_arrays(**arrays), rows=rows, commit_id=commit_id)
-
-    def rows(self, name: str) -> Rows:
-        """Return what an array has behind the rows in its files, at the newest commit that was read, or a later one.
+    def rows(self, name: str, record: Record) -> Rows:
+        """Return what an array has, at a commit that was read, behind the rows in its files.
 
         Returns
         -------
         ndarray, (n, *shape), read-only; or list of str
-            Not to be changed. Those of a later commit come after those of an earlier one.
         """
-        if name in self._strings:
-            return self._strings[name]
-        return self._numbers[name].first(self.record.arrays[name].length - self.base.arrays[name].length)
+        count = record.arrays[name].length - self.base.arrays[name].length
+        if name in self._joined:
+            return self._joined[name].first(count, self._kept)
+        return [text for commit in self._kept for text in commit.added.get(name, ())][:count]
 
     def append(self, rows: int, appends: Mapping[str, Any], commit_id: str) -> Record:
         """Add a commit to its end, durably; gives its record. Called under the store's lock, on the newest commit.
@@ -312,27 +320,25 @@ class Journal:
         OSError
             It was cut off again.
         """
-        with self._lock:
-            before = self.record
-            parts = {name: (len(values), payload(before.arrays[name], values)) for name, values in appends.items()}
-            data = encode_frame(before.commit_id, commit_id, rows, parts)
+        with self._lock():
+            last = self._kept[-1]
+            parts = {name: (len(new), payload(self.base.arrays[name], new)) for name, new in appends.items()}
+            data = encode_frame(last.commit_id, commit_id, rows, parts)
             # What is in the file is for all who read it: nothing gets there that they would refuse.
-            found = self._checked(_read_frame(memoryview(data)), before.commit_id)
+            commit = self._checked(_read_frame(memoryview(data)), data)
             try:
-                self._folder.extend(self._name, data, self.nbytes)
-            except BaseException:
+                self._folder.extend(self._name, data, last.nbytes)
+            except OSError:
                 self.failed = True
                 raise
-            self._keep(found)
-            self.commits += 1
-            self.nbytes += len(data)
-            self._move_to(commit_id, before.rows + rows)
+            self._kept.append(commit)
             return self.record
 
     def pending(self) -> dict[str, Rows]:
         """Return all rows that are in no chunk file yet, by array."""
-        grown = [name for name, length in self._lengths.items() if length > self.base.arrays[name].length]
-        return {name: self.rows(name) for name in grown}
+        record = self.record
+        grown = [name for name, array in record.arrays.items() if array.length > self.base.arrays[name].length]
+        return {name: self.rows(name, record) for name in grown}
 
 
 def _decoded(array: ArrayState, count: int, data: memoryview) -> Rows:

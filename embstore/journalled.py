@@ -98,7 +98,6 @@ class JournalledStrings(StringColumn):
     array : ArrayState
         With the length of both.
     behind : list of str
-        As many as it needs, or more.
     """
 
     def __init__(self, files: StringColumn, array: ArrayState, behind: list[str]) -> None:
@@ -109,7 +108,7 @@ class JournalledStrings(StringColumn):
     def chunks(self) -> Iterator[list[str]]:
         """Yield the committed strings, a chunk at a time; keeps none."""
         yield from self.files.chunks()
-        yield self.behind[: len(self) - len(self.files)]
+        yield self.behind
 
     def take(self, rows: Rows) -> list[str]:
         """Return the strings of some rows, in the order given."""

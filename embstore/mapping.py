@@ -7,6 +7,7 @@ chunks, rows or stores.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
@@ -14,12 +15,14 @@ import math
 import mmap
 import os
 import resource
-import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
+from embstore.threadlock import ThreadLock
 
 __all__ = [
     "HUGE_PAGE_NBYTES",
@@ -76,21 +79,21 @@ class _Budget:
         self.used = 0
         self.reserved = 0
         self.limit = _map_limit()
-        self._lock = threading.Lock()
+        self._lock = ThreadLock()
 
     def take(self, maps: int) -> bool:
-        with self._lock:
+        with self._lock():
             if self.used + maps > self.limit:
                 return False
             self.used += maps
             return True
 
     def reserve(self, nbytes: int) -> None:
-        with self._lock:
+        with self._lock():
             self.reserved += nbytes
 
     def give_back(self, maps: int, nbytes: int) -> None:
-        with self._lock:
+        with self._lock():
             self.used -= maps
             self.reserved -= nbytes
 
@@ -165,7 +168,7 @@ class Region:
         self.private = private
         self._filled = 0  # bytes from the start that are what they should be
         self._own = range(0)  # bytes behind the files that are memory of this process
-        self._lock = threading.Lock()
+        self._lock = ThreadLock()
         self._maps = [0]
         budget.reserve(wanted)
         self._finalizer = weakref.finalize(self, _unmap, start, wanted, self._maps)
@@ -184,18 +187,31 @@ class Region:
             raise OSError(errno.ENOMEM, "the process has used up its share of maps")
         self._maps[0] += maps
 
-    def map_file(self, descriptor: int, offset: int, nbytes: int, *, filled: int | None = None) -> None:
+    @contextlib.contextmanager
+    def mapping(self, nbytes: int) -> Iterator[bool]:
+        """Have files mapped in a ``with`` block, by one thread at a time.
+
+        Gives whether to map them: not where memory was put behind files that have as much, since these are mapped, and
+        the rows in that memory are not in them.
+
+        Parameters
+        ----------
+        nbytes : int
+            From the region's start, that count in the files; behind them is a hole.
+        """
+        with self._lock():
+            if self._own and nbytes <= self._own.start:
+                yield False
+                return
+            self._own = range(0)  # files with more rows take the place of that memory
+            yield True
+            self._filled = max(self._filled, nbytes)
+
+    def map_file(self, descriptor: int, offset: int, nbytes: int) -> None:
         """Map the first `nbytes` of a file at `offset` into the region, over what is there.
 
         The caller has checked that the file is that long: reading past a file's end is a SIGBUS,
         which ends the process.
-
-        Parameters
-        ----------
-        descriptor, offset, nbytes : int
-        filled : int, optional
-            Bytes of the region, from its start, that count in all the files that are being mapped. Where memory was
-            put behind so many already, these files are there: nothing is mapped over what that memory holds.
 
         Raises
         ------
@@ -206,17 +222,7 @@ class Region:
             raise ValueError(f"{nbytes} bytes at {offset} do not lie on the region's pages")
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.private else 0)
         flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.private else mmap.MAP_SHARED) | _MAP_FIXED
-        with self._lock:
-            if self._own and filled is not None and filled <= self._own.start:
-                return
-            # From here on nothing is written into that memory: a file with more rows takes its place.
-            self._own = range(0)
-            _mmap(self.address + offset, nbytes, protection, flags, descriptor)
-
-    def filled_to(self, nbytes: int) -> None:
-        """Note how many bytes, from the start, count in the files that were mapped; behind them is a hole."""
-        with self._lock:
-            self._filled = max(self._filled, nbytes)
+        _mmap(self.address + offset, nbytes, protection, flags, descriptor)
 
     def put_behind(self, offset: int, data: np.ndarray[Any, Any]) -> bool:
         """Have `data` at `offset`, where the bytes of the files end; tell whether it is there.
@@ -224,7 +230,7 @@ class Region:
         Memory takes the place of the pages from there on, in one step: who reads what is before `offset` sees no
         difference. What files mapped later hold, is not written again.
         """
-        with self._lock:
+        with self._lock():
             stop = offset + data.nbytes
             if self._filled >= stop:
                 return True

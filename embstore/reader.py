@@ -131,16 +131,16 @@ class MappedColumn(FileColumn):
     def _map(self) -> None:
         """Map what is not mapped yet; over the same, if another thread was faster."""
         nbytes = self.array.chunk_nbytes
-        filled = self.array.length * self.array.row_nbytes
         indices = range(self._first, self.array.chunks)
-        for index, file in zip(indices, open_chunks(self.folder, self.array, indices), strict=True):
-            with file as (descriptor, size):
-                self.region.map_file(descriptor, index * nbytes, nbytes, filled=filled)
-                if self.check != "tail" and not self.region.private:
-                    self._checksums[index] = stored_checksum(descriptor, size)
-        # Without this a cold random batch reads a hundred times what it asks for.
-        self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
-        self.region.filled_to(filled)
+        with self.region.mapping(self.array.length * self.array.row_nbytes) as wanted:
+            for index, file in zip(indices, open_chunks(self.folder, self.array, indices), strict=True):
+                with file as (descriptor, size):
+                    if wanted:
+                        self.region.map_file(descriptor, index * nbytes, nbytes)
+                    if self.check != "tail" and not self.region.private:
+                        self._checksums[index] = stored_checksum(descriptor, size)
+            if wanted:  # without this a cold random batch reads a hundred times what it asks for
+                self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
         self.mapped = True
 
     def _unmapped(self) -> NumericColumn | None:

@@ -208,11 +208,11 @@ class RemoteFolder(Folder):
         """Read the whole file `name`, which may have at most `most` bytes."""
         return next(self.contents([name], lambda _, data: data, most=most))
 
-    def read_on(self, name: str, position: int, *, most: int) -> bytes:
+    def read_on(self, name: str, position: int, *, most: int, after: bytes = b"") -> bytes:
         """Read what the file `name`, which may have at most `most` bytes, has from `position` on."""
         data = self.read(name, most=most)
-        if len(data) < position:
-            raise StoreReplacedError(self.path, f"{name} became shorter")
+        if len(data) < position or not data.startswith(after, position - len(after)):
+            raise StoreReplacedError(self.path, f"what was read of {name} was given up")
         return data[position:]
 
     def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:

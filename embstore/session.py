@@ -65,6 +65,7 @@ class Session:
         self._index: KeyIndex | None = None
         self._recovered = ""  # the record up to which nothing can be left to mend
         self._small = 0  # commits that the journal would have taken
+        self._busy = False  # inside `writing`: a signal's handler may come here
         self._mutex = threading.RLock()
 
     @property
@@ -90,7 +91,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the store; maps stay as long as arrays over them. Rows in a journal of its own move on before."""
-        if self._snapshot is not None and self.writable:
+        if self._snapshot is not None and self.writable and not self._busy:
             _leave(self.path, lambda: self)
         self._snapshot = None
         self._index = None
@@ -140,13 +141,16 @@ class Session:
             base = self._snapshot.base
             if base.commit_id != self._recovered:
                 self.moved_to(Committed(recover(self._snapshot.folder, base), tidy=True))
-            if not journal:
-                self._end_journal()
+            self._busy = True
             try:
+                if not journal:
+                    self._end_journal()
                 yield self.snapshot
             except BaseException:
                 self._recovered = ""  # whatever was left half done is mended first
                 raise
+            finally:
+                self._busy = False
 
     def commit(self, plan: Plan) -> None:
         """Carry out a plan. Called inside `writing`."""
@@ -260,9 +264,10 @@ _journalling: dict[Path, int] = {}
 
 def _leave(path: Path, session: Callable[[], Session]) -> None:
     """Leave no journal behind, if this process used it. Its rows are safe: what fails now, the next writer does."""
-    if _journalling.pop(path, None) == os.getpid() and path.exists():
+    if _journalling.pop(path, None) == os.getpid():
         try:
-            session().checkpoint(lock_timeout=_LEAVING_SECONDS)
+            if path.exists():
+                session().checkpoint(lock_timeout=_LEAVING_SECONDS)
         except (OSError, EmbstoreError) as error:
             logger.warning("%s: rows stay in the journal, for the next writer: %s", path, error)
 

@@ -415,17 +415,16 @@ class Snapshot:
     def _with_journal(self, name: str, column: NumericColumn | StringColumn) -> NumericColumn | StringColumn:
         """Return a column with the rows that the journal has behind those in its files, if there are any."""
         array = self.record.arrays[name]
-        count = array.length - self.base.arrays[name].length
-        if self.journal is None or not count:
+        if self.journal is None or array.length == self.base.arrays[name].length:
             return column
         if name not in self._journalled:
-            behind = self.journal.rows(name)
+            behind = self.journal.rows(name, self.record)
             if isinstance(column, StringColumn):
                 assert isinstance(behind, list), name
                 self._journalled[name] = JournalledStrings(column, array, behind)
             else:
                 assert isinstance(behind, np.ndarray), name
-                self._journalled[name] = JournalledColumn(column, array, behind[:count])
+                self._journalled[name] = JournalledColumn(column, array, behind)
         return self._journalled[name]
 
     def numeric(self, name: str) -> NumericColumn:

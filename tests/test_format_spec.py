@@ -172,11 +172,13 @@ def whole_frame(data, start):
     """Section 16: the head and the rows of a frame, and where it ends; None, where none is whole."""
     if len(data) < start + 20:
         return None
-    magic, checksum, about, nbytes = struct.unpack_from("<4sIIQ", data, start)
-    stop = start + 20 + about + nbytes
-    if magic != b"EmbJ" or stop > len(data) or google_crc32c.value(data[start + 8 : stop]) != checksum:
+    magic, about, nbytes = struct.unpack_from("<4sIQ", data, start)
+    rows, end = start + 16 + about, start + 16 + about + nbytes
+    if magic != b"EmbJ" or end + 4 > len(data):
         return None
-    return json.loads(data[start + 20 : start + 20 + about]), data[start + 20 + about : stop], stop
+    if google_crc32c.value(data[start:end]) != struct.unpack_from("<I", data, end)[0]:
+        return None
+    return json.loads(data[start + 16 : rows]), data[rows:end], end + 4
 
 
 def read_raw(path):

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -657,6 +659,107 @@ def test_killed_at_every_step(tmp_path):
     assert step > 30
 
 
+@pytest.mark.parametrize("turns", [40, pytest.param(2000, marks=pytest.mark.slow)])
+def test_interrupted_at_any_moment(path, turns, rng, monkeypatch):
+    """Ctrl-C, and the same store goes on: what was acknowledged is there once, and all of it as it was given."""
+
+    armed = False
+
+    def interrupt(*_):
+        if armed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # in a finalizer, Python drops it: the timer comes again
+    before = signal.signal(signal.SIGALRM, interrupt)
+    base(path)
+    store, sure, tried = embstore.open(path, "r+"), [], 1000
+    try:
+        for turn in range(turns):
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.02), 0.01)
+            try:
+                armed = True
+                while True:
+                    tried += 1
+                    store.append([key(tried)], rows([tried]), columns={"score": [tried]})
+                    sure.append(tried)
+                    assert len(store.array()) == len(store)
+            except KeyboardInterrupt:
+                armed = False
+            if turn % 10 == 9:
+                store.close()
+                store = embstore.open(path, "r+")
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    store.close()
+    found = embstore.open(path)
+    numbers = [int(k[1 : k.index(":")]) for k in found]
+    assert set(sure) <= set(numbers) - set(range(N)) <= set(range(1000, tried + 1))
+    assert len(sure) > turns / 4
+    assert_holds(found, numbers)
+    assert embstore.verify(path).ok
+
+
+def test_closed_by_a_signal_in_the_middle_of_an_append(path):
+    """Its handler does not wait for the lock that is held by what it interrupts."""
+    base(path)
+    store = embstore.open(path, "r+")
+    for i in range(4):
+        small(store, i)
+
+    def hook(what, where, data):
+        if what == "fsync":
+            start = time.monotonic()
+            store.close()
+            assert time.monotonic() - start < 1
+
+    fsio.step_hook = hook
+    with pytest.raises(ValueError, match="closed"):
+        small(store, 4)
+    fsio.step_hook = None
+    assert_holds(embstore.open(path), [*range(N), *numbers_of(5)])
+    session._leave_all()
+    assert journals(path) == []
+
+
+def test_memory_that_runs_out_while_rows_are_read(path, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    numbers = journalled(path)
+    with embstore.open(path, "r+") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("embstore.journal.np", SimpleNamespace(empty=no_memory))
+            with pytest.raises(MemoryError):
+                store.array()
+        assert_holds(store, numbers)
+        small(store, 5)
+    assert_holds(embstore.open(path), [*numbers, *numbers_of(6, first=5)])
+
+
+def test_forked_while_another_thread_reads(path):
+    """A child finds no lock held by a thread that it does not have."""
+    numbers = journalled(path)
+    store, done = embstore.open(path), threading.Event()
+
+    def read():
+        while not done.is_set():
+            opened = embstore.open(path)
+            opened.array()
+            opened.refresh()
+            opened.take([0, len(numbers) - 1])
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for _ in range(40):
+            assert run_in_child(lambda: assert_holds(store, numbers)) == 0
+    finally:
+        done.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("kills", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_killed_in_the_middle_of_a_write(tmp_path, kills, rng):
     """Only a part of a commit is in the file: no reader takes it, and the next writer cuts it off."""
@@ -706,7 +809,7 @@ def test_flipped_bits_never_give_other_rows(tmp_path, rng):
     whole = file.read_bytes()
     broken, short, heads = 0, 0, [found.start() for found in re.finditer(b"EmbJ", whole)]
     assert len(heads) == 3
-    bits = [8 * head + bit for head in heads for bit in range(8 * 20)]
+    bits = [8 * head + bit for head in heads for bit in range(8 * 16)]
     for bit in [*bits, *rng.choice(8 * len(whole), 400, replace=False).tolist()]:
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
@@ -729,9 +832,12 @@ def frame(store, arrays, *, previous=None, rows_=1, commit_id="0" * 32):
     previous = previous or store.snapshot.record.commit_id
     entries = [[name, count, len(data)] for name, count, data in arrays]
     head = json.dumps({"previous": previous, "commit_id": commit_id, "rows": rows_, "arrays": entries}).encode()
-    data = b"".join(bytes(data) for *_, data in arrays)
-    checked = struct.pack("<IQ", len(head), len(data)) + head + data
-    return b"EmbJ" + crc32c(checked).to_bytes(4, "little") + checked
+    return frame_of(head, b"".join(bytes(data) for *_, data in arrays))
+
+
+def frame_of(head, data=b""):
+    checked = b"EmbJ" + struct.pack("<IQ", len(head), len(data)) + head + data
+    return checked + crc32c(checked).to_bytes(4, "little")
 
 
 def arrays_of(store, **others):
@@ -817,8 +923,7 @@ def test_heads_that_are_no_heads(path, rng):
     file = journals(path)[0]
     whole = file.read_bytes()
     for junk in (b"[]", b"{}", b'{"previous": 1}', b"\xff", b"[" * 100_000, b'{"rows": 1e999, "arrays": 3}'):
-        sizes = struct.pack("<IQ", len(junk), 0)
-        file.write_bytes(whole + b"EmbJ" + crc32c(sizes + junk).to_bytes(4, "little") + sizes + junk)
+        file.write_bytes(whole + frame_of(junk))
         with pytest.raises(CorruptStoreError):
             embstore.open(path)
     file.write_bytes(whole)
