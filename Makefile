@@ -37,9 +37,10 @@ demo-audio/usr/share/sonic-pi/samples:
 test: $(VENV)/.dev
 	$(PYTEST)
 
-# What needs neither torch nor anything of the extra `text`.
+# What needs neither torch nor anything of the extra `text`. SELECT leaves tests out.
+SELECT ?=
 test-core: $(VENV)/.core
-	$(PYTEST)
+	$(PYTEST) $(SELECT)
 
 # Federated learning, with Flower: for a VENV of its own, since Flower wants older versions of some libraries.
 test-fl: $(VENV)/.fl-dev

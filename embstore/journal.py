@@ -157,32 +157,39 @@ class _Kept:
 class _Joined:
     """Rows of one array, put one after the other once somebody asks for them; what was given out stays as it is.
 
-    What it holds is replaced in one step, so that an interruption, or a second thread, finds it as it was.
+    What it holds is replaced in one step, so that an interruption finds it as it was.
     """
 
-    __slots__ = ("_held", "_name")
+    __slots__ = ("_held", "_lock", "_name")
 
     def __init__(self, name: str, array: ArrayState) -> None:
         self._name = name
         self._held = (np.empty((0, *array.shape), array.dtype), 0, 0)  # rows, how many count, of how many commits
+        self._lock = ThreadLock()
 
     def first(self, count: int, kept: list[_Kept]) -> np.ndarray[Any, Any]:
-        values, have, commits = self._held
-        if have < count:
-            stop = len(kept)
-            blocks = [block for commit in kept[commits:stop] if len(block := commit.added.get(self._name, ()))]
-            total = have + sum(map(len, blocks))
-            if total > len(values):
-                larger = np.empty((total + total // 4, *values.shape[1:]), values.dtype)
-                larger[:have] = values[:have]
-                values = larger
-            for block in blocks:  # behind what counts: two threads that do this write the same
-                values[have : have + len(block)] = block
-                have += len(block)
-            self._held = values, have, stop
-        rows = values[:count]
+        with self._lock():
+            if self._held[1] < count:
+                self._join(kept)
+            rows = self._held[0][:count]
         rows.flags.writeable = False
         return rows
+
+    def _join(self, kept: list[_Kept]) -> None:
+        values, have, commits = self._held
+        late = kept[commits:]
+        blocks = [commit.added[self._name] for commit in late if self._name in commit.added]
+        total = have + sum(map(len, blocks))
+        if total > len(values):
+            larger = np.empty((total + have // 4, *values.shape[1:]), values.dtype)  # if once more, then again
+            larger[:have] = values[:have]
+            values = larger
+        for block in blocks:
+            values[have : have + len(block)] = block
+            have += len(block)
+        self._held = values, have, commits + len(late)
+        for commit in late:  # and once all of a frame's rows are here, its memory is free
+            commit.added.pop(self._name, None)
 
 
 class Journal:

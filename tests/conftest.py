@@ -35,7 +35,14 @@ def pytest_configure(config):
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+EXHAUSTIVE = ("at_every_step", "at_every_fifth_step", "every_prefix", "every_cut", "flipped_bits", "again_in_its_end")
+"""What tests are called that try each step on the disk, or each bit, in turn."""
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(words in item.name for words in EXHAUSTIVE):
+            item.add_marker(pytest.mark.exhaustive)
     if not os.environ.get("EMBSTORE_SLOW"):
         for item in items:
             if "slow" in item.keywords:

@@ -270,8 +270,8 @@ def test_where_nothing_can_be_put_behind_mapped_files(path, monkeypatch):
 
 
 def test_no_journal_where_files_are_on_a_network(path, monkeypatch):
-    monkeypatch.setattr(fsio, "on_network", lambda _: "nfs")
     base(path)
+    monkeypatch.setattr(fsio, "on_network", lambda _: "nfs")
     with embstore.open(path, "r+", network="allow") as store:
         for i in range(5):
             small(store, i)
