@@ -1,5 +1,6 @@
 """The pages of the documentation: their examples run as they stand, and print what they say; links lead somewhere."""
 
+import importlib
 import os
 import re
 import wave
@@ -49,7 +50,10 @@ def test_every_page_is_in_the_contents():
 def test_names_in_the_text_are_there():
     for page in PAGES:
         for name in set(re.findall(r"`(embstore(?:\.\w+)+)(?=[`(])", page.read_text())):
-            value = embstore
+            value, place = embstore, "embstore"
             for part in name.split(".")[1:]:
-                value = getattr(value, part, None) or __import__(name, fromlist=[part])
+                place = f"{place}.{part}"
+                value = getattr(value, part, None) or importlib.import_module(
+                    place
+                )  # a module that nobody imported yet
                 assert value is not None, f"{page.name}: {name}"
