@@ -249,8 +249,8 @@ class Journal:
             self._record = replace(self.base.with_arrays(**arrays), rows=last.rows, commit_id=last.commit_id)
         return self._record
 
-    def read(self) -> Record:
-        """Read on to the newest commit; gives its record.
+    def read(self) -> None:
+        """Read on to the newest commit.
 
         Raises
         ------
@@ -271,7 +271,6 @@ class Journal:
             except ValueError as error:
                 raise CorruptStoreError(self._folder.path / self._name, str(error)) from error
             self.torn = stop < len(data)
-            return self.record
 
     def _checked(self, commit: Frame, frame: bytes | memoryview) -> _Kept:
         """Check a commit against the one before.
@@ -311,8 +310,8 @@ class Journal:
             return self._joined[name].first(count, self._kept)
         return [text for commit in self._kept for text in commit.added.get(name, ())][:count]
 
-    def append(self, rows: int, appends: Mapping[str, Any], commit_id: str) -> Record:
-        """Add a commit to its end, durably; gives its record. Called under the store's lock, on the newest commit.
+    def append(self, rows: int, appends: Mapping[str, Any], commit_id: str) -> None:
+        """Add a commit to its end, durably. Called under the store's lock, on the newest commit.
 
         Parameters
         ----------
@@ -339,7 +338,6 @@ class Journal:
                 self.failed = True
                 raise
             self._kept.append(commit)
-            return self.record
 
     def pending(self) -> dict[str, Rows]:
         """Return all rows that are in no chunk file yet, by array."""

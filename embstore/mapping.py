@@ -225,7 +225,7 @@ class Region:
         _mmap(self.address + offset, nbytes, protection, flags, descriptor)
 
     def put_behind(self, offset: int, data: np.ndarray[Any, Any]) -> bool:
-        """Have `data` at `offset`, where the bytes of the files end; tell whether it is there.
+        """Have `data`, bytes one after the other, at `offset`, where those of the files end; tell whether it is there.
 
         Memory takes the place of the pages from there on, in one step: who reads what is before `offset` sees no
         difference. What files mapped later hold, is not written again.
@@ -238,7 +238,7 @@ class Region:
                 self._make_own(offset, data.nbytes)
             if self._own.start != offset or stop > self._own.stop:
                 return False
-            part = np.ascontiguousarray(data[self._filled - offset :])
+            part = data[self._filled - offset :]
             ctypes.memmove(self.address + self._filled, part.ctypes.data, part.nbytes)
             self._filled = stop
             return True
