@@ -79,7 +79,7 @@ bench: $(VENV)/.bench
 	$(BENCH) benchmarks/charts.py
 	$(BENCH) benchmarks/goals.py
 
-# The same small, in seven minutes on two cores; its figures are to look at, not to keep.
+# The same small, in less than five minutes on two cores; its figures are to look at, not to keep.
 QUICK := .cache/bench-quick
 bench-quick: $(VENV)/.bench
 	$(BENCH) benchmarks/store.py --quick --results $(QUICK)/store.json

@@ -1,6 +1,6 @@
 """What a store saves: time to encode with the real encoder, against time to open and load from the store.
 
-    python benchmarks/load_speedup.py --quick      100 texts, 4 clips, twice: a minute
+    python benchmarks/load_speedup.py --quick      100 texts, 4 clips, once: half a minute
     python benchmarks/load_speedup.py              2,000 texts, 165 clips, five times: an hour
 
 Texts are docstrings of the standard library through MiniLM with its real weights. Clips are recordings (FLAC; Debian's
@@ -179,10 +179,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=165, help="as many recordings as make demo-audio has")
     parser.add_argument("--only", nargs="+", choices=("text", "audio"), default=["text", "audio"])
     add_options(parser, "load_speedup", repeat=5, of="first processes")
-    parser.add_argument("--quick", action="store_true", help="100 texts, 4 clips, and two first processes")
+    parser.add_argument("--quick", action="store_true", help="100 texts, 4 clips, and one first process")
     args = parser.parse_args()
     if args.quick:
-        args.texts, args.clips, args.repeat = 100, 4, 2
+        args.texts, args.clips, args.repeat = 100, 4, 1
     return args
 
 

@@ -19,6 +19,7 @@ from embstore.errors import CorruptStoreError
 from embstore.fsio import Buffer, Folder, OpenFile, Together, read_exactly, read_into
 from embstore.layout import CHECKSUM_NBYTES, MAX_STRING_BYTES, chunk_name, crc32c, crc32c_extend, decode_strings
 from embstore.schema import STRING, ArrayState, Tail
+from embstore.sidebyside import in_turn
 
 __all__ = [
     "Chunk",
@@ -130,12 +131,14 @@ def read_chunks(
     """
     last = chunk_name(array, array.chunks - 1)
     names = (chunk_name(array, index) for index in indices)  # of a record that lies, there may be billions
-    return folder.contents(
-        names,
-        lambda path, data: _decoded(path, array, data, tails if path.name == last else ()),
-        most=_most_nbytes(folder, array),
-        held=_held_nbytes(array),
-    )
+    most, held = _most_nbytes(folder, array), _held_nbytes(array)
+
+    def decode(path: Path, data: bytes) -> Chunk:
+        return _decoded(path, array, data, tails if path.name == last else ())
+
+    if folder.local and array.compression is not None:
+        return in_turn(lambda name: decode(folder.path / name, folder.read(name, most=most)), names, held=held)
+    return folder.contents(names, decode, most=most, held=held)
 
 
 def _most_nbytes(folder: Folder, array: ArrayState) -> int:

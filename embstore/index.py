@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from embstore.chunks import stored_checksum, write_chunk
 from embstore.column import Rows
 from embstore.errors import CorruptStoreError
 from embstore.fsio import Folder, read_exactly
-from embstore.keys import Hashes
+from embstore.keys import Hashes, Key, hash_keys
 from embstore.layout import CHECKSUM_NBYTES, METADATA_NAME, array_metadata, crc32c, crc32c_extend, dump_json
 from embstore.mapping import PAGE_NBYTES, Region, available
 from embstore.schema import ArrayState
@@ -34,6 +34,8 @@ logger = logging.getLogger("embstore")
 FOLDER: Final = "index"
 _LEAST_RUN: Final = 65_536
 _SAMPLED: Final = 256
+_REMEMBERED: Final = 65_536
+"""Rows of a store whose keys are remembered once they were found: some 9 MB for all of them."""
 _RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
 _GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
 
@@ -149,6 +151,7 @@ class KeyIndex:
 
     def __init__(self, snapshot: Snapshot, previous: KeyIndex | None = None) -> None:
         self.snapshot = snapshot
+        self._known: dict[object, int] = {}  # text to row
         self._runs: list[SortedRun] = []
         self._covered = 0
         if previous is not None and previous.snapshot.record.epoch == snapshot.record.epoch:
@@ -162,6 +165,33 @@ class KeyIndex:
         """Number of rows that are indexed in memory only."""
         mapped = sum(len(run) for run in self._runs[:1] if run._checksum is not None)
         return max(0, self.snapshot.record.rows - mapped)
+
+    def find_keys(self, keys: Iterable[str | Key]) -> Found:
+        """Return the newest live row of each key, -1 where there is none: ``(len(keys),) int64``.
+
+        Training by key asks for the same ones in each epoch. In a store that is not large they are remembered: hashing
+        is most of a lookup there, and what a commit has under a key never changes.
+
+        Raises
+        ------
+        KeyFormatError
+            Not text, or not valid Unicode.
+        """
+        if self.snapshot.record.rows > _REMEMBERED:
+            return self.find(hash_keys(keys))
+        wanted = keys if isinstance(keys, list) else list(keys)
+        try:
+            rows = list(map(self._known.get, wanted))
+        except TypeError:  # one is no key, and says so when it is hashed
+            rows = [None]
+        if None not in rows:
+            return np.array(rows, dtype=np.int64)
+        found = self.find(hash_keys(wanted))
+        # Text alone: a Key is equal to any tuple of the same parts.
+        self._known.update(
+            (key, row) for key, row in zip(wanted, found.tolist(), strict=True) if type(key) is str and row >= 0
+        )
+        return found
 
     def find(self, wanted: Hashes) -> Found:
         """Return the newest live row of each key hash, -1 where there is none.

@@ -12,11 +12,13 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore.buffers import aligned_empty
 from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
 from embstore.keys import MAX_KEY_BYTES, Key
 from embstore.layout import MAX_STRING_BYTES
 from embstore.ragged import Padded, Ragged, joined, offsets_of
 from embstore.schema import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
+from embstore.sidebyside import in_parts
 
 __all__ = ["Casting", "KeyBatch", "as_rows", "column_values", "field_values", "infer_field", "read_keys"]
 
@@ -100,11 +102,10 @@ def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
     if set(map(type, keys)) <= {str}:
         texts = cast("list[str]", keys)
         cuts = [text.rfind(":") for text in texts]  # no tuples: 200,000 of them keep the garbage collector busy
-        file_ids = [text[: max(cut, 0)] for text, cut in zip(texts, cuts, strict=True)]
         class_names = [text[cut + 1 :] for text, cut in zip(texts, cuts, strict=True)]
         short = 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES  # of four bytes a character
-        if all(file_ids) and all(class_names) and short and _is_unicode(texts):
-            return texts, file_ids, class_names
+        if min(cuts, default=1) > 0 and all(class_names) and short and _is_unicode(texts):
+            return texts, [text[:cut] for text, cut in zip(texts, cuts, strict=True)], class_names
     parsed = [Key.parse(key) for key in keys]
     return [str(key) for key in parsed], [key.file_id for key in parsed], [key.class_name for key in parsed]
 
@@ -297,7 +298,14 @@ def converted(rows: np.ndarray[Any, Any], found: str, wanted: str) -> np.ndarray
 
 def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:
     """Turn bfloat16 bits (uint16) into the float32 numbers that they stand for, exactly."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    out = aligned_empty(bits.shape, np.dtype(np.uint32))
+    rows, wide = np.atleast_1d(bits), np.atleast_1d(out)
+
+    def shift(start: int, stop: int) -> None:
+        np.left_shift(rows[start:stop], 16, out=wide[start:stop], dtype=np.uint32)  # with no array in between
+
+    in_parts(shift, len(rows), out.nbytes)
+    return out.view(np.float32)
 
 
 def as_numbers(values: Any, spec: FieldSpec) -> Any:

@@ -1,6 +1,6 @@
-"""Large copies by several threads: one of them can't take all that memory gives.
+"""Work for several threads: large copies, since one of them can't take all that memory gives, and decompression.
 
-Threads live as long as one copy: a process that forks later inherits none. There are none in a process that was started
+Threads live as long as one read: a process that forks later inherits none. There are none in a process that was started
 to share the work already (a `DataLoader`'s worker), and none where address space is limited: a thread that finds no
 memory for its first steps is waited for for ever (seen under ulimit -v, Python 3.11).
 """
@@ -10,17 +10,23 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
-from typing import Final
+from itertools import chain, islice, pairwise
+from typing import Final, TypeVar
 
-__all__ = ["in_parts", "may_start_threads"]
+__all__ = ["in_parts", "in_turn", "may_start_threads"]
+
+T = TypeVar("T")
+Item = TypeVar("Item")
 
 _WORTH_A_THREAD: Final = 8 * 2**20
 """Bytes of a part: copying them takes a millisecond or two, a thread a tenth of one."""
 _MOST: Final = 4
 """Parts: by then memory has no more to give."""
+_AHEAD_NBYTES: Final = 256 * 2**20
+"""That work which is done ahead may hold."""
 
 
 def may_start_threads() -> bool:
@@ -62,3 +68,43 @@ def in_parts(work: Callable[[int, int], None], count: int, nbytes: int) -> None:
         work(*first)
         for future in futures:
             future.result()
+
+
+def in_turn(work: Callable[[Item], T], items: Iterable[Item], *, held: int) -> Iterator[T]:
+    """Yield what `work` makes of each item, in their order; done side by side, a few items ahead.
+
+    Parameters
+    ----------
+    work : callable
+        Lets go of Python's global lock for most of its time.
+    items : iterable
+        Taken as they are needed.
+    held : int
+        Bytes of memory that one takes.
+    """
+    rest = iter(items)
+    some = list(islice(rest, 2))
+    threads = min(_cores(), _AHEAD_NBYTES // max(1, held)) if len(some) > 1 and may_start_threads() else 1
+    if threads < 2:
+        yield from map(work, chain(some, rest))
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="embstore-decode")
+    try:
+        under_way: deque[Future[T]] = deque()
+        for item in chain(some, rest):
+            under_way.append(_submitted(pool, work, item))
+            if len(under_way) > threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submitted(pool: ThreadPoolExecutor, work: Callable[[Item], T], item: Item) -> Future[T]:
+    try:
+        return pool.submit(work, item)
+    except RuntimeError:  # the interpreter is shutting down, and starts no thread any more
+        done: Future[T] = Future()
+        done.set_result(work(item))
+        return done

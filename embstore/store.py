@@ -122,7 +122,7 @@ class EmbeddingStore:
 
     def find(self, keys: Sequence[str | Key]) -> Rows:
         """Return the row of each key, -1 where it is not stored: ``(len(keys),) int64``."""
-        return self._session.index.find(hash_keys(keys))
+        return self._session.index.find_keys(keys)
 
     def rows_of(self, keys: Sequence[str | Key]) -> Rows:
         """Return the row of each key, in their order: ``(len(keys),) int64``.

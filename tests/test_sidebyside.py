@@ -1,4 +1,4 @@
-"""Copies in parts: the same rows, whoever copies them."""
+"""Copies in parts and chunks decoded ahead: the same rows, whoever does the work."""
 
 import os
 import resource
@@ -11,7 +11,8 @@ import pytest
 
 import embstore
 from embstore import sidebyside
-from embstore.sidebyside import in_parts
+from embstore.ingest import widen_bfloat16
+from embstore.sidebyside import in_parts, in_turn
 from tests.crash import run_in_child
 
 
@@ -115,3 +116,103 @@ def test_where_no_thread_starts_any_more_it_is_done_all_the_same(monkeypatch, sm
     covered = []
     in_parts(lambda start, stop: covered.extend(range(start, stop)), 8, 10_000)
     assert sorted(covered) == list(range(8))
+
+
+def test_results_come_in_turn_whichever_is_done_first(small_parts):
+    """The first of four waits for the second: they are at work at the same time."""
+    second, before = threading.Event(), threading.active_count()
+
+    def work(item):
+        if item == 0:
+            assert second.wait(timeout=10)
+        elif item == 1:
+            second.set()
+        return item * item
+
+    assert list(in_turn(work, range(17), held=1)) == [item * item for item in range(17)]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("held", "ahead"), [(1, 5), (100 * 2**20, 3), (200 * 2**20, 1), (2**40, 1)])
+def test_no_more_is_done_ahead_than_memory_allows(small_parts, held, ahead):
+    taken = []
+    results = in_turn(lambda item: item, (taken.append(item) or item for item in range(40)), held=held)
+    for given in range(40):
+        assert next(results) == given
+        assert len(taken) <= max(2, given + ahead)
+    assert next(results, None) is None
+
+
+def test_one_item_and_none_need_no_thread(monkeypatch, small_parts):
+    started = []
+    monkeypatch.setattr(sidebyside, "ThreadPoolExecutor", started.append)
+    assert list(in_turn(str, [], held=1)) == []
+    assert list(in_turn(str, [7], held=1)) == ["7"]
+    assert not started
+
+
+def test_an_error_comes_when_it_is_its_turn_and_ends_the_work(small_parts):
+    before = threading.active_count()
+
+    def work(item):
+        if item == 3:
+            raise OSError(5, "broken")
+        return item
+
+    results, given = in_turn(work, range(1000), held=1), []
+    with pytest.raises(OSError, match="broken"):
+        given.extend(results)
+    assert given == [0, 1, 2]
+    assert threading.active_count() == before
+
+
+def test_who_stops_halfway_leaves_no_thread_behind(small_parts):
+    before = threading.active_count()
+    results = in_turn(str, range(1000), held=1)
+    assert next(results) == "0"
+    results.close()
+    assert threading.active_count() == before
+
+
+def test_the_rest_is_done_in_turn_where_no_thread_starts_any_more(monkeypatch, small_parts):
+    submit, done = sidebyside.ThreadPoolExecutor.submit, []
+
+    def refuse(pool, *arguments):
+        if len(done) == 2:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        done.append(None)
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(sidebyside.ThreadPoolExecutor, "submit", refuse)
+    assert list(in_turn(str, range(9), held=1)) == [str(item) for item in range(9)]
+
+
+@pytest.mark.parametrize("compression", ["zstd", "blosc"])
+def test_compressed_rows_are_those_that_were_asked_for(path, rng, small_parts, compression):
+    values = rng.standard_normal((300, 64)).astype("float32")
+    keys = [f"{i}:c{i % 3}" for i in range(300)]
+    embstore.open(path, "w-", config={}, chunk_bytes=4096, compression=compression).append(keys, values)
+    store = embstore.open(path)
+    for count in (1, 3, 257):
+        rows = rng.integers(0, 300, count)
+        np.testing.assert_array_equal(store.take(rows), values[rows])
+    np.testing.assert_array_equal(store.select().to_numpy(), values)
+    (path / "embedding" / "c.2.0").write_bytes(b"x" * 50)
+    with pytest.raises(embstore.errors.CorruptStoreError, match=r"c\.2\.0"):
+        embstore.open(path).select().to_numpy()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (0, 3), (300, 7), (2, 3, 4)])
+def test_bfloat16_becomes_the_same_numbers_in_parts(rng, small_parts, shape):
+    torch = pytest.importorskip("torch")
+    bits = rng.integers(0, 2**16, shape, dtype=np.uint16)
+    wide = widen_bfloat16(bits)
+    expected = torch.from_numpy(bits.view(np.int16).copy()).view(torch.bfloat16).to(torch.float32).numpy()
+    assert wide.shape == shape
+    np.testing.assert_array_equal(wide.view(np.uint32), expected.view(np.uint32))
+    wide[...] = 1  # the caller's own
+
+
+def test_bfloat16_out_of_every_second_row(rng):
+    bits = rng.integers(0, 2**15, (10, 6), dtype=np.uint16)
+    np.testing.assert_array_equal(widen_bfloat16(bits[::2, 1:]), widen_bfloat16(bits[::2, 1:].copy()))
