@@ -97,10 +97,14 @@ class Session:
         return [name for name in names if name != "all-rows" or not self._is_too_large(source.nbytes)]
 
     def _groups(self, nbytes: int) -> list[Systems]:
-        """Make groups whose stores fit the page cache together, with what is in RAM; ours is in each."""
+        """Make groups whose stores fit into a quarter of memory together, with what is in RAM; ours is in each.
+
+        In a larger part they would fit the page cache as well, but take minutes for a turn each: some kernels have let
+        go by then of the files that were read first.
+        """
         in_ram = IN_RAM if self._is_too_large(nbytes) else ""
         others = [name for name, (module, _) in self.systems.items() if name != OURS and module != in_ram]
-        at_once = max(1, int(0.6 * memory_available() / nbytes) - 3)
+        at_once = max(1, int(0.25 * memory_available() / nbytes) - 1)
         ours = {OURS: self.systems[OURS]} if OURS in self.systems else {}
         if not others:
             return [ours]

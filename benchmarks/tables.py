@@ -1,15 +1,19 @@
-"""Measurements as tables in Markdown, and as JSON with every single figure."""
+"""Measurements as tables in Markdown, and as JSON with every single figure.
+
+python benchmarks/tables.py compare.json        the tables of result files, as `compare.py` prints them
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import statistics
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from goals import OURS, goal_table, verdicts
+from goals import OURS, goal_table, read_results, verdicts
 from measure import described
 from turns import Measurement
 
@@ -77,3 +81,11 @@ def save(measurements: list[Measurement], path: Path, folder: Path, **more: obje
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)
+
+
+def main() -> None:
+    print_report(read_results(*map(Path, sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()
