@@ -36,7 +36,7 @@ FOLDER: Final = "index"
 _LEAST_RUN: Final = 65_536
 _SAMPLED: Final = 256
 _REMEMBERED: Final = 65_536
-"""Keys that are remembered once they were found, the first ones: some 9 MB."""
+"""Rows of a store, at most, whose keys are remembered once they were found: some 9 MB for all of them."""
 _RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
 _GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
 
@@ -170,33 +170,29 @@ class KeyIndex:
     def find_keys(self, keys: Iterable[str | Key]) -> Found:
         """Return the newest live row of each key, -1 where there is none: ``(len(keys),) int64``.
 
-        Training by key asks for the same ones in each epoch, and hashing is most of a lookup: so those that were found
-        are remembered, up to a number. What a commit has under a key never changes.
+        Training by key asks for the same ones in each epoch, and hashing is most of a lookup: so those of a store that
+        is not large are remembered. What a commit has under a key never changes. Of a large store each batch has
+        others, and to remember them costs as much as it saves.
 
         Raises
         ------
         KeyFormatError
             Not text, or not valid Unicode.
         """
+        if self.snapshot.record.rows > _REMEMBERED:
+            return self.find(hash_keys(keys))
         wanted = keys if isinstance(keys, list) else list(keys)
         try:
             known = list(map(self._known.get, wanted, repeat(-1)))
         except TypeError:  # one can't be looked up in a dictionary: it is no key, and says so when it is hashed
-            return self.find(hash_keys(wanted))
-        found = np.array(known, dtype=np.int64)
-        if -1 in known:
-            unknown = np.flatnonzero(found < 0)
-            left = wanted if len(unknown) == len(wanted) else [wanted[place] for place in unknown.tolist()]
-            found[unknown] = rows = self.find(hash_keys(left))
-            self._remember(left, rows)
+            known = [-1]
+        if -1 not in known:
+            return np.array(known, dtype=np.int64)
+        found = self.find(hash_keys(wanted))
+        pairs = zip(wanted, found.tolist(), strict=True)
+        # Text alone: a Key is equal to any tuple of the same parts.
+        self._known.update((key, row) for key, row in pairs if type(key) is str and row >= 0)
         return found
-
-    def _remember(self, keys: list[str | Key], rows: Found) -> None:
-        room = _REMEMBERED - len(self._known)
-        if room > 0:
-            # Text alone: a Key is equal to any tuple of the same parts.
-            pairs = zip(keys[:room], rows[:room].tolist(), strict=True)
-            self._known.update((key, row) for key, row in pairs if type(key) is str and row >= 0)
 
     def find(self, wanted: Hashes) -> Found:
         """Return the newest live row of each key hash, -1 where there is none.

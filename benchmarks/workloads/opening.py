@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pagecache import warm
 from players import Failed, Party, Player
 from turns import Measurement, Pace, Turns
 
@@ -23,10 +24,11 @@ def new_process(party: Party, pace: Pace) -> Iterator[Measurement]:
     taken: dict[tuple[str, str], Turns] = {}
     aside: dict[str, str] = {}
     notes: dict[str, str] = {}
-    for turn in range(pace.repeat):  # none of them warms up the next, and the files were written just now
+    for turn in range(pace.repeat):  # none of them warms up the next
         for name in party.names("new-process"):
             if name in aside:
                 continue
+            warm(party.store_of(name))  # a turn takes minutes
             try:
                 figures = _one(party, name, pace, turn, notes)
             except Failed as error:
