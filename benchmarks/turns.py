@@ -6,8 +6,11 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
+from typing import TypeVar
 
 from players import Failed
+
+T = TypeVar("T")
 
 Side = Callable[[int, int], float]
 """Takes the number of the first part and how many, and gives the seconds of all."""
@@ -53,8 +56,15 @@ class Turns:
     aside: dict[str, str] = field(default_factory=dict)
 
 
+def _rotated(sides: list[T], turn: int) -> list[T]:
+    first = turn % len(sides) if sides else 0
+    return [*sides[first:], *sides[:first]]
+
+
 def in_turns(sides: dict[str, Side], pace: Pace, *, parts: int = 1) -> Turns:
-    """Measure the sides in turns, A B C A B C, so that a machine that slows down slows all.
+    """Measure the sides in turns, A B C B C A, so that a machine that slows down slows all.
+
+    Each comes first once: what one leaves behind, dirty pages or memory that was given back, the next one finds.
 
     Parameters
     ----------
@@ -88,7 +98,7 @@ def in_turns(sides: dict[str, Side], pace: Pace, *, parts: int = 1) -> Turns:
             counts[name] = max(1, min(parts, int(pace.aim / max(again, 1e-9))))
             turns.figures[name] = []
     for turn in range(pace.repeat + 1):
-        for name, count in list(counts.items()):
+        for name, count in _rotated(list(counts.items()), turn):
             figure = measured(name, turn * parts, count) if name in turns.figures else None
             if figure is not None and (turn or pace.repeat == 1):  # with all parts, the first one warms up again
                 turns.figures[name].append(figure)
