@@ -70,8 +70,8 @@ class Handler(BaseHTTPRequestHandler):
                 data = None
             if self.site.behave is not None and self.site.behave(self, path, data, before):
                 return
+            self.site.requests[place] = (self.path, len(data or b""))  # before who asked can clear the list
             self.answer(data)
-            self.site.requests[place] = (self.path, len(data or b""))
 
     def answer(self, data, *, status=200, nbytes=None, close=False):
         """Send a body; with another Content-Length than it has, if told to."""
