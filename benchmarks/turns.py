@@ -64,7 +64,7 @@ def _rotated(sides: list[T], turn: int) -> list[T]:
 def in_turns(sides: dict[str, Side], pace: Pace, *, parts: int = 1) -> Turns:
     """Measure the sides in turns, A B C B C A, so that a machine that slows down slows all.
 
-    Each comes first once: what one leaves behind, dirty pages or memory that was given back, the next one finds.
+    Who comes first changes: it finds what the last one left behind, or memory that was given back meanwhile.
 
     Parameters
     ----------

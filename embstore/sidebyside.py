@@ -59,12 +59,7 @@ def in_parts(work: Callable[[int, int], None], count: int, nbytes: int) -> None:
     bounds = [count * part // parts for part in range(parts + 1)]
     first, *others = pairwise(bounds)
     with ThreadPoolExecutor(parts - 1, thread_name_prefix="embstore-copy") as pool:
-        futures: list[Future[None]] = []
-        try:
-            for start, stop in others:
-                futures.append(pool.submit(work, start, stop))  # one by one: those that were started count
-        except RuntimeError:  # the interpreter is shutting down, and starts no thread any more
-            work(others[len(futures)][0], count)
+        futures = [_submitted(pool, work, start, stop) for start, stop in others]
         work(*first)
         for future in futures:
             future.result()
@@ -101,10 +96,10 @@ def in_turn(work: Callable[[Item], T], items: Iterable[Item], *, held: int) -> I
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submitted(pool: ThreadPoolExecutor, work: Callable[[Item], T], item: Item) -> Future[T]:
+def _submitted(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> Future[T]:
     try:
-        return pool.submit(work, item)
+        return pool.submit(work, *arguments)
     except RuntimeError:  # the interpreter is shutting down, and starts no thread any more
         done: Future[T] = Future()
-        done.set_result(work(item))
+        done.set_result(work(*arguments))
         return done

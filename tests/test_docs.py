@@ -53,7 +53,6 @@ def test_names_in_the_text_are_there():
             value, place = embstore, "embstore"
             for part in name.split(".")[1:]:
                 place = f"{place}.{part}"
-                value = getattr(value, part, None) or importlib.import_module(
-                    place
-                )  # a module that nobody imported yet
+                # It may be a module that nobody imported yet.
+                value = getattr(value, part, None) or importlib.import_module(place)
                 assert value is not None, f"{page.name}: {name}"
