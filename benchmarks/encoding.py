@@ -24,8 +24,8 @@ import numpy as np
 from measure import Result, Times, add_options, fresh, in_turns, report
 
 import embstore
-from embstore.ahead import batches, decoded_ahead
 from embstore.encoders.base import BaseEncoder
+from embstore.pipeline.decode_ahead import batches, decoded_ahead
 from embstore.sources import Folder, Items
 from embstore.sources.base import AnySample
 
@@ -49,7 +49,7 @@ print(json.dumps([taken, result.hits, [name for name in ("torch", "transformers"
 MEMORY = """
 import json, sys, threading, time
 import embstore
-from embstore.ahead import batches, decoded_ahead
+from embstore.pipeline.decode_ahead import batches, decoded_ahead
 from embstore.sources import Folder
 model, folder, pattern, cache, fields, duration, batch = json.load(sys.stdin)
 def resident():

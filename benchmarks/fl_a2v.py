@@ -23,8 +23,8 @@ import numpy as np
 from measure import Result, Times, fresh, report
 
 import embstore
+from embstore._engine.format.record import FieldSpec
 from embstore.encoders.base import BaseEncoder
-from embstore.schema import FieldSpec
 from embstore_fl.datasets import VEGAS
 
 HERE = Path(__file__).parent

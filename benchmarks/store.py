@@ -28,7 +28,7 @@ import numpy as np
 from measure import Result, add_options, fresh, in_turns, report
 
 import embstore
-from embstore.keys import hash_keys
+from embstore._engine.format.keys import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

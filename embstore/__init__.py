@@ -8,79 +8,79 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embstore.lazy import lazily
+from embstore._engine.lazy import lazily
 
 if TYPE_CHECKING:
     from embstore import errors as errors
-    from embstore.alignment import Aligned as Aligned
-    from embstore.alignment import align as align
-    from embstore.cache import Cache as Cache
-    from embstore.cache import CacheEntry as CacheEntry
-    from embstore.cache import Lookup as Lookup
-    from embstore.canary import CanaryReport as CanaryReport
-    from embstore.canary import check as check
-    from embstore.changes import AppendResult as AppendResult
-    from embstore.config import Config as Config
-    from embstore.config import Difference as Difference
+    from embstore._engine.format.config import Config as Config
+    from embstore._engine.format.config import Difference as Difference
+    from embstore._engine.format.keys import Key as Key
+    from embstore._engine.format.ragged import Padded as Padded
+    from embstore._engine.format.ragged import Ragged as Ragged
+    from embstore._engine.format.record import FieldSpec as FieldSpec
+    from embstore._engine.write.erase import EraseReceipt as EraseReceipt
+    from embstore._engine.write.plans import AppendResult as AppendResult
+    from embstore.cache.cache import Cache as Cache
+    from embstore.cache.cache import CacheEntry as CacheEntry
+    from embstore.cache.cache import Lookup as Lookup
+    from embstore.cache.why import why as why
     from embstore.encoders.base import Encoder as Encoder
     from embstore.encoders.pretrained import from_pretrained as from_pretrained
-    from embstore.erasing import EraseReceipt as EraseReceipt
     from embstore.exchange.exporting import export_file as export_file
     from embstore.exchange.importing import ImportResult as ImportResult
     from embstore.exchange.importing import import_file as import_file
-    from embstore.explanation import why as why
-    from embstore.integrity import salvage as salvage
-    from embstore.integrity import verify as verify
-    from embstore.keys import Key as Key
-    from embstore.merging import merge as merge
-    from embstore.opening import open as open
-    from embstore.pipeline import EmbedResult as EmbedResult
-    from embstore.pipeline import embed as embed
-    from embstore.ragged import Padded as Padded
-    from embstore.ragged import Ragged as Ragged
-    from embstore.schema import FieldSpec as FieldSpec
+    from embstore.pipeline.check import CanaryReport as CanaryReport
+    from embstore.pipeline.check import check as check
+    from embstore.pipeline.embed import EmbedResult as EmbedResult
+    from embstore.pipeline.embed import embed as embed
     from embstore.sources.base import Sample as Sample
     from embstore.sources.base import Source as Source
     from embstore.sources.base import digest_of as digest_of
-    from embstore.store import EmbeddingStore as EmbeddingStore
-    from embstore.view import View as View
+    from embstore.store.align import Aligned as Aligned
+    from embstore.store.align import align as align
+    from embstore.store.embedding_store import EmbeddingStore as EmbeddingStore
+    from embstore.store.merge import merge as merge
+    from embstore.store.open import open as open
+    from embstore.store.verify import salvage as salvage
+    from embstore.store.verify import verify as verify
+    from embstore.store.view import View as View
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "Aligned": "alignment",
-    "AppendResult": "changes",
-    "Cache": "cache",
-    "CacheEntry": "cache",
-    "CanaryReport": "canary",
-    "Config": "config",
-    "Difference": "config",
-    "EmbedResult": "pipeline",
-    "EmbeddingStore": "store",
+    "Aligned": "store.align",
+    "AppendResult": "_engine.write.plans",
+    "Cache": "cache.cache",
+    "CacheEntry": "cache.cache",
+    "CanaryReport": "pipeline.check",
+    "Config": "_engine.format.config",
+    "Difference": "_engine.format.config",
+    "EmbedResult": "pipeline.embed",
+    "EmbeddingStore": "store.embedding_store",
     "Encoder": "encoders.base",
-    "EraseReceipt": "erasing",
-    "FieldSpec": "schema",
+    "EraseReceipt": "_engine.write.erase",
+    "FieldSpec": "_engine.format.record",
     "ImportResult": "exchange.importing",
-    "Key": "keys",
-    "Lookup": "cache",
-    "Padded": "ragged",
-    "Ragged": "ragged",
+    "Key": "_engine.format.keys",
+    "Lookup": "cache.cache",
+    "Padded": "_engine.format.ragged",
+    "Ragged": "_engine.format.ragged",
     "Sample": "sources.base",
     "Source": "sources.base",
-    "View": "view",
-    "align": "alignment",
-    "check": "canary",
+    "View": "store.view",
+    "align": "store.align",
+    "check": "pipeline.check",
     "digest_of": "sources.base",
-    "embed": "pipeline",
+    "embed": "pipeline.embed",
     "errors": "",
     "export_file": "exchange.exporting",
     "from_pretrained": "encoders.pretrained",
     "import_file": "exchange.importing",
-    "merge": "merging",
-    "open": "opening",
-    "salvage": "integrity",
-    "verify": "integrity",
-    "why": "explanation",
+    "merge": "store.merge",
+    "open": "store.open",
+    "salvage": "store.verify",
+    "verify": "store.verify",
+    "why": "cache.why",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -477,7 +477,7 @@ class AmbiguousConfigError(EmbstoreError, LookupError):
 class ConfigMismatchError(EmbstoreError, ValueError):
     """The store's config differs from the one given. Attributes: `path`, `differences`.
 
-    `differences` is a tuple of `embstore.config.Difference` (name, expected, found).
+    `differences` is a tuple of `embstore.Difference` (name, expected, found).
     """
 
     path: Path

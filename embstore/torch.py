@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from embstore._engine.format.ragged import Ragged
+from embstore._engine.format.record import STRING
+from embstore._engine.read.read_rows import column_of, read_field
+from embstore._outputs.tensors import as_tensor
 from embstore.errors import UnknownColumnError
-from embstore.gather import column_of, read_field
-from embstore.ragged import Ragged
-from embstore.schema import STRING
-from embstore.tensors import as_tensor
-from embstore.view import View
+from embstore.store.view import View
 
 __all__ = ["EmbeddingDataset"]
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from embstore import fsio
+from embstore._engine.io import folder as fsio
 
 
 class Journal:

@@ -7,7 +7,7 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore.alignment import Aligned, align
+from embstore.store.align import Aligned, align
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import pytest
 
 import embstore
 from embstore import analysis, errors
-from embstore.alignment import align
+from embstore.store.align import align
 
 HOSTILE = "<script>alert(1)</script> & 'x' \"y\" %{x} $a$"
 
 
 @pytest.fixture(params=[16 * 2**20, 100], ids=["one block", "many blocks"])
 def blocks(request, monkeypatch):
-    monkeypatch.setattr("embstore.vectors._BLOCK_BYTES", request.param)
+    monkeypatch.setattr("embstore._outputs.vectors._BLOCK_BYTES", request.param)
     monkeypatch.setattr("embstore.analysis.pairs._BLOCK_BYTES", request.param)
 
 
@@ -177,7 +177,7 @@ def test_outliers_by_centroid_and_by_neighbours(make, blocks, monkeypatch):
 @pytest.mark.parametrize("exact", [True, False])
 def test_principal_components_are_those_of_a_decomposition(make, blocks, monkeypatch, exact, rng):
     if not exact:
-        monkeypatch.setattr("embstore.projection._MOST_EXACT", 2)
+        monkeypatch.setattr("embstore._outputs.projection._MOST_EXACT", 2)
     store, keys, _ = make(columns=False)
     spread = (rng.standard_normal((300, 40)) * 0.8 ** np.arange(40) + 100).astype(np.float32)
     store.add_field("wide", keys, spread.reshape(300, 4, 10))
@@ -196,7 +196,7 @@ def test_principal_components_are_those_of_a_decomposition(make, blocks, monkeyp
 @pytest.mark.parametrize("exact", [True, False])
 def test_projections_of_little(filled, monkeypatch, exact):
     if not exact:
-        monkeypatch.setattr("embstore.projection._MOST_EXACT", 0)
+        monkeypatch.setattr("embstore._outputs.projection._MOST_EXACT", 0)
     view = filled(np.full((4, 3), 7), ["a", "b"] * 2)
     for part in (view[:1], view):
         found = analysis.project(part)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import backfill as backfilling
-from embstore import errors, fsio, pipeline
+from embstore import errors
+from embstore._engine.format.record import FieldSpec
+from embstore._engine.io import folder as fsio
 from embstore.encoders.base import BaseEncoder
-from embstore.schema import FieldSpec
+from embstore.pipeline import add_fields as backfilling
+from embstore.pipeline import embed as pipeline
 from embstore.sources import Folder
 from tests.crash import kill_at, leftovers, run_in_child
 from tests.test_embed import (

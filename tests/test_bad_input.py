@@ -17,11 +17,11 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore.changes import new_record, with_field
-from embstore.commit import commit, create
-from embstore.config import Config, Difference
-from embstore.fsio import Folder
-from embstore.schema import SchemaError
+from embstore._engine.format.config import Config, Difference
+from embstore._engine.format.record import SchemaError
+from embstore._engine.io.folder import Folder
+from embstore._engine.write.commit import commit, create
+from embstore._engine.write.plans import new_record, with_field
 from tests.crash import leftovers, run_in_child
 
 ROW = np.ones((1, 8), np.float32)
@@ -481,7 +481,7 @@ def test_a_folder_that_may_not_be_written(make):
 
 
 def test_a_network_file_system_that_is_refused_is_not_touched(path, monkeypatch):
-    monkeypatch.setattr("embstore.fsio.filesystem_type", lambda path: "fuse.sshfs")
+    monkeypatch.setattr("embstore._engine.io.folder.filesystem_type", lambda path: "fuse.sshfs")
     for mode in ("w-", "a", "x"):
         with pytest.raises(errors.NetworkFileSystemError) as caught:
             embstore.open(path, mode, config={})
@@ -490,7 +490,7 @@ def test_a_network_file_system_that_is_refused_is_not_touched(path, monkeypatch)
         assert list(path.parent.iterdir()) == []
     with embstore.open(path, "w-", config={}, network="allow") as store:
         store.append(["a:b"], ROW)
-    from embstore.mapping import budget
+    from embstore._engine.io.mapping import budget
 
     gc.collect()  # maps of stores that other tests let go of
     before = budget.used

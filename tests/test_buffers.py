@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import buffers
-from embstore.buffers import aligned_empty
-from embstore.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES
+from embstore._engine.io import buffers
+from embstore._engine.io.buffers import aligned_empty
+from embstore._engine.io.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES
 
 FLOAT = np.dtype("float32")
 LARGE = (buffers._LARGE_NBYTES // 4 // 1024, 1024)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import claims as claiming
-from embstore import errors, pipeline
-from embstore.claims import Claims, hashes_of
+from embstore import errors
+from embstore.cache import claims as claiming
+from embstore.cache.claims import Claims, hashes_of
+from embstore.pipeline import embed as pipeline
 from embstore.sources import Folder
 from tests.crash import run_in_child
 from tests.test_embed import (

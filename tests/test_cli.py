@@ -24,7 +24,7 @@ from embstore import FieldSpec, errors
 from embstore.cli import main
 from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, EXITS, INTERRUPTED, PARTLY, WRONG, status_of
 from embstore.encoders import FunctionEncoder
-from embstore.pipeline import part_path
+from embstore.pipeline.embed import part_path
 
 ROOT = Path(__file__).parents[1]
 
@@ -197,13 +197,13 @@ def test_batches(sounds, call, models):
 def test_a_bar_for_people_alone(sounds, call, monkeypatch, tty, quiet):
     pytest.importorskip("tqdm")
     asked = {}
-    own = embstore.pipeline.embed
+    own = embstore.pipeline.embed.embed
 
     def embed(*arguments, **options):
         asked.update(options)
         return own(*arguments, **{**options, "progress": None})
 
-    monkeypatch.setattr("embstore.pipeline.embed", embed)
+    monkeypatch.setattr("embstore.pipeline.embed.embed", embed)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
     assert call("embed", sounds, *([quiet] if quiet else [])) == 0
     assert asked["progress"] is (tty and quiet is None)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import fsio
+from embstore._engine.io import folder as fsio
+from embstore.cache.usage import count, usage_of
 from embstore.cli import main
 from embstore.cli.exits import ABSENT, AGAIN, DONE, INTERRUPTED, PARTLY, WRONG
-from embstore.usage import count, usage_of
 
 ROOT = Path(__file__).parents[1]
 DAY = 86_400

@@ -13,8 +13,8 @@ import pytest
 import zarr
 
 import embstore
+from embstore._engine.format.zarr_layout import crc32c
 from embstore.errors import CorruptStoreError, UnsupportedFormatError
-from embstore.layout import crc32c
 from tests.crash import kill_at, run_in_child
 from tests.test_damage import edit, flip, setter
 from tests.test_interop import assert_same, stored
@@ -388,7 +388,7 @@ def test_a_record_that_does_not_say_so_is_refused(some):
 
 def test_a_reader_that_does_not_know_it_says_so(some, monkeypatch):
     path, _ = some
-    monkeypatch.setattr("embstore.schema.FEATURES", frozenset(["ragged"]))
+    monkeypatch.setattr("embstore._engine.format.record.FEATURES", frozenset(["ragged"]))
     with pytest.raises(UnsupportedFormatError, match="compressed"):
         embstore.open(path)
 

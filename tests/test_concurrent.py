@@ -151,7 +151,7 @@ def test_a_held_lock_says_who_holds_it(path):
     ready, go = os.pipe(), os.pipe()
 
     def holder():
-        from embstore import fsio
+        from embstore._engine.io import folder as fsio
 
         with fsio.lock(path.resolve(), timeout=5):
             os.write(ready[1], b"x")
@@ -174,7 +174,7 @@ def test_a_killed_holder_leaves_no_lock(path):
     embstore.open(path, "w-", config={}).close()
 
     def work():
-        from embstore import fsio
+        from embstore._engine.io import folder as fsio
 
         with fsio.lock(path.resolve(), timeout=5):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from embstore import errors
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.write.check_input import narrow_bfloat16
 from embstore.encoders.audio import AudioSettings, decode_audio
 from embstore.encoders.image import decode_image
 from embstore.encoders.image import describe as describe_image
 from embstore.encoders.text import decode_text
-from embstore.ingest import narrow_bfloat16
 
 RATE = 44_100
 FORMATS = [

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import errors, fsio, pipeline, survey
+from embstore import errors
+from embstore._engine.format.ragged import Ragged
+from embstore._engine.format.record import FieldSpec
+from embstore._engine.io import folder as fsio
 from embstore.encoders.base import BaseEncoder
-from embstore.ragged import Ragged
-from embstore.schema import FieldSpec
+from embstore.pipeline import embed as pipeline
+from embstore.pipeline import find_missing as survey
 from embstore.sources import FileSample, Folder
 from tests.crash import leftovers
 

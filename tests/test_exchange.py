@@ -12,7 +12,8 @@ import pytest
 from hypothesis import strategies as st
 
 import embstore
-from embstore import FieldSpec, errors, fsio
+from embstore import FieldSpec, errors
+from embstore._engine.io import folder as fsio
 from embstore.exchange import base, export_file, exporting, import_file, landing
 from embstore.exchange.manifest import Manifest
 from embstore.exchange.naming import named
@@ -113,7 +114,7 @@ def test_everything_comes_back(tmp_path, suffix, n):
 def test_in_many_blocks(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(base, "BLOCK_ROWS", 7)
     monkeypatch.setattr("embstore.exchange.tables.BLOCK_ROWS", 5)
-    monkeypatch.setattr("embstore.changes._BLOCK_ROWS", 3)
+    monkeypatch.setattr("embstore._engine.write.plans._BLOCK_ROWS", 3)
     store = rich(tmp_path / "a.zarr")
     path = export_file(store, tmp_path / f"x.{suffix}")
     same(import_file(path, tmp_path / "b.zarr").store, store)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from embstore import errors
+from embstore._engine.format.record import FieldSpec
 from embstore.encoders import outputs
 from embstore.encoders.anatomy import (
     TextLimits,
@@ -18,7 +19,6 @@ from embstore.encoders.anatomy import (
 )
 from embstore.encoders.families import FAMILIES, family_of
 from embstore.encoders.sentence import sentence_head
-from embstore.schema import FieldSpec
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

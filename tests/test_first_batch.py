@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import errors, prefetch
-from embstore.mapping import PAGE_NBYTES, Region
-from embstore.prefetch import Prefetcher
-from embstore.snapshot import Snapshot
+from embstore import errors
+from embstore._engine.io.mapping import PAGE_NBYTES, Region
+from embstore._engine.read import prefetch
+from embstore._engine.read.prefetch import Prefetcher
+from embstore._engine.read.snapshot import Snapshot
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import fsio
-from embstore.layout import array_metadata, group_document
-from embstore.parsing import record_from_json
+from embstore._engine.format.parse_record import record_from_json
+from embstore._engine.format.zarr_layout import array_metadata, group_document
+from embstore._engine.io import folder as fsio
 
 # -- a reader of the format ---------------------------------------------------------------------------
 

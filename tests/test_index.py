@@ -9,7 +9,7 @@ import embstore
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch):
     """Have runs written for stores of a hundred rows."""
-    monkeypatch.setattr("embstore.index._LEAST_RUN", 100)
+    monkeypatch.setattr("embstore._engine.read.key_index._LEAST_RUN", 100)
 
 
 def fill(store, start, stop):
@@ -33,7 +33,7 @@ def test_a_reader_of_the_empty_store_beside_a_run_of_a_later_commit(path, mappin
 
 
 def test_a_run_that_can_not_be_mapped_is_read(path, monkeypatch):
-    from embstore import mapping
+    from embstore._engine.io import mapping
 
     with embstore.open(path, "w-", config={}) as writer:
         keys = fill(writer, 0, 200)
@@ -66,7 +66,7 @@ def test_a_writer_goes_on_after_another_removed_the_index(path, caplog):
 @pytest.fixture
 def hashed(monkeypatch):
     """Count the keys that are hashed for a lookup."""
-    from embstore import index
+    from embstore._engine.read import key_index as index
 
     real, seen = index.hash_keys, []
     monkeypatch.setattr(index, "hash_keys", lambda keys: seen.extend(keys) or real(keys))
@@ -135,7 +135,7 @@ def test_other_texts_and_iterables_find_the_same(path):
 
 
 def test_nothing_is_remembered_of_a_large_store(path, hashed, monkeypatch):
-    monkeypatch.setattr("embstore.index._REMEMBERED", 199)
+    monkeypatch.setattr("embstore._engine.read.key_index._REMEMBERED", 199)
     with embstore.open(path, "w-", config={}) as writer:
         keys = fill(writer, 0, 200)
         for _ in range(2):

@@ -20,7 +20,9 @@ import pytest
 import zarr
 
 import embstore
-from embstore import fsio, session
+from embstore._engine.format.zarr_layout import crc32c, payload
+from embstore._engine.io import folder as fsio
+from embstore._engine.write import session
 from embstore.errors import (
     CommitUncertainError,
     CorruptStoreError,
@@ -29,7 +31,6 @@ from embstore.errors import (
     StorageFullError,
     UnsupportedFormatError,
 )
-from embstore.layout import crc32c, payload
 from tests import test_kill, test_power_cut
 from tests.crash import Journal, kill_at, leftovers, run_in_child
 from tests.test_io_errors import fail_at
@@ -260,7 +261,7 @@ def test_threads_that_read_while_one_appends(path):
 
 def test_where_nothing_can_be_put_behind_mapped_files(path, monkeypatch):
     """As on macOS: a whole column is a copy then."""
-    monkeypatch.setattr("embstore.mapping.Region._make_own", lambda *_: None)
+    monkeypatch.setattr("embstore._engine.io.mapping.Region._make_own", lambda *_: None)
     numbers = journalled(path)
     store = embstore.open(path)
     assert_holds(store, numbers)
@@ -294,7 +295,7 @@ def test_a_journal_of_many_commits_moves_on(path, monkeypatch):
 
 def test_the_index_has_no_rows_that_are_in_the_journal_alone(path, monkeypatch):
     """Were the last commit damaged, others would get their numbers, and not be found."""
-    monkeypatch.setattr("embstore.index._LEAST_RUN", 10)
+    monkeypatch.setattr("embstore._engine.read.key_index._LEAST_RUN", 10)
     numbers = journalled(path, times=20)
     assert all(int(run.name.rpartition(".")[2]) <= N + 6 for run in path.glob("index/keys.*"))
     size = journals(path)[0].stat().st_size
@@ -472,7 +473,7 @@ def test_keys_are_checked_where_the_journal_is_torn(path):
 
 def test_a_reader_that_does_not_know_journals_refuses_the_store(path, monkeypatch):
     journalled(path)
-    monkeypatch.setattr("embstore.schema.FEATURES", frozenset(["ragged", "compressed"]))
+    monkeypatch.setattr("embstore._engine.format.record.FEATURES", frozenset(["ragged", "compressed"]))
     with pytest.raises(UnsupportedFormatError, match="journal"):
         embstore.open(path)
 
@@ -730,7 +731,7 @@ def test_memory_that_runs_out_while_rows_are_read(path, monkeypatch):
     numbers = journalled(path)
     with embstore.open(path, "r+") as store:
         with monkeypatch.context() as patch:
-            patch.setattr("embstore.journal.np", SimpleNamespace(empty=no_memory))
+            patch.setattr("embstore._engine.chunks.journal.np", SimpleNamespace(empty=no_memory))
             with pytest.raises(MemoryError):
                 store.array()
         assert_holds(store, numbers)
@@ -848,7 +849,7 @@ def arrays_of(store, **others):
         "score": np.array([1.0]),
         "file_id": ["f5000"],
         "class_code": np.zeros(1, np.int32),
-        "key_hash": embstore.keys.hash_keys(["f5000:c0"]),
+        "key_hash": embstore._engine.format.keys.hash_keys(["f5000:c0"]),
         **others,
     }
     return [
@@ -904,7 +905,7 @@ def test_offsets_that_do_not_rise_to_the_last_token(path, offsets):
     arrays = arrays_of(store, embedding=None, score=None, file_id=["a", "b"], class_code=np.zeros(2, np.int32))
     arrays = [entry for entry in arrays if entry[0] != "key_hash"]
     for name, values in (
-        ("key_hash", embstore.keys.hash_keys(["a:c", "b:c"])),
+        ("key_hash", embstore._engine.format.keys.hash_keys(["a:c", "b:c"])),
         ("x", np.ones((4, 2), np.float32)),
         ("x_offsets", np.array(offsets, np.int64)),
     ):

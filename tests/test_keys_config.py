@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embstore.config import ABSENT, Config, Difference, canonical_json
+from embstore._engine.format.config import ABSENT, Config, Difference, canonical_json
+from embstore._engine.format.keys import MAX_KEY_BYTES, UNLABELLED, Key, hash_keys
 from embstore.errors import ConfigError, KeyFormatError
-from embstore.keys import MAX_KEY_BYTES, UNLABELLED, Key, hash_keys
 
 # -- keys -------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import FieldSpec, errors, legacy
+from embstore import FieldSpec, errors
 from embstore.exchange import export_file, import_file
+from embstore.exchange import pt as legacy
 from tests.test_exchange import COLUMNS, RICH, N, contents, key, refused, rich, same
 
 torch = pytest.importorskip("torch")
@@ -261,7 +262,7 @@ def test_old_files_are_read_into_memory(imported, caplog):
 
 
 def test_many_blocks(imported, monkeypatch):
-    monkeypatch.setattr("embstore.exchange.entries.BLOCK_ROWS", 7)
+    monkeypatch.setattr("embstore.exchange.pt_entries.BLOCK_ROWS", 7)
     x = torch.randn(100, 5)
     x[50, 2] = torch.inf
     result = imported({f"{i}:c{i % 3}": x[i] for i in range(100)})
@@ -360,7 +361,7 @@ def test_flipped_bits_in_a_file_of_ours_are_noticed(tmp_path):
 
 
 def refused_or_contents(path, tmp_path):
-    from embstore import fsio
+    from embstore._engine.io import folder as fsio
 
     dest = tmp_path / "dest.zarr"
     try:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore.mapping import budget
+from embstore._engine.io.mapping import budget
 from tests.crash import run_in_child
 
 NOBODY = 65_534
@@ -151,7 +151,7 @@ def test_maps_that_run_out_while_mapping(make, logged, monkeypatch):
     store, keys, rows = make()
     gc.collect()
     before = budget.used
-    from embstore import mapping
+    from embstore._engine.io import mapping
 
     real, calls = mapping._mmap, []
 
@@ -176,7 +176,7 @@ def test_maps_that_run_out_while_mapping(make, logged, monkeypatch):
 @pytest.fixture
 def no_more_maps(monkeypatch):
     """Have the kernel refuse to map further files, as it does past vm.max_map_count."""
-    from embstore import mapping
+    from embstore._engine.io import mapping
 
     def refuse():
         real = mapping._mmap
@@ -293,7 +293,7 @@ def test_a_reader_under_many_commits(make):
 
 def test_growth_past_what_was_reserved(path, monkeypatch):
     """A column that outgrows its addresses moves; arrays over the old ones stay."""
-    monkeypatch.setattr("embstore.mapping._LEAST_RESERVE", 0)
+    monkeypatch.setattr("embstore._engine.io.mapping._LEAST_RESERVE", 0)
     with embstore.open(path, "w-", config={}, chunk_bytes=2**21) as store:
         held = []
         for i in range(20):
@@ -354,9 +354,9 @@ def test_every_file_follows_the_umask(path, mask):
     """Those of a compaction, an erase, an index and a new field as well."""
 
     def work():
-        import embstore.index
+        from embstore._engine.read import key_index
 
-        embstore.index._LEAST_RUN = 10
+        key_index._LEAST_RUN = 10
         os.umask(mask)
         with embstore.open(path, "w-", config={}) as store:
             keys = [f"f{i}:c{i}" for i in range(100)]

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import FieldSpec, changes, errors, fsio
+from embstore import FieldSpec, errors
+from embstore._engine.io import folder as fsio
+from embstore._engine.write import plans as changes
 from embstore.encoders import FunctionEncoder
-from embstore.pipeline import part_path
+from embstore.pipeline.embed import part_path
 from embstore.sources import Folder, Items
 from tests.crash import kill_at, leftovers, run_in_child
 

@@ -10,7 +10,7 @@ from embstore import errors
 @pytest.fixture(params=[None, 1000], ids=["one block", "many blocks"])
 def blocks(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr("embstore.neighbors._BLOCK_BYTES", request.param)
+        monkeypatch.setattr("embstore._outputs.neighbors._BLOCK_BYTES", request.param)
 
 
 def test_keys_are_looked_up_and_not_their_own_neighbours(make, blocks):
@@ -69,7 +69,7 @@ def test_of_rows_that_are_equal_the_first_comes_first(path, monkeypatch):
         store.append([f"{i:03d}:c" for i in range(200)], np.ones((200, 4), np.float32))
     view = embstore.open(path).select()[::-1]
     for nbytes in (16 * 2**20, 1000, 16):
-        monkeypatch.setattr("embstore.neighbors._BLOCK_BYTES", nbytes)
+        monkeypatch.setattr("embstore._outputs.neighbors._BLOCK_BYTES", nbytes)
         for metric in ("cosine", "dot", "euclidean"):
             found = view.nearest([np.ones(4), -np.ones(4)], k=7, metric=metric)
             assert found.rows.tolist() == [list(range(199, 192, -1))] * 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import fsio
+from embstore._engine.io import folder as fsio
 from tests import test_kill
 from tests.test_kill import base, key, rows, state
 

@@ -22,11 +22,11 @@ pytest.importorskip("PIL")
 
 import embstore  # noqa: E402
 from embstore import errors  # noqa: E402
+from embstore._engine.write.check_input import field_values  # noqa: E402
 from embstore.encoders import from_pretrained  # noqa: E402
 from embstore.encoders.audio import AudioSettings, decode_audio  # noqa: E402
 from embstore.encoders.image import decode_image  # noqa: E402
 from embstore.encoders.outputs import available  # noqa: E402
-from embstore.ingest import field_values  # noqa: E402
 from embstore.sources import Folder  # noqa: E402
 from tests import tiny_models  # noqa: E402
 from tests.test_decoding import sound_file  # noqa: E402

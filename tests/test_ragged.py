@@ -24,6 +24,10 @@ from hypothesis import strategies as st
 
 import embstore
 from embstore import FieldSpec
+from embstore._engine.format.parse_record import record_from_json
+from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.format.record import SchemaError, offsets_name
+from embstore._engine.format.zarr_layout import crc32c
 from embstore.errors import (
     CorruptStoreError,
     DeadRowsError,
@@ -38,10 +42,6 @@ from embstore.errors import (
     StoreReplacedError,
     UnsupportedFormatError,
 )
-from embstore.layout import crc32c
-from embstore.parsing import record_from_json
-from embstore.ragged import Padded, Ragged
-from embstore.schema import SchemaError, offsets_name
 from tests.crash import kill_at, leftovers, run_in_child
 from tests.test_damage import edit, flip, setter
 
@@ -912,7 +912,7 @@ def test_compact_in_blocks(path, monkeypatch):
     """Rows are copied in blocks of bytes; a block begins and ends anywhere."""
     store, keys, rows = filled(path, LENGTHS * 5)
     store.delete(keys[::7])
-    monkeypatch.setattr("embstore.changes._BLOCK_BYTES", 6000)
+    monkeypatch.setattr("embstore._engine.write.plans._BLOCK_BYTES", 6000)
     store.compact()
     assert_holds(store, {k: r for i, (k, r) in enumerate(zip(keys, rows, strict=True)) if i % 7})
     assert embstore.verify(path).ok
@@ -1281,7 +1281,8 @@ def broken_store(path):
 
 @pytest.fixture
 def broken(path, monkeypatch):
-    monkeypatch.setattr("embstore.layout._SIDE_SIZES", (8 * OFFSETS_A_CHUNK, 8 * OFFSETS_A_CHUNK, 512))
+    sizes = (8 * OFFSETS_A_CHUNK, 8 * OFFSETS_A_CHUNK, 512)
+    monkeypatch.setattr("embstore._engine.format.zarr_layout._SIDE_SIZES", sizes)
     keys, rows = broken_store(path)
     record = embstore.open(path).snapshot.record
     assert record.arrays["tokens_offsets"].rows_per_chunk == OFFSETS_A_CHUNK
@@ -1793,14 +1794,14 @@ OLD = (
 
 
 def test_a_record_without_ragged_fields_is_as_before():
-    from embstore.layout import dump_json
+    from embstore._engine.format.zarr_layout import dump_json
 
     assert dump_json(record_from_json(json.loads(OLD)).to_json()) == OLD
 
 
 def test_a_reader_of_before_refuses_it(path, monkeypatch):
     new(path).close()
-    monkeypatch.setattr("embstore.schema.FEATURES", frozenset())
+    monkeypatch.setattr("embstore._engine.format.record.FEATURES", frozenset())
     with pytest.raises(UnsupportedFormatError, match="ragged"):
         embstore.open(path)
 

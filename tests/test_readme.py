@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore.ahead import Failure
 from embstore.encoders import FunctionEncoder
+from embstore.pipeline.decode_ahead import Failure
 
 README = Path(__file__).parents[1] / "README.md"
 MODEL = "MIT/ast-finetuned-audioset-10-10-0.4593"

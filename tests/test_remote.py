@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import fsio
+from embstore._engine.format.zarr_layout import crc32c
+from embstore._engine.io import folder as fsio
+from embstore._engine.io.remote import Url, is_url
 from embstore.errors import (
     ConfigMismatchError,
     CorruptStoreError,
@@ -29,8 +31,6 @@ from embstore.errors import (
     StoreChangedError,
     StoreReplacedError,
 )
-from embstore.layout import crc32c
-from embstore.remote import Url, is_url
 from tests.crash import run_in_child
 from tests.test_damage import edit, setter
 from tests.webserver import serving
@@ -42,7 +42,7 @@ CODECS = [None, "zstd", "blosc"]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr("embstore.remote._FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("embstore._engine.io.remote._FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -446,7 +446,7 @@ def test_a_folder_that_was_replaced_by_a_compacted_one(place, path, codec, rng):
 
 def test_names_of_another_generation_are_not_kept(on_disk, path, tmp_path, monkeypatch):
     """They are read among others, for which one look at the record does; and no tail tells: the last are the same."""
-    monkeypatch.setattr("embstore.snapshot._FEW", 0)
+    monkeypatch.setattr("embstore._engine.read.snapshot._FEW", 0)
     n = 17_000
     for place, first in ((path, 0), (tmp_path / "other.zarr", 1)):
         order = [first, 1 - first, *range(2, n)]
@@ -682,7 +682,7 @@ def test_chunks_come_several_at_once(site, path, sorted_by_class):
 def test_little_is_in_flight_at_once(site, path, sorted_by_class, monkeypatch):
     """The budget is 256 MiB: chunks of 64 MiB come by three. Here both are a thousandth of that."""
     _, values = sorted_by_class
-    monkeypatch.setattr("embstore.remote._NBYTES_AT_ONCE", 2**18)
+    monkeypatch.setattr("embstore._engine.io.remote._NBYTES_AT_ONCE", 2**18)
     far = embstore.open(site.url)
     site.forget()
     site.behave = lambda *_: time.sleep(0.01)
@@ -706,7 +706,7 @@ def test_long_strings_come_alone(site, path, monkeypatch):
     with embstore.open(path, "w-", config={}, columns={"text": "string"}) as store:
         texts = ["x" * (4000 if 4096 <= i < 4196 else 3) for i in range(5 * 4096)]
         store.append([f"{i}:c" for i in range(len(texts))], np.zeros((len(texts), 1), np.int8), columns={"text": texts})
-    monkeypatch.setattr("embstore.chunks._USUAL_STRING_CHUNK", 2**17)
+    monkeypatch.setattr("embstore._engine.chunks.chunk_file._USUAL_STRING_CHUNK", 2**17)
     far = embstore.open(site.url)
     site.forget()
     assert far.select().column("text").tolist() == texts
@@ -951,7 +951,7 @@ def endless(handler, data):
 
 @pytest.mark.parametrize("name", ["embedding/c.1.0", "file_id/c.0"])
 def test_no_body_is_read_without_end(site, path, plain, name, monkeypatch):
-    monkeypatch.setattr("embstore.chunks.MAX_STRING_BYTES", 2044)
+    monkeypatch.setattr("embstore._engine.chunks.chunk_file.MAX_STRING_BYTES", 2044)
     site.endless = 0
     far = embstore.open(site.url)
     site.behave = for_chunk(endless, name=name)
@@ -970,7 +970,7 @@ def test_no_record_is_read_without_end(site, path, plain):
 
 
 def test_a_silent_server_is_given_up(site, path, plain, monkeypatch):
-    monkeypatch.setattr("embstore.remote._SILENT_SECONDS", 0.2)
+    monkeypatch.setattr("embstore._engine.io.remote._SILENT_SECONDS", 0.2)
     far = embstore.open(site.url)
     silent = threading.Event()
     site.behave = for_chunk(lambda handler, data: silent.wait(20))
@@ -983,8 +983,8 @@ def test_a_silent_server_is_given_up(site, path, plain, monkeypatch):
 
 
 def test_a_server_that_trickles_is_given_up(site, path, plain, monkeypatch):
-    monkeypatch.setattr("embstore.remote._SILENT_SECONDS", 0.3)
-    monkeypatch.setattr("embstore.remote._LEAST_SPEED", 2**16)
+    monkeypatch.setattr("embstore._engine.io.remote._SILENT_SECONDS", 0.3)
+    monkeypatch.setattr("embstore._engine.io.remote._LEAST_SPEED", 2**16)
     far = embstore.open(site.url)
 
     def trickle(handler, data):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import sidebyside
-from embstore.ingest import widen_bfloat16
-from embstore.sidebyside import in_parts, in_turn
+from embstore._engine.io import threads as sidebyside
+from embstore._engine.io.threads import in_parts, in_turn
+from embstore._engine.write.check_input import widen_bfloat16
 from tests.crash import run_in_child
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embstore import errors, sources
-from embstore.keys import Key
+from embstore._engine.format.keys import Key
 from embstore.sources import FileSample, Folder, HFDataset, Items, Sample, Table, digest_of
 from embstore.sources.base import UNKNOWN, Stamp, file_sample
 from embstore.sources.folder import compile_pattern

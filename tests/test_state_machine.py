@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import embstore
+from embstore._engine.format.ragged import Padded
 from embstore.errors import KeysExistError, MissingKeysError, StoreChangedError
-from embstore.ragged import Padded
 
 FORMS = {
     "float32": ("float32", (8,), "auto"),

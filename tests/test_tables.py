@@ -153,7 +153,7 @@ def test_nothing_is_read_before_it_is_asked_for(several, monkeypatch):
 
 def test_part_of_each_row_is_read_a_block_at_a_time(several, monkeypatch):
     store, _, values = several
-    monkeypatch.setattr("embstore.labelled._BLOCK_BYTES", 40)
+    monkeypatch.setattr("embstore._outputs.xarray_dataset._BLOCK_BYTES", 40)
     view = store.select()
     np.testing.assert_array_equal(view.to_xarray()["mean"][:, 2].values, values["mean"][view.rows, 2])
     np.testing.assert_array_equal(
@@ -207,7 +207,7 @@ def test_names_that_xarray_takes_for_others(path):
 
 
 def test_a_parquet_file_holds_keys_columns_and_vectors(several, tmp_path, monkeypatch):
-    monkeypatch.setattr("embstore.tables._GROUP_ROWS", 8)
+    monkeypatch.setattr("embstore._outputs.pandas_parquet._GROUP_ROWS", 8)
     store, keys, values = several
     view = store.select()
     points = np.arange(38, dtype=np.float32).reshape(19, 2)
@@ -246,7 +246,7 @@ def test_a_parquet_file_is_whole_or_not_there(make, tmp_path, monkeypatch):
     store, keys, _ = make()
     target = tmp_path / "a.parquet"
     target.write_text("what was there")
-    monkeypatch.setattr("embstore.tables._GROUP_ROWS", 100)
+    monkeypatch.setattr("embstore._outputs.pandas_parquet._GROUP_ROWS", 100)
     own, calls = type(store.snapshot).keys_of, []
 
     def broken(snapshot, name, rows):
@@ -255,7 +255,7 @@ def test_a_parquet_file_is_whole_or_not_there(make, tmp_path, monkeypatch):
             raise OSError("gone")
         return own(snapshot, rows)
 
-    monkeypatch.setattr("embstore.tables.column_of", broken)
+    monkeypatch.setattr("embstore._outputs.pandas_parquet.column_of", broken)
     with pytest.raises(OSError, match="gone"):
         store.select().to_parquet(target)
     assert target.read_text() == "what was there"

@@ -2,7 +2,7 @@
 
 import threading
 
-from embstore.threadlock import ThreadLock
+from embstore._engine.io.threadlock import ThreadLock
 from tests.crash import run_in_child
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import errors, fsio
-from embstore.fsio import Folder, Together, is_partial
+from embstore import errors
+from embstore._engine.io import folder as fsio
+from embstore._engine.io.folder import Folder, Together, is_partial
 from tests.crash import leftovers
 
 

@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import errors, fsio, upkeep, usage
-from embstore.claims import Claims
+from embstore import errors
+from embstore._engine.io import folder as fsio
+from embstore.cache import prune as upkeep
+from embstore.cache import usage
+from embstore.cache.claims import Claims
+from embstore.cache.prune import StoreUse, given_up, remove_store, tidy
+from embstore.cache.usage import Usage, count, usage_of
 from embstore.encoders import FunctionEncoder
-from embstore.pipeline import part_path
+from embstore.pipeline.embed import part_path
 from embstore.sources import Items
-from embstore.upkeep import StoreUse, given_up, remove_store, tidy
-from embstore.usage import Usage, count, usage_of
 from tests.crash import kill_at, leftovers, run_in_child
 
 KEYS = [f"{i}:c" for i in range(40)]
@@ -342,7 +345,7 @@ def test_holes_take_nothing(cache):
 def test_stats_of_a_store_that_vanishes_meanwhile(cache, monkeypatch, caplog, moment):
     a, b = fill(cache, dataset="a"), fill(cache, dataset="b")
     own = upkeep.use_of if moment == "before" else upkeep.nbytes_on_disk
-    name = "embstore.cache.use_of" if moment == "before" else "embstore.upkeep.nbytes_on_disk"
+    name = "embstore.cache.cache.use_of" if moment == "before" else "embstore.cache.prune.nbytes_on_disk"
 
     def vanishing(path, *rest):
         if path == a:

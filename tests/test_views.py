@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import embstore
 from embstore import errors
-from embstore.partition import split_rows
+from embstore.store.split_rows import split_rows
 
 
 @pytest.fixture(params=["auto", "never"])
@@ -407,7 +407,7 @@ def test_a_field_added_to_an_empty_store(path):
 def test_the_writer_commits_by_time_and_by_size(make, monkeypatch):
     store, _, _ = make(0, columns=False)
     now = [100.0]
-    monkeypatch.setattr("embstore.writer.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("embstore._engine.write.row_writer.time.monotonic", lambda: now[0])
     with store.writer(interval=2.0, max_bytes=200) as writer:
         writer.add("a:c", np.ones(8, np.float32))
         now[0] += 1.9
@@ -424,7 +424,7 @@ def test_the_writer_commits_by_time_and_by_size(make, monkeypatch):
 
 
 def test_the_writer_keeps_what_could_not_be_committed(make):
-    from embstore import fsio
+    from embstore._engine.io import folder as fsio
 
     store, _, _ = make(0, columns=False)
     writer = store.writer(interval=1000)
@@ -600,7 +600,7 @@ def test_sample(make):
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 def test_nearest_is_exact(make, rng, metric, monkeypatch):
-    monkeypatch.setattr("embstore.neighbors._BLOCK_BYTES", 1000)  # many blocks
+    monkeypatch.setattr("embstore._outputs.neighbors._BLOCK_BYTES", 1000)  # many blocks
     store, keys, rows = make()
     store.delete([keys[3]])
     queries = rng.standard_normal((4, 8)).astype(np.float32)
@@ -717,7 +717,7 @@ def test_the_writer_commits_in_time_and_at_its_end(make):
 @pytest.mark.parametrize("how", ["compact", "erase"])
 @pytest.mark.parametrize("worth_reading", [0, 2**40], ids=["read", "mapped"])
 def test_a_mapped_reader_copies_its_commit_whatever_became_of_the_files(make, monkeypatch, how, worth_reading):
-    monkeypatch.setattr("embstore.reader._WORTH_READING", worth_reading)
+    monkeypatch.setattr("embstore._engine.read.mapped_column._WORTH_READING", worth_reading)
     store, keys, rows = make()
     reader = embstore.open(store.path)
     view = reader.select()

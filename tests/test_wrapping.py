@@ -9,10 +9,10 @@ import pytest
 
 import embstore
 from embstore import errors
+from embstore._engine.format.record import FieldSpec
 from embstore.encoders import weights
 from embstore.encoders.modules import ModuleEncoder
 from embstore.encoders.wrapping import FunctionEncoder
-from embstore.schema import FieldSpec
 
 try:
     import torch

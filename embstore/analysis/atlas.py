@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from embstore._outputs.projection import Method
 from embstore.errors import EmptyViewError, MissingLibraryError
-from embstore.projection import Method
-from embstore.view import View
+from embstore.store.view import View
 
 __all__ = ["Exploration", "explore"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore.lazy import imported
-from embstore.view import View
+from embstore._engine.lazy import imported
+from embstore.store.view import View
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.lazy import imported
+from embstore._outputs.neighbors import norms
+from embstore._outputs.vectors import Vectors
 from embstore.analysis.classes import class_places
 from embstore.errors import TooManyPairsError
-from embstore.lazy import imported
-from embstore.neighbors import norms
-from embstore.vectors import Vectors
-from embstore.view import View
+from embstore.store.view import View
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from embstore.projection import Method, Projection, project_vectors
-from embstore.view import View
+from embstore._outputs.projection import Method, Projection, project_vectors
+from embstore.store.view import View
 
 __all__ = ["Projection", "project"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.lazy import imported
+from embstore._outputs.neighbors import nearest_rows
 from embstore.analysis.classes import Distance, centroids, class_places, to_own
-from embstore.lazy import imported
-from embstore.neighbors import nearest_rows
-from embstore.view import View
+from embstore.store.view import View
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from embstore.cli.output import print_json, print_lines, print_result
 from embstore.cli.sources import SOURCE, Names, is_part, name_of, source_of
 
 if TYPE_CHECKING:
-    from embstore.config import Difference
+    from embstore._engine.format.config import Difference
     from embstore.encoders.base import BaseEncoder
 
 __all__ = ["COMMANDS"]
@@ -86,7 +86,7 @@ def embed(
 
     SOURCE is a folder, or a table: .csv, .tsv or .parquet; with --dataset the root of that data set.
     """
-    from embstore.pipeline import embed
+    from embstore.pipeline.embed import embed
 
     source, encoder = source_of(given), _encoder(given)
     if delete_vanished and is_part(given):
@@ -116,7 +116,7 @@ def embed(
 @to_json
 def why(as_json: bool, **given: Any) -> int:
     """Say why a lookup misses, attribute by attribute."""
-    from embstore.explanation import why
+    from embstore.cache.why import why
 
     encoder = _encoder(given)
     found = why({**encoder.config, "dataset": name_of(given)}, given["cache"], fields=encoder.fields)
@@ -133,7 +133,7 @@ def why(as_json: bool, **given: Any) -> int:
 
 def _sides(difference: Difference) -> dict[str, Any]:
     """Return what is wanted and what is stored; a side that does not have the attribute is left out."""
-    from embstore.config import ABSENT
+    from embstore._engine.format.config import ABSENT
 
     sides = {"wanted": difference.expected, "stored": difference.found}
     return {"name": difference.name, **{side: value for side, value in sides.items() if value is not ABSENT}}
@@ -146,8 +146,8 @@ def _sides(difference: Difference) -> dict[str, Any]:
 @to_json
 def check(n: int, tolerance: float | None, as_json: bool, **given: Any) -> int:
     """Encode a few stored samples again, and report the largest difference."""
-    from embstore.cache import Cache
-    from embstore.canary import check
+    from embstore.cache.cache import Cache
+    from embstore.pipeline.check import check
 
     encoder = _encoder(given)
     with Cache(given["cache"]).open({**encoder.config, "dataset": name_of(given)}) as store:

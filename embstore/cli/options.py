@@ -18,8 +18,8 @@ import click
 from embstore.cli.output import is_terminal
 
 if TYPE_CHECKING:
-    from embstore.store import EmbeddingStore
-    from embstore.view import View
+    from embstore.store.embedding_store import EmbeddingStore
+    from embstore.store.view import View
 
     ParamType = click.ParamType[Any]
 else:
@@ -268,6 +268,6 @@ def attributes(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def open_place(place: str, *, writable: bool = False, storage: Mapping[str, Any] | None = None) -> EmbeddingStore:
     """Open the store at a path or a URL."""
-    from embstore.opening import open as open_store
+    from embstore.store.open import open as open_store
 
     return open_store(place, "r+" if writable else "r", storage_options=storage or None)

@@ -28,7 +28,7 @@ from embstore.cli.options import (
 from embstore.cli.output import is_terminal, print_json, print_lines, print_pairs, print_table, printable
 
 if TYPE_CHECKING:
-    from embstore.store import EmbeddingStore
+    from embstore.store.embedding_store import EmbeddingStore
 
 __all__ = ["COMMANDS"]
 
@@ -41,7 +41,7 @@ _TERMINAL_ROWS: Final = 1_000
 
 def _cache_at(place: str) -> Path | None:
     """Return the folder of stores that lies at a place; None, if there is something else, or it is a URL."""
-    from embstore.remote import is_url, local_path
+    from embstore._engine.io.remote import is_url, local_path
 
     if is_url(place):
         return None
@@ -61,7 +61,7 @@ def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
     if not storage and (cache := _cache_at(store)):
         print_entries(cache, as_json=as_json)
         return
-    from embstore.description import size
+    from embstore.store.describe import size
 
     with open_place(store, storage=attributes(storage)) as opened:
         record, counts = opened.snapshot.record, _class_counts(opened)
@@ -218,8 +218,8 @@ def _write_npy(path: Path, values: Any) -> None:
     """Write rows of one shape; of a ragged field those of one length."""
     import numpy as np
 
-    from embstore.fsio import replacing
-    from embstore.ragged import Padded
+    from embstore._engine.format.ragged import Padded
+    from embstore._engine.io.folder import replacing
 
     if isinstance(values, Padded):
         if len(values.lengths) and values.lengths.min() < values.lengths.max():
@@ -235,7 +235,7 @@ def _write_npy(path: Path, values: Any) -> None:
 @to_json
 def verify(store: Path, as_json: bool) -> int:
     """Check every byte of a store against what was committed."""
-    from embstore.integrity import verify
+    from embstore.store.verify import verify
 
     report = verify(store)
     if as_json:
@@ -253,7 +253,7 @@ def verify(store: Path, as_json: bool) -> int:
 @to_json
 def salvage(store: Path, dest: Path, as_json: bool) -> int:
     """Copy the sound rows of a broken store to DEST, which must not be there; the broken one is left as it is."""
-    from embstore.integrity import salvage
+    from embstore.store.verify import salvage
 
     report = salvage(store, dest)
     lost = len(report.rows_lost)
@@ -272,7 +272,7 @@ def salvage(store: Path, dest: Path, as_json: bool) -> int:
 @to_json
 def compact(store: str, as_json: bool) -> None:
     """Write a store anew without its deleted rows. Views and row numbers of before are no longer valid."""
-    from embstore.description import size
+    from embstore.store.describe import size
 
     with open_place(store, writable=True) as opened:
         dead = opened.snapshot.record.dead
@@ -298,7 +298,7 @@ def compact(store: str, as_json: bool) -> None:
 @to_json
 def merge(dest: Path, parts: tuple[Path, ...], if_exists: Any, compression: str | None, as_json: bool) -> None:
     """Put the rows of several stores of one config into DEST, in one commit; it is made if it is not there."""
-    from embstore.merging import merge
+    from embstore.store.merge import merge
 
     result = merge(dest, *parts, if_exists=if_exists, **({"compression": compression} if compression else {}))
     if as_json:

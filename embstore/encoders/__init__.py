@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embstore.lazy import lazily
+from embstore._engine.lazy import lazily
 
 if TYPE_CHECKING:
     from embstore.encoders.audio import AudioSettings as AudioSettings

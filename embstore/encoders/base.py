@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
+from embstore._engine.format.record import FieldSpec
 from embstore.errors import UnknownFieldError
-from embstore.schema import FieldSpec
 
 __all__ = ["BaseEncoder", "Encoder", "as_encoder"]
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from embstore._engine.lazy import imported
 from embstore.encoders import weights
 from embstore.encoders.anatomy import TextLimits
 from embstore.encoders.audio import AudioSettings
 from embstore.encoders.families import Family
 from embstore.encoders.sentence import SentenceHead
 from embstore.errors import ConfigError, WeightsChangedError
-from embstore.lazy import imported
 
 __all__ = ["Loaded", "Plan", "load_model", "load_processor", "token_ids"]
 

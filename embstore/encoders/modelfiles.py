@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from embstore._engine.lazy import imported
 from embstore.encoders.families import FAMILIES, Family, Modality, family_of
 from embstore.encoders.sentence import SentenceHead, sentence_head
 from embstore.errors import ModelFilesError, UnknownModelError
-from embstore.lazy import imported
 
 __all__ = [
     "PROCESSOR_FILES",

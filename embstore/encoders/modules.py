@@ -14,12 +14,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from embstore.changes import DEFAULT_FIELD
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.format.record import FieldSpec
+from embstore._engine.write.plans import DEFAULT_FIELD
 from embstore.encoders.weights import ModuleWeights
 from embstore.encoders.wrapping import Wrapped
 from embstore.errors import ConfigError, WeightsChangedError
-from embstore.schema import FieldSpec
 
 if TYPE_CHECKING:
     from torch import device

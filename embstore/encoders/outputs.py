@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from embstore._engine.format.record import FieldSpec, check_name, dtype_name
 from embstore.encoders.anatomy import Anatomy
 from embstore.errors import DtypeError, UnknownFieldError
-from embstore.schema import FieldSpec, check_name, dtype_name
 
 __all__ = ["DTYPES", "LAST", "SENTENCE", "Output", "Pass", "available", "declare", "pool", "rows"]
 

@@ -12,7 +12,8 @@ from copy import copy
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal, Self
 
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.format.record import FieldSpec
 from embstore.encoders import weights
 from embstore.encoders.anatomy import Anatomy, describe, tower_settings
 from embstore.encoders.base import BaseEncoder
@@ -23,7 +24,6 @@ from embstore.encoders.outputs import SENTENCE, Output, declare
 from embstore.encoders.preprocessing import preprocessing_of
 from embstore.encoders.running import Runner
 from embstore.errors import ConfigError, WeightsChangedError
-from embstore.schema import FieldSpec
 
 __all__ = ["PretrainedEncoder", "from_pretrained"]
 

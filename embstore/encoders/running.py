@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.lazy import imported
 from embstore.encoders.anatomy import conv_frames, least_samples
 from embstore.encoders.audio import decode_audio
 from embstore.encoders.image import decode_image
@@ -21,7 +22,6 @@ from embstore.encoders.loading import Plan, load_model, load_processor, token_id
 from embstore.encoders.outputs import LAST, SENTENCE, Output, Pass, rows
 from embstore.encoders.text import decode_text
 from embstore.errors import DecodeError, MissingWeightsError
-from embstore.lazy import imported
 
 __all__ = ["Runner"]
 

@@ -10,10 +10,10 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.format.record import FieldSpec, check_name
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import ConfigError, UnknownFieldError
-from embstore.schema import FieldSpec, check_name
 
 __all__ = ["FunctionEncoder", "Wrapped"]
 

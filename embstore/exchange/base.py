@@ -21,12 +21,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.format.keys import Key
+from embstore._engine.format.ragged import Ragged, sound, unsound
+from embstore._engine.format.record import FIELD_DTYPES, STRING, FieldSpec, offsets_name, stored_dtype
+from embstore._engine.write.check_input import Stored
 from embstore.errors import EmbstoreError, FileFormatError, UnknownFormatError
-from embstore.ingest import Stored
-from embstore.keys import Key
-from embstore.ragged import Ragged, sound, unsound
-from embstore.schema import FIELD_DTYPES, STRING, FieldSpec, offsets_name, stored_dtype
 
 __all__ = [
     "FORMATS",

@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore import fsio
-from embstore.changes import row_blocks
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.format.ragged import Ragged, offsets_of
+from embstore._engine.format.record import STRING, FieldSpec, offsets_name
+from embstore._engine.format.zarr_layout import crc32c_extend, encode_strings
+from embstore._engine.io import folder as fsio
+from embstore._engine.io.remote import local_path
+from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.plans import row_blocks
 from embstore.errors import DuplicateKeysError, StoreChangedError
 from embstore.exchange.base import Array, format_of, module_of
 from embstore.exchange.manifest import Manifest
-from embstore.gather import read_field, read_rows, row_bounds
-from embstore.layout import crc32c_extend, encode_strings
-from embstore.opening import reopen
-from embstore.ragged import Ragged, offsets_of
-from embstore.remote import local_path
-from embstore.schema import STRING, FieldSpec, offsets_name
-from embstore.snapshot import Snapshot
-from embstore.store import EmbeddingStore
-from embstore.view import View
+from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.open import reopen
+from embstore.store.view import View
 
 __all__ = ["Outgoing", "export_file", "outgoing"]
 
@@ -266,7 +266,7 @@ def export_file(
     kind = format_of(path, format)
     chosen = outgoing(rows, fields)
     if kind == "pt":
-        from embstore.legacy import write_rows
+        from embstore.exchange.pt import write_rows
 
         write = write_rows
     else:

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.format.record import COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec, check_name, stored_dtype
 from embstore.errors import FileFormatError, NameRefusedError
 from embstore.exchange.base import Array, ArrayFile, Block, Found, Named, Table, Unreadable
-from embstore.exchange.entries import Unread, entries_table
 from embstore.exchange.naming import named
+from embstore.exchange.pt_entries import Unread, entries_table
 from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
-from embstore.schema import COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec, check_name, stored_dtype
 
 __all__ = ["foreign_table"]
 

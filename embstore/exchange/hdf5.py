@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.format.record import STRING, offsets_name
+from embstore._engine.lazy import imported
 from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
 from embstore.exchange.exporting import Outgoing
-from embstore.lazy import imported
-from embstore.schema import STRING, offsets_name
 
 __all__ = ["opened", "write"]
 

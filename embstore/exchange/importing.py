@@ -16,20 +16,20 @@ from dataclasses import field as data_field
 from pathlib import Path
 from typing import Any, Literal
 
-from embstore.cache import Cache
-from embstore.changes import IfExists
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.format.keys import UNLABELLED
+from embstore._engine.format.record import FieldSpec
+from embstore._engine.progress import Progress, reporting
+from embstore._engine.write.check_input import Casting
+from embstore._engine.write.plans import IfExists
+from embstore.cache.cache import Cache
 from embstore.errors import ConfigMismatchError, DtypeError, ShapeError
 from embstore.exchange.base import ArrayFile, Table, Unreadable, format_of, module_of
 from embstore.exchange.landing import Landing
 from embstore.exchange.tables import table_of
 from embstore.exchange.wanted import Wanted
-from embstore.ingest import Casting
-from embstore.keys import UNLABELLED
-from embstore.opening import open as open_store
-from embstore.progress import Progress, reporting
-from embstore.schema import FieldSpec
-from embstore.store import EmbeddingStore
+from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.open import open as open_store
 
 __all__ = ["ImportResult", "import_file"]
 
@@ -157,7 +157,7 @@ def import_file(
 
     Notes
     -----
-    ``.pt`` and ``.pth`` are dictionaries of tensors: see `embstore.legacy`. In the others, an array ``keys`` or
+    ``.pt`` and ``.pth`` are dictionaries of tensors: see `embstore.exchange.pt`. In the others, an array ``keys`` or
     ``key``, or ``file_id`` with or without ``class_name``, says what the rows are called; arrays of two axes and more,
     of as many rows, are fields, those of one are columns. Keys may be ``file_id:class``, ``class:file name.wav`` or
     bare.
@@ -205,7 +205,7 @@ def import_file(
 def _opened(path: Path, kind: str, wanted: Wanted) -> Iterator[Table]:
     """Open a file for reading, and say what it gives."""
     if kind == "pt":
-        from embstore.legacy import read_table
+        from embstore.exchange.pt import read_table
 
         yield read_table(path, wanted)
         return

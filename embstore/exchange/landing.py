@@ -15,8 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore.changes import AppendResult, IfExists, Plan, pick, with_column, with_field
-from embstore.commit import Blocks, Values
+from embstore._engine.format.keys import Hashes, hash_keys
+from embstore._engine.format.ragged import Ragged
+from embstore._engine.format.record import STRING, ArrayState, FieldSpec, Record, offsets_name
+from embstore._engine.read.key_index import KeyIndex
+from embstore._engine.read.read_rows import check_ends
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.check_input import Casting, Checked, Stored, column_values, field_values
+from embstore._engine.write.commit import Blocks, Values
+from embstore._engine.write.plans import AppendResult, IfExists, Plan, pick, with_column, with_field
 from embstore.errors import (
     DtypeError,
     FieldMismatchError,
@@ -28,14 +35,7 @@ from embstore.errors import (
     UnknownFieldError,
 )
 from embstore.exchange.base import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Table, Unreadable
-from embstore.gather import check_ends
-from embstore.index import KeyIndex
-from embstore.ingest import Casting, Checked, Stored, column_values, field_values
-from embstore.keys import Hashes, hash_keys
-from embstore.ragged import Ragged
-from embstore.schema import STRING, ArrayState, FieldSpec, Record, offsets_name
-from embstore.snapshot import Snapshot
-from embstore.store import EmbeddingStore
+from embstore.store.embedding_store import EmbeddingStore
 
 __all__ = ["Landing"]
 

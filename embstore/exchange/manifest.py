@@ -13,9 +13,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from embstore.config import Config, canonical_json
+from embstore._engine.format.config import Config, canonical_json
+from embstore._engine.format.record import COLUMN_DTYPES, FieldSpec, SchemaError, check_name
 from embstore.errors import ConfigError, FileFormatError, NameRefusedError, UnsupportedFormatError
-from embstore.schema import COLUMN_DTYPES, FieldSpec, SchemaError, check_name
 
 __all__ = ["Manifest"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from embstore._engine.format.keys import MAX_KEY_BYTES, Key
 from embstore.errors import KeyFormatError
 from embstore.exchange.base import Named, Unreadable
-from embstore.keys import MAX_KEY_BYTES, Key
 
 __all__ = ["named"]
 

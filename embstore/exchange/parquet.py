@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.format.ragged import Ragged, offsets_of
+from embstore._engine.format.record import FIELD_DTYPES, STRING
+from embstore._engine.lazy import imported
 from embstore.exchange.base import BLOCK_ROWS, DOCUMENT, Array, ArrayFile, Block, Found, even_cuts, explained
 from embstore.exchange.exporting import Outgoing
-from embstore.lazy import imported
-from embstore.ragged import Ragged, offsets_of
-from embstore.schema import FIELD_DTYPES, STRING
 
 __all__ = ["opened", "write"]
 

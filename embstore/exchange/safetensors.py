@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.format.record import BFLOAT16, offsets_name, stored_dtype
+from embstore._engine.io.folder import read_exactly
+from embstore._engine.lazy import imported
 from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
 from embstore.exchange.exporting import Outgoing
-from embstore.fsio import read_exactly
-from embstore.lazy import imported
-from embstore.schema import BFLOAT16, offsets_name, stored_dtype
 
 __all__ = ["opened", "write"]
 

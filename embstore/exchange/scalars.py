@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.format.record import check_name
+from embstore._engine.format.zarr_layout import MAX_STRING_BYTES
+from embstore._engine.write.check_input import is_torch
 from embstore.errors import ConfigError, NameRefusedError
 from embstore.exchange.base import Array, Unreadable
-from embstore.ingest import is_torch
-from embstore.layout import MAX_STRING_BYTES
-from embstore.schema import check_name
 
 __all__ = ["column_of", "config_of", "plain"]
 

@@ -10,15 +10,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.format.keys import Key
+from embstore._engine.format.ragged import Ragged
+from embstore._engine.format.record import STRING, offsets_name
+from embstore._engine.format.zarr_layout import crc32c_extend, encode_strings
 from embstore.errors import KeyFormatError
 from embstore.exchange.base import BLOCK_ROWS, Array, ArrayFile, Block, Found, Named, Table, Unreadable
 from embstore.exchange.foreign import foreign_table
 from embstore.exchange.manifest import Manifest
 from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
-from embstore.keys import Key
-from embstore.layout import crc32c_extend, encode_strings
-from embstore.ragged import Ragged
-from embstore.schema import STRING, offsets_name
 
 __all__ = ["table_of"]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from embstore._engine.format.keys import UNLABELLED
+from embstore._engine.format.record import check_name
+from embstore._engine.write.check_input import Casting
 from embstore.errors import UnknownColumnError, UnknownFieldError
-from embstore.ingest import Casting
-from embstore.keys import UNLABELLED
-from embstore.schema import check_name
 
 __all__ = ["Wanted", "chosen_columns", "chosen_fields"]
 

@@ -10,8 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+from embstore._engine.format.keys import Key
 from embstore.errors import DuplicateKeysError, SampleError
-from embstore.keys import Key
 
 __all__ = [
     "UNKNOWN",

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from embstore._engine.format.keys import UNLABELLED, Key
 from embstore.errors import UnknownColumnError
-from embstore.keys import UNLABELLED, Key
 from embstore.sources.base import UNKNOWN, FileSample
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import checked_name, distinct, key_at

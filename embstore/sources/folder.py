@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from embstore._engine.format.keys import UNLABELLED, Key
 from embstore.errors import EmptySourceError
-from embstore.keys import UNLABELLED, Key
 from embstore.sources.base import UNKNOWN, FileSample, file_sample
 from embstore.sources.items import checked_name, distinct, key_at
 

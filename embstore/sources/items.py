@@ -15,10 +15,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from embstore._engine.format.keys import Key
+from embstore._engine.format.record import BFLOAT16
+from embstore._engine.write.check_input import as_rows, is_torch
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
-from embstore.ingest import as_rows, is_torch
-from embstore.keys import Key
-from embstore.schema import BFLOAT16
 from embstore.sources.base import UNKNOWN, Content, Sample, Stamp, digest_of
 
 __all__ = ["ItemSample", "Items", "checked_name", "distinct", "key_at"]

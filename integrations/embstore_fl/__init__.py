@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embstore.lazy import lazily
+from embstore._engine.lazy import lazily
 
 if TYPE_CHECKING:
     from embstore_fl import a2v as a2v

@@ -12,8 +12,8 @@ from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from embstore import View
-from embstore.snapshot import Snapshot
-from embstore.tensors import as_tensor
+from embstore._engine.read.snapshot import Snapshot
+from embstore._outputs.tensors import as_tensor
 
 __all__ = ["ClientData", "Sample"]
 

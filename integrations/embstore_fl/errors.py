@@ -109,7 +109,7 @@ class RunConfigError(EmbstoreError, KeyError):
 class OtherStoreManifestError(EmbstoreError, ValueError):
     """A manifest that was made for another store. Attributes: `path`, `store`, `expected`, `found`, `differences`.
 
-    `expected` and `found` are fingerprints of configs, `differences` a tuple of `embstore.config.Difference`.
+    `expected` and `found` are fingerprints of configs, `differences` a tuple of `embstore.Difference`.
     """
 
     path: Path

@@ -43,7 +43,7 @@ def ranks_of(hashes: NDArray[np.uint64], seed: int) -> Ranks:
 
     Examples
     --------
-    >>> from embstore.keys import hash_keys
+    >>> from embstore._engine.format.keys import hash_keys
     >>> hashes = hash_keys(["a:dog", "b:dog", "c:dog"])
     >>> (ranks_of(hashes, 0) == ranks_of(hashes[::-1], 0)[::-1]).all()
     np.True_

@@ -24,10 +24,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from embstore import fsio
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore._engine.format.keys import Key
+from embstore._engine.io import folder as fsio
 from embstore.errors import ConfigError, FileFormatError, UnsupportedFormatError
-from embstore.keys import Key
 from embstore_fl.errors import OtherStoreManifestError, UnknownClientError
 
 __all__ = ["Manifest", "Packed", "Scheme"]

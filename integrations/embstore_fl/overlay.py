@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from embstore.config import Config
+from embstore._engine.format.config import Config
 from embstore.errors import MissingKeysError, StoreChangedError, StoreReplacedError
 from embstore_fl.errors import ForeignKeysError
 from embstore_fl.stores import OpenStore, open_shared

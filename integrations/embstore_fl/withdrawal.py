@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from embstore.erasing import EraseReceipt
+from embstore._engine.format.keys import Key
+from embstore._engine.write.erase import EraseReceipt
 from embstore.errors import MissingKeysError
-from embstore.keys import Key
-from embstore.opening import open as open_store
-from embstore.store import EmbeddingStore
+from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.open import open as open_store
 from embstore_fl.errors import SharedKeysError
 from embstore_fl.stores import refresh_shared
 

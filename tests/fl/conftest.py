@@ -7,9 +7,9 @@ import types
 import numpy as np
 import pytest
 
+from embstore._engine.format.record import FieldSpec
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import DecodeError
-from embstore.schema import FieldSpec
 from tests.fl import layouts
 
 SHAPE = (6, 4)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import errors, fsio
+from embstore import errors
+from embstore._engine.io import folder as fsio
 from embstore_fl.errors import ForeignKeysError, OtherStoreManifestError, UnknownClientError
 from embstore_fl.manifest import Manifest, Packed
 from embstore_fl.partitions import Partitions, coverage, load_partition, save_partition

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
-from embstore.cache import Cache
+from embstore.cache.cache import Cache
+from embstore.cache.prune import remove_store
 from embstore.errors import StoreLockedError
 from embstore.exchange.base import Unreadable
 from embstore.sources.base import FileSample, Source, file_sample
-from embstore.upkeep import remove_store
 from embstore_fl.a2v import entries, names, stored
 from embstore_fl.a2v.legacyfile import read_file
 from embstore_fl.a2v.mixing import MixIn

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from embstore import fsio, legacy
+from embstore._engine.io import folder as fsio
+from embstore._engine.write.check_input import as_numbers
+from embstore.exchange import pt as legacy
 from embstore.exchange.base import Unreadable
-from embstore.exchange.entries import EntriesTable
+from embstore.exchange.pt_entries import EntriesTable
 from embstore.exchange.wanted import Wanted
-from embstore.ingest import as_numbers
 from embstore_fl.a2v.entries import Entries, as_tensor, of_mapping
 
 __all__ = ["read_file", "write_file"]

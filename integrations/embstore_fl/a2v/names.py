@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embstore.cache import Cache, CacheEntry
-from embstore.config import Config, Difference
+from embstore._engine.format.config import Config, Difference
+from embstore.cache.cache import Cache, CacheEntry
 from embstore.errors import AmbiguousConfigError
 
 __all__ = ["AST", "Wanted", "config_of", "find_stores", "nearest"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from embstore.usage import usage_of
+from embstore.cache.usage import usage_of
 from embstore_fl.metrics import NodeMetrics
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 
 if TYPE_CHECKING:
-    from embstore.ahead import Failure
+    from embstore.pipeline.decode_ahead import Failure
 
 __all__ = ["Attempt", "NodeEmbeddings", "Where", "nbytes_of", "seconds_saved"]
 

@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from embstore.cache import Cache
-from embstore.config import Config
+from embstore._engine.format.config import Config
+from embstore.cache.cache import Cache
+from embstore.cache.usage import count
 from embstore.exchange.base import Unreadable
-from embstore.freshness import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS, compare_samples
+from embstore.pipeline.freshness import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS, compare_samples
 from embstore.sources.base import UNKNOWN, FileSample, file_sample
-from embstore.store import EmbeddingStore
-from embstore.usage import count
+from embstore.store.embedding_store import EmbeddingStore
 from embstore_fl.a2v import entries, names
 from embstore_fl.overlay import Layer, StoreLayer
 from embstore_fl.stores import open_shared, refresh_shared

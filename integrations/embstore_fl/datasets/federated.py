@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from embstore.encoders.audio import AudioSettings, decode_audio
 from embstore.errors import DecodeError
-from embstore.store import EmbeddingStore
+from embstore.store.embedding_store import EmbeddingStore
 from embstore_fl.datasets.base import AudioSource
 from embstore_fl.datasets.selection import Chosen, Selected, Selection
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer

@@ -1,0 +1,1 @@
+"""One chunk file, and one record file."""

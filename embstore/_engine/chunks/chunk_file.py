@@ -1,0 +1,301 @@
+"""One chunk file: reading it with its checks, and writing it. Which rows go where is the caller's.
+
+A missing file is a plain `FileNotFoundError` here: whether it was lost or the store moved on, only
+the snapshot can tell.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from embstore._engine.chunks.compression import compress, decompress
+from embstore._engine.format.record import STRING, ArrayState, Tail
+from embstore._engine.format.zarr_layout import (
+    CHECKSUM_NBYTES,
+    MAX_STRING_BYTES,
+    chunk_name,
+    crc32c,
+    crc32c_extend,
+    decode_strings,
+)
+from embstore._engine.io.folder import Buffer, Folder, OpenFile, Together, read_exactly, read_into
+from embstore._engine.io.threads import in_turn
+from embstore.errors import CorruptStoreError
+
+__all__ = [
+    "Chunk",
+    "check_tail",
+    "open_chunk",
+    "open_chunks",
+    "read_chunk",
+    "read_chunks",
+    "read_tail",
+    "tail_differs",
+    "write_chunk",
+]
+
+Chunk = np.ndarray[Any, Any] | list[str]
+
+_COUNT_NBYTES: Final = 4  # vlen-utf8 begins with the number of strings
+_MAX_STRING_CHUNK: Final = 2**32
+_USUAL_STRING_CHUNK: Final = 16 * 2**20
+_CHECKSUM = struct.Struct("<I")
+_CHECK_BLOCK: Final = 128 * 2**10
+_ZEROS: Final = bytes(2**20)
+
+
+def sizes(array: ArrayState) -> tuple[int, int]:
+    """Return how many bytes a chunk's file may have, at least and at most."""
+    if array.dtype == STRING:
+        return _COUNT_NBYTES + 4 * array.rows_per_chunk + CHECKSUM_NBYTES, _MAX_STRING_CHUNK
+    nbytes = array.chunk_nbytes + CHECKSUM_NBYTES
+    if array.compression is not None:
+        return 1 + CHECKSUM_NBYTES, nbytes + nbytes // 128 + 4096  # what can't be compressed grows a little
+    return nbytes, nbytes
+
+
+def check_size(path: Path, array: ArrayState, size: int) -> None:
+    """Check the size of a chunk's file.
+
+    Raises
+    ------
+    CorruptStoreError
+    """
+    if not _fits(size, allowed := sizes(array)):
+        raise _wrong_size(path, size, allowed)
+
+
+def _fits(size: int, allowed: tuple[int, int]) -> bool:
+    return allowed[0] <= size <= allowed[1]
+
+
+def _wrong_size(path: Path, size: int, allowed: tuple[int, int]) -> CorruptStoreError:
+    least, most = allowed
+    expected = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return CorruptStoreError(path, f"expected {expected} bytes, found {size:,}")
+
+
+def open_chunk(folder: Folder, array: ArrayState, index: int) -> OpenFile:
+    """Open a chunk's file, for a ``with`` block that gets its descriptor and size, which has been checked.
+
+    Raises
+    ------
+    CorruptStoreError
+        Its size is not that of the chunk.
+    """
+    return next(open_chunks(folder, array, [index]))
+
+
+def open_chunks(folder: Folder, array: ArrayState, indices: Iterable[int]) -> Iterator[OpenFile]:
+    """Open the files of chunks in turn, each for a ``with`` block; see `open_chunk`. Thousands, to map a column."""
+    allowed = sizes(array)  # once: it takes as long as opening a file
+    for index in indices:
+        name = chunk_name(array, index)
+        file = folder.opened(name)
+        if not _fits(file.size, allowed):
+            with file:
+                raise _wrong_size(folder.path / name, file.size, allowed)
+        yield file
+
+
+def stored_checksum(descriptor: int, size: int) -> int:
+    """Read the CRC-32C at a chunk file's end."""
+    return int(_CHECKSUM.unpack(read_exactly(descriptor, CHECKSUM_NBYTES, size - CHECKSUM_NBYTES))[0])
+
+
+def read_chunk(folder: Folder, array: ArrayState, index: int) -> Chunk:
+    """Read a whole chunk and check it.
+
+    Returns
+    -------
+    ndarray, (rows_per_chunk, *shape), read-only; or list of str
+        Rows past the committed ones included.
+
+    Raises
+    ------
+    CorruptStoreError
+        Its checksum does not match, or strings do not fit.
+    """
+    return next(read_chunks(folder, array, [index]))
+
+
+def read_chunks(
+    folder: Folder, array: ArrayState, indices: Iterable[int], *, tails: Sequence[Tail] = ()
+) -> Iterator[Chunk]:
+    """Read whole chunks in turn, several at once where that helps; see `read_chunk`.
+
+    Parameters
+    ----------
+    folder, array, indices
+    tails : sequence of Tail
+        If there are any, the array's last chunk has to begin with the rows of one of them.
+    """
+    last = chunk_name(array, array.chunks - 1)
+    names = (chunk_name(array, index) for index in indices)  # of a record that lies, there may be billions
+    most, held = _most_nbytes(folder, array), _held_nbytes(array)
+
+    def decode(path: Path, data: bytes) -> Chunk:
+        return _decoded(path, array, data, tails if path.name == last else ())
+
+    if folder.local and array.compression is not None:
+        return in_turn(lambda name: decode(folder.path / name, folder.read(name, most=most)), names, held=held)
+    return folder.contents(names, decode, most=most, held=held)
+
+
+def _most_nbytes(folder: Folder, array: ArrayState) -> int:
+    """Return how many bytes a chunk's file may have; from afar no more than a writer may put into it."""
+    most = sizes(array)[1]
+    if array.dtype == STRING and not folder.local:
+        return min(most, _COUNT_NBYTES + array.rows_per_chunk * (4 + MAX_STRING_BYTES) + CHECKSUM_NBYTES)
+    return most
+
+
+def _held_nbytes(array: ArrayState) -> int:
+    """Return how many bytes of memory a chunk takes while it is read; of strings, all but a few do with these."""
+    if array.dtype == STRING:
+        return _USUAL_STRING_CHUNK
+    return sizes(array)[1] + (array.chunk_nbytes if array.compression is not None else 0)
+
+
+def _decoded(path: Path, array: ArrayState, whole: bytes, tails: Sequence[Tail]) -> Chunk:
+    """Turn a chunk's file into its rows."""
+    check_size(path, array, len(whole))
+    data = memoryview(whole)
+    payload = data[:-CHECKSUM_NBYTES]
+    if crc32c(payload) != _CHECKSUM.unpack(data[-CHECKSUM_NBYTES:])[0]:
+        raise CorruptStoreError(path, "its checksum does not match")
+    if array.dtype == STRING and _CHECKSUM.unpack(payload[:_COUNT_NBYTES])[0] != array.rows_per_chunk:
+        raise CorruptStoreError(path, "it holds another number of strings than a chunk has rows")
+    try:
+        values = decompress(array, payload).data.toreadonly() if array.compression is not None else payload
+        rows = values[_COUNT_NBYTES:] if array.dtype == STRING else values
+        if tails and not any(crc32c(rows[: tail.nbytes]) == tail.crc32c for tail in tails):
+            raise tail_differs(path)
+        if array.dtype == STRING:
+            return decode_strings(rows, array.rows_per_chunk)
+        return np.frombuffer(rows, array.dtype).reshape(array.rows_per_chunk, *array.shape)
+    except ValueError as error:
+        raise CorruptStoreError(path, str(error)) from error
+
+
+def read_tail(folder: Folder, array: ArrayState, *, also: Tail | None = None) -> bytes:
+    """Read the committed bytes of the last chunk and check them against the record.
+
+    The file may hold more rows than were committed (a writer at work, or killed); its own checksum
+    covers those too, so it is the record's that counts here.
+
+    Parameters
+    ----------
+    folder, array
+    also : Tail, optional
+        What an erase that is under way turns the last chunk into.
+
+    Raises
+    ------
+    CorruptStoreError
+        The bytes are not those that were committed.
+    """
+    for data in _tails(folder, array, also):
+        if data is not None:
+            return data
+    raise tail_differs(folder.path / chunk_name(array, array.chunks - 1))
+
+
+def _tails(folder: Folder, array: ArrayState, also: Tail | None) -> Iterator[bytes | None]:
+    tails = [tail for tail in (array.tail, also) if tail is not None]
+    if array.compression is not None:
+        rows = np.asarray(read_chunk(folder, array, array.chunks - 1)).reshape(-1).view(np.uint8).data
+        for tail in tails:
+            data = bytes(rows[: tail.nbytes])
+            yield data if crc32c(data) == tail.crc32c else None
+        return
+    start = _COUNT_NBYTES if array.dtype == STRING else 0
+    with open_chunk(folder, array, array.chunks - 1) as (descriptor, size):
+        for tail in tails:
+            if tail.nbytes <= size - start - CHECKSUM_NBYTES:
+                data = read_exactly(descriptor, tail.nbytes, start)
+                yield data if len(data) == tail.nbytes and crc32c(data) == tail.crc32c else None
+
+
+def check_tail(folder: Folder, array: ArrayState, *, also: Tail | None = None) -> None:
+    """Check the last chunk's committed rows, if there are any; see `read_tail`, which also returns them."""
+    if array.tail is None:
+        return
+    if array.compression is not None:
+        read_tail(folder, array, also=also)
+        return
+    with open_chunk(folder, array, array.chunks - 1) as (descriptor, size):
+        for tail in (array.tail, also):
+            if tail is not None and _checksum_of(descriptor, size, array, tail.nbytes) == tail.crc32c:
+                return
+    raise tail_differs(folder.path / chunk_name(array, array.chunks - 1))
+
+
+def _checksum_of(descriptor: int, size: int, array: ArrayState, nbytes: int) -> int | None:
+    """Checksum a chunk's first rows through one small buffer: a large one costs page faults, not I/O."""
+    position = _COUNT_NBYTES if array.dtype == STRING else 0
+    if nbytes > size - position - CHECKSUM_NBYTES:
+        return None
+    buffer, checksum = memoryview(bytearray(min(nbytes, _CHECK_BLOCK))), 0
+    while nbytes > 0:
+        part = buffer[:nbytes]
+        if read_into(descriptor, [part], position) != len(part):
+            return None
+        checksum = crc32c_extend(checksum, part)
+        position += len(part)
+        nbytes -= len(part)
+    return checksum
+
+
+def tail_differs(path: Path) -> CorruptStoreError:
+    """Return the error of a last chunk that has other rows than were committed."""
+    return CorruptStoreError(path, "its rows are not those committed last")
+
+
+def write_chunk(
+    folder: Folder, array: ArrayState, index: int, parts: Sequence[Buffer], rows: int, *, files: Together | None = None
+) -> Tail:
+    """Write a chunk file whole and durably, its folder's entry apart.
+
+    Parameters
+    ----------
+    folder, array, index
+    parts : sequence of bytes-like
+        The chunk's first rows, one part after the other.
+    rows : int
+        How many rows that is; the rest of the chunk is blanked (zeros, or empty strings).
+    files : Together, optional
+        With which it becomes durable; else it is at once.
+
+    Returns
+    -------
+    Tail
+        Of these rows.
+    """
+    put = folder.replace if files is None else functools.partial(files.replace, folder)
+    name = chunk_name(array, index)
+    if array.compression is not None:
+        data = b"".join(parts)
+        packed = compress(array, data + bytes(array.chunk_nbytes - len(data)))
+        put(name, [packed, _CHECKSUM.pack(crc32c(packed))])
+        return Tail(nbytes=len(data), crc32c=crc32c(data))
+    is_string = array.dtype == STRING
+    head = [_CHECKSUM.pack(array.rows_per_chunk)] if is_string else []
+    nbytes = sum(len(memoryview(part).cast("B")) for part in parts)
+    committed, whole = 0, crc32c(head[0]) if head else 0
+    for part in parts:
+        committed = crc32c_extend(committed, part)
+        whole = crc32c_extend(whole, part) if head else committed
+    # Each empty string is a length of 0.
+    padding = 4 * (array.rows_per_chunk - rows) if is_string else array.chunk_nbytes - nbytes
+    for start in range(0, padding, len(_ZEROS)):
+        whole = crc32c_extend(whole, _ZEROS[: padding - start])
+    end = sum(map(len, head)) + nbytes + padding
+    put(name, [*head, *parts], trailer=(end, _CHECKSUM.pack(whole)))
+    return Tail(nbytes=nbytes, crc32c=committed)

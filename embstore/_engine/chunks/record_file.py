@@ -1,0 +1,150 @@
+"""The commit record as it lies on disk: read with its checksums, and told from one that came later.
+
+What a reader does with a commit is `snapshot`'s; what a record may say, `parsing`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+from embstore._engine.chunks.journal import Journal
+from embstore._engine.format.parse_record import record_from_json
+from embstore._engine.format.record import FORMAT, Record, SchemaError, checksum, metadata_checksum, unsupported
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
+from embstore._engine.io.folder import Folder, Signature
+from embstore.errors import CorruptStoreError, NotAStoreError, StoreReplacedError, UnsupportedFormatError
+
+__all__ = ["lost", "moved_on", "read_commit", "read_journal", "read_record"]
+
+logger = logging.getLogger("embstore")
+
+ATTEMPTS: Final = 200
+"""How often reading starts again when the store moves on meanwhile; each takes a commit to fail."""
+
+
+def parse_document(path: Path, data: bytes) -> dict[str, Any]:
+    """Parse a group's ``zarr.json`` and check its record's checksum; gives the whole document."""
+    try:
+        document = json.loads(data)
+        attributes = document["attributes"]
+    except (ValueError, RecursionError) as error:
+        raise CorruptStoreError(path, f"it is not JSON ({len(data):,} bytes)") from error
+    except (TypeError, KeyError) as error:
+        raise NotAStoreError(path.parent, "its zarr.json has no attributes") from error
+    if not isinstance(attributes, dict) or "embstore" not in attributes:
+        raise NotAStoreError(path.parent, "it is a Zarr group, but has no embstore record")
+    check_record(path, attributes["embstore"])
+    return dict(document)
+
+
+METADATA_REWRITTEN: Final = (
+    "its consolidated metadata was rewritten by another program; embstore does not need it; the next commit mends it"
+)
+
+
+def metadata_rewritten(document: dict[str, Any]) -> bool:
+    """Tell whether a group's inline consolidated metadata is another than its record was written with."""
+    inline = document.get("consolidated_metadata")
+    metadata = inline.get("metadata") if isinstance(inline, dict) else None
+    if not isinstance(metadata, dict):
+        return True
+    return bool(document["attributes"]["embstore"].get("metadata_checksum") != metadata_checksum(metadata))
+
+
+def check_record(path: Path, attributes: Any) -> None:
+    """Raise if this version can't read a record, or if its checksum does not match."""
+    if beyond := unsupported(attributes):
+        raise UnsupportedFormatError(path.parent, expected=f"format {FORMAT}", found=beyond)
+    if not isinstance(attributes, dict) or attributes.get("checksum") != checksum(attributes):
+        raise CorruptStoreError(path, "the commit record's checksum does not match")
+
+
+def parse_record(path: Path, attributes: Any) -> Record:
+    """Turn a checked record into values."""
+    try:
+        return record_from_json(attributes)
+    except SchemaError as error:
+        raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
+
+
+def read_record(folder: Folder) -> tuple[Record, Signature]:
+    """Read the commit record of the store in `folder`, and what tells it from the next one.
+
+    Raises
+    ------
+    NotAStoreError, UnsupportedFormatError, CorruptStoreError
+    """
+    path = folder.path / METADATA_NAME
+    try:
+        signature, (record, rewritten) = folder.read_marked(METADATA_NAME, _record_in, most=MAX_METADATA_BYTES)
+    except NotAStoreError:
+        raise
+    except FileNotFoundError as error:
+        if "key_hash" in folder.names():
+            raise CorruptStoreError(path, "it is missing") from error
+        raise NotAStoreError(folder.path, "it has no zarr.json") from error
+    if rewritten:
+        logger.warning("%s: %s", path, METADATA_REWRITTEN)
+    return record, signature
+
+
+def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
+    document = parse_document(path, data)
+    return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
+
+
+def read_commit(folder: Folder) -> Record:
+    """Read the record of the newest commit of the store in `folder`, those in its journal included.
+
+    Raises
+    ------
+    NotAStoreError, UnsupportedFormatError, CorruptStoreError, StoreReplacedError
+    """
+    for _ in range(ATTEMPTS):
+        base, _signature = read_record(folder)
+        try:
+            journal = read_journal(folder, base)
+            return base if journal is None else journal.record
+        except FileNotFoundError as error:
+            if not moved_on(folder, base):
+                raise lost(error) from error
+    raise StoreReplacedError(folder.path, f"it moved on {ATTEMPTS} times while it was read")
+
+
+def read_journal(folder: Folder, base: Record) -> Journal | None:
+    """Read the journal of a record, if it has one.
+
+    Raises
+    ------
+    FileNotFoundError
+        The store has another record by now.
+    CorruptStoreError
+    """
+    if not base.journal:
+        return None
+    journal = Journal(folder, base)
+    journal.read()
+    return journal
+
+
+def moved_on(folder: Folder, record: Record | None) -> bool:
+    """Tell whether the store is at another commit than the one that was read."""
+    if folder.replaced():
+        return True
+    if record is None:
+        return False
+    try:
+        return not read_record(folder)[0].same_as(record)
+    except (FileNotFoundError, CorruptStoreError):
+        return folder.replaced()
+
+
+def lost(error: Exception) -> Exception:
+    """Say of a file that is not there that the store is broken."""
+    if isinstance(error, FileNotFoundError) and not isinstance(error, NotAStoreError):
+        name: Any = error.filename
+        return CorruptStoreError(Path(name) if isinstance(name, str) else name, "it is missing")
+    return error

@@ -1,0 +1,1 @@
+"""The format, pure: what `docs/format.md` says, as data. No I/O."""

@@ -1,0 +1,260 @@
+"""Reading a commit record's JSON: every problem is listed with its place, and no size is believed unchecked. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from embstore._engine.format.config import Config
+from embstore._engine.format.record import (
+    COLUMN_DTYPES,
+    COMPRESSIONS,
+    FORMAT,
+    MAX_DIMENSIONS,
+    MAX_NAME,
+    NAME,
+    NUMERIC,
+    STRING,
+    ArrayState,
+    ColumnSpec,
+    FieldSpec,
+    Record,
+    SchemaError,
+    Tail,
+    check_name,
+    offsets_name,
+)
+from embstore.errors import ConfigError, NameRefusedError
+
+__all__ = ["record_from_json"]
+
+_HEX = re.compile(r"[0-9a-f]+")
+_MAX_COUNT: Final = 2**48
+_MAX_CHUNK_BYTES: Final = 2**32
+
+
+def record_from_json(value: Any) -> Record:
+    """Parse a record of this format.
+
+    Raises
+    ------
+    SchemaError
+        With every problem found. Whether the format number and `requires` are known is checked before, by
+        `schema.unsupported`.
+    """
+    parser = _Parser()
+    record = parser.record(value)
+    if parser.problems or record is None:
+        raise SchemaError(parser.problems)
+    return record
+
+
+class _Parser:
+    """Collects the problems of a record's JSON while it turns it into values."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def record(self, value: Any) -> Record | None:
+        if not isinstance(value, dict):
+            self.problems.append(f"record: expected an object, found {type(value).__name__}")
+            return None
+        get = value.get
+        if get("format") != FORMAT:
+            self.problems.append(f"format: expected {FORMAT}, found {get('format')!r}")
+        config = self._object(get("config"), "config")
+        fingerprint = self._hex(get("fingerprint"), "fingerprint", 64)
+        rows = self._count(get("rows"), "rows", _MAX_COUNT)
+        erasing = get("erasing")
+        record = Record(
+            config=config,
+            fingerprint=fingerprint,
+            generation=self._hex(get("generation"), "generation", 32),
+            commit_id=self._hex(get("commit_id"), "commit_id", 32),
+            epoch=self._count(get("epoch"), "epoch", _MAX_COUNT),
+            rows=rows,
+            fields=self._each(get("fields"), "fields", self._field),
+            columns=self._each(get("columns"), "columns", self._column),
+            arrays=self._each(get("arrays"), "arrays", self._array),
+            erasing=None if erasing is None else self._each(erasing, "erasing", self._tail),
+            dropped=self._texts(get("dropped", []), "dropped"),
+            provenance={
+                k: self._text(v, f"provenance.{k}")
+                for k, v in self._object(get("provenance", {}), "provenance").items()
+            },
+            options={
+                k: self._count(v, f"options.{k}", _MAX_COUNT)
+                for k, v in self._object(get("options", {}), "options").items()
+            },
+            compression=self._compression(get("compression"), "compression"),
+            journal=self._flag(get("journal", False), "journal"),
+        )
+        if not self.problems:
+            for feature in record.requires:
+                if feature not in get("requires", []):
+                    self.problems.append(f"requires: expected {feature!r}, since it is used")
+            self._agreement(record)
+        return record
+
+    def _agreement(self, record: Record) -> None:
+        """Check what the parts of a record say of each other."""
+        arrays = record.arrays
+        rows = record.rows
+        expected: dict[str, tuple[str, tuple[int, ...], int | None]] = {
+            "file_id": (STRING, (), rows),
+            "class_code": ("int32", (), rows),
+            "key_hash": ("uint64", (2,), rows),
+        }
+        for name, spec in record.fields.items():
+            expected[name] = (spec.zarr_dtype, spec.shape, None if spec.ragged else rows)
+            if spec.ragged:
+                expected[offsets_name(name)] = ("int64", (), rows + 1)
+        for name, column in record.columns.items():
+            if column.array in expected:
+                self.problems.append(f"columns.{name}.array: {column.array!r} is another's")
+            expected[column.array] = (column.dtype, (), rows)
+        for name, (dtype, shape, length) in expected.items():
+            state = arrays.get(name)
+            if state is None:
+                self.problems.append(f"arrays.{name}: missing")
+            elif (state.dtype, state.shape, state.length) != (dtype, shape, state.length if length is None else length):
+                self.problems.append(
+                    f"arrays.{name}: expected {dtype} {shape} of {length if length is not None else 'any'} rows, "
+                    f"found {state.dtype} {state.shape} of {state.length}"
+                )
+        for name, dtype in (("class_names", STRING), ("dead_rows", "int64")):
+            state = arrays.get(name)
+            if state is None or (state.dtype, state.shape) != (dtype, ()):
+                self.problems.append(f"arrays.{name}: missing or of another type")
+        if record.journal and record.erasing is not None:
+            self.problems.append("journal: expected none while an erase is under way")
+        for name, array in arrays.items():
+            if array.compression is not None and name not in record.fields:
+                self.problems.append(f"arrays.{name}.compression: only fields are compressed")
+        for name in (*record.fields, *record.columns):
+            try:
+                check_name(name)
+            except NameRefusedError as error:
+                self.problems.append(str(error))
+        try:
+            if Config(record.config).fingerprint != record.fingerprint:
+                self.problems.append("fingerprint: it is not that of the config")
+        except ConfigError as error:
+            self.problems.append(f"config: {error}")
+
+    def _object(self, value: Any, place: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        self.problems.append(f"{place}: expected an object, found {type(value).__name__}")
+        return {}
+
+    def _each(self, value: Any, place: str, parse: Any) -> dict[str, Any]:
+        result = {}
+        for name, item in self._object(value, place).items():
+            where = f"{place}.{name}"
+            if not NAME.fullmatch(name) or len(name) > MAX_NAME + 16:
+                self.problems.append(f"{where}: not a name")
+            elif (parsed := parse(self._object(item, where), where)) is not None:
+                result[name] = parsed
+        return result
+
+    def _field(self, value: dict[str, Any], place: str) -> FieldSpec | None:
+        dims = value.get("dims")
+        try:
+            return FieldSpec(
+                shape=self._sizes(value.get("shape"), f"{place}.shape"),
+                dtype=self._text(value.get("dtype"), f"{place}.dtype"),
+                layer=value.get("layer"),
+                pooling=value.get("pooling"),
+                nonfinite=value.get("nonfinite", "refuse"),
+                dims=None if dims is None else self._texts(dims, f"{place}.dims"),
+                ragged=value.get("ragged", False),
+            )
+        except SchemaError as error:
+            self.problems.extend(f"{place}.{problem}" for problem in error.problems)
+            return None
+
+    def _column(self, value: dict[str, Any], place: str) -> ColumnSpec:
+        dtype = self._text(value.get("dtype"), f"{place}.dtype")
+        if dtype not in COLUMN_DTYPES:
+            self.problems.append(f"{place}.dtype: expected one of {sorted(COLUMN_DTYPES)}, found {dtype!r}")
+        return ColumnSpec(dtype=dtype, array=self._text(value.get("array"), f"{place}.array"))
+
+    def _array(self, value: dict[str, Any], place: str) -> ArrayState | None:
+        dtype = self._text(value.get("dtype"), f"{place}.dtype")
+        tail = value.get("tail")
+        state = ArrayState(
+            dtype=dtype,
+            shape=self._sizes(value.get("shape"), f"{place}.shape"),
+            dims=self._texts(value.get("dims"), f"{place}.dims"),
+            rows_per_chunk=self._count(value.get("rows_per_chunk"), f"{place}.rows_per_chunk", 2**31, least=1),
+            fill=None if value.get("fill") is None else self._count(value["fill"], f"{place}.fill", 2**16 - 1),
+            compression=self._compression(value.get("compression"), f"{place}.compression"),
+            length=self._count(value.get("length"), f"{place}.length", _MAX_COUNT),
+            tail=None if tail is None else self._tail(self._object(tail, f"{place}.tail"), f"{place}.tail"),
+        )
+        if dtype not in (STRING, *NUMERIC):
+            self.problems.append(f"{place}.dtype: expected a stored type, found {dtype!r}")
+            return None
+        if dtype != STRING and state.chunk_nbytes > _MAX_CHUNK_BYTES:
+            self.problems.append(f"{place}: a chunk of {state.chunk_nbytes:,} bytes, {_MAX_CHUNK_BYTES:,} are allowed")
+            return None
+        if len(state.dims) != len(state.shape) + 1:
+            self.problems.append(f"{place}.dims: expected {len(state.shape) + 1} names, found {len(state.dims)}")
+        if (state.length == 0) != (state.tail is None):
+            self.problems.append(f"{place}.tail: expected one just where there are rows")
+        elif state.tail is not None and dtype != STRING:
+            rows = (state.length - 1) % state.rows_per_chunk + 1
+            if state.tail.nbytes != rows * state.row_nbytes:
+                self.problems.append(
+                    f"{place}.tail.nbytes: expected {rows * state.row_nbytes}, found {state.tail.nbytes}"
+                )
+        return state
+
+    def _tail(self, value: dict[str, Any], place: str) -> Tail:
+        return Tail(
+            nbytes=self._count(value.get("nbytes"), f"{place}.nbytes", _MAX_CHUNK_BYTES),
+            crc32c=self._count(value.get("crc32c"), f"{place}.crc32c", 2**32 - 1),
+        )
+
+    def _compression(self, value: Any, place: str) -> str | None:
+        if value is None or value in COMPRESSIONS:
+            return None if value is None else str(value)
+        self.problems.append(f"{place}: expected one of {COMPRESSIONS}, found {value!r}")
+        return None
+
+    def _flag(self, value: Any, place: str) -> bool:
+        if isinstance(value, bool):
+            return value
+        self.problems.append(f"{place}: expected true or false, found {value!r}")
+        return False
+
+    def _count(self, value: Any, place: str, most: int, *, least: int = 0) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.problems.append(f"{place}: expected an integer from {least} to {most}, found {value!r}")
+        return least
+
+    def _sizes(self, value: Any, place: str) -> tuple[int, ...]:
+        if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
+            self.problems.append(f"{place}: expected a list of sizes, found {value!r}")
+            return ()
+        return tuple(self._count(n, f"{place}[{i}]", _MAX_COUNT, least=1) for i, n in enumerate(value))
+
+    def _text(self, value: Any, place: str) -> str:
+        if isinstance(value, str):
+            return value
+        self.problems.append(f"{place}: expected text, found {value!r}")
+        return ""
+
+    def _texts(self, value: Any, place: str) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            self.problems.append(f"{place}: expected a list of names, found {value!r}")
+            return ()
+        return tuple(self._text(item, f"{place}[{i}]") for i, item in enumerate(value))
+
+    def _hex(self, value: Any, place: str, digits: int) -> str:
+        if isinstance(value, str) and len(value) == digits and _HEX.fullmatch(value):
+            return value
+        self.problems.append(f"{place}: expected {digits} hexadecimal digits, found {value!r}")
+        return "0" * digits

@@ -1,0 +1,293 @@
+"""How arrays lie in files: chunk sizes, chunk names, Zarr metadata, the string codec. Pure.
+
+The names and metadata are Zarr v3's (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html);
+`docs/format.md` says which of its choices embstore makes, and why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import google_crc32c
+import numpy as np
+
+from embstore._engine.format.record import (
+    BFLOAT16,
+    BFLOAT16_NAN,
+    STRING,
+    ArrayState,
+    FieldSpec,
+    Record,
+    metadata_checksum,
+    offsets_name,
+)
+from embstore._engine.format.record import checksum as record_checksum
+
+__all__ = [
+    "CHECKSUM_NBYTES",
+    "array_metadata",
+    "blank",
+    "chunk_name",
+    "column_array",
+    "crc32c",
+    "crc32c_extend",
+    "decode_strings",
+    "encode_strings",
+    "field_array",
+    "field_arrays",
+    "group_document",
+    "key_arrays",
+    "payload",
+    "rows_per_chunk",
+]
+
+if sys.byteorder != "little":  # pragma: no cover
+    raise ImportError("embstore maps little-endian files as they are; this machine is big-endian")
+
+METADATA_NAME: Final = "zarr.json"
+MAX_METADATA_BYTES: Final = 16 * 2**20
+CHECKSUM_NBYTES: Final = 4
+MAX_STRING_BYTES: Final = 2**16 - 1
+
+MAX_CHUNK_BYTES: Final = 2**30
+FIELD_CHUNK_BYTES: Final = 8 * 2**20
+_MAX_FIELD_CHUNK_BYTES: Final = 64 * 2**20
+_SIDE_CHUNK_BYTES: Final = 64 * 2**10
+_MAX_SIDE_CHUNK_BYTES: Final = 8 * 2**20
+_STRING_CHUNK_ROWS: Final = 4096
+_CLASS_CHUNK_ROWS: Final = 512
+_MAX_STRING_CHUNK_ROWS: Final = 32_768  # at their longest, 2 GiB
+MAX_ROW_BYTES: Final = MAX_CHUNK_BYTES
+_MANY_CHUNKS: Final = 4096
+_MANY_SIDE_CHUNKS: Final = 512
+_ALIGNMENTS: Final = (2 * 2**20, 64 * 2**10, 16 * 2**10, 4 * 2**10)
+"""A huge page (one fault and one TLB entry where the page cache has it whole), then pages on some ARM, on
+Apple, elsewhere."""
+
+ZSTD_LEVEL: Final = 3
+BLOSC: Final = {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "blocksize": 0}
+
+_LENGTH = struct.Struct("<I")
+
+
+def rows_per_chunk(row_nbytes: int, target_nbytes: int) -> int:
+    """Choose a number of rows whose bytes are near `target_nbytes` and a multiple of a page.
+
+    A multiple of 2 MiB if that stays within twice the target (and 16 MiB, if the target does), else of 64,
+    16 or 4 KiB; a row that fits none is read chunk by chunk instead of mapped.
+
+    Examples
+    --------
+    >>> rows_per_chunk(768 * 4, 8 * 2**20)
+    2048
+    >>> rows_per_chunk(1214 * 768 * 4, 8 * 2**20)  # 4 KiB is all that AST's rows allow
+    2
+    """
+    most = min(2 * target_nbytes, max(2 * FIELD_CHUNK_BYTES, target_nbytes))
+    for alignment in _ALIGNMENTS:
+        unit = math.lcm(row_nbytes, alignment) // row_nbytes
+        if unit * row_nbytes <= most:
+            return unit * max(1, round(target_nbytes / row_nbytes / unit - 0.25))
+    return max(1, target_nbytes // row_nbytes)
+
+
+def _array(
+    dtype: str, shape: tuple[int, ...], dims: tuple[str, ...], sizes: tuple[int, int, int], expected_rows: int
+) -> ArrayState:
+    """Describe an empty numeric array.
+
+    `sizes` are the bytes of its chunks at least and at most, and how many of them are too many.
+    """
+    least, most, many = sizes
+    row_nbytes = np.dtype(dtype).itemsize * math.prod(shape)
+    target = min(max(least, expected_rows * row_nbytes // many), max(least, most))
+    return ArrayState(dtype=dtype, shape=shape, dims=dims, rows_per_chunk=rows_per_chunk(row_nbytes, target))
+
+
+def field_array(
+    name: str,
+    spec: FieldSpec,
+    *,
+    expected_rows: int = 0,
+    chunk_bytes: int = FIELD_CHUNK_BYTES,
+    compression: str | None = None,
+) -> ArrayState:
+    """Describe the empty array of a field."""
+    first = f"{name}_token" if spec.ragged else "sample"
+    dims = (first, *(spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))))
+    sizes = (chunk_bytes, _MAX_FIELD_CHUNK_BYTES, _MANY_CHUNKS)
+    array = _array(spec.zarr_dtype, spec.shape, dims, sizes, expected_rows)
+    return replace(array, fill=BFLOAT16_NAN if spec.dtype == BFLOAT16 else None, compression=compression)
+
+
+def field_arrays(name: str, spec: FieldSpec, *, expected_rows: int = 0, **options: Any) -> dict[str, ArrayState]:
+    """Describe the empty arrays of a field: one, or tokens and offsets where it is ragged. See `field_array`."""
+    arrays = {name: field_array(name, spec, expected_rows=expected_rows, **options)}
+    if spec.ragged:
+        arrays[offsets_name(name)] = column_array("int64", expected_rows=expected_rows, dim=f"{name}_offset")
+    return arrays
+
+
+_SIDE_SIZES: Final = (_SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, _MANY_SIDE_CHUNKS)
+
+
+def column_array(dtype: str, *, expected_rows: int = 0, dim: str = "sample") -> ArrayState:
+    """Describe the empty array of a column (or of any side array with one value a row)."""
+    if dtype == STRING:
+        rows = _STRING_CHUNK_ROWS
+        while rows * _MANY_SIDE_CHUNKS < expected_rows and rows < _MAX_STRING_CHUNK_ROWS:
+            rows *= 2
+        return ArrayState(dtype=STRING, shape=(), dims=(dim,), rows_per_chunk=rows)
+    return _array(dtype, (), (dim,), _SIDE_SIZES, expected_rows)
+
+
+def key_arrays(*, expected_rows: int = 0) -> dict[str, ArrayState]:
+    """Describe the empty arrays that every store has."""
+    return {
+        "file_id": column_array(STRING, expected_rows=expected_rows),
+        "class_code": column_array("int32", expected_rows=expected_rows),
+        "class_names": replace(column_array(STRING, dim="class"), rows_per_chunk=_CLASS_CHUNK_ROWS),
+        "key_hash": _array("uint64", (2,), ("sample", "key_hash_half"), _SIDE_SIZES, expected_rows),
+        "dead_rows": column_array("int64", dim="dead_row"),
+    }
+
+
+def chunk_name(array: ArrayState, index: int) -> str:
+    """Name the file of chunk `index` along the first dimension.
+
+    Examples
+    --------
+    >>> chunk_name(field_array("mean", FieldSpec(shape=(768,))), 12)
+    'c.12.0'
+    """
+    return f"c.{index}" + ".0" * len(array.shape)
+
+
+def blank(array: ArrayState) -> Any:
+    """Return the value that a blanked row has, and that a chunk gone missing reads as elsewhere."""
+    if array.dtype == STRING:
+        return ""
+    if array.fill is not None:
+        return np.dtype(array.dtype).type(array.fill)
+    return np.dtype(array.dtype).type("nan" if np.dtype(array.dtype).kind == "f" else 0)
+
+
+def array_metadata(array: ArrayState) -> dict[str, Any]:
+    """Return an array's Zarr v3 metadata."""
+    if array.dtype == STRING:
+        fill: Any = ""
+        encoder: dict[str, Any] = {"name": "vlen-utf8", "configuration": {}}
+    else:
+        value = blank(array).item()
+        fill = "NaN" if value != value else value
+        encoder = {"name": "bytes"}
+        if np.dtype(array.dtype).itemsize > 1:
+            encoder["configuration"] = {"endian": "little"}
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [array.length, *array.shape],
+        "data_type": array.dtype,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [array.rows_per_chunk, *array.shape]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill,
+        "codecs": [encoder, *_compressor(array), {"name": "crc32c"}],
+        "attributes": {},
+        "dimension_names": list(array.dims),
+    }
+
+
+def _compressor(array: ArrayState) -> list[dict[str, Any]]:
+    if array.compression == "zstd":
+        return [{"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}]
+    if array.compression == "blosc":
+        return [{"name": "blosc", "configuration": {**BLOSC, "typesize": np.dtype(array.dtype).itemsize}}]
+    return []
+
+
+def group_document(record: Record) -> dict[str, Any]:
+    """Return the group's ``zarr.json``: the record, and inline consolidated metadata for other readers."""
+    metadata = {name: array_metadata(array) for name, array in record.arrays.items()}
+    attributes = record.to_json()
+    attributes["metadata_checksum"] = metadata_checksum(metadata)
+    attributes["checksum"] = record_checksum(attributes)
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"embstore": attributes},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata},
+    }
+
+
+def crc32c_extend(checksum: int, data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
+    """Extend a CRC-32C (RFC 3720, appendix B.4) by more bytes, or by those of a C-contiguous array."""
+    if isinstance(data, memoryview):  # the C code takes no memoryview, but what NumPy makes of it
+        data = np.frombuffer(data, np.uint8) if data.nbytes else b""
+    elif isinstance(data, np.ndarray):
+        data = data.reshape(-1).view(np.uint8)
+    return int(google_crc32c.extend(checksum, data))
+
+
+def crc32c(data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
+    """Return the CRC-32C of bytes, or of those of a C-contiguous array."""
+    return crc32c_extend(0, data)
+
+
+def dump_json(value: Any) -> bytes:
+    """Write JSON as it stands in a ``zarr.json``: compact, names in the order given."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def encode_strings(values: Sequence[str]) -> bytes:
+    """Encode strings as ``vlen-utf8`` does, its leading count apart: each a uint32 length and its UTF-8."""
+    raw = [value.encode() for value in values]
+    lengths = np.fromiter(map(len, raw), dtype="<u4", count=len(raw)).tobytes()
+    parts = [b""] * (2 * len(raw))
+    parts[0::2] = [lengths[start : start + 4] for start in range(0, len(lengths), 4)]
+    parts[1::2] = raw
+    return b"".join(parts)
+
+
+def payload(array: ArrayState, values: Sequence[str] | np.ndarray[Any, Any]) -> bytes | memoryview:
+    """Turn rows into the bytes that a chunk holds of them."""
+    if array.dtype == STRING:
+        return encode_strings(values)  # type: ignore[arg-type]
+    numbers = np.ascontiguousarray(values, dtype=np.dtype(array.dtype).newbyteorder("<"))
+    return numbers.reshape(-1).view(np.uint8).data
+
+
+def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
+    """Decode `count` strings, the inverse of `encode_strings`.
+
+    Raises
+    ------
+    ValueError
+        The lengths do not fit the bytes. Nothing is allocated by a length before it was checked.
+    """
+    data = bytes(data)
+    unpack, end, position = _LENGTH.unpack_from, len(data), 0
+    padding = len(data.rstrip(b"\0"))  # from there on, strings are empty: nearly all, in a small store's chunk
+    values: list[str] = []
+    while len(values) < count and position < padding:
+        if position + 4 > end:
+            raise ValueError(f"{len(values)} of {count} strings fit the chunk's {end} bytes")
+        start = position + 4
+        position = start + unpack(data, position)[0]
+        if position > end:
+            raise ValueError(f"string {len(values)} ends at {position}, the chunk has {end} bytes")
+        values.append(data[start:position].decode())
+    empty = min(count - len(values), (end - position) // 4)
+    if len(values) + empty < count:
+        raise ValueError(f"{len(values) + empty} of {count} strings fit the chunk's {end} bytes")
+    if position + 4 * empty != end:
+        raise ValueError(f"{end - position - 4 * empty} bytes follow the last of {count} strings")
+    return values + [""] * empty

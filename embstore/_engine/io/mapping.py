@@ -1,0 +1,328 @@
+"""Address space: many chunk files mapped side by side, so that they are one NumPy array.
+
+A `Region` reserves one stretch of addresses and maps files into it with ``MAP_FIXED``; the arrays
+shown over it keep it alive, and it is unmapped after the last of them. Nothing here knows of
+chunks, rows or stores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import logging
+import math
+import mmap
+import os
+import resource
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from embstore._engine.io.threadlock import ThreadLock
+
+__all__ = [
+    "HUGE_PAGE_NBYTES",
+    "PAGE_NBYTES",
+    "Region",
+    "advise_huge",
+    "available",
+    "map_memory",
+    "shown",
+    "unmap_memory",
+]
+
+logger = logging.getLogger("embstore")
+
+PAGE_NBYTES: Final = mmap.PAGESIZE
+_LEAST_RESERVE: Final = 64 * 2**30
+HUGE_PAGE_NBYTES: Final = 2 * 2**20
+_MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
+_MAP_FIXED: Final = 0x10  # the same on Linux (but for Alpha and HP-PA) and macOS; mmap does not name it
+_FAILED: Final = ctypes.c_void_p(-1).value
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2  # <linux/mman.h>
+_LEAST_OWN: Final = 16 * 2**20
+"""Bytes of memory behind the files, which are touched only as they are written."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+if hasattr(_libc, "mremap"):
+    _libc.mremap.restype = ctypes.c_void_p
+    _libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+
+
+def _map_limit() -> int:
+    """Return how many maps to use at most: a quarter of what the kernel allows a process."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text()) // 4
+    except OSError:  # macOS has no such limit
+        return 16_384
+
+
+class _Budget:
+    """Counts the maps, and the bytes of address space, that the regions of this process hold."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.reserved = 0
+        self.limit = _map_limit()
+        self._lock = ThreadLock()
+
+    def take(self, maps: int) -> bool:
+        with self._lock():
+            if self.used + maps > self.limit:
+                return False
+            self.used += maps
+            return True
+
+    def reserve(self, nbytes: int) -> None:
+        with self._lock():
+            self.reserved += nbytes
+
+    def give_back(self, maps: int, nbytes: int) -> None:
+        with self._lock():
+            self.used -= maps
+            self.reserved -= nbytes
+
+
+budget = _Budget()
+
+
+def _mmap(address: int | None, nbytes: int, protection: int, flags: int, descriptor: int) -> int:
+    result = _libc.mmap(address, nbytes, protection, flags, descriptor, 0)
+    if result == _FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(result)
+
+
+def available(nbytes: int, maps: int) -> str:
+    """Say why a column of `nbytes` in `maps` files should not be mapped; "" if it may be."""
+    if budget.used + maps > budget.limit:
+        return f"it takes {maps:,} maps, and {budget.used:,} of {budget.limit:,} are in use"
+    room = _room()
+    if room is not None and nbytes + HUGE_PAGE_NBYTES > room // 2:
+        return f"it takes {nbytes:,} bytes of address space, which is limited (ulimit -v)"
+    return ""
+
+
+def _room() -> int | None:
+    """Return the bytes of address space that may still be reserved; None, if it is not limited.
+
+    A quarter of the limit in all: the rest is everybody else's.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else max(0, limit // 4 - budget.reserved)
+
+
+class Region:
+    """A stretch of address space into which files are mapped.
+
+    Parameters
+    ----------
+    nbytes : int
+        What it must hold at least. Reserved is more, so that it can grow in place: 64 GiB or four
+        times as much, halved until the kernel (or ``ulimit -v``) agrees.
+    private : bool
+        Whether the maps are writable copies, private to this process; else they are read-only.
+
+    Raises
+    ------
+    OSError
+        Not even `nbytes` are free.
+    """
+
+    __slots__ = ("__weakref__", "_filled", "_finalizer", "_lock", "_maps", "_own", "address", "nbytes", "private")
+
+    def __init__(self, nbytes: int, *, private: bool = False) -> None:
+        nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + HUGE_PAGE_NBYTES
+        room = _room()
+        wanted = nbytes if private else max(_LEAST_RESERVE, 4 * nbytes)
+        if room is not None:
+            wanted = max(nbytes, min(wanted, room // 16))
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        while True:
+            try:
+                start = _mmap(None, wanted, 0, flags, -1)
+                break
+            except OSError:
+                if wanted == nbytes:
+                    raise
+                wanted = max(nbytes, wanted // 2 // PAGE_NBYTES * PAGE_NBYTES)
+        # A file's huge pages can be mapped whole only where its offset and the address agree.
+        self.address = -(-start // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
+        self.nbytes = start + wanted - self.address
+        self.private = private
+        self._filled = 0  # bytes from the start that are what they should be
+        self._own = range(0)  # bytes behind the files that are memory of this process
+        self._lock = ThreadLock()
+        self._maps = [0]
+        budget.reserve(wanted)
+        self._finalizer = weakref.finalize(self, _unmap, start, wanted, self._maps)
+        # At exit the arrays over it may still be read, by a thread or another finalizer.
+        self._finalizer.atexit = False
+
+    def charge(self, maps: int) -> None:
+        """Take `maps` more from what this process may map.
+
+        Raises
+        ------
+        OSError
+            They are used up (``ENOMEM``).
+        """
+        if not budget.take(maps):
+            raise OSError(errno.ENOMEM, "the process has used up its share of maps")
+        self._maps[0] += maps
+
+    @contextlib.contextmanager
+    def mapping(self, nbytes: int) -> Iterator[bool]:
+        """Have files mapped in a ``with`` block, by one thread at a time.
+
+        Gives whether to map them: not where memory was put behind files that have as much, since these are mapped, and
+        the rows in that memory are not in them.
+
+        Parameters
+        ----------
+        nbytes : int
+            From the region's start, that count in the files; behind them is a hole.
+        """
+        with self._lock():
+            if self._own and nbytes <= self._own.start:
+                yield False
+                return
+            self._own = range(0)  # files with more rows take the place of that memory
+            yield True
+            self._filled = max(self._filled, nbytes)
+
+    def map_file(self, descriptor: int, offset: int, nbytes: int) -> None:
+        """Map the first `nbytes` of a file at `offset` into the region, over what is there.
+
+        The caller has checked that the file is that long: reading past a file's end is a SIGBUS,
+        which ends the process.
+
+        Raises
+        ------
+        OSError
+            The kernel refuses.
+        """
+        if offset % PAGE_NBYTES or nbytes % PAGE_NBYTES or not 0 <= offset <= self.nbytes - nbytes:
+            raise ValueError(f"{nbytes} bytes at {offset} do not lie on the region's pages")
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.private else 0)
+        flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.private else mmap.MAP_SHARED) | _MAP_FIXED
+        _mmap(self.address + offset, nbytes, protection, flags, descriptor)
+
+    def put_behind(self, offset: int, data: np.ndarray[Any, Any]) -> bool:
+        """Have `data`, bytes one after the other, at `offset`, where those of the files end; tell whether it is there.
+
+        Memory takes the place of the pages from there on, in one step: who reads what is before `offset` sees no
+        difference. What files mapped later hold, is not written again.
+        """
+        with self._lock():
+            stop = offset + data.nbytes
+            if self._filled >= stop:
+                return True
+            if not self._own and self._filled == offset:
+                self._make_own(offset, data.nbytes)
+            if self._own.start != offset or stop > self._own.stop:
+                return False
+            part = data[self._filled - offset :]
+            ctypes.memmove(self.address + self._filled, part.ctypes.data, part.nbytes)
+            self._filled = stop
+            return True
+
+    def _make_own(self, offset: int, nbytes: int) -> None:
+        """Put memory behind the files, where there is room and the kernel can do it in one step."""
+        start = offset // PAGE_NBYTES * PAGE_NBYTES
+        room = (self.nbytes - start) // PAGE_NBYTES * PAGE_NBYTES
+        if offset + nbytes > start + room or not hasattr(_libc, "mremap"):
+            return
+        nbytes = min(room, -(-max(offset + nbytes - start, _LEAST_OWN) // PAGE_NBYTES) * PAGE_NBYTES)
+        try:
+            memory = map_memory(nbytes)
+            # The last page of the files is copied before memory takes its place.
+            ctypes.memmove(memory, self.address + start, offset - start)
+            _move_memory(memory, self.address + start, nbytes)
+        except OSError as error:  # the rows are there all the same, to be copied
+            logger.info("no memory is put behind mapped files: %s", error)
+            return
+        self._own = range(offset, start + nbytes)
+
+    def advise(self, advice: str, offset: int, nbytes: int) -> None:
+        """Tell the kernel how a part will be read: ``"RANDOM"``, ``"NORMAL"`` or ``"WILLNEED"``."""
+        value = getattr(mmap, f"MADV_{advice}", None)
+        if value is not None and nbytes > 0:
+            start = offset // PAGE_NBYTES * PAGE_NBYTES
+            _libc.madvise(self.address + start, offset + nbytes - start, value)  # advice: may fail
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Show the region's start as one array; it keeps the region alive, and outlives `close`."""
+        if math.prod(shape) * dtype.itemsize > self.nbytes:
+            raise ValueError(f"{shape} of {dtype} does not fit {self.nbytes} bytes")
+        return shown(self, self.address, shape, dtype, writable=self.private)
+
+
+def map_memory(nbytes: int) -> int:
+    """Map fresh memory, of zeros, and give its address, which is that of a page."""
+    return _mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+
+
+def _move_memory(address: int, target: int, nbytes: int) -> None:
+    """Move mapped memory over what is mapped elsewhere, in one step (Linux only)."""
+    result = _libc.mremap(address, nbytes, nbytes, _MREMAP_MAYMOVE | _MREMAP_FIXED, target)
+    if result == _FAILED:
+        code = ctypes.get_errno()
+        unmap_memory(address, nbytes)
+        raise OSError(code, os.strerror(code))
+
+
+def advise_huge(address: int, nbytes: int) -> None:
+    """Ask for huge pages, where the kernel gives them on request: one fault each instead of 512."""
+    if (value := getattr(mmap, "MADV_HUGEPAGE", None)) is not None:
+        _libc.madvise(address, nbytes, value)
+
+
+def unmap_memory(address: int, nbytes: int) -> None:
+    """Give memory of `map_memory` back."""
+    _libc.munmap(address, nbytes)
+
+
+def shown(
+    owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, writable: bool
+) -> np.ndarray[Any, Any]:
+    """Show memory as an array, all views of which keep its owner alive."""
+    return np.asarray(_Window(owner, address, shape, dtype, writable))
+
+
+class _Window:
+    """Shows memory through NumPy's array interface, version 3, and keeps its owner alive."""
+
+    __slots__ = ("__array_interface__", "owner")
+
+    def __init__(
+        self, owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], writable: bool
+    ) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": dtype.str,
+            "data": (address, not writable),
+        }
+
+
+def _unmap(address: int, nbytes: int, maps: list[int]) -> None:
+    _libc.munmap(address, nbytes)
+    budget.give_back(maps[0], nbytes)

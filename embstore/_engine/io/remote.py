@@ -1,0 +1,368 @@
+"""A store's folder at a URL, read through fsspec: several files at once, again where the connection fails.
+
+No body is read further than the file may be long. What the files hold is `chunks`' and `snapshot`'s to check.
+Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NoReturn, TypeVar, cast
+
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
+from embstore._engine.io.folder import Folder, OpenFile, Signature
+from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError, StoreReplacedError
+
+__all__ = ["RemoteFolder", "Url", "is_url", "local_path"]
+
+logger = logging.getLogger("embstore")
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 4
+_FIRST_PAUSE: Final = 0.1  # seconds; doubled each time
+_AT_ONCE: Final = 16
+_NBYTES_AT_ONCE: Final = 256 * 2**20
+_CONNECT_SECONDS: Final = 30
+_SILENT_SECONDS: Final = 60
+_LEAST_SPEED: Final = 2**14  # bytes a second
+_SHOWN: Final = 200
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")  # one letter is a Windows drive's
+_HEAD: Final = re.compile(r"((?:^|::)[A-Za-z][A-Za-z0-9+.-]+):/+")
+_WITH_USER: Final = re.compile(r"((?:https?|ftps?|sftp|ssh|webdavs?|davs?|smb)://[^/@:]*):[^/@]*@")
+_MADE: Final[dict[int, Any]] = {}
+"""All file systems of this process and, after a fork, its parents'. fsspec keeps its own too, but not across a fork:
+let go of there, they would close their connections, and take them out of the epoll that the parent still waits on."""
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Tell whether fsspec is to open a place: ``s3://…``, ``http://…``, ``zip://…::…``, but for ``file://``.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/dog.zarr"), is_url("/data/dog.zarr"), is_url("C:/dog.zarr")
+    (True, False, False)
+    """
+    text = os.fspath(place)
+    return _URL.match(text) is not None and not text.startswith("file://")
+
+
+class Url(PurePosixPath):
+    """A URL with the words of a path, so that errors and messages name it as they name files.
+
+    It is for people: passwords and what follows a "?" are left out.
+    """
+
+    def __str__(self) -> str:
+        """Return the URL; a path has one slash where it has two, or three."""
+        local = ("file", "local")
+        return _HEAD.sub(lambda m: f"{m[1]}:{'///' if m[1].endswith(local) else '//'}", super().__str__())
+
+    @classmethod
+    def shown(cls, url: str | os.PathLike[str]) -> Path:
+        """Return a URL where a path is expected that is only shown, and joined with names."""
+        links = os.fspath(url).split("::")
+        links = [link.partition("?")[0] if link.startswith("http") else link for link in links]
+        return cast("Path", cls(_WITH_USER.sub(r"\1@", "::".join(links))))
+
+
+def local_path(place: str | os.PathLike[str]) -> Path:
+    """Return the path of a place on this machine, which may be written as ``file://…``.
+
+    Raises
+    ------
+    ReadOnlyError
+        It is a URL. As a path it would be a folder named "s3:".
+    """
+    if is_url(place):
+        raise ReadOnlyError(Url.shown(place), "it is a URL; nothing is written there, and embstore.open reads a store")
+    return Path(os.fspath(place).removeprefix("file://"))
+
+
+class Connection:
+    """The file system that fsspec makes for a URL; made anew in a forked process.
+
+    Attributes
+    ----------
+    last_read : object
+        Another one after each fetch of chunks, and there before anybody has what they hold.
+    """
+
+    __slots__ = ("_filesystem", "_process", "_root", "last_read", "options", "url")
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None) -> None:
+        self.url = url
+        self.options = dict(options or {})
+        self.last_read: object = None
+        self._open()
+
+    def _open(self) -> None:
+        import fsspec
+
+        shown = str(Url.shown(self.url))
+        options = {name: dict(value) if isinstance(value, dict) else value for name, value in self.options.items()}
+        try:
+            self._filesystem, self._root = fsspec.url_to_fs(self.url, **options)  # it changes the dicts of a chain
+        except Exception as error:  # not installed, no such protocol; or what a chain's first link raises
+            raise RemoteError(shown, _detail(error), attempts=0) from error
+        if _caches(self._filesystem):
+            raise RemoteError(
+                shown, "a cache of files by name would serve those of earlier commits; leave it out", attempts=0
+            )
+        _MADE[id(self._filesystem)] = self._filesystem
+        self._process = os.getpid()
+
+    def fetch(self, names: Sequence[str], *, most: int) -> list[Any]:
+        """Fetch files of the store at once, each by its name in it.
+
+        Returns
+        -------
+        list
+            For each its bytes, one more than `most` at the most; or the error.
+        """
+        if self._process != os.getpid():
+            _forget_loop()
+            self._open()
+        try:
+            if _is_http(self._filesystem):
+                return _get_all(self._filesystem, [self._http_url(name) for name in names], most)
+            paths = [f"{self._root.rstrip('/')}/{name}" for name in names]
+            self._filesystem.invalidate_cache()  # sizes that it remembers may be those of an earlier commit
+            # Not `cat`, which takes a "?" or "[" in a name for a pattern, and has no end.
+            return list(self._filesystem.cat_ranges(paths, 0, most + 1, on_error="return"))
+        except Exception as error:  # what a file system raises is its library's own, and of no common base
+            return [error] * len(names)
+
+    def _http_url(self, name: str) -> str:
+        place, mark, query = self._root.partition("?")  # a token for the whole folder stays behind each name
+        return f"{place.rstrip('/')}/{name}{mark}{query}"
+
+
+class RemoteFolder(Folder):
+    """A folder at a URL; it can be read, not listed, and nothing in it has a descriptor.
+
+    Parameters
+    ----------
+    url : str
+    options : mapping, optional
+        For fsspec's file system: credentials, endpoints, timeouts.
+    """
+
+    __slots__ = ("_connection", "_prefix")
+
+    local = False
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self.path = Url.shown(url)
+        self._children = {}
+        self._connection = Connection(url, options)
+        self._prefix = ""
+
+    def child(self, name: str) -> Folder:
+        """Return the folder `name` in this one, which need not be there."""
+        if name not in self._children:
+            child = RemoteFolder.__new__(RemoteFolder)
+            child.path, child._children = self.path / name, {}
+            child._connection, child._prefix = self._connection, f"{self._prefix}{name}/"
+            self._children[name] = child
+        return self._children[name]
+
+    @property
+    def origin(self) -> tuple[str, dict[str, Any] | None]:
+        """The URL as it was given, and the options."""
+        return self._connection.url, self._connection.options
+
+    @property
+    def last_read(self) -> object:
+        """What is another object after each fetch of chunks."""
+        return self._connection.last_read
+
+    def names(self) -> list[str]:
+        """Return nothing: a web server does not say what it has, and no reader has to know."""
+        return []
+
+    def opened(self, name: str) -> OpenFile:
+        """Refuse: there are no descriptors here."""
+        raise TypeError(f"{self.path / name} can't be opened as a file")
+
+    def identity(self) -> NoReturn:
+        """Refuse: a URL has no identity of its own; the record's generation tells stores apart."""
+        raise TypeError(f"{self.path} has no identity")
+
+    def replaced(self) -> bool:
+        """Return False: only the record tells, by its generation."""
+        return False
+
+    def signature(self, name: str) -> Signature:
+        """Return what changes with the file's content, which is fetched for that."""
+        return next(self.contents([name], lambda _, data: _signature(data), most=MAX_METADATA_BYTES))
+
+    def read(self, name: str, *, most: int) -> bytes:
+        """Read the whole file `name`, which may have at most `most` bytes."""
+        return next(self.contents([name], lambda _, data: data, most=most))
+
+    def read_on(self, name: str, position: int, *, most: int, after: bytes = b"") -> bytes:
+        """Read what the file `name`, which may have at most `most` bytes, has from `position` on."""
+        data = self.read(name, most=most)
+        if len(data) < position or not data.startswith(after, position - len(after)):
+            raise StoreReplacedError(self.path, f"what was read of {name} was given up")
+        return data[position:]
+
+    def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
+        """Read a whole file: its `signature`, and what `parse` makes of it; both of what one fetch brought."""
+        return next(self.contents([name], lambda path, data: (_signature(data), parse(path, data)), most=most))
+
+    def contents(
+        self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
+    ) -> Iterator[T]:
+        """Fetch whole files, several at once, and give in turn what `parse` makes of them.
+
+        What fails, or what `parse` finds broken, is fetched again, a few times. All that is in flight has 256 MiB, or
+        is one file.
+
+        Raises
+        ------
+        FileNotFoundError, RemoteError, CorruptStoreError
+        """
+        held = most if held is None else held
+        usual = min(most, held)
+        at_once = max(1, min(_AT_ONCE, _NBYTES_AT_ONCE // held))
+        rest = iter(names)
+        while group := list(islice(rest, at_once)):
+            found = self._fetched(group, parse, usual, last=usual == most)
+            for name in group:
+                if name not in found:  # an unusually long one, which comes alone
+                    found = {**found, **self._fetched([name], parse, most)}
+                yield found.pop(name)
+
+    def _fetched(
+        self, names: Sequence[str], parse: Callable[[Path, bytes], T], most: int, *, last: bool = True
+    ) -> dict[str, T]:
+        """Fetch files at once, again what is broken; leaves out those that are longer, unless nobody asks again."""
+        found: dict[str, T] = {}
+        wanted = list(names)
+        for attempt in range(1, _ATTEMPTS + 1):
+            failed: dict[str, Exception] = {}
+            contents = self._connection.fetch([self._prefix + name for name in wanted], most=most)
+            if self._prefix:  # else it is the record itself
+                self._connection.last_read = object()
+            for name in wanted:
+                data = contents.pop(0)
+                try:
+                    if not last and not isinstance(data, BaseException) and len(data) > most:
+                        continue
+                    found[name] = parse(self.path / name, self._content(name, data, most, attempt))
+                except (CorruptStoreError, RemoteError) as problem:
+                    failed[name] = problem
+            if not failed:
+                return found
+            name, error = next(iter(failed.items()))
+            if attempt == _ATTEMPTS or isinstance(error.__cause__, RefusedError | PermissionError):
+                raise error
+            logger.info("%s: fetched again, since %s", self.path / name, error)
+            time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
+            wanted = list(failed)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _content(self, name: str, data: Any, most: int, attempt: int) -> bytes:
+        """Return a file's bytes, or raise what came instead."""
+        path = self.path / name
+        if isinstance(data, FileNotFoundError):
+            raise FileNotFoundError(2, "No such file", path) from data
+        if isinstance(data, BaseException):
+            raise RemoteError(str(path), _detail(data), attempts=attempt) from data
+        if len(data) > most:
+            raise CorruptStoreError(path, f"it has more than the {most:,} bytes that are allowed")
+        return bytes(data)
+
+
+def _detail(error: BaseException) -> str:
+    return str(error)[:_SHOWN] or type(error).__name__  # aiohttp quotes what a server sent
+
+
+def _signature(data: bytes) -> Signature:
+    return 0, len(data), int.from_bytes(blake2b(data, digest_size=16).digest())
+
+
+def _forget_loop() -> None:
+    """Have fsspec start its event loop anew, if its thread was the parent's; newer ones do so by themselves."""
+    from fsspec import asyn
+
+    if asyn.iothread[0] is not None and not asyn.iothread[0].is_alive():
+        asyn.reset_lock()
+
+
+def _caches(filesystem: Any) -> bool:
+    """Tell whether files come through one of fsspec's caches, which keep them by name."""
+    from fsspec.implementations.cached import CachingFileSystem
+
+    while filesystem is not None:
+        if isinstance(filesystem, CachingFileSystem):
+            return True
+        filesystem = getattr(filesystem, "fs", None)
+    return False
+
+
+class RefusedError(Exception):
+    """A web server that will not answer otherwise if it is asked again; never leaves this module."""
+
+
+def _is_http(filesystem: Any) -> bool:
+    if "http" not in filesystem.protocol:  # else its module, and aiohttp, are there
+        return False
+    from fsspec.implementations.http import HTTPFileSystem
+
+    return isinstance(filesystem, HTTPFileSystem)
+
+
+def _get_all(filesystem: Any, urls: Sequence[str], most: int) -> list[Any]:
+    """Fetch URLs at once. fsspec's own way to do so reads whatever a server sends, to its end."""
+    import asyncio
+
+    from fsspec.asyn import sync
+
+    async def get_all() -> list[Any]:
+        session = await filesystem.set_session()
+        options = _request_options(filesystem, most)
+        gets = (_get(session, filesystem.encode_url(url), options, most) for url in urls)
+        return await asyncio.gather(*gets, return_exceptions=True)
+
+    return list(sync(filesystem.loop, get_all))
+
+
+def _request_options(filesystem: Any, most: int) -> dict[str, Any]:
+    import aiohttp
+
+    options = dict(filesystem.kwargs)
+    # Caches on the way are told to ask whether the file is still the same: names stay, and an erase changes files.
+    unchanged = {"Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+    options["headers"] = {**unchanged, **(options.get("headers") or {})}
+    if "timeout" not in filesystem.client_kwargs:
+        total = _SILENT_SECONDS + most / _LEAST_SPEED
+        timeout = aiohttp.ClientTimeout(total=total, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS)
+        options.setdefault("timeout", timeout)
+    return options
+
+
+async def _get(session: Any, url: Any, options: Mapping[str, Any], most: int) -> bytes:
+    """Fetch one URL, up to one byte more than `most`."""
+    async with session.get(url, **options) as response:
+        if response.status in (404, 410):
+            raise FileNotFoundError(str(url))
+        if response.status >= 400:
+            again = response.status >= 500 or response.status in (408, 425, 429)
+            reason = f"the server says {response.status} {response.reason or ''}".rstrip()
+            raise OSError(reason) if again else RefusedError(reason)
+        body = bytearray()
+        async for part in response.content.iter_any():
+            body += part
+            if len(body) > most:
+                break  # and the connection is closed
+        return bytes(memoryview(body)[: most + 1])

@@ -1,0 +1,112 @@
+"""What every column of numbers has in common, and the words for its rows. How they are read, the others say."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.format.record import ArrayState
+from embstore._engine.io.folder import Folder
+
+__all__ = ["Array", "Check", "NumericColumn", "Rows", "keep"]
+
+Check = Literal["tail", "touched", "all"]
+Rows = NDArray[np.int64]
+Array = np.ndarray[Any, Any]
+
+T = TypeVar("T")
+
+
+def keep(kept: dict[int, T], index: int, chunk: T, *, most: int) -> None:
+    """Keep a chunk, and let go of those kept longest. Several threads may: each step is one operation on the dict."""
+    for old in list(kept)[: max(0, len(kept) + 1 - most)]:
+        kept.pop(old, None)
+    kept[index] = chunk
+
+
+class NumericColumn:
+    """What all kinds of numeric column have in common.
+
+    Attributes
+    ----------
+    complete : bool
+        Whether reads depend no longer on what becomes of the files: all of it is mapped, and the record was looked at
+        since. Set by the snapshot, which looks.
+    in_place : bool
+        Whether neighbouring rows are shown where they lie: `span` copies nothing.
+    """
+
+    complete = False
+    in_place = False
+
+    def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
+        self.folder = folder
+        self.array = array
+        self.dtype = np.dtype(array.dtype)
+        self.check = check
+        self._sound = np.zeros(array.chunks, dtype=bool)  # chunks whose checksum was found right
+
+    def __len__(self) -> int:
+        return self.array.length
+
+    def take(self, rows: Rows) -> Array:
+        """Copy rows, in the order given: ``(n, *shape)``, fresh and writable."""
+        raise NotImplementedError
+
+    def span(self, start: int, stop: int) -> Array:
+        """Return neighbouring rows: ``(stop - start, *shape)``, read-only, without a copy where mapped."""
+        raise NotImplementedError
+
+    def copy(self, start: int, stop: int) -> Array:
+        """Copy neighbouring rows: ``(stop - start, *shape)``, fresh and writable."""
+        raise NotImplementedError
+
+    def read_ahead(self, start: int, stop: int) -> None:
+        """Tell the kernel, where that helps, that these rows will be read one after the other."""
+
+    def copy_mapped(self, start: int, stop: int) -> Array:
+        """Copy neighbouring rows of a column that is `complete`, whatever became of the files since."""
+        raise NotImplementedError
+
+    def private(self) -> Array:
+        """Return all rows as a writable array of the caller's own: ``(len(self), *shape)``."""
+        return self.private_followed_by(np.empty((0, *self.array.shape), self.dtype))
+
+    def private_followed_by(self, behind: Array) -> Array:
+        """Return all rows, and others behind them, as a writable array of the caller's own."""
+        rows = self.copy(0, len(self))
+        return np.concatenate([rows, behind]) if len(behind) else rows
+
+    def followed_by(self, behind: Array) -> Array | None:
+        """Return all rows, and others behind them, as one read-only array without a copy; None, where that can't be."""
+        return None
+
+    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
+        """Return the column of a later commit of the same store."""
+        raise NotImplementedError
+
+    def _check_rows(self, rows: Rows) -> None:
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.array.length):
+            raise IndexError(f"rows go from 0 to {self.array.length - 1}, found {rows.min()} to {rows.max()}")
+
+    def _touch(self, chunks: NDArray[np.int64] | range) -> None:
+        """Check the chunks that were not checked before, where that was asked for."""
+        if self.check != "tail":
+            for index in chunks:
+                if not self._sound[index]:
+                    self._check_chunk(int(index))
+                    self._sound[index] = True
+
+    def _check_chunk(self, index: int) -> None:
+        raise NotImplementedError
+
+    def _chunk_of(self, rows: Rows) -> NDArray[np.int64]:
+        touched = np.zeros(self.array.chunks, dtype=bool)
+        touched[rows // self.array.rows_per_chunk] = True
+        return np.flatnonzero(touched)  # np.unique would load numpy.ma, which takes 15 ms
+
+    def _chunks_of_span(self, start: int, stop: int) -> range:
+        size = self.array.rows_per_chunk
+        return range(start // size, -(-stop // size)) if stop > start else range(0)

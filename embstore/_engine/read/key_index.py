@@ -1,0 +1,385 @@
+"""The index: from key hashes to row numbers. Derived from ``key_hash`` alone, and never trusted over it.
+
+Like a log-structured merge tree it is a few sorted runs of (hash, row): one mapped from ``index/`` over the
+store's first rows, the others in memory over the rows since. A hit counts only if ``key_hash`` at that
+row agrees; a miss counts only if the mapped run's checksum was found right. A run that lies is dropped,
+and the index is built again from ``key_hash``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.chunks.chunk_file import stored_checksum, write_chunk
+from embstore._engine.format.keys import Hashes, Key, hash_keys
+from embstore._engine.format.record import ArrayState
+from embstore._engine.format.zarr_layout import (
+    CHECKSUM_NBYTES,
+    METADATA_NAME,
+    array_metadata,
+    crc32c,
+    crc32c_extend,
+    dump_json,
+)
+from embstore._engine.io.folder import Folder, read_exactly
+from embstore._engine.io.mapping import PAGE_NBYTES, Region, available
+from embstore._engine.read.column import Rows
+from embstore._engine.read.snapshot import Snapshot
+from embstore.errors import CorruptStoreError
+
+__all__ = ["KeyIndex", "drop_runs", "run_problems", "wants_run", "write_run"]
+
+logger = logging.getLogger("embstore")
+
+FOLDER: Final = "index"
+_LEAST_RUN: Final = 65_536
+_SAMPLED: Final = 256
+_REMEMBERED: Final = 65_536
+"""Rows of a store, at most, whose keys are remembered once they were found: some 9 MB for all of them."""
+_RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
+_GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
+
+Found = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class RunLiesError(Exception):
+    """A run holds what ``key_hash`` does not; never leaves this module."""
+
+
+class SortedRun:
+    """Rows in the order of the first halves of their key hashes, then of their numbers."""
+
+    __slots__ = ("_checksum", "hashes", "rows", "verified")
+
+    def __init__(self, hashes: NDArray[np.uint64], rows: Any, *, checksum: int | None = None) -> None:
+        self.hashes = hashes
+        self.rows = rows
+        self._checksum = checksum
+        self.verified = checksum is None
+
+    @classmethod
+    def over(cls, hashes: NDArray[np.uint64], first_row: int) -> SortedRun:
+        """Sort the hashes of neighbouring rows."""
+        order = np.argsort(hashes, kind="stable")
+        return cls(hashes[order], (order + first_row).astype(np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def merged(self, other: SortedRun) -> SortedRun:
+        """Merge with a run over later rows."""
+        hashes = np.concatenate([self.hashes, other.hashes])
+        order = np.argsort(hashes, kind="stable")
+        return SortedRun(hashes[order], np.concatenate([self.rows, other.rows])[order])
+
+    def verify(self, snapshot: Snapshot) -> None:
+        """Check a stored run's checksum, and a sample of its rows, once."""
+        if not self.verified:
+            if crc32c_extend(crc32c(self.hashes), self.rows) != self._checksum:
+                raise RunLiesError("its checksum does not match")
+            places = np.linspace(0, len(self) - 1, _SAMPLED).astype(np.int64)
+            rows = self.rows[places]
+            known = rows < snapshot.record.rows
+            stored = snapshot.take("key_hash", rows[known].astype(np.int64))[:, 0]
+            if (stored != self.hashes[places[known]]).any():
+                raise RunLiesError("it does not agree with key_hash")
+            self.verified = True
+
+    def find(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> None:
+        """Set `found` where it is -1 and this run has a live row under the wanted key, the newest."""
+        open_ = np.flatnonzero(found < 0)
+        place = self.hashes.searchsorted(wanted[open_, 0], side="right") - 1
+        while len(open_):
+            same = (self.hashes[place] == wanted[open_, 0]) & (place >= 0)
+            if not same.all():
+                open_, place = open_[same], place[same]
+                if not len(open_):
+                    return
+            rows = self.rows[place].astype(np.int64)
+            hit = _confirmed(snapshot, rows, wanted[open_])
+            if hit.all():
+                found[open_] = rows
+                return
+            found[open_[hit]] = rows[hit]
+            open_, place = open_[~hit], place[~hit] - 1  # an older row of the same key, or its first half
+
+    def find_all(self, wanted: Hashes, snapshot: Snapshot) -> Found | None:
+        """Return the rows of all keys at once; None, unless each is here and its newest row is alive."""
+        # In ascending order, neighbouring searches take the same branches and find the same lines cached.
+        order = wanted[:, 0].argsort()
+        place = np.empty(len(wanted), dtype=np.int64)
+        place[order] = self.hashes.searchsorted(wanted[order, 0], side="right") - 1
+        if not (self.hashes[place] == wanted[:, 0]).all():  # a place of -1 is the last one, whose hash differs
+            return None
+        rows: Found = self.rows[place].astype(np.int64)
+        try:
+            stored = snapshot.take("key_hash", rows)
+        except IndexError:
+            return None  # of a later commit, or a run that lies
+        if not (stored == wanted).all() or (snapshot.record.dead and snapshot.is_dead(rows).any()):
+            return None
+        return rows
+
+
+def _confirmed(snapshot: Snapshot, rows: Rows, wanted: Hashes) -> Mask:
+    """Tell which rows are committed, alive, and have the wanted key hash."""
+    usable = rows < snapshot.record.rows  # a run may be of a later commit than the snapshot
+    if snapshot.record.dead:
+        usable &= ~snapshot.is_dead(rows)
+    if len(rows) and rows.min() < 0:
+        raise RunLiesError("it names rows that can't be")
+    if not usable.any():
+        return usable
+    stored = snapshot.take("key_hash", rows if usable.all() else np.where(usable, rows, 0))
+    same = stored == wanted
+    if not (same[:, 0] | ~usable).all():
+        raise RunLiesError("it does not agree with key_hash")
+    usable &= same[:, 1]
+    return usable
+
+
+class KeyIndex:
+    """The index of one snapshot.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    previous : KeyIndex, optional
+        Of an earlier commit of the same store; its runs are used again.
+    """
+
+    def __init__(self, snapshot: Snapshot, previous: KeyIndex | None = None) -> None:
+        self.snapshot = snapshot
+        self._known: dict[object, int] = {}  # text to row
+        self._runs: list[SortedRun] = []
+        self._covered = 0
+        if previous is not None and previous.snapshot.record.epoch == snapshot.record.epoch:
+            self._runs, self._covered = list(previous._runs), previous._covered
+        elif run := _stored_run(snapshot):
+            self._runs, self._covered = [run], len(run)
+        self._cover()
+
+    @property
+    def in_memory(self) -> int:
+        """Number of rows that are indexed in memory only."""
+        mapped = sum(len(run) for run in self._runs[:1] if run._checksum is not None)
+        return max(0, self.snapshot.record.rows - mapped)
+
+    def find_keys(self, keys: Iterable[str | Key]) -> Found:
+        """Return the newest live row of each key, -1 where there is none: ``(len(keys),) int64``.
+
+        Training by key asks for the same ones in each epoch, and hashing is most of a lookup: so those of a store that
+        is not large are remembered. What a commit has under a key never changes. Of a large store each batch has
+        others, and to remember them costs as much as it saves.
+
+        Raises
+        ------
+        KeyFormatError
+            Not text, or not valid Unicode.
+        """
+        if self.snapshot.record.rows > _REMEMBERED:
+            return self.find(hash_keys(keys))
+        wanted = keys if isinstance(keys, list) else list(keys)
+        try:
+            known = list(map(self._known.get, wanted, repeat(-1)))
+        except TypeError:  # one can't be looked up in a dictionary: it is no key, and says so when it is hashed
+            known = [-1]
+        if -1 not in known:
+            return np.array(known, dtype=np.int64)
+        found = self.find(hash_keys(wanted))
+        pairs = zip(wanted, found.tolist(), strict=True)
+        # Text alone: a Key is equal to any tuple of the same parts.
+        self._known.update((key, row) for key, row in pairs if type(key) is str and row >= 0)
+        return found
+
+    def find(self, wanted: Hashes) -> Found:
+        """Return the newest live row of each key hash, -1 where there is none.
+
+        Parameters
+        ----------
+        wanted : ndarray, (n, 2) uint64
+
+        Returns
+        -------
+        ndarray, (n,) int64
+        """
+        while True:
+            try:
+                return self._find(wanted)
+            except RunLiesError as error:
+                logger.warning("%s: the index lies (%s); built again", self.snapshot.folder.path, error)
+                self._runs, self._covered = [], 0
+                self._cover()
+
+    def _find(self, wanted: Hashes) -> Found:
+        # The oldest run is the largest. A live row in it is the newest: a row that was replaced is dead.
+        if len(wanted) and self._runs:
+            rows = self._runs[0].find_all(wanted, self.snapshot)
+            if rows is not None:
+                return rows
+        found = np.full(len(wanted), -1, dtype=np.int64)
+        for run in reversed(self._runs):
+            run.find(wanted, found, self.snapshot)
+            if found.min(initial=0) >= 0:
+                return found
+        for run in self._runs:
+            run.verify(self.snapshot)
+        return found
+
+    def _cover(self) -> None:
+        """Index in memory the rows that no run covers yet."""
+        rows = self.snapshot.record.rows
+        if self._covered >= rows:
+            return
+        hashes = self.snapshot.span("key_hash", self._covered, rows)[:, 0]
+        run = SortedRun.over(np.ascontiguousarray(hashes), self._covered)
+        # Each run has more than eight times the rows of the next newer one, so there are few to look into, and
+        # appending one row after the other merges each row a logarithmic number of times.
+        while self._runs and self._runs[-1]._checksum is None and len(self._runs[-1]) <= 8 * len(run):
+            run = self._runs.pop().merged(run)
+        self._runs.append(run)
+        self._covered = rows
+
+
+def _run_names(snapshot: Snapshot) -> list[tuple[int, str]]:
+    """List the stored runs of this generation and epoch: (rows, name), the longest first."""
+    try:
+        names = snapshot.folder.child(FOLDER).names()
+    except FileNotFoundError:
+        return []
+    tag = _tag(snapshot)
+    matches = [match for name in names if (match := _RUN_NAME.fullmatch(name)) and match[1] == tag]
+    return sorted(((int(m[2]), m[0]) for m in matches), reverse=True)
+
+
+def _tag(snapshot: Snapshot) -> str:
+    """Bind a run to the store's generation and epoch, so that none of another is taken for it."""
+    record = snapshot.record
+    return f"{(int(record.generation[:16], 16) + record.epoch) % 2**64:016x}"
+
+
+def _run_array(rows: int) -> ArrayState:
+    return ArrayState(dtype="uint64", shape=(rows,), dims=("hash_or_row", "run"), rows_per_chunk=2, length=2)
+
+
+def _stored_run(snapshot: Snapshot) -> SortedRun | None:
+    """Map the longest run in ``index/``."""
+    for rows, name in _run_names(snapshot):
+        try:
+            return _open_run(snapshot.folder.child(FOLDER).child(name), rows, snapshot.mapping)
+        except FileNotFoundError:
+            continue  # a writer has just put a longer one in its place
+        except (CorruptStoreError, RunLiesError) as error:
+            logger.warning("%s: the index is broken (%s); built again", snapshot.folder.path, error)
+    return None
+
+
+def _open_run(folder: Folder, rows: int, mapping: str) -> SortedRun:
+    nbytes = 16 * rows
+    with folder.opened("c.0.0") as (descriptor, size):
+        if size != nbytes + CHECKSUM_NBYTES:
+            raise RunLiesError(f"{folder.path} has {size:,} bytes, expected {nbytes + CHECKSUM_NBYTES:,}")
+        checksum = stored_checksum(descriptor, size)
+        values = None if mapping == "never" else _mapped_run(folder, descriptor, rows)
+        if values is None:
+            values = np.frombuffer(read_exactly(descriptor, nbytes, 0), "<u8").reshape(2, rows)
+    return SortedRun(values[0], values[1], checksum=checksum)
+
+
+def _mapped_run(folder: Folder, descriptor: int, rows: int) -> NDArray[np.uint64] | None:
+    """Map a run; None, with a logged warning, where that is not possible."""
+    nbytes = -(-16 * rows // PAGE_NBYTES) * PAGE_NBYTES
+    reason = available(nbytes, 1)
+    if not reason:
+        try:
+            region = Region(nbytes)
+            region.charge(1)
+            region.map_file(descriptor, 0, nbytes)
+            region.advise("RANDOM", 0, nbytes)
+            return region.array((2, rows), np.dtype("<u8"))
+        except OSError as error:
+            reason = str(error)
+    logger.warning("%s: not mapped but read into memory: %s", folder.path, reason)
+    return None
+
+
+def wants_run(*, rows: int, in_memory: int) -> bool:
+    """Tell whether of a store's rows so many are indexed in memory only that a run should be written."""
+    return in_memory > max(_LEAST_RUN, (rows - in_memory) // 8)
+
+
+def write_run(snapshot: Snapshot) -> None:
+    """Write a run over all rows of the snapshot, and remove the others. Called under the lock.
+
+    Each step may be the last: a run without its chunk is not opened, and one that is not the newest
+    is right as far as it goes.
+    """
+    rows = snapshot.record.rows
+    root = snapshot.folder
+    if FOLDER not in root.names():
+        root.make_child(FOLDER).replace(METADATA_NAME, [_GROUP])
+    folder = root.child(FOLDER)
+    name = f"keys.{_tag(snapshot)}.{rows}"
+    present = folder.names()
+    if rows and name not in present:
+        hashes = np.ascontiguousarray(snapshot.span("key_hash")[:, 0])
+        run = SortedRun.over(hashes, 0)
+        array = _run_array(rows)
+        child = folder.make_child(name)
+        child.replace(METADATA_NAME, [dump_json(array_metadata(array))])
+        write_chunk(child, array, 0, [run.hashes.view(np.uint8).data, run.rows.view(np.uint8).data], 2)
+        child.sync()
+    for other in present:
+        if other != name and _RUN_NAME.fullmatch(other):
+            folder.remove_child(other)
+    folder.sync()
+    root.sync()
+
+
+def remove_partials(folder: Folder) -> None:
+    """Remove what a killed writer left half written in ``index/``."""
+    folder.remove_partials()
+    for name in folder.names():
+        if _RUN_NAME.fullmatch(name):
+            folder.child(name).remove_partials()
+
+
+def drop_runs(folder: Folder) -> None:
+    """Remove all stored runs (their hashes are of rows that an erase withdraws)."""
+    if FOLDER in folder.names():
+        folder.remove_child(FOLDER)
+        folder.sync()
+
+
+def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:
+    """Compare each stored run with ``key_hash``; gives the file and what is wrong with it."""
+    for rows, name in _run_names(snapshot):
+        path = snapshot.folder.path / FOLDER / name / "c.0.0"
+        try:
+            run = _open_run(snapshot.folder.child(FOLDER).child(name), rows, snapshot.mapping)
+            run.verify(snapshot)
+        except FileNotFoundError:
+            continue  # never finished, and so never used
+        except (CorruptStoreError, RunLiesError) as error:
+            yield path, f"the index is broken ({error}); it will be built again"
+            continue
+        committed = min(rows, snapshot.record.rows)
+        found = np.asarray(run.rows, dtype=np.uint64)
+        known = found < committed
+        hashes = snapshot.span("key_hash")[:, 0]
+        sound = (
+            (np.sort(found) == np.arange(rows, dtype=np.uint64)).all()
+            and (run.hashes[:-1] <= run.hashes[1:]).all()
+            and (run.hashes[known] == hashes[found[known].astype(np.int64)]).all()
+        )
+        if not sound:
+            yield path, "the index does not agree with key_hash; it will be built again"

@@ -1,0 +1,138 @@
+"""Values of rows out of a commit: of fields, ragged ones too, and of columns. Which rows, `view` and `store` say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from embstore._engine.format.ragged import Padded, Ragged, offsets_of, rising, sound, token_rows, unsound
+from embstore._engine.format.record import STRING, offsets_name
+from embstore._engine.read.column import Rows
+from embstore._engine.read.snapshot import Snapshot
+from embstore.errors import CorruptStoreError, UnknownColumnError
+
+__all__ = [
+    "check_ends",
+    "column_of",
+    "padded_rows",
+    "read_field",
+    "read_ragged",
+    "read_rows",
+    "row_bounds",
+    "span_field",
+    "whole_offsets",
+]
+
+Array = np.ndarray[Any, Any]
+
+
+def consecutive(rows: Rows) -> bool:
+    """Tell whether each row follows the one before."""
+    return int(rows[-1]) - int(rows[0]) == len(rows) - 1 and bool((np.diff(rows) == 1).all()) if len(rows) else False
+
+
+def read_field(snapshot: Snapshot, name: str, rows: Rows) -> Array | Ragged:
+    """Copy rows of a field as they are stored; neighbouring rows in one go."""
+    if snapshot.record.fields[name].ragged:
+        return read_ragged(snapshot, name, rows)
+    if len(rows) > 1 and consecutive(rows):
+        return snapshot.copy(name, int(rows[0]), int(rows[-1]) + 1)
+    return snapshot.take(name, rows)
+
+
+def span_field(snapshot: Snapshot, name: str, row: int) -> Array:
+    """Return one row of a field, read-only, without a copy where it is mapped; ``(length, *shape)`` of a ragged one."""
+    if not snapshot.record.fields[name].ragged:
+        values: Array = snapshot.span(name, row, row + 1)[0]
+        return values
+    with snapshot.together():
+        start, stop = (int(bound[0]) for bound in row_bounds(snapshot, name, np.array([row])))
+        return snapshot.span(name, start, stop)
+
+
+def read_ragged(snapshot: Snapshot, name: str, rows: Rows) -> Ragged:
+    """Copy rows of a ragged field; neighbouring rows in one go."""
+    with snapshot.together():
+        starts, stops = row_bounds(snapshot, name, rows)
+        lengths = stops - starts
+        if len(rows) == 1 or consecutive(rows):
+            values = snapshot.copy(name, int(starts[0]), int(stops[-1]))
+        else:
+            values = snapshot.take(name, token_rows(starts, lengths))
+    return Ragged(values, offsets_of(lengths))
+
+
+def padded_rows(snapshot: Snapshot, name: str, rows: Rows) -> Padded:
+    """Copy rows of a ragged field into one array with their lengths; one row is not copied, where it is mapped."""
+    if len(rows) == 1:
+        row = span_field(snapshot, name, int(rows[0]))
+        return Padded(row[np.newaxis], np.array([len(row)], dtype=np.int64))
+    return read_ragged(snapshot, name, rows).padded()
+
+
+def row_bounds(snapshot: Snapshot, name: str, rows: Rows) -> tuple[Rows, Rows]:
+    """Return where the tokens of rows begin and end, once it is known that they can.
+
+    Raises
+    ------
+    CorruptStoreError
+        An offset is out of range, or smaller than the one before.
+    """
+    count = snapshot.record.rows
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise IndexError(f"rows go from 0 to {count - 1}, found {rows.min()} to {rows.max()}")
+    offsets = snapshot.take(offsets_name(name), np.concatenate([rows, rows + 1]))
+    starts, stops = offsets[: len(rows)], offsets[len(rows) :]
+    if not rising(starts, stops, snapshot.record.arrays[name].length):
+        raise _lying(snapshot, name)
+    return starts, stops
+
+
+def whole_offsets(snapshot: Snapshot, name: str) -> Rows:
+    """Return all offsets of a ragged field without a copy, once it is known that they are sound.
+
+    Raises
+    ------
+    CorruptStoreError
+    """
+    offsets: Rows = snapshot.span(offsets_name(name))
+    if not sound(offsets, snapshot.record.arrays[name].length):
+        raise _lying(snapshot, name)
+    return offsets
+
+
+def check_ends(snapshot: Snapshot) -> None:
+    """Check that the last row of each ragged field ends with the last token: what is added comes after both.
+
+    Raises
+    ------
+    CorruptStoreError
+    """
+    for name in snapshot.record.ragged:
+        rows = snapshot.record.rows
+        if snapshot.span(offsets_name(name), rows, rows + 1)[0] != snapshot.record.arrays[name].length:
+            raise _lying(snapshot, name)
+
+
+def _lying(snapshot: Snapshot, name: str) -> CorruptStoreError:
+    return CorruptStoreError(snapshot.folder.path / offsets_name(name), unsound(snapshot.record.arrays[name].length))
+
+
+def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Array | list[str]:
+    """Copy rows of one array, of numbers or strings, as they are stored."""
+    if snapshot.record.arrays[array_name].dtype == STRING:
+        return snapshot.take_strings(array_name, rows)
+    return snapshot.take(array_name, rows)
+
+
+def column_of(snapshot: Snapshot, name: str, rows: Rows) -> Array:
+    """Read a column's values at some rows."""
+    spec = snapshot.record.columns.get(name)
+    if spec is None:
+        raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)
+    if spec.dtype != STRING:
+        return snapshot.take(spec.array, rows)
+    strings = np.empty(len(rows), dtype=object)
+    strings[:] = snapshot.take_strings(spec.array, rows)
+    return strings

@@ -1,0 +1,505 @@
+"""A snapshot: one commit of a store, as a reader holds it.
+
+It reads the commit record, hands out the columns that the record names, and notices when what it
+holds is no longer what lies on disk. It never sees half a commit: the record is read first, and
+what it names is immutable but for an erase, which raises the record's epoch before it touches a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from embstore._engine.chunks.chunk_file import check_tail
+from embstore._engine.chunks.journal import Journal
+from embstore._engine.chunks.record_file import ATTEMPTS, lost, moved_on, read_journal, read_record
+from embstore._engine.format.record import Record
+from embstore._engine.format.zarr_layout import METADATA_NAME
+from embstore._engine.io.folder import Folder, Signature, on_network
+from embstore._engine.read.column import Check, NumericColumn, Rows
+from embstore._engine.read.journalled import JournalledColumn, JournalledStrings
+from embstore._engine.read.mapped_column import MappedColumn, Mapping, StringColumn, open_column
+from embstore.errors import (
+    CorruptStoreError,
+    NotAStoreError,
+    StoreChangedError,
+    StoreReplacedError,
+)
+
+__all__ = ["Snapshot"]
+
+logger = logging.getLogger("embstore")
+
+_NEEDED: Final = ("class_names", "dead_rows", "class_code")
+_FEW: Final = 8
+"""Chunks, of 64 KiB where they are numbers."""
+
+
+class Snapshot:
+    """One commit of the store in an open folder; immutable, and safe to share between threads.
+
+    Attributes
+    ----------
+    record : Record
+        Of this commit.
+    base : Record
+        What is in ``zarr.json``: the same, or an earlier commit, of which `journal` has what was added since.
+    journal : Journal or None
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        base: Record,
+        signature: Signature,
+        *,
+        mapping: Mapping,
+        check: Check,
+        journal: Journal | None = None,
+        columns: dict[str, NumericColumn | StringColumn] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.base = base
+        self.journal = journal
+        self.record = base if journal is None else journal.record
+        self.mapping = mapping
+        self.check = check
+        self._signature = signature  # of this commit's record, while it is the newest
+        self._seen = signature  # of the newest record that was found not to matter to this commit
+        self._columns = {} if columns is None else columns  # of the files alone
+        self._journalled: dict[str, JournalledColumn | JournalledStrings] = {}
+        self._settled: object = None  # the last read by name that a look at the record came after
+        self._within = threading.local()
+
+    @classmethod
+    def open(cls, path: Path, *, mapping: Mapping = "auto", check: Check = "tail") -> Snapshot:
+        """Open the newest commit of the store at `path`, and check the tail of each of its arrays.
+
+        Raises
+        ------
+        NotAStoreError, UnsupportedFormatError, CorruptStoreError
+        """
+        if not path.is_dir():
+            raise NotAStoreError(path, "it is a file" if path.exists() else "there is nothing")
+        if mapping == "auto" and (kind := on_network(path)):
+            logger.info("%s: on %s, read chunk by chunk", path, kind)
+            mapping = "never"
+        return cls._open(path, lambda: Folder.open(path), mapping=mapping, check=check)
+
+    @classmethod
+    def at(cls, folder: Folder, *, check: Check = "tail") -> Snapshot:
+        """Open the newest commit of the store in a folder that can't be mapped; see `open`."""
+        return cls._open(folder.path, lambda: folder, mapping="never", check=check)
+
+    @classmethod
+    def _open(cls, path: Path, found: Callable[[], Folder], *, mapping: Mapping, check: Check) -> Snapshot:
+        for _ in range(ATTEMPTS):
+            try:
+                folder = found()
+            except FileNotFoundError as error:  # it was removed just now
+                raise NotAStoreError(path, "there is nothing") from error
+            base: Record | None = None
+            try:
+                base, signature = read_record(folder)
+                journal = read_journal(folder, base)
+                snapshot = cls(folder, base, signature, mapping=mapping, check=check, journal=journal)
+                snapshot._check()
+                return snapshot
+            except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
+                # Either the store moved on while it was opened, or it is broken.
+                if not moved_on(folder, base):
+                    raise lost(error) from error.__cause__
+        raise StoreReplacedError(path, f"it was replaced {ATTEMPTS} times while it was opened")
+
+    def _check(self) -> None:
+        self._check_tails()
+        self._read_ahead()
+        if self.check == "all":
+            for name in self.record.arrays:
+                column = self.column(name)
+                if isinstance(column, StringColumn):
+                    for _ in column.chunks():
+                        pass
+        self._settle()
+
+    def _read_ahead(self) -> None:
+        """Read what every selection needs, if it is little and not here: one look at the record does for all of it."""
+        if self.folder.local:
+            return
+        few = {name for name in _NEEDED if self.base.arrays[name].chunks <= _FEW}
+        with self.reading():
+            # Kept for good only once it is known to be of this commit.
+            names = self._read_class_names() if "class_names" in few else None
+            dead = self._read_dead_rows() if "dead_rows" in few else None
+            if rows := self.base.rows:  # the last chunk, at least: then their number is not made up
+                self.numeric("class_code").copy(0 if "class_code" in few else rows - 1, rows)
+        self.__dict__.update(
+            {name: found for name, found in (("class_names", names), ("dead_rows", dead)) if found is not None}
+        )
+
+    def _check_tails(self) -> None:
+        if not self.folder.local:
+            return  # there each last chunk is checked when it is fetched
+        erasing = self.base.erasing or {}
+        for name, array in self.base.arrays.items():
+            check_tail(self.folder.child(name), array, also=erasing.get(name))
+
+    def advanced(self, base: Record, signature: Signature) -> Snapshot:
+        """Return the snapshot of a later commit in the same folder; columns in use grow in place."""
+        erased = base.epoch != self.base.epoch
+        with self._reading():
+            journal = read_journal(self.folder, base)
+            columns = {
+                name: column.grown(base.arrays[name], erased=erased)
+                if column.array != base.arrays[name] or erased
+                else column
+                for name, column in list(self._columns.items())
+                if name in base.arrays and (self.folder.local or not erased)  # what is not mapped is opened anew
+            }
+        return self._later(base, signature, journal, columns)
+
+    def extended(self) -> Snapshot:
+        """Return the snapshot of the newest commit that was read from the journal; itself, if there is none newer."""
+        if self.journal is None or self.journal.record.commit_id == self.record.commit_id:
+            return self
+        return self._later(self.base, self._signature, self.journal, self._columns)
+
+    def _later(
+        self,
+        base: Record,
+        signature: Signature,
+        journal: Journal | None,
+        columns: dict[str, NumericColumn | StringColumn],
+    ) -> Snapshot:
+        snapshot = Snapshot(
+            self.folder, base, signature, mapping=self.mapping, check=self.check, journal=journal, columns=columns
+        )
+        # Both only grow, but for a compaction, which is in another folder.
+        for name in ("class_names", "dead_rows"):
+            if name in self.__dict__ and snapshot.record.arrays[name].length == self.record.arrays[name].length:
+                snapshot.__dict__[name] = self.__dict__[name]
+        return snapshot
+
+    def opened_again(self) -> Snapshot:
+        """Open the newest commit of the store of the same config that is at the path now.
+
+        Raises
+        ------
+        StoreReplacedError
+            It has another config: its rows are other values under the same keys.
+        """
+        if self.folder.local:
+            found = Snapshot.open(self.folder.path, mapping=self.mapping, check=self.check)
+        else:
+            found = Snapshot.at(self.folder, check=self.check)
+        if found.record.fingerprint != self.record.fingerprint:
+            raise StoreReplacedError(self.folder.path, "a store of another config took its place")
+        return found
+
+    def newest(self) -> Snapshot:
+        """Return the newest commit in the same folder; itself, if there is none newer.
+
+        Raises
+        ------
+        StoreReplacedError, StoreChangedError, CorruptStoreError
+        """
+        for _ in range(ATTEMPTS):
+            with self._replacement_noticed():
+                same = self.folder.signature(METADATA_NAME) == self._signature
+                record, signature = (self.base, self._signature) if same else read_record(self.folder)
+                if not record.same_as(self.base):
+                    break
+                self._signature = signature
+                if self.journal is None:
+                    return self
+                try:
+                    self.journal.read()
+                    return self.extended()
+                except FileNotFoundError:
+                    if self.folder.signature(METADATA_NAME) == signature:
+                        raise  # it is lost
+        self._check_generation(record)
+        snapshot = self.advanced(record, signature)
+        try:
+            snapshot._check_tails()
+        except (FileNotFoundError, CorruptStoreError) as error:
+            if moved_on(self.folder, record):
+                raise StoreReplacedError(self.folder.path, "it moved on while it was refreshed") from error
+            raise lost(error) from error.__cause__
+        snapshot._settle()
+        if not self._is_continued_by(snapshot):
+            raise StoreReplacedError(self.folder.path, "commits that could not be synced were given up")
+        return snapshot
+
+    def _is_continued_by(self, later: Snapshot) -> bool:
+        """Tell whether a later commit has the rows that were read from the journal."""
+        start, stop = self.base.rows, self.record.rows
+        return start == stop or bool((self.span("key_hash", start, stop) == later.span("key_hash", start, stop)).all())
+
+    def ensure_current(self) -> None:
+        """Raise if rows were erased, or the folder removed, since this commit was read.
+
+        What was read before this call is what the commit holds; what is read by name after an erase
+        might be blanked rows.
+
+        Raises
+        ------
+        StoreChangedError, StoreReplacedError
+        """
+        with self._replacement_noticed():
+            if self.folder.signature(METADATA_NAME) == self._seen:
+                return
+            record, signature = read_record(self.folder)
+        self._check_generation(record)
+        if record.epoch != self.record.epoch:
+            raise StoreChangedError(
+                self.folder.path,
+                "rows were erased since it was opened; refresh() it",
+                expected=self.record.epoch,
+                found=record.epoch,
+            )
+        self._seen = signature
+
+    def _check_generation(self, record: Record) -> None:
+        # Of an open folder it can't change; what lies at a URL is another folder after a compaction, or an old copy.
+        # The record itself has none of the rows in its journal; the next one has them all.
+        least = self.base if record.same_as(self.base) else self.record
+        if record.generation != self.record.generation or record.rows < least.rows:
+            raise StoreReplacedError(self.folder.path)
+
+    def replaced(self) -> bool:
+        """Tell whether another store is at the path by now, or none."""
+        return self.folder.replaced()
+
+    @contextlib.contextmanager
+    def _replacement_noticed(self) -> Iterator[None]:
+        """Tell a record that was lost from a folder that a compaction has replaced, and removes."""
+        try:
+            yield
+        except (FileNotFoundError, CorruptStoreError) as error:
+            gone = not self.folder.local and isinstance(error, FileNotFoundError)
+            if gone or self.folder.replaced():
+                raise StoreReplacedError(self.folder.path) from error
+            raise lost(error) from error.__cause__
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Tell a file that was lost from a store that moved on."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            with self._replacement_noticed():
+                record, _ = read_record(self.folder)
+            self._check_generation(record)
+            if not record.same_as(self.base):
+                raise StoreChangedError(
+                    self.folder.path,
+                    f"{error.filename} was replaced since it was opened; refresh() it",
+                    expected=self.base.commit_id,
+                    found=record.commit_id,
+                ) from error
+            raise lost(error) from error
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Guard reads by name: what the block reads is from this commit, or it raises.
+
+        The record is looked at once the outermost block is through; not, if nothing was read by name since the
+        last time.
+        """
+        within, self._within.block = getattr(self._within, "block", False), True
+        try:
+            with self._reading():
+                yield
+        except CorruptStoreError:
+            self.ensure_current()  # rows that were blanked meanwhile are not those committed
+            raise
+        finally:
+            self._within.block = within
+        if not within:
+            self._settle()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Look at the record once for all reads of a block, where each look is a request."""
+        if self.folder.local:
+            yield
+        else:
+            with self.reading():
+                yield
+
+    def _settle(self) -> None:
+        """Look at the record, if anything was read by name since: that was perhaps read after an erase."""
+        last = self.folder.last_read  # before the look, which is too early for what others read meanwhile
+        if last is not self._settled:
+            # Mapped before the look: one that is mapped later may be of an erase that comes later.
+            mapped = [column for column in list(self._columns.values()) if isinstance(column, MappedColumn)]
+            mapped = [column for column in mapped if column.mapped and not column.complete]
+            self.ensure_current()
+            for column in mapped:
+                column.complete = True
+            self._settled = last
+
+    def take(self, name: str, rows: Rows) -> np.ndarray[Any, Any]:
+        """Copy rows of a numeric array, in the order given: ``(n, *shape)``."""
+        column = self.numeric(name)
+        if column.complete:
+            return column.take(rows)
+        with self.reading():
+            return column.take(rows)
+
+    def span(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray[Any, Any]:
+        """Return neighbouring rows of a numeric array, read-only; all of them, unless told otherwise."""
+        column = self.numeric(name)
+        stop = len(column) if stop is None else stop
+        if column.complete:
+            return column.span(start, stop)
+        with self.reading():
+            return column.span(start, stop)
+
+    def copy(self, name: str, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """Copy neighbouring rows of a numeric array, writable."""
+        column = self.numeric(name)
+        try:
+            with self.reading():
+                return column.copy(start, stop)
+        except (StoreChangedError, StoreReplacedError):
+            if column.complete:
+                return column.copy_mapped(start, stop)
+            raise
+
+    def mapped(self, name: str) -> np.ndarray[Any, Any] | None:
+        """Return a numeric array as it is mapped, whole and read-only; None, where it is not."""
+        column = self.numeric(name)
+        if not column.in_place:
+            return None
+        self.span(name, 0, 0)  # has it mapped, and looked at
+        return column.span(0, len(column)) if column.complete else None
+
+    def private(self, name: str) -> np.ndarray[Any, Any]:
+        """Return all rows of a numeric array as a writable array of the caller's own."""
+        with self.reading():
+            return self.numeric(name).private()
+
+    def take_strings(self, name: str, rows: Rows) -> list[str]:
+        """Return rows of a string array, in the order given."""
+        with self.reading():
+            return self.strings(name).take(rows)
+
+    def column(self, name: str) -> NumericColumn | StringColumn:
+        """Return the column of the array `name`; that of its files is opened when it is first asked for."""
+        column = self._columns.get(name)
+        if column is None:
+            with self._reading():
+                column = open_column(
+                    self.folder.child(name),
+                    self.base.arrays[name],
+                    mapping=self.mapping,
+                    check=self.check,
+                    also=(self.base.erasing or {}).get(name),
+                )
+            if self.check == "all":
+                self._settle()  # else nothing was read yet
+            column = self._columns.setdefault(name, column)
+        if self.record is self.base:
+            return column
+        return self._with_journal(name, column)
+
+    def _with_journal(self, name: str, column: NumericColumn | StringColumn) -> NumericColumn | StringColumn:
+        """Return a column with the rows that the journal has behind those in its files, if there are any."""
+        array = self.record.arrays[name]
+        if self.journal is None or array.length == self.base.arrays[name].length:
+            return column
+        if name not in self._journalled:
+            behind = self.journal.rows(name, self.record)
+            if isinstance(column, StringColumn):
+                assert isinstance(behind, list), name
+                self._journalled[name] = JournalledStrings(column, array, behind)
+            else:
+                assert isinstance(behind, np.ndarray), name
+                self._journalled[name] = JournalledColumn(column, array, behind)
+        return self._journalled[name]
+
+    def numeric(self, name: str) -> NumericColumn:
+        """Return a column that holds numbers."""
+        column = self.column(name)
+        assert isinstance(column, NumericColumn), name
+        return column
+
+    def strings(self, name: str) -> StringColumn:
+        """Return a column that holds strings."""
+        column = self.column(name)
+        assert isinstance(column, StringColumn), name
+        return column
+
+    @cached_property
+    def dead_rows(self) -> Rows:
+        """Numbers of the deleted rows, ascending."""
+        dead = self._read_dead_rows()
+        self._settle()  # it is kept, whatever the block around finds
+        return dead
+
+    def _read_dead_rows(self) -> Rows:
+        dead = np.sort(self.span("dead_rows"))
+        if len(dead) and (dead[0] < 0 or dead[-1] >= self.record.rows or (np.diff(dead) == 0).any()):
+            raise CorruptStoreError(self.folder.path / "dead_rows", "it names rows that are not there, or twice")
+        return dead
+
+    @cached_property
+    def live_rows(self) -> Rows:
+        """Numbers of the rows that are not deleted, ascending."""
+        alive = np.ones(self.record.rows, dtype=bool)
+        alive[self.dead_rows] = False
+        rows = np.flatnonzero(alive)
+        rows.flags.writeable = False
+        return rows
+
+    def is_dead(self, rows: Rows) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Tell for each row whether it is deleted."""
+        dead = self.dead_rows
+        if not len(dead):
+            return np.zeros(len(rows), dtype=bool)
+        found: np.ndarray[Any, np.dtype[np.bool_]] = (
+            dead[np.minimum(np.searchsorted(dead, rows), len(dead) - 1)] == rows
+        )
+        return found
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of their codes."""
+        names = self._read_class_names()
+        self._settle()  # it is kept, whatever the block around finds
+        return names
+
+    def _read_class_names(self) -> list[str]:
+        with self.reading():
+            return [name for chunk in self.strings("class_names").chunks() for name in chunk]
+
+    def class_names_of(self, rows: Rows) -> list[str]:
+        """Return the class of each row."""
+        names = self.class_names
+        return [names[code] for code in self.class_codes_of(rows).tolist()]
+
+    def class_codes_of(self, rows: Rows) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Return the code of each row's class."""
+        codes, names = self.take("class_code", rows), self.class_names
+        if len(codes) and not 0 <= codes.min() <= codes.max() < len(names):
+            raise CorruptStoreError(self.folder.path / "class_code", "it names classes that are not there")
+        return codes
+
+    def file_ids_of(self, rows: Rows) -> list[str]:
+        """Return the file_id of each row."""
+        return self.take_strings("file_id", rows)
+
+    def keys_of(self, rows: Rows) -> list[str]:
+        """Return the key of each row."""
+        with self.together():
+            pairs = zip(self.file_ids_of(rows), self.class_names_of(rows), strict=True)
+        return [f"{file_id}:{class_name}" for file_id, class_name in pairs]

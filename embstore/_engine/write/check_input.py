@@ -1,0 +1,388 @@
+"""What comes in: keys, rows and column values, checked and turned into what arrays hold. No I/O.
+
+Takes NumPy arrays, lists, and torch tensors of any device (without importing torch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.format.keys import MAX_KEY_BYTES, Key
+from embstore._engine.format.ragged import Padded, Ragged, joined, offsets_of
+from embstore._engine.format.record import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
+from embstore._engine.format.zarr_layout import MAX_STRING_BYTES
+from embstore._engine.io.buffers import aligned_empty
+from embstore._engine.io.threads import in_parts
+from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
+
+__all__ = ["Casting", "KeyBatch", "as_rows", "column_values", "field_values", "infer_field", "read_keys"]
+
+Casting = Literal["no", "same_kind"]
+Stored = np.ndarray[Any, Any] | Ragged
+"""Rows of a field as they are stored: bfloat16 as its bits."""
+
+_BLOCK: Final = 2**20  # values checked at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Rows that were checked and copied already: of this spec, as they are stored."""
+
+    spec: FieldSpec
+    values: Stored
+
+    @classmethod
+    def copy(cls, spec: FieldSpec, values: Stored) -> Checked:
+        """Copy rows that `field_values` gave, so that their owner may use the buffer again."""
+        if isinstance(values, Ragged):
+            return cls(spec, Ragged(np.array(values.values), np.array(values.offsets)))
+        return cls(spec, np.array(values))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Checked]) -> Checked:
+        """Put rows behind each other."""
+        rows: list[Any] = [part.values for part in parts]
+        whole = rows[0] if len(rows) == 1 else joined(rows) if isinstance(rows[0], Ragged) else np.concatenate(rows)
+        return cls(parts[0].spec, whole)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows."""
+        return self.values.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBatch:
+    """Keys that were checked: their texts and parts, all in one order."""
+
+    texts: list[str]
+    file_ids: list[str]
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def at(self, places: NDArray[np.int64]) -> KeyBatch:
+        """Return the keys at some places."""
+        pick = places.tolist()
+        return KeyBatch(
+            [self.texts[i] for i in pick],
+            [self.file_ids[i] for i in pick],
+            [self.class_names[i] for i in pick],
+        )
+
+
+def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
+    """Check keys to be stored: each well formed, none twice.
+
+    Raises
+    ------
+    KeyFormatError, DuplicateKeysError
+    """
+    if isinstance(keys, str | Key):
+        raise TypeError(f"expected a list of keys, found one key: {keys!r}")
+    texts, file_ids, class_names = _split(list(keys))
+    if len(set(texts)) != len(texts):
+        seen: set[str] = set()
+        twice = [text for text in texts if text in seen or seen.add(text)]  # type: ignore[func-returns-value]
+        raise DuplicateKeysError(list(dict.fromkeys(twice)))
+    return KeyBatch(texts, file_ids, class_names)
+
+
+def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
+    """Split keys into texts, file_ids and classes, all at once where they are all well formed."""
+    if set(map(type, keys)) <= {str}:
+        texts = cast("list[str]", keys)
+        cuts = [text.rfind(":") for text in texts]  # no tuples: 200,000 of them keep the garbage collector busy
+        class_names = [text[cut + 1 :] for text, cut in zip(texts, cuts, strict=True)]
+        short = 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES  # of four bytes a character
+        if min(cuts, default=1) > 0 and all(class_names) and short and _is_unicode(texts):
+            return texts, [text[:cut] for text, cut in zip(texts, cuts, strict=True)], class_names
+    parsed = [Key.parse(key) for key in keys]
+    return [str(key) for key in parsed], [key.file_id for key in parsed], [key.class_name for key in parsed]
+
+
+def _is_unicode(texts: list[str]) -> bool:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_torch(values: Any) -> bool:
+    """Tell a tensor of torch's, without importing it."""
+    return type(values).__module__.partition(".")[0] == "torch"
+
+
+def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:
+    tensor = values.detach().cpu().resolve_neg()
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name == BFLOAT16:
+        import torch
+
+        return tensor.contiguous().view(torch.int16).numpy().view(np.uint16), BFLOAT16
+    array: np.ndarray[Any, Any] = tensor.numpy()
+    return array, array.dtype.name
+
+
+def as_rows(values: Any) -> tuple[np.ndarray[Any, Any], str]:
+    """Return rows as a NumPy array and the name of their dtype; bfloat16 comes as uint16 bits."""
+    if isinstance(values, Checked) and not isinstance(values.values, Ragged):
+        return values.values, values.spec.dtype
+    if is_torch(values):
+        return _from_torch(values)
+    if isinstance(values, list | tuple) and values and is_torch(values[0]):
+        parts = [_from_torch(value) for value in values]
+        dtypes = {dtype for _, dtype in parts}
+        if len(dtypes) > 1 or len({part.shape for part, _ in parts}) > 1:
+            # Stacking would take the bits of bfloat16 for numbers; object is refused by whoever asked.
+            return np.empty(len(parts), dtype=object), " and ".join(sorted(dtypes))
+        return np.stack([part for part, _ in parts]), parts[0][1]
+    if isinstance(values, list | tuple) and len({np.shape(value) for value in values}) > 1:
+        return np.empty(len(values), dtype=object), "rows of different shapes"
+    array = np.asarray(values)
+    if array.dtype.name == BFLOAT16:  # ml_dtypes'
+        return array.view(np.uint16), BFLOAT16
+    return array, array.dtype.name
+
+
+def infer_field(name: str, values: Any) -> FieldSpec:
+    """Describe the field that rows would make.
+
+    Raises
+    ------
+    DtypeError
+        float64 (most often an accident, and twice the bytes), or no numbers at all.
+    """
+    if isinstance(values, Checked):
+        return values.spec
+    ragged = isinstance(values, Ragged | Padded)
+    rows, dtype = as_rows(values.values if ragged else values)
+    if ragged:  # tokens, or rows of tokens
+        rows = rows.reshape(-1, *rows.shape[2:]) if isinstance(values, Padded) else rows
+    if rows.dtype == object and isinstance(values, list | tuple):
+        hint = f"rows of one shape, or fields={{{name!r}: FieldSpec(shape=…, ragged=True)}}"
+        raise ShapeError(name, expected=hint, found=f"rows of different shapes ({dtype})")
+    if dtype == "float64" or dtype not in FIELD_DTYPES:
+        raise DtypeError(
+            name,
+            expected="float32, float16, bfloat16 or integers",
+            found=dtype,
+            hint='cast it, or declare the field with fields={...: FieldSpec(dtype="float64")}',
+        )
+    if rows.ndim < 1:
+        raise ShapeError(name, expected="rows", found="a single number")
+    return FieldSpec(shape=rows.shape[1:], dtype=dtype, ragged=ragged)
+
+
+def field_values(name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *, casting: Casting = "no") -> Stored:
+    """Check rows of a field and return them as they are stored.
+
+    Returns
+    -------
+    ndarray, (len(keys), *spec.shape), or Ragged
+        Of the stored dtype: uint16 for bfloat16.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError
+    """
+    if isinstance(values, Checked) and values.spec == spec and len(values) == len(keys):
+        return values.values
+    offsets = None
+    if spec.ragged:
+        rows, dtype, offsets = _as_tokens(name, spec, values)
+        if len(offsets) - 1 != len(keys):
+            raise ShapeError(name, expected=f"{len(keys)} rows", found=f"{len(offsets) - 1} rows")
+    elif isinstance(values, Ragged | Padded):
+        raise ShapeError(name, expected=(len(keys), *spec.shape), found="rows of different lengths")
+    else:
+        rows, dtype = as_rows(values)
+        expected = (len(keys), *spec.shape)
+        if rows.dtype == object or rows.shape != expected:
+            found = "rows of different shapes" if rows.dtype == object else rows.shape
+            raise ShapeError(name, expected=expected, found=found)
+    if dtype != spec.dtype:
+        rows = _cast(name, rows, dtype, spec.dtype, casting)
+    if spec.floating and spec.nonfinite == "refuse":
+        bad = _nonfinite_rows(rows, spec.dtype)
+        if offsets is not None:
+            bad = np.unique(np.searchsorted(offsets, bad, side="right") - 1)
+        if len(bad):
+            raise NonFiniteError(name, [keys[i] for i in bad.tolist()])
+    return rows if offsets is None else Ragged(rows, offsets)
+
+
+def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any, Any], str, NDArray[np.int64]]:
+    """Return the tokens of ragged rows one after the other, the name of their dtype, and the rows' offsets."""
+    checked = values if isinstance(values, Checked) else None
+    if checked is not None:
+        values = checked.values
+    if isinstance(values, Ragged):
+        tokens, dtype = as_rows(values.values)
+        dtype = dtype if checked is None else checked.spec.dtype
+        offsets = _whole_numbers(name, values.offsets)
+        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
+            raise ShapeError(name, expected=f"offsets that rise from 0 to {len(tokens)}", found=offsets)
+    else:
+        if isinstance(values, Padded):
+            values = _unpadded(name, values)
+        if not isinstance(values, Iterable):
+            raise ShapeError(name, expected="rows of tokens", found=type(values).__name__)
+        parts = [as_rows(row) for row in values]
+        dtypes = {dtype for _, dtype in parts} or {spec.dtype}
+        if len(dtypes) > 1:
+            raise DtypeError(name, expected=spec.dtype, found=" and ".join(sorted(dtypes)))
+        dtype = dtypes.pop()
+        for part, _ in parts:
+            if part.ndim != len(spec.shape) + 1 or part.shape[1:] != spec.shape:
+                raise ShapeError(name, expected=("length", *spec.shape), found=part.shape)
+        offsets = offsets_of(np.array([len(part) for part, _ in parts], dtype=np.int64))
+        empty = np.empty((0, *spec.shape), spec.zarr_dtype)
+        tokens = np.concatenate([part for part, _ in parts]) if parts else empty
+    if tokens.shape[1:] != spec.shape or tokens.ndim < 1:
+        raise ShapeError(name, expected=("tokens", *spec.shape), found=tokens.shape)
+    return tokens, dtype, offsets
+
+
+def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
+    """Return offsets or lengths as they are counted."""
+    numbers, dtype = as_rows(values)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise ShapeError(
+            name, expected="offsets and lengths in whole numbers, one a row", found=f"{dtype} {numbers.shape}"
+        )
+    return numbers.astype(np.int64)
+
+
+def _unpadded(name: str, padded: Padded) -> list[Any]:
+    lengths = _whole_numbers(name, padded.lengths)
+    longest = padded.values.shape[1] if padded.values.ndim > 1 else 0
+    if len(lengths) != len(padded.values) or (len(lengths) and not 0 <= lengths.min() <= lengths.max() <= longest):
+        raise ShapeError(name, expected=f"{len(padded.values)} lengths from 0 to {longest}", found=lengths)
+    return [row[:length] for row, length in zip(padded.values, lengths.tolist(), strict=True)]
+
+
+def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, casting: Casting) -> np.ndarray[Any, Any]:
+    floats = all(kind.startswith(("float", BFLOAT16)) for kind in (found, wanted))
+    allowed = floats or (
+        BFLOAT16 not in (found, wanted) and found in FIELD_DTYPES and np.can_cast(found, wanted, "same_kind")
+    )
+    if casting != "same_kind" or not allowed:
+        hint = 'pass casting="same_kind" to convert it' if allowed and casting == "no" else ""
+        raise DtypeError(name, expected=wanted, found=found, hint=hint)
+    numbers = converted(rows, found, wanted)
+    if numbers.dtype.kind in "iu" and not floats and (numbers != rows).any():
+        raise DtypeError(name, expected=wanted, found=found, hint="some values don't fit")
+    return numbers
+
+
+def converted(rows: np.ndarray[Any, Any], found: str, wanted: str) -> np.ndarray[Any, Any]:
+    """Return rows of one dtype as those of another, bfloat16 as its bits; the same rows, where they have it."""
+    if found == wanted:
+        return rows
+    if found == BFLOAT16:
+        rows = widen_bfloat16(rows)
+    with np.errstate(over="ignore"):  # what overflows is found, and named, as infinity
+        return narrow_bfloat16(rows.astype(np.float32)) if wanted == BFLOAT16 else rows.astype(wanted)
+
+
+def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:
+    """Turn bfloat16 bits (uint16) into the float32 numbers that they stand for, exactly."""
+    out = aligned_empty(bits.shape, np.dtype(np.uint32))
+    rows, wide = np.atleast_1d(bits), np.atleast_1d(out)
+
+    def shift(start: int, stop: int) -> None:
+        np.left_shift(rows[start:stop], 16, out=wide[start:stop], dtype=np.uint32)  # with no array in between
+
+    in_parts(shift, len(rows), out.nbytes)
+    return out.view(np.float32)
+
+
+def as_numbers(values: Any, spec: FieldSpec) -> Any:
+    """Return stored rows, an array or ragged, as numbers of NumPy's: bfloat16 as float32, others as they are."""
+    if isinstance(values, Ragged):
+        return Ragged(as_numbers(values.values, spec), values.offsets)
+    return widen_bfloat16(values) if spec.dtype == BFLOAT16 else values
+
+
+def narrow_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round float32 to bfloat16 bits, to nearest with ties to even."""
+    bits = values.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    quiet_nan = (bits >> 16) | 0x40
+    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+
+
+def _nonfinite_rows(rows: np.ndarray[Any, Any], dtype: str) -> NDArray[np.int64]:
+    """Return the places of rows with NaN or infinity."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    step = max(1, _BLOCK // max(1, rows[0].size))
+    bad = []
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        if dtype == BFLOAT16:
+            block = widen_bfloat16(block)
+        # A sum is not finite if any of its terms is not; that is a fraction of the cost of isfinite.
+        with np.errstate(all="ignore"):
+            if np.isfinite(block.sum(dtype=np.float64 if block.dtype == np.float64 else np.float32)):
+                continue
+        finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+        bad.append(np.flatnonzero(~finite) + start)
+    return np.concatenate(bad) if bad else np.empty(0, np.int64)
+
+
+def column_values(name: str, dtype: str | None, values: Any, count: int) -> tuple[str, Any]:
+    """Check a column's values; a single string or number stands for all rows.
+
+    Returns
+    -------
+    str, ndarray or list of str
+        Zarr's data type, and the values.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+    """
+    if isinstance(values, str | bool | int | float | np.generic):
+        values = [values] * count
+    found = list(values) if not isinstance(values, np.ndarray) else values
+    array = np.asarray(found) if len(found) or dtype in (None, STRING) else np.empty(0, dtype)
+    if array.shape != (count,):
+        raise ShapeError(name, expected=(count,), found=array.shape)
+    if dtype == STRING or array.dtype.kind in "UTO" or (dtype is None and array is not values and count == 0):
+        return _strings(name, dtype, list(found))
+    if array.dtype.name not in COLUMN_DTYPES:
+        raise DtypeError(name, expected=dtype or sorted(COLUMN_DTYPES), found=array.dtype)
+    wanted = dtype or array.dtype.name
+    if not np.can_cast(array.dtype, wanted, "safe"):
+        # Python's own numbers have no width: 0.5 may go into float32, and 7 into int8.
+        plain = array is not values and np.can_cast(array.dtype, wanted, "same_kind")
+        with np.errstate(over="ignore"):
+            converted = array.astype(wanted)
+        if not plain or (converted.dtype.kind in "iu" and (converted != array).any()):
+            raise DtypeError(name, expected=wanted, found=array.dtype)
+        return wanted, converted
+    return wanted, array.astype(wanted)
+
+
+def _strings(name: str, dtype: str | None, values: list[Any]) -> tuple[str, list[str]]:
+    for value in values:
+        if not isinstance(value, str) or dtype not in (None, STRING):
+            raise DtypeError(name, expected=dtype or STRING, found=type(value).__name__)
+        try:
+            if len(value.encode()) > MAX_STRING_BYTES:
+                raise ShapeError(name, expected=f"text of at most {MAX_STRING_BYTES:,} bytes", found=len(value))
+        except UnicodeEncodeError as error:
+            raise DtypeError(name, expected="valid Unicode text", found=repr(value)) from error
+    return STRING, [str(value) for value in values]

@@ -1,0 +1,236 @@
+"""The commit: rows added to the ends of arrays, then one rename that makes them so.
+
+All of it runs under the store's lock. Chunk files first, each synced before it is renamed, and their folders; then the
+group's ``zarr.json``, whose rename is the commit; then what only other readers need. What a killed writer
+left behind is mended by the next one, in `recovery`. Which rows to add is the caller's to say.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from embstore._engine.chunks.chunk_file import read_tail, write_chunk
+from embstore._engine.chunks.journal import begin_journal, remove_journal
+from embstore._engine.format.parse_record import record_from_json
+from embstore._engine.format.record import ArrayState, Record, offsets_name
+from embstore._engine.format.zarr_layout import (
+    MAX_METADATA_BYTES,
+    METADATA_NAME,
+    array_metadata,
+    dump_json,
+    group_document,
+    payload,
+)
+from embstore._engine.io.folder import Folder, Together, is_partial, move_into_place, sibling
+from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, StoreExistsError
+
+__all__ = ["BACKUP_ARRAY", "Values", "build_beside", "commit", "create", "new_id", "own_metadata"]
+
+logger = logging.getLogger("embstore")
+
+BACKUP_ARRAY = "key_hash"
+"""The array whose own metadata carries a copy of the record, for a salvage without ``zarr.json``."""
+
+Values = np.ndarray[Any, Any] | Sequence[str]
+Blocks = Values | Iterator[Values]
+"""Rows, or an iterator over blocks of them, where they are more than should be in memory at once."""
+
+
+class Committed(NamedTuple):
+    """The record as it was committed, and whether all that other readers need was brought up to it."""
+
+    record: Record
+    tidy: bool
+
+
+def new_id() -> str:
+    """Return 128 random bits as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def append_rows(files: Together, folder: Folder, array: ArrayState, values: Values) -> ArrayState:
+    """Write rows past the array's end; they are not part of the store before a commit says so.
+
+    They are durable once the block of `files` has ended.
+    """
+    files.land(folder)  # the last chunk may be one of them
+    count, size = len(values), array.rows_per_chunk
+    used = array.length % size
+    # The old rows are checked as they are read: a new checksum must not cover up a flipped bit.
+    head = [read_tail(folder, array)] if used else []
+    tail, start = array.tail, 0
+    for index in range(array.length // size, -(-(array.length + count) // size)):
+        stop = min(start + size - used, count)
+        parts = [*head, payload(array, values[start:stop])]
+        tail = write_chunk(folder, array, index, parts, used + stop - start, files=files)
+        head, used, start = [], 0, stop
+    return replace(array, length=array.length + count, tail=tail)
+
+
+def append_blocks(files: Together, folder: Folder, array: ArrayState, values: Blocks) -> ArrayState:
+    """Write rows past the array's end, a block at a time where they come in blocks."""
+    if not isinstance(values, Iterator):
+        return append_rows(files, folder, array, values)
+    for block in values:
+        array = append_rows(files, folder, array, block)
+    return array
+
+
+def commit(
+    folder: Folder, old: Record, new: Record, appends: Mapping[str, Blocks], *, commit_id: str | None = None
+) -> Committed:
+    """Add rows to arrays and make `new` the store's record.
+
+    Parameters
+    ----------
+    folder : Folder
+        Of the store, whose lock is held.
+    old : Record
+        What is committed now.
+    new : Record
+        What is to be, but for the lengths of the arrays in `appends`; arrays that `old` does not
+        have are made.
+    appends : mapping of str to rows, or to an iterator over blocks of rows
+        By the name of the array.
+    commit_id : str, optional
+        Of the commit, where it was made before, in the journal.
+
+    Returns
+    -------
+    Committed
+
+    Raises
+    ------
+    CommitUncertainError
+        The record is in place, but was not known to be on disk.
+    StoreExistsError
+        A folder that embstore did not make has the name of a new array.
+    SchemaError
+        The record breaks the format: nothing was committed.
+    OSError
+        Nothing was committed.
+    """
+    made = new.arrays.keys() - old.arrays.keys()
+    for name in made:
+        _make_array_folder(folder, name)
+    if made:
+        folder.sync()
+    commit_id = commit_id or new_id()
+    with Together() as files:
+        grown = {name: append_blocks(files, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
+        if new.journal:  # it is there before the record says so
+            begin_journal(files, folder, commit_id)
+    dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
+    record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=commit_id)
+    if made or old.journal:  # else numbers alone have changed, and an append need not pay for this (0.5 of 18 ms)
+        refuse_unreadable(record)
+    put_record(folder, record)  # the commit itself
+    try:
+        folder.sync()
+    except OSError as error:
+        raise CommitUncertainError(folder.path, record.commit_id) from error
+    try:
+        finish(folder, old, record)
+    except OSError as error:
+        # The commit stands and is on disk. Only readers that ignore consolidated metadata lag.
+        logger.warning("%s: committed, but not tidied up (%s); the next commit does", folder.path, error)
+        return Committed(record, tidy=False)
+    return Committed(record, tidy=True)
+
+
+def _make_array_folder(folder: Folder, name: str) -> None:
+    try:
+        folder.make_child(name)
+    except FileExistsError as error:
+        if not unfinished_array(folder, name):
+            raise StoreExistsError(folder.path / name) from error
+        folder.remove_child(name)
+        folder.make_child(name)
+
+
+def unfinished_array(folder: Folder, name: str) -> bool:
+    """Tell whether `name` is an array of a commit that was never made: chunks of ours, and no metadata."""
+    try:
+        inside = folder.child(name).names()
+    except (CorruptStoreError, OSError):
+        return False  # not a folder
+    return all(is_partial(entry) or entry.startswith("c.") for entry in inside)
+
+
+def refuse_unreadable(record: Record) -> None:
+    """Raise if no reader would take a record: once it is in place, nothing opens the store any more.
+
+    Raises
+    ------
+    SchemaError
+    """
+    record_from_json(group_document(record)["attributes"]["embstore"])
+
+
+def put_record(folder: Folder, record: Record) -> None:
+    """Replace the group's ``zarr.json``; durable once the folder was synced."""
+    document = dump_json(group_document(record))
+    if len(document) > MAX_METADATA_BYTES:
+        raise ConfigError("", f"{len(document):,} bytes", f"zarr.json may have {MAX_METADATA_BYTES:,} bytes")
+    folder.replace(METADATA_NAME, [document])
+
+
+def own_metadata(name: str, record: Record) -> bytes:
+    """Return the ``zarr.json`` of one array, for readers that ignore consolidated metadata."""
+    metadata = array_metadata(record.arrays[name])
+    if name == BACKUP_ARRAY:
+        metadata["attributes"] = {"embstore_backup": group_document(record)["attributes"]["embstore"]}
+    return dump_json(metadata)
+
+
+def finish(folder: Folder, old: Record | None, record: Record) -> None:
+    """Bring the arrays' own metadata up to the commit, and remove arrays that it no longer has."""
+    with Together() as files:
+        for name, array in record.arrays.items():
+            before = old.arrays.get(name) if old else None
+            if before is None or before.length != array.length or name == BACKUP_ARRAY:
+                files.replace(folder.child(name), METADATA_NAME, [own_metadata(name, record)])
+    if old is not None and old.journal:
+        remove_journal(folder, old)
+    for name in record.dropped:
+        folder.remove_child(name)
+        folder.sync()
+
+
+def create(path: Path, record: Record) -> None:
+    """Make a new store at `path`: built beside its place, then renamed in.
+
+    Raises
+    ------
+    StoreExistsError
+        Something is at `path`.
+    """
+    folder, _ = build_beside(path, record)
+    move_into_place(folder.path, path)
+
+
+def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
+    """Make a new store in the sibling of `path`; gives its folder, and its record."""
+    beside = sibling(path)
+    parent = Folder.open(path.parent)
+    parent.remove_child(beside.name)
+    folder = parent.make_child(beside.name)
+    for name in record.arrays:
+        folder.make_child(name)
+    starts = {name: record.arrays[name] for name in map(offsets_name, record.ragged)}
+    zero = np.zeros(1, dtype=np.int64)
+    with Together() as files:
+        grown = {name: append_rows(files, folder.child(name), array, zero) for name, array in starts.items()}
+    record = replace(record.with_arrays(**grown), commit_id=new_id())
+    refuse_unreadable(record)
+    put_record(folder, record)
+    folder.sync()
+    finish(folder, None, record)
+    return folder, record

@@ -1,0 +1,126 @@
+"""Rows copied in blocks from one store into a new one: for a compaction, and for a salvage."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from embstore._engine.format.record import ArrayState, Record
+from embstore._engine.format.zarr_layout import METADATA_NAME
+from embstore._engine.io.folder import Folder, Together, exchange, move_into_place, remove_tree, sibling, sync_path
+from embstore._engine.read.column import Rows
+from embstore._engine.read.key_index import wants_run, write_run
+from embstore._engine.read.read_rows import read_field, read_rows
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.commit import Values, append_rows, build_beside, finish, new_id, put_record
+from embstore._engine.write.plans import class_codes, field_appends, row_blocks
+from embstore.errors import CommitUncertainError
+
+__all__ = ["compact", "write_copy"]
+
+logger = logging.getLogger("embstore")
+
+
+def emptied(record: Record) -> Record:
+    """Return the record of a store of the same fields and columns, without rows, of a new generation."""
+    columns = {name: replace(spec, array=name) for name, spec in record.columns.items()}
+    renamed = {spec.array: name for name, spec in record.columns.items()}
+    arrays = {renamed.get(name, name): replace(array, length=0, tail=None) for name, array in record.arrays.items()}
+    return replace(
+        record,
+        generation=new_id(),
+        commit_id=new_id(),
+        epoch=0,
+        rows=0,
+        erasing=None,
+        dropped=(),
+        journal=False,
+        columns=columns,
+        arrays=arrays,
+    )
+
+
+def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
+    """Build, in the sibling of `path`, a store with some rows of another; gives its record."""
+    folder, empty = build_beside(path, emptied(snapshot.record))
+    with Together() as files:
+        record = _copied(snapshot, rows, folder, empty, files)
+    put_record(folder, record)
+    folder.sync()
+    finish(folder, empty, record)
+    return record
+
+
+def _copied(snapshot: Snapshot, rows: Rows, folder: Folder, empty: Record, files: Together) -> Record:
+    """Write the rows into the arrays of an empty store; gives the record that makes them its rows."""
+    arrays: dict[str, ArrayState] = dict(empty.arrays)
+
+    def add(name: str, values: Values) -> None:
+        arrays[name] = append_rows(files, folder.child(name), arrays[name], values)
+
+    names: list[str] = []
+    copied = {name: name for name in ("file_id", "key_hash")}
+    copied |= {name: spec.array for name, spec in snapshot.record.columns.items()}
+    for block in row_blocks(snapshot, rows):
+        codes, new_names = class_codes(names, snapshot.class_names_of(block))
+        names += new_names
+        add("class_code", codes)
+        for name, source in copied.items():
+            add(name, read_rows(snapshot, source, block))
+        for field in empty.fields:
+            grown = empty.with_arrays(**arrays)
+            for name, values in field_appends(grown, {field: read_field(snapshot, field, block)}).items():
+                add(name, values)
+    add("class_names", names)
+    return replace(empty.with_arrays(**arrays), rows=len(rows), commit_id=new_id())
+
+
+def index_copy(path: Path) -> None:
+    """Write the index of a store that was built, if it is large enough to want one."""
+    snapshot = Snapshot.open(path)
+    if wants_run(rows=snapshot.record.rows, in_memory=snapshot.record.rows):
+        write_run(snapshot)
+
+
+def compact(snapshot: Snapshot) -> None:
+    """Put a store without its deleted rows in the place of this one. Called under the lock.
+
+    Raises
+    ------
+    OSError
+        The folders can't be exchanged here (``EBUSY``, ``EXDEV``, ``EINVAL``); nothing was changed.
+    """
+    path = snapshot.folder.path
+    beside = sibling(path)
+    # A new checksum must not cover up a flipped bit: each chunk is checked as it is copied.
+    checked = Snapshot.open(path, mapping=snapshot.mapping, check="touched")
+    try:
+        record = copy_rows(checked, checked.live_rows, path)
+        index_copy(beside)
+        exchange(beside, path)
+    except OSError:
+        with contextlib.suppress(OSError):  # else the next writer does
+            remove_tree(beside, last_first=METADATA_NAME)
+        raise
+    try:
+        sync_path(path.parent)
+    except OSError as error:
+        raise CommitUncertainError(path, record.commit_id) from error
+    logger.info("%s: compacted, %d rows kept of %d", path, record.rows, snapshot.record.rows)
+    # A reader that has just opened the old folder finds no record in it, and starts again.
+    remove_tree(beside, last_first=METADATA_NAME)
+
+
+def write_copy(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
+    """Make a new store at `path` with some rows of another.
+
+    Raises
+    ------
+    StoreExistsError
+    """
+    record = copy_rows(snapshot, rows, path)
+    index_copy(sibling(path))
+    move_into_place(sibling(path), path)
+    return record

@@ -1,0 +1,155 @@
+"""Erase: deleted rows blanked in the files themselves, so that a withdrawn sample is gone.
+
+It rewrites chunks under their names, which nothing else does. So a commit comes first that raises the
+record's epoch, by which readers of earlier commits notice; it also says what the last chunks will
+become, so that an erase that was killed can be opened, and is finished by the next writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.chunks.chunk_file import read_chunk, read_tail, write_chunk
+from embstore._engine.chunks.journal import remove_other_journals
+from embstore._engine.format.ragged import sound, token_rows, unsound
+from embstore._engine.format.record import STRING, ArrayState, Record, Tail, offsets_name
+from embstore._engine.format.zarr_layout import blank, crc32c, decode_strings, payload
+from embstore._engine.io.folder import Folder
+from embstore._engine.read.key_index import drop_runs
+from embstore._engine.write.commit import Committed, Values, commit
+from embstore.errors import CorruptStoreError
+
+__all__ = ["EraseReceipt", "erase_dead", "finish_erase"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseReceipt:
+    """What an erase did, and what it can't reach.
+
+    Attributes
+    ----------
+    path : Path
+    key_hashes : tuple of str
+        BLAKE2b-128 of the keys, 32 hexadecimal digits each; the keys themselves are gone.
+    rows : tuple of int
+    files_rewritten : int
+    not_reached : tuple of str
+    """
+
+    path: Path
+    key_hashes: tuple[str, ...]
+    rows: tuple[int, ...]
+    files_rewritten: int
+    not_reached: tuple[str, ...] = (
+        "arrays and processes that map the old files, or keep rows of the journal, until they are closed or refreshed",
+        "file system snapshots and the freed blocks of the disk",
+        "backups and other copies of the store",
+        "the names of classes",
+    )
+
+
+def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, Values]) -> tuple[Committed, int]:
+    """Blank all deleted rows in the chunks that hold them.
+
+    Parameters
+    ----------
+    folder, old
+    dead : ndarray, (n,) int64
+        All rows deleted by the end of this commit.
+    appends : mapping
+        The rows that this commit deletes.
+
+    Returns
+    -------
+    Committed, int
+        The last commit; number of files that were rewritten.
+    """
+    rows = np.sort(np.asarray(dead, dtype=np.int64))
+    tails = {}
+    for name, gone in _rows_to_blank(folder, old, rows).items():
+        array = old.arrays[name]
+        last = (array.chunks - 1) * array.rows_per_chunk
+        if len(gone) and gone[-1] >= last:
+            tails[name] = _blanked_tail(folder.child(name), array, gone[gone >= last] - last)
+    # From here on no reader of an earlier commit trusts what it reads by name, and a reader of this
+    # one accepts the last chunks as they are and as they will be.
+    record, _ = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)
+    return _blank_all(folder, record, rows)
+
+
+def finish_erase(folder: Folder, record: Record) -> Record:
+    """Finish the erase of a writer that was killed."""
+    return _blank_all(folder, record, np.sort(_numbers(folder, record, "dead_rows")))[0].record
+
+
+def _numbers(folder: Folder, record: Record, name: str) -> NDArray[np.int64]:
+    """Read an array of row numbers whole."""
+    array = record.arrays[name]
+    parts = [np.asarray(read_chunk(folder.child(name), array, i)) for i in range(array.chunks)]
+    return np.concatenate(parts)[: array.length] if parts else np.empty(0, np.int64)
+
+
+def _rows_to_blank(folder: Folder, record: Record, dead: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Say for each array which of its rows belong to deleted samples, ascending; tokens, of a ragged field."""
+    rows = dict.fromkeys(record.sample_arrays, dead)
+    for name in record.ragged:
+        offsets = _numbers(folder, record, offsets_name(name))
+        tokens = record.arrays[name].length
+        # All of them: where they fall, a row seems to have its neighbours' tokens, and these must not be blanked.
+        if not sound(offsets, tokens):
+            raise CorruptStoreError(folder.path / offsets_name(name), unsound(tokens))
+        rows[name] = token_rows(offsets[dead], offsets[dead + 1] - offsets[dead])
+    return rows
+
+
+def _blanked_tail(folder: Folder, array: ArrayState, places: Any) -> Tail:
+    data = read_tail(folder, array)
+    count = array.length - (array.chunks - 1) * array.rows_per_chunk
+    rows: Any
+    if array.dtype == STRING:
+        rows = decode_strings(data, count)
+    else:
+        rows = np.frombuffer(data, array.dtype).reshape(count, *array.shape)
+    blanked = payload(array, _blanked(array, rows, places))
+    return Tail(nbytes=len(blanked), crc32c=crc32c(blanked))
+
+
+def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
+    if array.dtype == STRING:
+        gone = set(places.tolist())
+        return ["" if i in gone else value for i, value in enumerate(rows)]
+    rows = rows.copy()
+    rows[places] = blank(array)
+    return rows
+
+
+def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
+    """Rewrite the chunks that hold dead rows with these blanked, then commit that it is done."""
+    files, arrays = 0, {}
+    remove_other_journals(folder, record)  # should one that was ended still be there; it is synced with `key_hash`
+    for name, gone in _rows_to_blank(folder, record, dead).items():
+        array, child = record.arrays[name], folder.child(name)
+        for index in np.unique(gone // array.rows_per_chunk).tolist():
+            first = index * array.rows_per_chunk
+            count = min(array.rows_per_chunk, array.length - first)
+            low, high = np.searchsorted(gone, (first, first + count))
+            places = gone[low:high] - first
+            rows = read_chunk(child, array, index)[:count]
+            blanked = payload(array, _blanked(array, rows, places))
+            if bytes(blanked) == bytes(payload(array, rows)):
+                tail = None if index < array.chunks - 1 else (record.erasing or {}).get(name)
+            else:
+                tail = write_chunk(child, array, index, [blanked], count)
+                files += 1
+            if index == array.chunks - 1 and tail is not None:
+                arrays[name] = replace(array, tail=tail)
+        child.sync()
+    drop_runs(folder)
+    final = commit(folder, record, replace(record.with_arrays(**arrays), erasing=None), {})
+    return final, files

@@ -1,0 +1,413 @@
+"""Changes: what a call asks for, turned into a new record and the rows to add to each array.
+
+Each function looks at one snapshot and writes nothing; `session` carries the plan out, under the same lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.format.config import Config
+from embstore._engine.format.keys import hash_keys
+from embstore._engine.format.ragged import Ragged, offsets_of
+from embstore._engine.format.record import (
+    COLUMN_DTYPES,
+    COMPRESSIONS,
+    STRING,
+    ArrayState,
+    ColumnSpec,
+    FieldSpec,
+    Record,
+    check_name,
+    check_provenance,
+    offsets_name,
+)
+from embstore._engine.format.zarr_layout import (
+    FIELD_CHUNK_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_ROW_BYTES,
+    blank,
+    column_array,
+    field_arrays,
+    key_arrays,
+)
+from embstore._engine.read.column import Rows
+from embstore._engine.read.key_index import KeyIndex
+from embstore._engine.read.read_rows import check_ends, read_field, row_bounds
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.check_input import Casting, KeyBatch, Stored, column_values, field_values, infer_field
+from embstore._engine.write.commit import Blocks, Values, new_id
+from embstore.errors import (
+    DtypeError,
+    KeysExistError,
+    NameRefusedError,
+    ShapeError,
+    UnknownColumnError,
+    UnknownFieldError,
+)
+
+__all__ = ["AppendResult", "IfExists", "Plan", "new_record", "plan_append", "plan_column", "plan_field"]
+
+IfExists = Literal["error", "skip", "replace"]
+DEFAULT_FIELD = "embedding"
+_BLOCK_BYTES: Final = 64 * 2**20
+_BLOCK_ROWS: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendResult:
+    """What an append did, in rows."""
+
+    appended: int = 0
+    skipped: int = 0
+    replaced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A record to commit, and the rows to add to arrays by their names."""
+
+    record: Record
+    appends: Mapping[str, Blocks]
+
+
+def new_record(
+    config: Config,
+    *,
+    fields: Mapping[str, FieldSpec] | None = None,
+    columns: Mapping[str, str] | None = None,
+    chunk_bytes: int = FIELD_CHUNK_BYTES,
+    expected_rows: int = 0,
+    compression: str | None = None,
+    provenance: Mapping[str, str] | None = None,
+) -> Record:
+    """Describe an empty store."""
+    if compression not in (None, *COMPRESSIONS):
+        raise ValueError(f"expected compression to be one of {COMPRESSIONS} or None, found {compression!r}")
+    if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
+        raise ValueError(f"expected chunk_bytes from 1 to {MAX_CHUNK_BYTES:,}, found {chunk_bytes:,}")
+    if not 0 <= expected_rows <= 2**40:
+        raise ValueError(f"expected expected_rows from 0 to 2**40, found {expected_rows:,}")
+    record = Record(
+        config=config.to_dict(),
+        fingerprint=config.fingerprint,
+        generation=new_id(),
+        commit_id=new_id(),
+        arrays=key_arrays(expected_rows=expected_rows),
+        provenance=check_provenance(provenance or {}),
+        options={"chunk_bytes": int(chunk_bytes), "expected_rows": int(expected_rows)},
+        compression=compression,
+    )
+    for name, spec in (fields or {}).items():
+        record = with_field(record, name, spec)
+    for name, dtype in (columns or {}).items():
+        record = with_column(record, name, dtype)
+    return record
+
+
+def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
+    """Return the record with a field more, whose array is empty."""
+    check_name(name, {**record.fields, **record.columns, **record.arrays})
+    ragged = [*record.ragged, *([name] if spec.ragged else [])]
+    own_dims = {f"{field}_{what}" for field in ragged for what in ("token", "offset")}
+    for dim in own_dims & {d for other in (spec, *record.fields.values()) for d in other.dims or ()}:
+        raise NameRefusedError(dim, "it is the dimension of a ragged field's tokens")
+    sizes = {
+        dim: size for other in record.fields.values() for dim, size in zip(other.dims or (), other.shape, strict=False)
+    }
+    for dim, size in zip(spec.dims or (), spec.shape, strict=False):
+        if sizes.setdefault(dim, size) != size:
+            raise ShapeError(name, expected=f"{sizes[dim]} along {dim!r}, as in another field", found=size)
+    if spec.row_nbytes > MAX_ROW_BYTES:
+        raise ShapeError(name, expected=f"rows of at most {MAX_ROW_BYTES:,} bytes", found=f"{spec.row_nbytes:,}")
+    options = record.options
+    arrays = field_arrays(
+        name,
+        spec,
+        expected_rows=options.get("expected_rows", 0),
+        chunk_bytes=options.get("chunk_bytes", FIELD_CHUNK_BYTES),
+        compression=record.compression,
+    )
+    return replace(record.with_arrays(**arrays), fields={**record.fields, name: spec})
+
+
+def with_column(record: Record, name: str, dtype: str, *, array_name: str | None = None) -> Record:
+    """Return the record with a column more, whose array is empty."""
+    own = {name, record.columns[name].array} if name in record.columns else set()
+    taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - own
+    check_name(name, dict.fromkeys(taken))
+    if dtype not in COLUMN_DTYPES:
+        raise DtypeError(name, expected=sorted(COLUMN_DTYPES), found=dtype)
+    array_name = array_name or name
+    array = column_array(dtype, expected_rows=record.options.get("expected_rows", 0))
+    column = ColumnSpec(dtype=dtype, array=array_name)
+    return replace(record.with_arrays(**{array_name: array}), columns={**record.columns, name: column})
+
+
+def plan_append(
+    snapshot: Snapshot,
+    index: KeyIndex,
+    keys: KeyBatch,
+    fields: Mapping[str | None, Any],
+    columns: Mapping[str, Any],
+    *,
+    if_exists: IfExists,
+    casting: Casting,
+) -> tuple[Plan | None, AppendResult]:
+    """Plan the append of rows; no plan, if there is nothing to add.
+
+    Raises
+    ------
+    KeysExistError, ShapeError, DtypeError, NonFiniteError, UnknownFieldError, UnknownColumnError
+    """
+    record, path = snapshot.record, snapshot.folder.path
+    check_ends(snapshot)
+    named = name_fields(record, fields, path)
+    if not record.fields:  # the first rows decide what the store holds
+        for name, values in named.items():
+            record = with_field(record, name, infer_field(name, values))
+        for name, values in columns.items():
+            if name not in record.columns:
+                record = with_column(record, name, column_values(name, None, values, len(keys))[0])
+    stored = {
+        name: field_values(name, record.fields[name], values, keys.texts, casting=casting)
+        for name, values in named.items()
+    }
+    described = {
+        record.columns[name].array: column_values(name, record.columns[name].dtype, values, len(keys))[1]
+        for name, values in check_columns(record, columns, path).items()
+    }
+    hashes = hash_keys(keys.texts) if snapshot.record.rows else None
+    rows = index.find(hashes) if hashes is not None else np.full(len(keys), -1, dtype=np.int64)
+    present = np.flatnonzero(rows >= 0)
+    dead = np.empty(0, dtype=np.int64)
+    chosen: NDArray[np.int64] | None = None
+    if len(present) and if_exists == "error":
+        raise KeysExistError([keys.texts[i] for i in present.tolist()], path=path)
+    if len(present) and if_exists == "skip":
+        chosen = np.flatnonzero(rows < 0)
+        keys = keys.at(chosen)
+    if if_exists == "replace":
+        dead = rows[present]
+    result = AppendResult(appended=len(keys), skipped=len(rows) - len(keys), replaced=len(dead))
+    if not len(keys) and record.arrays.keys() == snapshot.record.arrays.keys():
+        return None, result
+    codes, new_names = class_codes(snapshot.class_names, keys.class_names)
+    appends: dict[str, Blocks] = _nonempty(
+        {
+            **field_appends(record, {name: pick(values, chosen) for name, values in stored.items()}),
+            **{name: pick(values, chosen) for name, values in described.items()},
+            "file_id": keys.file_ids,
+            "class_code": codes,
+            "class_names": new_names,
+            "dead_rows": dead,
+        }
+    )
+    if len(keys):
+        appends["key_hash"] = _hashed(keys.texts) if hashes is None else pick(hashes, chosen)
+    return Plan(replace(record, rows=record.rows + len(keys)), appends), result
+
+
+def _hashed(keys: list[str]) -> Iterator[Values]:
+    """Yield the hashes of keys that nothing is looked up by: once the disk is busy with the fields."""
+    yield hash_keys(keys)
+
+
+def field_appends(record: Record, rows: Mapping[str, Stored]) -> dict[str, Values]:
+    """Say which values to add to which arrays, for rows of fields; ragged ones have two."""
+    appends: dict[str, Values] = {}
+    for name, values in rows.items():
+        if isinstance(values, Ragged):
+            offsets = record.arrays[offsets_name(name)]
+            ends = values.offsets + record.arrays[name].length
+            appends |= {name: values.values, offsets_name(name): ends[1:] if offsets.length else ends}
+        else:
+            appends[name] = values
+    return appends
+
+
+def pick(values: Any, chosen: NDArray[np.int64] | None) -> Any:
+    """Return the values at some places; all, as they are, for None."""
+    if chosen is None:
+        return values
+    if isinstance(values, Ragged):
+        return values.take(chosen)
+    if isinstance(values, np.ndarray):
+        return values[chosen]
+    return [values[i] for i in chosen.tolist()]
+
+
+def name_fields(record: Record, fields: Mapping[str | None, Any], path: Any) -> dict[str, Any]:
+    """Give rows without a name the store's only field, and check that no field is left out.
+
+    Raises
+    ------
+    UnknownFieldError
+    """
+    if list(fields) == [None]:
+        if len(record.fields) > 1:
+            raise UnknownFieldError(None, record.fields, path=path)
+        return {next(iter(record.fields), DEFAULT_FIELD): fields[None]}
+    named = {str(name): values for name, values in fields.items()}
+    if not named:
+        raise UnknownFieldError(None, record.fields, path=path)
+    if record.fields and (odd := named.keys() ^ record.fields.keys()):
+        raise UnknownFieldError(sorted(odd)[0], record.fields, path=path)
+    return named
+
+
+def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> Mapping[str, Any]:
+    """Check that the columns given are those of the store.
+
+    Raises
+    ------
+    UnknownColumnError
+    """
+    for name in columns.keys() - record.columns.keys():
+        raise UnknownColumnError(name, record.columns, path=path)
+    for name in record.columns.keys() - columns.keys():
+        raise UnknownColumnError(name, columns, path=path, what="these rows need a value for column")
+    return columns
+
+
+def class_codes(known: list[str], class_names: list[str]) -> tuple[NDArray[np.int32], list[str]]:
+    """Return the code of each row's class, and the classes that are new, in order of appearance."""
+    names = list(dict.fromkeys([*known, *class_names]))
+    codes = {name: code for code, name in enumerate(names)}
+    values = np.fromiter(map(codes.__getitem__, class_names), dtype=np.int32, count=len(class_names))
+    return values, names[len(known) :]
+
+
+def plan_delete(snapshot: Snapshot, rows: Rows) -> Plan:
+    """Plan the deletion of live rows."""
+    return Plan(snapshot.record, {"dead_rows": rows})
+
+
+def spread(array: ArrayState, snapshot: Snapshot, rows: Rows, values: Any) -> Any:
+    """Lay values of some rows out over all rows; the others are blank, or have no tokens."""
+    count = snapshot.record.rows
+    if isinstance(values, Ragged):
+        lengths = np.zeros(count, dtype=np.int64)
+        lengths[rows] = values.lengths
+        return Ragged(values.take(np.argsort(rows)).values, offsets_of(lengths))
+    if array.dtype == STRING:
+        strings = [""] * count
+        for row, value in zip(rows.tolist(), values, strict=True):
+            strings[row] = value
+        return strings
+    assert isinstance(values, np.ndarray)
+    if len(rows) == count and (rows == np.arange(count)).all():
+        return values
+    whole = np.full((count, *array.shape), blank(array), dtype=array.dtype)
+    whole[rows] = values
+    return whole
+
+
+def plan_field(
+    snapshot: Snapshot, name: str, rows: Rows, keys: list[str], values: Any, spec: FieldSpec | None, casting: Casting
+) -> Plan:
+    """Plan a further field, with values for all live rows.
+
+    Raises
+    ------
+    NameRefusedError, ShapeError, DtypeError, NonFiniteError
+    """
+    spec = spec or infer_field(name, values)
+    record = with_field(snapshot.record, name, spec)
+    stored = field_values(name, spec, values, keys, casting=casting)
+    spread_out = spread(record.arrays[name], snapshot, rows, stored)
+    return Plan(record, _nonempty(field_appends(record, {name: spread_out})))
+
+
+def plan_fields(snapshot: Snapshot, other: Snapshot, specs: Mapping[str, FieldSpec], rows: Rows) -> Plan:
+    """Plan further fields, copied from another store in blocks.
+
+    Parameters
+    ----------
+    snapshot, other
+    specs : mapping of str to FieldSpec
+        As `other` has them.
+    rows : ndarray, (rows of snapshot,) int64
+        The row of `other` for each row; -1 for those that are to be blank.
+
+    Raises
+    ------
+    NameRefusedError, ShapeError
+    """
+    record = snapshot.record
+    appends: dict[str, Blocks] = {}
+    for name, spec in specs.items():
+        record = with_field(record, name, spec)
+        if len(rows):
+            appends[name] = _field_blocks(record.arrays[name], other, name, rows)
+        if spec.ragged:
+            lengths = np.zeros(len(rows), dtype=np.int64)
+            there = rows >= 0
+            starts, stops = row_bounds(other, name, rows[there])
+            lengths[there] = stops - starts
+            appends[offsets_name(name)] = offsets_of(lengths)
+    return Plan(record, appends)
+
+
+def _field_blocks(array: ArrayState, other: Snapshot, name: str, rows: Rows) -> Iterator[Values]:
+    """Yield rows of a field as another store has them; blank, or without tokens, where it has none."""
+    for block in row_blocks(other, rows):
+        there = np.flatnonzero(block >= 0)
+        values = read_field(other, name, block[there])
+        if isinstance(values, Ragged):
+            yield values.values
+        else:
+            whole = np.full((len(block), *array.shape), blank(array), dtype=array.dtype)
+            whole[there] = values
+            yield whole
+
+
+def row_blocks(snapshot: Snapshot, rows: Rows) -> Iterator[Rows]:
+    """Cut rows into blocks that are good to hold in memory."""
+    record = snapshot.record
+    states = [record.arrays[name] for name in record.fields]
+    # A ragged field's rows have as many tokens as they have on average.
+    widest = max((-(-state.row_nbytes * state.length // max(1, record.rows)) for state in states), default=1)
+    step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, widest)))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def plan_column(snapshot: Snapshot, name: str, rows: Rows, values: Any) -> Plan:
+    """Plan a column, new or in place of the one of that name, with values for all live rows.
+
+    A column that is there is not written over: readers may be at it. Its successor is an array of
+    another name (``score.v2``), and the record says which of them is the column.
+
+    Raises
+    ------
+    NameRefusedError, ShapeError, DtypeError
+    """
+    old = snapshot.record.columns.get(name)
+    dtype, checked = column_values(name, None, values, len(rows))
+    array_name = _successor(old.array, snapshot.record) if old else name
+    record = with_column(snapshot.record, name, dtype, array_name=array_name)
+    whole = spread(record.arrays[array_name], snapshot, rows, checked)
+    if old:
+        arrays = {n: state for n, state in record.arrays.items() if n != old.array}
+        record = replace(record, arrays=arrays, dropped=(old.array,))
+    return Plan(record, _nonempty({array_name: whole}))
+
+
+def _successor(array: str, record: Record) -> str:
+    """Name the array that takes over from `array`: ``score``, ``score.v2``, ``score.v3``, as far as it is free."""
+    taken = {name.casefold() for name in (*record.arrays, *record.fields, *record.columns)}
+    stem, dot, number = array.rpartition(".v")
+    stem, last = (stem, int(number)) if dot and number.isdigit() else (array, 1)
+    while f"{stem}.v{last + 1}".casefold() in taken:
+        last += 1
+    return f"{stem}.v{last + 1}"
+
+
+def _nonempty(appends: Mapping[str, Values]) -> dict[str, Blocks]:
+    return {name: values for name, values in appends.items() if len(values)}

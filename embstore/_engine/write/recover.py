@@ -1,0 +1,68 @@
+"""Recovery: what a killed writer left is mended by the next one, and no reader ever saw it.
+
+Also where the record's spare copy is read, for a salvage without ``zarr.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from embstore._engine.chunks.journal import remove_other_journals
+from embstore._engine.format.record import ArrayState, Record
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
+from embstore._engine.io.folder import Folder, is_partial, remove_tree, sibling, sync_path
+from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
+from embstore._engine.read.key_index import remove_partials
+from embstore._engine.write.commit import BACKUP_ARRAY, own_metadata, unfinished_array
+from embstore._engine.write.erase import finish_erase
+from embstore.errors import CorruptStoreError
+
+__all__ = ["read_backup", "recover"]
+
+
+def recover(folder: Folder, record: Record) -> Record:
+    """Mend what a killed writer may have left; nothing of it was visible to a reader.
+
+    Returns
+    -------
+    Record
+        Another than `record` only if an erase had to be finished.
+    """
+    beside = sibling(folder.path)
+    if beside.exists():
+        sync_path(beside.parent)  # it may be the old store, and the exchange not yet on disk
+        remove_tree(beside, last_first=METADATA_NAME)
+    folder.remove_partials()
+    names = folder.names()
+    for name in record.dropped:
+        folder.remove_child(name)
+    for name in set(names) - record.arrays.keys() - {METADATA_NAME, INDEX_FOLDER}:
+        if unfinished_array(folder, name):  # anything else is somebody else's
+            folder.remove_child(name)
+    for name, array in record.arrays.items():
+        _mend(folder.child(name), array, own_metadata(name, record))
+    remove_other_journals(folder, record)
+    if INDEX_FOLDER in names:
+        remove_partials(folder.child(INDEX_FOLDER))
+    return finish_erase(folder, record) if record.erasing is not None else record
+
+
+def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
+    for name in folder.names():
+        index = name.split(".")[1] if name.startswith("c.") else ""
+        if is_partial(name) or (index.isdigit() and int(index) >= array.chunks):
+            folder.remove(name)
+    try:
+        lags = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES) != metadata
+    except (FileNotFoundError, CorruptStoreError):
+        lags = True
+    if lags:
+        folder.replace(METADATA_NAME, [metadata])
+        folder.sync()
+
+
+def read_backup(folder: Folder) -> Any:
+    """Return the copy of the record in ``key_hash/zarr.json``, as JSON."""
+    data = folder.child(BACKUP_ARRAY).read(METADATA_NAME, most=MAX_METADATA_BYTES)
+    return json.loads(data)["attributes"]["embstore_backup"]

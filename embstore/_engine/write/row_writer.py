@@ -1,0 +1,115 @@
+"""The row writer: gathers rows and commits them in batches, so that a kill loses little work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embstore._engine.format.keys import Key
+from embstore._engine.format.record import FieldSpec, Record
+from embstore._engine.write.check_input import Casting, Checked, column_values, field_values, infer_field, is_torch
+from embstore._engine.write.plans import AppendResult, IfExists, name_fields
+from embstore.errors import UnknownColumnError, UnknownFieldError
+
+if TYPE_CHECKING:
+    from embstore.store.embedding_store import EmbeddingStore
+
+__all__ = ["RowWriter"]
+
+
+class RowWriter:
+    """Gathers rows and commits them: on `flush`, every `interval` seconds, and when its block ends.
+
+    A commit is made by the `add` that finds the last one `interval` seconds old, so that rows which took
+    longer than that to make are on disk at once. A block that ends by an exception is committed as well: the rows
+    that were added are whole. Made by `EmbeddingStore.writer`.
+    """
+
+    def __init__(
+        self, store: EmbeddingStore, *, interval: float, max_bytes: int, if_exists: IfExists, casting: Casting
+    ) -> None:
+        self._store = store
+        self._interval = interval
+        self._max_bytes = max_bytes
+        self._if_exists: IfExists = if_exists
+        self._casting: Casting = casting
+        self._pending: list[tuple[list[str], dict[str, Checked], dict[str, list[Any]]]] = []
+        self._specs: dict[str, FieldSpec] = {}
+        self._columns: dict[str, str] | None = None
+        self._pending_bytes = 0
+        self._last = time.monotonic()
+
+    def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
+        """Add one row: `value` of the field's shape, or a mapping of field names to these."""
+        fields = dict(value) if isinstance(value, Mapping) else {None: value}
+        one = {name: np.asarray(row)[np.newaxis] if not is_torch(row) else row[None] for name, row in fields.items()}
+        self.add_many([key], one, columns={name: [v] for name, v in (columns or {}).items()})
+
+    def add_many(
+        self, keys: list[str | Key] | list[str], values: Any, *, columns: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add several rows at once, as `EmbeddingStore.append` takes them.
+
+        They are checked and copied here, so that rows which are refused don't hold up those before them, and an
+        encoder may use its buffer again.
+        """
+        given = dict(values) if isinstance(values, Mapping) else {None: values}
+        texts = [str(Key.parse(key)) for key in keys]
+        record = self._store.snapshot.record
+        named = name_fields(record, given, self._store.path)
+        self._specs = dict(record.fields) or self._specs or {name: infer_field(name, v) for name, v in named.items()}
+        fields: dict[str, Checked] = {}
+        for name, rows in named.items():
+            if name not in self._specs:
+                raise UnknownFieldError(name, self._specs, path=self._store.path)
+            spec = self._specs[name]
+            fields[name] = Checked.copy(spec, field_values(name, spec, rows, texts, casting=self._casting))
+        self._pending.append((texts, fields, self._checked_columns(record, columns or {}, len(texts))))
+        self._pending_bytes += sum(rows.nbytes for rows in fields.values())
+        if self._pending_bytes >= self._max_bytes:
+            self.flush()
+        self.flush_if_due()
+
+    def _checked_columns(self, record: Record, columns: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
+        """Check column values against the store's columns, or against those of the first rows given."""
+        if record.fields:
+            self._columns = {name: spec.dtype for name, spec in record.columns.items()}
+        elif self._columns is None:
+            self._columns = {name: column_values(name, None, values, count)[0] for name, values in columns.items()}
+        assert self._columns is not None
+        if odd := sorted(columns.keys() ^ self._columns.keys()):
+            raise UnknownColumnError(odd[0], self._columns, path=self._store.path, what="rows differ in column")
+        return {
+            name: list(column_values(name, self._columns[name], values, count)[1]) for name, values in columns.items()
+        }
+
+    def flush_if_due(self) -> None:
+        """Commit what was gathered, if the last commit is `interval` seconds old."""
+        if time.monotonic() - self._last >= self._interval:
+            self.flush()
+
+    def flush(self) -> AppendResult:
+        """Commit what was gathered. If that fails, the rows stay gathered."""
+        result = AppendResult()
+        if self._pending:
+            keys = [key for batch, _, _ in self._pending for key in batch]
+            fields = {
+                name: Checked.joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]
+            }
+            columns = {
+                name: [v for _, _, columns in self._pending for v in columns[name]] for name in self._pending[0][2]
+            }
+            result = self._store.append(keys, fields, columns=columns, if_exists=self._if_exists)
+            self._pending, self._pending_bytes = [], 0
+        self._last = time.monotonic()
+        return result
+
+    def __enter__(self) -> RowWriter:
+        self._last = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()

@@ -1,0 +1,1 @@
+"""Rows as something else: vectors, neighbors, tables, tensors, plots."""

@@ -1,0 +1,271 @@
+"""Exact nearest neighbours, a block of rows at a time: the whole column is never in RAM, nor all scores at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.format.keys import Key
+from embstore._engine.format.ragged import token_rows
+from embstore._engine.lazy import imported
+from embstore._engine.read.column import Rows
+from embstore._outputs.vectors import Vectors
+from embstore.errors import NonFiniteError, ShapeError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Metric", "Neighbors", "nearest_rows", "neighbors_of", "norms"]
+
+Metric = Literal["cosine", "dot", "euclidean"]
+
+_BLOCK_BYTES: Final = 64 * 2**20
+_COPIED_BYTES: Final = 16 * 2**20
+"""Of a block's scores, and of its vectors: where these are not copied, and where they are. Each product is a barrier
+for BLAS's threads: on a machine with six times as much to do as it has cores, small blocks took 1.5 times the
+processor time of large ones."""
+
+_LEAST_NORM: Final = 1e-12
+_NOTHING_NEAR: Final = "nothing is near to that"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """Nearest rows, the nearest first; of several that are equally near, the first in the view.
+
+    Attributes
+    ----------
+    keys : list of str, or list of lists
+        One list for one query, a list a query for many.
+    scores : ndarray, (k,) or (n, k) float32
+        Cosine similarity or dot product (higher is nearer), or Euclidean distance (lower is nearer).
+    rows : ndarray, (k,) or (n, k) int64
+    queries : list of str, optional
+        The keys that were asked for, if it was by key.
+    """
+
+    keys: Any
+    scores: NDArray[np.float32]
+    rows: Rows
+    queries: list[str] | None = None
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row for each neighbour of each query.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``query`` (its key, or its number), ``rank`` (from 1), ``key``, ``file_id``, ``class_name`` and
+            ``score``.
+        """
+        frame = imported("pandas", "analysis", "for tables")
+        scores = np.atleast_2d(self.scores)
+        count, width = scores.shape
+        keys: list[str] = self.keys if self.scores.ndim == 1 else [key for listed in self.keys for key in listed]
+        parts = [key.rpartition(":") for key in keys]
+        return frame.DataFrame(
+            {
+                "query": [query for query in self.queries or range(count) for _ in range(width)],
+                "rank": np.tile(np.arange(1, width + 1), count),
+                "key": keys,
+                "file_id": [file_id for file_id, _, _ in parts],
+                "class_name": [class_name for _, _, class_name in parts],
+                "score": scores.reshape(-1),
+            }
+        )
+
+
+def neighbors_of(
+    vectors: Vectors,
+    query: Any,
+    k: int,
+    *,
+    metric: Metric,
+    itself: Literal["exclude", "include"],
+    rows_of: Callable[[list[str]], Rows],
+) -> Neighbors:
+    """Find the vectors nearest to what `View.nearest` takes: vectors, or keys, whose rows `rows_of` gives."""
+    if itself not in ("exclude", "include"):
+        raise ValueError(f"expected itself 'exclude' or 'include', found {itself!r}")
+    own: Rows | None = None
+    if (keys := _as_keys(query)) is None:
+        given = _as_queries(query, vectors.dim)
+    else:
+        own = rows_of(keys)
+        given = replace(vectors, rows=own).read(0, len(own))
+        if len(bad := np.flatnonzero(~np.isfinite(given).all(axis=1))):
+            raise NonFiniteError(vectors.field, [keys[place] for place in bad], hint=_NOTHING_NEAR)
+        given = given[0] if isinstance(query, str | Key) else given
+        own = own if itself == "exclude" else None
+    scores, rows = nearest_rows(vectors, np.atleast_2d(given), k, metric=metric, left_out=own)
+    texts = vectors.snapshot.keys_of(rows.reshape(-1))
+    if given.ndim == 1:
+        return Neighbors(texts, scores[0], rows[0], keys)
+    width = rows.shape[1]
+    return Neighbors([texts[i * width : (i + 1) * width] for i in range(len(rows))], scores, rows, keys)
+
+
+def _as_keys(query: Any) -> list[str] | None:
+    """Return the keys that a query is made of; None, if it is made of numbers."""
+    if isinstance(query, str | Key):
+        return [str(query)]
+    if isinstance(query, list | tuple) or getattr(getattr(query, "dtype", None), "kind", "") in ("O", "U", "T"):
+        items = list(query)
+        if all(isinstance(item, str | Key) for item in items):
+            return [str(item) for item in items]
+    return None
+
+
+def _as_queries(query: Any, dim: int) -> NDArray[np.float32]:
+    """Return queries as an array, ``(dim,)`` or ``(n, dim) float32``, once it is known that rows can be near to them.
+
+    Raises
+    ------
+    ShapeError
+        Of another dimension than the rows.
+    NonFiniteError
+        NaN or infinity.
+    """
+    given = np.asarray(query.detach().cpu() if hasattr(query, "detach") else query, dtype=np.float32)
+    if given.ndim not in (1, 2):
+        raise ShapeError("query", expected="(dim,) or (n, dim)", found=given.shape)
+    if given.shape[-1] != dim:
+        raise ShapeError("query", expected=f"dimension {dim}", found=f"dimension {given.shape[-1]}")
+    if not np.isfinite(given).all():
+        raise NonFiniteError("query", [], hint=_NOTHING_NEAR)
+    return given
+
+
+def norms(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the length of each vector, those of none as next to nothing: ``(n,) float32``."""
+    lengths: NDArray[np.float32] = np.maximum(np.sqrt(np.vecdot(block, block)), _LEAST_NORM)
+    return lengths
+
+
+def nearest_rows(
+    vectors: Vectors,
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    metric: Metric,
+    left_out: Rows | None = None,
+) -> tuple[NDArray[np.float32], Rows]:
+    """Find the `k` vectors nearest to each query.
+
+    Parameters
+    ----------
+    vectors : Vectors
+    queries : ndarray, (n, dim) float32
+    k : int
+    metric : {"cosine", "dot", "euclidean"}
+    left_out : ndarray, (n,) int64, optional
+        A row for each query that is not to be among its neighbours.
+
+    Returns
+    -------
+    scores : ndarray, (n, k) float32
+        The nearest first. Rows with NaN come last, infinitely far.
+    rows : ndarray, (n, k) int64
+        Fewer than `k`, where there are fewer for any of the queries.
+
+    Raises
+    ------
+    ValueError
+        `k` below 1, or an unknown metric.
+    """
+    if k < 1:
+        raise ValueError(f"expected k of at least 1, found {k}")
+    if metric not in ("cosine", "dot", "euclidean"):
+        raise ValueError(f"expected the metric cosine, dot or euclidean, found {metric!r}")
+    count, k = len(queries), min(k, len(vectors))
+    if not count or not k:
+        return np.empty((count, k), dtype=np.float32), np.empty((count, k), dtype=np.int64)
+    if metric == "cosine":
+        queries = queries / norms(queries)[:, None]
+    asking, places = _to_leave_out(vectors.rows, left_out)
+    best = _Best(count, k)
+    most = _COPIED_BYTES if vectors.copied else _BLOCK_BYTES
+    for start, block in vectors.blocks(max(1, most // (4 * max(count, vectors.dim)))):
+        scores = _scores(queries, block, metric)
+        within = slice(*np.searchsorted(places, [start, start + len(block)]))
+        best.add(scores, start, (asking[within], places[within] - start))
+    scores, found = best.found()
+    return np.sqrt(np.maximum(-scores, 0)) if metric == "euclidean" else scores, vectors.rows[found]
+
+
+def _to_leave_out(rows: Rows, left_out: Rows | None) -> tuple[Rows, Rows]:
+    """Return which query is to leave out which place, by ascending place."""
+    if left_out is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    places = np.flatnonzero(np.isin(rows, left_out))
+    order = np.argsort(left_out, kind="stable")
+    low, high = (np.searchsorted(left_out[order], rows[places], side=side) for side in ("left", "right"))
+    return order[token_rows(low, high - low)], np.repeat(places, high - low)
+
+
+class _Best:
+    """The best so far of each query, in order; NaN where there is none yet."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self.k = k
+        self.scores = np.full((queries, k), np.nan, dtype=np.float32)
+        self.places = np.full((queries, k), -1, dtype=np.int64)
+        self.full = False
+
+    def add(self, scores: NDArray[np.float32], start: int, left_out: tuple[Rows, Rows]) -> None:
+        """Take a block's scores in, which begins at the place `start`."""
+        if not self.full:
+            np.copyto(scores, -np.inf, where=np.isnan(scores))
+        scores[left_out] = np.nan  # which is neither above nor at any threshold
+        # Once there are k, few of a block are better than all of them: no need to sort the others.
+        mask = scores > self.scores[:, -1:] if self.full else scores >= self._kth(scores)
+        if mask.any():
+            self._merge(scores, mask, start)
+
+    def _kth(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the k-th best of a block for each query: ``(queries, 1)``."""
+        if scores.shape[1] <= self.k:
+            return np.full((len(scores), 1), -np.inf, dtype=np.float32)
+        kth = -np.partition(-scores, self.k - 1, axis=1)[:, self.k - 1 : self.k]
+        return np.where(np.isnan(kth), np.float32(-np.inf), kth)
+
+    def _merge(self, scores: NDArray[np.float32], mask: NDArray[np.bool_], start: int) -> None:
+        queries, places = np.nonzero(mask)
+        counts = np.bincount(queries, minlength=len(scores))
+        slots = self.k + np.arange(len(queries)) - (np.cumsum(counts) - counts)[queries]
+        room = (0, 0), (0, int(counts.max()))
+        merged = np.pad(self.scores, room, constant_values=np.nan)
+        found = np.pad(self.places, room, constant_values=-1)
+        merged[queries, slots] = scores[queries, places]
+        found[queries, slots] = places + start
+        # Stable, and the blocks come in order: of equals the first stays first. NaN goes last.
+        order = np.argsort(-merged, axis=1, kind="stable")[:, : self.k]
+        self.scores, self.places = np.take_along_axis(merged, order, 1), np.take_along_axis(found, order, 1)
+        self.full = not np.isnan(self.scores[:, -1]).any()
+
+    def found(self) -> tuple[NDArray[np.float32], Rows]:
+        """Return as many as every query has."""
+        width = int((self.places >= 0).sum(axis=1).min())
+        return self.scores[:, :width], self.places[:, :width]
+
+
+def _scores(queries: NDArray[np.float32], block: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+    """Score each row of a block for each query, higher is nearer: ``(queries, rows)``."""
+    with np.errstate(invalid="ignore", over="ignore"):  # rows may hold infinity, where their field allows it
+        if metric == "euclidean":
+            # Distances are differences of squares here. Measured from a query, they don't cancel out far from zero.
+            origin = queries[0]
+            queries, block = queries - origin, block - origin
+        dot: NDArray[np.float32] = queries @ block.T
+        if metric == "dot":
+            return dot
+        if metric == "cosine":
+            dot /= norms(block)
+            return dot
+        dot *= 2
+        dot -= np.vecdot(block, block) + np.vecdot(queries, queries)[:, None]
+        return dot

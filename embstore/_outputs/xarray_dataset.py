@@ -1,0 +1,185 @@
+"""Rows as an xarray.Dataset, whose values are read when they are asked for. Imports xarray when it is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from embstore._engine.format.record import BFLOAT16, STRING, FieldSpec
+from embstore._engine.read.column import Array, Rows
+from embstore._engine.read.read_rows import column_of, consecutive, read_field, read_ragged, row_bounds
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.check_input import as_numbers
+
+__all__ = ["as_dataset"]
+
+_BLOCK_BYTES: Final = 16 * 2**20
+"""Read at a time where less than whole rows is wanted: one number of each of 28,000 AST clips is not 105 GB in RAM."""
+
+Place = int | slice | Array
+
+
+class _Lazy(BackendArray):
+    """One variable of the Dataset: what its rows are, once they are asked for.
+
+    Parameters
+    ----------
+    snapshot : callable
+        The view's: it raises once its rows don't mean any more what they did.
+    read : callable
+        Of a snapshot, row numbers and whether all of each row is wanted gives values ``(n, *shape)``.
+    rows : ndarray, (n,) int64
+    shape : tuple of int
+        Of one row.
+    dtype : dtype
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        read: Callable[[Snapshot, Rows, bool], Array],
+        rows: Rows,
+        shape: tuple[int, ...],
+        dtype: Any,
+    ) -> None:
+        self.shape = (len(rows), *shape)
+        self.dtype = np.dtype(dtype)
+        self._snapshot = snapshot
+        self._read = read
+        self._rows = rows
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._part)
+
+    def _part(self, key: tuple[Place, ...]) -> Array:
+        """Read what an outer index picks: a place, a slice or an array of places for each dimension."""
+        first, *rest = key
+        rows = np.atleast_1d(self._rows[first])
+        whole = all(isinstance(k, slice) and k == slice(None) for k in rest)
+        row_nbytes = self.dtype.itemsize * math.prod(self.shape[1:])
+        step = max(1, len(rows) if whole else _BLOCK_BYTES // max(1, row_nbytes))
+        snapshot = self._snapshot()
+        blocks = [rows[start : start + step] for start in range(0, max(1, len(rows)), step)]
+        parts = [_picked(self._read(snapshot, block, whole), rest) for block in blocks]
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        values = values if values.flags.writeable else values.copy()  # xarray's own, to change as it likes
+        return values[0] if isinstance(first, int | np.integer) else values
+
+
+def _picked(values: Array, rest: Sequence[Place]) -> Array:
+    """Apply an outer index to all dimensions but the first."""
+    for axis in reversed(range(len(rest))):  # from the last, since a single place removes its dimension
+        values = values[(slice(None),) * (axis + 1) + (rest[axis],)]
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Field:
+    """Reads a field's rows; of neighbours in a map, if only part of each is wanted, no page that is not asked for."""
+
+    name: str
+    spec: FieldSpec
+
+    def __call__(self, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
+        if not whole and consecutive(rows):
+            values: Any = snapshot.span(self.name, int(rows[0]), int(rows[-1]) + 1)
+        else:
+            values = read_field(snapshot, self.name, rows)
+        numbers: Array = as_numbers(values, self.spec)
+        return numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Padded:
+    """Reads a ragged field's rows with zeros past their lengths: ``(n, longest, *shape)``."""
+
+    name: str
+    spec: FieldSpec
+    longest: int
+
+    def __call__(self, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
+        ragged = read_ragged(snapshot, self.name, rows)
+        out = np.zeros((len(rows), self.longest, *self.spec.shape), _dtype(self.spec))
+        for place, row in enumerate(as_numbers(ragged, self.spec)):
+            out[place, : len(row)] = row
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    """Reads a column."""
+
+    name: str
+
+    def __call__(self, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
+        return column_of(snapshot, self.name, rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Text:
+    """Reads keys, or what they are made of."""
+
+    method: str
+
+    def __call__(self, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
+        texts = np.empty(len(rows), dtype=object)
+        texts[:] = getattr(snapshot, self.method)(rows)
+        return texts
+
+
+def _dtype(spec: FieldSpec) -> np.dtype[Any]:
+    return np.dtype(np.float32 if spec.dtype == BFLOAT16 else spec.dtype)
+
+
+def as_dataset(snapshot: Callable[[], Snapshot], rows: Rows, fields: Sequence[str]) -> xr.Dataset:
+    """Return rows as a Dataset; see `View.to_xarray`.
+
+    Parameters
+    ----------
+    snapshot : callable
+        Gives the commit to read from, or raises; asked again at each read.
+    rows : ndarray, (n,) int64
+    fields : sequence of str
+
+    Raises
+    ------
+    ValueError
+        Two variables of one name, or one named as a dimension.
+    """
+    record = snapshot().record
+
+    def variable(dims: Sequence[str], read: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        return xr.Variable(("sample", *dims), indexing.LazilyIndexedArray(_Lazy(snapshot, read, rows, shape, dtype)))
+
+    coords: dict[str, Any] = {
+        "key": variable((), _Text(method="keys_of"), (), object),
+        "file_id": variable((), _Text(method="file_ids_of"), (), object),
+        "class_name": variable((), _Text(method="class_names_of"), (), object),
+    }
+    for name, column in record.columns.items():
+        dtype = object if column.dtype == STRING else column.dtype
+        coords[name] = variable((), _Column(name=name), (), dtype)
+    data: dict[str, Any] = {}
+    for name in fields:
+        spec, dims = record.fields[name], record.arrays[name].dims[1:]
+        if not spec.ragged:
+            data[name] = variable(dims, _Field(name=name, spec=spec), spec.shape, _dtype(spec))
+            continue
+        starts, stops = row_bounds(snapshot(), name, rows)
+        lengths, longest = stops - starts, int((stops - starts).max(initial=0))
+        if (length_name := f"{name}_length") in (*record.columns, *record.fields):
+            raise ValueError(f"{length_name!r} is the lengths of {name!r}: leave that field out with fields=")
+        coords[length_name] = xr.Variable(("sample",), lengths)
+        padded = _Padded(name=name, spec=spec, longest=longest)
+        data[name] = variable((f"{name}_token", *dims), padded, (longest, *spec.shape), _dtype(spec))
+    used = {dim for value in data.values() for dim in value.dims}
+    for clash in used & {*coords, *data}:
+        raise ValueError(f"{clash!r} is both a dimension and a field or column: xarray can't tell them apart")
+    return xr.Dataset(data, coords, {"store": str(snapshot().folder.path), "fingerprint": record.fingerprint})

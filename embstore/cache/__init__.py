@@ -1,0 +1,1 @@
+"""Many stores under one folder, one a config."""

@@ -1,0 +1,359 @@
+"""The cache: a folder of stores, one for each config, and why a lookup hits or misses."""
+
+from __future__ import annotations
+
+import html
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from embstore._engine.chunks.record_file import read_commit
+from embstore._engine.format.config import ABSENT, Config, Difference
+from embstore._engine.format.keys import Key
+from embstore._engine.io.folder import Folder
+from embstore._engine.io.remote import local_path
+from embstore.cache.prune import StoreUse, given_up, remove_stores, tidy, use_of
+from embstore.errors import (
+    AmbiguousConfigError,
+    CacheMissError,
+    CorruptStoreError,
+    NotAStoreError,
+    UnsupportedFormatError,
+)
+from embstore.pipeline.freshness import compare_digests
+from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.open import Mode
+from embstore.store.open import open as open_store
+
+__all__ = ["Cache", "CacheEntry", "Lookup"]
+
+logger = logging.getLogger("embstore")
+
+_SUFFIX: Final = ".zarr"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One store of a cache, as its record describes it: path, config, and number of live rows.
+
+    It stands for its path, so that `embstore.open` takes it.
+    """
+
+    path: Path
+    config: Config
+    rows: int
+
+    def __fspath__(self) -> str:
+        """Return the path."""
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """What a cache has of what is wanted.
+
+    Attributes
+    ----------
+    hit : bool
+        Whether everything wanted is stored and current.
+    reason : str
+        In words, for a log or a person.
+    path : Path
+        Where the config's store lies, or would.
+    stored, missing, stale : tuple of str
+        The wanted keys: there and current; not there; there, but computed from other content.
+    nearest : CacheEntry or None
+        The store whose config differs least, if there is none of this config.
+    differences : tuple of Difference
+        How its config differs (found) from the one wanted (expected).
+    """
+
+    hit: bool
+    reason: str
+    path: Path
+    stored: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    nearest: CacheEntry | None = None
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def coverage(self) -> float:
+        """Part of the wanted keys that is stored and current, from 0 to 1."""
+        wanted = len(self.stored) + len(self.missing) + len(self.stale)
+        return len(self.stored) / wanted if wanted else float(self.hit)
+
+
+class Cache:
+    """A folder of stores, one for each config. It is made with its first store.
+
+    Parameters
+    ----------
+    path : path_like
+    **options
+        Passed to `embstore.open` for each store: `mapping`, `check`, `lock_timeout`, `network`.
+
+    Attributes
+    ----------
+    path : Path
+    options : dict
+
+    Raises
+    ------
+    ReadOnlyError
+        `path` is a URL.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> cache = Cache(tempfile.mkdtemp())
+    >>> config = Config(encoder="MIT/ast", sample_rate=16_000, duration=5)
+    >>> with cache.open(config, "a") as store:
+    ...     store.append(["a:dog"], np.ones((1, 3), np.float32))
+    AppendResult(appended=1, skipped=0, replaced=0)
+    >>> cache.lookup(config, ["a:dog", "b:cat"]).missing
+    ('b:cat',)
+    >>> print(cache.lookup(Config(config, duration=10)).reason)
+    miss: no store has this config; the nearest differs in duration: expected 10, found 5
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        self.path = local_path(path).resolve()
+        self.options = options
+
+    def path_of(self, config: Mapping[str, Any]) -> Path:
+        """Return where the store of a config lies, or would."""
+        config = _as_config(config)
+        return self.path / f"{_slug(config)}-{config.fingerprint[:16]}{_SUFFIX}"
+
+    def open(self, config: Mapping[str, Any], mode: Mode = "r", **options: Any) -> EmbeddingStore:
+        """Open the store of a config; with mode "a", make it if there is none.
+
+        Parameters
+        ----------
+        config : mapping
+        mode : {"r", "r+", "a", "w-", "x"}
+        **options
+            As for `embstore.open`.
+
+        Raises
+        ------
+        CacheMissError
+            There is no store of this config; says how the nearest one differs.
+        """
+        config = _as_config(config)
+        path = self.path_of(config)
+        if not path.exists():
+            lookup = self.lookup(config)
+            if mode in ("r", "r+"):
+                raise CacheMissError(lookup.reason, config=config, differences=lookup.differences, path=self.path)
+            logger.info("%s: a new store: %s", path, lookup.reason)
+        return open_store(path, mode, config=config, **{**self.options, **options})
+
+    def entries(self) -> list[CacheEntry]:
+        """List the stores, by name. One that can't be read is left out, with a logged warning."""
+        found = []
+        for path in sorted(self.path.glob(f"*{_SUFFIX}")) if self.path.is_dir() else []:
+            try:
+                record = read_commit(Folder.open(path))
+            except (NotAStoreError, CorruptStoreError, UnsupportedFormatError, OSError) as error:
+                logger.warning("%s: left out of the cache: %s", path, error)
+                continue
+            found.append(CacheEntry(path, Config(record.config), record.rows - record.dead))
+        return found
+
+    def find(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[CacheEntry]:
+        """List the stores whose config has all these attributes.
+
+        Parameters
+        ----------
+        attributes : mapping, optional
+            By name; ``"outer.inner"`` for nested ones.
+        **more
+            The same, as keywords.
+        """
+        wanted = {**(attributes or {}), **more}
+        return [entry for entry in self.entries() if _has(entry.config, wanted)]
+
+    def find_one(
+        self, attributes: Mapping[str, Any] | None = None, /, *, mode: Mode = "r", **more: Any
+    ) -> EmbeddingStore:
+        """Open the one store whose config has all these attributes.
+
+        Raises
+        ------
+        AmbiguousConfigError
+            Several have; lists them, and the attributes in which they differ.
+        CacheMissError
+            None has.
+        """
+        wanted = {**(attributes or {}), **more}
+        found = self.find(wanted)
+        if not found:
+            reason = f"no store in {self.path} has {wanted!r}"
+            raise CacheMissError(reason, config=Config(wanted), differences=(), path=self.path)
+        if len(found) > 1:
+            differing = {d.name for entry in found[1:] for d in found[0].config.diff(entry.config)}
+            raise AmbiguousConfigError(wanted, [entry.path for entry in found], ", ".join(sorted(differing)))
+        return open_store(found[0].path, mode, **self.options)
+
+    def lookup(
+        self,
+        config: Mapping[str, Any],
+        keys: Sequence[str | Key] | None = None,
+        *,
+        digests: Mapping[str, str] | None = None,
+    ) -> Lookup:
+        """Say what the cache has of what is wanted, and why not the rest.
+
+        Parameters
+        ----------
+        config : mapping
+        keys : sequence of str or Key, optional
+        digests : mapping of str to str, optional
+            For each key, the digest of its content now. Where the stored one (the column
+            ``source_digest``) differs, the key is stale.
+        """
+        config = _as_config(config)
+        path = self.path_of(config)
+        wanted = [str(Key.parse(key)) for key in keys or ()]
+        if not path.exists():
+            return self._miss(config, path, wanted)
+        with open_store(path, config=config, **self.options) as store:
+            found = compare_digests(store, wanted, digests or {})
+            rows = len(store)
+        return Lookup(
+            hit=found.complete,
+            reason=found.reason if wanted else f"hit: {rows:,} rows",
+            path=path,
+            stored=tuple(found.stored),
+            missing=tuple(found.missing),
+            stale=tuple(found.stale),
+        )
+
+    def _miss(self, config: Config, path: Path, wanted: list[str]) -> Lookup:
+        nearest, differences = self.nearest(config)
+        reason = "miss: no store has this config; "
+        if nearest is None:
+            reason += f"{self.path} is empty"
+        else:
+            reason += "the nearest differs in " + "; ".join(map(str, differences))
+        return Lookup(
+            hit=False, reason=reason, path=path, missing=tuple(wanted), nearest=nearest, differences=differences
+        )
+
+    def nearest(self, config: Mapping[str, Any]) -> tuple[CacheEntry | None, tuple[Difference, ...]]:
+        """Return the store whose config differs in the fewest attributes, and these; None, if the cache is empty."""
+        config = _as_config(config)
+        compared = [(config.diff(entry.config), entry) for entry in self.entries()]
+        if not compared:
+            return None, ()
+        differences, entry = min(compared, key=lambda pair: len(pair[0]))
+        return entry, differences
+
+    def stats(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[StoreUse]:
+        """Say of each store what it takes on disk, and what it was used for.
+
+        Parameters
+        ----------
+        attributes, **more
+            Only of those whose config has these; see `find`.
+        """
+        found = (use_of(entry.path, entry.config, entry.rows) for entry in self.find(attributes, **more))
+        return [store for store in found if store is not None]
+
+    def prune(
+        self,
+        attributes: Mapping[str, Any] | None = None,
+        /,
+        *,
+        max_nbytes: int | None = None,
+        unused_for: timedelta | float | None = None,
+        dry_run: bool = False,
+        **more: Any,
+    ) -> list[StoreUse]:
+        """Remove the stores that were not used for long, or those used longest ago until the others fit.
+
+        Parameters
+        ----------
+        attributes, **more
+            Only those whose config has these; see `find`.
+        max_nbytes : int, optional
+            What the stores that are kept may take on disk.
+        unused_for : timedelta or float, optional
+            Seconds.
+        dry_run : bool
+            Remove nothing, and only say which they are.
+
+        Returns
+        -------
+        list of StoreUse
+            What was removed. A store that a writer is at work on is left alone, with a logged warning.
+        """
+        if max_nbytes is None and unused_for is None:
+            raise TypeError("prune needs max_nbytes or unused_for; clear() removes all")
+        seconds = unused_for.total_seconds() if isinstance(unused_for, timedelta) else unused_for
+        if (max_nbytes or 0) < 0 or (seconds or 0) < 0:
+            raise ValueError(f"expected no negative limits, found {max_nbytes} bytes and {seconds} seconds")
+        chosen = given_up(self.stats(attributes, **more), now=time.time(), max_nbytes=max_nbytes, unused_for=seconds)
+        return chosen if dry_run else self.remove(chosen)
+
+    def clear(
+        self, attributes: Mapping[str, Any] | None = None, /, *, dry_run: bool = False, **more: Any
+    ) -> list[StoreUse]:
+        """Remove all stores, or those whose config has these attributes; see `find` and `prune`."""
+        chosen = self.stats(attributes, **more)
+        return chosen if dry_run else self.remove(chosen)
+
+    def remove(self, stores: Sequence[StoreUse]) -> list[StoreUse]:
+        """Remove just these stores, as `stats` gave them; see `prune`."""
+        if self.path.is_dir():
+            tidy(self.path, _SUFFIX)
+        return remove_stores(stores)
+
+    def __len__(self) -> int:
+        return len(self.entries())
+
+    def __repr__(self) -> str:
+        entries = self.entries()
+        lines = [f"  {entry.path.name}: {entry.rows:,} rows" for entry in entries]
+        return "\n".join([f"<Cache {str(self.path)!r}: {len(entries)} store(s)>", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{html.escape(entry.path.name)}</td><td>{entry.rows:,}</td>"
+            f"<td style='text-align:left'>{html.escape(repr(entry.config))}</td></tr>"
+            for entry in self.entries()
+        )
+        head = "<tr><th>store</th><th>rows</th><th>config</th></tr>"
+        return f"<table><caption>{html.escape(str(self.path))}</caption>{head}{rows}</table>"
+
+
+def _as_config(config: Mapping[str, Any]) -> Config:
+    return config if isinstance(config, Config) else Config(config)
+
+
+def _slug(config: Config) -> str:
+    """Name a store for people, after its encoder; it is found by its fingerprint."""
+    encoder = config.get("encoder", "store")
+    if isinstance(encoder, Mapping):
+        encoder = encoder.get("id", encoder.get("name", "store"))
+    words = re.sub(r"[^a-z0-9.]+", "-", str(encoder).rpartition("/")[2].lower()).strip("-.")
+    return words[:48] or "store"
+
+
+def _has(config: Config, wanted: Mapping[str, Any]) -> bool:
+    """Tell whether a config has all these attributes, named with dots where they are nested."""
+    for name, value in wanted.items():
+        found: Any = config
+        for part in [name] if name in config else name.split("."):
+            found = found.get(part, ABSENT) if isinstance(found, Mapping) else ABSENT
+        if found is ABSENT or Config(value=found) != Config(value=value):
+            return False
+    return True

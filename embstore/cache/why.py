@@ -1,0 +1,98 @@
+"""Why a lookup misses, attribute by attribute, for a person to read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embstore._engine.format.config import ABSENT
+from embstore._engine.format.record import FieldSpec
+from embstore.cache.cache import Cache, Lookup
+
+__all__ = ["Explanation", "why"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation:
+    """Why a lookup hits or misses; shows itself as text.
+
+    Attributes
+    ----------
+    lookup : Lookup
+    missing_fields : tuple of str
+        Fields wanted that the store of this config does not have yet.
+    text : str
+    """
+
+    lookup: Lookup
+    missing_fields: tuple[str, ...]
+    text: str
+
+    @property
+    def hit(self) -> bool:
+        """Whether there is a store of this config with the fields wanted."""
+        return self.lookup.hit and not self.missing_fields
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+
+def why(
+    config: Mapping[str, Any],
+    cache: Cache | str | os.PathLike[str],
+    *,
+    fields: Iterable[str] | None = None,
+) -> Explanation:
+    """Explain why a config is found in a cache or not: how it differs from the nearest one stored.
+
+    Parameters
+    ----------
+    config : mapping
+        All that the values depend on: ``{**encoder.config, "dataset": source.name}``, of `embed`.
+    cache : Cache or path_like
+    fields : iterable of str, optional
+        That are wanted, too.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> cache = Cache(tempfile.mkdtemp())
+    >>> config = {"encoder": {"id": "MIT/ast"}, "sample_rate": 16_000, "duration": 5}
+    >>> with cache.open(config, "a") as store:
+    ...     _ = store.append(["a:dog"], np.ones((1, 3), np.float32))
+    >>> print(why(config | {"duration": 10}, cache))  # doctest: +ELLIPSIS
+    miss: no store in ... has this config
+    the nearest is ast-....zarr (1 rows); it differs in
+      duration  wanted 10  stored 5
+    """
+    if isinstance(fields, str):
+        raise TypeError(f"expected a list of fields, found one: {fields!r}")
+    cache = cache if isinstance(cache, Cache) else Cache(cache)
+    lookup = cache.lookup(config)
+    if lookup.path.exists():
+        with cache.open(config) as store:
+            return _of_store(lookup, store.fields, None if fields is None else list(fields), len(store))
+    lines = [f"miss: no store in {cache.path} has this config"]
+    if lookup.nearest is None:
+        lines.append("the cache is empty")
+    else:
+        lines.append(f"the nearest is {lookup.nearest.path.name} ({lookup.nearest.rows:,} rows); it differs in")
+        rows = [(d.name, f"wanted {_shown(d.expected)}", f"stored {_shown(d.found)}") for d in lookup.differences]
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        lines += [f"  {name:<{widths[0]}}  {wanted:<{widths[1]}}  {stored}" for name, wanted, stored in rows]
+    return Explanation(lookup, (), "\n".join(lines))
+
+
+def _of_store(lookup: Lookup, stored: Mapping[str, FieldSpec], wanted: list[str] | None, rows: int) -> Explanation:
+    missing = tuple(name for name in wanted or () if name not in stored)
+    has = f"{lookup.path.name} has {rows:,} rows of {', '.join(stored) or 'no field yet'}"
+    text = f"field miss: {has}, and no {', '.join(missing)}" if missing else f"hit: {has}"
+    return Explanation(lookup, missing, text)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is ABSENT else repr(value)

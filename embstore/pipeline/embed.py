@@ -1,0 +1,364 @@
+"""`embed`: samples through an encoder into a cache, only those that are missing or stale, for every field wanted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from embstore._engine.format.config import Config
+from embstore._engine.format.keys import hash_keys
+from embstore._engine.format.record import STRING
+from embstore._engine.progress import Progress, reporting
+from embstore._engine.write.check_input import column_values
+from embstore.cache.cache import Cache
+from embstore.cache.usage import count
+from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
+from embstore.errors import (
+    FieldMismatchError,
+    MissingKeysError,
+    StoreChangedError,
+    UnknownFieldError,
+)
+from embstore.pipeline.add_fields import backfill, check_backfill, tidy_backfills
+from embstore.pipeline.decode_ahead import Failure
+from embstore.pipeline.fill import Job, Samples
+from embstore.pipeline.find_missing import Seen, look, new_fields_of, stamp_anew, whole_store
+from embstore.pipeline.freshness import (
+    SOURCE_COLUMNS,
+    UNKNOWN_SOURCE,
+    Coverage,
+)
+from embstore.sources.base import AnySample, Source, samples_by_key
+from embstore.store.describe import size as size_text
+from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.open import open as open_store
+
+__all__ = ["EmbedResult", "embed", "part_path"]
+
+logger = logging.getLogger("embstore")
+
+Vanished = Literal["report", "delete", "ignore"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult:
+    """What a run of `embed` did: the wanted samples, by what became of them, and where they are.
+
+    Attributes
+    ----------
+    path : Path
+        Of the store.
+    config : Config
+    reason : str
+        Why the run found what it found: a hit, or in what it missed.
+    samples, hits, encoded, stale : int
+        Wanted; found as they should be; encoded by this run; of those wanted, stored of other content before.
+    failed : tuple of Failure
+        Samples that could not be read, decoded or encoded. The next run tries them again.
+    vanished : tuple of str
+        Keys that are stored, and not in the source any more; deleted only on request.
+    fields_added : tuple of str
+        Fields that were stored for the first time.
+    rows, nbytes : int
+        What the store holds now: live rows, and bytes of all rows.
+    seconds : float
+    """
+
+    path: Path
+    config: Config = field(repr=False)
+    reason: str
+    samples: int
+    hits: int
+    encoded: int
+    stale: int
+    failed: tuple[Failure, ...] = ()
+    vanished: tuple[str, ...] = ()
+    fields_added: tuple[str, ...] = ()
+    rows: int
+    nbytes: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every sample that was wanted is stored now."""
+        return not self.failed
+
+    @property
+    def store(self) -> EmbeddingStore:
+        """The store, opened for reading."""
+        return open_store(self.path)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.samples:,} samples: {self.hits:,} hits, {self.stale:,} stale, {self.encoded:,} encoded, "
+            f"{len(self.failed):,} failed, in {self.seconds:.3g} s",
+            f"{self.rows:,} rows, {size_text(self.nbytes)} in {self.path}",
+        ]
+        if self.fields_added:
+            lines.append(f"fields added: {', '.join(self.fields_added)}")
+        if self.vanished:
+            lines.append(f"{len(self.vanished):,} rows whose sample is gone: {_few(self.vanished)}")
+        if self.failed:
+            lines += ["failed, and tried again by the next run:", *(f"  {failure}" for failure in self.failed)]
+        return "\n".join(lines)
+
+
+def embed(
+    source: Source,
+    encoder: Encoder,
+    cache: Cache | str | os.PathLike[str],
+    *,
+    batch_size: int = 32,
+    workers: int | None = None,
+    interval: float = 2.0,
+    shard: tuple[int, int] | None = None,
+    vanished: Vanished = "report",
+    progress: Progress = None,
+    columns: Callable[[AnySample], Mapping[str, Any]] | None = None,
+) -> EmbedResult:
+    """Encode the samples of a source that a cache does not have, or has of other content.
+
+    Rows are committed at least every `interval` seconds, so that a killed run loses no more work than that and
+    the batch at hand, and the next run goes on from there. Several processes may do this at once with one cache: no
+    sample is encoded twice. If nothing is missing, nothing is loaded. A sample that can't be read, decoded or
+    encoded is recorded in the result; no row is made of it. A field that the store does not have yet is encoded for
+    all rows that are there, and committed whole.
+
+    Parameters
+    ----------
+    source : Source
+    encoder : Encoder
+    cache : Cache or path_like
+    batch_size : int
+        Samples that are encoded at a time; halved where they don't fit the memory. It is not part of the config.
+    workers : int, optional
+        Threads that read and decode ahead of the encoder; as many as there are processors, 8 at most, unless given.
+    interval : float
+        Seconds.
+    shard : (int, int), optional
+        ``(i, n)``: only the i-th of n parts of the samples, into a store of its own (`part_path`), for array jobs on
+        several machines; `embstore.merge` puts the parts together. What the whole store holds already is a hit.
+    vanished : {"report", "delete", "ignore"}
+        What to do with rows whose sample is not in the source any more. They are not looked for, where the source is
+        a part of what the store holds.
+    progress : callable, bool or None
+        A function of (done, total), or True for a bar.
+    columns : callable, optional
+        Gives a sample's values of further columns.
+
+    Returns
+    -------
+    EmbedResult
+
+    Raises
+    ------
+    DuplicateKeysError
+        Two samples have the same key.
+    FieldMismatchError
+        A field of the encoder is stored with another shape, dtype, layer or pooling.
+    UnknownFieldError
+        The store has a field that the encoder does not give, so that new rows would lack it.
+    MissingKeysError
+        A field is to be added, but rows are stored whose samples are gone.
+    """
+    if batch_size < 1:
+        raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
+    if vanished not in ("report", "delete", "ignore"):
+        raise ValueError(f"expected vanished 'report', 'delete' or 'ignore', found {vanished!r}")
+    started, looked = time.monotonic(), time.time_ns()
+    cache = cache if isinstance(cache, Cache) else Cache(cache)
+    own = as_encoder(encoder)
+    config = Config(own.config, dataset=source.name)
+    workers = workers or min(8, os.cpu_count() or 1)
+    samples = samples_by_key(source)
+    path = cache.path_of(config)
+    whole: Coverage | None = None
+    if shard is not None:
+        samples = _share(samples, shard)
+        whole = whole_store(path, cache, own, samples, workers)
+        path = part_path(path, shard)
+    here = shard is None and vanished != "ignore"
+    seen = look(path, cache, config, own, samples, workers=workers, whole=whole, gone=here)
+    logger.info("%s: %s", source.name, seen.reason)
+    job = Job(encoder=own, batch_size=batch_size, workers=workers, interval=interval, columns=columns)
+    job.failures |= {key: Failure(key, samples[key].where, e.reason) for key, e in seen.found.unreadable.items()}
+    added: tuple[str, ...] = ()
+    if seen.found.touched:
+        stamp_anew(path, cache, samples, seen.found.touched, looked)
+    if seen.work or (seen.gone and vanished == "delete"):
+        with _writable(path, cache, config, own, samples, columns) as store:
+            if seen.gone and vanished == "delete":
+                _delete(store, seen.gone)
+            total = len(seen.wanted) + (len(store) if seen.new_fields else 0)
+            with reporting(progress, total, source.name, hits=len(samples) - len(seen.wanted)) as job.advance:
+                added = _carry_out(store, samples, seen, job, cache.options)
+    with open_store(path, **cache.options) as store:
+        rows, nbytes = len(store), store.nbytes
+    hits = len(seen.found.stored)
+    count(
+        cache.path_of(config),
+        hits=hits,
+        misses=len(seen.wanted),
+        served=hits + job.encoded,
+        encoded=job.encoded,
+        seconds=time.monotonic() - started if job.encoded else 0,
+    )
+    return EmbedResult(
+        path=path,
+        config=config,
+        reason=seen.reason,
+        samples=len(samples),
+        hits=len(seen.found.stored),
+        encoded=job.encoded,
+        stale=len(seen.found.stale),
+        failed=tuple(job.failures.values()),
+        vanished=tuple(seen.gone),
+        fields_added=added,
+        rows=rows,
+        nbytes=nbytes,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _carry_out(
+    store: EmbeddingStore, samples: Samples, seen: Seen, job: Job, options: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Encode what is wanted; returns the fields that were added."""
+    encoder = job.encoder
+    added: tuple[str, ...] = ()
+    tidy_backfills(store)
+    if new_fields := new_fields_of(store, encoder):  # another process may have added them since the look
+        check_backfill(store, new_fields, samples)
+        if seen.found.stale:
+            # Rows of other content first: a new field is made of the content that is there now.
+            _give_all(job, encoder, store)
+            job.fill(store, {key: samples[key] for key in seen.found.stale})
+        job.encoder = encoder
+        added = backfill(store, new_fields, samples, job, options)
+    while seen.wanted:
+        _give_all(job, encoder, store)
+        fields = store.fields.keys()
+        try:
+            job.fill(store, {key: samples[key] for key in seen.wanted})
+            break
+        except UnknownFieldError:
+            store.refresh()
+            if store.fields.keys() == fields:
+                raise
+            job.done.clear()  # another process added a field: rows without it were not taken
+    return added
+
+
+def _delete(store: EmbeddingStore, gone: list[str]) -> None:
+    """Delete rows whose samples are gone, as far as no other process has."""
+    while there := [key for key in gone if key in store]:
+        try:
+            store.delete(there)
+            logger.info("%s: deleted %d rows whose samples are gone", store.path, len(there))
+        except MissingKeysError:
+            store.refresh()
+
+
+def part_path(path: Path, shard: tuple[int, int]) -> Path:
+    """Return where a shard's part of the store at `path` lies; no cache takes it for a store of its own."""
+    index, count = shard
+    return path.with_name(f"{path.name}.part-{index}-of-{count}")
+
+
+def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
+    """Return a shard's samples: by the hash of the key, which does not depend on what else is in the source."""
+    index, count = shard
+    if not (isinstance(index, int) and isinstance(count, int) and 0 <= index < count):
+        raise ValueError(f"expected shard (i, n) of whole numbers with 0 <= i < n, found {shard}")
+    chosen = hash_keys(samples)[:, 0] % np.uint64(count) == index
+    return {key: sample for (key, sample), mine in zip(samples.items(), chosen.tolist(), strict=True) if mine}
+
+
+def _give_all(job: Job, encoder: BaseEncoder, store: EmbeddingStore) -> None:
+    """Have a job give all fields that a new row of the store needs, and no others.
+
+    Raises
+    ------
+    UnknownFieldError
+        The encoder does not have one of them.
+    """
+    job.encoder, stored = encoder, store.fields
+    if encoder.fields is not None and stored and stored.keys() != encoder.fields.keys():
+        try:
+            job.encoder = encoder.with_fields(list(stored))
+            for name, spec in (job.encoder.fields or {}).items():
+                if name in stored and (spec.layer, spec.pooling) != (stored[name].layer, stored[name].pooling):
+                    raise FieldMismatchError(name, path=store.path, expected=stored[name].meaning, found=spec.meaning)
+        except UnknownFieldError as error:
+            hint = f"new rows need all fields that are stored: make the encoder with {', '.join(stored)}"
+            raise UnknownFieldError(error.field, error.available, hint=hint) from error
+        job.casting = "same_kind"  # the dtype that is stored was chosen when the field was made
+
+
+def _writable(
+    path: Path,
+    cache: Cache,
+    config: Config,
+    encoder: BaseEncoder,
+    samples: Samples,
+    columns: Callable[[AnySample], Mapping[str, Any]] | None,
+) -> EmbeddingStore:
+    """Open a store for writing, made if there is none, with the columns that tell what its rows were made from."""
+    provenance = {} if path.exists() else _provenance(encoder)
+    described: dict[str, str] = {}
+    if encoder.fields is not None:
+        described = dict(SOURCE_COLUMNS)
+        for sample in list(samples.values())[:1] if columns is not None else ():
+            described |= {name: column_values(name, None, [v], 1)[0] for name, v in columns(sample).items()}  # type: ignore[misc]
+    store = open_store(
+        path,
+        "a",
+        config=config,
+        fields=encoder.fields,
+        columns=described,
+        provenance=provenance,
+        expected_rows=len(samples),
+        **cache.options,
+    )
+    blank = dict(UNKNOWN_SOURCE) if store.fields or encoder.fields is not None else {}
+    if not len(store):  # no row lacks a value of the columns that are given
+        zeros = {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()}
+        blank = zeros | blank
+    for name, fill in blank.items():
+        _add_column(store, name, fill)
+    return store
+
+
+def _add_column(store: EmbeddingStore, name: str, fill: Any) -> None:
+    """Add a column, unless another process does so meanwhile; rows that are there have the value `fill`."""
+    while name not in store.columns:
+        try:
+            store.set_column(name, [], [], fill=fill, commit_id=store.snapshot.record.commit_id)
+        except StoreChangedError:
+            store.refresh()
+
+
+def _provenance(encoder: BaseEncoder) -> dict[str, str]:
+    from embstore import __version__
+
+    return {
+        **encoder.provenance,
+        "embstore": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "host": platform.node(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _few(keys: tuple[str, ...], shown: int = 5) -> str:
+    return ", ".join(keys[:shown]) + (", …" if len(keys) > shown else "")

@@ -1,0 +1,241 @@
+"""Encoding what is missing: claimed, decoded ahead, encoded in batches that fit the memory, committed as it goes.
+
+One `Job` fills one store with samples. Which samples and which store, `pipeline` and `backfill` say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.write.check_input import Casting
+from embstore._engine.write.row_writer import RowWriter
+from embstore.cache.claims import Claims, hashes_of
+from embstore.encoders.base import BaseEncoder
+from embstore.errors import NonFiniteError
+from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ahead
+from embstore.pipeline.freshness import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, compare_samples
+from embstore.sources.base import AnySample
+from embstore.store.embedding_store import EmbeddingStore
+
+__all__ = ["Job", "Samples"]
+
+logger = logging.getLogger("embstore")
+
+Samples = Mapping[str, AnySample]
+"""Samples by key."""
+
+_POLL: Final = 0.1  # seconds between looks at what other processes have done
+_CLAIMED_BATCHES: Final = 4
+
+
+@dataclass(kw_only=True)
+class Job:
+    """How samples are encoded, and what became of them.
+
+    Attributes
+    ----------
+    encoder : BaseEncoder
+    batch_size : int
+        Halved for good where a batch does not fit the memory.
+    workers : int
+        Threads that read and decode.
+    interval : float
+        Seconds between commits at most.
+    advance : callable
+        Called with the number of samples done.
+    columns : callable, optional
+        Gives a sample's values of further columns.
+    casting : {"no", "same_kind"}
+        Whether rows of another dtype than the store's may be converted.
+    encoded : int
+        Rows made so far.
+    failures : dict of str to Failure
+        By key.
+    done : set of str
+        Keys of the samples encoded so far. One that changes again meanwhile is the next run's: a file that never
+        stops changing must not hold up this one.
+    """
+
+    encoder: BaseEncoder
+    batch_size: int
+    workers: int
+    interval: float
+    advance: Callable[[int], None] = lambda count: None
+    columns: Callable[[AnySample], Mapping[str, Any]] | None = None
+    casting: Casting = "no"
+    encoded: int = 0
+    failures: dict[str, Failure] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+
+    def fill(self, store: EmbeddingStore, samples: Samples) -> None:
+        """Encode into a store those samples that it lacks or has of other content; all but what fails.
+
+        Several processes may do so at once: each takes what no other is at, and waits for the others at the end,
+        since one that is killed leaves its samples undone.
+
+        Parameters
+        ----------
+        store : EmbeddingStore
+        samples : mapping of str to Sample
+            By key.
+        """
+        todo = self._todo(store, samples)
+        if not todo:
+            return
+        with Claims(store.path) as claims:
+            while todo:
+                before = self.encoded + len(self.failures)
+                self._round(store, {key: samples[key] for key in todo}, claims)
+                if self.encoded + len(self.failures) == before:
+                    logger.debug("waiting for other processes, which are at %d samples", len(todo))
+                    time.sleep(_POLL)
+                store.refresh()
+                todo = self._todo(store, {key: samples[key] for key in todo})
+
+    def _todo(self, store: EmbeddingStore, samples: Samples) -> list[str]:
+        left = {key: sample for key, sample in samples.items() if key not in self.failures and key not in self.done}
+        found = compare_samples(store, left, workers=self.workers)
+        for key, error in found.unreadable.items():
+            self._failed(Failure(key, samples[key].where, error.reason))
+        return [*found.missing, *found.stale]
+
+    def _round(self, store: EmbeddingStore, samples: Samples, claims: Claims) -> None:
+        """Encode those samples that no other process is at."""
+        rows = dict(zip(samples, store.find(list(samples)).tolist(), strict=True))
+        chosen = self._claimed(store, samples, rows, claims)
+        with contextlib.ExitStack() as stack:
+            # Another process may have added a missing row meanwhile: its row is as good.
+            writers = [stack.enter_context(self._writer(store, how)) for how in ("skip", "replace")]
+            ready = decoded_ahead(chosen, self.encoder, workers=self.workers, batch_size=self.batch_size)
+            stack.enter_context(contextlib.closing(ready))
+            for batch in batches(self._without_failures(ready), self.batch_size):
+                for part, values in self._encoded(batch):
+                    if self.encoder.fields is not None and isinstance(values, Mapping) and store.fields:
+                        values = {name: rows for name, rows in values.items() if name in store.fields}
+                    for replaces, writer in enumerate(writers):
+                        places = [i for i, done in enumerate(part) if (rows[done.key] >= 0) == replaces]
+                        self._write(writer, part, values, places)
+                    for writer in writers:
+                        writer.flush_if_due()
+
+    def _writer(self, store: EmbeddingStore, if_exists: Any) -> RowWriter:
+        return store.writer(interval=self.interval, if_exists=if_exists, casting=self.casting)
+
+    def _claimed(
+        self, store: EmbeddingStore, samples: Samples, rows: Mapping[str, int], claims: Claims
+    ) -> Iterator[tuple[str, AnySample]]:
+        """Yield samples as they are needed, each once no other process has it or is at it."""
+        left = deque(zip(samples, hashes_of(list(samples)), strict=True))
+        mine: list[str] = []
+        size = _CLAIMED_BATCHES * self.batch_size
+        while left:
+            chosen: list[str] = []
+            with claims.choosing() as others:
+                store.refresh()
+                mine = [key for key in self._undone(store, mine, rows) if key not in self.failures]
+                while left and len(chosen) < size:
+                    candidates = [left.popleft() for _ in range(min(len(left), size))]
+                    free = [key for key, key_hash in candidates if key_hash not in others]
+                    chosen += self._undone(store, free, rows)
+                mine += chosen
+                claims.announce(mine)
+            for key in chosen:
+                yield key, samples[key]
+
+    @staticmethod
+    def _undone(store: EmbeddingStore, keys: list[str], rows: Mapping[str, int]) -> list[str]:
+        """Return the keys that still have the row that they had before; a row that was made or renewed is another."""
+        found = store.find(keys).tolist()
+        return [key for key, row in zip(keys, found, strict=True) if row == rows[key]]
+
+    def _without_failures(self, ready: Iterator[Decoded | Failure]) -> Iterator[Decoded]:
+        for done in ready:
+            if isinstance(done, Failure):
+                self._failed(done)
+            else:
+                yield done
+
+    def _failed(self, failure: Failure) -> None:
+        logger.warning("not encoded: %s", failure)
+        self.failures[failure.key] = failure
+        self.advance(1)
+
+    def _encoded(self, batch: list[Decoded]) -> Iterator[tuple[list[Decoded], Any]]:
+        """Encode a batch, in halves where it does not fit the memory."""
+        left = batch
+        while left:
+            part = left[: self.batch_size]
+            try:
+                values = self.encoder.encode([done.item for done in part])
+            except Exception as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+                self.batch_size = len(part) // 2
+                logger.warning("out of memory with a batch of %d, going on with %d", len(part), self.batch_size)
+                continue
+            yield part, values
+            left = left[len(part) :]
+
+    def _write(self, writer: RowWriter, part: list[Decoded], values: Any, places: list[int]) -> None:
+        """Give a writer the rows at some places; those with NaN are failures of their samples."""
+        chosen = [part[i] for i in places]
+        if not chosen:
+            return
+        try:
+            rows = pick_rows(values, places, len(part))
+            writer.add_many([done.key for done in chosen], rows, columns=self._columns(chosen))
+        except NonFiniteError as error:
+            bad = set(error.keys)
+            for done in chosen:
+                if done.key in bad:
+                    reason = f"the encoder gave NaN or infinity ({error.field})"
+                    self._failed(Failure(done.key, done.sample.where, reason))
+            self._write(writer, part, values, [i for i in places if part[i].key not in bad])
+            return
+        self.encoded += len(chosen)
+        self.done |= {done.key for done in chosen}
+        self.advance(len(chosen))
+
+    def _columns(self, part: Sequence[Decoded]) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {
+            DIGEST_COLUMN: [done.digest for done in part],
+            SIZE_COLUMN: [done.stamp.size for done in part],
+            MTIME_COLUMN: [done.stamp.mtime for done in part],
+        }
+        if self.columns is not None:
+            for done in part:
+                for name, value in self.columns(done.sample).items():
+                    columns.setdefault(name, []).append(value)
+        return columns
+
+
+def pick_rows(values: Any, places: list[int], count: int) -> Any:
+    """Return some of an encoder's rows, of each field where there are several."""
+    if len(places) == count:
+        return values
+    if isinstance(values, Mapping):
+        return {name: pick_rows(rows, places, count) for name, rows in values.items()}
+    if isinstance(values, Padded):
+        return Padded(values.values[places], values.lengths[places])
+    if isinstance(values, list | tuple):
+        return [values[i] for i in places]
+    if isinstance(values, Ragged):
+        return values.take(np.array(places, dtype=np.int64))
+    return values[places]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an encoder failed for want of memory: torch's errors are told by name, without importing it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -1,0 +1,165 @@
+"""What a store has of the samples and fields that a run wants: stored, missing, stale, gone, and in which fields.
+
+Which rows are of the content that is there now, `freshness` tells; what is then done, `pipeline`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from embstore._engine.format.config import Config
+from embstore.cache.cache import Cache
+from embstore.encoders.base import BaseEncoder
+from embstore.errors import (
+    FieldMismatchError,
+    NetworkFileSystemError,
+    ReadOnlyError,
+    StoreChangedError,
+    StoreLockedError,
+    StoreReplacedError,
+    UnknownFieldError,
+)
+from embstore.pipeline.fill import Samples
+from embstore.pipeline.freshness import MTIME_COLUMN, SIZE_COLUMN, Coverage, compare_samples
+from embstore.sources.base import settled
+from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.open import open as open_store
+
+__all__ = ["Seen", "look", "new_fields_of", "stamp_anew", "whole_store"]
+
+logger = logging.getLogger("embstore")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a look at the store showed."""
+
+    found: Coverage
+    reason: str
+    new_fields: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    made: bool = True
+
+    @property
+    def wanted(self) -> list[str]:
+        """Keys of the samples to encode."""
+        return [*self.found.missing, *self.found.stale]
+
+    @property
+    def work(self) -> bool:
+        """Whether anything is to be written."""
+        return bool(self.wanted or self.new_fields or not self.made)
+
+
+def look(
+    path: Path,
+    cache: Cache,
+    config: Config,
+    encoder: BaseEncoder,
+    samples: Samples,
+    *,
+    workers: int,
+    whole: Coverage | None = None,
+    gone: bool = True,
+) -> Seen:
+    """Look what a store has of the samples and fields that are wanted.
+
+    Parameters
+    ----------
+    path, cache, config, encoder, samples
+    workers : int
+        Threads that read files whose content is to be compared.
+    whole : Coverage, optional
+        Of a shard's part: what the whole store has.
+    gone : bool
+        Whether to look for rows whose sample is gone.
+    """
+    if not path.exists():
+        found = whole or Coverage(missing=list(samples))
+        return Seen(found=found, reason=whole.reason if whole else cache.lookup(config).reason, made=False)
+    with open_store(path, config=config, **cache.options) as store:
+        left = samples if whole is None else {key: samples[key] for key in (*whole.missing, *whole.stale)}
+        own = compare_samples(store, left, workers=workers)
+        found = own if whole is None else _together(whole, own)
+        new_fields = new_fields_of(store, encoder)
+        reason = found.reason
+        if new_fields:
+            reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
+        return Seen(found=found, reason=reason, new_fields=new_fields, gone=_gone(store, left, own) if gone else [])
+
+
+def whole_store(path: Path, cache: Cache, encoder: BaseEncoder, samples: Samples, workers: int) -> Coverage | None:
+    """Return what the whole store has of a shard's samples; None, if there is no such store yet."""
+    if not path.exists():
+        return None
+    with open_store(path, **cache.options) as store:
+        if new := new_fields_of(store, encoder):
+            raise UnknownFieldError(new[0], store.fields, path=path)
+        found = compare_samples(store, samples, workers=workers)
+        return replace(found, touched=[])  # a shard writes nothing but its part
+
+
+def _together(whole: Coverage, part: Coverage) -> Coverage:
+    """Return what there is of a shard's samples: in the whole store or, of those left, in the part."""
+    outdated = set(whole.stale)
+    return Coverage(
+        stored=[*whole.stored, *part.stored],
+        missing=[key for key in part.missing if key not in outdated],
+        stale=[*part.stale, *(key for key in part.missing if key in outdated)],
+        unreadable=whole.unreadable | part.unreadable,
+        touched=part.touched,
+    )
+
+
+def new_fields_of(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
+    """Return which of the encoder's fields a store does not have.
+
+    Raises
+    ------
+    FieldMismatchError
+    """
+    new = []
+    for name, spec in (encoder.fields or {}).items():
+        stored = store.fields.get(name)
+        if stored is None:
+            new.append(name)
+        elif stored.meaning != spec.meaning:
+            raise FieldMismatchError(name, path=store.path, expected=stored.meaning, found=spec.meaning)
+    return new
+
+
+def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> list[str]:
+    """Return the keys of rows that are stored but not in the source."""
+    if len(store) == len(samples) - len(found.missing):  # each row has its sample
+        return []
+    left = np.setdiff1d(store.rows, store.find(list(samples)))
+    return store.select(rows=left).keys
+
+
+def stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str], looked: int) -> None:
+    """Remember the stamps of files that were only touched, so that the next run need not read them.
+
+    Another process may replace a row meanwhile, and its stamp must not become one of the content before: the columns
+    are written only if nothing was committed since they were read. It is a courtesy: a cache that can only be read
+    is read all the same.
+    """
+    stamps = {key: samples[key].stamp for key in touched}
+    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp.mtime, looked)}
+    if not stamps:
+        return
+    try:
+        with open_store(path, "r+", **cache.options) as store:
+            view = store.select()
+            keys = view.keys
+            for place, column in enumerate((SIZE_COLUMN, MTIME_COLUMN)):
+                found = view.column(column).tolist() if column in store.columns else [-1] * len(keys)
+                values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, found, strict=True)]
+                store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)
+    except (StoreChangedError, StoreReplacedError):
+        logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", path)
+    except (ReadOnlyError, NetworkFileSystemError, StoreLockedError) as error:
+        logger.info("%s: the stamps of %d touched files are not noted: %s", path, len(stamps), error)

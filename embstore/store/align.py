@@ -1,0 +1,250 @@
+"""Views of several stores joined row by row, so that they are read as one: `align` and what it gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.read.column import Rows
+from embstore._engine.read.read_rows import read_field
+from embstore._outputs.tensors import as_tensor
+from embstore.errors import AlignmentError, NameRefusedError, UnknownClassError
+from embstore.store.view import View
+
+__all__ = ["Aligned", "align"]
+
+On = Literal["key", "file_id"]
+_OWN_NAMES = ("key", "file_id", "class_name", "label")
+
+
+def align(
+    *,
+    on: On = "key",
+    repeats: Literal["refuse", "allow"] = "refuse",
+    fields: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    **views: View,
+) -> Aligned:
+    """Join views row by row: what all of them have, in the order of the first.
+
+    Parameters
+    ----------
+    on : {"key", "file_id"}
+        What partners have in common. ``"file_id"`` also joins rows whose classes differ.
+    repeats : {"refuse", "allow"}
+        What to do with one that a view has several times (a file of several classes, an augmented one). ``"allow"``
+        repeats its partners; of two views that both have it several times, nobody knows whose partner is whose.
+    fields : mapping of str to str, optional
+        The field of each view whose store has several.
+    classes : sequence of str, optional
+        Gives samples a ``"label"``: the class's place in this list.
+    **views : View
+        Two or more, under the names that samples have them by.
+
+    Raises
+    ------
+    AlignmentError
+        Repeated ids, see `repeats`; or classes that differ between partners, where labels are wanted.
+    NameRefusedError
+        A view under a name that samples need.
+    UnknownClassError, UnknownFieldError
+
+    Examples
+    --------
+    >>> import embstore, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> audio = embstore.open(folder + "/audio.zarr", "w-", config={"encoder": "AST"})
+    >>> _ = audio.append(["a:dog", "b:cat", "c:cat"], np.eye(3, dtype=np.float32))
+    >>> image = embstore.open(folder + "/image.zarr", "w-", config={"encoder": "CLIP"})
+    >>> _ = image.append(["c:cat", "a:dog"], np.ones((2, 4), np.float32))
+    >>> both = align(audio=audio.select(), image=image.select())
+    >>> both.keys, both[0]["image"].shape, both.left_out
+    (['a:dog', 'c:cat'], (4,), {'audio': 1, 'image': 0})
+    """
+    if on not in ("key", "file_id"):
+        raise ValueError(f"expected on 'key' or 'file_id', found {on!r}")
+    if repeats not in ("refuse", "allow"):
+        raise ValueError(f"expected repeats 'refuse' or 'allow', found {repeats!r}")
+    if len(views) < 2:
+        raise TypeError(f"expected two views or more, by name, found {len(views)}")
+    for name, view in views.items():
+        if name in _OWN_NAMES:
+            raise NameRefusedError(name, "samples have that already")
+        if not isinstance(view, View):
+            raise TypeError(f"expected views, found {name}={type(view).__name__}; of a store take select()")
+    if unknown := set(fields or ()) - set(views):
+        raise ValueError(f"fields of views that are not there: {', '.join(sorted(unknown))}")
+    ids = {name: view.keys if on == "key" else view.file_ids for name, view in views.items()}
+    places, left_out = _joined(ids, on, repeats)
+    return Aligned(
+        on=on,
+        views={name: view[places[name]] for name, view in views.items()},
+        fields={name: view.store.field_name((fields or {}).get(name)) for name, view in views.items()},
+        classes=None if classes is None else tuple(classes),
+        left_out=left_out,
+    )
+
+
+def _joined(
+    ids: Mapping[str, list[str]], on: On, repeats: Literal["refuse", "allow"]
+) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Return the places of each view's partners, and how many of its rows have none."""
+    common = set.intersection(*(set(texts) for texts in ids.values()))
+    places: dict[str, dict[str, list[int]]] = {name: {} for name in ids}
+    for name, texts in ids.items():
+        for place, text in enumerate(texts):
+            if text in common:
+                places[name].setdefault(text, []).append(place)
+    several: dict[str, list[str]] = {
+        name: [text for text, at in found.items() if len(at) > 1] for name, found in places.items()
+    }
+    seen = Counter(text for texts in several.values() for text in texts)
+    for name, texts in several.items():
+        if texts and repeats == "refuse":
+            hint = 'repeats="allow" repeats their partners' + (', on="key" tells classes apart' if on != "key" else "")
+            raise AlignmentError(name, on, texts, f"it has {len(texts)} of them more than once ({hint})")
+        if both := [text for text in texts if seen[text] > 1]:
+            raise AlignmentError(name, on, both, "it and another view both have them more than once")
+    first = next(iter(ids))
+    taken: set[str] = set()
+    rows: list[tuple[int, ...]] = []
+    for text in ids[first]:
+        if text in common and text not in taken:
+            taken.add(text)
+            rows += product(*(found[text] for found in places.values()))
+    if len(several[first]):  # the first view's order, also where it is the one that has several
+        rows.sort()
+    columns = np.array(rows, dtype=np.int64).reshape(-1, len(ids)).T
+    left_out = {name: sum(text not in common for text in texts) for name, texts in ids.items()}
+    return dict(zip(ids, columns, strict=True)), left_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Aligned:
+    """Rows of several views that belong together, made by `align`.
+
+    As a map-style dataset it goes straight into `torch.utils.data.DataLoader`: a batch is one gather a view. A
+    sample has each view's row under its name, the id that they share, and a label where there are classes; in a
+    batch, a ragged field's rows are padded, and followed by ``<name>_lengths``.
+
+    Attributes
+    ----------
+    on : str
+        ``"key"`` or ``"file_id"``.
+    views : dict of str to View
+        All of one length, row `i` of each belonging to row `i` of the others.
+    fields : dict of str to str
+    classes : tuple of str, optional
+    left_out : dict of str to int
+        Rows of each view without a partner.
+    """
+
+    on: On
+    views: dict[str, View]
+    fields: dict[str, str]
+    classes: tuple[str, ...] | None = None
+    left_out: dict[str, int]
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            self.labels(self.classes)  # raises now, and not in the middle of an epoch
+
+    @property
+    def first(self) -> View:
+        """The view that gives the order."""
+        return next(iter(self.views.values()))
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def keys(self) -> list[str]:
+        """The first view's keys; all views', where they were joined on the key."""
+        return self.first.keys
+
+    @property
+    def file_ids(self) -> list[str]:
+        """The file_ids, which all views share."""
+        return self.first.file_ids
+
+    def labels(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """Return each row's place in `classes`: ``(len(aligned),) int64``.
+
+        Raises
+        ------
+        UnknownClassError
+            A class is not in the list.
+        AlignmentError
+            Partners are of different classes.
+        """
+        labels = self.first.labels(classes)
+        if self.on == "key":
+            return labels  # a key has one class
+        for name, view in list(self.views.items())[1:]:
+            try:
+                differs = labels != view.labels(classes)
+            except UnknownClassError as error:
+                raise self._differing(name, np.array(view.class_names) != np.array(self.first.class_names)) from error
+            if differs.any():
+                raise self._differing(name, differs)
+        return labels
+
+    def _differing(self, name: str, differs: NDArray[np.bool_]) -> AlignmentError:
+        ids = view_ids(self.first[np.flatnonzero(differs)], self.on)
+        return AlignmentError(name, self.on, ids, "it has another class for some, so that they have no one label")
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one sample, as a mapping of NumPy arrays; or, of a slice, places or a mask, the `Aligned` of those."""
+        if isinstance(index, int | np.integer):
+            place = range(len(self))[index]
+            return self._sample(place)
+        views = {name: view[index] for name, view in self.views.items()}
+        return Aligned(on=self.on, views=views, fields=self.fields, classes=self.classes, left_out=self.left_out)
+
+    def _sample(self, place: int) -> dict[str, Any]:
+        sample: dict[str, Any] = {}
+        for name, view in self.views.items():
+            values = view[place : place + 1].to_numpy(self.fields[name])
+            sample[name] = (values.values if isinstance(values, Padded) else values)[0]
+        sample[self.on] = view_ids(self.first[place : place + 1], self.on)[0]
+        if self.classes is not None:
+            sample["label"] = int(self.first[place : place + 1].labels(self.classes)[0])
+        return sample
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """Return the samples of a batch, as tensors gathered at once; the default collate takes them whole."""
+        from embstore.torch import Batch
+
+        places = np.asarray(indices, dtype=np.int64)
+        whole: dict[str, Any] = {}
+        ragged = []
+        for name, view in self.views.items():
+            snapshot, field = view.snapshot(), self.fields[name]
+            values, lengths = read_field(snapshot, field, view.rows[places]), None
+            if isinstance(values, Ragged):
+                values, lengths = values.padded()
+            whole[name] = as_tensor(values, snapshot.record.fields[field])
+            if lengths is not None:
+                whole[f"{name}_lengths"] = as_tensor(lengths)
+                ragged.append(name)
+        chosen = self.first[places]
+        whole[self.on] = view_ids(chosen, self.on)
+        if self.classes is not None:
+            whole["label"] = as_tensor(chosen.labels(self.classes))
+        return Batch(whole, len(places), ragged)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{name} ({field})" for name, field in self.fields.items())
+        return f"<Aligned {rows}: {len(self):,} rows joined on {self.on}>"
+
+
+def view_ids(view: View, on: On) -> list[str]:
+    """Return what a view's rows are joined on."""
+    return view.keys if on == "key" else view.file_ids

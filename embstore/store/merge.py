@@ -1,0 +1,230 @@
+"""Merge: the rows of several stores of one config in one, by one commit; the stores merged are left alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embstore._engine.format.ragged import Ragged
+from embstore._engine.format.record import Record, offsets_name
+from embstore._engine.format.zarr_layout import FIELD_CHUNK_BYTES
+from embstore._engine.read.column import Rows
+from embstore._engine.read.read_rows import check_ends, read_field, read_rows, row_bounds
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.commit import Blocks, Values
+from embstore._engine.write.plans import AppendResult, IfExists, Plan, row_blocks, with_column, with_field
+from embstore.errors import (
+    ConfigMismatchError,
+    DuplicateKeysError,
+    FieldMismatchError,
+    KeysExistError,
+    UnknownColumnError,
+    UnknownFieldError,
+)
+from embstore.store.open import open as open_store
+
+__all__ = ["merge", "plan_merge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one of the stores that are merged."""
+
+    snapshot: Snapshot
+    rows: Rows
+
+    def without(self, places: np.ndarray[Any, Any]) -> Part:
+        """Return the part without the rows at some places."""
+        return Part(self.snapshot, np.delete(self.rows, places))
+
+    @property
+    def hashes(self) -> np.ndarray[Any, Any]:
+        """Hashes of the keys: ``(n,)``, each 16 bytes."""
+        return np.ascontiguousarray(self.snapshot.take("key_hash", self.rows)).view("V16").reshape(-1)
+
+
+def merge(
+    dest: str | os.PathLike[str],
+    *parts: str | os.PathLike[str],
+    if_exists: IfExists = "error",
+    **options: Any,
+) -> AppendResult:
+    """Add the rows of several stores to one, in one commit; it is made, if it is not there.
+
+    Parameters
+    ----------
+    dest : path_like
+    *parts : path_like
+        Stores of the same config, fields and columns; they are not changed.
+    if_exists : {"error", "skip", "replace"}
+        What to do with keys that are in `dest` already; to skip them is to skip those of an earlier part, too.
+    **options
+        Of `dest`, as for `embstore.open`.
+
+    Returns
+    -------
+    AppendResult
+
+    Raises
+    ------
+    ConfigMismatchError
+        A part has another config than the first, or than `dest`.
+    FieldMismatchError, UnknownFieldError, UnknownColumnError
+        A part has other fields or columns.
+    KeysExistError, DuplicateKeysError
+    """
+    if not parts:
+        raise TypeError("expected stores to merge, found none")
+    if if_exists not in ("error", "skip", "replace"):
+        raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
+    opened = [open_store(part, check="touched") for part in parts]  # a new checksum must not cover up a flipped bit
+    for store in opened:
+        if differences := opened[0].config.diff(store.config):
+            raise ConfigMismatchError(store.path, differences)
+    # One without rows, whose first rows were to decide its fields, has nothing to merge, and nothing that differs.
+    snapshots = [store.snapshot for store in opened if store.fields or len(store)]
+    first = (snapshots[0] if snapshots else opened[0].snapshot).record
+    for snapshot in snapshots:
+        _check_same(first, snapshot)
+    live = [Part(snapshot, snapshot.live_rows) for snapshot in snapshots]
+    if if_exists != "skip":
+        _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, opened[0].path)  # before anything is made
+    made = {
+        "fields": first.fields,
+        "columns": {name: spec.dtype for name, spec in first.columns.items()},
+        "chunk_bytes": first.options.get("chunk_bytes", FIELD_CHUNK_BYTES),
+        "expected_rows": max(first.options.get("expected_rows", 0), sum(map(len, opened))),
+        "compression": first.compression,
+        "provenance": first.provenance,
+    }
+    with open_store(dest, "a", config=first.config, **{**made, **options}) as store:
+        return store.carry_out(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
+
+
+def _check_same(record: Record, part: Snapshot) -> None:
+    """Check that a part has the fields and columns of the store that it goes to."""
+    path = part.folder.path
+    for name in sorted(part.record.fields.keys() ^ record.fields.keys()):
+        raise UnknownFieldError(name, record.fields, path=path)
+    for name, spec in record.fields.items():
+        found = part.record.fields[name]
+        if found.meaning != spec.meaning:
+            raise FieldMismatchError(name, path=path, expected=spec, found=found)
+    columns = {name: spec.dtype for name, spec in record.columns.items()}
+    for name, column in part.record.columns.items():
+        if columns.get(name) != column.dtype:
+            raise UnknownColumnError(name, columns, path=path, what=f"there is no {column.dtype} column")
+    for name in columns.keys() - part.record.columns.keys():
+        raise UnknownColumnError(name, part.record.columns, path=path)
+
+
+def _decided(record: Record, parts: Sequence[Part]) -> Record:
+    """Return the record with the fields and columns of the first part, if its first rows are to decide them."""
+    if record.fields or not parts:
+        return record
+    first = parts[0].snapshot.record
+    for name, spec in first.fields.items():
+        record = with_field(record, name, spec)
+    for name, column in first.columns.items():
+        record = record if name in record.columns else with_column(record, name, column.dtype)
+    return record
+
+
+def plan_merge(
+    snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: IfExists
+) -> tuple[Plan | None, AppendResult]:
+    """Plan the merge; values are read while it is carried out, a block at a time.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    find : callable
+        Gives the rows of key hashes in it, -1 where there are none.
+    parts : sequence of Part
+    if_exists : {"error", "skip", "replace"}
+
+    Raises
+    ------
+    KeysExistError, DuplicateKeysError, FieldMismatchError, UnknownFieldError, UnknownColumnError
+    """
+    check_ends(snapshot)
+    record = _decided(snapshot.record, parts)
+    for part in parts:  # under the lock: another process may have changed the store since it was opened
+        _check_same(record, part.snapshot)
+    total = sum(len(part.rows) for part in parts)
+    parts, dead = _new_only(parts, find, if_exists, snapshot.folder.path)
+    count = sum(len(part.rows) for part in parts)
+    result = AppendResult(appended=count, skipped=total - count, replaced=len(dead))
+    if not count:
+        return None, result
+    names = list(snapshot.class_names)
+    codes = {name: code for code, name in enumerate(names)}
+    for part in parts:
+        for code in np.unique(part.snapshot.class_codes_of(part.rows)).tolist():
+            codes.setdefault(part.snapshot.class_names[code], len(codes))
+    appends: dict[str, Blocks] = {
+        "file_id": _blocks(parts, lambda at, rows: read_rows(at, "file_id", rows)),
+        "class_code": _blocks(parts, lambda at, rows: np.array([codes[n] for n in at.class_names_of(rows)], np.int32)),
+        "key_hash": _blocks(parts, lambda at, rows: read_rows(at, "key_hash", rows)),
+    }
+    if new_names := list(codes)[len(names) :]:
+        appends["class_names"] = new_names
+    for name, column in record.columns.items():
+        appends[column.array] = _blocks(parts, _column_reader(name))
+    for name, spec in record.fields.items():
+        appends[name] = _blocks(parts, _field_reader(name))
+        if spec.ragged:
+            lengths = [np.subtract(*row_bounds(part.snapshot, name, part.rows)[::-1]) for part in parts]
+            ends = record.arrays[name].length + np.cumsum(np.concatenate(lengths))
+            new = not record.arrays[offsets_name(name)].length
+            appends[offsets_name(name)] = np.concatenate([[0], ends]) if new else ends
+    if len(dead):
+        appends["dead_rows"] = dead
+    return Plan(replace(record, rows=record.rows + count), appends), result
+
+
+def _new_only(
+    parts: Sequence[Part], find: Callable[[Any], Rows], if_exists: IfExists, path: Path
+) -> tuple[list[Part], Rows]:
+    """Leave out rows whose key is stored already, or in an earlier part; also returns the rows that are replaced."""
+    seen, dead = np.empty(0, "V16"), [np.empty(0, np.int64)]
+    chosen = []
+    for part in parts:
+        found = find(part.snapshot.take("key_hash", part.rows))
+        stored = np.flatnonzero(found >= 0)
+        if len(stored) and if_exists == "error":
+            raise KeysExistError(part.snapshot.keys_of(part.rows[stored]), path=path)
+        if if_exists == "replace":
+            dead.append(found[stored])
+        else:
+            part = part.without(stored)
+        twice = np.flatnonzero(np.isin(part.hashes, seen))
+        if len(twice) and if_exists != "skip":
+            raise DuplicateKeysError(part.snapshot.keys_of(part.rows[twice]), path=part.snapshot.folder.path)
+        part = part.without(twice)
+        seen = np.concatenate([seen, part.hashes])
+        chosen.append(part)
+    return [part for part in chosen if len(part.rows)], np.concatenate(dead)
+
+
+def _blocks(parts: Sequence[Part], read: Callable[[Snapshot, Rows], Values]) -> Iterator[Values]:
+    for part in parts:
+        for rows in row_blocks(part.snapshot, part.rows):
+            yield read(part.snapshot, rows)
+
+
+def _column_reader(name: str) -> Callable[[Snapshot, Rows], Values]:
+    return lambda at, rows: read_rows(at, at.record.columns[name].array, rows)
+
+
+def _field_reader(name: str) -> Callable[[Snapshot, Rows], Values]:
+    def read(at: Snapshot, rows: Rows) -> Values:
+        values = read_field(at, name, rows)
+        return values.values if isinstance(values, Ragged) else values
+
+    return read

@@ -1,0 +1,170 @@
+"""Opening a store, or making one: `embstore.open`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from embstore._engine.format.config import Config
+from embstore._engine.format.record import FieldSpec, Record
+from embstore._engine.format.zarr_layout import FIELD_CHUNK_BYTES
+from embstore._engine.io import folder as fsio
+from embstore._engine.io.remote import RemoteFolder, Url, is_url, local_path
+from embstore._engine.read.column import Check
+from embstore._engine.read.mapped_column import Mapping as MappingPolicy
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.commit import create
+from embstore._engine.write.plans import new_record
+from embstore._engine.write.session import Session
+from embstore.errors import ConfigMismatchError, ReadOnlyError, StoreChangedError, StoreExistsError
+from embstore.store.embedding_store import EmbeddingStore
+
+__all__ = ["Mode", "open", "reopen"]
+
+Mode = Literal["r", "r+", "a", "w-", "x"]
+
+
+def open(
+    path: str | os.PathLike[str],
+    mode: Mode = "r",
+    *,
+    config: Mapping[str, Any] | None = None,
+    fields: Mapping[str, FieldSpec] | None = None,
+    columns: Mapping[str, str] | None = None,
+    check: Check = "tail",
+    mapping: MappingPolicy = "auto",
+    lock_timeout: float = 60.0,
+    network: Literal["refuse", "allow"] = "refuse",
+    chunk_bytes: int = FIELD_CHUNK_BYTES,
+    expected_rows: int = 0,
+    compression: Literal["zstd", "blosc"] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> EmbeddingStore:
+    """Open a store, or make one.
+
+    Parameters
+    ----------
+    path : path_like
+        Or a URL that fsspec opens (``https://…``, ``s3://…``, ``memory://…``): read only, and chunk by chunk.
+    mode : {"r", "r+", "a", "w-", "x"}
+        Read only (takes no lock, writes nothing); read and write what exists; read and write, made if
+        absent; make it, or fail if something is there ("x" is the same).
+    config : mapping, optional
+        All that the values depend on. Compared with the store's; needed to make one.
+    fields : mapping of str to FieldSpec, optional
+        Of a new store; else its first rows decide.
+    columns : mapping of str to str, optional
+        Dtypes of a new store's columns (NumPy's names, or ``"string"``).
+    check : {"tail", "touched", "all"}
+        Which checksums to check: of the rows committed last, of each chunk when it is first read, or of
+        all chunks of a column when it is opened.
+    mapping : {"auto", "never"}
+        Whether columns may be mapped into memory.
+    lock_timeout : float
+        Seconds to wait for another writer.
+    network : {"refuse", "allow"}
+        Whether to write to a network or FUSE file system.
+    chunk_bytes, expected_rows : int
+        Of a new store: bytes of a field's chunk, and how many rows are to be expected.
+    compression : {"zstd", "blosc"}, optional
+        Of a new store, of its fields: for storage that is cold or far away. What is compressed can't be mapped: a
+        random row costs its chunk.
+    provenance : mapping of str to str, optional
+        Of a new store: what is worth knowing (versions, host), but does not decide the values.
+    storage_options : mapping, optional
+        For a URL's file system: credentials, endpoint. A store that is pickled carries them along.
+
+    Raises
+    ------
+    NotAStoreError, StoreExistsError, ConfigMismatchError, ConfigError, RemoteError
+    CorruptStoreError, UnsupportedFormatError, NetworkFileSystemError, ReadOnlyError
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> where = tempfile.mkdtemp() + "/demo.zarr"
+    >>> with open(where, "w-", config={"encoder": "demo"}) as store:
+    ...     store.append(["a:dog", "b:cat"], np.ones((2, 3), np.float32))
+    AppendResult(appended=2, skipped=0, replaced=0)
+    >>> open(where)["a:dog"]
+    array([1., 1., 1.], dtype=float32)
+    """
+    if mode not in ("r", "r+", "a", "w-", "x"):
+        raise ValueError(f'expected mode "r", "r+", "a", "w-" or "x", found {mode!r}')
+    for name, value, known in (("check", check, get_args(Check)), ("mapping", mapping, get_args(MappingPolicy))):
+        if value not in known:
+            raise ValueError(f"expected {name} to be one of {known}, found {value!r}")
+    wanted = None if config is None else config if isinstance(config, Config) else Config(config)
+    if is_url(path):
+        if mode != "r":
+            raise ReadOnlyError(Url.shown(path), "a store at a URL is read only")
+        return _opened(Snapshot.at(RemoteFolder(os.fspath(path), storage_options), check=check), wanted)
+    if storage_options is not None:
+        raise ValueError(f"storage_options are for URLs, found them with {os.fspath(path)!r}")
+    place = local_path(path).resolve()
+    writable = mode != "r"
+    if writable and network != "allow":
+        fsio.refuse_network(place if place.exists() else place.parent)
+    if mode in ("w-", "x") or (mode == "a" and not place.exists()):
+        if wanted is None:
+            raise TypeError("a new store needs a config: all that its values depend on")
+        record = new_record(
+            wanted,
+            fields=fields,
+            columns=columns,
+            chunk_bytes=chunk_bytes,
+            expected_rows=expected_rows,
+            compression=compression,
+            provenance=provenance,
+        )
+        _make(place, record, lock_timeout=lock_timeout, fails_if_there=mode != "a")
+    snapshot = Snapshot.open(place, mapping=mapping, check=check)
+    return _opened(snapshot, wanted, writable=writable, lock_timeout=lock_timeout)
+
+
+def _opened(
+    snapshot: Snapshot, wanted: Config | None, *, writable: bool = False, lock_timeout: float = 0
+) -> EmbeddingStore:
+    if wanted is not None and (differences := wanted.diff(Config(snapshot.record.config))):
+        raise ConfigMismatchError(snapshot.folder.path, differences)
+    return EmbeddingStore(Session(snapshot, writable=writable, lock_timeout=lock_timeout))
+
+
+def _make(place: Path, record: Record, *, lock_timeout: float, fails_if_there: bool) -> None:
+    """Make a store at `place`; two processes may try at once."""
+    fsio.make_parents(place)
+    with fsio.lock(place, timeout=lock_timeout):
+        if not os.path.lexists(place):
+            create(place, record)
+        elif fails_if_there:
+            raise StoreExistsError(place)
+
+
+def reopen(
+    path: str,
+    generation: str,
+    rows: int,
+    mapping: MappingPolicy,
+    check: Check,
+    storage_options: Mapping[str, Any] | None = None,
+) -> EmbeddingStore:
+    """Open a pickled store where it is unpickled.
+
+    Raises
+    ------
+    StoreChangedError
+        Its rows mean something else by now.
+    """
+    store = open(path, mapping=mapping, check=check, storage_options=storage_options)
+    record = store.snapshot.record
+    if record.generation != generation or record.rows < rows:
+        raise StoreChangedError(
+            store.path,
+            "the store was compacted or replaced since it was pickled",
+            expected=(generation, rows),
+            found=(record.generation, record.rows),
+        )
+    return store

@@ -1,0 +1,376 @@
+"""Check and salvage: what of a store is as it was committed, and how to keep that part."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from embstore._engine.chunks.chunk_file import check_tail, read_chunk
+from embstore._engine.chunks.journal import Journal, journal_path
+from embstore._engine.chunks.record_file import (
+    METADATA_REWRITTEN,
+    check_record,
+    metadata_rewritten,
+    moved_on,
+    parse_document,
+    parse_record,
+)
+from embstore._engine.format.keys import hash_keys
+from embstore._engine.format.ragged import sound, unsound
+from embstore._engine.format.record import ArrayState, Record, offsets_name
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
+from embstore._engine.io import folder as fsio
+from embstore._engine.io.folder import Folder
+from embstore._engine.io.remote import Url, is_url, local_path
+from embstore._engine.read.column import Rows
+from embstore._engine.read.key_index import run_problems
+from embstore._engine.read.read_rows import row_bounds
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.compact import write_copy
+from embstore._engine.write.recover import read_backup
+from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, StoreExistsError
+
+__all__ = ["Problem", "Report", "SalvageReport", "salvage", "verify"]
+
+logger = logging.getLogger("embstore")
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
+_ATTEMPTS: Final = 5
+"""How often a store is checked that moves on meanwhile: each time, all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it was committed.
+
+    Attributes
+    ----------
+    path : Path
+        Of the file.
+    detail : str
+    rows : ndarray of int64
+        Live rows that are affected; none, where embstore does not need the file to read them.
+    """
+
+    path: Path
+    detail: str
+    rows: Rows
+
+    def __str__(self) -> str:
+        count = f" ({len(self.rows):,} rows affected)" if len(self.rows) else ""
+        return f"{self.path}: {self.detail}{count}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    path : Path
+    rows : int
+        Live rows.
+    problems : tuple of Problem
+    keys_affected : tuple of str
+        Keys of the affected rows, as far as they can be read.
+    """
+
+    path: Path
+    rows: int
+    problems: tuple[Problem, ...]
+    keys_affected: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is as it was committed."""
+        return not self.problems
+
+    @property
+    def rows_affected(self) -> Rows:
+        """Numbers of the live rows that are affected, ascending."""
+        return np.unique(np.concatenate([_NO_ROWS, *(problem.rows for problem in self.problems)]))
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.path}: {self.rows:,} rows, all as they were committed"
+        head = f"{self.path}: {len(self.rows_affected):,} of {self.rows:,} rows affected"
+        return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
+
+
+@dataclass(frozen=True, slots=True)
+class SalvageReport:
+    """What `salvage` kept: the new store's path and rows, and the rows and keys that were lost."""
+
+    path: Path
+    rows_kept: int
+    rows_lost: Rows
+    keys_lost: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+class _Damaged(Snapshot):
+    """A commit whose files are read one by one, as far as they are sound."""
+
+    def ensure_current(self) -> None:
+        """Do nothing: there may be no record to compare with."""
+
+
+def verify(path: str | PathLike[str]) -> Report:
+    """Check every byte of a store against what was committed. Takes no lock and writes nothing.
+
+    Raises
+    ------
+    NotAStoreError
+        There is no store at `path`, nor the remains of one; or it is a URL.
+    UnsupportedFormatError
+    """
+    return _looked_at(_here(path))[1]
+
+
+def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageReport:
+    """Copy the sound rows of a broken store into a new one; the broken one is left as it is.
+
+    Raises
+    ------
+    NotAStoreError
+        There is no store at `path`, nor the remains of one; or it is a URL.
+    StoreExistsError
+        Something is at `dest`.
+    ReadOnlyError
+        `dest` is a URL.
+    """
+    place, target = _here(path), local_path(dest).resolve()
+    snapshot, report = _looked_at(place)
+    if snapshot is None:
+        raise CorruptStoreError(place / METADATA_NAME, "neither the record nor its copy can be read")
+    kept = np.setdiff1d(_live(snapshot), report.rows_affected)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with fsio.lock(target, timeout=60.0):
+        if target.exists():
+            raise StoreExistsError(target)
+        write_copy(snapshot, kept, target)
+    return SalvageReport(target, len(kept), report.rows_affected, report.keys_affected, report.problems)
+
+
+def _here(path: str | PathLike[str]) -> Path:
+    if is_url(path):
+        reason = 'it is a URL; embstore.open(url, check="all") reads all that is there, and checks it'
+        raise NotAStoreError(Url.shown(path), reason)
+    return local_path(path).resolve()
+
+
+def _looked_at(place: Path) -> tuple[Snapshot | None, Report]:
+    """Check a store; again, where something seems wrong because it has moved on meanwhile."""
+    for _ in range(_ATTEMPTS):
+        snapshot, problems = _opened(place)
+        report = _report(place, snapshot, problems)
+        if report.ok or snapshot is None or not moved_on(snapshot.folder, snapshot.base):
+            break
+    return snapshot, report
+
+
+def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
+    """Open a store by its record, or by the record's copy."""
+    if not place.is_dir():
+        raise NotAStoreError(place, "it is a file" if place.exists() else "there is nothing")
+    folder = Folder.open(place)
+    problems: list[Problem] = []
+    record: Record | None = None
+    try:
+        document = parse_document(place / METADATA_NAME, folder.read(METADATA_NAME, most=MAX_METADATA_BYTES))
+        record = parse_record(place / METADATA_NAME, document["attributes"]["embstore"])
+        if metadata_rewritten(document):
+            problems.append(Problem(place / METADATA_NAME, METADATA_REWRITTEN, _NO_ROWS))
+    except (CorruptStoreError, FileNotFoundError) as error:
+        if "key_hash" not in folder.names():
+            raise NotAStoreError(place, "it has neither a record nor key_hash") from error
+        record = _from_backup(folder)
+        detail = str(getattr(error, "detail", "it is missing"))
+        if record is None:
+            return None, [Problem(place / METADATA_NAME, f"{detail}; nor can its copy be read", _NO_ROWS)]
+        detail += "; read by the copy of the record in key_hash/zarr.json, which may be one commit older"
+        problems.append(Problem(place / METADATA_NAME, detail, _NO_ROWS))
+    journal, damage = _journal(folder, record)
+    snapshot = _Damaged(folder, record, (0, 0, 0), mapping="never", check="touched", journal=journal)
+    return snapshot, problems + damage
+
+
+def _journal(folder: Folder, record: Record) -> tuple[Journal | None, list[Problem]]:
+    """Read the journal, as far as it is sound."""
+    if not record.journal:
+        return None, []
+    path = journal_path(folder, record)
+    journal = Journal(folder, record)
+    try:
+        journal.read()
+    except (CorruptStoreError, FileNotFoundError) as error:
+        return journal, [Problem(path, f"{_detail(error)}; commits from there on are lost", _NO_ROWS)]
+    if journal.torn:
+        detail = (
+            "it ends in a commit that is not whole: one that is being written, was never acknowledged, or is damaged"
+        )
+        return journal, [Problem(path, detail, _NO_ROWS)]
+    return journal, []
+
+
+def _from_backup(folder: Folder) -> Record | None:
+    try:
+        attributes = read_backup(folder)
+        path = folder.path / "key_hash" / METADATA_NAME
+        check_record(path, attributes)
+        return parse_record(path, attributes)
+    except (EmbstoreError, OSError, ValueError, KeyError, TypeError) as error:
+        logger.info("%s: the copy of the record can't be read: %s", folder.path, error)
+        return None
+
+
+def _live(snapshot: Snapshot) -> Rows:
+    """Return the live rows; none, if which ones are deleted can't be read."""
+    try:
+        return snapshot.live_rows
+    except (EmbstoreError, OSError):
+        return np.arange(snapshot.record.rows, dtype=np.int64)
+
+
+def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> Report:
+    if snapshot is None:
+        return Report(place, 0, tuple(problems))
+    live = _live(snapshot)
+    damaged = [p for name, array in snapshot.base.arrays.items() for p in _array_problems(snapshot, name, array, live)]
+    problems += damaged
+    if not damaged:
+        problems += _agreement_problems(snapshot, live)
+    for name in snapshot.record.ragged:
+        problems += _offset_problems(snapshot, name, live)
+    problems += [Problem(path, detail, _NO_ROWS) for path, detail in run_problems(snapshot)]
+    report = Report(place, len(live), tuple(problems))
+    return replace(report, keys_affected=tuple(_readable_keys(snapshot, report.rows_affected)))
+
+
+def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows) -> Iterator[Problem]:
+    """Check one array's folder, metadata, chunks and tail."""
+    try:
+        folder = snapshot.folder.child(name)
+    except (CorruptStoreError, FileNotFoundError) as error:
+        yield Problem(snapshot.folder.path / name, _detail(error), live)
+        return
+    if detail := _metadata_problem(folder, array):
+        yield Problem(folder.path / METADATA_NAME, detail, _NO_ROWS)
+    for index in range(array.chunks):
+        try:
+            read_chunk(folder, array, index)
+            if index == array.chunks - 1:
+                check_tail(folder, array, also=(snapshot.base.erasing or {}).get(name))
+        except (CorruptStoreError, FileNotFoundError) as error:
+            first = index * array.rows_per_chunk
+            rows = _rows_in(snapshot, name, first, min(first + array.rows_per_chunk, array.length), live)
+            yield Problem(folder.path / chunk_name(array, index), _detail(error), rows)
+
+
+def _rows_in(snapshot: Snapshot, name: str, first: int, stop: int, live: Rows) -> Rows:
+    """Return the live samples that need the rows from `first` to `stop` of an array."""
+    record = snapshot.record
+    if name in record.sample_arrays:
+        return live[(live >= first) & (live < stop)]
+    if name in map(offsets_name, record.ragged):  # a sample needs its own offset, and the next
+        return live[(live >= first - 1) & (live < stop)]
+    if name in record.ragged:
+        known, starts, stops = _readable_bounds(snapshot, name, live)
+        return known[(starts < stop) & (stops > first) & (starts < stops)]
+    # Without a chunk of names no class, and without one of deletions no row, can be trusted.
+    return live
+
+
+def _metadata_problem(folder: Folder, array: ArrayState) -> str:
+    """Compare an array's own metadata, which may lag behind the commit, but not say anything else."""
+    try:
+        own = json.loads(folder.read(METADATA_NAME, most=MAX_METADATA_BYTES))
+        expected: dict[str, Any] = array_metadata(array)
+        length = own["shape"][0]
+        same = {**own, "shape": expected["shape"], "attributes": {}} == expected
+        return "" if same and 0 <= length <= array.length else "it does not describe the array"
+    except (CorruptStoreError, FileNotFoundError) as error:
+        return _detail(error)
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return "it is not an array's metadata"
+
+
+def _agreement_problems(snapshot: Snapshot, live: Rows) -> Iterator[Problem]:
+    """Check what sound arrays say of each other."""
+    root = snapshot.folder.path
+    step = 65_536
+    for start in range(0, len(live), step):
+        rows = live[start : start + step]
+        try:
+            keys = snapshot.keys_of(rows)
+        except CorruptStoreError as error:
+            yield Problem(error.path, error.detail, rows)
+            continue
+        wrong = (hash_keys(keys) != snapshot.take("key_hash", rows)).any(axis=1)
+        if wrong.any():
+            yield Problem(root / "key_hash", "it is not the hash of the keys", rows[wrong])
+    dead = snapshot.dead_rows
+    if len(np.unique(dead)) != len(dead):
+        yield Problem(root / "dead_rows", "it names a row twice", _NO_ROWS)
+
+
+def _readable_bounds(snapshot: Snapshot, name: str, live: Rows) -> tuple[Rows, Rows, Rows]:
+    """Return those live rows whose offsets can be read, and where their tokens begin and end.
+
+    The others are affected already, by the chunk of offsets that can't be read.
+    """
+    found: list[tuple[Rows, Rows, Rows]] = []
+    step = snapshot.record.arrays[offsets_name(name)].rows_per_chunk
+    for start in range(0, len(live), step):
+        block = live[start : start + step]
+        try:
+            found.append((block, *row_bounds(snapshot, name, block)))
+        except (EmbstoreError, OSError):  # one by one, as far as it goes
+            for row in block:
+                with contextlib.suppress(EmbstoreError, OSError):
+                    found.append((np.array([row]), *row_bounds(snapshot, name, np.array([row]))))
+    if not found:
+        return _NO_ROWS, _NO_ROWS, _NO_ROWS
+    rows, starts, stops = (np.concatenate([part[i] for part in found]) for i in range(3))
+    return rows, starts, stops
+
+
+def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Problem]:
+    """Check that a ragged field's offsets begin with 0, never fall, and end with the last token."""
+    array = snapshot.base.arrays[offsets_name(name)]
+    tokens = snapshot.base.arrays[name].length
+    live = live[live < snapshot.base.rows]  # those in the journal were checked as it was read
+    try:
+        offsets = np.concatenate(
+            [np.asarray(read_chunk(snapshot.folder.child(offsets_name(name)), array, i)) for i in range(array.chunks)]
+        )[: array.length]
+    except (CorruptStoreError, FileNotFoundError):
+        return  # reported already; row by row, `row_bounds` tells what can be believed
+    wrong = (offsets[:-1] > offsets[1:]) | (offsets[:-1] < 0) | (offsets[1:] > tokens)
+    # Tokens before the first row or after the last are somebody's: that row is not whole.
+    if len(wrong):
+        wrong[0] |= offsets[0] != 0
+        wrong[-1] |= offsets[-1] != tokens
+    if not sound(offsets, tokens):
+        path = snapshot.folder.path / offsets_name(name)
+        yield Problem(path, unsound(tokens), live[wrong[live]])
+
+
+def _readable_keys(snapshot: Snapshot, rows: Rows) -> Iterator[str]:
+    for row in rows:
+        try:
+            yield snapshot.keys_of(np.array([row]))[0]
+        except (EmbstoreError, OSError):
+            continue  # its name is lost with it; the report has its number
+
+
+def _detail(error: Exception) -> str:
+    return str(getattr(error, "detail", "it is missing"))

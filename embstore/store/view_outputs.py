@@ -1,0 +1,283 @@
+"""What a view's rows become: arrays, tensors, tables, neighbours, plots. Which rows, `view` says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.format.record import FieldSpec
+from embstore._engine.io.remote import local_path
+from embstore._engine.lazy import imported
+from embstore._engine.read.column import Rows
+from embstore._engine.read.read_rows import read_field
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.check_input import as_numbers
+from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
+from embstore._outputs.tensors import as_tensor
+from embstore._outputs.vectors import Vectors
+from embstore.errors import ShapeError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    import xarray as xr
+
+    from embstore._outputs.projection import Method
+    from embstore.store.embedding_store import EmbeddingStore
+
+__all__ = ["Outputs"]
+
+
+class Outputs:
+    """The part of `View` that hands out what is stored, in the form that is asked for."""
+
+    __slots__ = ()
+
+    rows: Rows
+    store: EmbeddingStore
+
+    def snapshot(self) -> Snapshot:
+        """Return the commit to read from, or raise if the rows don't mean any more what they did."""
+        raise NotImplementedError
+
+    def _read(self, field: str | None) -> tuple[np.ndarray[Any, Any] | Ragged, FieldSpec]:
+        snapshot = self.snapshot()
+        name = self.store.field_name(field)
+        return read_field(snapshot, name, self.rows), snapshot.record.fields[name]
+
+    def to_numpy(self, field: str | None = None) -> Any:
+        """Copy the rows to RAM, writable; bfloat16 comes as float32.
+
+        Returns
+        -------
+        ndarray, (len(view), *shape)
+            Of a ragged field `Padded` instead: values ``(len(view), longest, *shape)``, and lengths.
+
+        Raises
+        ------
+        UnknownFieldError, StoreChangedError
+        """
+        values = as_numbers(*self._read(field))
+        return values.padded() if isinstance(values, Ragged) else values
+
+    def to_ragged(self, field: str | None = None) -> Ragged:
+        """Copy the rows of a ragged field to RAM without padding; bfloat16 comes as float32.
+
+        Raises
+        ------
+        ShapeError
+            The field's rows are of one length.
+        """
+        values = as_numbers(*self._read(field))
+        if not isinstance(values, Ragged):
+            raise ShapeError(self.store.field_name(field), expected="a ragged field", found="rows of one shape")
+        return values
+
+    def to_torch(self, field: str | None = None, *, device: Any = None, dtype: torch.dtype | None = None) -> Any:
+        """Copy the rows to a fresh tensor: ``(len(view), *shape)``; a ragged field's to `Padded` ones.
+
+        Parameters
+        ----------
+        field : str, optional
+            The store's only one, unless given.
+        device : str or torch.device, optional
+        dtype : torch.dtype, optional
+            The stored one, unless given.
+        """
+        values, spec = self._read(field)
+        if isinstance(values, Ragged):
+            padded = values.padded()
+            rows = as_tensor(padded.values, spec).to(device=device, dtype=dtype)
+            return Padded(rows, as_tensor(padded.lengths).to(device=device))
+        return as_tensor(values, spec).to(device=device, dtype=dtype)
+
+    def to_pandas(
+        self, fields: Sequence[str] | str | None = None, *, index: Literal["key", "file_id"] = "key"
+    ) -> pd.DataFrame:
+        """Return keys, their parts and the columns as a DataFrame.
+
+        Parameters
+        ----------
+        fields : sequence of str, optional
+            Fields to add, an array a cell; vectors are left out unless asked for.
+        index : {"key", "file_id"}
+            ``view.to_pandas(index="file_id").join(metadata)`` joins a table of one row a file.
+        """
+        from embstore._outputs.pandas_parquet import as_frame
+
+        return as_frame(self.snapshot(), self.rows, fields=self._field_names(fields or []), index=index)
+
+    def to_xarray(self, fields: Sequence[str] | str | None = None) -> xr.Dataset:
+        """Return a Dataset whose values are read when they are asked for, and only those.
+
+        Parameters
+        ----------
+        fields : sequence of str, optional
+            All, unless told.
+
+        Returns
+        -------
+        Dataset
+            A variable ``(sample, *dims)`` a field; key, file_id, class_name and the columns as coordinates along
+            ``sample``. bfloat16 is float32. A ragged field is padded with zeros to the longest row of the view,
+            ``(sample, <field>_token, *dims)``, and has the coordinate ``<field>_length``. To select by key,
+            ``.set_xindex("key").sel(key=…)``, which reads the keys.
+
+        Raises
+        ------
+        UnknownFieldError, MissingLibraryError
+        ValueError
+            Names that xarray can't tell apart: leave that field out.
+        """
+        imported("xarray", "analysis", "for a Dataset")
+        from embstore._outputs.xarray_dataset import as_dataset
+
+        names = list(self.store.fields) if fields is None else self._field_names(fields)
+        return as_dataset(self.snapshot, self.rows, names)
+
+    def to_parquet(
+        self,
+        file: str | PathLike[str],
+        *,
+        field: str | None = None,
+        projection: Method | NDArray[np.floating[Any]] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Path:
+        """Write keys, columns and vectors to a Parquet file, a row group at a time.
+
+        ``embedding-atlas FILE --vector vector --x x --y y`` shows it; see `embstore.analysis.explore`.
+
+        Parameters
+        ----------
+        file : path
+            Replaced, if it is there.
+        field : str, optional
+            Becomes the column ``vector``, a list of float32; rows are flattened.
+        projection : {"pca", "umap"} or ndarray, (len(view), 2), optional
+            Becomes the columns ``x`` and ``y``.
+        rng : numpy.random.Generator, optional
+            For a projection that needs one; the same at each call, unless given.
+
+        Returns
+        -------
+        Path
+            The file's.
+
+        Raises
+        ------
+        ShapeError, NameRefusedError, MissingLibraryError, ReadOnlyError
+        """
+        from embstore._outputs.pandas_parquet import write_parquet
+        from embstore._outputs.projection import project_vectors
+
+        path, vectors = local_path(file), self.vectors(field)
+        if isinstance(projection, str):
+            projection = project_vectors(vectors, projection, 2, rng or _always_the_same()).points
+        write_parquet(path, vectors, None if projection is None else np.asarray(projection, dtype=np.float32))
+        return path
+
+    def plot(
+        self,
+        file: str | PathLike[str] | None = None,
+        *,
+        field: str | None = None,
+        color: str | None = "class_name",
+        method: Method = "pca",
+        max_points: int = 100_000,
+        rng: np.random.Generator | None = None,
+    ) -> Any:
+        """Plot the rows in two dimensions, a point a row.
+
+        Parameters
+        ----------
+        file : path, optional
+            ``.html`` for a page that needs no network, with key and columns under the pointer; ``.png``, ``.svg`` or
+            ``.pdf`` for a picture. Replaced, if it is there.
+        field : str, optional
+        color : str, optional
+            ``"class_name"``, a column, or None.
+        method : {"pca", "umap"}
+        max_points : int
+            Of more rows as many are drawn at random, and the title says so.
+        rng : numpy.random.Generator, optional
+            The same at each call, unless given.
+
+        Returns
+        -------
+        Path or plotly.graph_objects.Figure
+            The file's; the figure, if there is none.
+
+        Raises
+        ------
+        EmptyViewError, UnknownColumnError, ShapeError, NonFiniteError, MissingLibraryError, ReadOnlyError
+        ValueError
+            A file of another kind.
+        """
+        from embstore._outputs.plot import plot_vectors
+
+        return plot_vectors(
+            self.vectors(field),
+            None if file is None else local_path(file),
+            color=color,
+            method=method,
+            max_points=max_points,
+            rng=rng or _always_the_same(),
+        )
+
+    def _field_names(self, fields: Sequence[str] | str) -> list[str]:
+        return [self.store.field_name(name) for name in ([fields] if isinstance(fields, str) else fields)]
+
+    def vectors(self, field: str | None = None) -> Vectors:
+        """Return the rows as flat vectors, to be read a block at a time.
+
+        Raises
+        ------
+        ShapeError
+            The field is ragged.
+        """
+        return Vectors(snapshot=self.snapshot(), field=self.store.field_name(field), rows=self.rows)
+
+    def nearest(
+        self,
+        query: Any,
+        k: int = 5,
+        *,
+        field: str | None = None,
+        metric: Metric = "cosine",
+        itself: Literal["exclude", "include"] = "exclude",
+    ) -> Neighbors:
+        """Find the rows nearest to one or many queries, exactly, a block at a time.
+
+        Parameters
+        ----------
+        query : array_like, (dim,) or (n, dim), or str, Key or list of these
+            Vectors, or keys of the store, whose vectors are looked up; they need not be in the view.
+        k : int
+            How many; all rows, where the view has fewer.
+        field : str, optional
+            Its rows are flattened.
+        metric : {"cosine", "dot", "euclidean"}
+        itself : {"exclude", "include"}
+            Whether the row of a key that was asked for may be among its neighbours.
+
+        Returns
+        -------
+        Neighbors
+            `keys`, `scores` and `rows`, the nearest first: of length k for one query, ``(n, k)`` for many.
+            `to_pandas` gives a table.
+
+        Raises
+        ------
+        ShapeError, NonFiniteError, MissingKeysError, UnknownFieldError
+        """
+        return neighbors_of(self.vectors(field), query, k, metric=metric, itself=itself, rows_of=self.store.rows_of)
+
+
+def _always_the_same() -> np.random.Generator:
+    return np.random.default_rng(0)
