@@ -10,7 +10,7 @@ import pytest
 
 import embstore
 import embstore.errors as errors
-from tests.crash import run_in_child
+from tests._helpers.crash import run_in_child
 
 torch = pytest.importorskip("torch")
 

@@ -913,7 +913,7 @@ def test_the_second_run_calls_no_ast_and_imports_no_transformers(vegas, cache, t
     pytest.importorskip("transformers")
     import json
 
-    from tests import tiny_models
+    from tests._helpers import tiny_models
 
     model = tiny_models.ast(tmp_path / "tiny-ast")
     given = json.dumps([str(vegas), str(cache), str(model), [["snoring"], ["snoring", "dog"]]])

@@ -30,8 +30,8 @@ from embstore_fl.flower import (
     server_keys,
     server_view,
 )
+from tests._helpers.crash import run_in_child
 from tests.conftest import CONFIG
-from tests.crash import run_in_child
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flower"
 

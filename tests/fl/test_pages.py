@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import embstore
+from tests._helpers.pages import DOCS, runs_as_it_stands
 from tests.conftest import CONFIG
 from tests.fl import layouts
-from tests.pages import DOCS, runs_as_it_stands
 
 pytest.importorskip("torch")
 

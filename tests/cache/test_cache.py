@@ -1,0 +1,488 @@
+"""The cache: one store a config; why a lookup hits or misses; what it does with what is broken."""
+
+import contextlib
+import logging
+import os
+import stat
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore import errors
+from tests._helpers.crash import leftovers, run_in_child
+
+AST = {
+    "encoder": {"id": "MIT/ast-finetuned_audioset", "revision": "f826b80"},
+    "dataset": "VEGAS",
+    "sample_rate": 16_000,
+    "duration": 5,
+}
+KEYS = ["1:dog", "2:dog", "3:cat"]
+ROWS = np.arange(9, dtype=np.float32).reshape(3, 3)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return embstore.Cache(tmp_path / "VEGAS.cache")
+
+
+def fill(cache, config, keys=KEYS, **options):
+    with cache.open(config, "a") as store:
+        store.append(keys, ROWS[: len(keys)], **options)
+        return store.path
+
+
+def messages(caplog, level):
+    return [r.getMessage() for r in caplog.records if r.name == "embstore" and r.levelno == level]
+
+
+# -- open -------------------------------------------------------------------------------------
+
+
+def test_a_store_is_made_once_and_found_again(cache):
+    path = fill(cache, AST)
+    assert path == cache.path_of(AST)
+    with cache.open(AST) as store:
+        assert not store.writable
+        np.testing.assert_array_equal(store[KEYS], ROWS)
+        with pytest.raises(errors.ReadOnlyError):
+            store.append(["4:dog"], ROWS[:1])
+    for mode in ("r+", "a"):
+        with cache.open(AST, mode) as store:
+            assert store.writable
+            assert store.path == path
+            assert len(store) == 3
+    for mode in ("w-", "x"):
+        with pytest.raises(errors.StoreExistsError):
+            cache.open(AST, mode)
+    assert len(cache) == 1
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_miss_says_how_the_nearest_differs(cache, mode):
+    fill(cache, {**AST, "sample_rate": 8_000, "duration": 1, "extra": True})
+    fill(cache, {**AST, "duration": 10})
+    with pytest.raises(errors.CacheMissError, match="duration: expected 5, found 10") as caught:
+        cache.open(AST, mode)
+    assert isinstance(caught.value, LookupError)
+    assert [(d.name, d.expected, d.found) for d in caught.value.differences] == [("duration", 5, 10)]
+    assert caught.value.config == AST
+    assert caught.value.path == cache.path
+    assert len(cache) == 2
+
+
+def test_options_reach_the_stores(tmp_path):
+    cache = embstore.Cache(tmp_path / "c", mapping="never")
+    with cache.open(AST, "a", chunk_bytes=4096, provenance={"host": "here"}) as store:
+        assert store.snapshot.mapping == "never"
+        assert store.snapshot.record.provenance["host"] == "here"
+    assert cache.open(AST).snapshot.mapping == "never"
+    assert cache.open(AST, mapping="auto").snapshot.mapping == "auto"
+
+
+@pytest.mark.parametrize("mode", ["w", "rb", ""])
+def test_another_mode_is_refused_and_makes_nothing(cache, mode):
+    with pytest.raises(ValueError, match="expected mode"):
+        cache.open(AST, mode)
+    assert not cache.path.exists()
+
+
+def test_two_processes_make_one_store(cache):
+    for round_ in range(5):
+        config = {**AST, "round": round_}
+        begin, release = os.pipe()
+        children = []
+        for worker in range(4):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                with contextlib.suppress(BaseException):
+                    os.close(release)
+                    os.read(begin, 1)  # all start when the pipe closes
+                    with cache.open(config, "a") as store:
+                        store.append([f"{worker}:c"], np.full((1, 3), worker, np.float32))
+                    code = 0
+                os._exit(code)
+            children.append(child)
+        os.close(begin)
+        os.close(release)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+        store = cache.open(config)
+        assert sorted(store) == ["0:c", "1:c", "2:c", "3:c"]
+        assert [store[f"{worker}:c"][0] for worker in range(4)] == [0, 1, 2, 3]
+        assert embstore.verify(store.path).ok
+        assert leftovers(store.path) == []
+    assert len(cache) == 5
+
+
+def test_a_store_under_a_name_that_is_not_its_own(cache):
+    """A folder renamed by hand, or a fingerprint that begins alike, is no hit."""
+    other = {**AST, "duration": 10}
+    fill(cache, other).rename(cache.path_of(AST))
+    for attempt in (lambda: cache.open(AST), lambda: cache.open(AST, "a"), lambda: cache.lookup(AST, KEYS)):
+        with pytest.raises(errors.ConfigMismatchError) as caught:
+            attempt()
+        assert [d.name for d in caught.value.differences] == ["duration"]
+
+
+# -- names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoder", "slug"),
+    [
+        ("MIT/ast-finetuned_audioset", "ast-finetuned-audioset"),
+        ({"id": "openai/CLIP ViT-B/32", "revision": "x"}, "32"),
+        ({"name": "all-MiniLM-L6-v2"}, "all-minilm-l6-v2"),
+        ({"revision": "x"}, "store"),
+        ("../../etc/passwd", "passwd"),
+        ("..", "store"),
+        ("модель", "store"),
+        ("x" * 300, "x" * 48),
+    ],
+)
+def test_a_name_is_a_slug_and_a_fingerprint(cache, encoder, slug):
+    config = embstore.Config(encoder=encoder)
+    path = cache.path_of(config)
+    assert path.name == f"{slug}-{config.fingerprint[:16]}.zarr"
+    assert path.parent == cache.path
+    assert fill(cache, config) == path
+
+
+def test_a_config_without_an_encoder_has_a_name(cache):
+    assert cache.path_of({"a": 1}).name.startswith("store-")
+
+
+def test_names_never_collide(cache):
+    """Where a name is made by replacing characters, a_b, a/b and a-b would share one store."""
+    names = ["a_b/c", "a/b_c", "a/b/c", "a_b_c", "a-b-c", "a b c", "A/B/C", "c", "C"]
+    for i, name in enumerate(names):
+        fill(cache, {"encoder": name}, keys=[f"{i}:c"])
+    assert len({cache.path_of({"encoder": name}) for name in names}) == len(names)
+    for i, name in enumerate(names):
+        assert list(cache.open({"encoder": name})) == [f"{i}:c"]
+
+
+def test_numbers_are_what_they_mean(cache):
+    fill(cache, AST)
+    hits = [
+        {**AST, "duration": 5.0},
+        {**AST, "duration": np.float32(5), "sample_rate": np.int64(16_000)},
+        dict(reversed(AST.items())),
+        embstore.Config(AST),
+    ]
+    for config in hits:
+        assert cache.lookup(config, KEYS).hit
+        assert len(cache.open(config)) == 3
+    for config in ({**AST, "duration": "5"}, {**AST, "duration": 5.000001}, {**AST, "duration": True}):
+        assert not cache.lookup(config, KEYS).hit
+    fill(cache, {"flag": 1})
+    assert not cache.lookup({"flag": True}).hit
+
+
+# -- find -------------------------------------------------------------------------------------
+
+
+def test_find_by_attributes(cache):
+    a = fill(cache, AST)
+    b = fill(cache, {**AST, "duration": 10})
+    c = fill(cache, {"encoder": {"id": "clip"}, "dataset": "VEGAS", "a.b": 1, "list": [1, 2]})
+
+    def paths(*attributes, **more):
+        return {entry.path for entry in cache.find(*attributes, **more)}
+
+    assert paths() == {a, b, c}
+    assert paths(dataset="VEGAS") == {a, b, c}
+    assert paths(dataset="VEGAS", duration=10.0) == {b}
+    assert paths({"encoder.id": "MIT/ast-finetuned_audioset"}) == {a, b}
+    assert paths({"encoder.id": "clip"}, dataset="VEGAS") == {c}
+    assert paths(encoder={"id": "clip"}) == {c}
+    assert paths(encoder=AST["encoder"]) == {a, b}
+    assert paths({"a.b": 1}) == {c}
+    assert paths(list=(1, 2)) == {c}
+    for none in ({"encoder.id": "other"}, {"encoder.id.more": 1}, {"duration": None}, {"nothing": None}, {"list": [1]}):
+        assert paths(none) == set(), none
+    entry = cache.find(duration=5)[0]
+    assert embstore.open(entry).path == entry.path
+    assert (entry.path, entry.config, entry.rows) == (a, AST, 3)
+
+
+def test_an_entry_counts_live_rows(cache):
+    fill(cache, AST)
+    with cache.open(AST, "r+") as store:
+        store.delete(KEYS[:1])
+    assert [entry.rows for entry in cache.entries()] == [2]
+
+
+def test_find_one(cache):
+    a = fill(cache, AST)
+    b = fill(cache, {**AST, "duration": 10, "encoder": {**AST["encoder"], "revision": "main"}})
+    with cache.find_one(duration=5) as store:
+        assert store.path == a
+        assert not store.writable
+    with cache.find_one({"encoder.revision": "main"}, mode="r+") as store:
+        assert store.path == b
+        assert store.writable
+    with pytest.raises(errors.AmbiguousConfigError) as caught:
+        cache.find_one(dataset="VEGAS")
+    assert isinstance(caught.value, LookupError)
+    assert set(caught.value.paths) == {a, b}
+    assert caught.value.wanted == {"dataset": "VEGAS"}
+    for told in (str(a), str(b), "duration", "encoder.revision"):
+        assert told in str(caught.value)
+    assert "sample_rate" not in str(caught.value)
+    with pytest.raises(errors.CacheMissError, match="sample_rate") as caught:
+        cache.find_one(sample_rate=1)
+    assert caught.value.config == {"sample_rate": 1}
+    assert caught.value.path == cache.path
+
+
+# -- lookup -----------------------------------------------------------------------------------
+
+
+def test_lookup_of_a_config(cache):
+    fill(cache, AST)
+    found = cache.lookup(AST)
+    assert found.hit
+    assert found.coverage == 1
+    assert found.reason == "hit: 3 rows"
+    assert found.path == cache.path_of(AST)
+    missed = cache.lookup({**AST, "duration": 10}, KEYS)
+    assert not missed.hit
+    assert missed.coverage == 0
+    assert missed.missing == tuple(KEYS)
+    assert missed.reason == "miss: no store has this config; the nearest differs in duration: expected 10, found 5"
+    assert missed.nearest.path == found.path
+    assert [d.name for d in missed.differences] == ["duration"]
+    assert missed.path == cache.path_of({**AST, "duration": 10})
+    assert not missed.path.exists()
+
+
+def test_lookup_of_keys(cache):
+    fill(cache, AST)
+    hit = cache.lookup(AST, [KEYS[2], KEYS[0]])
+    assert hit.hit
+    assert hit.stored == (KEYS[2], KEYS[0])
+    assert hit.missing == hit.stale == ()
+    assert hit.reason == "hit: 2 stored, 0 missing, 0 stale"
+    partial = cache.lookup(AST, ["new:dog", KEYS[0], embstore.Key("new", "cat"), KEYS[1]])
+    assert not partial.hit
+    assert partial.stored == (KEYS[0], KEYS[1])
+    assert partial.missing == ("new:dog", "new:cat")
+    assert partial.coverage == 0.5
+    assert partial.reason == "partial: 2 stored, 2 missing, 0 stale"
+    miss = cache.lookup(AST, ["new:dog"])
+    assert not miss.hit
+    assert miss.reason == "miss: 0 stored, 1 missing, 0 stale"
+    with pytest.raises(errors.KeyFormatError):
+        cache.lookup(AST, ["no class"])
+
+
+def test_lookup_of_a_deleted_key(cache):
+    fill(cache, AST)
+    with cache.open(AST, "r+") as store:
+        store.delete(KEYS[:1])
+    assert cache.lookup(AST, KEYS).missing == (KEYS[0],)
+
+
+def test_lookup_by_digests(cache):
+    fill(cache, AST, columns={"source_digest": ["a", "b", "c"]})
+    assert cache.lookup(AST, KEYS).hit  # nothing was said of their content
+    assert cache.lookup(AST, KEYS, digests=dict(zip(KEYS, "abc", strict=True))).hit
+    found = cache.lookup(AST, [*KEYS, "new:dog"], digests={**dict(zip(KEYS, "aXc", strict=True)), "new:dog": "d"})
+    assert not found.hit
+    assert found.stored == (KEYS[0], KEYS[2])
+    assert found.stale == (KEYS[1],)
+    assert found.missing == ("new:dog",)
+    assert found.reason == "partial: 2 stored, 1 missing, 1 stale"
+    stale = cache.lookup(AST, KEYS[:1], digests={KEYS[0]: "X"})
+    assert not stale.hit
+    assert stale.reason == "miss: 0 stored, 0 missing, 1 stale"
+
+
+def test_rows_of_unknown_content_are_no_hit(cache):
+    """A store without digests can't say that its rows are of this content."""
+    fill(cache, AST)
+    found = cache.lookup(AST, KEYS, digests=dict.fromkeys(KEYS, "a"))
+    assert not found.hit
+    assert found.stale == tuple(KEYS)
+
+
+def test_an_empty_store_is_no_coverage(cache):
+    cache.open(AST, "a").close()
+    found = cache.lookup(AST, KEYS)
+    assert not found.hit
+    assert found.missing == tuple(KEYS)
+
+
+def test_nearest_differs_least(cache):
+    far = fill(cache, {"encoder": "x"})
+    near = fill(cache, {**AST, "encoder": {**AST["encoder"], "revision": "main"}})
+    entry, differences = cache.nearest(AST)
+    assert entry.path == near
+    assert [(d.name, d.expected, d.found) for d in differences] == [("encoder.revision", "f826b80", "main")]
+    entry, differences = cache.nearest({"encoder": "x"})
+    assert entry.path == far
+    assert differences == ()
+
+
+def test_making_a_store_logs_how_it_differs(cache, caplog):
+    caplog.set_level(logging.INFO, "embstore")
+    fill(cache, AST)
+    assert "is empty" in " ".join(messages(caplog, logging.INFO))
+    caplog.clear()
+    fill(cache, {**AST, "duration": 10})
+    (said,) = [text for text in messages(caplog, logging.INFO) if "new store" in text]
+    assert str(cache.path_of({**AST, "duration": 10})) in said
+    assert "duration: expected 10, found 5" in said
+    caplog.clear()
+    fill(cache, AST, keys=["4:dog"])
+    assert not [text for text in messages(caplog, logging.INFO) if "new store" in text]
+
+
+# -- what is not as it should be --------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there(cache):
+    assert cache.entries() == []
+    assert cache.find(duration=5) == []
+    assert len(cache) == 0
+    assert cache.nearest(AST) == (None, ())
+    found = cache.lookup(AST, KEYS)
+    assert not found.hit
+    assert found.missing == tuple(KEYS)
+    assert found.nearest is None
+    assert found.reason == f"miss: no store has this config; {cache.path} is empty"
+    with pytest.raises(errors.CacheMissError):
+        cache.open(AST)
+    with pytest.raises(errors.CacheMissError):
+        cache.find_one(duration=5)
+    assert "0 store" in repr(cache)
+    assert not cache.path.exists()
+
+
+def _garbled(path):
+    (path / "zarr.json").write_text("{")
+
+
+def _flipped(path):
+    text = (path / "zarr.json").read_bytes()
+    assert b"16000" in text
+    (path / "zarr.json").write_bytes(text.replace(b"16000", b"16001"))
+
+
+def _without_metadata(path):
+    (path / "zarr.json").unlink()
+
+
+def _newer(path):
+    text = (path / "zarr.json").read_text()
+    assert '"format":1' in text.replace(" ", "")
+    (path / "zarr.json").write_text(text.replace('"format":1', '"format":99').replace('"format": 1', '"format": 99'))
+
+
+def _emptied(path):
+    for file in sorted(path.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+
+
+@pytest.mark.parametrize("harm", [_garbled, _flipped, _without_metadata, _newer, _emptied])
+def test_a_broken_store_is_left_out_and_warned_of(cache, caplog, harm):
+    broken = fill(cache, AST)
+    good = fill(cache, {**AST, "duration": 10})
+    harm(broken)
+    with caplog.at_level(logging.WARNING, "embstore"):
+        assert [entry.path for entry in cache.entries()] == [good]
+    assert any(str(broken) in text for text in messages(caplog, logging.WARNING))
+    assert cache.find_one(dataset="VEGAS").path == good
+    assert cache.lookup({**AST, "duration": 11}).nearest.path == good
+    # Asked for by its config, it is an error: neither a miss, nor made anew over what may be salvaged.
+    for mode in ("r", "a"):
+        with pytest.raises((errors.CorruptStoreError, errors.UnsupportedFormatError, errors.NotAStoreError)):
+            cache.open(AST, mode)
+
+
+def test_what_lies_beside_the_stores_is_no_entry(cache, caplog):
+    path = fill(cache, AST)
+    (cache.path / "notes.txt").write_text("x")
+    (cache.path / "folder").mkdir()
+    (cache.path / f".{path.name}.partial").mkdir()  # of a writer that was killed
+    with caplog.at_level(logging.WARNING, "embstore"):
+        assert [entry.path for entry in cache.entries()] == [path]
+    assert messages(caplog, logging.WARNING) == []
+    (cache.path / "file.zarr").write_text("x")
+    assert [entry.path for entry in cache.entries()] == [path]
+
+
+def test_no_descriptor_stays_open(cache):
+    for duration in range(3):
+        fill(cache, {**AST, "duration": duration})
+
+    def look():
+        cache.lookup(AST, KEYS)
+        cache.lookup({**AST, "duration": 1}, KEYS)
+        cache.entries()
+        repr(cache)
+
+    look()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        look()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_reads_what_it_may_not_write(cache):
+    path = fill(cache, AST, columns={"source_digest": ["a", "b", "c"]})
+    for place in [cache.path, *cache.path.rglob("*")]:
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    opened = []
+    for parent in cache.path.parents:  # the test's own folders are closed to others
+        mode = stat.S_IMODE(parent.stat().st_mode)
+        if not mode & stat.S_IXOTH:
+            opened.append((parent, mode))
+            parent.chmod(mode | stat.S_IXOTH)
+    before = sorted(cache.path.rglob("*"))
+
+    def work():
+        os.setgroups([])
+        os.setegid(65_534)
+        os.seteuid(65_534)
+        assert not os.access(cache.path, os.W_OK, effective_ids=True)
+        with cache.open(AST) as store:
+            np.testing.assert_array_equal(store[KEYS], ROWS)
+            np.testing.assert_array_equal(store.array(), ROWS)
+            assert store.select().keys == KEYS
+        assert cache.lookup(AST, KEYS, digests={KEYS[0]: "X"}).stale == (KEYS[0],)
+        assert cache.find_one(duration=5).path == path
+        assert not cache.lookup({**AST, "duration": 10}).hit
+        for write in (lambda: fill(cache, AST, keys=["4:dog"]), lambda: cache.open({**AST, "duration": 10}, "a")):
+            with pytest.raises(errors.ReadOnlyError):
+                write()
+
+    try:
+        assert run_in_child(work) == 0
+        assert sorted(cache.path.rglob("*")) == before
+    finally:
+        for place in [cache.path, *cache.path.rglob("*")]:
+            place.chmod(0o755 if place.is_dir() else 0o644)
+        for parent, mode in opened:
+            parent.chmod(mode)
+
+
+# -- how it looks -----------------------------------------------------------------------------
+
+
+def test_how_it_looks(cache):
+    path = fill(cache, {**AST, "note": "<script>"})
+    fill(cache, AST, keys=KEYS[:2])
+    text = repr(cache)
+    assert str(cache.path) in text
+    assert "2 store(s)" in text
+    assert f"{path.name}: 3 rows" in text
+    html = cache._repr_html_()
+    assert path.name in html
+    assert "sample_rate" in html
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html

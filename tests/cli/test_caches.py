@@ -1,0 +1,468 @@
+"""The command `cache`: what is listed and counted, what is removed, and who is asked before. And completion."""
+
+import io
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore._engine.io import folder as fsio
+from embstore.cache.usage import count, usage_of
+from embstore.cli import main
+from embstore.cli.exits import ABSENT, AGAIN, DONE, INTERRUPTED, PARTLY, WRONG
+
+ROOT = Path(__file__).parents[2]
+DAY = 86_400
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return embstore.Cache(tmp_path / "pets.cache")
+
+
+@pytest.fixture
+def stores(cache):
+    """Three stores: of a model on two data sets, and another model's; not used for 40, 20 and no days."""
+    paths = []
+    for model, dataset, age in (("MIT/ast", "dogs", 40), ("MIT/ast", "cats", 20), ("MIT/clip", "cats", 0)):
+        config = {"encoder": {"id": model}, "dataset": dataset, "duration": 5}
+        with cache.open(config, "a") as store:
+            store.append([f"{i}:c" for i in range(1200)], np.ones((1200, 64), np.float32))
+        os.utime(store.path / "zarr.json", (time.time() - age * DAY,) * 2)
+        paths.append(store.path)
+    return paths
+
+
+@pytest.fixture
+def call(cache, capsys, monkeypatch):
+    """Run a command on the cache, at a terminal or not; gives its status, what it printed, and what it said."""
+
+    def call(command, *words, types=None):
+        stdin = io.TextIOWrapper(io.BytesIO((types or "").encode()))
+        monkeypatch.setattr(stdin, "isatty", lambda: types is not None, raising=False)
+        monkeypatch.setattr(sys, "stdin", stdin)
+        status = main(["cache", command, str(cache.path), *map(str, words)])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def there(paths):
+    return [path.exists() for path in paths]
+
+
+# -- ls and stats -----------------------------------------------------------------------------
+
+
+def test_ls(stores, call):
+    status, out, err = call("ls")
+    assert (status, err) == (DONE, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["store", "rows", "dataset"]
+    assert {tuple(line.split()) for line in lines[1:]} == {
+        *((stores[0].name, "1,200", "dogs"), (stores[1].name, "1,200", "cats"), (stores[2].name, "1,200", "cats"))
+    }
+    assert [len(line) for line in lines[1:]] == [len(lines[1])] * 3
+    found = [json.loads(line) for line in call("ls", "--json")[1].splitlines()]
+    assert {entry["path"] for entry in found} == set(map(str, stores))
+    assert {entry["rows"] for entry in found} == {1200}
+    assert {entry["config"]["encoder"]["id"] for entry in found} == {"MIT/ast", "MIT/clip"}
+
+
+@pytest.mark.parametrize(
+    ("having", "places"),
+    [
+        (["encoder.id=MIT/ast"], [0, 1]),
+        (["dataset=cats"], [1, 2]),
+        (['dataset="cats"', "encoder.id=MIT/clip"], [2]),
+        (["duration=5"], [0, 1, 2]),
+        (["duration=5.0"], [0, 1, 2]),
+        (['duration="5"'], []),
+        (['encoder={"id":"MIT/ast"}'], [0, 1]),
+        (["nonsense=1"], []),
+        (["encoder.id.more=1"], []),
+        (["dataset=dogs", "dataset=cats"], [1, 2]),
+        (["dataset="], []),
+    ],
+    ids=str,
+)
+def test_having(stores, call, having, places):
+    words = [word for pair in having for word in ("--having", pair)]
+    expected = {str(stores[place]) for place in places}
+    for command in ("ls", "stats"):
+        found = [json.loads(line) for line in call(command, *words, "--json")[1].splitlines()]
+        assert {entry["path"] for entry in found} == expected
+    status, out, _ = call("clear", *words, "--dry-run", "--json")
+    assert status == DONE
+    assert {entry["path"] for entry in json.loads(out)["chosen"]} == expected
+
+
+def test_stats(stores, call):
+    count(stores[0], hits=0, misses=1200, served=1200, encoded=1200, seconds=3600)
+    for _ in range(3):
+        count(stores[0], hits=1200, misses=0, served=1200, encoded=0, seconds=0)
+    status, out, err = call("stats", "--having", "dataset=dogs")
+    assert (status, err) == (DONE, "")
+    head, line = out.splitlines()
+    columns = ["store", "rows", "on disk", "runs", "hits", "misses", "rows served", "time saved", "last used"]
+    assert head.split() == " ".join(columns).split()
+    assert line.split()[1] == "1,200"
+    assert line.split()[4:-2] == ["4", "3,600", "1,200", "4,800", "3.0", "h"]
+    assert line.split()[-2] == time.strftime("%Y-%m-%d")
+    *_, total = call("stats")[1].splitlines()
+    assert total.split()[:2] == ["all", "3,600"]
+    assert total.split()[-5:] == ["3,600", "1,200", "4,800", "3.0", "h"]
+    (facts,) = [json.loads(line) for line in call("stats", "--json", "--having", "dataset=dogs")[1].splitlines()]
+    assert {name: facts[name] for name in ("rows", "runs", "hits", "misses", "served", "encoded", "seconds_saved")} == {
+        **{"rows": 1200, "runs": 4, "hits": 3600, "misses": 1200, "served": 4800, "encoded": 1200},
+        "seconds_saved": 10_800.0,
+    }
+    assert facts["path"] == str(stores[0])
+    assert facts["nbytes_on_disk"] > 1200 * 64 * 4
+    assert abs(facts["last_used"] - time.time()) < 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (1.234, "1.23 s"), (119, "119 s"), (600, "10 min"), (7200, "2.0 h")]
+)
+def test_times(seconds, text):
+    from embstore.cli.caches import _time
+
+    assert _time(seconds) == text
+
+
+def test_an_empty_cache(cache, call):
+    cache.path.mkdir()
+    assert call("ls") == (DONE, "store  rows  dataset\n", "")
+    assert call("stats")[0] == DONE
+    assert call("clear") == (DONE, "0 stores removed of 0, 0 B\n", "")
+    assert call("prune", "--max-size", "0") == (DONE, "0 stores removed of 0, 0 B\n", "")
+
+
+@pytest.mark.parametrize("command", ["ls", "stats", "clear", "prune"])
+@pytest.mark.parametrize(
+    ("place", "status"), [("nowhere", ABSENT), ("file", ABSENT), ("store", WRONG), ("", WRONG), ("s3://bucket", WRONG)]
+)
+def test_what_is_no_cache(tmp_path, capsys, monkeypatch, command, place, status):
+    """Above all where it would be emptied: `cache clear "$UNSET" --yes` must not empty the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    for name in ("store", "here.zarr"):
+        with embstore.open(name, "w-", config={"a": 1}) as store:
+            store.append(["1:c"], np.ones((1, 2), np.float32))
+    more = {"clear": ["--yes"], "prune": ["--yes", "--max-size", "0"]}.get(command, [])
+    assert main(["cache", command, place, *more]) == status
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len([line for line in said.err.splitlines() if line.startswith(("embstore: ", "Error: "))]) == 1
+    assert Path("here.zarr").exists()
+    assert not Path("nowhere").exists()
+
+
+def test_a_broken_store_is_said_to_be_left_out(stores, call):
+    (stores[0] / "zarr.json").write_text("{")
+    status, out, _ = call("ls")
+    assert status == DONE
+    assert len(out.splitlines()) == 3
+
+
+# -- clear and prune --------------------------------------------------------------------------
+
+
+def test_clear(stores, call):
+    status, out, err = call("clear", "--yes")
+    assert (status, err) == (DONE, "")
+    *lines, last = out.splitlines()
+    assert sorted(line.partition(":")[0] for line in lines) == sorted(path.name for path in stores)
+    assert all(": 1,200 rows, " in line and ", last used 20" in line for line in lines)
+    assert last.startswith("3 stores removed of 3, ")
+    assert there(stores) == [False] * 3
+
+
+def test_clear_some(stores, call):
+    status, out, _ = call("clear", "-y", "--having", "dataset=cats", "--json")
+    assert status == DONE
+    answer = json.loads(out)
+    assert set(answer["removed"]) == {str(stores[1]), str(stores[2])} == {entry["path"] for entry in answer["chosen"]}
+    assert there(stores) == [True, False, False]
+    assert call("clear", "-y", "--having", "dataset=cats")[:2] == (DONE, "0 stores removed of 0, 0 B\n")
+
+
+def test_dry_run(stores, call):
+    for words in (["clear"], ["prune", "--max-size", "0"], ["clear", "--yes"]):
+        status, out, err = call(words[0], *words[1:], "--dry-run")
+        assert (status, err) == (DONE, "")
+        assert len(out.splitlines()) == 4
+        assert out.splitlines()[-1].startswith("3 stores, ")
+        assert out.splitlines()[-1].endswith(", would be removed")
+        answer = json.loads(call(words[0], *words[1:], "--dry-run", "--json")[1])
+        assert (len(answer["chosen"]), answer["removed"]) == (3, [])
+    assert there(stores) == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["--unused-for", "30d"], [False, True, True]),
+        (["--unused-for", "720h"], [False, True, True]),
+        (["--unused-for", "2w"], [False, False, True]),
+        (["--unused-for", "50d"], [True, True, True]),
+        (["--unused-for", "0s"], [False, False, False]),
+        (["--unused-for", " 1.5 W "], [False, False, True]),
+        (["--max-size", "0"], [False, False, False]),
+        (["--max-size", "500kB"], [False, False, True]),
+        (["--max-size", "0.9 MB"], [False, True, True]),
+        (["--max-size", "900000"], [False, True, True]),
+        (["--max-size", "1g"], [True, True, True]),
+        (["--max-size", "999999999999T"], [True, True, True]),
+        (["--max-size", "1G", "--unused-for", "10d"], [False, False, True]),
+        (["--max-size", "0", "--having", "dataset=cats"], [True, False, False]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
+)
+def test_prune(stores, call, words, left):
+    status, out, err = call("prune", *words, "--yes")
+    assert (status, err) == (DONE, "")
+    assert there(stores) == left
+    assert out.splitlines()[-1].startswith(f"{left.count(False)} store")
+    assert f" removed of {left.count(False)}, " in out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "prune needs --max-size or --unused-for"),
+        (["--max-size", ""], "expected a number of bytes"),
+        (["--max-size", "-1"], "expected a number of bytes"),
+        (["--max-size", "1e9"], "expected a number of bytes"),
+        (["--max-size", "10 parsecs"], "expected a number of bytes"),
+        (["--max-size", "9" * 400], "expected a number of bytes"),
+        (["--max-size", "1" + "0" * 10_000 + "GB"], "expected a number of bytes"),
+        (["--max-size", "٣GB"], "expected a number of bytes"),
+        (["--max-size", "nan"], "expected a number of bytes"),
+        (["--unused-for", "30"], "expected a length of time"),
+        (["--unused-for", "-30d"], "expected a length of time"),
+        (["--unused-for", "9" * 400 + "d"], "expected a length of time"),
+        (["--unused-for", "1y"], "expected a length of time"),
+        (["--unused-for", ""], "expected a length of time"),
+        (["--max-size", "0", "--having", "dataset"], "expected NAME=VALUE, found 'dataset'"),
+        (["--max-size", "0", "--having", "=x"], "expected NAME=VALUE"),
+        (["--max-size", "0", "--having", "duration=NaN"], "finite|NaN|nan"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_limits_that_make_no_sense(stores, call, words, reason):
+    import re
+
+    status, out, err = call("prune", "--yes", *words)
+    assert (status, out) == (WRONG, "")
+    assert re.search(reason, err.splitlines()[-1])
+    assert "Traceback" not in err
+    assert there(stores) == [True] * 3
+
+
+def test_nobody_is_there_to_be_asked(stores, call, monkeypatch, cache, capsys):
+    for words in (["clear"], ["prune", "--unused-for", "30d"], ["clear", "--json"]):
+        status, out, err = call(words[0], *words[1:])
+        assert (status, out) == (WRONG, "")
+        assert "say --yes" in err.splitlines()[-1]
+    monkeypatch.setattr(sys, "stdin", None)  # it was closed
+    assert main(["cache", "clear", str(cache.path)]) == WRONG
+    assert capsys.readouterr().out == ""
+    assert there(stores) == [True] * 3
+    assert call("prune", "--unused-for", "50d") == (DONE, "0 stores removed of 0, 0 B\n", "")  # nor is that necessary
+
+
+@pytest.mark.parametrize("answer", ["y\n", "yes\n", "Y\n", "maybe\ny\n"])
+def test_whoever_is_there_agrees(stores, call, answer):
+    status, out, err = call("prune", "--unused-for", "30d", types=answer)
+    assert status == DONE
+    assert "remove 1 store, " in err
+    assert "? [y/N]: " in err
+    assert "[y/N]" not in out
+    assert out.splitlines()[-1].startswith("1 store removed of 1, ")
+    assert there(stores) == [False, True, True]
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("n\n", PARTLY), ("\n", PARTLY), ("no\n", PARTLY), ("", INTERRUPTED)])
+def test_whoever_is_there_does_not_agree(stores, call, answer, expected):
+    status, out, err = call("clear", types=answer)
+    assert status == expected
+    assert "remove 3 stores, " in err
+    if expected == PARTLY:
+        assert out.splitlines()[-1] == "0 stores removed of 3, 0 B"
+    else:
+        assert err.splitlines()[-1] == "embstore: interrupted"
+    assert there(stores) == [True] * 3
+
+
+def test_at_a_real_terminal(stores, cache):
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "embstore", "cache", "prune", str(cache.path), "--unused-for", "30d"]
+    process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, cwd=ROOT)
+    os.close(end)
+    shown = b""
+    while b"[y/N]: " not in shown:
+        shown += os.read(terminal, 4096)
+    assert there(stores) == [True] * 3
+    os.write(terminal, b"y\n")
+    assert process.wait(timeout=60) == DONE
+    os.close(terminal)
+    assert there(stores) == [False, True, True]
+
+
+def test_what_changes_while_one_is_asked(stores, cache, call, monkeypatch):
+    """Just what was shown is removed."""
+    import click
+
+    def confirm(question, **options):
+        count(stores[0], hits=1, misses=0, served=1, encoded=0, seconds=0)
+        os.utime(stores[1] / "zarr.json", (0, 0))
+        return True
+
+    monkeypatch.setattr(click, "confirm", confirm)
+    status, out, _ = call("prune", "--unused-for", "30d", types="")
+    assert status == DONE
+    assert out.splitlines()[0].startswith(stores[0].name)
+    assert there(stores) == [False, True, True]
+
+
+def test_a_store_whose_writer_is_at_work(stores, cache, call):
+    with fsio.lock(stores[0], timeout=0):
+        status, out, _ = call("clear", "--yes")
+        assert status == PARTLY
+        assert out.splitlines()[-1].startswith("2 stores removed of 3, ")
+        assert there(stores) == [True, False, False]
+        done = subprocess.run(
+            [sys.executable, "-m", "embstore", "cache", "clear", str(cache.path), "--yes", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=ROOT,
+        )
+        assert done.returncode == PARTLY
+        assert json.loads(done.stdout)["removed"] == []
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith(f"{stores[0]}: not removed: ")
+        assert f"process {os.getpid()}" in done.stderr
+    assert embstore.verify(stores[0]).ok
+    assert call("clear", "--yes")[0] == DONE
+
+
+def test_what_was_counted_goes_with_it(stores, call):
+    count(stores[0], hits=1, misses=0, served=1, encoded=0, seconds=0)
+    call("clear", "--yes")
+    assert usage_of(stores[0]).runs == 0
+
+
+def test_a_cache_that_can_only_be_read(stores, call, monkeypatch):
+    def fail(path, **options):
+        raise embstore.errors.ReadOnlyError(path, "read-only file system")
+
+    monkeypatch.setattr(fsio, "lock", fail)
+    status, _, err = call("clear", "--yes")
+    assert status == AGAIN
+    assert len(err.splitlines()) == 1
+    assert call("stats")[0] == DONE
+    assert there(stores) == [True] * 3
+
+
+def test_listing_loads_no_heavy_library(stores, cache):
+    heavy = ["torch", "transformers", "zarr", "pandas", "pyarrow", "rich", "fsspec", "numcodecs"]
+    code = (
+        "import sys\nfrom embstore.cli import main\n"
+        "assert [main(['cache', name, sys.argv[1]]) for name in ('ls', 'stats')] == [0, 0]\n"
+        f"print(*[name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(cache.path)], capture_output=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, b"\n")
+
+
+# -- completion -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        ("bash", ["_embstore_completion", "complete -o nosort -F", "COMP_WORDS"]),
+        ("zsh", ["#compdef embstore", "compdef _embstore_completion embstore"]),
+        ("fish", ["complete --no-files --command embstore", "commandline -t"]),
+    ],
+)
+def test_completion_scripts(capsys, shell, words):
+    assert main(["completion", shell]) == DONE
+    said = capsys.readouterr()
+    assert said.err == ""
+    for word in [*words, f"_EMBSTORE_COMPLETE={shell}_complete"]:
+        assert word in said.out
+
+
+@pytest.mark.parametrize("words", [["completion"], ["completion", "powershell"], ["completion", ""]], ids=" ".join)
+def test_shells_that_there_are_not(capsys, words):
+    assert main(words) == WRONG
+    assert capsys.readouterr().err.startswith("Usage: embstore completion ")
+
+
+def completed(*words, shell="bash"):
+    """Return what the last of the words may become, as a shell asks for it."""
+    env = {**os.environ, "_EMBSTORE_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(["embstore", *words])}
+    env["COMP_CWORD"] = words[-1] if shell == "fish" else str(len(words))
+    done = subprocess.run(
+        [sys.executable, "-m", "embstore"], capture_output=True, text=True, timeout=120, cwd=ROOT, env=env
+    )
+    assert (done.returncode, done.stderr) == (DONE, "")
+    lines = done.stdout.splitlines() if done.stdout != "\n" else []
+    if shell == "zsh":
+        return dict(zip(lines[1::3], lines[::3], strict=True))
+    pairs = [line.split(",", 1) for line in lines]
+    return {value.partition("\t")[0]: kind for kind, value in pairs}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_words_that_are_completed(tmp_path, shell):
+    path = tmp_path / "s.zarr"
+    with embstore.open(path, "w-", config={"a": 1}) as store:
+        store.append(["1:dog", "2:cat", "3:donkey", "4:Dachs"], np.ones((4, 1), np.float32))
+    assert set(completed("in", shell=shell)) == {"info"}
+    assert set(completed("i", shell=shell)) == {"info", "import"}
+    assert set(completed("cache", "", shell=shell)) == {"ls", "stats", "clear", "prune"}
+    assert set(completed("ls", str(path), "--class", "d", shell=shell)) == {"dog", "donkey"}
+    assert set(completed("ls", str(path), "--class", "dog", "--class", "c", shell=shell)) == {"cat"}
+    assert "--where" in completed("ls", str(path), "--", shell=shell)
+    assert set(completed("merge", "a", "b", "--if-exists", "s", shell=shell)) == {"skip"}
+
+
+def test_words_that_are_not_completed(tmp_path):
+    """Where there is no store, nothing is said, and nothing goes wrong."""
+    for words in (["ls", "nowhere"], ["ls", str(tmp_path)], ["ls"], ["export", "nowhere", "file"]):
+        assert completed(*words, "--class", "d") == {}
+    assert set(completed("info", "x").values()) == {"file"}  # the shell completes paths itself
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_itself(tmp_path):
+    command = tmp_path / "bin" / "embstore"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m embstore "$@"\n')
+    command.chmod(0o755)
+    script = (
+        'eval "$(embstore completion bash)" && complete -p embstore\n'
+        "COMP_WORDS=(embstore i); COMP_CWORD=1; _embstore_completion embstore\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    env = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], capture_output=True, text=True, timeout=120, cwd=ROOT, env=env
+    )
+    assert done.stderr == ""
+    registered, *words = done.stdout.splitlines()
+    assert registered == "complete -o nosort -F _embstore_completion embstore"
+    assert words == ["info", "import"]

@@ -1,0 +1,1059 @@
+"""The command `embstore`: what it does, what it says, and how it ends."""
+
+import io
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+import embstore
+import embstore.encoders
+from embstore import FieldSpec, errors
+from embstore.cli import main
+from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, EXITS, INTERRUPTED, PARTLY, WRONG, status_of
+from embstore.encoders import FunctionEncoder
+from embstore.pipeline.embed import part_path
+
+ROOT = Path(__file__).parents[2]
+
+
+class Models:
+    """Stands for `from_pretrained`: encodes bytes or text as how many, and how many different ones there are."""
+
+    def __init__(self):
+        self.asked = []
+        self.encoded = []
+        self.during = lambda items: None
+        self.factor = 1
+
+    def __call__(self, model, *, fields=None, device=None, **options):
+        if not model.startswith("tiny"):
+            raise errors.ModelFilesError(model, "config.json")
+        self.asked.append({"model": model, "fields": fields, "device": device, **options})
+        declared = {name: FieldSpec(shape=(2,)) for name in fields or ["mean"]}
+        said = {name: value for name, value in options.items() if value is not None}
+        return FunctionEncoder(
+            lambda items: self._run(items, declared),
+            config={"encoder": {"id": model}, **said},
+            fields=declared,
+            decode=self._decode,
+        )
+
+    def _decode(self, content):
+        if content in (b"", ""):
+            raise errors.DecodeError("it is empty")
+        return content
+
+    def _run(self, items, fields):
+        self.during(items)
+        self.encoded += items
+        rows = np.array([[self.factor * len(item), len(set(item))] for item in items], np.float32)
+        return dict.fromkeys(fields, rows)
+
+
+@pytest.fixture
+def models(monkeypatch):
+    models = Models()
+    monkeypatch.setattr(embstore.encoders, "from_pretrained", models)
+    return models
+
+
+def write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, ns=(10**18, 10**18))
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    for name, data in {"dog/1.wav": b"bark", "dog/2.wav": b"woof!", "cat/1.wav": b"purr", "cat/note.txt": b"x"}.items():
+        write(tmp_path / "sounds" / name, data)
+    return tmp_path / "sounds"
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("id,says,label\n1,It barks.,dog\n2,It purrs.,cat\n3,It hoots.,\n")
+    return path
+
+
+@pytest.fixture
+def call(tmp_path, models):
+    """Run a command on a source, with a name, a model and a cache."""
+
+    def call(command, source, *more, name="pets", model="tiny", cache=None):
+        cache = cache or tmp_path / "cache"
+        return main([command, str(source), "--name", name, "--model", model, "--cache", str(cache), *map(str, more)])
+
+    return call
+
+
+def stored(tmp_path, **attributes):
+    return embstore.Cache(tmp_path / "cache").find_one(attributes)
+
+
+# -- embed ------------------------------------------------------------------------------------
+
+
+def test_embed_then_again(tmp_path, sounds, call, models, capsys):
+    assert call("embed", sounds, "--suffix", ".wav") == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0].startswith("miss: no store has this config")
+    assert lines[1].startswith("3 samples: 0 hits, ")
+    assert {" 0 stale", " 3 encoded", " 0 failed"} <= set(lines[1].split(","))
+    store = stored(tmp_path)
+    assert sorted(store) == ["cat/1:cat", "dog/1:dog", "dog/2:dog"]
+    assert store.config["dataset"] == "pets"
+    assert str(store.path) in lines[2]
+    assert said.err == ""
+    models.encoded.clear()
+    assert call("embed", sounds, "--suffix", ".wav") == 0
+    assert models.encoded == []
+    assert capsys.readouterr().out.splitlines()[0] == "hit: 3 stored, 0 missing, 0 stale"
+
+
+def test_several_suffixes_and_a_pattern(tmp_path, sounds, call, capsys):
+    both = ["--suffix", ".wav", "--suffix", ".txt"]
+    assert call("embed", sounds, *both, "--pattern", "{class}/{file_id}.*") == 0
+    assert sorted(stored(tmp_path)) == ["1:cat", "1:dog", "2:dog", "note:cat"]
+    write(sounds / "cat" / "1.txt", b"one key, two files")
+    assert call("embed", sounds, *both) == WRONG
+    assert "'cat/1:cat'" in capsys.readouterr().err
+    assert len(stored(tmp_path)) == 4
+
+
+def test_options_of_the_encoder_reach_it(sounds, call, models):
+    options = {
+        **{"--revision": "v2", "--id": "mine", "--fields": "mean, cls,", "--dtype": "float16", "--duration": "2.5"},
+        **{"--max-tokens": "12", "--modality": "audio", "--compute-dtype": "bfloat16", "--preprocess-version": "3"},
+        "--device": "cpu",
+    }
+    assert call("why", sounds, *(word for pair in options.items() for word in pair), model="tiny/ast") == 1
+    (asked,) = models.asked
+    assert asked == {
+        **{"model": "tiny/ast", "revision": "v2", "id": "mine", "fields": ["mean", "cls"], "dtype": "float16"},
+        **{"duration": 2.5, "max_tokens": 12, "modality": "audio", "compute_dtype": "bfloat16"},
+        **{"preprocess_version": 3, "device": "cpu"},
+    }
+
+
+def test_what_is_not_given_is_left_to_the_encoder(sounds, call, models):
+    """Defaults stand in one place each, and are the same there."""
+    import inspect
+
+    call("why", sounds)
+    (asked,) = models.asked
+    defaults = inspect.signature(embstore.from_pretrained).parameters
+    assert {name: value for name, value in asked.items() if name != "model"} == {
+        name: defaults[name].default for name in asked if name != "model"
+    }
+
+
+def test_failures_are_listed(tmp_path, sounds, call, capsys):
+    write(sounds / "dog" / "3.wav", b"")
+    assert call("embed", sounds, "--suffix", ".wav") == 1
+    out = capsys.readouterr().out
+    assert "3 encoded" in out
+    assert f"  dog/3:dog: it is empty ({sounds / 'dog' / '3.wav'})" in out.splitlines()
+    assert call("embed", sounds, "--suffix", ".wav") == 1  # and again
+    assert {"4 samples: 3 hits", " 0 encoded", " 1 failed"} <= set(capsys.readouterr().out.splitlines()[1].split(","))
+    write(sounds / "dog" / "3.wav", b"growl")
+    assert call("embed", sounds, "--suffix", ".wav") == 0
+
+
+def test_rows_whose_sample_is_gone(tmp_path, sounds, call, capsys):
+    call("embed", sounds, "--suffix", ".wav")
+    (sounds / "dog" / "1.wav").unlink()
+    assert call("embed", sounds, "--suffix", ".wav") == 0
+    assert "1 rows whose sample is gone: dog/1:dog" in capsys.readouterr().out
+    assert len(stored(tmp_path)) == 3
+    assert call("embed", sounds, "--suffix", ".wav", "--delete-vanished") == 0
+    assert len(stored(tmp_path)) == 2
+
+
+def test_batches(sounds, call, models):
+    sizes = []
+    models.during = lambda items: sizes.append(len(items))
+    call("embed", sounds, "--batch-size", "2", "--workers", "1", "-q")
+    assert sizes == [2, 2]
+
+
+@pytest.mark.parametrize("tty", [True, False])
+@pytest.mark.parametrize("quiet", ["-q", "--quiet", None])
+def test_a_bar_for_people_alone(sounds, call, monkeypatch, tty, quiet):
+    pytest.importorskip("tqdm")
+    asked = {}
+    own = embstore.pipeline.embed.embed
+
+    def embed(*arguments, **options):
+        asked.update(options)
+        return own(*arguments, **{**options, "progress": None})
+
+    monkeypatch.setattr("embstore.pipeline.embed.embed", embed)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
+    assert call("embed", sounds, *([quiet] if quiet else [])) == 0
+    assert asked["progress"] is (tty and quiet is None)
+
+
+def test_a_field_more(tmp_path, sounds, call, capsys):
+    assert call("embed", sounds, "--fields", "mean") == 0
+    assert call("embed", sounds, "--fields", "mean,cls") == 0
+    out = capsys.readouterr().out
+    assert "field miss: no cls yet" in out
+    assert "fields added: cls" in out
+    assert set(stored(tmp_path).fields) == {"mean", "cls"}
+
+
+# -- shards -----------------------------------------------------------------------------------
+
+
+def test_shards_and_their_merge(tmp_path, sounds, call, capsys):
+    for i in range(3):
+        assert call("embed", sounds, "--shard", f"{i}/3") == 0
+    config = {**Models()("tiny", **OPTIONS).config, "dataset": "pets"}
+    path = embstore.Cache(tmp_path / "cache").path_of(config)
+    parts = [part_path(path, (i, 3)) for i in range(3)]
+    assert all(part.is_dir() for part in parts)
+    capsys.readouterr()
+    assert main(["merge", str(path), *map(str, parts)]) == 0
+    assert capsys.readouterr().out == f"{path}: 4 rows added, 0 skipped\n"
+    assert len(stored(tmp_path)) == 4
+    assert main(["merge", str(path), *map(str, parts)]) == ANOTHER
+    assert "are stored already" in capsys.readouterr().err
+    assert main(["merge", "--if-exists", "skip", str(path), str(parts[0])]) == 0
+    assert re.fullmatch(r".*: 0 rows added, \d skipped\n", capsys.readouterr().out)
+    assert call("embed", sounds, "--shard", "0/3") == 0
+
+
+def test_shards_renew_what_has_changed(tmp_path, sounds, call, capsys):
+    call("embed", sounds)
+    path = stored(tmp_path).path
+    write(sounds / "dog" / "1.wav", b"growl!")
+    for i in range(2):
+        assert call("embed", sounds, "--shard", f"{i}/2") == 0
+    parts = [part_path(path, (i, 2)) for i in range(2)]
+    capsys.readouterr()
+    assert main(["merge", str(path), *map(str, parts), "--if-exists", "replace"]) == 0
+    assert capsys.readouterr().out == f"{path}: 1 rows added, 1 of them in place of others, 0 skipped\n"
+    assert call("embed", sounds) == 0
+    assert capsys.readouterr().out.startswith("hit: 4 stored")
+
+
+OPTIONS = {
+    **{"revision": None, "id": None, "dtype": "float32", "duration": None, "max_tokens": None, "modality": None},
+    **{"compute_dtype": "float32", "preprocess_version": 1},
+}
+
+
+@pytest.mark.parametrize("shard", ["", "1", "/", "1/", "/4", "a/b", "0/4/5", "0-4", "0,4", "1.0/4", "-/4"])
+def test_what_is_no_shard(tmp_path, sounds, call, capsys, shard):
+    assert call("embed", sounds, "--shard", shard) == WRONG
+    said = capsys.readouterr().err
+    assert said.startswith("Usage: embstore embed ")
+    assert "--shard" in said.splitlines()[-1]
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("shard", ["4/4", "5/4", "0/0", "0/-1", "-1/4"])
+def test_a_shard_that_there_is_not(tmp_path, sounds, call, capsys, shard):
+    for words in (["--shard", shard], [f"--shard={shard}"]):
+        assert call("embed", sounds, *words) == WRONG
+        said = capsys.readouterr().err
+        assert re.match(r"embstore: expected shard \(i, n\).* 0 <= i < n, found ", said)
+        assert len(said.splitlines()) == 1
+        assert not (tmp_path / "cache").exists()
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+
+def test_a_table_of_texts(tmp_path, texts, call):
+    options = ["--text-column", "says", "--id-column", "id", "--class-column", "label"]
+    assert call("embed", texts, *options) == 0
+    assert sorted(stored(tmp_path)) == ["1:dog", "2:cat", "3:_"]
+    assert call("check", texts, *options) == 0
+
+
+def test_a_table_of_files(tmp_path, sounds, call):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "files.TSV").write_text("file\tlabel\ndog/1.wav\twuff\ncat/1.wav\tmiau\n")
+    options = ["--path-column", "file", "--class-column", "label", "--root", sounds]
+    assert call("embed", lists / "files.TSV", *options) == 0
+    assert sorted(stored(tmp_path)) == ["cat/1:miau", "dog/1:wuff"]
+
+
+def test_a_parquet_table(tmp_path, call):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pandas.DataFrame({"n": [1, 2], "t": ["a", "bb"]}).to_parquet(tmp_path / "t.parquet")
+    assert call("embed", tmp_path / "t.parquet", "--text-column", "t", "--id-column", "n") == 0
+    assert sorted(stored(tmp_path)) == ["1:_", "2:_"]
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "reason"),
+    [
+        ([], WRONG, "expected either path="),
+        (["--text-column", "says", "--path-column", "id"], WRONG, "expected either path="),
+        (["--text-column", "says"], WRONG, "name a file_id column"),
+        (["--text-column", "nonsense", "--id-column", "id"], ABSENT, "there is no column 'nonsense'"),
+        (["--text-column", "says", "--id-column", "label"], WRONG, "'3'|'_'|empty|not a key"),
+    ],
+)
+def test_a_table_that_does_not_fit(tmp_path, texts, call, capsys, options, status, reason):
+    assert call("embed", texts, *options) == status
+    said = capsys.readouterr().err
+    assert re.search(reason, said)
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["sounds", "--text-column", "says"],
+        ["sounds", "--class-column", "label"],
+        ["sounds", "--root", "."],
+        ["texts", "--suffix", ".wav"],
+        ["texts", "--pattern", "{class}_*"],
+        ["texts", "--pattern", ""],
+    ],
+    ids=" ".join,
+)
+def test_options_of_the_other_kind_of_source(sounds, texts, call, capsys, options):
+    kind, name, *more = options
+    if kind == "texts":
+        more += ["--text-column", "says", "--id-column", "id"]
+    assert call("embed", sounds if kind == "sounds" else texts, name, *more) == WRONG
+    said = capsys.readouterr().err
+    assert said.startswith(f"embstore: {name} is for a ")
+    assert len(said.splitlines()) == 1
+
+
+# -- data sets in their real layouts -----------------------------------------------------------
+
+
+@pytest.fixture
+def vegas(tmp_path, models):
+    """Run a command on a folder in VEGAS's layout."""
+    pytest.importorskip("torch")
+    for name in ("dog", "drum"):
+        for i in range(1, 7):
+            write(tmp_path / "VEGAS" / name / "audios" / f"video_{i:05d}.wav", b"x" * i)
+
+    def call(command, *more):
+        where = ["--model", "tiny", "--cache", tmp_path / "cache"]
+        return main([str(word) for word in (command, tmp_path / "VEGAS", "--dataset", "vegas", *where, *more)])
+
+    return call
+
+
+def test_a_data_set(tmp_path, vegas, capsys):
+    assert vegas("embed", "--classes", "dog", "--samples-per-class", 3) == 0
+    assert {key.rpartition(":")[2] for key in stored(tmp_path)} == {"dog"}
+    assert len(stored(tmp_path)) == 3
+    capsys.readouterr()
+    assert vegas("embed") == 0
+    assert "9 encoded" in capsys.readouterr().out
+    assert vegas("embed", "--classes", "drum") == 0
+    assert "whose sample is gone" not in capsys.readouterr().out
+    assert vegas("why") == 0
+
+
+def test_nodes_of_a_data_set_share_no_sample(tmp_path, vegas, models):
+    for node in range(3):
+        assert vegas("embed", "--nodes", 3, "--node", node) == 0
+    assert len(models.encoded) == len(stored(tmp_path)) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--name", "x"], "a data set has its own"),
+        (["--pattern", "{class}_*"], "--pattern is for a folder"),
+        (["--classes", "unicorn"], "unicorn"),
+        (["--classes", "dog", "--delete-vanished"], "would delete"),
+        (["--nodes", "3", "--node", "7"], "7"),
+    ],
+    ids=str,
+)
+def test_what_a_data_set_refuses(tmp_path, vegas, capsys, options, reason):
+    assert vegas("embed", *options) in (2, 3)
+    said = capsys.readouterr().err
+    assert reason in said
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.glob("cache/*.zarr"))
+
+
+# -- why --------------------------------------------------------------------------------------
+
+
+def test_why(tmp_path, sounds, call, capsys):
+    assert call("why", sounds) == 1
+    assert "the cache is empty" in capsys.readouterr().out
+    assert not (tmp_path / "cache").exists()
+    call("embed", sounds)
+    capsys.readouterr()
+    assert call("why", sounds) == 0
+    assert capsys.readouterr().out.startswith("hit: ")
+    assert call("why", sounds, "--duration", "10") == 1
+    assert capsys.readouterr().out.splitlines()[2:] == ["  duration  wanted 10  stored nothing"]
+    assert call("why", sounds, name="others") == 1
+    assert "dataset  wanted 'others'  stored 'pets'" in capsys.readouterr().out
+    assert call("why", sounds, "--fields", "mean,cls") == 1
+    assert capsys.readouterr().out.startswith("field miss: ")
+
+
+def test_why_does_not_look_at_the_samples(tmp_path, sounds, call):
+    call("embed", sounds)
+    assert call("why", tmp_path / "nowhere") == 0
+
+
+# -- check ------------------------------------------------------------------------------------
+
+
+def test_check(tmp_path, sounds, call, models, capsys):
+    call("embed", sounds)
+    capsys.readouterr()
+    models.encoded.clear()
+    assert call("check", sounds) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "4 samples encoded again: the cache still holds",
+        "  mean: largest difference 0, tolerance 0.0001",
+    ]
+    assert len(models.encoded) == 4
+    assert call("check", sounds, "-n", "2") == 0
+    assert capsys.readouterr().out.startswith("2 samples")
+    models.factor = 1.01
+    assert call("check", sounds) == 1
+    assert "the encoder gives other values than are stored" in capsys.readouterr().out
+    assert call("check", sounds, "--tolerance", "0.05") == 0
+
+
+def test_check_without_a_store(tmp_path, sounds, call, capsys):
+    assert call("check", sounds) == ABSENT
+    assert capsys.readouterr().err.startswith("embstore: miss: no store has this config")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_check_of_nothing_that_is_stored(sounds, call, capsys):
+    call("embed", sounds)
+    for path in sounds.rglob("*.*"):
+        write(path, b"another")
+        os.utime(path)
+    assert call("check", sounds) == WRONG
+    assert "content that it has now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["-n", "0"], ["-n", "-1"], ["-n", "x"], ["--tolerance", "x"]], ids=" ".join)
+def test_checks_that_make_no_sense(sounds, call, capsys, options):
+    call("embed", sounds)
+    capsys.readouterr()
+    assert call("check", sounds, *options) == WRONG
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+
+
+# -- for programs -----------------------------------------------------------------------------
+
+
+def test_what_programs_are_told(tmp_path, sounds, call, models, capsys):
+    def told(command, *options, status=DONE):
+        assert call(command, sounds, "--json", *options) == status
+        return json.loads(capsys.readouterr().out)
+
+    write(sounds / "dog" / "3.wav", b"")
+    answer = told("embed", status=PARTLY)
+    counts = {"samples": 5, "hits": 0, "encoded": 4, "stale": 0, "rows": 4, "nbytes": 32}
+    assert {name: answer[name] for name in counts} == counts
+    assert answer["ok"] is False
+    failed = {"key": "dog/3:dog", "where": str(sounds / "dog" / "3.wav"), "reason": "it is empty"}
+    assert answer["failed"] == [failed]
+    assert answer["path"] == str(stored(tmp_path).path)
+    assert answer["config"]["dataset"] == "pets"
+    assert told("why") == {**WHY, "hit": True, "path": answer["path"]}
+    missed = told("why", "--duration", "10", status=PARTLY)
+    differences = [{"name": "duration", "wanted": 10}]  # nothing is stored of that name
+    assert missed == {**WHY, "path": missed["path"], "nearest": answer["path"], "differences": differences}
+    assert told("why", "--fields", "mean,cls", status=PARTLY)["missing_fields"] == ["cls"]
+    report = told("check")
+    assert (report["ok"], report["differences"], len(report["keys"])) == (True, {"mean": 0.0}, 4)
+    models.factor = 2
+    assert told("check", "-n", "1", status=PARTLY)["ok"] is False
+
+
+WHY = {"hit": False, "missing_fields": [], "nearest": None, "differences": []}
+
+
+# -- merge ------------------------------------------------------------------------------------
+
+
+def make(path, *keys, **config):
+    with embstore.open(path, "w-", config={"encoder": "own", **config}) as store:
+        store.append(keys, np.ones((len(keys), 2), np.float32))
+    return str(path)
+
+
+def test_merge(tmp_path, capsys):
+    a, b = make(tmp_path / "a", "1:c", "2:c"), make(tmp_path / "b", "2:c", "3:c")
+    dest = str(tmp_path / "dest.zarr")
+    assert main(["merge", dest, a, b]) == WRONG
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "embstore: 1 key(s) occur more than once: '2:c'\n"
+    assert main(["merge", dest, a, b, "--if-exists", "skip"]) == 0
+    assert capsys.readouterr().out == f"{dest}: 3 rows added, 1 skipped\n"
+    assert len(embstore.open(dest)) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("another config", ANOTHER), ("no store", ABSENT), ("a file", ABSENT), ("nothing", ABSENT)]
+)
+def test_merge_of_what_does_not_fit(tmp_path, capsys, kind, status):
+    a = make(tmp_path / "a", "1:c")
+    odd = tmp_path / "odd"
+    if kind == "another config":
+        make(odd, "2:c", version=2)
+    elif kind == "no store":
+        odd.mkdir()
+    elif kind == "a file":
+        odd.write_text("")
+    dest = tmp_path / "dest"
+    assert main(["merge", str(dest), a, str(odd)]) == status
+    said = capsys.readouterr().err
+    assert said.startswith("embstore: ")
+    assert str(odd) in said
+    assert not dest.exists()
+
+
+# -- how it ends ------------------------------------------------------------------------------
+
+
+STATUSES = {  # `why` looks for a config, whatever that says
+    "embed": {"model": ABSENT, "cache": AGAIN, "name": WRONG, "source": WRONG},
+    "why": {"model": ABSENT, "cache": PARTLY, "name": PARTLY, "source": DONE},
+    "check": {"model": ABSENT, "cache": ABSENT, "name": ABSENT, "source": WRONG},
+}
+
+
+@pytest.mark.parametrize("command", ["embed", "why", "check"])
+@pytest.mark.parametrize("kind", ["model", "cache", "name", "source"])
+def test_errors_are_one_line(tmp_path, sounds, call, capsys, command, kind):
+    (tmp_path / "file").write_text("")
+    options = {
+        "model": {"model": "nonsense"},
+        "cache": {"cache": tmp_path / "file"},
+        "name": {"name": " "},
+        "source": {},
+    }[kind]
+    source = tmp_path / "nowhere" if kind == "source" else sounds
+    if kind == "source":
+        call("embed", sounds)
+    status = call(command, source, **options)
+    said = capsys.readouterr()
+    assert status == STATUSES[command][kind]
+    if status in (DONE, PARTLY):
+        assert said.err == ""
+        return
+    assert said.err.startswith("embstore: ")
+    assert len(said.err.splitlines()) == 1
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError("disk"), AGAIN),
+        (TimeoutError("slow"), AGAIN),
+        (FileNotFoundError("file"), ABSENT),
+        (ValueError("value"), WRONG),
+        (ImportError("pip install 'embstore[audio]'"), ABSENT),
+        (errors.DecodeError("it is no sound"), WRONG),
+        (errors.WeightsChangedError(Path("model")), ANOTHER),
+        (errors.CorruptStoreError(Path("file"), "it is short"), BROKEN),
+    ],
+    ids=repr,
+)
+def test_errors_of_the_encoder(sounds, call, models, capsys, error, status):
+    def fail(items):
+        raise error
+
+    models.during = fail
+    assert call("embed", sounds) == status
+    assert capsys.readouterr().err == f"embstore: {error}\n"
+
+
+def test_an_error_without_words_is_a_line(sounds, call, models, capsys):
+    def fail(items):
+        raise ValueError
+
+    models.during = fail
+    assert call("embed", sounds) == WRONG
+    assert capsys.readouterr().err == "embstore: ValueError\n"
+
+
+def test_an_error_of_several_lines_is_one(sounds, call, models, capsys):
+    def fail(items):
+        raise ValueError("first\nsecond \x1b[31m")
+
+    models.during = fail
+    assert call("embed", sounds) == WRONG
+    assert capsys.readouterr().err == "embstore: first\\nsecond \\x1b[31m\n"
+
+
+def test_every_status_is_explained(capsys):
+    """And every error of the library has the status that its place in the tree of errors asks for."""
+    main(["--help"])
+    text = capsys.readouterr().out
+    for status, meaning in EXITS.items():
+        assert f"{status:>3}  {meaning}" in text
+    tree = re.findall(r"^\|   [|`]-- (\w+)|^[|`]-- (.*)$", errors.__doc__.replace("    |", "|"), flags=re.MULTILINE)
+    branch, expected = "", {}
+    branches = {
+        "the call is wrong": {WRONG, ANOTHER},  # KeysExistError: something is there already
+        "it is not there": {ABSENT},
+        "it is another one": {ANOTHER},
+        "it moved on": {AGAIN},
+        "the machine refuses": {AGAIN, ABSENT},  # MissingLibraryError: a library is not there
+        "the sample is bad": {WRONG},
+        "the file to import is bad": {BROKEN},
+        "CorruptStoreError": {BROKEN},
+    }
+    for leaf, line in tree:
+        branch = line or branch
+        if leaf:
+            (expected[leaf],) = (allowed for start, allowed in branches.items() if branch.startswith(start))
+    assert len(expected) > 30
+    for name, allowed in expected.items():
+        error = getattr(errors, name).__new__(getattr(errors, name))
+        assert status_of(error) in allowed, name
+
+
+def test_what_is_a_fault_of_the_program_is_shown_whole(sounds, call, models):
+    def fail(items):
+        raise ZeroDivisionError
+
+    models.during = fail
+    with pytest.raises(ZeroDivisionError):
+        call("embed", sounds)
+
+
+def test_interrupted(tmp_path, sounds, call, models, capsys):
+    def interrupt(items):
+        if models.encoded:
+            raise KeyboardInterrupt
+
+    models.during = interrupt
+    assert call("embed", sounds, "--batch-size", "1", "--workers", "1") == INTERRUPTED
+    said = capsys.readouterr()
+    assert "the same command goes on from there" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert len(stored(tmp_path)) == 1
+    models.during = lambda items: None
+    models.encoded.clear()
+    assert call("embed", sounds) == 0
+    assert len(models.encoded) == 3
+
+
+def test_interrupted_where_nothing_goes_on(sounds, call, models, capsys):
+    call("embed", sounds)
+    capsys.readouterr()
+
+    def interrupt(items):
+        raise KeyboardInterrupt
+
+    models.during = interrupt
+    assert call("check", sounds) == INTERRUPTED
+    assert capsys.readouterr().err == "embstore: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["embed"],
+        ["embed", "folder", "--name", "x", "--model", "y"],
+        ["embed", "folder", "--model", "y", "--cache", "c"],
+        ["embed", "folder", "--name", "x", "--model", "y", "--cache", "c", "--batch-size", "many"],
+        ["embed", "folder", "--name", "x", "--model", "y", "--cache", "c", "--modality", "smell"],
+        ["embed", "folder", "--name", "x", "--model", "y", "--cache", "c", "--nonsense"],
+        ["embed", "folder", "--name", "x", "--model", "y", "--cache", "c", "--fields", ","],
+        ["embed", "", "--name", "x", "--model", "y", "--cache", "c"],
+        ["embed", "folder", "--name", "x", "--model", "y", "--cache", ""],
+        ["check", "folder", "--name", "x", "--model", "y", "--cache", "c", "--shard", "0/2"],
+        ["merge"],
+        ["merge", "dest"],
+        ["merge", "dest", "part", "--if-exists", "nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_words_that_make_no_sense(words, capsys, models):
+    assert main(words) == WRONG
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Usage: embstore")
+    assert models.asked == []
+
+
+@pytest.mark.parametrize("options", [["--batch-size", "0"], ["--batch-size", "-2"], ["--workers", "-1"]], ids=" ".join)
+def test_numbers_that_make_no_sense(sounds, call, capsys, options):
+    assert call("embed", sounds, *options) == WRONG
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def commands():
+    """Return all commands with the words that call them, those of groups too."""
+    from embstore.cli import group
+
+    found, left = {}, [((), group)]
+    while left:
+        words, command = left.pop()
+        found[" ".join(words)] = command
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            left += [((*words, name), command.get_command(context, name)) for name in command.list_commands(context)]
+    return found
+
+
+@pytest.mark.parametrize("words", commands())
+def test_help(words, capsys):
+    for option in ("--help", "-h"):
+        assert main([*words.split(), option]) == 0
+        said = capsys.readouterr()
+        assert said.err == ""
+        text = " ".join(said.out.split())
+        assert text.startswith(" ".join(["Usage: embstore", *words.split()]))
+        if not words:
+            assert all(command in text for command in commands() if " " not in command)
+        elif words != "cache":
+            assert "--verbose" in text
+        expected = {
+            "embed": ["--shard I/N", "--fields", "--delete-vanished", "--batch-size N", "--pattern", "{class}_*.flac"],
+            "why": ["--duration SECONDS", "--name TEXT", "--cache PATH"],
+            "check": ["--tolerance", "-n N"],
+            "merge": ["DEST PARTS...", "[error|skip|replace]"],
+            "cache": ["clear", "ls", "prune", "stats"],
+            "cache prune": ["--max-size BYTES", "--unused-for TIME", "--dry-run", "--yes"],
+        }
+        for part in expected.get(words, []):
+            assert part in text
+
+
+def test_each_option_and_command_says_what_it_is_for():
+    for words, command in commands().items():
+        assert command.help, words
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, (words, parameter.name)
+                assert parameter.help.endswith((".", ")")), (words, parameter.name)
+
+
+def test_commands_that_answer_programs_do():
+    """All that print more than a word or what they are told to write."""
+    without = {words for words, command in commands().items() if "as_json" not in {p.name for p in command.params}}
+    assert without == {"", "cache", "completion", "export", "plot", "explore"}
+
+
+# -- how much it says -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "level"),
+    [([], "WARNING"), (["-v"], "INFO"), (["-vv"], "DEBUG"), (["-v", "--verbose"], "DEBUG"), (["-vvvv"], "DEBUG")],
+    ids=str,
+)
+def test_levels(sounds, call, options, level):
+    assert call("why", sounds, *options) == 1
+    assert logging.getLevelName(logging.getLogger("embstore").level) == level
+
+
+SCRIPT = """
+import sys
+import embstore.encoders
+from embstore.cli import main
+from tests.cli.test_cli import Models
+
+models = embstore.encoders.from_pretrained = Models()
+{more}
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run(*words, more=""):
+    """Run the command in a process of its own, with models that need no torch."""
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(more=more), *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+def words(command, sounds, *more):
+    return [command, sounds, "--name", "pets", "--model", "tiny", "--cache", sounds.parent / "cache", *more]
+
+
+def test_what_a_process_says(sounds):
+    write(sounds / "dog" / "3.wav", b"")
+    done = run(*words("embed", sounds))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"not encoded: dog/3:dog: it is empty ({sounds / 'dog' / '3.wav'})"]
+    assert "4 encoded" in done.stdout
+    (sounds / "dog" / "3.wav").unlink()
+    done = run(*words("embed", sounds, "-v"))
+    assert done.returncode == 0
+    assert "pets: hit: 4 stored, 0 missing, 0 stale" in done.stderr.splitlines()
+    done = run(*words("embed", sounds, "--batch-size", "0"))
+    assert (done.returncode, done.stdout) == (WRONG, "")
+    assert done.stderr == "embstore: expected a batch of at least one sample, found 0\n"
+    done = run(*words("embed", sounds, "--batch-size", "0", "-v"))
+    assert done.returncode == WRONG
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "embstore: expected a batch of at least one sample, found 0"
+
+
+def test_a_process_that_is_interrupted(sounds, tmp_path):
+    for i in range(40):
+        write(sounds / "dog" / f"more {i}.wav", bytes([i]))
+    slow = "import time; models.during = lambda items: time.sleep(0.05)"
+    command = [sys.executable, "-c", SCRIPT.format(more=slow), *map(str, words("embed", sounds, "--batch-size", "1"))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    began = time.monotonic()
+    while not list(tmp_path.glob("cache/*.zarr")) and time.monotonic() < began + 60:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("embstore: interrupted; what was encoded is stored")
+    assert 0 < len(stored(tmp_path)) < 44
+
+
+def script():
+    """Return what starts the installed command: the script that pip made, or what it would have in it."""
+    made = Path(sys.executable).with_name("embstore")
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        module, _, name = tomllib.load(file)["project"]["scripts"]["embstore"].partition(":")
+    command = f"import sys; from {module} import {name}; sys.exit({name}())"
+    return [str(made)] if made.exists() else [sys.executable, "-c", command]
+
+
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_the_module_and_the_script_are_the_command(tmp_path, how):
+    start = [sys.executable, "-m", "embstore"] if how == "module" else script()
+
+    def started(*words):
+        return subprocess.run([*start, *words], capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+    done = started("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: embstore ")
+    done = started("--version")
+    assert (done.returncode, done.stdout) == (0, f"embstore {embstore.__version__}\n")
+    done = started()
+    assert (done.returncode, done.stdout) == (WRONG, "")
+    assert done.stderr.startswith("Usage: embstore ")
+    a = make(tmp_path / "a", "1:c")
+    done = started("merge", str(tmp_path / "b"), a, a)
+    assert (done.returncode, done.stdout) == (WRONG, "")
+    assert done.stderr == "embstore: 1 key(s) occur more than once: '1:c'\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["embed", "--help"], ["info", "--help"], ["cache", "prune", "--help"]])
+def test_help_loads_no_heavy_library(words):
+    heavy = {"torch", "transformers", "zarr", "pandas", "pyarrow", "numpy", "rich", "asyncio"}
+    code = f"import sys\nfrom embstore.cli import main\nassert main({words}) == 0\nprint(*{heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == b""
+
+
+# -- the page ---------------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "command-line.md"
+
+
+class Shell:
+    """As much of one as the page needs: variables, patterns, one pipe, and the last status."""
+
+    def __init__(self, capsys, monkeypatch):
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+        self.variables, self.status = {"?": "0"}, 0
+
+    def run(self, line):
+        """Return what a line prints."""
+        line = line.partition("   #")[0].strip()
+        if found := re.fullmatch(r"(\w+)=(?:\"(.*)\"|\$\(ls -d (.*)\))", line):
+            name, text, pattern = found.groups()
+            self.variables[name] = text if text is not None else " ".join(map(str, Path().glob(pattern)))
+            return ""
+        line = re.sub(r"\$(\w+|\?)", lambda found: self.variables[found[1]], line)
+        typed = ""
+        for part in line.split(" | "):
+            stdin = io.TextIOWrapper(io.BytesIO(typed.encode()))
+            self.monkeypatch.setattr(sys, "stdin", stdin)
+            program, *words = shlex.split(part)
+            if program == "echo":
+                return " ".join(words) + "\n"
+            assert program == "embstore", line
+            self.variables["?"] = str(main(words))
+            printed = self.capsys.readouterr()
+            typed = printed.out + printed.err
+        return typed
+
+
+def test_the_page_shows_what_is_printed(tmp_path, monkeypatch, capsys):
+    """Line by line; "…" stands for what differs from machine to machine, and a fingerprint for another."""
+    fingerprint = re.compile(r"(?<=-)[0-9a-f]{16}(?=\.zarr)")
+    monkeypatch.chdir(tmp_path)
+    for name, size in {"cat/1.wav": 1644, "dog/1.wav": 3244, "dog/2.wav": 4844}.items():
+        write(tmp_path / "recordings" / name, bytes(size))
+
+    def from_pretrained(model, *, fields, duration, **options):
+        return FunctionEncoder(
+            lambda items: {"mean": np.array([[len(item) / 1000, 1, 1, 1] for item in items], np.float32)},
+            config={"encoder": {"id": model}, "preprocessing": {"duration": duration}},
+            fields={"mean": FieldSpec(shape=(4,))},
+        )
+
+    monkeypatch.setattr(embstore.encoders, "from_pretrained", from_pretrained)
+    shell, ran = Shell(capsys, monkeypatch), set()
+    for block in re.findall(r"^```console\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE):
+        for line, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, flags=re.MULTILINE):
+            if "completion" in line:
+                continue  # tests/cli/test_caches.py has bash do that
+            said = shell.run(line)
+            ran |= set(re.findall(r"embstore (cache \w+|\w+)", line))
+            expected = ".*".join(map(re.escape, fingerprint.sub("x", shown).split("…")))
+            assert re.fullmatch(expected, fingerprint.sub("x", said), flags=re.DOTALL), (
+                f"$ {line}\n{said}\nis not\n{shown}"
+            )
+    text = PAGE.read_text()
+    for words, command in commands().items():
+        if words and not isinstance(command, click.Group):
+            assert words in ran or f"embstore {words}" in text, words
+
+
+def test_the_page_has_every_status():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", PAGE.read_text(), flags=re.MULTILINE)
+    assert {int(status): meaning for status, meaning in rows} == EXITS
+
+
+def test_the_page_names_options_that_there_are():
+    known = {option for command in commands().values() for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE.read_text())) - {"--help"} <= known
+
+
+# -- with a real model ------------------------------------------------------------------------
+
+
+needs_models = pytest.mark.skipif(
+    not (find_spec("torch") and find_spec("transformers")), reason="needs torch and transformers"
+)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from tests._helpers import tiny_models
+
+    folder = tmp_path_factory.mktemp("models") / "bert"
+    tiny_models.text(folder)
+    return folder
+
+
+def command(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "embstore", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
+    )
+
+
+@needs_models
+def test_from_texts_to_a_merged_store(tmp_path, texts, bert):
+    what = [texts, "--name", "pets", "--model", bert, "--cache", tmp_path / "cache", "--device", "cpu"]
+    what += [
+        "--text-column",
+        "says",
+        "--id-column",
+        "id",
+        "--class-column",
+        "label",
+        "--fields",
+        "mean,last_hidden_state",
+    ]
+    for i in range(2):
+        done = command("embed", *what, "--shard", f"{i}/2")
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    parts = sorted((tmp_path / "cache").glob("*.part-?-of-2"))
+    assert len(parts) == 2
+    dest = parts[0].with_name(parts[0].name.partition(".part-")[0])
+    done = command("merge", dest, *parts)
+    assert (done.returncode, done.stdout) == (0, f"{dest}: 3 rows added, 0 skipped\n")
+    done = command("embed", *what)
+    assert done.returncode == 0
+    assert done.stdout.startswith("hit: 3 stored")
+    done = command("check", *what)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 samples encoded again: the cache still holds")
+    done = command("why", *what, "--max-tokens", "5")
+    assert done.returncode == 1
+    assert re.search(r"preprocessing\.\S+ +wanted 5 +stored \d+", done.stdout)
+    store = embstore.open(dest)
+    assert set(store.fields) == {"mean", "last_hidden_state"}
+    assert sorted(store) == ["1:dog", "2:cat", "3:_"]
+
+
+@needs_models
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ("--fields nonsense", ABSENT),
+        ("--dtype nonsense", WRONG),
+        ("--compute-dtype nonsense", WRONG),
+        ("--duration 5", WRONG),
+        ("--modality audio", WRONG),
+        ("--max-tokens -1", WRONG),
+        ("--max-tokens 100000", WRONG),
+    ],
+)
+def test_options_that_a_model_refuses(tmp_path, texts, bert, options, status, capsys):
+    what = ["embed", texts, "--name", "pets", "--model", bert, "--cache", tmp_path / "cache"]
+    what += ["--text-column", "says", "--id-column", "id", *options.split()]
+    assert main([*map(str, what)]) == status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "cache").exists()
+
+
+@needs_models
+@pytest.mark.parametrize("device", ["nonsense", "cuda:77"])
+def test_a_device_that_there_is_not(tmp_path, texts, bert, device, capsys):
+    what = ["embed", texts, "--name", "pets", "--model", bert, "--cache", tmp_path / "cache", "--device", device]
+    assert main([*map(str, what), "--text-column", "says", "--id-column", "id"]) == WRONG
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,58 @@
+"""The pages of the documentation: their examples run as they stand, and print what they say; links lead somewhere."""
+
+import importlib
+import os
+import re
+import wave
+
+import numpy as np
+import pytest
+
+import embstore
+from tests._helpers.pages import DOCS, runs_as_it_stands
+
+PAGES = [DOCS / "index.md", *sorted((DOCS / "how-to").glob("*.md"))]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with what the pages find in theirs."""
+    monkeypatch.chdir(tmp_path)
+    for place, name in enumerate(["cat/1.wav", "dog/1.wav", "dog/2.wav"]):
+        path = tmp_path / "recordings" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(np.full(800 * (place + 1), place, "<i2").tobytes())
+        os.utime(path, ns=(10**18, 10**18))
+    (tmp_path / "texts.csv").write_text("id,says,label\n1,It barks.,dog\n2,It purrs.,cat\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_print_what_they_say(page, folder, models, capsys):
+    runs_as_it_stands(page, capsys)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_every_page_is_in_the_contents():
+    contents = (DOCS.parent / "mkdocs.yml").read_text()
+    for page in DOCS.rglob("*.md"):
+        assert str(page.relative_to(DOCS)) in contents, page
+
+
+def test_names_in_the_text_are_there():
+    for page in PAGES:
+        for name in set(re.findall(r"`(embstore(?:\.\w+)+)(?=[`(])", page.read_text())):
+            value, place = embstore, "embstore"
+            for part in name.split(".")[1:]:
+                place = f"{place}.{part}"
+                # It may be a module that nobody imported yet.
+                value = getattr(value, part, None) or importlib.import_module(place)
+                assert value is not None, f"{page.name}: {name}"

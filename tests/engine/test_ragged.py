@@ -1,0 +1,2202 @@
+"""Ragged fields, attacked: rows of any length come back as they went in, or the store says why not.
+
+Tokens have 128 to a chunk in most of these stores, so that rows begin, end and lie across chunks.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import struct
+import warnings
+from functools import partial
+from importlib.util import find_spec
+from itertools import pairwise
+
+import google_crc32c
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import embstore
+from embstore import FieldSpec
+from embstore._engine.format.parse_record import record_from_json
+from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.format.record import SchemaError, offsets_name
+from embstore._engine.format.zarr_layout import crc32c
+from embstore.errors import (
+    CorruptStoreError,
+    DeadRowsError,
+    DtypeError,
+    EmbstoreError,
+    KeysExistError,
+    MissingKeysError,
+    NameRefusedError,
+    NonFiniteError,
+    ShapeError,
+    StoreChangedError,
+    StoreReplacedError,
+    UnsupportedFormatError,
+)
+from tests._helpers.crash import kill_at, leftovers, run_in_child
+from tests.durability.test_damage import edit, flip, setter
+
+PLAIN = FieldSpec(shape=(8,), ragged=True)
+FORMS = {
+    **{
+        dtype: FieldSpec(shape=(8,), dtype=dtype, ragged=True)
+        for dtype in ("float32", "float16", "float64", "bfloat16", "bool", "int8", "uint16", "int32", "uint64")
+    },
+    "numbers": FieldSpec(shape=(), dtype="int64", ragged=True),
+    "bfloat16 numbers": FieldSpec(shape=(), dtype="bfloat16", ragged=True),
+    "grids": FieldSpec(shape=(2, 3), dtype="float16", ragged=True, dims=("time", "channel")),
+    "unaligned": FieldSpec(shape=(4099,), dtype="uint8", ragged=True),
+}
+LENGTHS = [0, 3, 128, 0, 0, 1, 500, 127, 2, 0]
+"""Rows that fill a chunk just, lie across several, and have nothing."""
+
+
+def rows_of(lengths, spec=PLAIN, start=0):
+    """Rows of numbers that every dtype holds exactly, and that differ from token to token; bfloat16 as float32."""
+    rows = []
+    for length in lengths:
+        tokens = np.arange(start, start + length).reshape(length, *(1 for _ in spec.shape))
+        places = np.arange(int(np.prod(spec.shape))).reshape(spec.shape)
+        numbers = (tokens * 7 + places) % 113
+        rows.append(numbers % 3 == 0 if spec.dtype == "bool" else numbers.astype(read_dtype(spec)))
+        start += length
+    return rows
+
+
+def read_dtype(spec):
+    return np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+
+
+def keys_of(count, start=0):
+    return [f"f{i}:c{i % 3}" for i in range(start, start + count)]
+
+
+def new(path, spec=PLAIN, **options):
+    options = {"fields": {"tokens": spec}, "chunk_bytes": 4096, **options}
+    return embstore.open(path, "w-", config={"a": 1}, **options)
+
+
+def filled(path, lengths=LENGTHS, spec=PLAIN, **options):
+    """Make a store with rows of these lengths: (store, keys, rows)."""
+    keys, rows = keys_of(len(lengths)), rows_of(lengths, spec)
+    store = new(path, spec, **options)
+    store.append(keys, rows, casting="same_kind")
+    return store, keys, rows
+
+
+def same(found, expected):
+    found = list(found)
+    assert [np.shape(row) for row in found] == [row.shape for row in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def unpadded(padded):
+    """The rows of a padded array, once it is known that nothing but zeros is past them."""
+    values, lengths = np.asarray(padded.values), np.asarray(padded.lengths)
+    assert lengths.dtype == np.int64
+    assert len(values) == len(lengths)
+    if len(lengths):
+        assert values.shape[1] == lengths.max()
+    for row, length in zip(values, lengths.tolist(), strict=True):
+        assert not row[length:].any()
+    return [row[:length] for row, length in zip(values, lengths.tolist(), strict=True)]
+
+
+def assert_holds(store, expected, field="tokens"):
+    """Read a field in all ways there are, and compare with ``{key: row}``."""
+    spec, keys, rows = store.fields[field], list(expected), list(expected.values())
+    assert list(store) == keys
+    view = store.select()
+    same(view.to_ragged(field), rows)
+    same(unpadded(view.to_numpy(field)), rows)
+    same(unpadded(store.take(store.rows, field)), rows)
+    order = np.random.default_rng(len(keys)).permutation(len(keys))[:40].tolist()
+    order += order[:2]
+    shuffled = [keys[i] for i in order]
+    same(unpadded(store.fetch(shuffled, field)), [rows[i] for i in order])
+    same(store.select(keys=shuffled).to_ragged(field), [rows[i] for i in order])
+    for i in order[:12]:
+        one = store.fetch([keys[i]], field)
+        same(unpadded(one), [rows[i]])
+        if store.field_name(field) and len(store.fields) == 1:
+            row = store[keys[i]]
+            same([row], [rows[i]])
+            assert spec.dtype == "bfloat16" or not row.flags.writeable
+    if len(store) == store.snapshot.record.rows and spec.dtype != "bfloat16":
+        whole = store.array(field)
+        same(whole, rows)
+        assert not whole.values.flags.writeable
+        assert not whole.offsets.flags.writeable
+
+
+# -- what goes in ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_come_back_as_they_went_in(path, form, mapping):
+    """In three commits, of which the first two end in the middle of a chunk, and a row begins there."""
+    spec = FORMS[form]
+    lengths = [0, 1, 3, 0, 2] if form == "unaligned" else LENGTHS * 2
+    keys, rows = keys_of(len(lengths)), rows_of(lengths, spec)
+    store = new(path, spec, mapping=mapping)
+    older = embstore.open(path, mapping=mapping)
+    cuts = [0, 2, len(keys) - 2, len(keys)]
+    for start, stop in pairwise(cuts):
+        store.append(keys[start:stop], rows[start:stop], casting="same_kind")
+        assert_holds(store, dict(zip(keys[:stop], rows[:stop], strict=True)))
+        older.refresh()
+        assert_holds(older, dict(zip(keys[:stop], rows[:stop], strict=True)))
+    for check in ("touched", "all"):
+        reader = embstore.open(path, mapping=mapping, check=check)
+        assert_holds(reader, dict(zip(keys, rows, strict=True)))
+    assert store.nbytes == sum(lengths) * spec.row_nbytes
+    assert embstore.verify(path).ok
+
+
+@pytest.mark.parametrize(
+    "lengths", [[], [0], [0, 0, 0], [1], [128], [127, 1], [128, 128], [1000], [0, 0, 1000, 0], [129, 0]], ids=str
+)
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_lengths_at_the_edges(path, lengths, mapping):
+    store, keys, rows = filled(path, lengths, mapping=mapping)
+    assert_holds(store, dict(zip(keys, rows, strict=True)))
+    more = keys_of(3, start=100)
+    store.append(more, rows_of([0, 130, 0], start=5))
+    expected = dict(zip([*keys, *more], [*rows, *rows_of([0, 130, 0], start=5)], strict=True))
+    assert_holds(store, expected)
+    assert_holds(embstore.open(path, mapping=mapping, check="all"), expected)
+    assert embstore.verify(path).ok
+
+
+def as_ragged(rows, spec):
+    values = np.concatenate([*rows, np.empty((0, *spec.shape), rows[0].dtype)])
+    return Ragged(values, np.cumsum([0, *map(len, rows)]))
+
+
+def as_padded(rows, spec):
+    out = np.full((len(rows), max(map(len, rows)) + 2, *spec.shape), 99, rows[0].dtype)  # what pads is not looked at
+    for place, row in zip(out, rows, strict=True):
+        place[: len(row)] = row
+    return Padded(out, np.array([len(row) for row in rows], np.int32))
+
+
+def as_tuple(rows, spec):
+    return tuple(rows)
+
+
+def as_objects(rows, spec):
+    out = np.empty(len(rows), object)
+    out[:] = rows
+    return out
+
+
+def as_generator(rows, spec):
+    return iter(rows)
+
+
+def as_strides(rows, spec):
+    return [np.repeat(row, 2, axis=0)[::2] for row in rows]
+
+
+def as_reversed(rows, spec):
+    return [np.ascontiguousarray(row[::-1])[::-1] for row in rows]
+
+
+def as_big_endian(rows, spec):
+    return [row.astype(row.dtype.newbyteorder(">")) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "how", [as_ragged, as_padded, as_tuple, as_objects, as_generator, as_strides, as_reversed, as_big_endian]
+)
+@pytest.mark.parametrize("form", ["float32", "numbers", "grids"])
+def test_forms_that_append_takes(path, how, form):
+    spec = FORMS[form]
+    keys, rows = keys_of(len(LENGTHS)), rows_of(LENGTHS, spec)
+    with new(path, spec) as store:
+        store.append(keys, how(rows, spec))
+        assert_holds(store, dict(zip(keys, rows, strict=True)))
+
+
+def test_an_array_of_equal_lengths(path):
+    rows = np.arange(3 * 5 * 8, dtype=np.float32).reshape(3, 5, 8)
+    with new(path) as store:
+        store.append(keys_of(3), rows)
+        store.append(keys_of(2, start=3), np.empty((2, 0, 8), np.float32))
+        expected = [*rows, *np.empty((2, 0, 8), np.float32)]
+        assert_holds(store, dict(zip(keys_of(5), expected, strict=True)))
+
+
+def test_lists_of_numbers(path):
+    with new(path, FieldSpec(shape=(2,), dtype="float64", ragged=True)) as store:
+        store.append(keys_of(2), [[[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0]]])
+        same(store.select().to_ragged(), [np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]])])
+
+
+def test_what_was_read_goes_in_again(path, tmp_path):
+    """Ragged over a map, ragged in RAM and padded rows of one store are rows for another."""
+    store, keys, rows = filled(path)
+    for i, values in enumerate((store.array(), store.select().to_ragged(), store.select().to_numpy())):
+        with new(tmp_path / f"{i}.zarr") as other:
+            other.append(keys, values)
+            assert_holds(other, dict(zip(keys, rows, strict=True)))
+
+
+def test_bfloat16_of_ml_dtypes(path):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    spec = FORMS["bfloat16"]
+    keys, rows = keys_of(len(LENGTHS)), rows_of(LENGTHS, spec)
+    with new(path, spec) as store:
+        store.append(keys, [row.astype(ml_dtypes.bfloat16) for row in rows])
+        assert_holds(store, dict(zip(keys, rows, strict=True)))
+        with pytest.raises(DtypeError):
+            store.append(["x:c"], [rows[1]])
+        with pytest.raises(DtypeError):  # its bits are not its numbers
+            store.append(["x:c"], [np.ones((1, 8), np.uint16)], casting="same_kind")
+        with pytest.raises(DtypeError, match="tensor"):
+            store.array()
+
+
+def test_the_callers_array_is_left_alone(path):
+    rows = rows_of([2, 3])
+    whole = as_ragged(rows, PLAIN)
+    before = whole.values.copy(), whole.offsets.copy()
+    with new(path) as store:
+        store.append(keys_of(2), whole)
+        np.testing.assert_array_equal(whole.values, before[0])
+        np.testing.assert_array_equal(whole.offsets, before[1])
+        whole.values[:] = -1
+        same(store.select().to_ragged(), rows)
+
+
+# -- keys that are stored -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [as_tuple, as_ragged, as_padded])
+def test_skip_replace_and_error(path, how):
+    store, keys, rows = filled(path)
+    model = dict(zip(keys, rows, strict=True))
+    again = [keys[6], "n1:c", keys[0], "n2:c", keys[9]]
+    fresh = rows_of([4, 200, 7, 0, 1], start=31)
+    with pytest.raises(KeysExistError) as caught:
+        store.append(again, how(fresh, PLAIN))
+    assert caught.value.keys == (keys[6], keys[0], keys[9])
+    assert_holds(store, model)
+    result = store.append(again, how(fresh, PLAIN), if_exists="skip")
+    assert (result.appended, result.skipped) == (2, 3)
+    model |= {"n1:c": fresh[1], "n2:c": fresh[3]}
+    assert_holds(store, model)
+    result = store.append(again, how(fresh, PLAIN), if_exists="replace")
+    assert (result.appended, result.replaced) == (5, 5)
+    for key, row in zip(again, fresh, strict=True):
+        del model[key]
+        model[key] = row
+    assert_holds(store, model)
+    with pytest.raises(DeadRowsError):
+        store.array()
+    whole = store.array(dead="include")
+    same([whole[int(row)] for row in store.rows], list(model.values()))
+    assert embstore.verify(path).ok
+
+
+def test_skipping_all_changes_nothing(path):
+    store, keys, rows = filled(path)
+    before = store.snapshot.record
+    assert store.append(keys, rows, if_exists="skip").skipped == len(keys)
+    assert store.append([], []).appended == 0
+    assert store.append([], np.empty((0, 3, 8), np.float32)).appended == 0
+    assert store.snapshot.record == before
+
+
+# -- the writer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["float32", "numbers", "int32"])
+def test_the_writer_gathers_rows_of_any_length(path, form):
+    """Its caller may use the same buffer for each row."""
+    spec = FORMS[form]
+    keys, rows = keys_of(len(LENGTHS)), rows_of(LENGTHS, spec)
+    buffer = np.empty((max(LENGTHS), *spec.shape), spec.dtype)
+    with new(path, spec) as store:
+        with store.writer(interval=1000) as writer:
+            for key, row in zip(keys[:4], rows[:4], strict=True):
+                buffer[: len(row)] = row
+                writer.add(key, buffer[: len(row)])
+            buffer[:] = 1
+            offsets = np.array([0, *np.cumsum([len(row) for row in rows[4:7]])])
+            whole = np.concatenate(rows[4:7])
+            writer.add_many(keys[4:7], Ragged(whole, offsets))
+            whole[:] = 1
+            offsets[:] = 0
+            assert len(store) == 0
+            assert writer.flush().appended == 7
+            assert_holds(store, dict(zip(keys[:7], rows[:7], strict=True)))
+            writer.add_many(keys[7:], rows[7:])
+        assert_holds(store, dict(zip(keys, rows, strict=True)))
+    assert embstore.verify(path).ok
+
+
+def test_the_writer_counts_the_bytes_of_tokens(path):
+    with new(path) as store:
+        writer = store.writer(interval=1000, max_bytes=100 * 32)
+        writer.add("a:c", np.zeros((99, 8), np.float32))
+        assert len(store) == 0
+        writer.add("b:c", np.zeros((1, 8), np.float32))
+        assert len(store) == 2
+
+
+def test_what_was_added_before_an_exception_is_committed(path):
+    rows = rows_of([3, 0, 5])
+
+    def encode(writer):
+        with writer:
+            writer.add_many(keys_of(3), rows)
+            raise KeyError("the encoder failed")
+
+    with new(path) as store:
+        with pytest.raises(KeyError, match="encoder"):
+            encode(store.writer(interval=1000))
+        assert_holds(store, dict(zip(keys_of(3), rows, strict=True)))
+
+
+def test_a_row_that_is_refused_does_not_hold_up_those_before_it(path):
+    rows = rows_of([3, 0, 5])
+    with new(path) as store:
+        with store.writer(interval=1000) as writer:
+            writer.add("f0:c0", rows[0])
+            for bad, error in (
+                (np.ones((3, 7), np.float32), ShapeError),
+                (np.ones(8, np.float32), ShapeError),
+                (np.ones((3, 8)), DtypeError),
+                (np.full((2, 8), np.nan, np.float32), NonFiniteError),
+            ):
+                with pytest.raises(error):
+                    writer.add("bad:c", bad)
+            with pytest.raises(ShapeError):
+                writer.add_many(["bad:c", "worse:c"], [rows[2]])
+            writer.add("f1:c1", rows[1])
+            writer.add("f2:c2", rows[2])
+        assert_holds(store, dict(zip(keys_of(3), rows, strict=True)))
+
+
+def test_the_writer_takes_no_rows_for_a_column_of_integers(path):
+    with new(path, columns={"score": "int64"}) as store:
+        with store.writer() as writer:
+            writer.add_many([], [], columns={"score": np.array([], np.int64)})
+        assert len(store) == 0
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "replace"])
+def test_the_writer_skips_and_replaces(path, if_exists):
+    store, keys, rows = filled(path)
+    fresh = rows_of([6, 2], start=50)
+    with store.writer(if_exists=if_exists, interval=1000) as writer:
+        writer.add(keys[6], fresh[0])
+        writer.add("new:c", fresh[1])
+    model = dict(zip(keys, rows, strict=True))
+    if if_exists == "replace":
+        del model[keys[6]]
+        model[keys[6]] = fresh[0]
+    assert_holds(store, model | {"new:c": fresh[1]})
+
+
+def test_rows_beside_rows_of_one_shape(path):
+    """Several fields, of both kinds, in a writer and in one append."""
+    fields = {"tokens": PLAIN, "mean": FieldSpec(shape=(4,)), "codes": FORMS["numbers"]}
+    keys, rows, codes = keys_of(10), rows_of(LENGTHS), rows_of(LENGTHS[::-1], FORMS["numbers"])
+    means = np.arange(40, dtype=np.float32).reshape(10, 4)
+    with new(path, fields=fields) as store:
+        store.append(keys[:5], {"mean": means[:5], "tokens": rows[:5], "codes": codes[:5]})
+        with store.writer() as writer:
+            writer.add(keys[5], {"tokens": rows[5], "codes": codes[5], "mean": means[5]})
+            writer.add_many(keys[6:], {"codes": codes[6:], "tokens": rows[6:], "mean": means[6:]})
+        assert_holds(store, dict(zip(keys, rows, strict=True)))
+        assert_holds(store, dict(zip(keys, codes, strict=True)), "codes")
+        np.testing.assert_array_equal(store.array("mean"), means)
+        view = store.select(keys=keys[::-2])
+        same(view.to_ragged("tokens"), rows[::-2])
+        np.testing.assert_array_equal(view.to_numpy("mean"), means[::-2])
+        with pytest.raises(ShapeError, match="ragged"):
+            view.to_ragged("mean")
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unchanged(store):
+    """What is refused leaves the commit, and every file, as they were."""
+
+    def files():
+        return {f: f.read_bytes() for f in store.path.rglob("*") if f.is_file()}
+
+    before = store.snapshot.record, files()
+    yield
+    assert (store.snapshot.record, files()) == before
+    assert leftovers(store.path) == []
+
+
+BAD = {
+    "another token shape": ([np.ones((2, 7), np.float32)], ShapeError),
+    "one token without its dimension": ([np.ones(8, np.float32)], ShapeError),
+    "a dimension more": ([np.ones((2, 1, 8), np.float32)], ShapeError),
+    "one of two": ([np.ones((2, 8), np.float32), np.ones((2, 9), np.float32)], ShapeError),
+    "an empty row of another shape": ([np.ones((0, 7), np.float32)], ShapeError),
+    "lists of different lengths in a row": ([[[1.0], [1.0, 2.0]]], ShapeError),
+    "text": (["abc"], ShapeError),
+    "a number": ([3], ShapeError),
+    "too few rows": ([], ShapeError),
+    "too many rows": ([np.ones((1, 8), np.float32)] * 3, ShapeError),
+    "an array of too many rows": (np.ones((3, 2, 8), np.float32), ShapeError),
+    "float64": ([np.ones((2, 8))], DtypeError),
+    "integers": ([np.ones((2, 8), np.int64)], DtypeError),
+    "objects": ([np.ones((2, 8), object)], DtypeError),
+    "two dtypes": ([np.ones((2, 8), np.float32), np.ones((2, 8), np.float16)], DtypeError),
+    "offsets that begin late": (Ragged(np.ones((4, 8), np.float32), np.array([1, 4])), ShapeError),
+    "offsets that end early": (Ragged(np.ones((4, 8), np.float32), np.array([0, 3])), ShapeError),
+    "offsets that end late": (Ragged(np.ones((4, 8), np.float32), np.array([0, 5])), ShapeError),
+    "offsets that fall": (Ragged(np.ones((4, 8), np.float32), np.array([0, 3, 2, 4])), ShapeError),
+    "offsets below 0": (Ragged(np.ones((4, 8), np.float32), np.array([0, -1, 4])), ShapeError),
+    "no offsets": (Ragged(np.ones((0, 8), np.float32), np.array([], np.int64)), ShapeError),
+    "offsets of another number of rows": (Ragged(np.ones((4, 8), np.float32), np.array([0, 1, 2, 4])), ShapeError),
+    "ragged tokens of another shape": (Ragged(np.ones((4, 7), np.float32), np.array([0, 4])), ShapeError),
+    "ragged float64": (Ragged(np.ones((4, 8)), np.array([0, 4])), DtypeError),
+    "nothing": (None, ShapeError),
+    "a number for all": (3, ShapeError),
+    "offsets that are no integers": (Ragged(np.ones((4, 8), np.float32), np.array([0, 4.5])), ShapeError),
+    "offsets of two dimensions": (Ragged(np.ones((4, 8), np.float32), np.array([[0], [4]])), ShapeError),
+    "a length past the padding": (Padded(np.ones((1, 3, 8), np.float32), np.array([5])), ShapeError),
+    "a negative length": (Padded(np.ones((1, 3, 8), np.float32), np.array([-1])), ShapeError),
+    "a length that is no integer": (Padded(np.ones((1, 3, 8), np.float32), np.array([1.7])), ShapeError),
+    "fewer lengths than rows": (Padded(np.ones((2, 3, 8), np.float32), np.array([1])), ShapeError),
+    "padded rows without a dimension": (Padded(np.ones(1, np.float32), np.array([1])), ShapeError),
+    "padded rows of another shape": (Padded(np.ones((1, 3, 7), np.float32), np.array([3])), ShapeError),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_rows_that_are_refused(path, kind):
+    store, _, _ = filled(path)
+    values, error = BAD[kind]
+    keys = [f"new{i}:c" for i in range(2 if kind in ("one of two", "two dtypes") else 1)]
+    with unchanged(store), pytest.raises(error) as caught:
+        store.append(keys, values)
+    assert caught.value.field == "tokens"
+    assert isinstance(caught.value, EmbstoreError)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("how", [as_tuple, as_ragged])
+def test_just_the_rows_with_nan_are_named(path, dtype, how):
+    spec = FieldSpec(shape=(2, 3), dtype=dtype, ragged=True)
+    lengths = [0, 3, 0, 0, 1, 4, 0, 2, 0]
+    keys, rows = keys_of(len(lengths)), rows_of(lengths, spec)
+    rows[1][2, 1, 2] = np.nan
+    rows[4][0, 0, 0] = np.inf
+    rows[7][1, 1, 1] = -np.inf
+    with new(path, spec) as store:
+        with pytest.raises(NonFiniteError) as caught:
+            store.append(keys, how(rows, spec), casting="same_kind")
+        assert caught.value.keys == (keys[1], keys[4], keys[7])
+        assert len(store) == 0
+
+
+def test_nan_in_a_row_of_many_blocks_is_named_once(path):
+    """Tokens are checked a million values at a time."""
+    spec = FieldSpec(shape=(512,), ragged=True)
+    rows = [np.zeros((n, 512), np.float32) for n in (1500, 0, 5000, 3)]
+    for place in (600, 3000, 4999):
+        rows[2][place, 7] = np.nan
+    with new(path, spec) as store, pytest.raises(NonFiniteError) as caught:
+        store.append(keys_of(4), rows)
+    assert caught.value.keys == ("f2:c2",)
+
+
+def test_nan_that_is_allowed_is_kept(path):
+    spec = FieldSpec(shape=(2,), ragged=True, nonfinite="allow")
+    rows = rows_of([2, 0, 1], spec)
+    rows[0][1] = np.nan, np.inf
+    with new(path, spec) as store:
+        store.append(keys_of(3), rows)
+        assert_holds(store, dict(zip(keys_of(3), rows, strict=True)))
+
+
+def test_a_cast_that_overflows_names_its_row(path):
+    spec = FieldSpec(shape=(2,), dtype="float16", ragged=True)
+    rows = [np.ones((n, 2), np.float32) for n in (2, 0, 3)]
+    rows[2][1] = 1e6
+    with new(path, spec) as store:
+        with pytest.raises(NonFiniteError) as caught:
+            store.append(keys_of(3), rows, casting="same_kind")
+        assert caught.value.keys == ("f2:c2",)
+    spec = FieldSpec(shape=(), dtype="int8", ragged=True)
+    with new(path.parent / "b.zarr", spec) as store:
+        with pytest.raises(DtypeError):
+            store.append(["a:c"], [np.array([1, 300])], casting="same_kind")
+        store.append(["a:c"], [np.array([1, 100])], casting="same_kind")
+        assert store["a:c"].tolist() == [1, 100]
+
+
+def different_lengths():
+    return [np.ones((2, 4), np.float32), np.ones((3, 4), np.float32)]
+
+
+def test_a_store_without_fields_says_how_to_declare_one(path):
+    """The first rows decide what a store holds; that they are ragged is to be said."""
+    with embstore.open(path, "w-", config={}) as store:
+        for call in (store.append, store.writer().add_many):
+            with pytest.raises(ShapeError, match=r"fields=\{'embedding': FieldSpec\(shape=…, ragged=True\)\}"):
+                call(keys_of(2), different_lengths())
+            with pytest.raises(ShapeError, match=r"'other'.*ragged=True"):
+                call(keys_of(2), {"other": different_lengths()})
+        assert store.fields == {}
+        store.append(keys_of(1), different_lengths()[:1])
+        assert not store.fields["embedding"].ragged
+
+
+def test_a_field_added_without_a_spec_says_how_to_declare_one(path):
+    store, keys, _ = filled(path, [1, 2])
+    with unchanged(store), pytest.raises(ShapeError, match=r"'more'.*ragged=True"):
+        store.add_field("more", keys, different_lengths())
+
+
+def test_rows_of_one_shape_are_not_ragged(path):
+    """A field that was not declared ragged takes no rows of other lengths."""
+    with new(path, FieldSpec(shape=(3, 4))) as store:
+        with pytest.raises(ShapeError):
+            store.append(keys_of(2), different_lengths())
+        with pytest.raises(ShapeError):
+            store.append(keys_of(1), [np.ones((2, 4), np.float32)])
+        assert len(store) == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4,)], ids=str)
+def test_ragged_rows_for_a_field_that_is_not(path, shape):
+    values = as_ragged(different_lengths(), FieldSpec(shape=(4,)))
+    with new(path, FieldSpec(shape=shape)) as store:
+        with pytest.raises(ShapeError):
+            store.append(keys_of(2), values)
+        assert len(store) == 0
+
+
+@pytest.mark.parametrize("lengths", [(2, 3), (2, 2), (0, 0), ()], ids=str)
+@pytest.mark.parametrize("how", [as_ragged, as_padded])
+@pytest.mark.parametrize("verb", ["append", "add_many"])
+@pytest.mark.parametrize("form", ["float32", "numbers", "grids"])
+def test_ragged_rows_in_a_store_without_fields(path, how, lengths, verb, form):
+    """They say that they are ragged, even where all are of one length: so the field is."""
+    spec = FORMS[form]
+    keys, rows = keys_of(len(lengths)), rows_of(lengths, spec)
+    empty = np.empty((0, 0, *spec.shape), read_dtype(spec))
+    values = how(rows, spec) if rows else Ragged(empty[0:0, 0:0].reshape(0, *spec.shape), np.array([0]))
+    if not rows and how is as_padded:
+        values = Padded(empty, np.empty(0, np.int64))
+    with embstore.open(path, "w-", config={}) as store:
+        if verb == "append":
+            store.append(keys, values)
+        else:
+            with store.writer() as writer:
+                writer.add_many(keys, values)
+        found = store.fields["embedding"]
+        assert (found.ragged, found.shape, found.dtype) == (True, spec.shape, spec.dtype)
+        assert_holds(store, dict(zip(keys, rows, strict=True)), "embedding")
+    assert embstore.verify(path).ok
+
+
+@pytest.mark.parametrize("name", ["tokens_offsets", "TOKENS", "tokens"])
+def test_names_of_fields_beside_a_ragged_one(path, name):
+    store, keys, rows = filled(path, [1, 2])
+    with unchanged(store), pytest.raises(NameRefusedError):
+        store.add_field(name, keys, rows, spec=PLAIN)
+
+
+@pytest.mark.parametrize("name", ["tokens_offsets", "TOKENS", "tokens"])
+def test_names_of_columns_beside_a_ragged_field(path, name):
+    store, keys, rows = filled(path, [1, 2])
+    with unchanged(store), pytest.raises(NameRefusedError):
+        store.set_column(name, keys, [1, 2])
+    assert_holds(embstore.open(path), dict(zip(keys, rows, strict=True)))
+
+
+def test_somebody_elses_folder_is_not_taken_for_offsets(path):
+    store, keys, rows = filled(path, [1, 2])
+    (path / "more_offsets").mkdir()
+    (path / "more_offsets" / "mine.txt").write_text("keep")
+    with pytest.raises(embstore.errors.StoreExistsError):
+        store.add_field("more", keys, rows, spec=PLAIN)
+    assert (path / "more_offsets" / "mine.txt").read_text() == "keep"
+    assert_holds(embstore.open(path), dict(zip(keys, rows, strict=True)))
+    store.append(["n:c"], [rows[0]])
+    assert embstore.verify(path).ok
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [("yes", "ragged"), (1, "ragged"), (None, "ragged"), ([], "ragged")], ids=str
+)
+def test_ragged_is_true_or_false(value, what):
+    with pytest.raises(SchemaError, match=what):
+        FieldSpec(shape=(2,), ragged=value)
+
+
+def test_nearest_is_refused(path):
+    store, _, rows = filled(path)
+    with pytest.raises(ShapeError, match="pool"):
+        store.select().nearest(rows[1][0])
+
+
+def test_a_row_that_is_not_there_is_told_the_range(path):
+    store, _, _ = filled(path)
+    with pytest.raises(IndexError, match="from 0 to 9"):
+        store.take([10])
+
+
+@pytest.mark.parametrize("row", [-1, 10, 11, 2**62])
+def test_rows_that_are_not_there(path, row):
+    store, _, _ = filled(path)
+    with pytest.raises(IndexError):
+        store.take([row])
+    with pytest.raises(IndexError):
+        store.take([0, row])
+    with pytest.raises(IndexError):
+        store.select(rows=[row])
+
+
+# -- what comes out -------------------------------------------------------------------------------
+
+
+def test_a_row_is_a_view_of_the_map(path):
+    store, keys, rows = filled(path)
+    base = store.array().values
+    row = store[keys[6]]
+    assert np.shares_memory(row, base)
+    one = store.fetch([keys[6]])
+    assert np.shares_memory(one.values, base)
+    assert one.lengths.tolist() == [500]
+    for values in (row, one.values):
+        assert not values.flags.writeable
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 1
+    store.close()
+    same([row], [rows[6]])
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_copies_are_the_callers_own(path, mapping):
+    store, keys, rows = filled(path)
+    reader = embstore.open(path, mapping=mapping)
+    copies = [
+        reader.fetch(keys[5:9]).values,
+        reader.fetch([keys[8], keys[6]]).values,
+        reader.select().to_numpy().values,
+        reader.select(keys=[keys[6]]).to_numpy().values,
+        reader.select(keys=[keys[6]]).to_ragged().values,
+        reader.select(keys=keys[::-1]).to_ragged().values,
+    ]
+    for values in copies:
+        assert values.flags.writeable
+        values[...] = -5
+    same(reader.select().to_ragged(), rows)
+    same(store.select().to_ragged(), rows)
+    assert embstore.verify(path).ok
+
+
+def test_no_rows_and_no_tokens(path):
+    store, keys, _ = filled(path)
+    for padded in (store.fetch([]), store.take([]), store[[]], store.select(keys=[]).to_numpy()):
+        assert (padded.values.shape, padded.lengths.shape) == ((0, 0, 8), (0,))
+    empty = store.select(keys=[]).to_ragged()
+    assert (len(empty), empty.values.shape, empty.offsets.tolist(), list(empty)) == (0, (0, 8), [0], [])
+    nothing = store.select(keys=[keys[0], keys[9], keys[3]]).to_numpy()
+    assert (nothing.values.shape, nothing.lengths.tolist()) == ((3, 0, 8), [0, 0, 0])
+    assert store[keys[0]].shape == (0, 8)
+    assert store.fetch([keys[9]]).values.shape == (1, 0, 8)
+
+
+def test_ragged_rows_are_a_sequence(path):
+    store, _, rows = filled(path)
+    whole = store.array()
+    assert len(whole) == 10
+    assert whole.lengths.tolist() == LENGTHS
+    assert whole.nbytes == store.nbytes == sum(LENGTHS) * 32
+    same([whole[-4], whole[np.int64(6)]], [rows[6], rows[6]])
+    for row in (10, -11):
+        with pytest.raises(IndexError):
+            whole[row]
+    same(whole.take(np.array([6, 0, -1, 6])), [rows[6], rows[0], rows[9], rows[6]])
+    same(unpadded(whole.padded()), rows)
+    same(pickle.loads(pickle.dumps(whole)), rows)
+
+
+def test_views_select_by_class_and_column(path):
+    store, keys, rows = filled(path)
+    store.set_column("split", keys, ["train", "test"] * 5)
+    view = store.select(classes="c0", where={"split": "test"})
+    chosen = [i for i in range(10) if i % 3 == 0 and i % 2]
+    same(view.to_ragged(), [rows[i] for i in chosen])
+    same(unpadded(view.to_numpy()), [rows[i] for i in chosen])
+    batches = [batch.to_ragged() for batch in store.select().batches(3)]
+    same([row for batch in batches for row in batch], rows)
+    assert "('length', 8)" in repr(store)
+    assert "length" in store._repr_html_()
+
+
+def test_pickles_of_stores_and_views(path):
+    store, keys, rows = filled(path)
+    view = store.select(keys=keys[::-1])
+    other, again = pickle.loads(pickle.dumps((store, view)))
+    assert_holds(other, dict(zip(keys, rows, strict=True)))
+    same(again.to_ragged(), rows[::-1])
+    padded, ragged = pickle.loads(pickle.dumps((view.to_numpy(), view.to_ragged())))
+    same(unpadded(padded), rows[::-1])
+    same(ragged, rows[::-1])
+    assert len(pickle.dumps(store.select())) < 2000
+    store.delete(keys[:1])
+    store.compact()
+    with pytest.raises(StoreChangedError):
+        pickle.loads(pickle.dumps(view)).to_ragged()
+
+
+# -- deleting, erasing, compacting, adding --------------------------------------------------------
+
+SECRET = 12345.5
+PATTERN = struct.pack("<f", SECRET)
+
+
+def with_secrets(path, rows=(2, 5, 6), **options):
+    """A store where some rows hold one value throughout, that nothing else does: (store, keys, rows, secret keys)."""
+    keys, values = keys_of(len(LENGTHS)), rows_of(LENGTHS)
+    for row in rows:
+        values[row][:] = SECRET
+    store = new(path, **options)
+    store.append(keys, values)
+    return store, keys, values, [keys[row] for row in rows]
+
+
+def chunks_with(path, pattern=PATTERN):
+    return sorted(str(f.relative_to(path)) for f in path.rglob("c.*") if f.is_file() and pattern in f.read_bytes())
+
+
+def offsets_file(path, field="tokens"):
+    return (path / offsets_name(field) / "c.0").read_bytes()
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_delete_leaves_the_rest(path, mapping):
+    store, keys, rows, secret = with_secrets(path, mapping=mapping)
+    before = chunks_with(path)
+    model = dict(zip(keys, rows, strict=True))
+    store.delete([*secret, keys[0]])
+    for key in [*secret, keys[0]]:
+        del model[key]
+    assert_holds(store, model)
+    assert_holds(embstore.open(path, mapping=mapping, check="all"), model)
+    assert chunks_with(path) == before
+    with pytest.raises(MissingKeysError):
+        store.fetch([secret[0]])
+    assert embstore.verify(path).ok
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_erase_blanks_tokens_and_leaves_offsets(path, mapping):
+    store, keys, rows, secret = with_secrets(path, mapping=mapping)
+    view = store.select(keys=[keys[8], keys[7], keys[1]])
+    gone = store.select(keys=[keys[1], secret[0]])
+    assert chunks_with(path)
+    before, offsets = store.snapshot.record, offsets_file(path)
+    receipt = store.erase(secret)
+    assert receipt.rows == (2, 5, 6)
+    assert receipt.files_rewritten >= 5
+    assert chunks_with(path) == []
+    record = store.snapshot.record
+    assert offsets_file(path) == offsets
+    assert record.arrays["tokens_offsets"] == before.arrays["tokens_offsets"]
+    assert record.arrays["tokens"].length == before.arrays["tokens"].length
+    model = {key: row for key, row in zip(keys, rows, strict=True) if key not in secret}
+    for reader in (store, embstore.open(path, mapping=mapping, check="all")):
+        assert_holds(reader, model)
+        whole = reader.array(dead="include")
+        assert whole.lengths.tolist() == LENGTHS
+        assert all(np.isnan(whole[row]).all() for row in (2, 5, 6))
+    same(view.to_ragged(), [rows[8], rows[7], rows[1]])
+    with pytest.raises(StoreChangedError):
+        gone.to_ragged()
+    assert embstore.verify(path).ok
+
+
+BLANK = {"float16": np.nan, "float64": np.nan, "bfloat16": np.nan, "bool": False, "int8": 0, "uint64": 0}
+
+
+@pytest.mark.parametrize("dtype", BLANK)
+def test_tokens_of_each_dtype_are_blanked(path, dtype):
+    spec = FORMS[dtype]
+    store, keys, rows = filled(path, LENGTHS, spec)
+    store.delete([keys[1]])  # what was deleted before goes with it
+    store.erase([keys[6]])
+    model = {key: row for i, (key, row) in enumerate(zip(keys, rows, strict=True)) if i not in (1, 6)}
+    assert_holds(store, model)
+    for i in (1, 6):
+        found = store.take([i]).values
+        assert found.shape == (1, LENGTHS[i], 8)
+        np.testing.assert_array_equal(found, np.full(found.shape, BLANK[dtype]))
+    store.append(["n:c"], [rows[7]], casting="same_kind")
+    assert_holds(embstore.open(path, check="all"), model | {"n:c": rows[7]})
+    assert embstore.verify(path).ok
+
+
+def test_erasing_rows_without_tokens(path):
+    store, keys, rows, _ = with_secrets(path)
+    record = store.snapshot.record
+    receipt = store.erase([keys[0], keys[3], keys[9]])
+    assert store.snapshot.record.arrays["tokens"] == record.arrays["tokens"]
+    assert receipt.rows == (0, 3, 9)
+    assert_holds(store, {k: r for i, (k, r) in enumerate(zip(keys, rows, strict=True)) if i not in (0, 3, 9)})
+    assert embstore.verify(path).ok
+    store.erase(list(store))
+    assert chunks_with(path) == []
+    assert len(store) == 0
+    assert embstore.verify(path).ok
+    store.append(keys, rows)
+    assert_holds(store, dict(zip(keys, rows, strict=True)))
+
+
+def test_erasing_where_no_row_has_tokens(path):
+    store, keys, rows = filled(path, [0, 0, 0])
+    store.erase(keys[:1])
+    assert_holds(store, dict(zip(keys[1:], rows[1:], strict=True)))
+    store.compact()
+    assert_holds(store, dict(zip(keys[1:], rows[1:], strict=True)))
+    assert embstore.verify(path).ok
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_compact_drops_tokens_of_deleted_rows(path, mapping):
+    store, keys, rows, secret = with_secrets(path, mapping=mapping)
+    reader, view = embstore.open(path, mapping=mapping), store.select()
+    row = store[keys[7]]
+    store.delete([*secret, keys[0], keys[9]])
+    store.compact()
+    model = {k: r for k, r in zip(keys, rows, strict=True) if k not in (*secret, keys[0], keys[9])}
+    assert_holds(store, model)
+    assert store.array().lengths.tolist() == [len(r) for r in model.values()]
+    assert store.snapshot.record.arrays["tokens"].length == sum(map(len, model.values()))
+    assert chunks_with(path) == []
+    with pytest.raises(StoreChangedError):
+        view.to_ragged()
+    if mapping == "auto":
+        same([row], [rows[7]])
+    with contextlib.suppress(StoreReplacedError):
+        assert_holds(reader, dict(zip(keys, rows, strict=True)))
+    reader.refresh()
+    assert_holds(reader, model)
+    store.append(["n:c"], [rows[6]])
+    assert_holds(store, model | {"n:c": rows[6]})
+    store.delete(list(store))
+    store.compact()
+    assert store.array().offsets.tolist() == [0]
+    assert embstore.verify(path).ok
+
+
+def test_compact_in_blocks(path, monkeypatch):
+    """Rows are copied in blocks of bytes; a block begins and ends anywhere."""
+    store, keys, rows = filled(path, LENGTHS * 5)
+    store.delete(keys[::7])
+    monkeypatch.setattr("embstore._engine.write.plans._BLOCK_BYTES", 6000)
+    store.compact()
+    assert_holds(store, {k: r for i, (k, r) in enumerate(zip(keys, rows, strict=True)) if i % 7})
+    assert embstore.verify(path).ok
+
+
+def test_columns_beside_it(path):
+    store, keys, rows = filled(path)
+    model = dict(zip(keys, rows, strict=True))
+    store.set_column("score", keys, np.arange(10))
+    store.set_column("score", keys, np.arange(10) * 2.5)
+    store.delete([keys[6]])
+    del model[keys[6]]
+    store.set_column("split", list(model), ["x"] * 9)
+    assert_holds(store, model)
+    store.append(["n:c"], [rows[6]], columns={"score": 1.5, "split": "y"})
+    model["n:c"] = rows[6]
+    assert_holds(store, model)
+    view = store.select(where={"split": "y"})
+    same(view.to_ragged(), [rows[6]])
+    store.compact()
+    assert_holds(store, model)
+    assert store.select().column("score").tolist() == [0, 2.5, 5, 7.5, 10, 12.5, 17.5, 20, 22.5, 1.5]
+    assert embstore.verify(path).ok
+
+
+@pytest.mark.parametrize("form", ["float32", "numbers", "bfloat16"])
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_add_field(path, form, mapping):
+    """To a store with deleted rows, in an order of the caller's own."""
+    spec = FORMS[form]
+    keys = keys_of(300)
+    with embstore.open(path, "w-", config={"a": 1}, chunk_bytes=4096, mapping=mapping) as store:
+        store.append(keys, np.arange(2400, dtype=np.float32).reshape(300, 8))
+        assert store.snapshot.record.to_json()["requires"] == []
+        reader = embstore.open(path, mapping=mapping)
+        store.delete([keys[0], keys[150], keys[299]])
+        live = [k for i, k in enumerate(keys) if i not in (0, 150, 299)]
+        order = np.random.default_rng(1).permutation(297).tolist()
+        rows = rows_of([i % 5 for i in range(297)], spec)
+        with pytest.raises(MissingKeysError):
+            store.add_field("tokens", live[:-1], rows[:-1], spec=spec, casting="same_kind")
+        with pytest.raises(ShapeError):
+            store.add_field("tokens", live, rows[:-1], spec=spec, casting="same_kind")
+        shuffled = [live[i] for i in order], [rows[i] for i in order]
+        store.add_field("tokens", *shuffled, spec=spec, casting="same_kind")
+        assert store.snapshot.record.to_json()["requires"] == ["ragged"]
+        model = dict(zip(live, rows, strict=True))
+        assert_holds(store, model)
+        assert store.take([0, 150, 299], "tokens").lengths.tolist() == [0, 0, 0]
+        assert set(reader.fields) == {"embedding"}
+        reader.refresh()
+        assert_holds(reader, model)
+        fresh = rows_of([2, 0], spec, start=40)
+        values = {"embedding": np.ones((2, 8), np.float32), "tokens": fresh}
+        store.append(["n1:c", live[7]], values, if_exists="replace", casting="same_kind")
+        del model[live[7]]
+        model |= {"n1:c": fresh[0], live[7]: fresh[1]}
+        assert_holds(store, model)
+        store.erase(live[1:3])
+        for key in live[1:3]:
+            del model[key]
+        assert_holds(store, model)
+        store.compact()
+        assert_holds(store, model)
+    assert embstore.verify(path).ok
+
+
+def test_add_field_to_a_store_without_rows(path):
+    with embstore.open(path, "w-", config={}, chunk_bytes=4096) as store:
+        store.add_field("tokens", [], [], spec=PLAIN)
+        assert store.array().offsets.tolist() == [0]
+        assert embstore.verify(path).ok
+        store.add_field("codes", [], [], spec=FORMS["numbers"])
+        rows, codes = rows_of(LENGTHS), rows_of(LENGTHS, FORMS["numbers"])
+        store.append(keys_of(10), {"tokens": rows, "codes": codes})
+        assert_holds(store, dict(zip(keys_of(10), rows, strict=True)))
+        assert_holds(store, dict(zip(keys_of(10), codes, strict=True)), "codes")
+    assert embstore.verify(path).ok
+
+
+def test_add_field_where_all_rows_are_deleted(path):
+    with embstore.open(path, "w-", config={}, chunk_bytes=4096) as store:
+        store.append(keys_of(5), np.ones((5, 2), np.float32))
+        store.delete(keys_of(5))
+        store.add_field("tokens", [], [], spec=PLAIN)
+        assert store.array("tokens", dead="include").lengths.tolist() == [0] * 5
+        store.append(["n:c"], {"embedding": np.ones((1, 2), np.float32), "tokens": rows_of([3])})
+        assert_holds(store, {"n:c": rows_of([3])[0]})
+        store.erase(["n:c"])
+    assert embstore.verify(path).ok
+
+
+# -- readers beside a writer ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("check", ["tail", "touched", "all"])
+def test_readers_and_views_while_the_store_grows(path, mapping, check):
+    """What a reader holds stays as it is; what it refreshes to is the whole commit."""
+    store = new(path)
+    reader = embstore.open(path, mapping=mapping, check=check)
+    model, held = {}, []
+    for step in range(12):
+        keys = keys_of(5, start=step * 5)
+        rows = rows_of([step * 9 % 140, 0, 1, step, 64], start=step * 300)
+        store.append(keys, rows)
+        before = dict(model)
+        if before:
+            assert_holds(reader, before)
+        model |= dict(zip(keys, rows, strict=True))
+        reader.refresh()
+        assert_holds(reader, model)
+        held.append((reader.select(keys=list(model)[::-3]), list(model.values())[::-3]))
+        held.append((reader.array(), list(model.values())))
+        for what, expected in held:
+            same(what if isinstance(what, Ragged) else what.to_ragged(), expected)
+
+
+def append_in_steps(path, worker, times):
+    store = embstore.open(path, "r+", lock_timeout=120)
+    for i in range(times):
+        numbers = [(worker * times + i) * 3 + j for j in range(3)]
+        with store.writer() as writer:
+            writer.add_many([f"f{n}:c" for n in numbers], [row_for(n) for n in numbers])
+
+
+def row_for(number):
+    """A row whose length and values say which key it belongs to."""
+    return np.full((number * 13 % 41, 8), number, np.float32)
+
+
+def test_many_processes(path):
+    """Two writers, one that erases and compacts, and two readers: each row is whole, and under its own key."""
+    new(path).close()
+
+    def remover():
+        store = embstore.open(path, "r+", lock_timeout=120)
+        for i in range(12):
+            keys = [f"f{9000 + i}:c"]
+            store.append(keys, [row_for(9000 + i)])
+            (store.erase if i % 2 else store.delete)(keys)
+            if i % 4 == 0:
+                store.compact()
+
+    def reader(mapping, stop):
+        store, rng = embstore.open(path, mapping=mapping), np.random.default_rng(1)
+        reads = 0
+        while not stop.is_set() or not reads:
+            try:
+                store.refresh()
+                keys = list(store)
+                same(store.select().to_ragged(), [row_for(int(k[1:-2])) for k in keys])
+                if keys:
+                    chosen = rng.choice(keys, 7).tolist()
+                    same(unpadded(store.fetch(chosen)), [row_for(int(k[1:-2])) for k in chosen])
+                    assert sum(int(k[1:-2]) < 9000 for k in keys) % 3 == 0
+                reads += 1
+            except StoreChangedError:
+                pass
+            except StoreReplacedError:
+                store = embstore.open(path, mapping=mapping)
+
+    fork = multiprocessing.get_context("fork")
+    stop = fork.Event()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking, where another test has loaded torch
+        readers = [fork.Process(target=reader, args=(mapping, stop)) for mapping in ("auto", "never")]
+        writers = [fork.Process(target=partial(append_in_steps, path, w, 15)) for w in (0, 1)]
+        writers.append(fork.Process(target=remover))
+        for process in (*readers, *writers):
+            process.start()
+    for process in writers:
+        process.join(120)
+    stop.set()
+    for process in readers:
+        process.join(60)
+    assert [process.exitcode for process in (*writers, *readers)] == [0] * 5
+    store = embstore.open(path, check="all")
+    assert sorted(int(k[1:-2]) for k in store) == list(range(90))
+    assert_holds(store, {k: row_for(int(k[1:-2])) for k in store})
+    assert embstore.verify(path).ok
+
+
+# -- killed at every step -------------------------------------------------------------------------
+
+
+def kill_append(store):
+    values = {"tokens": rows_of([200, 0, 3], start=900), "mean": np.ones((3, 4), np.float32)}
+    store.append(["n1:c", "n2:c", "n3:c"], values, columns={"score": [1, 2, 3]})
+
+
+def kill_replace(store):
+    values = {"tokens": rows_of([7, 140], start=900), "mean": np.ones((2, 4), np.float32)}
+    store.append(["f6:c0", "f0:c0"], values, columns={"score": [1, 2]}, if_exists="replace")
+
+
+def kill_delete(store):
+    store.delete(["f6:c0", "f0:c0"])
+
+
+def kill_erase(store):
+    store.erase(["f2:c2", "f5:c2", "f6:c0"])
+
+
+def kill_compact(store):
+    store.compact()
+
+
+def kill_column(store):
+    store.set_column("score", list(store), np.arange(len(store)) + 0.5)
+
+
+def kill_add_field(store):
+    keys = list(store)
+    store.add_field("more", keys[::-1], rows_of([i * 11 for i in range(len(keys))]), spec=PLAIN)
+
+
+CHANGES = [
+    kill_append,
+    kill_replace,
+    kill_delete,
+    kill_erase,
+    kill_compact,
+    kill_column,
+    kill_add_field,
+]
+
+
+def state(store):
+    """All that a reader sees."""
+    view = store.select()
+    fields = {
+        name: [row.tolist() for row in (view.to_ragged(name) if spec.ragged else view.to_numpy(name))]
+        for name, spec in store.fields.items()
+    }
+    return {"keys": view.keys, "score": view.column("score").tolist(), **fields}
+
+
+def kill_base(path):
+    rows = rows_of(LENGTHS)
+    for row in (2, 5, 6):
+        rows[row][:] = SECRET
+    fields = {"tokens": PLAIN, "mean": FieldSpec(shape=(4,))}
+    with new(path, fields=fields, columns={"score": "float64"}) as store:
+        values = {"tokens": rows, "mean": np.arange(40, dtype=np.float32).reshape(10, 4)}
+        store.append(keys_of(10), values, columns={"score": np.arange(10.0)})
+        store.delete(["f1:c1"])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_killed_at_every_step(tmp_path, change):
+    """Each change is there whole or not at all, for readers now and for the next writer."""
+    kill_base(tmp_path / "base")
+    shutil.copytree(tmp_path / "base", tmp_path / "done")
+    with embstore.open(tmp_path / "done", "r+") as store:
+        before = state(store)
+        change(store)
+        after = state(store)
+    step = 0
+    while True:
+        path = tmp_path / f"{step}.zarr"
+        shutil.copytree(tmp_path / "base", path)
+
+        def work(path=path, step=step):
+            store = embstore.open(path, "r+")
+            kill_at(step)
+            change(store)
+
+        ended = run_in_child(work)
+        assert ended in (0, -signal.SIGKILL)
+        check_after(path, before, after, finished=ended == 0, erased=change is kill_erase)
+        shutil.rmtree(path)
+        if ended == 0:
+            break
+        step += 1
+    assert step >= 8
+
+
+def check_after(path, before, after, *, finished, erased):
+    found = state(embstore.open(path, check="all"))
+    assert found in ([after] if finished else [before, after])
+    assert state(embstore.open(path, mapping="never")) == found
+    report = embstore.verify(path)
+    assert report.ok or not len(report.rows_affected), str(report)
+    with embstore.open(path, "r+") as writer:
+        values = {n: rows_of([5]) if s.ragged else np.ones((1, 4), np.float32) for n, s in writer.fields.items()}
+        writer.append(["next:c"], values, columns={"score": 7})
+        assert state(writer)["keys"] == [*found["keys"], "next:c"]
+        same([writer.fetch(["next:c"], "tokens").values[0]], rows_of([5]))
+        now = state(writer)
+    assert {name: values[:-1] for name, values in now.items()} == found
+    if erased and found == after:  # whoever finished it
+        assert chunks_with(path) == []
+    assert leftovers(path) == []
+    report = embstore.verify(path)
+    assert report.ok, str(report)
+
+
+def test_killed_in_an_erase_and_again_in_its_end(tmp_path):
+    kill_base(tmp_path / "base")
+    for first in range(4, 60, 7):
+        for second in range(0, 40, 9):
+            path = tmp_path / f"{first}-{second}.zarr"
+            shutil.copytree(tmp_path / "base", path)
+
+            def work(step, change, path=path):
+                store = embstore.open(path, "r+")
+                kill_at(step)
+                change(store)
+
+            run_in_child(partial(work, first, kill_erase))
+            run_in_child(partial(work, second, kill_delete))
+            values = {"tokens": rows_of([1]), "mean": np.ones((1, 4), np.float32)}
+            with embstore.open(path, "r+") as store:
+                store.append(["last:c"], values, columns={"score": 1})
+                gone = {"f2:c2", "f5:c2", "f6:c0"} - {"f6:c0"}
+                assert not gone & set(store) or gone <= set(store)
+                if not gone & set(store):
+                    assert chunks_with(path) == []
+                for key in set(store) - {"last:c"}:
+                    row = int(key[1])
+                    assert store.fetch([key], "tokens").lengths.tolist() == [LENGTHS[row]]
+            report = embstore.verify(path)
+            assert report.ok, str(report)
+            shutil.rmtree(path)
+
+
+def test_killed_at_every_step_of_its_making(tmp_path):
+    step = 0
+    while True:
+        path = tmp_path / f"{step}.zarr"
+
+        def work(step=step, path=path):
+            kill_at(step)
+            new(path)
+
+        ended = run_in_child(work)
+        with embstore.open(path, "a", config={"a": 1}, fields={"tokens": PLAIN}) as store:
+            store.append(keys_of(2), rows_of([2, 0]))
+            assert_holds(store, dict(zip(keys_of(2), rows_of([2, 0]), strict=True)))
+        assert embstore.verify(path).ok
+        assert leftovers(path) == []
+        if ended == 0:
+            break
+        step += 1
+    assert step >= 10
+
+
+# -- broken chunks --------------------------------------------------------------------------------
+
+MANY = [(i * 29) % 7 if i % 4 else 0 for i in range(1700)]
+"""Some 3,800 tokens in 30 chunks; every fourth row has none."""
+OFFSETS_A_CHUNK = 512
+
+
+def broken_store(path):
+    """A store with two deleted rows, 512 offsets to a chunk, and a field that is not ragged: (keys, rows)."""
+    keys, rows = keys_of(len(MANY)), rows_of(MANY)
+    fields = {"tokens": PLAIN, "mean": FieldSpec(shape=(4,))}
+    with new(path, fields=fields, columns={"score": "int64"}) as store:
+        means = np.arange(len(keys) * 4, dtype=np.float32).reshape(-1, 4)
+        store.append(keys, {"tokens": rows, "mean": means}, columns={"score": np.arange(len(keys))})
+        store.delete([keys[9], keys[130]])
+    return keys, rows
+
+
+@pytest.fixture
+def broken(path, monkeypatch):
+    sizes = (8 * OFFSETS_A_CHUNK, 8 * OFFSETS_A_CHUNK, 512)
+    monkeypatch.setattr("embstore._engine.format.zarr_layout._SIDE_SIZES", sizes)
+    keys, rows = broken_store(path)
+    record = embstore.open(path).snapshot.record
+    assert record.arrays["tokens_offsets"].rows_per_chunk == OFFSETS_A_CHUNK
+    assert record.arrays["tokens_offsets"].chunks == 4
+    assert record.arrays["tokens"].rows_per_chunk == 128
+    assert record.arrays["tokens"].chunks > 20
+    return keys, rows
+
+
+def needing(array, chunk):
+    """The live rows that have a token, or an offset, in a chunk."""
+    ends = np.cumsum([0, *MANY])
+    if array == "tokens":
+        first, stop = chunk * 128, (chunk + 1) * 128
+        there = [bool(set(range(ends[i], ends[i + 1])) & set(range(first, stop))) for i in range(len(MANY))]
+    else:
+        there = [chunk in (i // OFFSETS_A_CHUNK, (i + 1) // OFFSETS_A_CHUNK) for i in range(len(MANY))]
+    return [i for i, yes in enumerate(there) if yes and i not in (9, 130)]
+
+
+def last(array):
+    ends = {"tokens": -(-sum(MANY) // 128), "tokens_offsets": -(-(len(MANY) + 1) // OFFSETS_A_CHUNK)}
+    return ends[array] - 1
+
+
+def chunk_file(path, array, chunk):
+    return path / array / (f"c.{chunk}.0" if array == "tokens" else f"c.{chunk}")
+
+
+def damage(file, how):
+    if how == "flipped":
+        flip(file, place=40)
+    elif how == "flipped checksum":
+        flip(file, place=-1)
+    elif how == "truncated":
+        os.truncate(file, file.stat().st_size - 8)
+    elif how == "emptied":
+        os.truncate(file, 0)
+    elif how == "grown":
+        with file.open("ab") as f:
+            f.write(b"more")
+    elif how == "deleted":
+        file.unlink()
+    elif how == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
+
+
+def served_right(path, keys, rows, **options):
+    """Read everything; what comes without an error must be right. Returns the errors."""
+    errors = []
+    try:
+        store = embstore.open(path, **options)
+    except CorruptStoreError as error:
+        return [error]
+    where = dict(zip(keys, rows, strict=True))
+    live = [key for i, key in enumerate(keys) if i not in (9, 130)]
+    asked = [lambda: (live, store.select().to_ragged("tokens"))]
+    asked.append(lambda: (live[::-1], store.select(keys=live[::-1]).to_ragged("tokens")))
+    asked.append(lambda: (live, unpadded(store.select().to_numpy("tokens"))))
+    asked += [lambda k=k: ([k], store.fetch([k], "tokens").values) for k in live[::31]]
+    for ask in asked:
+        try:
+            found, values = ask()
+        except CorruptStoreError as error:
+            errors.append(error)
+        else:
+            same(values, [where[key] for key in found])
+    return errors
+
+
+@pytest.mark.parametrize("how", ["flipped", "flipped checksum", "truncated", "emptied", "grown", "deleted", "zeros"])
+@pytest.mark.parametrize("array", ["tokens", "tokens_offsets"])
+def test_a_broken_chunk_is_never_served(broken, path, array, how):
+    keys, rows = broken
+    for chunk in (0, 2, last(array)):
+        file = chunk_file(path, array, chunk)
+        whole = file.read_bytes()
+        damage(file, how)
+        for mapping in ("auto", "never"):
+            for check in ("touched", "all"):
+                errors = served_right(path, keys, rows, mapping=mapping, check=check)
+                assert errors
+                assert {error.path for error in errors} == {file}
+        report = embstore.verify(path)
+        assert [problem.path for problem in report.problems] == [file]
+        assert set(needing(array, chunk)) <= set(report.rows_affected.tolist())
+        file.write_bytes(whole)
+    assert embstore.verify(path).ok
+    assert served_right(path, keys, rows, check="all") == []
+
+
+@pytest.mark.parametrize(
+    ("array", "chunk"),
+    [("tokens", 0), ("tokens", 2), ("tokens", 13), ("tokens", 20), *(("tokens_offsets", chunk) for chunk in range(4))],
+)
+def test_just_the_rows_that_need_a_broken_chunk_are_affected(broken, path, tmp_path, array, chunk):
+    keys, rows = broken
+    file = chunk_file(path, array, chunk)
+    flip(file, place=40)
+    report = embstore.verify(path)
+    assert [problem.path for problem in report.problems] == [file]
+    assert report.rows_affected.tolist() == needing(array, chunk)
+    assert list(report.keys_affected) == [keys[i] for i in needing(array, chunk)]
+    check_salvage(path, tmp_path, keys, rows, lost=needing(array, chunk))
+
+
+def check_salvage(path, tmp_path, keys, rows, *, lost):
+    """What is not lost is kept, and right."""
+    left = [i for i in range(len(keys)) if i not in (9, 130) and i not in lost]
+    saved = embstore.salvage(path, tmp_path / "saved.zarr")
+    assert saved.rows_lost.tolist() == lost
+    assert saved.rows_kept == len(left)
+    assert list(saved.keys_lost) == [keys[i] for i in lost]
+    store = embstore.open(tmp_path / "saved.zarr", config={"a": 1}, check="all")
+    assert_holds(store, {keys[i]: rows[i] for i in left})
+    assert store.select().column("score").tolist() == left
+    np.testing.assert_array_equal(store.array("mean")[:, 0], np.array(left) * 4)
+    assert embstore.verify(tmp_path / "saved.zarr").ok
+
+
+def test_salvage_keeps_rows_that_are_right(broken, path, tmp_path):
+    """With several chunks of tokens and another array's broken, all kept rows are right."""
+    keys, rows = broken
+    for file in (chunk_file(path, "tokens", 1), chunk_file(path, "tokens", 9), path / "mean" / "c.0.0"):
+        flip(file, place=40)
+    report = embstore.verify(path)
+    saved = embstore.salvage(path, tmp_path / "saved.zarr")
+    kept = [i for i in range(len(keys)) if i not in (9, 130, *report.rows_affected.tolist())]
+    assert_holds(embstore.open(saved.path, check="all"), {keys[i]: rows[i] for i in kept})
+    assert embstore.verify(saved.path).ok
+
+
+def test_salvage_beside_broken_offsets(broken, path, tmp_path):
+    keys, rows = broken
+    flip(chunk_file(path, "tokens", 20), place=40)
+    flip(chunk_file(path, "tokens_offsets", 0), place=40)
+    lost = sorted({*needing("tokens", 20), *needing("tokens_offsets", 0)})
+    check_salvage(path, tmp_path, keys, rows, lost=lost)
+
+
+@pytest.mark.parametrize("array", ["tokens", "tokens_offsets"])
+@pytest.mark.parametrize("what", ["folder", "metadata"])
+def test_a_lost_folder_or_metadata(broken, path, array, what):
+    keys, rows = broken
+    if what == "folder":
+        shutil.rmtree(path / array)
+        with pytest.raises(CorruptStoreError):
+            embstore.open(path)
+        report = embstore.verify(path)
+        assert len(report.rows_affected) == len(keys) - 2
+    else:
+        (path / array / "zarr.json").unlink()
+        assert served_right(path, keys, rows, check="all") == []
+        report = embstore.verify(path)
+        assert [(p.path, len(p.rows)) for p in report.problems] == [(path / array / "zarr.json", 0)]
+        with embstore.open(path, "r+") as store:
+            store.delete([keys[0]])
+        assert embstore.verify(path).ok
+
+
+@pytest.mark.parametrize("array", ["tokens", "tokens_offsets"])
+def test_a_writer_does_not_seal_a_flipped_bit(path, array):
+    store, _, rows = filled(path)
+    file = sorted((path / array).glob("c.*"), key=lambda f: int(f.name.split(".")[1]))[-1]
+    flip(file, place=8)
+    with pytest.raises(CorruptStoreError):
+        embstore.open(path)
+    with pytest.raises(CorruptStoreError) as caught:
+        store.append(["n:c"], [rows[1]])
+    assert caught.value.path == file
+    assert not embstore.verify(path).ok
+    flip(file, place=8)
+    store.append(["n:c"], [rows[1]])
+    assert embstore.verify(path).ok
+
+
+def test_salvage_from_the_copy_of_the_record(path, tmp_path):
+    _, keys, rows = filled(path)
+    (path / "zarr.json").write_bytes(b"{")
+    saved = embstore.salvage(path, tmp_path / "saved.zarr")
+    assert_holds(embstore.open(saved.path), dict(zip(keys, rows, strict=True)))
+
+
+# -- hostile records and offsets ------------------------------------------------------------------
+
+FEW = [2, 0, 3, 1, 4, 0, 2]  # 12 tokens
+
+
+def forge(path, change, array="tokens_offsets", file="c.0"):
+    """Change an array's values, with checksums that are right."""
+    where = path / array / file
+    values = np.frombuffer(where.read_bytes()[:-4], "<i8").copy()
+    change(values)
+    body = values.tobytes()
+    where.write_bytes(body + crc32c(body).to_bytes(4, "little"))
+
+    def seal(record):
+        tail = record["arrays"][array]["tail"]
+        tail["crc32c"] = crc32c(body[: tail["nbytes"]])
+
+    edit(path, seal)
+
+
+def put(**places):
+    def change(values):
+        for place, value in places.items():
+            values[int(place[1:])] = value
+
+    return change
+
+
+OFFSETS = {  # 0 2 2 5 6 10 10 12; and the rows that can't be right
+    "fall": (put(_3=1), [2]),
+    "fall to the first": (put(_4=0), [3]),  # and row 4 is as long as all before it
+    "are beyond the tokens": (put(_4=99), [3, 4]),
+    "are far beyond": (put(_4=2**62), [3, 4]),
+    "are as far as can be": (put(_4=2**63 - 1), [3, 4]),
+    "are negative": (put(_2=-3), [1, 2]),
+    "are as negative as can be": (put(_2=-(2**63)), [1, 2]),
+    "begin below 0": (put(_0=-1), [0]),
+    "end late": (put(_7=13), [6]),
+    "are all beyond": (lambda values: np.add(values, 2**40, out=values), list(range(7))),
+    "are all negative": (lambda values: np.subtract(values, 2**40, out=values), list(range(7))),
+    "fall all the way": (lambda values: np.copyto(values[:8], values[7::-1].copy()), [0, 2, 3, 4, 6]),
+}
+ODD_ENDS = {"begin late": (put(_0=1), 0), "end early": (put(_7=11), 6)}
+
+
+def limited(work):
+    """Run in a child that can't take much memory, so that a size believed unchecked shows."""
+
+    def run():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
+        work()
+
+    assert run_in_child(run) == 0
+
+
+@pytest.mark.parametrize("kind", OFFSETS)
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_offsets_that_lie_are_refused(path, kind, mapping):
+    """A row is right, or a CorruptStoreError: also where all checksums are."""
+    _, keys, rows = filled(path, FEW)
+    change, affected = OFFSETS[kind]
+    forge(path, change)
+
+    def work():
+        store = embstore.open(path, mapping=mapping, check="all")
+        refused = []
+        for i, key in enumerate(keys):
+            for read in (
+                lambda key=key: [store[key]],
+                lambda key=key: store.fetch([key]).values,
+                lambda key=key: store.select(keys=[key]).to_ragged(),
+                lambda key=key: unpadded(store.select(keys=[key, key]).to_numpy())[:1],
+            ):
+                try:
+                    same(read(), [rows[i]])
+                except CorruptStoreError as error:
+                    refused.append((i, error.path))
+        assert set(refused) == {(i, path / "tokens_offsets") for i in affected}
+        for read in (store.select().to_ragged, store.select().to_numpy, lambda: store.fetch(keys)):
+            with pytest.raises(CorruptStoreError):
+                read()
+
+    if kind == "fall":  # row 3 is as long as its offsets say, and nobody can tell
+        rows[3] = np.concatenate([rows[0][1:], rows[2], rows[3]])
+    if kind == "fall to the first":
+        rows[4] = np.concatenate([*rows[:4], rows[4]])
+    limited(work)
+
+
+@pytest.mark.parametrize("kind", OFFSETS)
+def test_offsets_that_lie_are_refused_for_a_whole_column(path, kind):
+    filled(path, FEW)
+    forge(path, OFFSETS[kind][0])
+    store = embstore.open(path)
+    with pytest.raises(CorruptStoreError):
+        list(store.array())
+    if find_spec("torch"):
+        with pytest.raises(CorruptStoreError):
+            list(store.tensor())
+
+
+@pytest.mark.parametrize("kind", OFFSETS)
+def test_offsets_that_lie_are_reported(path, kind, tmp_path):
+    _, keys, rows = filled(path, FEW)
+    change, affected = OFFSETS[kind]
+    forge(path, change)
+    report = embstore.verify(path)
+    assert path / "tokens_offsets" in [problem.path for problem in report.problems]
+    assert report.rows_affected.tolist() == affected
+    saved = embstore.salvage(path, tmp_path / "saved.zarr")
+    assert embstore.verify(saved.path).ok
+    if not kind.startswith("fall"):  # where they fall, a row beside may be too long, and nobody can tell
+        assert_holds(embstore.open(saved.path), {key: rows[i] for i, key in enumerate(keys) if i not in affected})
+
+
+@pytest.mark.parametrize("kind", ODD_ENDS)
+def test_offsets_with_tokens_of_nobody(path, kind, tmp_path):
+    """The first, or the last, row is not whole: a salvage must not keep it."""
+    _, keys, rows = filled(path, FEW)
+    change, affected = ODD_ENDS[kind]
+    forge(path, change)
+    assert embstore.verify(path).rows_affected.tolist() == [affected]
+    saved = embstore.salvage(path, tmp_path / "saved.zarr")
+    assert_holds(embstore.open(saved.path), {key: rows[i] for i, key in enumerate(keys) if i != affected})
+
+
+def test_salvage_of_offsets_that_lie_beside_another_problem(path, tmp_path):
+    store, keys, rows = filled(path, FEW)
+    store.set_column("score", keys, np.arange(7))
+    forge(path, OFFSETS["are beyond the tokens"][0])
+    (path / "score" / "zarr.json").unlink()
+    saved = embstore.salvage(path, tmp_path / "saved.zarr")
+    assert_holds(embstore.open(saved.path), {key: rows[i] for i, key in enumerate(keys) if i not in (3, 4)})
+
+
+ERASURES = {"fall": 2, "are negative": 2, "are beyond the tokens": 3, "are far beyond": 3}
+
+
+@pytest.mark.parametrize("kind", ERASURES)
+def test_offsets_that_lie_are_not_erased_by(path, kind):
+    _, keys, _ = filled(path, FEW)
+    forge(path, OFFSETS[kind][0])
+
+    def work():
+        store = embstore.open(path, "r+")
+        store.delete([keys[5]])  # which mends the copy of the record that was forged
+        with unchanged(store), pytest.raises(CorruptStoreError):
+            store.erase([keys[ERASURES[kind]]])
+
+    limited(work)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(
+            pytest.param(kind)
+            for kind in ("fall", "fall to the first")
+            for reason in ["erasing._rows_to_blank looks at the offsets of dead rows alone, not whether all rise"]
+        ),
+        "are beyond the tokens",
+    ],
+)
+def test_an_erase_never_blanks_tokens_of_others(path, kind):
+    """Offsets that lie may give a row the tokens of its neighbours: a row too long by its own offsets."""
+    _, keys, _ = filled(path, FEW)
+    forge(path, OFFSETS[kind][0])
+    before = (path / "tokens" / "c.0.0").read_bytes()
+    with embstore.open(path, "r+") as store:
+        gone = {"fall": 3, "fall to the first": 4, "are beyond the tokens": 0}[kind]
+        with contextlib.suppress(CorruptStoreError):
+            store.erase([keys[gone]])
+    own = np.cumsum([0, *FEW]) * 32
+    after = (path / "tokens" / "c.0.0").read_bytes()
+    for row in set(range(7)) - {gone}:
+        assert after[own[row] : own[row + 1]] == before[own[row] : own[row + 1]], row
+
+
+@pytest.mark.parametrize("kind", ["end late", "end early"])
+def test_rows_are_never_merged_to_tokens_of_nobody(path, tmp_path, kind):
+    _, _, rows = filled(path, FEW)
+    forge(path, (OFFSETS.get(kind) or ODD_ENDS[kind])[0])
+    with new(tmp_path / "part.zarr") as part:
+        part.append(["n:c"], [rows[2]])
+    try:
+        embstore.merge(path, part.path)
+    except CorruptStoreError:
+        return
+    same([embstore.open(path)["n:c"]], [rows[2]])
+
+
+@pytest.mark.parametrize("kind", ["end late", "end early"])
+def test_a_row_is_never_added_to_tokens_of_nobody(path, kind):
+    _, _, rows = filled(path, FEW)
+    forge(path, (OFFSETS.get(kind) or ODD_ENDS[kind])[0])
+    with embstore.open(path, "r+") as store:
+        try:
+            store.append(["n:c"], [rows[2]])
+        except CorruptStoreError:
+            return
+        same([store["n:c"]], [rows[2]])
+
+
+ABSURD = {
+    "more tokens": setter("arrays", "tokens", "length", value=2**40),
+    "negative tokens": setter("arrays", "tokens", "length", value=-1),
+    "no tokens": setter("arrays", "tokens", "length", value=0),
+    "fewer offsets": setter("arrays", "tokens_offsets", "length", value=7),
+    "no offsets at all": lambda r: r["arrays"].pop("tokens_offsets"),
+    "no tokens array": lambda r: r["arrays"].pop("tokens"),
+    "offsets of another type": setter("arrays", "tokens_offsets", "dtype", value="uint64"),
+    "offsets of floats": setter("arrays", "tokens_offsets", "dtype", value="float64"),
+    "offsets of another shape": setter("arrays", "tokens_offsets", "shape", value=[1]),
+    "tokens of another shape": setter("arrays", "tokens", "shape", value=[4]),
+    "tokens of another type": setter("arrays", "tokens", "dtype", value="int32"),
+    "ragged by a number": setter("fields", "tokens", "ragged", value=1),
+    "ragged by a word": setter("fields", "tokens", "ragged", value="true"),
+    "not ragged": setter("fields", "tokens", "ragged", value=False),
+    "not required": setter("requires", value=[]),
+    "offsets that are a column's": lambda r: r["columns"].update(x={"dtype": "int64", "array": "tokens_offsets"}),
+    "tokens that are a column's": lambda r: r["columns"].update(x={"dtype": "float32", "array": "tokens"}),
+    "a field called like offsets": lambda r: r["fields"].update(tokens_offsets={"shape": [], "dtype": "int64"}),
+    "more rows": setter("rows", value=8),
+    "most rows": setter("rows", value=2**48),
+}
+
+
+@pytest.mark.parametrize("kind", ABSURD)
+def test_an_absurd_record_is_refused(path, kind):
+    _, keys, _ = filled(path, FEW)
+    edit(path, ABSURD[kind])
+
+    def work():
+        with pytest.raises(CorruptStoreError) as caught:
+            embstore.open(path).fetch(keys)
+        assert str(path) in str(caught.value)
+
+    limited(work)
+
+
+def test_fewer_tokens_than_the_offsets_say(path):
+    """The record, with a tail that is right, has lost the last token."""
+    _, keys, rows = filled(path, FEW)
+
+    def shorten(record):
+        data = (path / "tokens" / "c.0.0").read_bytes()[: 11 * 32]
+        record["arrays"]["tokens"] |= {"length": 11, "tail": {"nbytes": len(data), "crc32c": crc32c(data)}}
+
+    edit(path, shorten)
+    metadata = json.loads((path / "tokens" / "zarr.json").read_text())
+    (path / "tokens" / "zarr.json").write_text(json.dumps(metadata | {"shape": [11, 8]}))
+    store = embstore.open(path)
+    same(store.select(keys=keys[:6]).to_ragged(), rows[:6])
+    with pytest.raises(CorruptStoreError):
+        store[keys[6]]
+    assert embstore.verify(path).rows_affected.tolist() == [6]
+
+
+def test_offsets_of_a_later_commit_over_an_older_record(path, tmp_path):
+    """A store copied while it was written: newer files hold all that the record names."""
+    store, keys, rows = filled(path)
+    shutil.copy(path / "zarr.json", tmp_path / "old.json")
+    store.append(keys_of(5, start=40), rows_of([9, 0, 300, 1, 2]))
+    shutil.copy(tmp_path / "old.json", path / "zarr.json")
+    assert_holds(embstore.open(path, check="all"), dict(zip(keys, rows, strict=True)))
+    with embstore.open(path, "r+") as again:
+        again.append(["n:c"], [rows[6]])
+        assert_holds(again, dict(zip([*keys, "n:c"], [*rows, rows[6]], strict=True)))
+    assert embstore.verify(path).ok
+
+
+# -- the record, and other readers ----------------------------------------------------------------
+
+
+def record_of(path):
+    return json.loads((path / "zarr.json").read_text())["attributes"]["embstore"]
+
+
+def test_ragged_is_required_exactly_when_needed(path):
+    with embstore.open(path, "w-", config={}, fields={"mean": FieldSpec(shape=(4,))}) as store:
+        store.append(["a:c"], np.ones((1, 4), np.float32))
+        record = record_of(path)
+        assert record["requires"] == []
+        assert "ragged" not in record["fields"]["mean"]
+        store.add_field("tokens", ["a:c"], [np.ones((3, 8), np.float32)], spec=PLAIN)
+        record = record_of(path)
+        assert record["requires"] == ["ragged"]
+        assert record["fields"]["tokens"]["ragged"] is True
+        assert "ragged" not in record["fields"]["mean"]
+        store.compact()
+        assert record_of(path)["requires"] == ["ragged"]
+    new(path.parent / "b.zarr").close()
+    record = record_of(path.parent / "b.zarr")
+    assert record["requires"] == ["ragged"]
+    assert record["arrays"]["tokens_offsets"]["length"] == 1
+    assert record["arrays"]["tokens"]["length"] == 0
+
+
+OLD = (
+    b'{"format":1,"requires":[],"config":{"a":1},'
+    b'"fingerprint":"10a7ff3e312baec0c356be489739b93f63af84416c40f1c13023eb96c7ed50aa",'
+    b'"generation":"8d5e5d5c3b9e4c0a9a39d0f0c1b7e214","commit_id":"f3c1a07b6e2d4985b0c7d61e9a845f32","epoch":0,"rows":3,'
+    b'"fields":{"mean":{"shape":[768],"dtype":"float32","layer":"last_hidden_state","pooling":"mean",'
+    b'"nonfinite":"refuse"},"codes":{"shape":[],"dtype":"bfloat16","nonfinite":"allow"}},'
+    b'"columns":{"score":{"dtype":"float32","array":"score.v2"}},"arrays":{'
+    b'"file_id":{"dtype":"string","shape":[],"dims":["sample"],"rows_per_chunk":4096,"length":3,'
+    b'"tail":{"nbytes":45,"crc32c":902642703}},'
+    b'"class_code":{"dtype":"int32","shape":[],"dims":["sample"],"rows_per_chunk":16384,"length":3,'
+    b'"tail":{"nbytes":12,"crc32c":1650247802}},'
+    b'"class_names":{"dtype":"string","shape":[],"dims":["class"],"rows_per_chunk":512,"length":2,'
+    b'"tail":{"nbytes":14,"crc32c":1915677555}},'
+    b'"key_hash":{"dtype":"uint64","shape":[2],"dims":["sample","key_hash_half"],"rows_per_chunk":4096,"length":3,'
+    b'"tail":{"nbytes":48,"crc32c":1007587942}},'
+    b'"dead_rows":{"dtype":"int64","shape":[],"dims":["dead_row"],"rows_per_chunk":8192,"length":0},'
+    b'"mean":{"dtype":"float32","shape":[768],"dims":["sample","mean_0"],"rows_per_chunk":2048,"length":3,'
+    b'"tail":{"nbytes":9216,"crc32c":3217694670}},'
+    b'"codes":{"dtype":"uint16","shape":[],"dims":["sample"],"rows_per_chunk":4096,"fill":32704,"length":3,'
+    b'"tail":{"nbytes":6,"crc32c":1}},'
+    b'"score.v2":{"dtype":"float32","shape":[],"dims":["sample"],"rows_per_chunk":16384,"length":3,'
+    b'"tail":{"nbytes":12,"crc32c":1894868508}}},'
+    b'"provenance":{"embstore":"0.1.0"},"options":{"chunk_bytes":8388608,"expected_rows":0}}'
+)
+"""A record as it was written before there were ragged fields."""
+
+
+def test_a_record_without_ragged_fields_is_as_before():
+    from embstore._engine.format.zarr_layout import dump_json
+
+    assert dump_json(record_from_json(json.loads(OLD)).to_json()) == OLD
+
+
+def test_a_reader_of_before_refuses_it(path, monkeypatch):
+    new(path).close()
+    monkeypatch.setattr("embstore._engine.format.record.FEATURES", frozenset())
+    with pytest.raises(UnsupportedFormatError, match="ragged"):
+        embstore.open(path)
+
+
+def written_store(path, spec):
+    """A store with a history: rows replaced, deleted, erased; a column and a field beside it."""
+    keys, rows = keys_of(len(LENGTHS)), rows_of(LENGTHS, spec)
+    fields = {"tokens": spec, "mean": FieldSpec(shape=(4,))}
+    store = new(path, fields=fields, columns={"note": "string"})
+    values = {"tokens": rows, "mean": np.ones((len(keys), 4), np.float32)}
+    store.append(keys, values, columns={"note": "é"}, casting="same_kind")
+    again = rows_of([5], spec, start=90)
+    values = {"tokens": again, "mean": np.zeros((1, 4), np.float32)}
+    store.append([keys[7]], values, columns={"note": "new"}, if_exists="replace", casting="same_kind")
+    store.delete([keys[3]])
+    store.erase([keys[6], keys[0]])
+    model = {k: r for i, (k, r) in enumerate(zip(keys, rows, strict=True)) if i not in (0, 3, 6, 7)}
+    model[keys[7]] = again[0]
+    return store, model
+
+
+@pytest.fixture(params=["float32", "bfloat16", "numbers", "grids", "bool"])
+def written(request, path):
+    spec = FORMS[request.param]
+    store, model = written_store(path, spec)
+    return path, spec, store.snapshot, model
+
+
+def assert_same_arrays(snapshot, read):
+    for name in ("tokens", "tokens_offsets"):
+        expected = snapshot.span(name)
+        found = np.asarray(read(name))
+        assert found.dtype == expected.dtype
+        assert found.shape == expected.shape
+        assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_zarr_python(written, consolidated):
+    zarr = pytest.importorskip("zarr")
+    path, _, snapshot, _ = written
+    group = zarr.open_group(path, mode="r", use_consolidated=consolidated)
+    assert_same_arrays(snapshot, lambda name: group[name][:])
+
+
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_xarray(written, consolidated):
+    xarray = pytest.importorskip("xarray")
+    path, spec, snapshot, _ = written
+    dataset = xarray.open_zarr(path, consolidated=consolidated, mask_and_scale=False, chunks=None)
+    assert_same_arrays(snapshot, lambda name: dataset[name].values)
+    assert dataset["tokens"].dims == ("tokens_token", *(spec.dims or (f"tokens_{i}" for i in range(len(spec.shape)))))
+    assert dataset["tokens_offsets"].dims == ("tokens_offset",)
+    assert dataset["mean"].dims[0] == "sample"
+    assert dataset.sizes["tokens_offset"] == dataset.sizes["sample"] + 1
+
+
+def test_tensorstore(written):
+    tensorstore = pytest.importorskip("tensorstore")
+    path, _, snapshot, _ = written
+
+    def read(name):
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path / name}/"}}
+        return tensorstore.open(spec, read=True).result().read().result()
+
+    assert_same_arrays(snapshot, read)
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 0]], ids=str)
+def test_other_readers_of_a_store_without_tokens(path, lengths):
+    zarr, xarray = pytest.importorskip("zarr"), pytest.importorskip("xarray")
+    filled(path, lengths)
+    group = zarr.open_group(path, mode="r")
+    assert group["tokens"].shape == (0, 8)
+    assert group["tokens_offsets"][:].tolist() == [0] * (len(lengths) + 1)
+    assert xarray.open_zarr(path, chunks=None)["tokens"].shape == (0, 8)
+
+
+@pytest.mark.parametrize("where", ["its own", "another's"])
+def test_no_dimension_is_called_as_that_of_tokens(path, where):
+    xarray = pytest.importorskip("xarray")
+    named = FieldSpec(shape=(8,), ragged=where == "its own", dims=("tokens_token",))
+    fields = {"tokens": named} if where == "its own" else {"tokens": PLAIN, "other": named}
+    try:
+        store = new(path, fields=fields)
+    except EmbstoreError:
+        return
+    values = {name: rows_of([2, 3]) if spec.ragged else np.ones((2, 8), np.float32) for name, spec in fields.items()}
+    store.append(keys_of(2), values)
+    xarray.open_zarr(path, chunks=None)
+
+
+def independent_array(path, name, array):
+    """Section 5 of docs/format.md: all rows of a numeric array, each checksum checked."""
+    shape, size, count = array["shape"], array["rows_per_chunk"], array["length"]
+    row = np.dtype(array["dtype"]).itemsize * int(np.prod(shape))
+    parts = [np.empty((0, *shape), array["dtype"])]
+    for index in range(-(-count // size)):
+        data = (path / name / (f"c.{index}" + ".0" * len(shape))).read_bytes()
+        assert len(data) == size * row + 4
+        assert google_crc32c.value(data[:-4]) == struct.unpack("<I", data[-4:])[0]
+        parts.append(np.frombuffer(data[:-4], np.dtype(array["dtype"]).newbyteorder("<")).reshape(-1, *shape))
+        if index == -(-count // size) - 1:
+            tail = array["tail"]
+            assert tail["nbytes"] == ((count - 1) % size + 1) * row
+            assert google_crc32c.value(data[: tail["nbytes"]]) == tail["crc32c"]
+    return np.concatenate(parts)[:count]
+
+
+def independent_rows(path, field):
+    """Section 13: the live rows of a ragged field, by their numbers."""
+    record = json.loads((path / "zarr.json").read_bytes())["attributes"]["embstore"]
+    assert record["requires"] == ["ragged"]
+    spec, arrays = record["fields"][field], record["arrays"]
+    assert spec["ragged"] is True
+    assert arrays[field]["shape"] == spec["shape"]
+    assert arrays[field]["dtype"] == spec["dtype"].replace("bfloat16", "uint16")
+    assert arrays[field]["dims"][0] == f"{field}_token"
+    offsets = arrays[f"{field}_offsets"]
+    assert (offsets["dtype"], offsets["shape"], offsets["dims"]) == ("int64", [], [f"{field}_offset"])
+    assert offsets["length"] == record["rows"] + 1
+    tokens = independent_array(path, field, arrays[field])
+    ends = independent_array(path, f"{field}_offsets", offsets).tolist()
+    assert (ends[0], ends[-1]) == (0, len(tokens))
+    assert ends == sorted(ends)
+    dead = independent_array(path, "dead_rows", arrays["dead_rows"]).tolist()
+    if spec["dtype"] == "bfloat16":
+        tokens = (tokens.astype(np.uint32) << 16).view(np.float32)
+    return {row: tokens[ends[row] : ends[row + 1]] for row in range(record["rows"]) if row not in dead}
+
+
+def test_a_reader_written_from_the_specification(written):
+    path, _, snapshot, model = written
+    found = independent_rows(path, "tokens")
+    assert list(found) == snapshot.live_rows.tolist()
+    same(found.values(), list(model.values()))
+    with embstore.open(path, "r+") as store:
+        store.compact()
+    same(independent_rows(path, "tokens").values(), list(model.values()))
+
+
+# -- torch ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+def tensors_of(torch, rows, spec):
+    return [torch.from_numpy(row).to(getattr(torch, spec.dtype)) for row in rows]
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "bool", "numbers", "grids", "bfloat16 numbers", "uint16"])
+def test_tensors_go_in_and_come_out(torch, path, form):
+    spec = FORMS[form]
+    keys, rows = keys_of(len(LENGTHS)), rows_of(LENGTHS, spec)
+    tensors = tensors_of(torch, rows, spec)
+    model = dict(zip(keys, rows, strict=True))
+    whole = Ragged(torch.cat(tensors), torch.tensor([0, *np.cumsum(LENGTHS).tolist()]))
+    for i, values in enumerate((tensors, tuple(tensors), whole)):
+        store = new(path.parent / f"{i}.zarr", spec)
+        store.append(keys, values)
+        assert_holds(store, model)
+        assert torch.equal(torch.cat(list(store.tensor())), torch.cat(tensors))
+        assert [len(row) for row in store.tensor()] == LENGTHS
+        assert store.tensor().values.dtype == tensors[0].dtype
+        padded = store.select(keys=keys[::-1]).to_torch()
+        assert padded.values.dtype == tensors[0].dtype
+        assert padded.lengths.dtype == torch.int64
+        assert padded.lengths.tolist() == LENGTHS[::-1]
+        for row, expected in zip(padded.values, tensors[::-1], strict=True):
+            assert torch.equal(row[: len(expected)], expected)
+            assert not row[len(expected) :].any()
+    store = new(path.parent / "w.zarr", spec)
+    with store.writer(interval=1000) as writer:
+        for key, tensor in zip(keys[:4], tensors[:4], strict=True):
+            buffer = tensor.clone()
+            writer.add(key, buffer)
+            buffer.zero_()
+        writer.add_many(keys[4:], tensors[4:])
+    assert_holds(store, model)
+    again = new(path.parent / "p.zarr", spec)
+    again.append(keys, store.select().to_torch())
+    assert_holds(again, model)
+
+
+def test_tensors_that_need_a_gradient_or_a_cast(torch, path):
+    with new(path) as store:
+        store.append(["a:c"], [torch.ones((2, 8), requires_grad=True)])
+        store.append(["b:c"], [torch.ones((3, 8), dtype=torch.bfloat16)], casting="same_kind")
+        store.append(["c:c"], torch.ones((1, 4, 8)))
+        assert store.array().lengths.tolist() == [2, 3, 4]
+        assert (store.array().values == 1).all()
+        with pytest.raises(DtypeError, match="bfloat16"):
+            store.append(["d:c"], [torch.ones((3, 8), dtype=torch.bfloat16)])
+        with pytest.raises(DtypeError):
+            store.append(["d:c", "e:c"], [torch.ones((3, 8)), torch.ones((3, 8), dtype=torch.bfloat16)])
+        padded = store.select().to_torch(dtype=torch.float16)
+        assert padded.values.dtype == torch.float16
+        assert padded.lengths.dtype == torch.int64
+    with embstore.open(path.parent / "b.zarr", "w-", config={}) as store:
+        with pytest.raises(ShapeError, match="ragged=True"):
+            store.append(keys_of(2), [torch.ones(2, 8), torch.ones(3, 8)])
+
+
+def test_a_tensor_is_the_callers_own(torch, path):
+    store, keys, rows = filled(path)
+    whole = store.tensor()
+    whole.values.fill_(-7)
+    whole.offsets.fill_(3)
+    for view in (store.select(), store.select(keys=[keys[6]])):
+        view.to_torch().values.fill_(-7)
+    assert_holds(store, dict(zip(keys, rows, strict=True)))
+    assert embstore.verify(path).ok
+    with new(path.parent / "b.zarr") as empty:
+        assert empty.tensor().values.shape == (0, 8)
+        assert empty.tensor().offsets.tolist() == [0]
+        assert empty.select().to_torch().values.shape == (0, 0, 8)
+
+
+@pytest.mark.parametrize("what", ["take", "padded"])
+def test_ragged_tensors_are_taken_and_padded(torch, path, what):
+    store, _, rows = filled(path)
+    whole = store.tensor()
+    if what == "take":
+        taken = whole.take(np.array([6, 1]))
+        assert all(isinstance(part, torch.Tensor) for part in (taken.values, taken.offsets))
+        same([row.numpy() for row in taken], [rows[6], rows[1]])
+    else:
+        padded = whole.padded()
+        assert isinstance(padded.values, torch.Tensor)
+        same(unpadded(Padded(padded.values.numpy(), padded.lengths.numpy())), rows)
+
+
+torch_warnings = pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create:UserWarning",
+    "ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning",
+)
+
+
+def loader(dataset, **options):
+    from torch.utils.data import DataLoader
+
+    return DataLoader(dataset, **options)
+
+
+def rows_of_batch(values, lengths):
+    return unpadded(Padded(values.numpy(), lengths.numpy()))
+
+
+@torch_warnings
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_batches_have_lengths(torch, path, mapping, workers):
+    from embstore.torch import EmbeddingDataset
+
+    _, keys, rows = filled(path, LENGTHS * 3)
+    view = embstore.open(path, mapping=mapping).select(keys=keys[::-1])
+    dataset = EmbeddingDataset(view, classes=["c2", "c0", "c1"])
+    found, labels = [], []
+    options = {"num_workers": workers, "multiprocessing_context": "fork"} if workers else {}
+    for values, lengths, label in loader(dataset, batch_size=7, **options):
+        assert values.shape[1] == lengths.max()
+        found += rows_of_batch(values, lengths)
+        labels += label.tolist()
+    same(found, rows[::-1])
+    assert labels == [["c2", "c0", "c1"].index(key[-2:]) for key in keys[::-1]]
+    values, length = EmbeddingDataset(view)[-7]
+    same([values.numpy()], [rows[6]])
+    assert int(length) == 500
+    pickled = pickle.loads(pickle.dumps(dataset))
+    values, _, label = pickled[29]
+    same([values.numpy()], [rows[0]])
+
+
+def test_batches_as_mappings(torch, path):
+    from embstore.torch import EmbeddingDataset
+
+    fields = {"tokens": PLAIN, "codes": FORMS["bfloat16 numbers"], "mean": FieldSpec(shape=(4,))}
+    keys, rows, codes = keys_of(10), rows_of(LENGTHS), rows_of(LENGTHS[::-1], FORMS["numbers"])
+    with new(path, fields=fields) as store:
+        codes = [row.astype(np.float32) for row in codes]
+        values = {"tokens": rows, "codes": codes, "mean": np.ones((10, 4), np.float32)}
+        store.append(keys, values, casting="same_kind")
+        dataset = EmbeddingDataset(
+            store, fields=["codes", "tokens", "mean"], columns=["key"], classes=["c0", "c1", "c2"]
+        )
+        (batch,) = loader(dataset, batch_size=10)
+        assert list(batch) == ["codes", "codes_lengths", "tokens", "tokens_lengths", "mean", "key", "label"]
+        assert batch["codes"].dtype == torch.bfloat16
+        same(rows_of_batch(batch["tokens"], batch["tokens_lengths"]), rows)
+        same(rows_of_batch(batch["codes"].float(), batch["codes_lengths"]), codes)
+        assert batch["key"] == keys
+        half = EmbeddingDataset(store, fields=["tokens"], dtype=torch.float16)
+        (batch,) = loader(half, batch_size=10)
+        assert (batch["tokens"].dtype, batch["tokens_lengths"].dtype) == (torch.float16, torch.int64)
+        batch["tokens"].fill_(3)
+        same(store.select().to_ragged("tokens"), rows)
+
+
+@pytest.mark.parametrize("kind", ["column", "field"])
+def test_lengths_are_not_mixed_up_with_a_column_of_that_name(torch, path, kind):
+    """A mapping can't hold both: asking for both is refused, as it is for labels."""
+    from embstore.torch import EmbeddingDataset
+
+    store, keys, _ = filled(path, [2, 3])
+    if kind == "column":
+        store.set_column("tokens_lengths", keys, [77, 78])
+        options = {"columns": ["tokens_lengths"], "fields": ["tokens"]}
+    else:
+        store.add_field("tokens_lengths", keys, np.array([[77], [78]], np.float32))
+        options = {"fields": ["tokens", "tokens_lengths"]}
+    with pytest.raises(ValueError, match="tokens_lengths"):
+        EmbeddingDataset(store, **options)
+
+
+def test_samples_of_several_datasets_make_a_batch(torch, path):
+    """A ConcatDataset asks for one sample at a time; their batch is padded all the same."""
+    from torch.utils.data import ConcatDataset
+
+    from embstore.torch import EmbeddingDataset
+
+    store, _, rows = filled(path)
+    both = ConcatDataset([EmbeddingDataset(store), EmbeddingDataset(store)])
+    ((values, lengths),) = loader(both, batch_size=20)
+    same(rows_of_batch(values, lengths), [*rows, *rows])
+
+
+# -- a store beside a dict ------------------------------------------------------------------------
+
+NAMES = [f"f{i}:c{i % 3}" for i in range(9)]
+batches = st.dictionaries(st.sampled_from(NAMES), st.sampled_from([0, 0, 1, 2, 5, 127, 128, 129, 300]), max_size=5)
+some_keys = st.lists(st.sampled_from(NAMES), unique=True, max_size=4)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["error", "skip", "replace"]), batches),
+        st.tuples(st.sampled_from(["writer"]), batches),
+        st.tuples(st.sampled_from(["delete", "erase"]), some_keys),
+        st.tuples(st.sampled_from(["compact", "column", "field", "reopen"]), st.none()),
+    ),
+    max_size=14,
+)
+
+
+@hypothesis.given(steps=steps, form=st.sampled_from(["float32", "bfloat16", "numbers"]), mapped=st.booleans())
+def test_agrees_with_a_dict(steps, form, mapped, tmp_path_factory):
+    spec, mapping = FORMS[form], "auto" if mapped else "never"
+    path = tmp_path_factory.mktemp("ragged") / "store.zarr"
+    store = new(path, spec, mapping=mapping, columns={"length": "int64"})
+    reader = embstore.open(path, mapping=mapping)
+    model, more, made = {}, None, 0
+    for verb, given in steps:
+        if verb in ("error", "skip", "replace", "writer"):
+            keys, rows = list(given), rows_of(given.values(), spec, start=made)
+            made += sum(given.values())
+            columns = {"length": np.array(list(given.values()), np.int64)}
+            values = {"tokens": rows} | ({} if more is None else {"more": rows})
+            if verb == "writer":
+                with store.writer(if_exists="replace", casting="same_kind", interval=1000) as writer:
+                    for i, key in enumerate(keys):
+                        writer.add(key, dict.fromkeys(values, rows[i]), columns={"length": len(rows[i])})
+            elif verb == "error" and model.keys() & given.keys():
+                with pytest.raises(KeysExistError):
+                    store.append(keys, values, columns=columns, casting="same_kind")
+                continue
+            else:
+                store.append(keys, values, columns=columns, casting="same_kind", if_exists=verb)
+            for key, row in zip(keys, rows, strict=True):
+                if verb != "skip" or key not in model:
+                    model.pop(key, None)
+                    model[key] = row
+        elif verb in ("delete", "erase"):
+            present = [key for key in given if key in model]
+            getattr(store, verb)(present)
+            for key in present:
+                del model[key]
+        elif verb == "compact":
+            store.compact()
+        elif verb == "column":
+            store.set_column("length", list(model), np.array([len(row) for row in model.values()], np.int64))
+        elif verb == "field" and more is None:
+            more = spec
+            store.add_field("more", list(model)[::-1], list(model.values())[::-1], spec=spec, casting="same_kind")
+        elif verb == "reopen":
+            store = embstore.open(path, "r+", mapping=mapping, check="all")
+        for opened in (store, reader):
+            opened.refresh()
+            assert_holds(opened, model)
+            if more is not None:
+                assert_holds(opened, model, "more")
+            assert opened.select().column("length").tolist() == [len(row) for row in model.values()]
+    if store.writable:
+        store.checkpoint()  # tests/interop/test_format_spec.py reads journals
+    report = embstore.verify(path)
+    assert report.ok, str(report)
+    same(independent_rows(path, "tokens").values(), list(model.values()))
+    shutil.rmtree(path)

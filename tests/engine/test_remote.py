@@ -1,0 +1,1312 @@
+"""Stores at URLs: all reading words, what they fetch, and servers that fail, lie, or serve what is no longer so."""
+
+import contextlib
+import gc
+import itertools
+import logging
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore._engine.format.zarr_layout import crc32c
+from embstore._engine.io import folder as fsio
+from embstore._engine.io.remote import Url, is_url
+from embstore.errors import (
+    ConfigMismatchError,
+    CorruptStoreError,
+    MissingKeysError,
+    NotAStoreError,
+    ReadOnlyError,
+    RemoteError,
+    StoreChangedError,
+    StoreReplacedError,
+)
+from tests._helpers.crash import run_in_child
+from tests._helpers.webserver import serving
+from tests.durability.test_damage import edit, setter
+
+fsspec = pytest.importorskip("fsspec")
+
+CODECS = [None, "zstd", "blosc"]
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr("embstore._engine.io.remote._FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_thread_is_left():
+    """fsspec's event loop ends with these tests: others fork, of which Python warns where there are threads."""
+    yield
+    from fsspec import asyn
+
+    fsspec.AbstractFileSystem.clear_instance_cache()
+    loop, thread = asyn.loop[0], asyn.iothread[0]
+    if loop is not None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        asyn.reset_lock()
+
+
+# -- places -------------------------------------------------------------------------------------------
+
+
+class Place:
+    """Where a store can be read from afar; `publish` brings it up to the folder."""
+
+    def __init__(self, url, publish=lambda: None, **options):
+        self.url = url
+        self.publish = publish
+        self.options = options
+
+    def open(self, **options):
+        return embstore.open(self.url, storage_options=self.options or None, **options)
+
+
+@pytest.fixture
+def in_memory(path):
+    files = fsspec.filesystem("memory")
+
+    def publish():
+        with contextlib.suppress(FileNotFoundError):
+            files.rm("/there", recursive=True)
+        files.put(str(path), "/there/some.zarr", recursive=True)
+
+    yield Place("memory://there/some.zarr", publish)
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def on_disk(path):
+    """The folder itself, but through fsspec: a reader far away of a store that is written to."""
+    return Place(f"local://{path}")
+
+
+@pytest.fixture
+def site(path):
+    pytest.importorskip("aiohttp")
+    with serving(path.parent) as (url, site):
+        site.url = f"{url}/{path.name}"
+        yield site
+
+
+@pytest.fixture
+def on_the_web(site):
+    return Place(site.url)
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {"key": "a", "secret": "b", "client_kwargs": {"endpoint_url": f"http://{host}:{port}", "region_name": "x-1"}}
+    server.stop()
+
+
+@pytest.fixture
+def in_a_bucket(path, s3_server):
+    files = fsspec.filesystem("s3", **s3_server)
+    files.mkdir("bucket")
+
+    def publish():
+        with contextlib.suppress(FileNotFoundError):
+            files.rm("bucket/deep", recursive=True)
+        files.put(str(path), "bucket/deep/some.zarr", recursive=True)
+
+    yield Place("s3://bucket/deep/some.zarr", publish, **s3_server)
+    files.rm("bucket", recursive=True)
+
+
+PLACES = ["in_memory", "on_disk", "on_the_web", "in_a_bucket"]
+
+
+@pytest.fixture(params=PLACES)
+def place(request):
+    return request.getfixturevalue(request.param)
+
+
+# -- all reading words --------------------------------------------------------------------------------
+
+
+def rich_store(path, codec, rng, n=300):
+    """A store of two fields, one of them ragged, with columns, deleted rows and several chunks of each."""
+    fields = {
+        "mean": embstore.FieldSpec(shape=(16,)),
+        "tokens": embstore.FieldSpec(shape=(4,), dtype="bfloat16", ragged=True),
+    }
+    columns = {"split": "string", "score": "float64"}
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 9, n))])
+    values = {
+        "mean": rng.standard_normal((n, 16)).astype(np.float32),
+        "tokens": embstore.Ragged(rng.integers(0, 9, (offsets[-1], 4)).astype(np.float32), offsets),
+    }
+    given = {"split": [f"ß{i % 3}" for i in range(n)], "score": np.arange(n) / 2}
+    keys = [f"é{i}.wav:class {i * 10 // n}" for i in range(n)]
+    options = {"fields": fields, "columns": columns, "chunk_bytes": 4096, "compression": codec}
+    with embstore.open(path, "w-", config={"a": 1}, **options) as store:
+        store.append(keys, values, columns=given, casting="same_kind")
+        store.delete([keys[7], keys[130]])
+    return keys, values
+
+
+def assert_reads_the_same(far, near):
+    keys, rows = list(near), near.rows
+    assert list(far) == keys
+    assert len(far) == len(near)
+    assert (far.classes, far.columns, far.fields, far.config) == (near.classes, near.columns, near.fields, near.config)
+    assert far.rows.tolist() == rows.tolist()
+    assert keys[5] in far
+    assert "no:no" not in far
+    assert far.missing([*keys[:3], "no:no"]) == ["no:no"]
+    for name in near.fields:
+        for mine, theirs in (
+            (far.fetch(keys[::-3], name), near.fetch(keys[::-3], name)),
+            (far.take(rows[5:9], name), near.take(rows[5:9], name)),
+            (far.select(rows=rows[-50:]).to_numpy(name), near.select(rows=rows[-50:]).to_numpy(name)),
+        ):
+            np.testing.assert_equal(mine, theirs)
+    np.testing.assert_array_equal(far.array("mean", dead="include"), near.array("mean", dead="include"))
+    assert not far.array("mean", dead="include").flags.writeable
+    for asked in (
+        {"classes": "class 3"},
+        {"classes": ["class 9", "class 1"], "where": {"split": "ß1"}},
+        {"where": {"split": ["ß0", "ß2"], "score": lambda s: s > 40}},
+        {"keys": keys[::-7]},
+        {"rows": rows[[3, 1, 1]]},
+    ):
+        here, there = near.select(**asked), far.select(**asked)
+        assert there.keys == here.keys
+        assert there.class_names == here.class_names
+        assert there.file_ids == here.file_ids
+        np.testing.assert_array_equal(there.to_numpy("mean"), here.to_numpy("mean"))
+        np.testing.assert_equal(there.to_ragged("tokens").values, here.to_ragged("tokens").values)
+        assert there.column("split").tolist() == here.column("split").tolist()
+        assert there.column("score").tolist() == here.column("score").tolist()
+        assert there.labels(near.classes).tolist() == here.labels(near.classes).tolist()
+    here, there = near.select(), far.select()
+    for query in (near.fetch(keys[4:5], "mean")[0], near.fetch(keys[4:8], "mean")):
+        found, expected = (v.nearest(query, k=3, field="mean") for v in (there, here))
+        assert found.keys == expected.keys
+        np.testing.assert_array_equal(found.scores, expected.scores)
+    splits = [
+        v.split({"a": 0.8, "b": 0.2}, rng=np.random.default_rng(1), group="split", by=None) for v in (there, here)
+    ]
+    assert {n: v.keys for n, v in splits[0].items()} == {n: v.keys for n, v in splits[1].items()}
+    assert there.sample(9, rng=np.random.default_rng(2)).keys == here.sample(9, rng=np.random.default_rng(2)).keys
+    assert [len(batch.to_numpy("mean")) for batch in there.batches(100)] == [100, 100, 98]
+    assert "class 3" in repr(far)
+    assert "class 3" in repr(there)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_all_reading_words(place, path, codec, rng):
+    rich_store(path, codec, rng)
+    place.publish()
+    for options in ({}, {"check": "all"}, {"check": "touched", "config": {"a": 1}}):
+        with place.open(**options) as far:
+            assert_reads_the_same(far, embstore.open(path))
+            assert not far.refresh()
+            assert not far.writable
+
+
+def test_pickles_open_again(place, path, rng):
+    keys, values = rich_store(path, "zstd", rng)
+    place.publish()
+    far = place.open()
+    again, view = pickle.loads(pickle.dumps((far, far.select(classes="class 2"))))
+    np.testing.assert_array_equal(again.fetch(keys[:3], "mean"), values["mean"][:3])
+    np.testing.assert_array_equal(view.to_numpy("mean"), values["mean"][60:90])
+    with embstore.open(path, "r+") as store:
+        store.compact()
+    place.publish()
+    with pytest.raises(StoreChangedError):
+        pickle.loads(pickle.dumps(far))
+
+
+def test_a_forked_child_reads_after_its_parent(place, path, rng):
+    keys, values = rich_store(path, "zstd", rng)
+    place.publish()
+    far = place.open()
+    np.testing.assert_array_equal(far.fetch(keys[:3], "mean"), values["mean"][:3])
+
+    def work():
+        started = time.monotonic()
+        np.testing.assert_array_equal(far.fetch(keys[200:], "mean"), values["mean"][200:])
+        np.testing.assert_array_equal(place.open().fetch(keys[200:], "mean"), values["mean"][200:])
+        far.close()
+        gc.collect()
+        assert time.monotonic() - started < 20
+
+    with fork_allowed():
+        assert run_in_child(work) == 0
+    started = time.monotonic()  # a child that closed what it inherited would leave its parent waiting
+    np.testing.assert_array_equal(far.fetch(keys[150:190], "mean"), values["mean"][150:190])
+    assert time.monotonic() - started < 20
+
+
+@contextlib.contextmanager
+def fork_allowed():
+    """Python warns of a fork where there are threads; fsspec's is not used by the child."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+        yield
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_loader(place, path, rng, workers):
+    torch = pytest.importorskip("torch")
+    from torch.utils.data import DataLoader
+
+    from embstore.torch import EmbeddingDataset
+
+    _, values = rich_store(path, "zstd", rng)
+    place.publish()
+    far = place.open()
+    live = [i for i in range(300) if i not in (7, 130)]
+    dataset = EmbeddingDataset(far.select(), classes=far.classes, fields=["mean", "tokens"], columns=["split"])
+    dataset[0]
+    context = "fork" if workers else None
+    with fork_allowed():
+        batches = list(DataLoader(dataset, batch_size=50, num_workers=workers, multiprocessing_context=context))
+    np.testing.assert_array_equal(torch.cat([b["mean"] for b in batches]).numpy(), values["mean"][live])
+    assert torch.cat([b["label"] for b in batches]).tolist() == [i // 30 for i in live]
+    tensor = far.tensor("mean", dead="include")
+    tensor += 1
+    np.testing.assert_array_equal(far.tensor("mean", dead="include").numpy(), values["mean"])
+
+
+def test_what_was_read_is_the_readers_own(in_memory, path, rng):
+    keys, values = rich_store(path, None, rng)
+    in_memory.publish()
+    far = in_memory.open()
+    for array in (far.fetch(keys[10:19], "mean"), far.select().to_numpy("mean"), far.take([10], "mean")):
+        array += 1
+    np.testing.assert_array_equal(far.fetch(keys[10:19], "mean"), values["mean"][10:19])
+
+
+# -- a store that moves on ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", [None, "zstd"])
+def test_refresh_after_an_append(place, path, codec, rng):
+    keys, values = rich_store(path, codec, rng)
+    place.publish()
+    far = place.open()
+    view = far.select(classes="class 9")
+    np.testing.assert_array_equal(view.to_numpy("mean"), values["mean"][270:])
+    new = {"mean": values["mean"][:40], "tokens": embstore.Ragged(np.ones((40, 4), np.float32), np.arange(41))}
+    with embstore.open(path, "r+") as store:
+        texts = [f"new{i}:class new" for i in range(40)]
+        store.append(texts, new, columns={"split": "x", "score": 1.0}, casting="same_kind")
+    place.publish()
+    assert far.missing(texts[:2]) == texts[:2]
+    assert len(far) == 298
+    np.testing.assert_array_equal(far.fetch(keys[-3:], "mean"), values["mean"][-3:])
+    assert far.refresh()
+    assert not far.refresh()
+    np.testing.assert_array_equal(far.fetch(texts, "mean"), values["mean"][:40])
+    np.testing.assert_array_equal(view.to_numpy("mean"), values["mean"][270:])
+    assert far.select(classes="class new").keys == texts
+    assert_reads_the_same_rows(far, embstore.open(path))
+
+
+def assert_reads_the_same_rows(far, near):
+    assert list(far) == list(near)
+    for name in near.fields:
+        np.testing.assert_equal(far.select().to_numpy(name), near.select().to_numpy(name))
+    for name in near.columns:
+        assert far.select().column(name).tolist() == near.select().column(name).tolist()
+
+
+@pytest.mark.parametrize("codec", [None, "blosc"])
+def test_rows_that_were_erased_meanwhile_are_not_served(place, path, codec, rng):
+    """Neither as blanks nor, again, out of what a read that failed has left behind."""
+    keys, values = rich_store(path, codec, rng)
+    place.publish()
+    far = place.open()
+    np.testing.assert_array_equal(far.fetch(keys[:2], "mean"), values["mean"][:2])
+    with embstore.open(path, "r+") as store:
+        store.erase([keys[200], keys[201]])
+    place.publish()
+    view = far.select(classes="class 6")
+    for _ in range(3):
+        with pytest.raises(StoreChangedError):
+            far.take([200], "mean")
+        with pytest.raises(StoreChangedError):
+            view.to_numpy("mean")
+        with pytest.raises(StoreChangedError):
+            view.to_ragged("tokens")
+        with pytest.raises(StoreChangedError):
+            view.keys  # noqa: B018
+        with pytest.raises(StoreChangedError):
+            view.column("split")
+    assert far.refresh()
+    assert far.missing(keys[198:203]) == keys[200:202]
+    with pytest.raises(StoreChangedError):
+        view.to_numpy("mean")
+    assert_reads_the_same_rows(far, embstore.open(path))
+
+
+def test_what_could_not_be_checked_is_not_served_later(site, path, rng):
+    """The chunk came, blanked; the record did not. It is in memory then, and must not be believed."""
+    keys, _ = rich_store(path, None, rng)
+    far = embstore.open(site.url)
+    with embstore.open(path, "r+") as store:
+        store.erase([keys[200], keys[201]])
+
+    def no_record(handler, where, data, before):
+        if where.endswith("store.zarr/zarr.json"):
+            handler.answer(b"", status=503)
+            return True
+        return False
+
+    site.behave = no_record
+    with pytest.raises(RemoteError):
+        far.take([200], "mean")
+    site.behave = None
+    with pytest.raises(StoreChangedError):
+        far.take([200], "mean")
+    with pytest.raises(StoreChangedError):
+        far.take([200], "mean")
+
+
+@pytest.mark.parametrize("codec", [None, "zstd"])
+@pytest.mark.parametrize("stop", ["file_id/c.0", "mean/c.0.0", "mean/c.4.0", "score/c.0"])
+def test_an_erase_under_way_can_be_read(on_disk, path, codec, rng, monkeypatch, stop):
+    """Its last chunks may be of either kind; for one that opens it now, and for one that refreshes."""
+    keys, _ = rich_store(path, codec, rng)
+    far = on_disk.open()
+    far.fetch(keys[-5:], "mean")
+
+    class KilledError(BaseException):
+        pass
+
+    def hook(operation, where, data):
+        if operation == "rename" and where.endswith(stop):
+            raise KilledError
+
+    store = embstore.open(path, "r+")
+    monkeypatch.setattr(fsio, "step_hook", hook)
+    with pytest.raises(KilledError):
+        store.erase([keys[50], keys[299]])
+    monkeypatch.setattr(fsio, "step_hook", None)
+    assert embstore.open(path).snapshot.record.erasing
+    assert far.refresh()
+    for reader in (far, on_disk.open(), on_disk.open(check="all")):
+        assert_reads_the_same_rows(reader, embstore.open(path))
+    with embstore.open(path, "r+") as other:
+        other.delete(keys[:1])
+    far.select().to_numpy("mean")  # the erase was that of its own commit; that it was finished changes nothing
+    assert far.refresh()
+    assert_reads_the_same_rows(far, embstore.open(path))
+
+
+@pytest.mark.parametrize("codec", [None, "zstd"])
+def test_a_folder_that_was_replaced_by_a_compacted_one(place, path, codec, rng):
+    keys, values = rich_store(path, codec, rng)
+    place.publish()
+    far = place.open()
+    view = far.select(classes="class 6")
+    np.testing.assert_array_equal(far.fetch(keys[:2], "mean"), values["mean"][:2])
+    with embstore.open(path, "r+") as store:
+        store.compact()
+        more = {"mean": values["mean"][:9], "tokens": embstore.Ragged(np.ones((9, 4), np.float32), np.arange(10))}
+        texts = [f"more{i}:class 0" for i in range(9)]  # there are no fewer rows than before
+        store.append(texts, more, columns={"split": "x", "score": 1.0}, casting="same_kind")
+    place.publish()
+    for _ in range(3):
+        with pytest.raises(StoreReplacedError):
+            far.take([200], "mean")
+        with pytest.raises(StoreReplacedError):
+            view.to_numpy("mean")
+        with pytest.raises(StoreReplacedError):
+            view.keys  # noqa: B018
+    assert far.refresh()
+    with pytest.raises(StoreChangedError):
+        view.to_numpy("mean")
+    np.testing.assert_array_equal(far.fetch(keys[199:205], "mean"), values["mean"][199:205])
+    assert_reads_the_same_rows(far, embstore.open(path))
+
+
+def test_names_of_another_generation_are_not_kept(on_disk, path, tmp_path, monkeypatch):
+    """They are read among others, for which one look at the record does; and no tail tells: the last are the same."""
+    monkeypatch.setattr("embstore._engine.read.snapshot._FEW", 0)
+    n = 17_000
+    for place, first in ((path, 0), (tmp_path / "other.zarr", 1)):
+        order = [first, 1 - first, *range(2, n)]
+        with embstore.open(place, "w-", config={}) as store:
+            store.append([f"{i}:class {i % 600}" for i in order], np.zeros((n, 1), np.int8))
+    far = on_disk.open()
+    view = far.select(rows=[40, 50])
+    shutil.rmtree(path)
+    (tmp_path / "other.zarr").rename(path)
+    for _ in range(2):
+        with pytest.raises(StoreReplacedError):
+            view.keys  # noqa: B018
+        with pytest.raises(StoreReplacedError):
+            far.classes  # noqa: B018
+    assert far.refresh()
+    assert far.classes[:3] == ["class 1", "class 0", "class 2"]
+
+
+def test_an_older_copy_in_its_place(on_disk, path, rng, tmp_path):
+    keys, _ = rich_store(path, None, rng)
+    shutil.copytree(path, tmp_path / "old.zarr")
+    with embstore.open(path, "r+") as store:
+        new = {"mean": np.ones((1, 16), np.float32), "tokens": embstore.Ragged(np.ones((1, 4), np.float32), [0, 1])}
+        store.append(["new:c"], new, columns={"split": "x", "score": 1.0}, casting="same_kind")
+    far = on_disk.open()
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "old.zarr", path)
+    with pytest.raises(StoreReplacedError):
+        far.take([0], "mean")
+    assert far.refresh()
+    assert list(far) == [key for key in keys if key not in (keys[7], keys[130])]
+
+
+def test_a_store_that_is_gone(place, path, rng):
+    rich_store(path, None, rng)
+    place.publish()
+    far = place.open()
+    shutil.rmtree(path)
+    path.mkdir()
+    (path / "left.txt").write_text("x")
+    place.publish()
+    for _ in range(2):
+        with pytest.raises(StoreReplacedError):
+            far.take([200], "mean")
+    with pytest.raises(NotAStoreError):
+        far.refresh()
+
+
+def test_a_column_that_was_replaced(place, path, rng):
+    keys, _ = rich_store(path, None, rng)
+    place.publish()
+    far = place.open()
+    with embstore.open(path, "r+") as store:
+        store.set_column("split", list(store), ["new"] * len(store))
+    place.publish()
+    with pytest.raises(StoreChangedError, match="split"):
+        far.select().column("split")
+    assert far.refresh()
+    assert set(far.select().column("split")) == {"new"}
+    assert keys
+
+
+def test_readers_beside_a_writer(on_disk, path):
+    """What is served is what some commit holds, and never a blank or another's row; or an error that says so."""
+    width = 64
+
+    def rows(numbers):
+        return np.repeat(np.array(numbers, np.int32)[:, None] + 1, width, axis=1)
+
+    with embstore.open(path, "w-", config={}, chunk_bytes=4096, compression="zstd") as store:
+        store.append([f"{i}:c" for i in range(400)], rows(range(400)))
+    wrong, reads, stop = [], itertools.count(), threading.Event()
+
+    def read(seed):
+        rng = np.random.default_rng(seed)
+        far = on_disk.open()
+        try:
+            while not stop.is_set():
+                try:
+                    keys = [f"{i}:c" for i in rng.integers(0, 400, 20)]
+                    keys = [key for key in keys if key not in set(far.missing(keys))]
+                    found = far[keys] if keys else np.empty((0, width), np.int32)
+                    if (found != rows([int(key[:-2]) for key in keys])).any():
+                        wrong.append((keys, found))
+                    next(reads)
+                except (StoreChangedError, StoreReplacedError, MissingKeysError):
+                    far.refresh()
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=read, args=[seed]) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        rng = np.random.default_rng(9)
+        with embstore.open(path, "r+") as store:
+            for i in range(25):
+                gone = [f"{n}:c" for n in rng.choice(400, 5, replace=False)]
+                store.erase([key for key in gone if key in store])
+                back = [key for key in gone if key not in store]
+                store.append(back, rows([int(key[:-2]) for key in back]))
+                if i % 7 == 0:
+                    store.compact()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert next(reads) > 10
+
+
+def test_one_store_object_in_many_threads(on_the_web, path, rng):
+    keys, values = rich_store(path, "zstd", rng)
+    far = on_the_web.open()
+    wrong = []
+
+    def read(seed):
+        chosen = np.random.default_rng(seed).permutation([i for i in range(300) if i not in (7, 130)])
+        try:
+            for part in np.array_split(chosen, 12):
+                np.testing.assert_array_equal(far.fetch([keys[i] for i in part], "mean"), values["mean"][part])
+                far.select(rows=part).column("split")
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=read, args=[seed]) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# -- what is fetched ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=CODECS, ids=str)
+def sorted_by_class(request, path, rng):
+    """Rows sorted by class in 41 chunks of 64 KiB: each of ten classes lies in five."""
+    n = 41 * 256
+    values = rng.standard_normal((n, 64)).astype(np.float32)
+    keys = [f"{i}:class {i * 10 // n}" for i in range(n)]
+    with embstore.open(path, "w-", config={}, chunk_bytes=2**16, compression=request.param) as store:
+        store.append(keys, values)
+        assert store.snapshot.record.arrays["embedding"].chunks == 41
+    return keys, values
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_class_takes_its_chunks_and_one_look_at_the_record(site, path, sorted_by_class, number):
+    keys, values = sorted_by_class
+    place = f"/{path.name}"
+    far = embstore.open(site.url)
+    opening = sorted(path for path, _ in site.requests)
+    assert opening == sorted(
+        [f"{place}/zarr.json"] * 2 + [f"{place}/class_names/c.0"] + [f"{place}/class_code/c.{i}" for i in range(1)]
+    )
+    site.forget()
+    found = far.select(classes=f"class {number}").to_numpy()
+    mine = [i for i, key in enumerate(keys) if key.endswith(f"class {number}")]
+    np.testing.assert_array_equal(found, values[mine])
+    holding = {f"{place}/embedding/c.{i // 256}.0" for i in mine}
+    assert sorted(path for path, _ in site.requests) == sorted([*holding, f"{place}/zarr.json"])
+    nbytes = sum((path.parent / name.lstrip("/")).stat().st_size for name in holding)
+    assert len(site.requests) <= 1.2 * len(holding)
+    assert site.nbytes <= 1.2 * nbytes
+    site.forget()
+    np.testing.assert_array_equal(far.select(classes=f"class {number}").to_numpy(), values[mine])
+    assert site.requests == []  # it is all in memory, and was of this commit
+
+
+@pytest.mark.parametrize("sorted_by_class", [None], indirect=True)
+def test_what_other_reads_take(site, path, sorted_by_class):
+    keys, values = sorted_by_class
+    far = embstore.open(site.url)
+
+    def taken(read):
+        site.forget()
+        read()
+        return len(site.requests)
+
+    assert taken(lambda: far["5000:class 4"]) == 3 + 1 + 1 + 1  # all of key_hash and a look; a chunk and a look
+    assert taken(lambda: far["5000:class 4"]) == 0
+    assert taken(lambda: far.take([0, 1, 300])) == 2 + 1
+    assert taken(lambda: far.select(rows=[9000, 1]).keys) == 2 + 1
+    assert taken(lambda: repr(far)) == 0
+    assert taken(lambda: far.refresh()) == 1
+    assert len(values) == len(keys)
+
+
+def test_a_ragged_field_takes_one_look(site, path, rng):
+    rich_store(path, None, rng)
+    far = embstore.open(site.url)
+    site.forget()
+    far.select(rows=range(10, 20)).to_ragged("tokens")
+    assert len(site.requests) == 1 + 1 + 1  # offsets, tokens, the record
+    site.forget()
+    far.select(rows=range(10, 20)).keys  # noqa: B018
+    assert len(site.requests) == 1 + 1
+
+
+def test_opening_a_large_store_reads_little(site, path):
+    """What a selection needs is read when one is made, if it is much."""
+    n = 200_000
+    with embstore.open(path, "w-", config={}) as store:
+        store.append([f"{i}:class {i % 900}" for i in range(n)], np.zeros((n, 1), np.int8))
+    far = embstore.open(site.url)
+    assert len(site.requests) == 1 + 2 + 1 + 1  # the record, the class names, the last codes, the record
+    site.forget()
+    assert len(far.select(classes="class 7")) == 223
+    assert len(site.requests) == 12 + 1
+
+
+@pytest.mark.parametrize("sorted_by_class", [None], indirect=True)
+def test_chunks_come_several_at_once(site, path, sorted_by_class):
+    """Each of eight requests is answered once all of the eight are there."""
+    _, values = sorted_by_class
+    far = embstore.open(site.url)
+    meeting = threading.Barrier(8)
+
+    def behave(handler, where, data, before):
+        if "embedding/c." in where:
+            meeting.wait(timeout=20)
+        return False
+
+    site.behave = behave
+    site.forget()
+    np.testing.assert_array_equal(far.select(rows=range(8 * 256)).to_numpy(), values[: 8 * 256])
+    assert site.most_at_once == 8
+
+
+@pytest.mark.parametrize("sorted_by_class", [None, "zstd"], indirect=True)
+def test_little_is_in_flight_at_once(site, path, sorted_by_class, monkeypatch):
+    """The budget is 256 MiB: chunks of 64 MiB come by three. Here both are a thousandth of that."""
+    _, values = sorted_by_class
+    monkeypatch.setattr("embstore._engine.io.remote._NBYTES_AT_ONCE", 2**18)
+    far = embstore.open(site.url)
+    site.forget()
+    site.behave = lambda *_: time.sleep(0.01)
+    np.testing.assert_array_equal(far.select().to_numpy(), values)
+    packed = far.snapshot.record.compression is not None
+    assert site.most_at_once == (1 if packed else 3)
+    assert len(site.asked("embedding")) == 41
+
+
+@pytest.mark.parametrize("sorted_by_class", [None], indirect=True)
+def test_sixteen_are_the_most_at_once(site, path, sorted_by_class):
+    far = embstore.open(site.url)
+    site.forget()
+    site.behave = lambda *_: time.sleep(0.02)
+    far.select().to_numpy()
+    assert 8 <= site.most_at_once <= 16
+
+
+def test_long_strings_come_alone(site, path, monkeypatch):
+    """Nobody knows how long a chunk of strings is: the usual ones come at once, longer ones one by one."""
+    with embstore.open(path, "w-", config={}, columns={"text": "string"}) as store:
+        texts = ["x" * (4000 if 4096 <= i < 4196 else 3) for i in range(5 * 4096)]
+        store.append([f"{i}:c" for i in range(len(texts))], np.zeros((len(texts), 1), np.int8), columns={"text": texts})
+    monkeypatch.setattr("embstore._engine.chunks.chunk_file._USUAL_STRING_CHUNK", 2**17)
+    far = embstore.open(site.url)
+    site.forget()
+    assert far.select().column("text").tolist() == texts
+    assert len(site.asked("text/c.1")) == 2
+    assert len(site.asked("text/")) == 6
+
+
+# -- servers that fail, lie, or serve what is no longer so --------------------------------------------
+
+
+def for_chunk(act, name="embedding/c.1.0", times=10**9):
+    """Have a server misbehave for one file, the first so many times."""
+
+    def behave(handler, where, data, before):
+        if where.endswith(name) and before < times:
+            act(handler, data)
+            return True
+        return False
+
+    return behave
+
+
+def dropped(handler, data):
+    """The connection ends midway."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data[: len(data) // 2])
+    handler.wfile.flush()
+    handler.close_connection = True
+
+
+def too_long(handler, data):
+    """It says that more will come than comes."""
+    handler.answer(data, nbytes=len(data) + 1000, close=True)
+
+
+def too_short(handler, data):
+    """It says that less comes than does."""
+    handler.answer(data, nbytes=len(data) - 1000, close=True)
+
+
+def too_short_and_goes_on(handler, data):
+    """What was not announced stands where the next answer should."""
+    handler.answer(data, nbytes=len(data) - 1000)
+
+
+def cut(handler, data):
+    handler.answer(data[: len(data) // 2])
+
+
+def grown(handler, data):
+    handler.answer(data + bytes(4096))
+
+
+def flipped(handler, data):
+    broken = bytearray(data)
+    broken[len(data) // 2] ^= 4
+    handler.answer(bytes(broken))
+
+
+def flipped_early(handler, data):
+    handler.answer(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+
+
+def emptied(handler, data):
+    handler.answer(b"")
+
+
+def a_page(handler, data):
+    handler.answer(b"<html>Please log in</html>")
+
+
+def server_error(handler, data):
+    handler.answer(b"oh", status=500)
+
+
+def overloaded(handler, data):
+    handler.answer(b"later", status=429)
+
+
+def no_answer(handler, data):
+    handler.close_connection = True
+
+
+def nonsense(handler, data):
+    handler.wfile.write(b"\x00\x01nonsense\r\n\r\n")
+    handler.close_connection = True
+
+
+LIES = [cut, grown, flipped, emptied, a_page]
+FAILURES = [dropped, too_long, server_error, overloaded, no_answer, nonsense]
+EITHER = [too_short, too_short_and_goes_on]  # as soon as what was not announced is noticed, or not
+
+
+@pytest.fixture(params=[None, "zstd"], ids=str)
+def plain(request, path, rng):
+    """Rows in chunks of 64 rows, five of them."""
+    values = rng.standard_normal((300, 16)).astype(np.float32)
+    keys = [f"{i}:c{i // 100}" for i in range(300)]
+    with embstore.open(path, "w-", config={"a": 1}, chunk_bytes=4096, compression=request.param) as store:
+        store.append(keys, values)
+    return keys, values
+
+
+@pytest.mark.parametrize("act", [*LIES, *FAILURES, *EITHER])
+def test_what_goes_wrong_twice_is_fetched_again(site, path, plain, act):
+    _, values = plain
+    far = embstore.open(site.url)
+    site.behave = for_chunk(act, times=2)
+    np.testing.assert_array_equal(far.select().to_numpy(), values)
+    assert 3 <= len(site.asked("embedding/c.1.0")) <= 4  # aiohttp itself asks again where a connection was old
+    # Others that came well are not fetched again; a connection that is spoilt may take one along.
+    assert len(site.asked("embedding/c.3.0")) <= 2
+
+
+@pytest.mark.parametrize("act", LIES)
+def test_what_is_always_broken_is_corrupt(site, path, plain, act):
+    _, values = plain
+    far = embstore.open(site.url)
+    site.behave = for_chunk(act)
+    with pytest.raises(CorruptStoreError) as caught:
+        far.select().to_numpy()
+    assert str(caught.value.path) == f"{site.url}/embedding/c.1.0"
+    assert len(site.asked("embedding/c.1.0")) == 4
+    site.behave = None
+    np.testing.assert_array_equal(far.select().to_numpy(), values)
+
+
+@pytest.mark.parametrize("act", FAILURES)
+def test_what_always_fails_is_a_remote_error(site, path, plain, act):
+    far = embstore.open(site.url)
+    site.behave = for_chunk(act)
+    with pytest.raises(RemoteError) as caught:
+        far.select().to_numpy()
+    error = caught.value
+    assert isinstance(error, OSError)
+    assert error.url == f"{site.url}/embedding/c.1.0"
+    assert error.attempts == 4
+    assert error.reason
+    assert "4 times" in str(error)
+    site.behave = None
+    assert far.select().to_numpy().shape == (300, 16)
+
+
+@pytest.mark.parametrize("act", EITHER)
+def test_what_is_longer_than_announced_is_one_or_the_other(site, path, plain, act):
+    far = embstore.open(site.url)
+    site.behave = for_chunk(act)
+    with pytest.raises((CorruptStoreError, RemoteError), match=r"embedding/c\.1\.0"):
+        far.select().to_numpy()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 407, 451])
+def test_a_refusal_is_believed_at_once(site, path, plain, status):
+    far = embstore.open(site.url)
+    site.behave = for_chunk(lambda handler, data: handler.answer(b"no", status=status))
+    with pytest.raises(RemoteError, match=str(status)) as caught:
+        far.select().to_numpy()
+    assert caught.value.attempts == 1
+    assert len(site.asked("embedding/c.1.0")) == 1
+    site.behave = for_chunk(lambda handler, data: handler.answer(b"no", status=status), name="zarr.json")
+    with pytest.raises(RemoteError, match=str(status)):
+        embstore.open(site.url)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_chunk_that_is_missing(site, path, plain, status):
+    far = embstore.open(site.url)
+    site.behave = for_chunk(lambda handler, data: handler.answer(b"no", status=status))
+    with pytest.raises(CorruptStoreError, match="it is missing") as caught:
+        far.select().to_numpy()
+    assert str(caught.value.path) == f"{site.url}/embedding/c.1.0"
+
+
+@pytest.mark.parametrize("act", [dropped, too_long, cut, flipped_early, a_page, server_error, no_answer])
+def test_a_record_that_comes_broken(site, path, plain, act):
+    keys, values = plain
+    site.behave = for_chunk(act, name="/zarr.json", times=2)
+    far = embstore.open(site.url)
+    np.testing.assert_array_equal(far[keys[:3]], values[:3])
+    site.behave = for_chunk(act, name="/zarr.json")
+    with pytest.raises((CorruptStoreError, RemoteError)):
+        embstore.open(site.url)
+    with pytest.raises((CorruptStoreError, RemoteError)):
+        far[keys[200:]]
+
+
+@pytest.mark.parametrize("array", ["embedding/c.4.0", "file_id/c.0", "class_code/c.0", "key_hash/c.0.0"])
+def test_a_stale_last_chunk_is_never_served(site, path, plain, array):
+    """It is whole, and its checksum right; but it has fewer rows than were committed, and zeros for the others."""
+    _, values = plain
+    old = (path / array).read_bytes()
+    with embstore.open(path, "r+") as store:
+        new = [f"{i}:c2" for i in range(300, 310)]
+        store.append(new, values[:10])
+
+    def stale(handler, data):
+        handler.answer(old)
+
+    def read():
+        far = embstore.open(site.url)
+        view = far.select(classes=["c2"])
+        return far[new], view.to_numpy()[-10:], view.keys[-10:]
+
+    site.behave = for_chunk(stale, name=array)
+    with pytest.raises(CorruptStoreError, match="not those committed") as caught:
+        read()
+    assert str(caught.value.path) == f"{site.url}/{array}"
+    assert len(site.asked(array)) == 4
+    site.behave = for_chunk(stale, name=array, times=6)
+    np.testing.assert_array_equal(read()[0], values[:10])
+
+
+def test_a_stale_record_is_an_earlier_commit(site, path, plain):
+    """All that it names is still there, and nothing else is served."""
+    keys, values = plain
+    old = (path / "zarr.json").read_bytes()
+    with embstore.open(path, "r+") as store:
+        store.append(["new:c2"], values[:1])
+    site.behave = for_chunk(lambda handler, data: handler.answer(old), name="store.zarr/zarr.json")
+    far = embstore.open(site.url)
+    assert far.missing(["new:c2"]) == ["new:c2"]
+    np.testing.assert_array_equal(far.select().to_numpy(), values)
+    assert keys
+
+
+def endless(handler, data):
+    """A body without end, as fast as it is taken; counts what was sent."""
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.close_connection = True
+    block = bytes(2**16)
+    try:
+        for _ in range(2**14):  # a gigabyte, to have an end all the same
+            handler.wfile.write(block)
+            handler.site.endless += len(block)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("name", ["embedding/c.1.0", "file_id/c.0"])
+def test_no_body_is_read_without_end(site, path, plain, name, monkeypatch):
+    monkeypatch.setattr("embstore._engine.chunks.chunk_file.MAX_STRING_BYTES", 2044)
+    site.endless = 0
+    far = embstore.open(site.url)
+    site.behave = for_chunk(endless, name=name)
+    with pytest.raises(CorruptStoreError, match=r"more than the [0-9,]+ bytes"):
+        far.select().to_numpy(), far.select().keys
+    most = 4100 if "embedding" in name else 2**23
+    assert site.endless < 4 * (most + 2**24)  # what the sockets hold is sent, but not read
+
+
+def test_no_record_is_read_without_end(site, path, plain):
+    site.endless = 0
+    site.behave = for_chunk(endless, name="zarr.json")
+    with pytest.raises(CorruptStoreError, match="16,777,216 bytes"):
+        embstore.open(site.url)
+    assert site.endless < 4 * 2**25
+
+
+def test_a_silent_server_is_given_up(site, path, plain, monkeypatch):
+    monkeypatch.setattr("embstore._engine.io.remote._SILENT_SECONDS", 0.2)
+    far = embstore.open(site.url)
+    silent = threading.Event()
+    site.behave = for_chunk(lambda handler, data: silent.wait(20))
+    try:
+        with pytest.raises(RemoteError) as caught:
+            far.select().to_numpy()
+    finally:
+        silent.set()
+    assert caught.value.attempts == 4
+
+
+def test_a_server_that_trickles_is_given_up(site, path, plain, monkeypatch):
+    monkeypatch.setattr("embstore._engine.io.remote._SILENT_SECONDS", 0.3)
+    monkeypatch.setattr("embstore._engine.io.remote._LEAST_SPEED", 2**16)
+    far = embstore.open(site.url)
+
+    def trickle(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.close_connection = True
+        for i in range(100):
+            handler.wfile.write(data[i : i + 1])
+            handler.wfile.flush()
+            time.sleep(0.1)
+
+    site.behave = for_chunk(trickle)
+    with pytest.raises(RemoteError):
+        far.select().to_numpy()
+
+
+def test_a_server_that_nobody_listens_at():
+    pytest.importorskip("aiohttp")
+    with pytest.raises(RemoteError) as caught:
+        embstore.open("http://127.0.0.1:9/some.zarr")
+    assert caught.value.attempts == 4
+    assert caught.value.url == "http://127.0.0.1:9/some.zarr/zarr.json"
+
+
+def test_the_users_own_request_options(site, path, plain):
+    import aiohttp
+
+    options = {
+        "headers": {"Authorization": "Bearer x"},
+        "client_kwargs": {"timeout": aiohttp.ClientTimeout(total=9), "headers": {"X-Mine": "y"}},
+    }
+    far = embstore.open(site.url, storage_options=options)
+    assert far.select().to_numpy().shape == (300, 16)
+    for headers in site.headers:
+        assert headers["Authorization"] == "Bearer x"
+        assert headers["X-Mine"] == "y"
+        assert headers["Cache-Control"] == "no-cache"
+        assert headers["Accept-Encoding"] == "identity"
+
+
+# -- hostile files ------------------------------------------------------------------------------------
+
+
+HOSTILE = {
+    "rows": setter("rows", value=2**60),
+    "lengths": lambda r: [
+        r.update(rows=2**40),
+        *(
+            r["arrays"][n].update(length=2**40, tail={**r["arrays"][n]["tail"]})
+            for n in r["arrays"]
+            if n not in ("class_names", "dead_rows")
+        ),
+    ],
+    "chunk": setter("arrays", "embedding", "rows_per_chunk", value=2**31),
+    "a path for a name": lambda r: r["arrays"].update({"../../etc": r["arrays"]["embedding"]}),
+    "a column's array": setter("columns", value={"c": {"dtype": "int8", "array": "../x"}}),
+    "many names": setter("arrays", "class_names", "length", value=2**40),
+    "long names": setter("arrays", "class_names", "tail", "nbytes", value=2**32),
+    "many codes": setter("arrays", "class_code", "rows_per_chunk", value=1),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_record_is_refused(site, path, plain, kind):
+    """Even with checksums that are right: nothing is fetched or allocated by a size that was not checked."""
+    edit(path, HOSTILE[kind])
+
+    def read():
+        far = embstore.open(site.url)
+        return far.select().to_numpy(), far.classes
+
+    with pytest.raises(CorruptStoreError):
+        read()
+    assert not any(".." in name for name in site.asked(""))
+    assert len(site.requests) < 2000
+
+
+def test_many_chunks_that_are_not_there(site, path, plain):
+    """A record may name a million chunks; the first that is missing ends it."""
+
+    def many(record):
+        record["rows"] = 2**31
+        for name, array in record["arrays"].items():
+            if name not in ("class_names", "dead_rows"):
+                array["length"] = 2**31
+                size = array["rows_per_chunk"]
+                row = {"class_code": 4, "key_hash": 16, "embedding": 64}.get(name, 0)
+                array["tail"] = {"nbytes": ((2**31 - 1) % size + 1) * row, "crc32c": 1}
+
+    edit(path, many)
+    with pytest.raises(CorruptStoreError, match="it is missing"):
+        embstore.open(site.url)
+    assert len(site.requests) < 10
+
+
+def test_hostile_strings(site, path, plain):
+    far = embstore.open(site.url)
+    for body in (
+        struct.pack("<II", 4096, 2**32 - 1) + bytes(4 * 4095),
+        struct.pack("<II", 2**31, 2**31) + bytes(16384),
+    ):
+        (path / "file_id" / "c.0").write_bytes(body + struct.pack("<I", crc32c(body)))
+        with pytest.raises(CorruptStoreError):
+            far.select().keys  # noqa: B018
+
+
+# -- URLs ---------------------------------------------------------------------------------------------
+
+
+def test_what_needs_a_folder_refuses_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(embstore.errors.ReadOnlyError, match="s3://bucket/cache"):
+        embstore.Cache("s3://bucket/cache")
+    for action in (embstore.verify, lambda url: embstore.salvage(url, "new.zarr")):
+        with pytest.raises(embstore.errors.NotAStoreError, match=r"memory://x.zarr .* it is a URL; .*check=\"all\""):
+            action("memory://x.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_to_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with embstore.open("a.zarr", "w-", config={"a": 1}) as store:
+        store.append(["a:x", "b:x"], np.eye(2, dtype=np.float32))
+    before = sorted(tmp_path.iterdir())
+    view = embstore.open("a.zarr").select()
+    for action in (
+        lambda: embstore.salvage("a.zarr", "memory://new.zarr"),
+        lambda: embstore.export_file(view, "memory://new.npz"),
+        lambda: embstore.export_file(view, "memory://new.pt"),
+        lambda: view.to_parquet("memory://new.parquet"),
+        lambda: view.plot("memory://new.png"),
+    ):
+        with pytest.raises(embstore.errors.ReadOnlyError, match=r"memory://new\."):
+            action()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_file_urls_are_paths(tmp_path):
+    assert embstore.Cache(f"file://{tmp_path}").path == tmp_path
+    embstore.open(tmp_path / "a.zarr", "w-", config={"a": 1}).append(["a:x"], np.ones((1, 2), "f4"))
+    assert embstore.verify(f"file://{tmp_path}/a.zarr").ok
+
+
+def test_what_is_a_url():
+    for text in ("s3://b/x", "http://h/x", "memory://x", "zip://a::s3://b/x.zip", "simplecache::s3://b/x", "gs://b"):
+        assert is_url(text), text
+    for text in ("/x", "x", "C:/x", "C:\\x", "C://x", "file:///x", "a:b", "a::b", "runs::1/x.zarr", "./s3:/x", "://x"):
+        assert not is_url(text), text
+
+
+def test_how_urls_are_shown():
+    shown = {
+        "s3://bucket/a/b/": "s3://bucket/a/b",
+        "http://h:80/a b/[x]": "http://h:80/a b/[x]",
+        "https://me:secret@h/x?token=secret#y": "https://me@h/x",
+        "zip://in/x::https://me:secret@h/x.zip?token=secret": "zip://in/x::https://me@h/x.zip",
+        "github://org:repo@main/x": "github://org:repo@main/x",
+        "s3://bucket/a?b/c": "s3://bucket/a?b/c",
+    }
+    for url, text in shown.items():
+        place = Url.shown(url)
+        assert str(place) == text
+        assert str(place / "zarr.json") == f"{text}/zarr.json"
+        assert (place / "zarr.json").name == "zarr.json"
+        assert str((place / "zarr.json").parent) == text
+
+
+NAMES = ["a b.zarr", "[x].zarr", "50%.zarr", "é+ü.zarr", "a*b.zarr", "{x}.zarr", "q'uote.zarr", "am&p=1.zarr", "..."]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("slash", ["", "/", "//"])
+def test_names_that_mean_something_elsewhere(path, site, plain, name, slash):
+    _, values = plain
+    path.rename(path.with_name(name))
+    root = site.url.rpartition("/")[0]
+    quoted = name.replace("%", "%25")  # as in any URL
+    for url in (f"{root}/{quoted}{slash}", f"local://{path.with_name(name)}{slash}"):
+        far = embstore.open(url)
+        np.testing.assert_array_equal(far.select().to_numpy(), values)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(far)).select().to_numpy(), values)
+
+
+@pytest.mark.parametrize("name", ["a?b.zarr", "[a-z]?.zarr", "#.zarr"])
+def test_names_with_marks_in_memory_and_quoted_on_the_web(path, site, plain, name):
+    from fsspec.implementations.memory import MemoryFile
+
+    _, values = plain
+    files = fsspec.filesystem("memory")
+    for file in path.rglob("*.*"):
+        if file.is_file():
+            files.store[f"/{name}/{file.relative_to(path)}"] = MemoryFile(files, file.name, file.read_bytes())
+    np.testing.assert_array_equal(embstore.open(f"memory://{name}").select().to_numpy(), values)
+    files.store.clear()
+    path.rename(path.with_name(name))
+    quoted = name.replace("?", "%3F").replace("#", "%23")
+    far = embstore.open(f"{site.url.rpartition('/')[0]}/{quoted}")
+    np.testing.assert_array_equal(far.select().to_numpy(), values)
+
+
+def test_a_token_stands_behind_each_name(site, path, plain, caplog):
+    keys, values = plain
+    caplog.set_level(logging.INFO, logger="embstore")
+    far = embstore.open(f"{site.url}/?token=secret")
+    site.behave = for_chunk(server_error, times=1)
+    np.testing.assert_array_equal(far.select().to_numpy(), values)
+    assert all(name.endswith("?token=secret") for name in site.asked(""))
+    again = pickle.loads(pickle.dumps(far))
+    np.testing.assert_array_equal(again[keys[:2]], values[:2])
+    site.behave = for_chunk(server_error)
+    with pytest.raises(RemoteError) as caught:
+        again.select().to_numpy()
+    assert "secret" not in f"{caught.value} {far!r} {caplog.text}"
+
+
+def test_a_store_in_a_zip_file(site, path, plain):
+    """A chain of file systems; the file is one state of the store, and stays."""
+    _, values = plain
+    shutil.make_archive(str(path.parent / "packed"), "zip", path.parent, path.name)
+    for url in (
+        f"zip://{path.name}::local://{path.parent}/packed.zip",
+        f"zip://{path.name}::file://{path.parent}/packed.zip",
+    ):
+        far = embstore.open(url)
+        assert str(far.path) == url
+        np.testing.assert_array_equal(far.select().to_numpy(), values)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(far)).select().to_numpy(), values)
+
+        def work(far=far):
+            np.testing.assert_array_equal(far.take([3]), values[3:4])
+
+        with fork_allowed():
+            assert run_in_child(work) == 0
+
+
+@pytest.mark.parametrize("kind", ["simplecache", "filecache", "blockcache"])
+def test_a_cache_of_files_by_name_is_refused(path, plain, kind, tmp_path):
+    """It would serve chunks of another generation, or rows that were erased since, and nobody could tell."""
+    with pytest.raises(RemoteError, match="cache"):
+        embstore.open(f"{kind}::local://{path}", storage_options={kind: {"cache_storage": str(tmp_path / "kept")}})
+
+
+def test_a_file_url_is_a_path(path, plain):
+    _, values = plain
+    with embstore.open(f"file://{path}", "r+") as store:
+        store.append(["new:c2"], values[:1])
+        assert store.path == path
+        assert store.snapshot.folder.local
+    with pytest.raises(ValueError, match="storage_options"):
+        embstore.open(path, storage_options={"key": "x"})
+
+
+@pytest.mark.parametrize("mode", ["a", "r+", "w-", "x"])
+def test_nothing_is_written_at_a_url(mode):
+    with pytest.raises(ReadOnlyError, match="read only"):
+        embstore.open("memory://some.zarr", mode, config={"a": 1})
+    with pytest.raises(ReadOnlyError) as caught:
+        embstore.open("http://me:secret@127.0.0.1:9/some.zarr", mode, config={"a": 1})
+    assert "secret" not in str(caught.value)
+
+
+def test_nothing_is_written_through_a_store_that_was_opened(in_memory, path, rng):
+    keys, _ = rich_store(path, None, rng)
+    in_memory.publish()
+    far = in_memory.open()
+    for change in (far.compact, partial(far.delete, keys[:1]), partial(far.erase, keys[:1])):
+        with pytest.raises(ReadOnlyError):
+            change()
+
+
+def test_another_config_is_refused(place, path, rng):
+    rich_store(path, None, rng)
+    place.publish()
+    with pytest.raises(ConfigMismatchError):
+        place.open(config={"a": 2})
+
+
+def test_a_store_that_is_not_there(place, path, rng):
+    rich_store(path, None, rng)
+    place.publish()
+    with pytest.raises(NotAStoreError) as caught:
+        embstore.open(f"{place.url}/nothing/here", storage_options=place.options or None)
+    assert f"{place.url}/nothing/here" in str(caught.value)
+
+
+def test_a_zarr_group_of_somebody_elses(place, path):
+    path.mkdir()
+    (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    place.publish()
+    with pytest.raises(NotAStoreError, match="no embstore record"):
+        place.open()
+
+
+def test_a_protocol_that_nobody_knows():
+    with pytest.raises(RemoteError, match="nobody") as caught:
+        embstore.open("nobody://some.zarr")
+    assert caught.value.attempts == 0
+
+
+def test_a_library_that_is_not_installed():
+    code = """if True:
+        import sys
+        sys.modules["s3fs"] = None
+        import embstore
+        try:
+            embstore.open("s3://bucket/some.zarr")
+        except embstore.errors.RemoteError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "s3://bucket/some.zarr can't be fetched: Install s3fs" in done.stdout
+
+
+def test_a_bucket_that_is_not_there(s3_server):
+    with pytest.raises(NotAStoreError):
+        embstore.open("s3://not-there/some.zarr", storage_options=s3_server)
+
+
+def test_local_stores_need_nothing_of_it(path):
+    with embstore.open(path, "w-", config={}) as store:
+        store.append(["a:c"], np.ones((1, 3), np.float32))
+    code = "import embstore, sys; embstore.open(sys.argv[1])['a:c']; print({'asyncio', 'fsspec'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,228 @@
+"""Files that become durable together: each is synced before it has its name, and its folder after."""
+
+import errno
+import os
+import resource
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore import errors
+from embstore._engine.io import folder as fsio
+from embstore._engine.io.folder import Folder, Together, is_partial
+from tests._helpers.crash import leftovers
+
+
+@pytest.fixture(autouse=True)
+def worth_a_thread(monkeypatch):
+    """Have small files synced in threads as well."""
+    monkeypatch.setattr(fsio, "_WORTH_A_THREAD", 0)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    return [Folder.open(tmp_path / name) for name in "ab"]
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """The order in which files were synced, named, and folders synced; the first syncs take longest."""
+    events, delays, lock = [], iter(range(100)), threading.Lock()
+    real_sync, real_rename = fsio._sync, os.rename
+
+    def sync(descriptor):
+        with lock:
+            delay = max(0, 5 - next(delays)) * 0.01
+        time.sleep(delay)
+        real_sync(descriptor)
+        events.append(("synced", os.readlink(f"/proc/self/fd/{descriptor}").rpartition("/")[2]))
+
+    def rename(source, target, **where):
+        events.append(("named", source))
+        real_rename(source, target, **where)
+
+    monkeypatch.setattr(fsio, "_sync", sync)
+    monkeypatch.setattr(fsio.os, "rename", rename)
+    return events
+
+
+def test_each_is_synced_before_it_has_its_name_and_its_folder_after(folders, order):
+    a, _ = folders
+    with Together() as files:
+        for number in range(20):
+            files.replace(a, f"c.{number}", [b"x" * number])
+    seen = {}
+    for what, name in order:
+        if what == "named":
+            assert seen.pop(name) == "synced", name
+        else:
+            seen[name] = what
+    assert order[-1] == ("synced", "a")
+    assert [name for _, name in order].count("a") == 1
+    assert {name: (a.path / name).read_bytes() for name in a.names()} == {f"c.{n}": b"x" * n for n in range(20)}
+
+
+def test_they_are_synced_side_by_side(folders, monkeypatch):
+    """All wait for the last of them, which would be for ever if they were synced one after the other."""
+    together = threading.Barrier(3, timeout=30)
+    real = fsio._sync
+
+    def sync(descriptor):
+        if os.path.isfile(f"/proc/self/fd/{descriptor}"):
+            together.wait()
+        real(descriptor)
+
+    monkeypatch.setattr(fsio, "_sync", sync)
+    a, b = folders
+    with Together() as files:
+        for folder, name in ((a, "one"), (a, "two"), (b, "one")):
+            files.replace(folder, name, [name.encode()])
+    assert (a.path / "two").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "most"), [(20_000, fsio._MOST_WAITING), (resource.RLIM_INFINITY, fsio._MOST_WAITING), (80, 10), (4, 1)]
+)
+def test_no_more_are_under_way_than_a_process_may_have_descriptors_for(folders, monkeypatch, allowed, most):
+    real = resource.getrlimit
+    monkeypatch.setattr(
+        fsio.resource, "getrlimit", lambda what: (allowed,) * 2 if what == resource.RLIMIT_NOFILE else real(what)
+    )
+    a, _ = folders
+    found = 0
+    with Together() as files:
+        for number in range(2 * fsio._MOST_WAITING):
+            files.replace(a, f"c.{number}", [b"x"])
+            found = max(found, sum(map(is_partial, a.names())))
+    assert found == most
+
+
+def test_no_more_are_synced_at_once_than_there_are_threads(folders, monkeypatch):
+    at_once, most, lock = 0, 0, threading.Lock()
+    real = fsio._sync
+
+    def sync(descriptor):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        real(descriptor)
+        with lock:
+            at_once -= 1
+
+    monkeypatch.setattr(fsio, "_sync", sync)
+    a, _ = folders
+    with Together() as files:
+        for number in range(40):
+            files.replace(a, f"c.{number}", [bytes(fsio._WORTH_A_THREAD)])
+    assert 1 < most <= fsio._AT_ONCE + 1  # and one by who writes
+
+
+def write_all(folder, names):
+    with Together() as files:
+        for name in names:
+            files.replace(folder, name, [b"x"])
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_a_sync_that_fails_leaves_no_file_without_one(folders, monkeypatch, which):
+    a, _ = folders
+    real, names = fsio._sync, [f"c.{number}" for number in range(5)]
+    synced = []
+
+    def sync(descriptor):
+        if os.fstat(descriptor).st_ino == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+
+    def hook(operation, path, data):
+        nonlocal failing, created
+        if operation == "write":
+            created += 1
+            if created == which + 1:
+                failing = os.stat(path).st_ino
+
+    failing, created = -1, 0
+    monkeypatch.setattr(fsio, "_sync", sync)
+    monkeypatch.setattr(fsio, "step_hook", hook)
+    with pytest.raises(errors.StorageFullError):
+        write_all(a, names)
+    assert sorted(a.names()) == names[:which]
+    assert {os.stat(a.path / name).st_ino for name in a.names()} <= set(synced)
+
+
+def test_a_block_that_raises_leaves_no_temporary_files(folders):
+    a, _ = folders
+
+    def names():
+        yield "one"
+        yield "two"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_all(a, names())
+    assert a.names() == []
+
+
+def test_a_folder_s_files_land_when_they_are_needed(folders):
+    a, b = folders
+    with Together() as files:
+        files.replace(b, "other", [b"1"])
+        files.replace(a, "one", [b"1"])
+        files.land(a)
+        assert a.read("one", most=10) == b"1"
+
+
+def test_where_no_thread_can_be_started_any_more_they_are_synced_in_turn(folders, monkeypatch):
+    """As at the interpreter's end, when a writer's block is left by then."""
+    a, _ = folders
+
+    def refused(*_):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(fsio.ThreadPoolExecutor, "submit", refused)
+    with Together() as files:
+        files.replace(a, "one", [b"1"])
+    assert a.read("one", most=10) == b"1"
+    monkeypatch.setattr(fsio, "_sync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"), Together() as files:
+        files.replace(a, "two", [b"1"])
+    assert a.names() == ["one"]
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_no_thread_is_started_where_memory_is_limited_or_a_file_is_small(folders, monkeypatch, limited):
+    """A thread that finds no memory when it starts is waited for for ever."""
+    started = []
+    monkeypatch.setattr(fsio.ThreadPoolExecutor, "submit", lambda *_: started.append(1))
+    if limited:
+        monkeypatch.setattr(fsio.resource, "getrlimit", lambda _: (2**32, 2**32))
+    else:
+        monkeypatch.setattr(fsio, "_WORTH_A_THREAD", 2)
+    a, _ = folders
+    write_all(a, ["one", "two"])
+    assert sorted(a.names()) == ["one", "two"]
+    assert started == []
+
+
+@pytest.mark.parametrize("name", [".partial", ".partial-1", ".partial-12"])
+def test_the_next_writer_removes_what_a_killed_one_left(make, name):
+    store, keys, rows = make(columns=False)
+    for place in (store.path, store.path / "embedding", store.path / "file_id"):
+        (place / name).write_bytes(b"half")
+    store.close()
+    with embstore.open(store.path, "r+") as again:
+        again.append(["new:class_0"], rows[:1])
+        np.testing.assert_array_equal(again[keys], rows)
+    assert leftovers(store.path) == []
+    assert not [path for path in store.path.rglob(".partial*") if path.is_file()]
+
+
+def test_names_that_are_somebody_else_s():
+    assert not any(map(is_partial, (".partial-", ".partial-x", "x.partial", ".partial.1", "partial-1", "c.0")))

@@ -1,0 +1,564 @@
+"""What `docs/format.md` says, held against what embstore writes.
+
+The first half is a reader written from that page alone: it uses nothing of embstore. The second half writes
+stores with embstore and compares.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import google_crc32c
+import numcodecs
+import numpy as np
+import pytest
+
+import embstore
+from embstore._engine.format.parse_record import record_from_json
+from embstore._engine.format.zarr_layout import array_metadata, group_document
+from embstore._engine.io import folder as fsio
+
+# -- a reader of the format ---------------------------------------------------------------------------
+
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+DTYPES = ["bool", *INTEGERS, "float16", "float32", "float64", "string"]
+KEY_ARRAYS = {"file_id": ("string", []), "class_code": ("int32", []), "key_hash": ("uint64", [2])}
+OTHERS = {"class_names": ("string", []), "dead_rows": ("int64", [])}
+
+
+class BrokenError(ValueError):
+    """A store breaks the format."""
+
+
+def check(holds, what):
+    if not holds:
+        raise BrokenError(what)
+
+
+def canonical(value):
+    """Section 7: JSON as RFC 8785 writes it."""
+    if isinstance(value, dict):
+        names = sorted(value, key=lambda name: name.encode("utf-16-be"))
+        return "{" + ",".join(f"{canonical(name)}:{canonical(value[name])}" for name in names) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    if value is None or isinstance(value, bool | str):
+        return json.dumps(value, ensure_ascii=False)
+    number = float(value)
+    if number == 0 or 1e-6 <= abs(number) < 1e21:
+        return np.format_float_positional(abs(number) if number == 0 else number, trim="-")
+    mantissa, exponent = repr(number).split("e")
+    return f"{mantissa}e{int(exponent):+d}"
+
+
+def digest(value, nbytes):
+    return hashlib.blake2b(canonical(value).encode(), digest_size=nbytes).hexdigest()
+
+
+def hash_key(text):
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def chunk_bytes(path, array):
+    """Sections 5 and 14: a chunk file's values, once its size and its own checksum are known to be right."""
+    data, size = path.read_bytes(), array["rows_per_chunk"]
+    packed, nbytes = "compression" in array, 0
+    if array["dtype"] == "string":
+        check(len(data) >= 8 + 4 * size, f"{path}: size")
+    else:
+        nbytes = size * np.dtype(array["dtype"]).itemsize * int(np.prod(array["shape"]))
+        most = nbytes + 4 + (nbytes + 4) // 128 + 4096
+        check(5 <= len(data) <= most if packed else len(data) == nbytes + 4, f"{path}: size")
+    check(google_crc32c.value(data[:-4]) == struct.unpack("<I", data[-4:])[0], f"{path}: crc32c")
+    return unpacked(data[:-4], nbytes, array["compression"], path) if packed else data[:-4]
+
+
+def unpacked(data, nbytes, compression, path):
+    """Section 14: the values of a compressed chunk."""
+    if compression == "blosc":
+        check(struct.unpack_from("<I", data, 4) + struct.unpack_from("<I", data, 12) == (nbytes, len(data)), path)
+    else:
+        check(compression == "zstd", f"{path}: compression")
+        check(data[:4] == bytes.fromhex("28b52ffd"), f"{path}: magic")
+        width = {0: 1, 1: 2, 2: 4, 3: 8}[data[4] >> 6]  # of a frame that is one segment, as these small ones are
+        check(data[4] & 0b00100011 == 0b00100000, f"{path}: head")
+        said = int.from_bytes(data[5 : 5 + width], "little") + (256 if width == 2 else 0)
+        check(said == nbytes, f"{path}: content")
+    values = bytes(numcodecs.get_codec({"id": compression}).decode(data))
+    check(len(values) == nbytes, f"{path}: content")
+    return values
+
+
+def decode(data, array, path):
+    """Section 5: the rows of a chunk."""
+    if array["dtype"] != "string":
+        return np.frombuffer(data, np.dtype(array["dtype"]).newbyteorder("<")).reshape(-1, *array["shape"])
+    check(struct.unpack_from("<I", data)[0] == array["rows_per_chunk"], f"{path}: number of strings")
+    strings, end = [], 4
+    for _ in range(array["rows_per_chunk"]):
+        check(end + 4 <= len(data), f"{path}: lengths")
+        start = end + 4
+        end = start + struct.unpack_from("<I", data, end)[0]
+        check(end <= len(data), f"{path}: lengths")
+        strings.append(data[start:end].decode())
+    check(end == len(data), f"{path}: bytes left over")
+    return strings
+
+
+def read_array(folder, array, erasing):
+    """Sections 5 and 10: all committed rows of an array, with all checksums checked."""
+    length, size, rows = array["length"], array["rows_per_chunk"], []
+    count = -(-length // size)
+    check((length > 0) == ("tail" in array), f"{folder}: tail")
+    for index in range(count):
+        path = folder / (f"c.{index}" + ".0" * len(array["shape"]))
+        data = chunk_bytes(path, array)
+        if index == count - 1:
+            begin = 4 if array["dtype"] == "string" else 0
+            tails = [tail for tail in (array["tail"], erasing) if tail]
+            check(
+                any(google_crc32c.value(data[begin : begin + t["nbytes"]]) == t["crc32c"] for t in tails),
+                f"{path}: tail",
+            )
+        rows.extend(decode(data, array, path))
+    return rows[:length]
+
+
+def read_record(path):
+    """Sections 6 and 7: the record, its three checksums and its agreement with itself checked."""
+    document = json.loads((path / "zarr.json").read_bytes())
+    record = document["attributes"]["embstore"]
+    check(record["format"] == 1 and set(record["requires"]) <= {"compressed", "journal"}, "format or features unknown")
+    rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
+    check(record["checksum"] == digest(rest, 16), "checksum")
+    check(record["fingerprint"] == digest(record["config"], 32), "fingerprint")
+    check(record["metadata_checksum"] == digest(document["consolidated_metadata"]["metadata"], 16), "metadata")
+    fields = {n: (f["dtype"].replace("bfloat16", "uint16"), f["shape"]) for n, f in record["fields"].items()}
+    columns = {c["array"]: (c["dtype"], []) for c in record["columns"].values()}
+    expected = KEY_ARRAYS | fields | columns
+    arrays = record["arrays"]
+    check({n: (a["dtype"], a["shape"]) for n, a in arrays.items()} == expected | OTHERS, "arrays")
+    compressed = {name for name, array in arrays.items() if "compression" in array}
+    check(compressed <= fields.keys() and bool(compressed) == ("compressed" in record["requires"]), "compression")
+    check(all(arrays[name]["length"] == record["rows"] for name in expected), "rows")
+    check(all(dtype in DTYPES for dtype, _ in expected.values()), "dtypes")
+    return record
+
+
+def read_journal(path, record, arrays):
+    """Section 16: adds the rows of all whole frames; gives the record of the last."""
+    data, record, start = path.read_bytes(), {**record}, 0
+    while (frame := whole_frame(data, start)) is not None:
+        head, rows, start = frame
+        check(head["previous"] == record["commit_id"], f"{path}: previous")
+        check(len({name for name, *_ in head["arrays"]}) == len(head["arrays"]), f"{path}: arrays")
+        for name, count, nbytes in head["arrays"]:
+            array, part, rows = record["arrays"][name], rows[:nbytes], rows[nbytes:]
+            check(name != "dead_rows" and len(part) == nbytes, f"{path}: {name}")
+            check(name == "class_names" or count == head["rows"], f"{path}: {name}")
+            if array["dtype"] == "string":
+                part = struct.pack("<I", count) + part
+            arrays[name] += list(decode(part, {**array, "rows_per_chunk": count}, path))
+        check(not rows, f"{path}: bytes left over")
+        record |= {"commit_id": head["commit_id"], "rows": record["rows"] + head["rows"]}
+    check(not any(whole_frame(data, place) for place in range(start, len(data))), f"{path}: damaged")
+    return record
+
+
+def whole_frame(data, start):
+    """Section 16: the head and the rows of a frame, and where it ends; None, where none is whole."""
+    if len(data) < start + 20:
+        return None
+    magic, about, nbytes = struct.unpack_from("<4sIQ", data, start)
+    rows, end = start + 16 + about, start + 16 + about + nbytes
+    if magic != b"EmbJ" or end + 4 > len(data):
+        return None
+    if google_crc32c.value(data[start:end]) != struct.unpack_from("<I", data, end)[0]:
+        return None
+    return json.loads(data[start + 16 : rows]), data[rows:end], end + 4
+
+
+def read_raw(path):
+    """Section 10: the record and all arrays, of one commit."""
+    while True:
+        record = read_record(path)
+        erasing = record.get("erasing", {})
+        arrays = {n: read_array(path / n, a, erasing.get(n)) for n, a in record["arrays"].items()}
+        if record.get("journal"):
+            check("journal" in record["requires"], "requires")
+            record = read_journal(path / "key_hash" / f"journal.{record['commit_id']}", record, arrays)
+        again = read_record(path)  # by path, not in an open folder: so the generation counts as well
+        if (again["generation"], again["epoch"]) == (record["generation"], record["epoch"]):
+            return record, arrays
+
+
+def read_store(path):
+    """Return ``{key: {field or column: value}}`` of the live rows, bfloat16 as float32."""
+    record, arrays = read_raw(path)
+    dead = {int(row) for row in arrays["dead_rows"]}
+    check(len(dead) == len(arrays["dead_rows"]) and dead <= set(range(record["rows"])), "dead_rows")
+    sources = {name: name for name in record["fields"]} | {n: c["array"] for n, c in record["columns"].items()}
+    found = {}
+    for row in sorted(set(range(record["rows"])) - dead):
+        check(0 <= arrays["class_code"][row] < len(arrays["class_names"]), "class_code")
+        key = f"{arrays['file_id'][row]}:{arrays['class_names'][arrays['class_code'][row]]}"
+        check(arrays["key_hash"][row].astype("<u8").tobytes() == hash_key(key), f"{key}: key_hash")
+        found[key] = {name: arrays[source][row] for name, source in sources.items()}
+        for name in [n for n, field in record["fields"].items() if field["dtype"] == "bfloat16"]:
+            found[key][name] = (found[key][name].astype(np.uint32) << 16).view(np.float32)
+    return found
+
+
+# -- against what embstore writes ---------------------------------------------------------------------
+
+CONFIG = {
+    "encoder": {"id": "MIT/ast", "é\n": None},
+    "rate": 16_000,
+    "gain": [0.1, 1e21, 5e-7, -0.0, 1e20 / 3],
+    "on": True,
+}
+FIELDS = {
+    "mean": embstore.FieldSpec(shape=(8,), dtype="bfloat16"),
+    "codes": embstore.FieldSpec(shape=(), dtype="int16"),
+}
+COLUMNS = {"split": "string", "score": "float64", "ok": "bool"}
+
+
+def keys_of(start, stop):
+    return [f"s3://bucket/é{i}.wav:{'dog' if i % 3 else 'cat'}" for i in range(start, stop)]
+
+
+def rows_of(keys, seed):
+    rng = np.random.default_rng(seed)
+    values = {
+        "mean": rng.normal(size=(len(keys), 8)).astype("f4"),
+        "codes": rng.integers(-9, 9, len(keys)).astype("i2"),
+    }
+    columns = {
+        "split": [f"split {i % 7}" for i in range(len(keys))],
+        "score": rng.random(len(keys)),
+        "ok": rng.random(len(keys)) > 0.5,
+    }
+    return {"values": values, "columns": columns, "casting": "same_kind"}
+
+
+def new_store(path, *sizes, fields=FIELDS, **options):
+    options = {"fields": fields, "columns": COLUMNS, "chunk_bytes": 4096, "provenance": {"why": "ß"}, **options}
+    store = embstore.open(path, "w-", config=CONFIG, **options)
+    start = 0
+    for size in sizes:
+        keys = keys_of(start, start + size)
+        store.append(keys, **rows_of(keys, start))
+        start += size
+    return store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return new_store(tmp_path / "some.zarr", 100, 1, 300)
+
+
+def assert_same(store):
+    """Compare what the reader above reads with what embstore reads."""
+    keys, found = list(store), read_store(store.path)
+    assert list(found) == keys
+    for name in store.fields:
+        values = np.array([found[key][name] for key in keys])
+        np.testing.assert_array_equal(values, store.fetch(keys, name), strict=True)
+    for name in store.columns:
+        assert [found[key][name] for key in keys] == store.select().column(name).tolist()
+    return found
+
+
+def test_several_appends_over_several_chunks(tmp_path):
+    store = new_store(tmp_path / "many.zarr", 1, 300, 8000, 699)
+    assert len(assert_same(store)) == 9000
+    chunks = {name: len(list((store.path / name).glob("c.*"))) for name in store.snapshot.record.arrays}
+    assert chunks["mean"] > 30
+    assert min(chunks[name] for name in ("file_id", "key_hash", "split", "score")) > 1
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_small_commits(tmp_path, compression):
+    store = new_store(tmp_path / "small.zarr", 300, *[1] * 5, 7, 2, compression=compression)
+    assert store.snapshot.base.rows < len(assert_same(store)) == 314
+    assert list(store.path.glob("key_hash/journal.*"))
+    for change in (delete, replace, erase, set_column):
+        change(store)
+        assert_same(store)
+    store.close()
+    assert "journal" not in read_record(store.path)
+
+
+def test_one_field(tmp_path):
+    fields = {"mean": embstore.FieldSpec(shape=(8,), dtype="bfloat16")}
+    store = embstore.open(tmp_path / "one.zarr", "w-", config={}, fields=fields, chunk_bytes=4096)
+    keys = keys_of(0, 600)
+    values = rows_of(keys, 0)["values"]["mean"]
+    store.append(keys, values, casting="same_kind")
+    found = assert_same(store)
+    np.testing.assert_array_equal(np.array([found[key]["mean"] for key in keys]), store[keys], strict=True)
+    np.testing.assert_allclose(store[keys], values, rtol=2**-8)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "blosc"])
+def test_compressed_fields(tmp_path, compression):
+    store = new_store(tmp_path / "packed.zarr", 1, 300, 8000, 699, compression=compression)
+    assert len(assert_same(store)) == 9000
+    for change in (delete, set_column, replace, add_field, erase, compact):
+        change(store)
+        assert_same(store)
+    record = read_record(store.path)
+    assert (record["requires"], record["compression"]) == (["compressed"], compression)
+    expected = {
+        "zstd": {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
+        "blosc": {
+            "name": "blosc",
+            "configuration": {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "blocksize": 0, "typesize": 2},
+        },
+    }[compression]
+    for name, array in record["arrays"].items():
+        codecs = json.loads((store.path / name / "zarr.json").read_bytes())["codecs"]
+        assert [codec["name"] for codec in codecs[::2]] == ["bytes", "crc32c"] or name not in store.fields
+        assert codecs[1:-1] == ([expected] if "compression" in array else [])
+        assert ("compression" in array) == (name in store.fields)
+    text = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    assert json.dumps(expected).replace('"typesize": 2', '"typesize": 4') in text
+
+
+@pytest.mark.parametrize("compression", ["zstd", "blosc"])
+def test_a_flipped_bit_in_a_compressed_chunk_is_found(tmp_path, compression):
+    store = new_store(tmp_path / "packed.zarr", 300, compression=compression)
+    for path in (store.path / "mean").glob("c.*"):
+        for place in range(0, path.stat().st_size, 97):
+            flip(path, place)
+            with pytest.raises(BrokenError, match="crc32c"):
+                read_store(store.path)
+            flip(path, place)
+    assert_same(store)
+
+
+def delete(store):
+    store.delete(keys_of(50, 120))
+
+
+def replace(store):
+    keys = keys_of(390, 410)
+    store.append(keys, **rows_of(keys, 7), if_exists="replace")
+
+
+def erase(store):
+    store.erase(keys_of(395, 401) + keys_of(0, 2))
+
+
+def set_column(store):
+    store.set_column("score", list(store), np.arange(len(store)) / 2)
+
+
+def add_field(store):
+    store.add_field("late", list(store), np.ones((len(store), 2, 3), "f2"))
+
+
+def compact(store):
+    store.compact()
+
+
+@pytest.mark.parametrize("change", [delete, replace, erase, set_column, add_field, compact])
+def test_one_change(store, change):
+    before = read_store(store.path)
+    change(store)
+    assert_same(store)
+    assert (before.keys() == read_store(store.path).keys()) == (change in (set_column, add_field, compact))
+
+
+def test_changes_one_upon_the_other(store):
+    for change in (delete, set_column, replace, add_field, erase, set_column):
+        change(store)
+        assert_same(store)
+        if change is replace:
+            store.append(keys := keys_of(500, 650), **rows_of(keys, 8))
+    assert store.snapshot.record.columns["score"].array == "score.v3"
+    before, generation = read_store(store.path), store.snapshot.record.generation
+    store.compact()
+    np.testing.assert_equal(assert_same(store), before)
+    assert store.snapshot.record.generation != generation
+    assert store.snapshot.record.columns["score"].array == "score"
+
+
+def test_empty_stores(tmp_path):
+    assert read_store(new_store(tmp_path / "new.zarr").path) == {}
+    store = new_store(tmp_path / "emptied.zarr", 3)
+    store.delete(list(store))
+    assert read_store(store.path) == {}
+    store.compact()
+    assert read_store(store.path) == {}
+
+
+def test_erased_rows_are_blank(store):
+    erase(store)
+    record, arrays = read_raw(store.path)
+    assert record["epoch"] == 1
+    assert len(arrays["dead_rows"]) == 8
+    for row in arrays["dead_rows"]:
+        assert (arrays["file_id"][row], arrays["split"][row]) == ("", "")
+        assert arrays["score"][row].tobytes() == bytes.fromhex("000000000000f87f")
+        assert (arrays["mean"][row] == 0x7FC0).all()
+        assert not any(arrays[name][row].any() for name in ("codes", "key_hash", "class_code", "ok"))
+    texts = [path.read_bytes() for path in store.path.rglob("*") if path.is_file()]
+    assert not any("é395.wav".encode() in text for text in texts)
+
+
+def test_the_spare_copy_of_the_record(store):
+    delete(store)
+    spare = json.loads((store.path / "key_hash" / "zarr.json").read_bytes())["attributes"]["embstore_backup"]
+    assert spare == read_record(store.path)
+
+
+# -- writers that were killed -------------------------------------------------------------------------
+
+
+class KilledError(BaseException):
+    """Stands for a killed writer."""
+
+
+def killed_at(monkeypatch, operation, end, change, store):
+    """Carry out a change until the writer is killed at an operation on a path that ends in `end`."""
+
+    def hook(found, path, _):
+        if found == operation and path.endswith(end):
+            raise KilledError
+
+    monkeypatch.setattr(fsio, "step_hook", hook)
+    with pytest.raises(KilledError):
+        change(store)
+    monkeypatch.setattr(fsio, "step_hook", None)
+
+
+def test_rows_that_were_never_committed_are_not_seen(store, monkeypatch):
+    before = read_store(store.path)
+    killed_at(monkeypatch, "rename", "some.zarr/zarr.json", replace, store)
+    np.testing.assert_equal(read_store(store.path), before)
+    replace(embstore.open(store.path, "r+"))
+    assert len(read_store(store.path)) == 410
+
+
+@pytest.mark.parametrize("end", ["file_id/c.0", "mean/c.1.0", "score/c.0", "index"])
+def test_an_erase_under_way_can_be_read(store, monkeypatch, end):
+    (store.path / "index").mkdir()
+    operation = "rmtree" if end == "index" else "rename"
+    killed_at(monkeypatch, operation, end, erase, store)
+    assert "erasing" in read_record(store.path)
+    assert read_store(store.path).keys() == set(keys_of(2, 395))
+    with embstore.open(store.path, "r+") as other:
+        other.delete(keys_of(2, 3))
+        assert_same(other)
+    assert "erasing" not in read_record(store.path)
+
+
+def test_the_index_may_be_removed_at_any_time(tmp_path):
+    store = embstore.open(tmp_path / "indexed.zarr", "w-", config={})
+    store.append([f"{i}:_" for i in range(66_000)], np.zeros((66_000, 1), np.int8))
+    shutil.rmtree(store.path / "index")
+    assert embstore.open(store.path, "r+").rows_of(["65999:_"]) == [65_999]
+
+
+# -- what the checksums find --------------------------------------------------------------------------
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 16
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [*KEY_ARRAYS, *OTHERS, *FIELDS, *COLUMNS])
+def test_a_flipped_bit_in_a_chunk_is_found(store, name):
+    delete(store)
+    chunks = list((store.path / name).glob("c.*"))
+    for path in chunks:
+        size = path.stat().st_size
+        for place in (0, 5, size // 2, size - 5, size - 4, size - 1):
+            flip(path, place)
+            with pytest.raises(BrokenError, match="crc32c"):
+                read_store(store.path)
+            flip(path, place)
+    assert len(chunks) == (2 if name == "mean" else 1)
+    assert_same(store)
+
+
+def test_a_tail_of_other_rows_is_found(store):
+    """A chunk that is whole, but not the one that was committed last."""
+    path = store.path / "score" / "c.0"
+    old = path.read_bytes()
+    store.append(keys := keys_of(401, 402), **rows_of(keys, 9))
+    store.checkpoint()
+    path.write_bytes(old)
+    with pytest.raises(BrokenError, match=r"score.c\.0: tail"):
+        read_store(store.path)
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        (("attributes", "embstore", "rows"), "checksum"),
+        (("attributes", "embstore", "provenance", "why"), "checksum"),
+        (("attributes", "embstore", "unknown"), "checksum"),
+        (("attributes", "embstore", "config", "rate"), "fingerprint"),
+        (("consolidated_metadata", "metadata", "mean", "shape"), "metadata"),
+    ],
+)
+def test_a_changed_record_is_found(store, place, what):
+    path = store.path / "zarr.json"
+    document = json.loads(path.read_bytes())
+    inner = document
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = 7
+    path.write_text(json.dumps(document))
+    with pytest.raises(BrokenError, match=what):
+        read_store(store.path)
+
+
+# -- the page itself ----------------------------------------------------------------------------------
+
+
+def json_examples():
+    text = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_examples_of_the_page():
+    metadata, example = json_examples()
+    record = record_from_json(example)
+    assert group_document(record)["attributes"]["embstore"] == example
+    assert array_metadata(record.arrays["mean"]) == metadata
+    rest = {name: value for name, value in example.items() if name not in ("config", "checksum")}
+    assert (digest(example["config"], 32), digest(rest, 16)) == (example["fingerprint"], example["checksum"])
+
+
+def test_the_other_figures_of_the_page():
+    assert hash_key("video_00001:dog").hex() == "61e61f93e5e2c2eaf6af7671ac488edc"
+    assert struct.unpack("<2Q", hash_key("video_00001:dog")) == (16916332626000733793, 15892720040512237558)
+    assert google_crc32c.value(b"123456789") == 0xE3069283
+
+
+def test_spacing_and_order_have_no_meaning(store):
+    path = store.path / "zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()), sort_keys=True, indent=2))
+    assert_same(embstore.open(store.path))
+
+
+def test_unknown_features_are_refused(store):
+    path = store.path / "zarr.json"
+    document = json.loads(path.read_bytes())
+    record = document["attributes"]["embstore"]
+    record["requires"] = ["knotted"]
+    record["checksum"] = digest({n: v for n, v in record.items() if n not in ("config", "checksum")}, 16)
+    path.write_text(json.dumps(document))
+    with pytest.raises(embstore.errors.UnsupportedFormatError, match="knotted"):
+        embstore.open(store.path)
+    with pytest.raises(BrokenError, match="features"):
+        read_store(store.path)

@@ -1,0 +1,478 @@
+"""The embedding loop: nothing is encoded twice, nothing stale is served, and a kill costs little."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore import errors
+from tests._helpers.crash import leftovers, run_in_child
+
+DIM = 4
+
+
+class Source:
+    """Samples whose contents are numbers: ``contents`` by key."""
+
+    def __init__(self, contents, name="numbers"):
+        self.contents = dict(contents)
+        self.name = name
+        self.loaded = []
+
+    def _load(self, key):
+        self.loaded.append(key)
+        return self.contents[key]
+
+    def __iter__(self):
+        for key, content in self.contents.items():
+            yield embstore.Sample(key, lambda key=key: self._load(key), embstore.digest_of(str(content)))
+
+
+class Encoder:
+    """Repeats each number; `during` is called before each batch, with the batch."""
+
+    def __init__(self, during=lambda items: None, **config):
+        self.config = {"encoder": "repeat", **config}
+        self.batches = []
+        self.during = during
+
+    @property
+    def encoded(self):
+        return [item for batch in self.batches for item in batch]
+
+    def encode(self, items):
+        self.during(items)
+        self.batches.append(list(items))
+        return np.repeat(np.array(items, np.float32)[:, None], DIM, axis=1)
+
+
+def numbers(start, stop):
+    return {f"f{i}:c{i % 3}": i for i in range(start, stop)}
+
+
+def check(result, contents):
+    """Check that the store holds these contents, each key once, and nothing else."""
+    store = embstore.open(result.path, check="all")
+    assert sorted(store) == sorted(contents)
+    expected = np.repeat(np.array([*contents.values()], np.float32)[:, None], DIM, axis=1)
+    np.testing.assert_array_equal(store[list(contents)], expected)
+    digests = store.select(keys=list(contents)).column("source_digest").tolist()
+    assert digests == [embstore.digest_of(str(content)) for content in contents.values()]
+    assert embstore.verify(result.path).ok
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return embstore.Cache(tmp_path / "cache")
+
+
+# -- what is encoded --------------------------------------------------------------------------
+
+
+def test_first_second_and_further_runs(cache):
+    source, encoder = Source(numbers(0, 10)), Encoder()
+    first = embstore.embed(source, encoder, cache, batch_size=4)
+    assert encoder.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert (first.samples, first.hits, first.encoded, first.stale) == (10, 0, 10, 0)
+    assert first.reason.startswith("miss: no store has this config")
+    assert first.config == {"encoder": "repeat", "dataset": "numbers"}
+    assert first.path == cache.path_of(first.config)
+    assert first.seconds > 0
+    check(first, source.contents)
+
+    def refuse(items):
+        raise AssertionError("nothing is missing")
+
+    source.loaded.clear()
+    second = embstore.embed(source, Encoder(during=refuse), cache, batch_size=3)
+    assert (second.samples, second.hits, second.encoded, second.stale) == (10, 10, 0, 0)
+    assert second.reason == "hit: 10 stored, 0 missing, 0 stale"
+    assert second.path == first.path
+    assert source.loaded == []
+
+    more = Source(numbers(5, 15))
+    third = embstore.embed(more, encoder := Encoder(), cache)
+    assert encoder.encoded == [10, 11, 12, 13, 14]
+    assert sorted(more.loaded) == sorted(numbers(10, 15))  # threads load them, in any order
+    assert (third.samples, third.hits, third.encoded, third.stale) == (10, 5, 5, 0)
+    assert third.reason == "partial: 5 stored, 5 missing, 0 stale"
+    check(third, numbers(0, 15))
+
+
+def test_changed_content_is_stale_and_replaced(cache):
+    contents = numbers(0, 10)
+    embstore.embed(Source(contents), Encoder(), cache)
+    changed = {**contents, "f3:c0": 333, "f8:c2": 888, "new:c": 7}
+    encoder = Encoder()
+    result = embstore.embed(Source(changed), encoder, cache, batch_size=2)
+    assert sorted(encoder.encoded) == [7, 333, 888]
+    assert (result.samples, result.hits, result.encoded, result.stale) == (11, 8, 3, 2)
+    assert result.reason == "partial: 8 stored, 1 missing, 2 stale"
+    check(result, changed)
+    again = embstore.embed(Source(changed), encoder := Encoder(), cache)
+    assert again.hits == 11
+    assert encoder.batches == []
+    back = embstore.embed(Source(contents), Encoder(), cache)  # what was there before is not remembered
+    assert (back.encoded, back.stale) == (2, 2)
+
+
+def test_a_deleted_row_is_encoded_again(cache):
+    source = Source(numbers(0, 5))
+    result = embstore.embed(source, Encoder(), cache)
+    with embstore.open(result.path, "r+") as store:
+        store.delete(["f2:c2"])
+    result = embstore.embed(source, encoder := Encoder(), cache)
+    assert encoder.encoded == [2]
+    check(result, source.contents)
+
+
+def test_the_config_decides_and_the_batch_size_does_not(cache):
+    source = Source(numbers(0, 5))
+    embstore.embed(source, Encoder(), cache, batch_size=5)
+    assert embstore.embed(source, Encoder(), cache, batch_size=1).hits == 5
+    other = embstore.embed(source, encoder := Encoder(revision="v2"), cache)
+    assert len(encoder.encoded) == 5
+    assert "revision" in other.reason
+    assert len(cache) == 2
+
+
+def test_two_data_sets_share_nothing(cache):
+    one, two = Source(numbers(0, 5), "one"), Source(dict.fromkeys(numbers(0, 5), 9), "two")
+    a = embstore.embed(one, Encoder(), cache)
+    b = embstore.embed(two, encoder := Encoder(), cache)
+    assert len(encoder.encoded) == 5
+    assert b.reason.endswith("dataset: expected 'two', found 'one'")
+    assert a.path != b.path
+    check(a, one.contents)
+    check(b, two.contents)
+
+
+def test_no_samples(cache):
+    result = embstore.embed(Source({}), encoder := Encoder(), cache)
+    assert (result.samples, result.hits, result.encoded) == (0, 0, 0)
+    assert encoder.batches == []
+    assert embstore.embed(Source(numbers(0, 3)), Encoder(), cache).encoded == 3
+
+
+@pytest.mark.parametrize("twice", ["a:dog", embstore.Key("a", "dog")], ids=["text", "Key"])
+def test_a_key_twice(cache, twice):
+    class Twice(Source):
+        def __iter__(self):
+            yield from super().__iter__()
+            yield embstore.Sample(twice, lambda: 2, "d")
+
+    with pytest.raises(errors.DuplicateKeysError) as caught:
+        embstore.embed(Twice({"a:dog": 1, "b:dog": 2}), encoder := Encoder(), cache)
+    assert caught.value.keys == ("a:dog",)
+    assert encoder.batches == []
+    assert len(cache) == 0
+
+
+def test_a_key_that_is_none(cache):
+    with pytest.raises(errors.KeyFormatError):
+        embstore.embed(Source({"a:dog": 1, "no class": 2}), encoder := Encoder(), cache)
+    assert encoder.batches == []
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_nothing_is_refused(cache, size):
+    with pytest.raises(ValueError, match="at least one sample"):
+        embstore.embed(Source(numbers(0, 3)), Encoder(), cache, batch_size=size)
+    assert not cache.path.exists()
+
+
+def test_a_digest_is_of_bytes_or_text():
+    assert embstore.digest_of("é") == embstore.digest_of("é".encode())
+    assert embstore.digest_of("a") != embstore.digest_of("b")
+    assert len(embstore.digest_of(b"")) == 32
+
+
+# -- columns and fields -----------------------------------------------------------------------
+
+
+def test_columns(cache):
+    def columns(sample):
+        return {"split": "train" if len(sample.digest) and "c0" in sample.key else "test", "score": len(sample.key)}
+
+    embstore.embed(Source(numbers(0, 7)), Encoder(), cache, batch_size=2, columns=columns)
+    result = embstore.embed(Source(numbers(0, 12)), Encoder(), cache, batch_size=2, columns=columns)
+    check(result, numbers(0, 12))
+    view = embstore.open(result.path).select()
+    assert view.column("split").tolist() == ["train" if "c0" in key else "test" for key in view]
+    assert view.column("score").tolist() == [len(key) for key in view]
+
+
+def test_columns_that_not_all_samples_have(cache):
+    """They are refused: a value must not slide to another row."""
+    with pytest.raises((errors.ShapeError, errors.UnknownColumnError)):
+        embstore.embed(
+            Source(numbers(0, 6)), Encoder(), cache, columns=lambda s: {"odd": s.key} if s.key != "f2:c2" else {}
+        )
+    assert [entry.rows for entry in cache.entries()] in ([], [0])
+
+
+def test_several_fields(cache):
+    class Two(Encoder):
+        def encode(self, items):
+            rows = super().encode(items)
+            return {"mean": rows, "tokens": np.stack([rows, -rows], axis=1).astype(np.float16)}
+
+    source = Source(numbers(0, 10))
+    result = embstore.embed(source, Two(), cache, batch_size=4)
+    store = embstore.open(result.path)
+    assert {name: (spec.dtype, spec.shape) for name, spec in store.fields.items()} == {
+        "mean": ("float32", (DIM,)),
+        "tokens": ("float16", (2, DIM)),
+    }
+    np.testing.assert_array_equal(store.fetch(["f7:c1"], "mean"), np.full((1, DIM), 7))
+    np.testing.assert_array_equal(store.fetch(["f7:c1"], "tokens")[0], [[7] * DIM, [-7] * DIM])
+    assert embstore.embed(source, Two(), cache).hits == 10
+
+
+def test_an_encoder_may_use_one_buffer_for_all_batches(cache):
+    class Buffered(Encoder):
+        buffer = np.empty((4, DIM), np.float32)
+
+        def encode(self, items):
+            self.buffer[: len(items)] = super().encode(items)
+            return self.buffer[: len(items)]
+
+    source = Source(numbers(0, 10))
+    check(embstore.embed(source, Buffered(), cache, batch_size=4), source.contents)
+
+
+# -- progress ---------------------------------------------------------------------------------
+
+
+def test_progress_is_told_how_much_is_done(cache):
+    told = []
+    embstore.embed(Source(numbers(0, 4)), Encoder(), cache)
+    changed = {**numbers(0, 10), "f0:c0": 99}
+    embstore.embed(Source(changed), Encoder(), cache, batch_size=4, progress=lambda *a: told.append(a))
+    assert told == [(4, 7), (6, 7), (7, 7)]
+    told.clear()
+    embstore.embed(Source(changed), Encoder(), cache, progress=lambda *a: told.append(a))
+    assert told == []
+
+
+@pytest.mark.parametrize("progress", [None, False])
+def test_no_progress_prints_nothing(cache, capfd, progress):
+    embstore.embed(Source(numbers(0, 4)), Encoder(), cache, progress=progress)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bar(cache, capfd):
+    pytest.importorskip("tqdm")
+    embstore.embed(Source(numbers(0, 10)), Encoder(), cache, batch_size=4, progress=True)
+    said = capfd.readouterr()
+    assert "10/10" in said.err
+    assert "numbers" in said.err
+    assert said.out == ""
+
+
+def test_a_bar_without_tqdm(cache, monkeypatch):
+    for name in ("tqdm", "tqdm.auto"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="pip install tqdm"):
+        embstore.embed(Source(numbers(0, 4)), encoder := Encoder(), cache, progress=True)
+    assert encoder.batches == []
+    assert embstore.embed(Source(numbers(0, 4)), encoder, cache).encoded == 4
+
+
+# -- what goes wrong --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["encode", "load"])
+def test_what_was_encoded_before_an_error_is_kept(cache, where, error):
+    def fail(items):
+        if 9 in items:
+            raise error("here")
+
+    source = Source(numbers(0, 20))
+    encoder = Encoder(during=fail if where == "encode" else lambda items: None)
+    if where == "load":
+        load = source._load
+        source._load = lambda key: fail([source.contents[key]]) or load(key)
+    with pytest.raises(error, match="here"):
+        embstore.embed(source, encoder, cache, batch_size=4, interval=1000)
+    assert encoder.encoded == list(range(8))
+    (entry,) = cache.entries()
+    assert list(embstore.open(entry.path)) == list(numbers(0, 8))
+    source = Source(numbers(0, 20))
+    result = embstore.embed(source, encoder := Encoder(), cache)
+    assert encoder.encoded == list(range(8, 20))
+    check(result, source.contents)
+
+
+@pytest.mark.parametrize("interval", [0, 1000])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_a_failure_of_its_sample_alone(cache, value, interval):
+    class Broken(Encoder):
+        def encode(self, items):
+            rows = super().encode(items)
+            rows[[item in (9, 10) for item in items], 1] = value
+            return rows
+
+    result = embstore.embed(Source(numbers(0, 20)), Broken(), cache, batch_size=4, interval=interval)
+    assert [failure.key for failure in result.failed] == ["f9:c0", "f10:c1"]
+    assert all("NaN or infinity" in failure.reason for failure in result.failed)
+    assert (result.encoded, result.rows, result.ok) == (18, 18, False)
+    check(result, {key: n for key, n in numbers(0, 20).items() if n not in (9, 10)})
+    result = embstore.embed(Source(numbers(0, 20)), encoder := Encoder(), cache)
+    assert encoder.encoded == [9, 10]
+    check(result, numbers(0, 20))
+
+
+@pytest.mark.parametrize("change", ["fewer", "wider", "float64"])
+def test_rows_unlike_the_others_are_refused_with_their_batch_alone(cache, change):
+    class Broken(Encoder):
+        def encode(self, items):
+            rows = super().encode(items)
+            if 9 not in items:
+                return rows
+            return {"fewer": rows[:-1], "wider": np.hstack([rows, rows]), "float64": rows.astype(np.float64)}[change]
+
+    with pytest.raises((errors.ShapeError, errors.DtypeError)):
+        embstore.embed(Source(numbers(0, 20)), Broken(), cache, batch_size=4)
+    (entry,) = cache.entries()
+    assert set(embstore.open(entry.path)) == numbers(0, 8).keys()
+
+
+def test_a_column_value_that_is_refused_holds_up_none_before_it(cache):
+    with pytest.raises(errors.DtypeError):
+        embstore.embed(
+            Source(numbers(0, 20)), Encoder(), cache, batch_size=4, columns=lambda s: {"n": "x" if "f9" in s.key else 1}
+        )
+    (entry,) = cache.entries()
+    assert set(embstore.open(entry.path)) == numbers(0, 8).keys()
+
+
+def test_column_values_stay_with_the_rows_that_they_were_given_for(path):
+    """One too few and then one too many are refused, though their sum is right."""
+    with embstore.open(path, "w-", config={"n": 1}) as store:
+        writer = store.writer(interval=1000)
+        with pytest.raises(errors.ShapeError):
+            writer.add_many(["a:c", "b:c"], np.ones((2, DIM), np.float32), columns={"n": [1]})
+        with pytest.raises(errors.ShapeError):
+            writer.add_many(["c:c"], np.ones((1, DIM), np.float32), columns={"n": [1, 2]})
+
+
+def test_rows_are_committed_as_it_goes(cache):
+    seen = []
+
+    def look(items):
+        seen.append([entry.rows for entry in cache.entries()])
+
+    embstore.embed(Source(numbers(0, 12)), Encoder(during=look), cache, batch_size=4, interval=0)
+    assert seen == [[0], [4], [8]]
+
+
+def test_new_rows_do_not_wait_for_the_stale_ones(cache):
+    """Rows older than the interval are committed, whichever kind is encoded by then."""
+    embstore.embed(Source(numbers(0, 8)), Encoder(), cache)
+    seen = []
+
+    def look(items):
+        if items[0] >= 1000:  # the slow ones
+            (entry,) = cache.entries()
+            seen.append(len(set(embstore.open(entry.path)) & numbers(8, 12).keys()))
+            time.sleep(0.15)
+
+    changed = {key: content + 1000 for key, content in numbers(0, 8).items()}
+    embstore.embed(Source({**changed, **numbers(8, 12)}), Encoder(during=look), cache, batch_size=2, interval=0.1)
+    assert len(seen) == 4
+    assert seen[2:] == [4, 4]
+
+
+def count(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def tally(path, batch):
+    """Count samples in a way that survives a kill: a byte each."""
+    with path.open("ab", buffering=0) as file:
+        file.write(b"x" * batch)
+
+
+def test_killed_at_random_moments(cache, tmp_path, rng):
+    n, batch_size, interval, pace, kills = 600, 4, 0.05, 0.01, 10
+    log = tmp_path / "encoded"
+    source = Source(numbers(0, n))
+
+    def work(items):
+        time.sleep(pace)
+        tally(log, len(items))
+
+    killed = 0
+    for _ in range(kills):
+        before = count(log)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                embstore.embed(source, Encoder(during=work), cache, batch_size=batch_size, interval=interval)
+                code = 0
+            finally:
+                os._exit(code)
+        while count(log) == before and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.2))
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert killed == kills
+    result = embstore.embed(source, Encoder(during=work), cache, batch_size=batch_size, interval=interval)
+    check(result, source.contents)
+    assert result.hits > 0
+    assert leftovers(result.path) == []
+    lost = count(log) - n
+    # A batch takes at least `pace`: so many fit the interval, and one more ends it.
+    assert 0 <= lost <= kills * batch_size * (int(interval / pace) + 1)
+
+
+def test_two_processes_embed_one_source(cache, tmp_path, rng):
+    source = Source(numbers(0, 120))
+    children = []
+    for delay in rng.uniform(0.001, 0.004, size=2):
+        child = os.fork()
+        if child == 0:
+            encoder = Encoder(during=lambda items, delay=delay: time.sleep(delay))
+            code = 1
+            try:
+                embstore.embed(source, encoder, cache, batch_size=5, interval=0.01)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    result = embstore.embed(source, encoder := Encoder(), cache)
+    assert encoder.batches == []
+    assert len(cache) == 1
+    check(result, source.contents)
+    assert embstore.open(result.path).snapshot.record.rows == 120  # none was written twice and then deleted
+
+
+def test_two_processes_renew_the_same_rows(cache):
+    embstore.embed(Source(numbers(0, 40)), Encoder(), cache)
+    changed = Source({key: content + 1000 for key, content in numbers(0, 40).items()})
+
+    def work():
+        embstore.embed(changed, Encoder(during=lambda items: time.sleep(0.002)), cache, batch_size=5, interval=0.01)
+
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert run_in_child(work) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    result = embstore.embed(changed, encoder := Encoder(), cache)
+    assert encoder.batches == []
+    check(result, changed.contents)
