@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from embstore._engine.chunks.record_file import read_commit
+from embstore._engine.chunks.record_file import read_record
 from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.keys import Key
 from embstore._engine.io.folder import Folder
@@ -161,7 +161,7 @@ class Cache:
         found = []
         for path in sorted(self.path.glob(f"*{_SUFFIX}")) if self.path.is_dir() else []:
             try:
-                record = read_commit(Folder.open(path))
+                record = read_record(Folder.open(path))[0]
             except (NotAStoreError, CorruptStoreError, UnsupportedFormatError, OSError) as error:
                 logger.warning("%s: left out of the cache: %s", path, error)
                 continue

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from embstore._engine.format.keys import hash_keys
-from embstore._engine.io import folder as fsio
+from embstore._engine.io.locks import FileLock, lock
 
 __all__ = ["Claims", "at_work", "hashes_of"]
 
@@ -36,7 +36,7 @@ class Claims:
         self._folder = _place(path)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._own = self._folder / uuid.uuid4().hex
-        self._held = fsio.Held(self._own.with_suffix(_HELD))
+        self._held = FileLock(self._own.with_suffix(_HELD))
         with _alone(self._folder):  # else another process may find the lock before it is held
             self._held.acquire()
 
@@ -60,7 +60,7 @@ class Claims:
     def release(self) -> None:
         """Give all claims up."""
         self._own.unlink(missing_ok=True)
-        self._held.release()
+        self._held.remove()
 
     def __enter__(self) -> Claims:
         return self
@@ -83,7 +83,7 @@ def _place(path: Path) -> Path:
 
 
 def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
-    return fsio.lock(folder / "choosing", timeout=_WAIT)
+    return lock(folder / "choosing", timeout=_WAIT)
 
 
 def _alive(folder: Path, own: Path | None = None) -> Iterator[Path]:
@@ -91,10 +91,10 @@ def _alive(folder: Path, own: Path | None = None) -> Iterator[Path]:
     for claim in {path.with_suffix("") for path in folder.iterdir() if path.suffix in ("", _HELD)}:
         if claim == own:
             continue
-        held = fsio.Held(claim.with_suffix(_HELD))
+        held = FileLock(claim.with_suffix(_HELD))
         if held.acquire():  # whoever claimed this is gone
             claim.unlink(missing_ok=True)
-            held.release()
+            held.remove()
         else:
             yield claim
 

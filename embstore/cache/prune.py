@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
-from embstore._engine.io import folder as fsio
-from embstore._engine.io.folder import PARTIAL, move_into_place, remove_tree, sibling, sync_path
+from embstore._engine.io.durable import remove_tree, sibling
+from embstore._engine.io.filesystem import move_into_place, sync_path
+from embstore._engine.io.folder import PARTIAL
+from embstore._engine.io.locks import lock
 from embstore.cache.claims import at_work
 from embstore.cache.usage import Usage, forget, usage_of
 from embstore.errors import NotAStoreError, StoreLockedError
@@ -141,7 +143,7 @@ def remove_store(path: Path, *, timeout: float = 0.0) -> None:
     """
     if path.is_symlink():
         raise NotAStoreError(path, "it is a link")
-    with fsio.lock(path, timeout=timeout):
+    with lock(path, timeout=timeout):
         fields = [*path.parent.glob(f".{glob.escape(path.name)}.*{BACKFILL}")]
         if any(map(at_work, [path, *fields])):
             raise StoreLockedError(path, holder="a process that encodes", timeout=timeout)
@@ -175,7 +177,7 @@ def tidy(folder: Path, suffix: str) -> None:
     """
     for beside in folder.glob(f".*{suffix}{PARTIAL}"):
         path = beside.with_name(beside.name.removeprefix(".").removesuffix(PARTIAL))
-        with contextlib.suppress(StoreLockedError), fsio.lock(path, timeout=0):
+        with contextlib.suppress(StoreLockedError), lock(path, timeout=0):
             _remove_beside(path)
             if not path.exists():
                 forget(path)

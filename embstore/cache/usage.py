@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from embstore._engine.io import folder as fsio
+from embstore._engine.io.durable import append_line
 
 __all__ = ["Usage", "count", "forget", "usage_of"]
 
@@ -73,7 +73,7 @@ def count(path: Path, *, hits: int, misses: int, served: int, encoded: int, seco
     line = json.dumps({"at": round(time.time(), 3), **event}) + "\n"
     place = _place(path)
     try:
-        fsio.append_line(place, "\n" + line if _torn(place) else line)
+        append_line(place, "\n" + line if _torn(place) else line)
     except OSError as error:  # ours are OSErrors too; whatever it is, the run itself is done
         logger.info("%s: this run is not counted: %s", path, error)
 

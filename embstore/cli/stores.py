@@ -219,7 +219,7 @@ def _write_npy(path: Path, values: Any) -> None:
     import numpy as np
 
     from embstore._engine.format.ragged import Padded
-    from embstore._engine.io.folder import replacing
+    from embstore._engine.io.durable import replacing
 
     if isinstance(values, Padded):
         if len(values.lengths) and values.lengths.min() < values.lengths.max():

@@ -194,7 +194,7 @@ def _remember(path: str, stamp: Stamp, digest: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    # Not synced, as fsio's files are: what a power cut leaves is parsed with as much doubt as anything else.
+    # Not synced, as durable files are: what a power cut leaves is parsed with as much doubt as anything else.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".digests-")
     try:
         with os.fdopen(handle, "w") as file:

@@ -14,7 +14,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import STRING, FieldSpec, offsets_name
 from embstore._engine.format.zarr_layout import crc32c_extend, encode_strings
-from embstore._engine.io import folder as fsio
+from embstore._engine.io.durable import replacing
 from embstore._engine.io.remote import local_path
 from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
@@ -271,6 +271,6 @@ def export_file(
         write = write_rows
     else:
         write = module_of(kind).write
-    with fsio.replacing(path) as partial:
+    with replacing(path) as partial:
         write(partial, chosen)
     return path

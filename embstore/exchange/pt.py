@@ -25,7 +25,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from embstore._engine.format.record import NUMERIC
-from embstore._engine.io import folder as fsio
+from embstore._engine.io.durable import replacing
 from embstore._engine.io.remote import local_path
 from embstore._engine.lazy import imported
 from embstore._engine.read.read_rows import row_bounds
@@ -198,7 +198,7 @@ def write(
     chosen, path = outgoing(rows, fields), local_path(file).absolute()
     if style == "tensor" and len(chosen.fields) != 1:
         raise UnknownFieldError(None, chosen.fields, hint="name the one to write with fields=")
-    with fsio.replacing(path) as partial:
+    with replacing(path) as partial:
         write_rows(partial, chosen, style=style, metadata=metadata)
     return path
 

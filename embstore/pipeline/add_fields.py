@@ -16,7 +16,7 @@ from typing import Any
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.format.zarr_layout import METADATA_NAME
-from embstore._engine.io.folder import remove_tree
+from embstore._engine.io.durable import remove_tree
 from embstore.cache.prune import BACKFILL
 from embstore.errors import (
     CorruptStoreError,

@@ -298,8 +298,7 @@ class EmbeddingStore:
     ) -> AppendResult:
         """Add rows, durably and in one commit: all of them or none.
 
-        The first rows of a store that was made without fields decide its fields and columns. Every reader of
-        embstore's sees them at once; other Zarr readers may see those of small appends after `checkpoint` or `close`.
+        The first rows of a store that was made without fields decide its fields and columns.
 
         Parameters
         ----------
@@ -335,7 +334,7 @@ class EmbeddingStore:
 
     def carry_out(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, AppendResult]]) -> AppendResult:
         """Add the rows that `planner` plans on the newest commit, under the lock; one commit, none without a plan."""
-        with self._session.writing(journal=True) as snapshot:
+        with self._session.writing() as snapshot:
             plan, result = planner(snapshot, self._session.index)
             if plan is not None:
                 self._session.commit(plan)
@@ -514,18 +513,6 @@ class EmbeddingStore:
 
     # -- moving on ----------------------------------------------------------------------------
 
-    def checkpoint(self) -> None:
-        """Write the rows of small appends into the chunk files, where other Zarr readers see them.
-
-        They are durable before, and embstore reads them from the store's journal. `close` and the end of the process
-        do the same.
-
-        Raises
-        ------
-        ReadOnlyError, StoreLockedError, StorageFullError
-        """
-        self._session.checkpoint()
-
     def refresh(self) -> bool:
         """Move on to the newest commit; returns whether there was one. Views stay valid.
 
@@ -536,11 +523,7 @@ class EmbeddingStore:
         return self._session.refresh()
 
     def close(self) -> None:
-        """Let go of the store. Arrays that were handed out stay valid.
-
-        If it made small appends, their rows are written into the chunk files first (`checkpoint`). Where that fails, or
-        another writer holds the lock for long, a warning is logged: they are in the journal, for the next writer.
-        """
+        """Let go of the store. Arrays that were handed out stay valid."""
         self._session.close()
 
     def __enter__(self) -> EmbeddingStore:

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 from embstore._engine.format.config import Config
 from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.format.zarr_layout import FIELD_CHUNK_BYTES
-from embstore._engine.io import folder as fsio
+from embstore._engine.io.filesystem import make_parents, refuse_network
+from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import RemoteFolder, Url, is_url, local_path
 from embstore._engine.read.column import Check
 from embstore._engine.read.mapped_column import Mapping as MappingPolicy
@@ -107,7 +108,7 @@ def open(
     place = local_path(path).resolve()
     writable = mode != "r"
     if writable and network != "allow":
-        fsio.refuse_network(place if place.exists() else place.parent)
+        refuse_network(place if place.exists() else place.parent)
     if mode in ("w-", "x") or (mode == "a" and not place.exists()):
         if wanted is None:
             raise TypeError("a new store needs a config: all that its values depend on")
@@ -135,8 +136,8 @@ def _opened(
 
 def _make(place: Path, record: Record, *, lock_timeout: float, fails_if_there: bool) -> None:
     """Make a store at `place`; two processes may try at once."""
-    fsio.make_parents(place)
-    with fsio.lock(place, timeout=lock_timeout):
+    make_parents(place)
+    with lock(place, timeout=lock_timeout):
         if not os.path.lexists(place):
             create(place, record)
         elif fails_if_there:

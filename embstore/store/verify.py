@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.chunks.chunk_file import check_tail, read_chunk
-from embstore._engine.chunks.journal import Journal, journal_path
 from embstore._engine.chunks.record_file import (
     METADATA_REWRITTEN,
     check_record,
@@ -27,8 +26,8 @@ from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.ragged import sound, unsound
 from embstore._engine.format.record import ArrayState, Record, offsets_name
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
-from embstore._engine.io import folder as fsio
 from embstore._engine.io.folder import Folder
+from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import Url, is_url, local_path
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import run_problems
@@ -153,7 +152,7 @@ def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageRepo
         raise CorruptStoreError(place / METADATA_NAME, "neither the record nor its copy can be read")
     kept = np.setdiff1d(_live(snapshot), report.rows_affected)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with fsio.lock(target, timeout=60.0):
+    with lock(target, timeout=60.0):
         if target.exists():
             raise StoreExistsError(target)
         write_copy(snapshot, kept, target)
@@ -172,7 +171,7 @@ def _looked_at(place: Path) -> tuple[Snapshot | None, Report]:
     for _ in range(_ATTEMPTS):
         snapshot, problems = _opened(place)
         report = _report(place, snapshot, problems)
-        if report.ok or snapshot is None or not moved_on(snapshot.folder, snapshot.base):
+        if report.ok or snapshot is None or not moved_on(snapshot.folder, snapshot.record):
             break
     return snapshot, report
 
@@ -198,27 +197,7 @@ def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
             return None, [Problem(place / METADATA_NAME, f"{detail}; nor can its copy be read", _NO_ROWS)]
         detail += "; read by the copy of the record in key_hash/zarr.json, which may be one commit older"
         problems.append(Problem(place / METADATA_NAME, detail, _NO_ROWS))
-    journal, damage = _journal(folder, record)
-    snapshot = _Damaged(folder, record, (0, 0, 0), mapping="never", check="touched", journal=journal)
-    return snapshot, problems + damage
-
-
-def _journal(folder: Folder, record: Record) -> tuple[Journal | None, list[Problem]]:
-    """Read the journal, as far as it is sound."""
-    if not record.journal:
-        return None, []
-    path = journal_path(folder, record)
-    journal = Journal(folder, record)
-    try:
-        journal.read()
-    except (CorruptStoreError, FileNotFoundError) as error:
-        return journal, [Problem(path, f"{_detail(error)}; commits from there on are lost", _NO_ROWS)]
-    if journal.torn:
-        detail = (
-            "it ends in a commit that is not whole: one that is being written, was never acknowledged, or is damaged"
-        )
-        return journal, [Problem(path, detail, _NO_ROWS)]
-    return journal, []
+    return _Damaged(folder, record, (0, 0, 0), mapping="never", check="touched"), problems
 
 
 def _from_backup(folder: Folder) -> Record | None:
@@ -244,7 +223,9 @@ def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> 
     if snapshot is None:
         return Report(place, 0, tuple(problems))
     live = _live(snapshot)
-    damaged = [p for name, array in snapshot.base.arrays.items() for p in _array_problems(snapshot, name, array, live)]
+    damaged = [
+        p for name, array in snapshot.record.arrays.items() for p in _array_problems(snapshot, name, array, live)
+    ]
     problems += damaged
     if not damaged:
         problems += _agreement_problems(snapshot, live)
@@ -268,7 +249,7 @@ def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows
         try:
             read_chunk(folder, array, index)
             if index == array.chunks - 1:
-                check_tail(folder, array, also=(snapshot.base.erasing or {}).get(name))
+                check_tail(folder, array, also=(snapshot.record.erasing or {}).get(name))
         except (CorruptStoreError, FileNotFoundError) as error:
             first = index * array.rows_per_chunk
             rows = _rows_in(snapshot, name, first, min(first + array.rows_per_chunk, array.length), live)
@@ -345,9 +326,8 @@ def _readable_bounds(snapshot: Snapshot, name: str, live: Rows) -> tuple[Rows, R
 
 def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Problem]:
     """Check that a ragged field's offsets begin with 0, never fall, and end with the last token."""
-    array = snapshot.base.arrays[offsets_name(name)]
-    tokens = snapshot.base.arrays[name].length
-    live = live[live < snapshot.base.rows]  # those in the journal were checked as it was read
+    array = snapshot.record.arrays[offsets_name(name)]
+    tokens = snapshot.record.arrays[name].length
     try:
         offsets = np.concatenate(
             [np.asarray(read_chunk(snapshot.folder.child(offsets_name(name)), array, i)) for i in range(array.chunks)]

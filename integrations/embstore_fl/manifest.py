@@ -26,7 +26,8 @@ from typing import Any, Final
 
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import Key
-from embstore._engine.io import folder as fsio
+from embstore._engine.io.durable import replacing
+from embstore._engine.io.filesystem import make_parents
 from embstore.errors import ConfigError, FileFormatError, UnsupportedFormatError
 from embstore_fl.errors import OtherStoreManifestError, UnknownClientError
 
@@ -237,8 +238,8 @@ class Manifest:
         }
         document["checksum"] = _digest(document)
         place = Path(path)
-        fsio.make_parents(place)
-        with fsio.replacing(place) as partial:
+        make_parents(place)
+        with replacing(place) as partial:
             partial.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
     @classmethod

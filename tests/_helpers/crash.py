@@ -1,13 +1,12 @@
 """Ways to end a process in the middle of its work, and to say what the disk then holds."""
 
-import json
 import os
 import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import steps
 
 
 class Journal:
@@ -48,15 +47,10 @@ def kill_at(step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         count += 1
 
-    fsio.step_hook = hook
+    steps.step_hook = hook
 
 
 def leftovers(store: Path) -> list[str]:
-    """List temporary files and folders, in a store and beside it, and journals that are not the record's."""
-    own = ""
-    if store.exists():
-        record = json.loads((store / "zarr.json").read_bytes())["attributes"]["embstore"]
-        own = f"journal.{record['commit_id']}" if record.get("journal") else ""
+    """List temporary files and folders, in a store and beside it."""
     found = [str(path) for path in store.rglob(".partial*")]
-    found += [str(path) for path in store.rglob("journal.*") if path.name != own]
     return found + [str(path) for path in store.parent.glob(f".{store.name}*")]

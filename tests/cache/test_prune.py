@@ -17,7 +17,7 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import locks, steps
 from embstore.cache import prune as upkeep
 from embstore.cache import usage
 from embstore.cache.claims import Claims
@@ -41,7 +41,7 @@ def cache(tmp_path):
 @pytest.fixture(autouse=True)
 def no_hook_is_left():
     yield
-    fsio.step_hook = None
+    steps.step_hook = None
 
 
 def fill(cache, *, age=None, rows=40, **config):
@@ -168,7 +168,7 @@ def test_where_nothing_can_be_written_nothing_is_counted(tmp_path, monkeypatch, 
     def fail(path, line):
         raise error
 
-    monkeypatch.setattr(fsio, "append_line", fail)
+    monkeypatch.setattr("embstore.cache.usage.append_line", fail)
     with caplog.at_level(logging.INFO, "embstore"):
         count(tmp_path / "s.zarr", **RUN)
     assert usage_of(tmp_path / "s.zarr") == Usage()
@@ -293,7 +293,7 @@ def test_embed_into_a_cache_that_counts_nothing(cache, monkeypatch):
     def fail(path, line):
         raise errors.ReadOnlyError(path, "read-only file system")
 
-    monkeypatch.setattr(fsio, "append_line", fail)
+    monkeypatch.setattr("embstore.cache.usage.append_line", fail)
     source = Items({"1:c": "x"}, name="d")
     assert embstore.embed(source, encoder(), cache).encoded == 1
     assert embstore.embed(source, encoder(), cache).hits == 1
@@ -529,7 +529,7 @@ def test_a_writer_that_had_it_open_does_not_bring_half_of_it_back(cache):
 
 def test_a_writer_at_work_is_left_alone(cache, caplog):
     busy, idle = fill(cache, age=1000, i=0), fill(cache, age=1000, i=1)
-    with fsio.lock(busy, timeout=0):
+    with locks.lock(busy, timeout=0):
         for remove in (cache.clear, lambda: cache.prune(max_nbytes=0), lambda: cache.prune(unused_for=1)):
             gone = remove()
             assert [store.path for store in gone] == ([idle] if remove == cache.clear else [])
@@ -543,7 +543,7 @@ def test_a_writer_at_work_is_left_alone(cache, caplog):
 
 def test_a_writer_may_be_waited_for(cache):
     path = fill(cache)
-    held = fsio.lock(path, timeout=0)
+    held = locks.lock(path, timeout=0)
     held.__enter__()
     threading.Timer(0.2, held.__exit__, (None, None, None)).start()
     remove_store(path, timeout=30)
@@ -801,7 +801,7 @@ def test_tidying_up_leaves_alone_what_is_not_left_over(cache):
     (cache.path / ".file.zarr.0123.partial").write_text("a download")
     busy = cache.path / ".busy.zarr.partial"
     busy.mkdir()
-    with fsio.lock(cache.path / "busy.zarr", timeout=0):
+    with locks.lock(cache.path / "busy.zarr", timeout=0):
         tidy(cache.path, ".zarr")
         assert busy.exists()
     tidy(cache.path, ".zarr")

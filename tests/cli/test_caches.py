@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import locks
 from embstore.cache.usage import count, usage_of
 from embstore.cli import main
 from embstore.cli.exits import ABSENT, AGAIN, DONE, INTERRUPTED, PARTLY, WRONG
@@ -336,7 +336,7 @@ def test_what_changes_while_one_is_asked(stores, cache, call, monkeypatch):
 
 
 def test_a_store_whose_writer_is_at_work(stores, cache, call):
-    with fsio.lock(stores[0], timeout=0):
+    with locks.lock(stores[0], timeout=0):
         status, out, _ = call("clear", "--yes")
         assert status == PARTLY
         assert out.splitlines()[-1].startswith("2 stores removed of 3, ")
@@ -367,7 +367,7 @@ def test_a_cache_that_can_only_be_read(stores, call, monkeypatch):
     def fail(path, **options):
         raise embstore.errors.ReadOnlyError(path, "read-only file system")
 
-    monkeypatch.setattr(fsio, "lock", fail)
+    monkeypatch.setattr("embstore.cache.prune.lock", fail)
     status, _, err = call("clear", "--yes")
     assert status == AGAIN
     assert len(err.splitlines()) == 1

@@ -151,9 +151,9 @@ def test_a_held_lock_says_who_holds_it(path):
     ready, go = os.pipe(), os.pipe()
 
     def holder():
-        from embstore._engine.io import folder as fsio
+        from embstore._engine.io import locks
 
-        with fsio.lock(path.resolve(), timeout=5):
+        with locks.lock(path.resolve(), timeout=5):
             os.write(ready[1], b"x")
             os.read(go[0], 1)
 
@@ -174,9 +174,9 @@ def test_a_killed_holder_leaves_no_lock(path):
     embstore.open(path, "w-", config={}).close()
 
     def work():
-        from embstore._engine.io import folder as fsio
+        from embstore._engine.io import locks
 
-        with fsio.lock(path.resolve(), timeout=5):
+        with locks.lock(path.resolve(), timeout=5):
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert run_in_child(work) == -signal.SIGKILL

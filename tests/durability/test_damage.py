@@ -441,7 +441,7 @@ class TestIndex:
 
 def test_a_replaced_column_is_gone_after_the_next_writer(broken):
     """Its array was dropped by the record, whether or not the writer lived to remove it."""
-    from embstore._engine.io import folder as fsio
+    from embstore._engine.io import steps
 
     path, keys, _ = broken
 
@@ -452,7 +452,7 @@ def test_a_replaced_column_is_gone_after_the_next_writer(broken):
             if operation == "rmtree":
                 os._exit(0)
 
-        fsio.step_hook = hook
+        steps.step_hook = hook
         store.set_column("split", good(keys), ["new"] * 298)
 
     run_in_child(work)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import steps
 from embstore.errors import CommitUncertainError, StorageFullError
 from tests._helpers.crash import leftovers
 from tests.durability import test_kill
@@ -26,7 +26,7 @@ CHANGES = [
 @pytest.fixture(autouse=True)
 def no_hook_is_left():
     yield
-    fsio.step_hook = None
+    steps.step_hook = None
 
 
 def fail_at(step, code):
@@ -40,7 +40,7 @@ def fail_at(step, code):
             failed.append(operation)
             raise OSError(code, "injected", path)
 
-    fsio.step_hook = hook
+    steps.step_hook = hook
     return failed
 
 
@@ -67,7 +67,7 @@ def test_an_error_at_every_step(tmp_path, change, code):
         except OSError as error:  # erasing is deleting first, in a commit of its own
             full = full or isinstance(error, StorageFullError)
             expected = [before, after] if change is test_kill.erase else [before]
-        fsio.step_hook = None
+        steps.step_hook = None
         assert state(embstore.open(path, check="all")) in expected
         store.refresh()
         found = state(store)
@@ -97,10 +97,10 @@ def test_an_uncertain_commit_can_be_asked_for(path):
             if renamed and operation == "sync_folder" and where == str(path):
                 raise OSError(errno.EIO, "injected")
 
-        fsio.step_hook = hook
+        steps.step_hook = hook
         with pytest.raises(CommitUncertainError) as caught:
             store.append([key(500)], rows([500]), columns={"score": [1]})
-        fsio.step_hook = None
+        steps.step_hook = None
         assert caught.value.commit_id
         store.refresh()
         assert store.missing([key(500), key(501)]) == [key(501)]
@@ -114,9 +114,9 @@ def test_an_index_that_can_not_be_written_does_not_fail_the_append(path, monkeyp
             if "/index" in where:
                 raise OSError(errno.ENOSPC, "injected", where)
 
-        fsio.step_hook = hook
+        steps.step_hook = hook
         assert store.append([key(i) for i in range(50)], rows(range(50))).appended == 50
-        fsio.step_hook = None
+        steps.step_hook = None
         assert "index could not be written" in caplog.text
         assert store.missing([key(i) for i in range(51)]) == [key(50)]
         store.append([key(50)], rows([50]))

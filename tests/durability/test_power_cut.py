@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import steps
 from tests.durability import test_kill
 from tests.durability.test_kill import base, key, rows, state
 
@@ -60,7 +60,7 @@ def _apply(entries, changes):
 
 
 class Disk:
-    """The file system below `root`, fed with the operations that fsio makes."""
+    """The file system below `root`, fed with the operations that the engine makes."""
 
     def __init__(self, root):
         self.root = Path(root)
@@ -149,17 +149,17 @@ VARIANTS = [
 
 @contextlib.contextmanager
 def recording():
-    """Give a list of the operations that fsio makes in the block."""
+    """Give a list of the operations that the engine makes in the block."""
     log = []
 
     def hook(operation, where, data):
         log.append((operation, where, (data[0], bytes(data[1])) if operation == "write" else data))
 
-    fsio.step_hook = hook
+    steps.step_hook = hook
     try:
         yield log
     finally:
-        fsio.step_hook = None
+        steps.step_hook = None
 
 
 def record_operations(path, changes):

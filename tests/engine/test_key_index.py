@@ -60,62 +60,31 @@ def test_a_writer_goes_on_after_another_removed_the_index(path, caplog):
     assert embstore.verify(path).ok
 
 
-# -- keys that are remembered -----------------------------------------------------------------
+# -- keys of one commit -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def hashed(monkeypatch):
-    """Count the keys that are hashed for a lookup."""
-    from embstore._engine.read import key_index as index
-
-    real, seen = index.hash_keys, []
-    monkeypatch.setattr(index, "hash_keys", lambda keys: seen.extend(keys) or real(keys))
-    return seen
-
-
-def test_keys_that_were_found_are_not_hashed_again(path, hashed):
-    with embstore.open(path, "w-", config={}) as writer:
-        keys = fill(writer, 0, 200)
-    store = embstore.open(path)
-    for _ in range(3):
-        assert store.rows_of(keys[::-1]).tolist() == list(range(199, -1, -1))
-        assert store[keys[7]] == 7
-        assert keys[8] in store
-        np.testing.assert_array_equal(store.fetch([keys[3], keys[3], keys[1]])[:, 0], [3, 3, 1])
-    assert hashed == keys[::-1]
-
-
-def test_what_is_remembered_is_of_one_commit(path, hashed):
-    """A key may get another row, or none, with any later commit, whoever makes it."""
+def test_a_key_has_another_row_or_none_in_a_later_commit(path):
     with embstore.open(path, "w-", config={}) as writer:
         keys = fill(writer, 0, 200)
         reader = embstore.open(path)
         assert reader.rows_of(keys[:4]).tolist() == writer.rows_of(keys[:4]).tolist() == [0, 1, 2, 3]
+        assert reader.missing([*keys[:2], "new:c"]) == ["new:c"]
         writer.append(keys[:1], np.float32([[1000]]), if_exists="replace")
+        writer.append(["new:c"], np.float32([[5]]))
         writer.delete(keys[1:2])
         writer.erase(keys[2:3])
         for store in (writer, reader):
             store.refresh()
             assert store[keys[0]] == 1000
+            assert store["new:c"] == 5
             assert [key in store for key in keys[:4]] == [True, False, False, True]
             assert store.missing(keys[:4]) == keys[1:3]
             with pytest.raises(embstore.errors.MissingKeysError):
                 store.fetch(keys[:4])
 
 
-def test_what_is_missing_is_looked_for_again(path, hashed):
-    with embstore.open(path, "w-", config={}) as writer:
-        keys = fill(writer, 0, 200)
-        reader = embstore.open(path)
-        for _ in range(2):
-            assert reader.missing([*keys[:2], "new:c"]) == ["new:c"]
-        writer.append(["new:c"], np.float32([[5]]))
-        assert reader.refresh()
-        assert reader["new:c"] == 5
-
-
 @pytest.mark.parametrize("wanted", [["f1:c", ("f1", "c")], ["f1:c", ["f1:c"]], ["f1:c", b"f1:c"], ["f1:c", None]])
-def test_what_is_no_key_is_refused_after_others_were_remembered_too(path, wanted):
+def test_what_is_no_key_is_refused(path, wanted):
     with embstore.open(path, "w-", config={}) as writer:
         fill(writer, 0, 200)
         assert writer.rows_of(["f1:c", embstore.Key("f1", "c")]).tolist() == [1, 1]
@@ -134,17 +103,8 @@ def test_other_texts_and_iterables_find_the_same(path):
             assert writer.rows_of([]).tolist() == []
 
 
-def test_nothing_is_remembered_of_a_large_store(path, hashed, monkeypatch):
-    monkeypatch.setattr("embstore._engine.read.key_index._REMEMBERED", 199)
-    with embstore.open(path, "w-", config={}) as writer:
-        keys = fill(writer, 0, 200)
-        for _ in range(2):
-            assert writer.rows_of(keys).tolist() == list(range(200))
-    assert hashed == keys * 2
-
-
 @pytest.mark.parametrize("mapping", ["auto", "never"])
-def test_rows_that_another_process_erased_are_not_served_by_what_is_remembered(path, mapping):
+def test_rows_that_another_process_erased_are_not_served(path, mapping):
     with embstore.open(path, "w-", config={}) as writer:
         keys = fill(writer, 0, 200)
         reader = embstore.open(path, mapping=mapping)

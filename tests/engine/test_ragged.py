@@ -2194,8 +2194,6 @@ def test_agrees_with_a_dict(steps, form, mapped, tmp_path_factory):
             if more is not None:
                 assert_holds(opened, model, "more")
             assert opened.select().column("length").tolist() == [len(row) for row in model.values()]
-    if store.writable:
-        store.checkpoint()  # tests/interop/test_format_spec.py reads journals
     report = embstore.verify(path)
     assert report.ok, str(report)
     same(independent_rows(path, "tokens").values(), list(model.values()))

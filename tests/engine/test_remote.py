@@ -19,7 +19,7 @@ import pytest
 
 import embstore
 from embstore._engine.format.zarr_layout import crc32c
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import steps
 from embstore._engine.io.remote import Url, is_url
 from embstore.errors import (
     ConfigMismatchError,
@@ -402,10 +402,10 @@ def test_an_erase_under_way_can_be_read(on_disk, path, codec, rng, monkeypatch, 
             raise KilledError
 
     store = embstore.open(path, "r+")
-    monkeypatch.setattr(fsio, "step_hook", hook)
+    monkeypatch.setattr(steps, "step_hook", hook)
     with pytest.raises(KilledError):
         store.erase([keys[50], keys[299]])
-    monkeypatch.setattr(fsio, "step_hook", None)
+    monkeypatch.setattr(steps, "step_hook", None)
     assert embstore.open(path).snapshot.record.erasing
     assert far.refresh()
     for reader in (far, on_disk.open(), on_disk.open(check="all")):

@@ -11,15 +11,16 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore._engine.io import folder as fsio
-from embstore._engine.io.folder import Folder, Together, is_partial
+from embstore._engine.io import durable, folder, steps
+from embstore._engine.io.durable import WriteBatch
+from embstore._engine.io.folder import Folder, is_partial
 from tests._helpers.crash import leftovers
 
 
 @pytest.fixture(autouse=True)
 def worth_a_thread(monkeypatch):
     """Have small files synced in threads as well."""
-    monkeypatch.setattr(fsio, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(durable, "_WORTH_A_THREAD", 0)
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def folders(tmp_path):
 def order(monkeypatch):
     """The order in which files were synced, named, and folders synced; the first syncs take longest."""
     events, delays, lock = [], iter(range(100)), threading.Lock()
-    real_sync, real_rename = fsio._sync, os.rename
+    real_sync, real_rename = durable.sync_descriptor, os.rename
 
     def sync(descriptor):
         with lock:
@@ -46,16 +47,17 @@ def order(monkeypatch):
         events.append(("named", source))
         real_rename(source, target, **where)
 
-    monkeypatch.setattr(fsio, "_sync", sync)
-    monkeypatch.setattr(fsio.os, "rename", rename)
+    for module in (durable, folder):
+        monkeypatch.setattr(module, "sync_descriptor", sync)
+    monkeypatch.setattr(durable.os, "rename", rename)
     return events
 
 
 def test_each_is_synced_before_it_has_its_name_and_its_folder_after(folders, order):
     a, _ = folders
-    with Together() as files:
+    with WriteBatch() as batch:
         for number in range(20):
-            files.replace(a, f"c.{number}", [b"x" * number])
+            batch.write(a, f"c.{number}", [b"x" * number])
     seen = {}
     for what, name in order:
         if what == "named":
@@ -70,76 +72,79 @@ def test_each_is_synced_before_it_has_its_name_and_its_folder_after(folders, ord
 def test_they_are_synced_side_by_side(folders, monkeypatch):
     """All wait for the last of them, which would be for ever if they were synced one after the other."""
     together = threading.Barrier(3, timeout=30)
-    real = fsio._sync
+    real = durable.sync_descriptor
 
     def sync(descriptor):
         if os.path.isfile(f"/proc/self/fd/{descriptor}"):
             together.wait()
         real(descriptor)
 
-    monkeypatch.setattr(fsio, "_sync", sync)
+    monkeypatch.setattr(durable, "sync_descriptor", sync)
     a, b = folders
-    with Together() as files:
+    with WriteBatch() as batch:
         for folder, name in ((a, "one"), (a, "two"), (b, "one")):
-            files.replace(folder, name, [name.encode()])
+            batch.write(folder, name, [name.encode()])
     assert (a.path / "two").read_bytes() == b"two"
 
 
 @pytest.mark.parametrize(
-    ("allowed", "most"), [(20_000, fsio._MOST_WAITING), (resource.RLIM_INFINITY, fsio._MOST_WAITING), (80, 10), (4, 1)]
+    ("allowed", "most"), [(20_000, durable._MOST_OPEN), (resource.RLIM_INFINITY, durable._MOST_OPEN), (80, 10), (4, 1)]
 )
 def test_no_more_are_under_way_than_a_process_may_have_descriptors_for(folders, monkeypatch, allowed, most):
     real = resource.getrlimit
     monkeypatch.setattr(
-        fsio.resource, "getrlimit", lambda what: (allowed,) * 2 if what == resource.RLIMIT_NOFILE else real(what)
+        durable.resource, "getrlimit", lambda what: (allowed,) * 2 if what == resource.RLIMIT_NOFILE else real(what)
     )
     a, _ = folders
-    found = 0
-    with Together() as files:
-        for number in range(2 * fsio._MOST_WAITING):
-            files.replace(a, f"c.{number}", [b"x"])
-            found = max(found, sum(map(is_partial, a.names())))
+    before, found = len(os.listdir("/proc/self/fd")), 0
+    with WriteBatch() as batch:
+        for number in range(2 * durable._MOST_OPEN):
+            batch.write(a, f"c.{number}", [b"x"])
+            found = max(found, len(os.listdir("/proc/self/fd")) - before)
+        assert all(map(is_partial, a.names()))
     assert found == most
+    assert sorted(a.names()) == sorted(f"c.{number}" for number in range(2 * durable._MOST_OPEN))
 
 
 def test_no_more_are_synced_at_once_than_there_are_threads(folders, monkeypatch):
     at_once, most, lock = 0, 0, threading.Lock()
-    real = fsio._sync
+    full = threading.Barrier(durable._AT_ONCE, timeout=30)  # all threads are in `sync` before the first goes on
+    real = durable.sync_descriptor
 
     def sync(descriptor):
         nonlocal at_once, most
         with lock:
             at_once += 1
             most = max(most, at_once)
+        if os.path.isfile(f"/proc/self/fd/{descriptor}"):
+            full.wait()
         real(descriptor)
         with lock:
             at_once -= 1
 
-    monkeypatch.setattr(fsio, "_sync", sync)
+    monkeypatch.setattr(durable, "sync_descriptor", sync)
     a, _ = folders
-    with Together() as files:
-        for number in range(40):
-            files.replace(a, f"c.{number}", [bytes(fsio._WORTH_A_THREAD)])
-    assert 1 < most <= fsio._AT_ONCE + 1  # and one by who writes
+    with WriteBatch() as batch:
+        for number in range(5 * durable._AT_ONCE):
+            batch.write(a, f"c.{number}", [b"x"])
+    assert most == durable._AT_ONCE
 
 
 def write_all(folder, names):
-    with Together() as files:
+    with WriteBatch() as batch:
         for name in names:
-            files.replace(folder, name, [b"x"])
+            batch.write(folder, name, [b"x"])
 
 
 @pytest.mark.parametrize("which", range(5))
-def test_a_sync_that_fails_leaves_no_file_without_one(folders, monkeypatch, which):
+def test_a_sync_that_fails_leaves_no_file(folders, monkeypatch, which):
     a, _ = folders
-    real, names = fsio._sync, [f"c.{number}" for number in range(5)]
-    synced = []
+    real, names = durable.sync_descriptor, [f"c.{number}" for number in range(5)]
 
     def sync(descriptor):
         if os.fstat(descriptor).st_ino == failing:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
-        synced.append(os.fstat(descriptor).st_ino)
 
     def hook(operation, path, data):
         nonlocal failing, created
@@ -149,12 +154,11 @@ def test_a_sync_that_fails_leaves_no_file_without_one(folders, monkeypatch, whic
                 failing = os.stat(path).st_ino
 
     failing, created = -1, 0
-    monkeypatch.setattr(fsio, "_sync", sync)
-    monkeypatch.setattr(fsio, "step_hook", hook)
+    monkeypatch.setattr(durable, "sync_descriptor", sync)
+    monkeypatch.setattr(steps, "step_hook", hook)
     with pytest.raises(errors.StorageFullError):
         write_all(a, names)
-    assert sorted(a.names()) == names[:which]
-    assert {os.stat(a.path / name).st_ino for name in a.names()} <= set(synced)
+    assert a.names() == []
 
 
 def test_a_block_that_raises_leaves_no_temporary_files(folders):
@@ -170,13 +174,15 @@ def test_a_block_that_raises_leaves_no_temporary_files(folders):
     assert a.names() == []
 
 
-def test_a_folder_s_files_land_when_they_are_needed(folders):
+def test_the_files_of_one_folder_are_published_first(folders):
     a, b = folders
-    with Together() as files:
-        files.replace(b, "other", [b"1"])
-        files.replace(a, "one", [b"1"])
-        files.land(a)
+    with WriteBatch() as batch:
+        batch.write(b, "other", [b"1"])
+        batch.write(a, "one", [b"1"])
+        batch.publish(batch.pending(a))
         assert a.read("one", most=10) == b"1"
+        assert "other" not in b.names()
+    assert b.names() == ["other"]
 
 
 def test_where_no_thread_can_be_started_any_more_they_are_synced_in_turn(folders, monkeypatch):
@@ -186,13 +192,13 @@ def test_where_no_thread_can_be_started_any_more_they_are_synced_in_turn(folders
     def refused(*_):
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
-    monkeypatch.setattr(fsio.ThreadPoolExecutor, "submit", refused)
-    with Together() as files:
-        files.replace(a, "one", [b"1"])
+    monkeypatch.setattr(durable.ThreadPoolExecutor, "submit", refused)
+    with WriteBatch() as batch:
+        batch.write(a, "one", [b"1"])
     assert a.read("one", most=10) == b"1"
-    monkeypatch.setattr(fsio, "_sync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
-    with pytest.raises(OSError, match="broken"), Together() as files:
-        files.replace(a, "two", [b"1"])
+    monkeypatch.setattr(durable, "sync_descriptor", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"), WriteBatch() as batch:
+        batch.write(a, "two", [b"1"])
     assert a.names() == ["one"]
 
 
@@ -200,11 +206,11 @@ def test_where_no_thread_can_be_started_any_more_they_are_synced_in_turn(folders
 def test_no_thread_is_started_where_memory_is_limited_or_a_file_is_small(folders, monkeypatch, limited):
     """A thread that finds no memory when it starts is waited for for ever."""
     started = []
-    monkeypatch.setattr(fsio.ThreadPoolExecutor, "submit", lambda *_: started.append(1))
+    monkeypatch.setattr(durable.ThreadPoolExecutor, "submit", lambda *_: started.append(1))
     if limited:
-        monkeypatch.setattr(fsio.resource, "getrlimit", lambda _: (2**32, 2**32))
+        monkeypatch.setattr(durable.resource, "getrlimit", lambda _: (2**32, 2**32))
     else:
-        monkeypatch.setattr(fsio, "_WORTH_A_THREAD", 2)
+        monkeypatch.setattr(durable, "_WORTH_A_THREAD", 2)
     a, _ = folders
     write_all(a, ["one", "two"])
     assert sorted(a.names()) == ["one", "two"]

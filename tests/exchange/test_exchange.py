@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import embstore
 from embstore import FieldSpec, errors
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import durable, steps
 from embstore.exchange import base, export_file, exporting, import_file, landing
 from embstore.exchange.manifest import Manifest
 from embstore.exchange.naming import named
@@ -165,7 +165,7 @@ def test_blocks_that_end_where_chunks_do(tmp_path, monkeypatch, before):
         if before:
             store.append(keys[:before], {"x": values[:before]}, columns=columns)
     written = []
-    monkeypatch.setattr(fsio, "step_hook", lambda operation, path, data: written.append((operation, path)))
+    monkeypatch.setattr(steps, "step_hook", lambda operation, path, data: written.append((operation, path)))
     store = import_file(tmp_path / "x.npz", tmp_path / "b.zarr", if_exists="skip", chunk_bytes=4096, config={}).store
     chunks = [path for operation, path in written if operation == "rename" and "/x/c." in path]
     assert len(chunks) == len(set(chunks)) >= 14
@@ -269,7 +269,7 @@ def test_a_store_of_other_fields(tmp_path, suffix):
             with pytest.raises(error):
                 import_file(path, dest)
             assert len(store) == 0
-        fsio.remove_tree(dest)
+        durable.remove_tree(dest)
     with embstore.open(tmp_path / "c.zarr", "w-", config=CONFIG, fields={"image": RICH["image"]}):
         pass
     with pytest.raises(errors.UnknownColumnError):
@@ -596,7 +596,7 @@ def refused(path, folder, **options):
         assert str(path) in str(found)
         assert not dest.exists() or len(embstore.open(dest)) == 0
     if dest.exists():
-        fsio.remove_tree(dest)
+        durable.remove_tree(dest)
     return found
 
 
@@ -626,7 +626,7 @@ def test_flipped_bits(tmp_path, suffix):
         else:
             assert contents(result.store) == expected, place
         if dest.exists():
-            fsio.remove_tree(dest)
+            durable.remove_tree(dest)
     assert count > 10
 
 
@@ -769,7 +769,7 @@ def test_a_disk_that_fails(tmp_path, monkeypatch, step):
         if operation == step:
             raise OSError(28, "No space left on device", where)
 
-    monkeypatch.setattr(fsio, "step_hook", hook)
+    monkeypatch.setattr(steps, "step_hook", hook)
     with pytest.raises(errors.StorageFullError):
         export_file(store, path)
     assert sorted(os.listdir(tmp_path)) == ["a.zarr", "a.zarr.lock"]

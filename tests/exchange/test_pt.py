@@ -361,7 +361,7 @@ def test_flipped_bits_in_a_file_of_ours_are_noticed(tmp_path):
 
 
 def refused_or_contents(path, tmp_path):
-    from embstore._engine.io import folder as fsio
+    from embstore._engine.io import durable
 
     dest = tmp_path / "dest.zarr"
     try:
@@ -370,7 +370,7 @@ def refused_or_contents(path, tmp_path):
         return None
     finally:
         if dest.exists():
-            fsio.remove_tree(dest)
+            durable.remove_tree(dest)
 
 
 def test_a_tensor_that_claims_terabytes(tmp_path, file):

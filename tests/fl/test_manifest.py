@@ -11,7 +11,6 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore._engine.io import folder as fsio
 from embstore_fl.errors import ForeignKeysError, OtherStoreManifestError, UnknownClientError
 from embstore_fl.manifest import Manifest, Packed
 from embstore_fl.partitions import Partitions, coverage, load_partition, save_partition
@@ -128,7 +127,7 @@ def test_it_is_written_whole_or_not_at_all(parts, file, monkeypatch):
         if operation == "rename":
             raise OSError(5, "no")
 
-    monkeypatch.setattr(fsio, "step_hook", fail)
+    monkeypatch.setattr(steps, "step_hook", fail)
     with pytest.raises(OSError, match="no"):
         save_partition(parts, file, scheme="second")
     assert steps[-2:] == ["fsync", "rename"]

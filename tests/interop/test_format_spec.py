@@ -19,7 +19,7 @@ import pytest
 import embstore
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.zarr_layout import array_metadata, group_document
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import steps
 
 # -- a reader of the format ---------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ def read_record(path):
     """Sections 6 and 7: the record, its three checksums and its agreement with itself checked."""
     document = json.loads((path / "zarr.json").read_bytes())
     record = document["attributes"]["embstore"]
-    check(record["format"] == 1 and set(record["requires"]) <= {"compressed", "journal"}, "format or features unknown")
+    check(record["format"] == 1 and set(record["requires"]) <= {"compressed"}, "format or features unknown")
     rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
     check(record["checksum"] == digest(rest, 16), "checksum")
     check(record["fingerprint"] == digest(record["config"], 32), "fingerprint")
@@ -148,48 +148,12 @@ def read_record(path):
     return record
 
 
-def read_journal(path, record, arrays):
-    """Section 16: adds the rows of all whole frames; gives the record of the last."""
-    data, record, start = path.read_bytes(), {**record}, 0
-    while (frame := whole_frame(data, start)) is not None:
-        head, rows, start = frame
-        check(head["previous"] == record["commit_id"], f"{path}: previous")
-        check(len({name for name, *_ in head["arrays"]}) == len(head["arrays"]), f"{path}: arrays")
-        for name, count, nbytes in head["arrays"]:
-            array, part, rows = record["arrays"][name], rows[:nbytes], rows[nbytes:]
-            check(name != "dead_rows" and len(part) == nbytes, f"{path}: {name}")
-            check(name == "class_names" or count == head["rows"], f"{path}: {name}")
-            if array["dtype"] == "string":
-                part = struct.pack("<I", count) + part
-            arrays[name] += list(decode(part, {**array, "rows_per_chunk": count}, path))
-        check(not rows, f"{path}: bytes left over")
-        record |= {"commit_id": head["commit_id"], "rows": record["rows"] + head["rows"]}
-    check(not any(whole_frame(data, place) for place in range(start, len(data))), f"{path}: damaged")
-    return record
-
-
-def whole_frame(data, start):
-    """Section 16: the head and the rows of a frame, and where it ends; None, where none is whole."""
-    if len(data) < start + 20:
-        return None
-    magic, about, nbytes = struct.unpack_from("<4sIQ", data, start)
-    rows, end = start + 16 + about, start + 16 + about + nbytes
-    if magic != b"EmbJ" or end + 4 > len(data):
-        return None
-    if google_crc32c.value(data[start:end]) != struct.unpack_from("<I", data, end)[0]:
-        return None
-    return json.loads(data[start + 16 : rows]), data[rows:end], end + 4
-
-
 def read_raw(path):
     """Section 10: the record and all arrays, of one commit."""
     while True:
         record = read_record(path)
         erasing = record.get("erasing", {})
         arrays = {n: read_array(path / n, a, erasing.get(n)) for n, a in record["arrays"].items()}
-        if record.get("journal"):
-            check("journal" in record["requires"], "requires")
-            record = read_journal(path / "key_hash" / f"journal.{record['commit_id']}", record, arrays)
         again = read_record(path)  # by path, not in an open folder: so the generation counts as well
         if (again["generation"], again["epoch"]) == (record["generation"], record["epoch"]):
             return record, arrays
@@ -284,13 +248,10 @@ def test_several_appends_over_several_chunks(tmp_path):
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_small_commits(tmp_path, compression):
     store = new_store(tmp_path / "small.zarr", 300, *[1] * 5, 7, 2, compression=compression)
-    assert store.snapshot.base.rows < len(assert_same(store)) == 314
-    assert list(store.path.glob("key_hash/journal.*"))
+    assert len(assert_same(store)) == 314
     for change in (delete, replace, erase, set_column):
         change(store)
         assert_same(store)
-    store.close()
-    assert "journal" not in read_record(store.path)
 
 
 def test_one_field(tmp_path):
@@ -431,10 +392,10 @@ def killed_at(monkeypatch, operation, end, change, store):
         if found == operation and path.endswith(end):
             raise KilledError
 
-    monkeypatch.setattr(fsio, "step_hook", hook)
+    monkeypatch.setattr(steps, "step_hook", hook)
     with pytest.raises(KilledError):
         change(store)
-    monkeypatch.setattr(fsio, "step_hook", None)
+    monkeypatch.setattr(steps, "step_hook", None)
 
 
 def test_rows_that_were_never_committed_are_not_seen(store, monkeypatch):
@@ -494,7 +455,6 @@ def test_a_tail_of_other_rows_is_found(store):
     path = store.path / "score" / "c.0"
     old = path.read_bytes()
     store.append(keys := keys_of(401, 402), **rows_of(keys, 9))
-    store.checkpoint()
     path.write_bytes(old)
     with pytest.raises(BrokenError, match=r"score.c\.0: tail"):
         read_store(store.path)

@@ -180,7 +180,7 @@ def test_another_reader_finds_a_flipped_bit(make, array):
 
 def test_another_reader_sees_no_uncommitted_rows(make, monkeypatch):
     """A writer that dies before its commit leaves what other readers do not see either."""
-    from embstore._engine.io import folder as fsio
+    from embstore._engine.io import steps
     from tests._helpers.crash import kill_at, run_in_child
 
     store, keys, rows = make()
@@ -201,5 +201,5 @@ def test_another_reader_sees_no_uncommitted_rows(make, monkeypatch):
         if committed == 301:
             break
     assert step > 8
-    assert fsio.step_hook is None
+    assert steps.step_hook is None
     assert len(keys) == 300

@@ -12,7 +12,7 @@ import pytest
 import embstore
 from embstore import errors
 from embstore._engine.format.record import FieldSpec
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import filesystem, steps
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import add_fields as backfilling
 from embstore.pipeline import embed as pipeline
@@ -217,7 +217,7 @@ def test_a_new_field_is_encoded_alone_and_committed_whole(cache, log, made, new,
         if operation == "rename" and path == str(made / "zarr.json"):
             commits.append(path)
 
-    monkeypatch.setattr(fsio, "step_hook", count)
+    monkeypatch.setattr(steps, "step_hook", count)
     told = []
     result = embstore.embed(
         Source(LEFT), Numbers(log, own + new), cache, batch_size=4, progress=lambda *at: told.append(at)
@@ -332,7 +332,7 @@ def test_a_new_field_of_an_encoder_that_has_no_other(cache, log):
 
 
 def test_a_new_field_in_a_cache_on_a_network(cache, log, monkeypatch):
-    monkeypatch.setattr(fsio, "on_network", lambda path: "nfs")
+    monkeypatch.setattr(filesystem, "on_network", lambda path: "nfs")
     allowed = embstore.Cache(cache.path, network="allow")
     embstore.embed(Source(numbers(0, 9)), Numbers(log), allowed)
     result = embstore.embed(Source(numbers(0, 9)), Numbers(log, ["half"]), allowed)
@@ -546,7 +546,7 @@ def test_killed_at_random_steps_on_the_disk(log, tmp_path, rng):
         embstore.embed(Source(contents), Numbers(log, SPECS), folder, batch_size=4, interval=0)
 
     def counted():
-        fsio.step_hook = lambda *step: note(steps, ".")
+        steps.step_hook = lambda *step: note(steps, ".")
         work(tmp_path / "counted")
 
     shutil.copytree(tmp_path / "made", tmp_path / "counted")
@@ -574,7 +574,7 @@ def test_killed_between_the_commit_and_the_tidying_up(cache, log):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def work():
-        fsio.step_hook = die
+        steps.step_hook = die
         embstore.embed(Source(numbers(0, 12)), Numbers(log, SPECS), cache)
 
     assert run_in_child(work) == -signal.SIGKILL

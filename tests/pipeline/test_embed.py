@@ -16,7 +16,7 @@ import embstore
 from embstore import errors
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import FieldSpec
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import filesystem
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import embed as pipeline
 from embstore.pipeline import find_missing as survey
@@ -269,7 +269,7 @@ def test_a_hit_writes_nothing(cache, log):
 
 def test_a_hit_of_samples_in_memory_needs_no_right_to_write(cache, log, monkeypatch):
     embstore.embed(Source(numbers(0, 4)), Numbers(log), cache)
-    monkeypatch.setattr(fsio, "on_network", lambda path: "nfs")
+    monkeypatch.setattr(filesystem, "on_network", lambda path: "nfs")
     assert embstore.embed(Source(numbers(0, 4)), Numbers(log), cache).hits == 4
 
 
@@ -278,7 +278,7 @@ def test_a_hit_of_files_that_were_copied_needs_no_right_to_write(cache, log, roo
     files(root, numbers(0, 4))
     embstore.embed(Folder(root, name="x"), Numbers(log), cache)
     touch(root / "f1.txt", OLD + 1)
-    monkeypatch.setattr(fsio, "on_network", lambda path: "nfs")
+    monkeypatch.setattr(filesystem, "on_network", lambda path: "nfs")
     assert embstore.embed(Folder(root, name="x"), Numbers(log), cache).hits == 4
 
 
@@ -962,7 +962,7 @@ class Large(Numbers):
     ("fields", "count", "interval", "limit"),
     [
         ("mean", 2000, 2.0, 8 * 8 * NBYTES),  # eight batches, of 250
-        ("wide", 900, 0.0, 8 * 8 * NBYTES + 4 * 8 * 2**20),  # and two chunks, and the journal while it moves on
+        ("wide", 600, 0.0, 8 * 8 * NBYTES + 2 * 8 * 2**20),  # and two chunks
     ],
 )
 def test_memory_holds_the_batches_under_way_alone(cache, log, fields, count, interval, limit):

@@ -481,7 +481,7 @@ def test_a_folder_that_may_not_be_written(make):
 
 
 def test_a_network_file_system_that_is_refused_is_not_touched(path, monkeypatch):
-    monkeypatch.setattr("embstore._engine.io.folder.filesystem_type", lambda path: "fuse.sshfs")
+    monkeypatch.setattr("embstore._engine.io.filesystem.filesystem_type", lambda path: "fuse.sshfs")
     for mode in ("w-", "a", "x"):
         with pytest.raises(errors.NetworkFileSystemError) as caught:
             embstore.open(path, mode, config={})

@@ -11,7 +11,7 @@ import pytest
 
 import embstore
 from embstore import FieldSpec, errors
-from embstore._engine.io import folder as fsio
+from embstore._engine.io import locks, steps
 from embstore._engine.write import plans as changes
 from embstore.encoders import FunctionEncoder
 from embstore.pipeline.embed import part_path
@@ -581,7 +581,7 @@ def test_options_of_the_destination(tmp_path, dest):
 def test_a_locked_destination(tmp_path, dest):
     make(dest, range(5))
     part = make(tmp_path / "a.zarr", range(5, 9))
-    with fsio.lock(dest, timeout=1), pytest.raises(errors.StoreLockedError):
+    with locks.lock(dest, timeout=1), pytest.raises(errors.StoreLockedError):
         embstore.merge(dest, part, lock_timeout=0.05)
     assert len(embstore.open(dest)) == 5
 
@@ -638,7 +638,7 @@ def test_a_reader_sees_all_or_nothing(tmp_path, dest, monkeypatch, made):
             if found not in seen:
                 seen.append(found)
 
-    monkeypatch.setattr(fsio, "step_hook", look)
+    monkeypatch.setattr(steps, "step_hook", look)
     embstore.merge(dest, *parts)
     monkeypatch.undo()
     assert [rows for _, rows in seen] == ([10, 81] if made else [0, 71])

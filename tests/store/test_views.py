@@ -424,7 +424,7 @@ def test_the_writer_commits_by_time_and_by_size(make, monkeypatch):
 
 
 def test_the_writer_keeps_what_could_not_be_committed(make):
-    from embstore._engine.io import folder as fsio
+    from embstore._engine.io import steps
 
     store, _, _ = make(0, columns=False)
     writer = store.writer(interval=1000)
@@ -433,12 +433,12 @@ def test_the_writer_keeps_what_could_not_be_committed(make):
     def full(operation, where, data):
         raise OSError(28, "No space left on device")
 
-    fsio.step_hook = full
+    steps.step_hook = full
     try:
         with pytest.raises(errors.StorageFullError):
             writer.flush()
     finally:
-        fsio.step_hook = None
+        steps.step_hook = None
     writer.add("b:c", np.ones(8, np.float32))
     assert writer.flush().appended == 2
     assert list(embstore.open(store.path)) == ["a:c", "b:c"]

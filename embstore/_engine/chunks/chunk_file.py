@@ -24,7 +24,8 @@ from embstore._engine.format.zarr_layout import (
     crc32c_extend,
     decode_strings,
 )
-from embstore._engine.io.folder import Buffer, Folder, OpenFile, Together, read_exactly, read_into
+from embstore._engine.io.durable import Buffer, WriteBatch, replace_file
+from embstore._engine.io.folder import Folder, OpenFile, read_exactly, read_into
 from embstore._engine.io.threads import in_turn
 from embstore.errors import CorruptStoreError
 
@@ -259,7 +260,13 @@ def tail_differs(path: Path) -> CorruptStoreError:
 
 
 def write_chunk(
-    folder: Folder, array: ArrayState, index: int, parts: Sequence[Buffer], rows: int, *, files: Together | None = None
+    folder: Folder,
+    array: ArrayState,
+    index: int,
+    parts: Sequence[Buffer],
+    rows: int,
+    *,
+    batch: WriteBatch | None = None,
 ) -> Tail:
     """Write a chunk file whole and durably, its folder's entry apart.
 
@@ -270,15 +277,15 @@ def write_chunk(
         The chunk's first rows, one part after the other.
     rows : int
         How many rows that is; the rest of the chunk is blanked (zeros, or empty strings).
-    files : Together, optional
-        With which it becomes durable; else it is at once.
+    batch : WriteBatch, optional
+        Publishes the file later; by default it is published at once.
 
     Returns
     -------
     Tail
         Of these rows.
     """
-    put = folder.replace if files is None else functools.partial(files.replace, folder)
+    put = functools.partial(replace_file if batch is None else batch.write, folder)
     name = chunk_name(array, index)
     if array.compression is not None:
         data = b"".join(parts)

@@ -10,14 +10,11 @@ import logging
 from pathlib import Path
 from typing import Any, Final
 
-from embstore._engine.chunks.journal import Journal
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.record import FORMAT, Record, SchemaError, checksum, metadata_checksum, unsupported
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore._engine.io.folder import Folder, Signature
-from embstore.errors import CorruptStoreError, NotAStoreError, StoreReplacedError, UnsupportedFormatError
-
-__all__ = ["lost", "moved_on", "read_commit", "read_journal", "read_record"]
+from embstore.errors import CorruptStoreError, NotAStoreError, UnsupportedFormatError
 
 logger = logging.getLogger("embstore")
 
@@ -96,40 +93,6 @@ def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
     return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
 
 
-def read_commit(folder: Folder) -> Record:
-    """Read the record of the newest commit of the store in `folder`, those in its journal included.
-
-    Raises
-    ------
-    NotAStoreError, UnsupportedFormatError, CorruptStoreError, StoreReplacedError
-    """
-    for _ in range(ATTEMPTS):
-        base, _signature = read_record(folder)
-        try:
-            journal = read_journal(folder, base)
-            return base if journal is None else journal.record
-        except FileNotFoundError as error:
-            if not moved_on(folder, base):
-                raise lost(error) from error
-    raise StoreReplacedError(folder.path, f"it moved on {ATTEMPTS} times while it was read")
-
-
-def read_journal(folder: Folder, base: Record) -> Journal | None:
-    """Read the journal of a record, if it has one.
-
-    Raises
-    ------
-    FileNotFoundError
-        The store has another record by now.
-    CorruptStoreError
-    """
-    if not base.journal:
-        return None
-    journal = Journal(folder, base)
-    journal.read()
-    return journal
-
-
 def moved_on(folder: Folder, record: Record | None) -> bool:
     """Tell whether the store is at another commit than the one that was read."""
     if folder.replaced():
@@ -137,7 +100,7 @@ def moved_on(folder: Folder, record: Record | None) -> bool:
     if record is None:
         return False
     try:
-        return not read_record(folder)[0].same_as(record)
+        return read_record(folder)[0].commit_id != record.commit_id
     except (FileNotFoundError, CorruptStoreError):
         return folder.replaced()
 

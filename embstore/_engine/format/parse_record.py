@@ -87,7 +87,6 @@ class _Parser:
                 for k, v in self._object(get("options", {}), "options").items()
             },
             compression=self._compression(get("compression"), "compression"),
-            journal=self._flag(get("journal", False), "journal"),
         )
         if not self.problems:
             for feature in record.requires:
@@ -126,8 +125,6 @@ class _Parser:
             state = arrays.get(name)
             if state is None or (state.dtype, state.shape) != (dtype, ()):
                 self.problems.append(f"arrays.{name}: missing or of another type")
-        if record.journal and record.erasing is not None:
-            self.problems.append("journal: expected none while an erase is under way")
         for name, array in arrays.items():
             if array.compression is not None and name not in record.fields:
                 self.problems.append(f"arrays.{name}.compression: only fields are compressed")

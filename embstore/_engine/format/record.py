@@ -22,8 +22,12 @@ __all__ = ["FORMAT", "ArrayState", "ColumnSpec", "FieldSpec", "Record", "SchemaE
 FORMAT: Final = 1
 RAGGED: Final = "ragged"
 COMPRESSED: Final = "compressed"
-JOURNAL: Final = "journal"
-FEATURES: Final = frozenset((RAGGED, COMPRESSED, JOURNAL))
+FEATURES: Final = frozenset((RAGGED, COMPRESSED))
+_REMEDIES: Final = {
+    "journal": "the journal left format 1 before its first release; open the store for writing and close it with "
+    "embstore at commit 317788e, which moves its rows into chunk files"
+}
+"""How to read a store that uses a feature which this version no longer has."""
 """Optional features of the format that this version knows (a record's `requires`)."""
 
 STRING: Final = "string"
@@ -229,18 +233,13 @@ class Record:
     provenance: dict[str, str] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
     compression: str | None = None
-    journal: bool = False
 
     @property
     def requires(self) -> list[str]:
         """Features that a reader must know."""
         compressed = any(array.compression for array in self.arrays.values())
-        used = {RAGGED: bool(self.ragged), COMPRESSED: compressed, JOURNAL: self.journal}
+        used = {RAGGED: bool(self.ragged), COMPRESSED: compressed}
         return [feature for feature, is_used in used.items() if is_used]
-
-    def same_as(self, other: Record) -> bool:
-        """Tell whether another record is this one, read again. One whose journal was ended has the same commit."""
-        return (self.commit_id, self.journal) == (other.commit_id, other.journal)
 
     @property
     def dead(self) -> int:
@@ -281,7 +280,6 @@ class Record:
             "provenance": self.provenance,
             "options": self.options,
             **({} if self.compression is None else {"compression": self.compression}),
-            **({"journal": True} if self.journal else {}),
         }
 
 
@@ -293,7 +291,8 @@ def unsupported(value: Any) -> str | None:
         return f"format {value['format']}"
     requires = value.get("requires")
     unknown = [r for r in requires if r not in FEATURES] if isinstance(requires, list) else [requires]
-    return f"features {unknown}" if unknown else None
+    remedies = [_REMEDIES[r] for r in unknown if isinstance(r, str) and r in _REMEDIES]
+    return "; ".join([f"features {unknown}", *remedies]) if unknown else None
 
 
 def checksum(record: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ chunks, rows or stores.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import logging
@@ -16,7 +15,6 @@ import mmap
 import os
 import resource
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,9 +41,6 @@ HUGE_PAGE_NBYTES: Final = 2 * 2**20
 _MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
 _MAP_FIXED: Final = 0x10  # the same on Linux (but for Alpha and HP-PA) and macOS; mmap does not name it
 _FAILED: Final = ctypes.c_void_p(-1).value
-_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2  # <linux/mman.h>
-_LEAST_OWN: Final = 16 * 2**20
-"""Bytes of memory behind the files, which are touched only as they are written."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -59,9 +54,6 @@ _libc.mmap.argtypes = (
 )
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-if hasattr(_libc, "mremap"):
-    _libc.mremap.restype = ctypes.c_void_p
-    _libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
 
 
 def _map_limit() -> int:
@@ -145,7 +137,7 @@ class Region:
         Not even `nbytes` are free.
     """
 
-    __slots__ = ("__weakref__", "_filled", "_finalizer", "_lock", "_maps", "_own", "address", "nbytes", "private")
+    __slots__ = ("__weakref__", "_finalizer", "_maps", "address", "nbytes", "private")
 
     def __init__(self, nbytes: int, *, private: bool = False) -> None:
         nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + HUGE_PAGE_NBYTES
@@ -166,9 +158,6 @@ class Region:
         self.address = -(-start // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
         self.nbytes = start + wanted - self.address
         self.private = private
-        self._filled = 0  # bytes from the start that are what they should be
-        self._own = range(0)  # bytes behind the files that are memory of this process
-        self._lock = ThreadLock()
         self._maps = [0]
         budget.reserve(wanted)
         self._finalizer = weakref.finalize(self, _unmap, start, wanted, self._maps)
@@ -187,26 +176,6 @@ class Region:
             raise OSError(errno.ENOMEM, "the process has used up its share of maps")
         self._maps[0] += maps
 
-    @contextlib.contextmanager
-    def mapping(self, nbytes: int) -> Iterator[bool]:
-        """Have files mapped in a ``with`` block, by one thread at a time.
-
-        Gives whether to map them: not where memory was put behind files that have as much, since these are mapped, and
-        the rows in that memory are not in them.
-
-        Parameters
-        ----------
-        nbytes : int
-            From the region's start, that count in the files; behind them is a hole.
-        """
-        with self._lock():
-            if self._own and nbytes <= self._own.start:
-                yield False
-                return
-            self._own = range(0)  # files with more rows take the place of that memory
-            yield True
-            self._filled = max(self._filled, nbytes)
-
     def map_file(self, descriptor: int, offset: int, nbytes: int) -> None:
         """Map the first `nbytes` of a file at `offset` into the region, over what is there.
 
@@ -223,42 +192,6 @@ class Region:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.private else 0)
         flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.private else mmap.MAP_SHARED) | _MAP_FIXED
         _mmap(self.address + offset, nbytes, protection, flags, descriptor)
-
-    def put_behind(self, offset: int, data: np.ndarray[Any, Any]) -> bool:
-        """Have `data`, bytes one after the other, at `offset`, where those of the files end; tell whether it is there.
-
-        Memory takes the place of the pages from there on, in one step: who reads what is before `offset` sees no
-        difference. What files mapped later hold, is not written again.
-        """
-        with self._lock():
-            stop = offset + data.nbytes
-            if self._filled >= stop:
-                return True
-            if not self._own and self._filled == offset:
-                self._make_own(offset, data.nbytes)
-            if self._own.start != offset or stop > self._own.stop:
-                return False
-            part = data[self._filled - offset :]
-            ctypes.memmove(self.address + self._filled, part.ctypes.data, part.nbytes)
-            self._filled = stop
-            return True
-
-    def _make_own(self, offset: int, nbytes: int) -> None:
-        """Put memory behind the files, where there is room and the kernel can do it in one step."""
-        start = offset // PAGE_NBYTES * PAGE_NBYTES
-        room = (self.nbytes - start) // PAGE_NBYTES * PAGE_NBYTES
-        if offset + nbytes > start + room or not hasattr(_libc, "mremap"):
-            return
-        nbytes = min(room, -(-max(offset + nbytes - start, _LEAST_OWN) // PAGE_NBYTES) * PAGE_NBYTES)
-        try:
-            memory = map_memory(nbytes)
-            # The last page of the files is copied before memory takes its place.
-            ctypes.memmove(memory, self.address + start, offset - start)
-            _move_memory(memory, self.address + start, nbytes)
-        except OSError as error:  # the rows are there all the same, to be copied
-            logger.info("no memory is put behind mapped files: %s", error)
-            return
-        self._own = range(offset, start + nbytes)
 
     def advise(self, advice: str, offset: int, nbytes: int) -> None:
         """Tell the kernel how a part will be read: ``"RANDOM"``, ``"NORMAL"`` or ``"WILLNEED"``."""
@@ -277,15 +210,6 @@ class Region:
 def map_memory(nbytes: int) -> int:
     """Map fresh memory, of zeros, and give its address, which is that of a page."""
     return _mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-
-
-def _move_memory(address: int, target: int, nbytes: int) -> None:
-    """Move mapped memory over what is mapped elsewhere, in one step (Linux only)."""
-    result = _libc.mremap(address, nbytes, nbytes, _MREMAP_MAYMOVE | _MREMAP_FIXED, target)
-    if result == _FAILED:
-        code = ctypes.get_errno()
-        unmap_memory(address, nbytes)
-        raise OSError(code, os.strerror(code))
 
 
 def advise_huge(address: int, nbytes: int) -> None:

@@ -72,16 +72,7 @@ class NumericColumn:
 
     def private(self) -> Array:
         """Return all rows as a writable array of the caller's own: ``(len(self), *shape)``."""
-        return self.private_followed_by(np.empty((0, *self.array.shape), self.dtype))
-
-    def private_followed_by(self, behind: Array) -> Array:
-        """Return all rows, and others behind them, as a writable array of the caller's own."""
-        rows = self.copy(0, len(self))
-        return np.concatenate([rows, behind]) if len(behind) else rows
-
-    def followed_by(self, behind: Array) -> Array | None:
-        """Return all rows, and others behind them, as one read-only array without a copy; None, where that can't be."""
-        return None
+        return self.copy(0, len(self))
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
         """Return the column of a later commit of the same store."""

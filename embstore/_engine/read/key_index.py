@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ from embstore._engine.format.zarr_layout import (
     crc32c_extend,
     dump_json,
 )
+from embstore._engine.io.durable import replace_file
 from embstore._engine.io.folder import Folder, read_exactly
 from embstore._engine.io.mapping import PAGE_NBYTES, Region, available
 from embstore._engine.read.column import Rows
@@ -42,8 +42,6 @@ logger = logging.getLogger("embstore")
 FOLDER: Final = "index"
 _LEAST_RUN: Final = 65_536
 _SAMPLED: Final = 256
-_REMEMBERED: Final = 65_536
-"""Rows of a store, at most, whose keys are remembered once they were found: some 9 MB for all of them."""
 _RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
 _GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
 
@@ -159,7 +157,6 @@ class KeyIndex:
 
     def __init__(self, snapshot: Snapshot, previous: KeyIndex | None = None) -> None:
         self.snapshot = snapshot
-        self._known: dict[object, int] = {}  # text to row
         self._runs: list[SortedRun] = []
         self._covered = 0
         if previous is not None and previous.snapshot.record.epoch == snapshot.record.epoch:
@@ -177,29 +174,12 @@ class KeyIndex:
     def find_keys(self, keys: Iterable[str | Key]) -> Found:
         """Return the newest live row of each key, -1 where there is none: ``(len(keys),) int64``.
 
-        Training by key asks for the same ones in each epoch, and hashing is most of a lookup: so those of a store that
-        is not large are remembered. What a commit has under a key never changes. Of a large store each batch has
-        others, and to remember them costs as much as it saves.
-
         Raises
         ------
         KeyFormatError
             Not text, or not valid Unicode.
         """
-        if self.snapshot.record.rows > _REMEMBERED:
-            return self.find(hash_keys(keys))
-        wanted = keys if isinstance(keys, list) else list(keys)
-        try:
-            known = list(map(self._known.get, wanted, repeat(-1)))
-        except TypeError:  # one can't be looked up in a dictionary: it is no key, and says so when it is hashed
-            known = [-1]
-        if -1 not in known:
-            return np.array(known, dtype=np.int64)
-        found = self.find(hash_keys(wanted))
-        pairs = zip(wanted, found.tolist(), strict=True)
-        # Text alone: a Key is equal to any tuple of the same parts.
-        self._known.update((key, row) for key, row in pairs if type(key) is str and row >= 0)
-        return found
+        return self.find(hash_keys(keys))
 
     def find(self, wanted: Hashes) -> Found:
         """Return the newest live row of each key hash, -1 where there is none.
@@ -326,7 +306,7 @@ def write_run(snapshot: Snapshot) -> None:
     rows = snapshot.record.rows
     root = snapshot.folder
     if FOLDER not in root.names():
-        root.make_child(FOLDER).replace(METADATA_NAME, [_GROUP])
+        replace_file(root.make_child(FOLDER), METADATA_NAME, [_GROUP])
     folder = root.child(FOLDER)
     name = f"keys.{_tag(snapshot)}.{rows}"
     present = folder.names()
@@ -335,7 +315,7 @@ def write_run(snapshot: Snapshot) -> None:
         run = SortedRun.over(hashes, 0)
         array = _run_array(rows)
         child = folder.make_child(name)
-        child.replace(METADATA_NAME, [dump_json(array_metadata(array))])
+        replace_file(child, METADATA_NAME, [dump_json(array_metadata(array))])
         write_chunk(child, array, 0, [run.hashes.view(np.uint8).data, run.rows.view(np.uint8).data], 2)
         child.sync()
     for other in present:

@@ -132,15 +132,13 @@ class MappedColumn(FileColumn):
         """Map what is not mapped yet; over the same, if another thread was faster."""
         nbytes = self.array.chunk_nbytes
         indices = range(self._first, self.array.chunks)
-        with self.region.mapping(self.array.length * self.array.row_nbytes) as wanted:
-            for index, file in zip(indices, open_chunks(self.folder, self.array, indices), strict=True):
-                with file as (descriptor, size):
-                    if wanted:
-                        self.region.map_file(descriptor, index * nbytes, nbytes)
-                    if self.check != "tail" and not self.region.private:
-                        self._checksums[index] = stored_checksum(descriptor, size)
-            if wanted:  # without this a cold random batch reads a hundred times what it asks for
-                self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
+        for index, file in zip(indices, open_chunks(self.folder, self.array, indices), strict=True):
+            with file as (descriptor, size):
+                self.region.map_file(descriptor, index * nbytes, nbytes)
+                if self.check != "tail" and not self.region.private:
+                    self._checksums[index] = stored_checksum(descriptor, size)
+        # Without this a cold random batch reads a hundred times what it asks for.
+        self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
         self.mapped = True
 
     def _unmapped(self) -> NumericColumn | None:
@@ -209,28 +207,16 @@ class MappedColumn(FileColumn):
             self.region.advise("NORMAL", start * size, (stop - start) * size)
             self.region.advise("WILLNEED", start * size, (stop - start) * size)
 
-    def private_followed_by(self, behind: Array) -> Array:
-        nbytes = max(self.array.chunks * self.array.chunk_nbytes, (len(self) + len(behind)) * self.array.row_nbytes)
+    def private(self) -> Array:
+        nbytes = self.array.chunks * self.array.chunk_nbytes
         try:
             region = Region(nbytes, private=True)
-            whole = MappedColumn(self.folder, self.array, self.check, region, whole=True).followed_by(behind)
-            if whole is not None:
-                return whole
+            return MappedColumn(self.folder, self.array, self.check, region, whole=True).span(0, len(self))
         except (FileNotFoundError, CorruptStoreError):
             raise
         except OSError as error:
             logger.warning("%s: not mapped a second time but copied: %s", self.folder.path, error)
-        return super().private_followed_by(behind)
-
-    def followed_by(self, behind: Array) -> Array | None:
-        if self._unmapped() is not None:
-            return None
-        if self.check != "tail":
-            self._touch(range(self.array.chunks))
-        start = self.array.length * self.array.row_nbytes
-        if not self.region.put_behind(start, np.ascontiguousarray(behind).reshape(-1).view(np.uint8)):
-            return None
-        return self.region.array((self.array.length + len(behind), *self.array.shape), self.dtype)
+        return super().private()
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
         needed = array.chunks * array.chunk_nbytes

@@ -18,13 +18,12 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.chunks.chunk_file import check_tail
-from embstore._engine.chunks.journal import Journal
-from embstore._engine.chunks.record_file import ATTEMPTS, lost, moved_on, read_journal, read_record
+from embstore._engine.chunks.record_file import ATTEMPTS, lost, moved_on, read_record
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
-from embstore._engine.io.folder import Folder, Signature, on_network
+from embstore._engine.io.filesystem import on_network
+from embstore._engine.io.folder import Folder, Signature
 from embstore._engine.read.column import Check, NumericColumn, Rows
-from embstore._engine.read.journalled import JournalledColumn, JournalledStrings
 from embstore._engine.read.mapped_column import MappedColumn, Mapping, StringColumn, open_column
 from embstore.errors import (
     CorruptStoreError,
@@ -49,32 +48,25 @@ class Snapshot:
     ----------
     record : Record
         Of this commit.
-    base : Record
-        What is in ``zarr.json``: the same, or an earlier commit, of which `journal` has what was added since.
-    journal : Journal or None
     """
 
     def __init__(
         self,
         folder: Folder,
-        base: Record,
+        record: Record,
         signature: Signature,
         *,
         mapping: Mapping,
         check: Check,
-        journal: Journal | None = None,
         columns: dict[str, NumericColumn | StringColumn] | None = None,
     ) -> None:
         self.folder = folder
-        self.base = base
-        self.journal = journal
-        self.record = base if journal is None else journal.record
+        self.record = record
         self.mapping = mapping
         self.check = check
         self._signature = signature  # of this commit's record, while it is the newest
         self._seen = signature  # of the newest record that was found not to matter to this commit
-        self._columns = {} if columns is None else columns  # of the files alone
-        self._journalled: dict[str, JournalledColumn | JournalledStrings] = {}
+        self._columns = {} if columns is None else columns
         self._settled: object = None  # the last read by name that a look at the record came after
         self._within = threading.local()
 
@@ -105,16 +97,15 @@ class Snapshot:
                 folder = found()
             except FileNotFoundError as error:  # it was removed just now
                 raise NotAStoreError(path, "there is nothing") from error
-            base: Record | None = None
+            record: Record | None = None
             try:
-                base, signature = read_record(folder)
-                journal = read_journal(folder, base)
-                snapshot = cls(folder, base, signature, mapping=mapping, check=check, journal=journal)
+                record, signature = read_record(folder)
+                snapshot = cls(folder, record, signature, mapping=mapping, check=check)
                 snapshot._check()
                 return snapshot
             except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
                 # Either the store moved on while it was opened, or it is broken.
-                if not moved_on(folder, base):
+                if not moved_on(folder, record):
                     raise lost(error) from error.__cause__
         raise StoreReplacedError(path, f"it was replaced {ATTEMPTS} times while it was opened")
 
@@ -133,12 +124,12 @@ class Snapshot:
         """Read what every selection needs, if it is little and not here: one look at the record does for all of it."""
         if self.folder.local:
             return
-        few = {name for name in _NEEDED if self.base.arrays[name].chunks <= _FEW}
+        few = {name for name in _NEEDED if self.record.arrays[name].chunks <= _FEW}
         with self.reading():
             # Kept for good only once it is known to be of this commit.
             names = self._read_class_names() if "class_names" in few else None
             dead = self._read_dead_rows() if "dead_rows" in few else None
-            if rows := self.base.rows:  # the last chunk, at least: then their number is not made up
+            if rows := self.record.rows:  # the last chunk, at least: then their number is not made up
                 self.numeric("class_code").copy(0 if "class_code" in few else rows - 1, rows)
         self.__dict__.update(
             {name: found for name, found in (("class_names", names), ("dead_rows", dead)) if found is not None}
@@ -147,40 +138,22 @@ class Snapshot:
     def _check_tails(self) -> None:
         if not self.folder.local:
             return  # there each last chunk is checked when it is fetched
-        erasing = self.base.erasing or {}
-        for name, array in self.base.arrays.items():
+        erasing = self.record.erasing or {}
+        for name, array in self.record.arrays.items():
             check_tail(self.folder.child(name), array, also=erasing.get(name))
 
-    def advanced(self, base: Record, signature: Signature) -> Snapshot:
+    def advanced(self, record: Record, signature: Signature) -> Snapshot:
         """Return the snapshot of a later commit in the same folder; columns in use grow in place."""
-        erased = base.epoch != self.base.epoch
+        erased = record.epoch != self.record.epoch
         with self._reading():
-            journal = read_journal(self.folder, base)
             columns = {
-                name: column.grown(base.arrays[name], erased=erased)
-                if column.array != base.arrays[name] or erased
+                name: column.grown(record.arrays[name], erased=erased)
+                if column.array != record.arrays[name] or erased
                 else column
                 for name, column in list(self._columns.items())
-                if name in base.arrays and (self.folder.local or not erased)  # what is not mapped is opened anew
+                if name in record.arrays and (self.folder.local or not erased)  # what is not mapped is opened anew
             }
-        return self._later(base, signature, journal, columns)
-
-    def extended(self) -> Snapshot:
-        """Return the snapshot of the newest commit that was read from the journal; itself, if there is none newer."""
-        if self.journal is None or self.journal.record.commit_id == self.record.commit_id:
-            return self
-        return self._later(self.base, self._signature, self.journal, self._columns)
-
-    def _later(
-        self,
-        base: Record,
-        signature: Signature,
-        journal: Journal | None,
-        columns: dict[str, NumericColumn | StringColumn],
-    ) -> Snapshot:
-        snapshot = Snapshot(
-            self.folder, base, signature, mapping=self.mapping, check=self.check, journal=journal, columns=columns
-        )
+        snapshot = Snapshot(self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns)
         # Both only grow, but for a compaction, which is in another folder.
         for name in ("class_names", "dead_rows"):
             if name in self.__dict__ and snapshot.record.arrays[name].length == self.record.arrays[name].length:
@@ -210,21 +183,13 @@ class Snapshot:
         ------
         StoreReplacedError, StoreChangedError, CorruptStoreError
         """
-        for _ in range(ATTEMPTS):
-            with self._replacement_noticed():
-                same = self.folder.signature(METADATA_NAME) == self._signature
-                record, signature = (self.base, self._signature) if same else read_record(self.folder)
-                if not record.same_as(self.base):
-                    break
-                self._signature = signature
-                if self.journal is None:
-                    return self
-                try:
-                    self.journal.read()
-                    return self.extended()
-                except FileNotFoundError:
-                    if self.folder.signature(METADATA_NAME) == signature:
-                        raise  # it is lost
+        with self._replacement_noticed():
+            if self.folder.signature(METADATA_NAME) == self._signature:
+                return self
+            record, signature = read_record(self.folder)
+        if record.commit_id == self.record.commit_id:
+            self._signature = signature
+            return self
         self._check_generation(record)
         snapshot = self.advanced(record, signature)
         try:
@@ -234,14 +199,7 @@ class Snapshot:
                 raise StoreReplacedError(self.folder.path, "it moved on while it was refreshed") from error
             raise lost(error) from error.__cause__
         snapshot._settle()
-        if not self._is_continued_by(snapshot):
-            raise StoreReplacedError(self.folder.path, "commits that could not be synced were given up")
         return snapshot
-
-    def _is_continued_by(self, later: Snapshot) -> bool:
-        """Tell whether a later commit has the rows that were read from the journal."""
-        start, stop = self.base.rows, self.record.rows
-        return start == stop or bool((self.span("key_hash", start, stop) == later.span("key_hash", start, stop)).all())
 
     def ensure_current(self) -> None:
         """Raise if rows were erased, or the folder removed, since this commit was read.
@@ -269,9 +227,7 @@ class Snapshot:
 
     def _check_generation(self, record: Record) -> None:
         # Of an open folder it can't change; what lies at a URL is another folder after a compaction, or an old copy.
-        # The record itself has none of the rows in its journal; the next one has them all.
-        least = self.base if record.same_as(self.base) else self.record
-        if record.generation != self.record.generation or record.rows < least.rows:
+        if record.generation != self.record.generation or record.rows < self.record.rows:
             raise StoreReplacedError(self.folder.path)
 
     def replaced(self) -> bool:
@@ -298,11 +254,11 @@ class Snapshot:
             with self._replacement_noticed():
                 record, _ = read_record(self.folder)
             self._check_generation(record)
-            if not record.same_as(self.base):
+            if record.commit_id != self.record.commit_id:
                 raise StoreChangedError(
                     self.folder.path,
                     f"{error.filename} was replaced since it was opened; refresh() it",
-                    expected=self.base.commit_id,
+                    expected=self.record.commit_id,
                     found=record.commit_id,
                 ) from error
             raise lost(error) from error
@@ -400,32 +356,15 @@ class Snapshot:
             with self._reading():
                 column = open_column(
                     self.folder.child(name),
-                    self.base.arrays[name],
+                    self.record.arrays[name],
                     mapping=self.mapping,
                     check=self.check,
-                    also=(self.base.erasing or {}).get(name),
+                    also=(self.record.erasing or {}).get(name),
                 )
             if self.check == "all":
                 self._settle()  # else nothing was read yet
             column = self._columns.setdefault(name, column)
-        if self.record is self.base:
-            return column
-        return self._with_journal(name, column)
-
-    def _with_journal(self, name: str, column: NumericColumn | StringColumn) -> NumericColumn | StringColumn:
-        """Return a column with the rows that the journal has behind those in its files, if there are any."""
-        array = self.record.arrays[name]
-        if self.journal is None or array.length == self.base.arrays[name].length:
-            return column
-        if name not in self._journalled:
-            behind = self.journal.rows(name, self.record)
-            if isinstance(column, StringColumn):
-                assert isinstance(behind, list), name
-                self._journalled[name] = JournalledStrings(column, array, behind)
-            else:
-                assert isinstance(behind, np.ndarray), name
-                self._journalled[name] = JournalledColumn(column, array, behind)
-        return self._journalled[name]
+        return column
 
     def numeric(self, name: str) -> NumericColumn:
         """Return a column that holds numbers."""

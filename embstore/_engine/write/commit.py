@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embstore._engine.chunks.chunk_file import read_tail, write_chunk
-from embstore._engine.chunks.journal import begin_journal, remove_journal
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.record import ArrayState, Record, offsets_name
 from embstore._engine.format.zarr_layout import (
     MAX_METADATA_BYTES,
     METADATA_NAME,
-    array_metadata,
     dump_json,
     group_document,
     payload,
 )
-from embstore._engine.io.folder import Folder, Together, is_partial, move_into_place, sibling
+from embstore._engine.io.durable import PendingFile, WriteBatch, sibling
+from embstore._engine.io.filesystem import move_into_place
+from embstore._engine.io.folder import Folder, is_partial
 from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, StoreExistsError
 
 __all__ = ["BACKUP_ARRAY", "Values", "build_beside", "commit", "create", "new_id", "own_metadata"]
@@ -55,37 +55,33 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
-def append_rows(files: Together, folder: Folder, array: ArrayState, values: Values) -> ArrayState:
-    """Write rows past the array's end; they are not part of the store before a commit says so.
-
-    They are durable once the block of `files` has ended.
-    """
-    files.land(folder)  # the last chunk may be one of them
+def append_rows(batch: WriteBatch, folder: Folder, array: ArrayState, values: Values) -> ArrayState:
+    """Write rows past the array's end. They are not part of the store before a commit says so."""
     count, size = len(values), array.rows_per_chunk
     used = array.length % size
+    if used:
+        batch.publish(batch.pending(folder))  # the last chunk may be one of them
     # The old rows are checked as they are read: a new checksum must not cover up a flipped bit.
     head = [read_tail(folder, array)] if used else []
     tail, start = array.tail, 0
     for index in range(array.length // size, -(-(array.length + count) // size)):
         stop = min(start + size - used, count)
         parts = [*head, payload(array, values[start:stop])]
-        tail = write_chunk(folder, array, index, parts, used + stop - start, files=files)
+        tail = write_chunk(folder, array, index, parts, used + stop - start, batch=batch)
         head, used, start = [], 0, stop
     return replace(array, length=array.length + count, tail=tail)
 
 
-def append_blocks(files: Together, folder: Folder, array: ArrayState, values: Blocks) -> ArrayState:
+def append_blocks(batch: WriteBatch, folder: Folder, array: ArrayState, values: Blocks) -> ArrayState:
     """Write rows past the array's end, a block at a time where they come in blocks."""
     if not isinstance(values, Iterator):
-        return append_rows(files, folder, array, values)
+        return append_rows(batch, folder, array, values)
     for block in values:
-        array = append_rows(files, folder, array, block)
+        array = append_rows(batch, folder, array, block)
     return array
 
 
-def commit(
-    folder: Folder, old: Record, new: Record, appends: Mapping[str, Blocks], *, commit_id: str | None = None
-) -> Committed:
+def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Blocks]) -> Committed:
     """Add rows to arrays and make `new` the store's record.
 
     Parameters
@@ -93,14 +89,12 @@ def commit(
     folder : Folder
         Of the store, whose lock is held.
     old : Record
-        What is committed now.
+        The record that is committed now.
     new : Record
-        What is to be, but for the lengths of the arrays in `appends`; arrays that `old` does not
-        have are made.
+        The record to commit, with the old lengths of the arrays in `appends`. Arrays that `old` does not have are
+        made.
     appends : mapping of str to rows, or to an iterator over blocks of rows
         By the name of the array.
-    commit_id : str, optional
-        Of the commit, where it was made before, in the journal.
 
     Returns
     -------
@@ -109,7 +103,7 @@ def commit(
     Raises
     ------
     CommitUncertainError
-        The record is in place, but was not known to be on disk.
+        The record is in place, but may not be on disk.
     StoreExistsError
         A folder that embstore did not make has the name of a new array.
     SchemaError
@@ -122,24 +116,53 @@ def commit(
         _make_array_folder(folder, name)
     if made:
         folder.sync()
-    commit_id = commit_id or new_id()
-    with Together() as files:
-        grown = {name: append_blocks(files, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
-        if new.journal:  # it is there before the record says so
-            begin_journal(files, folder, commit_id)
-    dropped = () if new.dropped == old.dropped else new.dropped  # what the last commit dropped is gone by now
-    record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=commit_id)
-    if made or old.journal:  # else numbers alone have changed, and an append need not pay for this (0.5 of 18 ms)
-        refuse_unreadable(record)
-    put_record(folder, record)  # the commit itself
+    with WriteBatch() as batch:
+        grown = {name: append_blocks(batch, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
+        dropped = () if new.dropped == old.dropped else new.dropped  # the last commit's are removed by now
+        record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=new_id())
+        if made:  # otherwise only numbers changed, and an append need not pay for this (0.5 of 18 ms)
+            refuse_unreadable(record)
+        return publish(batch, folder, old, record)
+
+
+def publish(batch: WriteBatch, folder: Folder, old: Record | None, record: Record) -> Committed:
+    """Make a record, and the chunks that a batch has written for it, the newest commit of the store in `folder`.
+
+    All files are synced under temporary names. Then the chunks get their names, then the group's ``zarr.json``, whose
+    rename is the commit. The arrays' own ``zarr.json`` come last: only other readers need them, so they may lag after a
+    power cut. Their content is synced too, since other readers can't open an array whose metadata is torn.
+
+    Raises
+    ------
+    CommitUncertainError
+        The record is in place, but may not be on disk.
+    OSError
+        Nothing was committed.
+    """
+    before = batch.pending()
+    late: list[PendingFile] = []
+    document = group_document(record)
+    for name, array in record.arrays.items():
+        known = old.arrays.get(name) if old else None
+        if known is None or known.length != array.length or name == BACKUP_ARRAY:
+            own = batch.write(folder.child(name), METADATA_NAME, [own_metadata(name, document)])
+            (before if known is None else late).append(own)
+    group = batch.write(folder, METADATA_NAME, [_dump_group(document)])
+    batch.sync()
+    batch.publish(before)
+    batch.rename([group])  # the commit itself
     try:
         folder.sync()
     except OSError as error:
         raise CommitUncertainError(folder.path, record.commit_id) from error
     try:
-        finish(folder, old, record)
+        batch.rename(late)
+        for name in record.dropped:
+            folder.remove_child(name)
+            folder.sync()
     except OSError as error:
-        # The commit stands and is on disk. Only readers that ignore consolidated metadata lag.
+        # The commit is on disk. Only readers that ignore consolidated metadata lag.
+        batch.discard()
         logger.warning("%s: committed, but not tidied up (%s); the next commit does", folder.path, error)
         return Committed(record, tidy=False)
     return Committed(record, tidy=True)
@@ -174,34 +197,19 @@ def refuse_unreadable(record: Record) -> None:
     record_from_json(group_document(record)["attributes"]["embstore"])
 
 
-def put_record(folder: Folder, record: Record) -> None:
-    """Replace the group's ``zarr.json``; durable once the folder was synced."""
-    document = dump_json(group_document(record))
-    if len(document) > MAX_METADATA_BYTES:
-        raise ConfigError("", f"{len(document):,} bytes", f"zarr.json may have {MAX_METADATA_BYTES:,} bytes")
-    folder.replace(METADATA_NAME, [document])
+def _dump_group(document: dict[str, Any]) -> bytes:
+    data = dump_json(document)
+    if len(data) > MAX_METADATA_BYTES:
+        raise ConfigError("", f"{len(data):,} bytes", f"zarr.json may have {MAX_METADATA_BYTES:,} bytes")
+    return data
 
 
-def own_metadata(name: str, record: Record) -> bytes:
-    """Return the ``zarr.json`` of one array, for readers that ignore consolidated metadata."""
-    metadata = array_metadata(record.arrays[name])
+def own_metadata(name: str, document: dict[str, Any]) -> bytes:
+    """Return the ``zarr.json`` of one array of a group, for readers that ignore consolidated metadata."""
+    metadata = document["consolidated_metadata"]["metadata"][name]
     if name == BACKUP_ARRAY:
-        metadata["attributes"] = {"embstore_backup": group_document(record)["attributes"]["embstore"]}
+        metadata = {**metadata, "attributes": {"embstore_backup": document["attributes"]["embstore"]}}
     return dump_json(metadata)
-
-
-def finish(folder: Folder, old: Record | None, record: Record) -> None:
-    """Bring the arrays' own metadata up to the commit, and remove arrays that it no longer has."""
-    with Together() as files:
-        for name, array in record.arrays.items():
-            before = old.arrays.get(name) if old else None
-            if before is None or before.length != array.length or name == BACKUP_ARRAY:
-                files.replace(folder.child(name), METADATA_NAME, [own_metadata(name, record)])
-    if old is not None and old.journal:
-        remove_journal(folder, old)
-    for name in record.dropped:
-        folder.remove_child(name)
-        folder.sync()
 
 
 def create(path: Path, record: Record) -> None:
@@ -217,7 +225,7 @@ def create(path: Path, record: Record) -> None:
 
 
 def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
-    """Make a new store in the sibling of `path`; gives its folder, and its record."""
+    """Make a new store in the sibling of `path`, and return its folder and its record."""
     beside = sibling(path)
     parent = Folder.open(path.parent)
     parent.remove_child(beside.name)
@@ -226,11 +234,9 @@ def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
         folder.make_child(name)
     starts = {name: record.arrays[name] for name in map(offsets_name, record.ragged)}
     zero = np.zeros(1, dtype=np.int64)
-    with Together() as files:
-        grown = {name: append_rows(files, folder.child(name), array, zero) for name, array in starts.items()}
-    record = replace(record.with_arrays(**grown), commit_id=new_id())
-    refuse_unreadable(record)
-    put_record(folder, record)
-    folder.sync()
-    finish(folder, None, record)
+    with WriteBatch() as batch:
+        grown = {name: append_rows(batch, folder.child(name), array, zero) for name, array in starts.items()}
+        record = replace(record.with_arrays(**grown), commit_id=new_id())
+        refuse_unreadable(record)
+        publish(batch, folder, None, record)
     return folder, record

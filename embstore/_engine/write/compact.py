@@ -9,12 +9,14 @@ from pathlib import Path
 
 from embstore._engine.format.record import ArrayState, Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
-from embstore._engine.io.folder import Folder, Together, exchange, move_into_place, remove_tree, sibling, sync_path
+from embstore._engine.io.durable import WriteBatch, remove_tree, sibling
+from embstore._engine.io.filesystem import move_into_place, swap_folders, sync_path
+from embstore._engine.io.folder import Folder
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import wants_run, write_run
 from embstore._engine.read.read_rows import read_field, read_rows
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.commit import Values, append_rows, build_beside, finish, new_id, put_record
+from embstore._engine.write.commit import Values, append_rows, build_beside, new_id, publish
 from embstore._engine.write.plans import class_codes, field_appends, row_blocks
 from embstore.errors import CommitUncertainError
 
@@ -36,7 +38,6 @@ def emptied(record: Record) -> Record:
         rows=0,
         erasing=None,
         dropped=(),
-        journal=False,
         columns=columns,
         arrays=arrays,
     )
@@ -45,20 +46,18 @@ def emptied(record: Record) -> Record:
 def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
     """Build, in the sibling of `path`, a store with some rows of another; gives its record."""
     folder, empty = build_beside(path, emptied(snapshot.record))
-    with Together() as files:
-        record = _copied(snapshot, rows, folder, empty, files)
-    put_record(folder, record)
-    folder.sync()
-    finish(folder, empty, record)
+    with WriteBatch() as batch:
+        record = _copied(snapshot, rows, folder, empty, batch)
+        publish(batch, folder, empty, record)
     return record
 
 
-def _copied(snapshot: Snapshot, rows: Rows, folder: Folder, empty: Record, files: Together) -> Record:
+def _copied(snapshot: Snapshot, rows: Rows, folder: Folder, empty: Record, batch: WriteBatch) -> Record:
     """Write the rows into the arrays of an empty store; gives the record that makes them its rows."""
     arrays: dict[str, ArrayState] = dict(empty.arrays)
 
     def add(name: str, values: Values) -> None:
-        arrays[name] = append_rows(files, folder.child(name), arrays[name], values)
+        arrays[name] = append_rows(batch, folder.child(name), arrays[name], values)
 
     names: list[str] = []
     copied = {name: name for name in ("file_id", "key_hash")}
@@ -99,7 +98,7 @@ def compact(snapshot: Snapshot) -> None:
     try:
         record = copy_rows(checked, checked.live_rows, path)
         index_copy(beside)
-        exchange(beside, path)
+        swap_folders(beside, path)
     except OSError:
         with contextlib.suppress(OSError):  # else the next writer does
             remove_tree(beside, last_first=METADATA_NAME)

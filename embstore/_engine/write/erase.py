@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.chunks.chunk_file import read_chunk, read_tail, write_chunk
-from embstore._engine.chunks.journal import remove_other_journals
 from embstore._engine.format.ragged import sound, token_rows, unsound
 from embstore._engine.format.record import STRING, ArrayState, Record, Tail, offsets_name
 from embstore._engine.format.zarr_layout import blank, crc32c, decode_strings, payload
@@ -47,7 +46,7 @@ class EraseReceipt:
     rows: tuple[int, ...]
     files_rewritten: int
     not_reached: tuple[str, ...] = (
-        "arrays and processes that map the old files, or keep rows of the journal, until they are closed or refreshed",
+        "arrays and processes that map the old files, until they are closed or refreshed",
         "file system snapshots and the freed blocks of the disk",
         "backups and other copies of the store",
         "the names of classes",
@@ -132,7 +131,6 @@ def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
 def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
     """Rewrite the chunks that hold dead rows with these blanked, then commit that it is done."""
     files, arrays = 0, {}
-    remove_other_journals(folder, record)  # should one that was ended still be there; it is synced with `key_hash`
     for name, gone in _rows_to_blank(folder, record, dead).items():
         array, child = record.arrays[name], folder.child(name)
         for index in np.unique(gone // array.rows_per_chunk).tolist():

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from embstore._engine.chunks.journal import remove_other_journals
 from embstore._engine.format.record import ArrayState, Record
-from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
-from embstore._engine.io.folder import Folder, is_partial, remove_tree, sibling, sync_path
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document
+from embstore._engine.io.durable import remove_tree, replace_file, sibling
+from embstore._engine.io.filesystem import sync_path
+from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
 from embstore._engine.read.key_index import remove_partials
 from embstore._engine.write.commit import BACKUP_ARRAY, own_metadata, unfinished_array
@@ -40,9 +41,9 @@ def recover(folder: Folder, record: Record) -> Record:
     for name in set(names) - record.arrays.keys() - {METADATA_NAME, INDEX_FOLDER}:
         if unfinished_array(folder, name):  # anything else is somebody else's
             folder.remove_child(name)
+    document = group_document(record)
     for name, array in record.arrays.items():
-        _mend(folder.child(name), array, own_metadata(name, record))
-    remove_other_journals(folder, record)
+        _mend(folder.child(name), array, own_metadata(name, document))
     if INDEX_FOLDER in names:
         remove_partials(folder.child(INDEX_FOLDER))
     return finish_erase(folder, record) if record.erasing is not None else record
@@ -58,7 +59,7 @@ def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
     except (FileNotFoundError, CorruptStoreError):
         lags = True
     if lags:
-        folder.replace(METADATA_NAME, [metadata])
+        replace_file(folder, METADATA_NAME, [metadata])
         folder.sync()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from embstore._engine.io import folder as fsio
+from embstore._engine.io.durable import replacing
 from embstore._engine.write.check_input import as_numbers
 from embstore.exchange import pt as legacy
 from embstore.exchange.base import Unreadable
@@ -79,7 +79,7 @@ def write_file(path: str | os.PathLike[str], values: Mapping[Any, Any]) -> None:
     before = read_file(place).values if place.exists() else {}
     found = of_mapping(values)
     whole: dict[Any, Any] = {**before, **found.values, **{one.key: values[one.key] for one in found.unreadable}}
-    with fsio.replacing(place) as partial:
+    with replacing(place) as partial:
         torch.save({key: _alone(value) for key, value in whole.items()}, partial)
 
 

@@ -1,0 +1,281 @@
+"""Durable files: written under a temporary name, synced, then renamed.
+
+Renaming before the sync lost committed rows in simulated power cuts. A rename is durable once its folder is synced.
+`folder` has the operations on names, `filesystem` the calls that Python lacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Final
+
+from embstore._engine.io.filesystem import explained, sync_descriptor, sync_path
+from embstore._engine.io.folder import PARTIAL, Folder
+from embstore._engine.io.steps import step
+from embstore._engine.io.threads import may_start_threads
+
+_AT_ONCE: Final = 8
+"""Files that are synced at the same time."""
+_MOST_OPEN: Final = 64
+"""Files that are written and not yet synced: the disk has work while the processor prepares the next files."""
+_WORTH_A_THREAD: Final = 2**20
+"""Bytes of a file whose sync takes longer than starting a thread for it."""
+
+Buffer = bytes | memoryview
+Trailer = tuple[int, bytes]
+"""Bytes at an offset past the parts of a file. The hole between them reads as zeros."""
+
+
+class PendingFile:
+    """A file under a temporary name, until `publish` renames it."""
+
+    __slots__ = ("_descriptor", "_future", "_nbytes", "folder", "name", "partial")
+
+    def __init__(
+        self, folder: Folder, partial: str, name: str, parts: Sequence[Buffer], trailer: Trailer | None
+    ) -> None:
+        self.folder = folder
+        self.name = name
+        self.partial = partial
+        self._future: Future[None] | None = None
+        self._nbytes = 0
+        self._descriptor: int | None = None
+        with explained(folder.path / name):
+            self._write(parts, trailer)
+
+    def _write(self, parts: Sequence[Buffer], trailer: Trailer | None) -> None:
+        path, where = self.folder.path / self.partial, self.folder.descriptor
+        step("create", path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.partial, dir_fd=where)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self.partial, flags, 0o666, dir_fd=where)
+        try:
+            for part in parts:
+                step("write", path, (self._nbytes, part))
+                self._nbytes = _write_all(self._descriptor, part, self._nbytes)
+            if trailer is not None:
+                step("write", path, trailer)
+                _write_all(self._descriptor, trailer[1], trailer[0])
+        except BaseException:
+            self.drop()
+            raise
+
+    def start_sync(self, pool: ThreadPoolExecutor) -> None:
+        """Sync the file in a thread, if it is large enough to be worth one."""
+        if self._descriptor is not None and self._nbytes >= _WORTH_A_THREAD:
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down and starts no threads
+                self._future = pool.submit(sync_descriptor, self._descriptor)
+
+    def sync(self) -> None:
+        """Sync the content, and close the file. The second call does nothing."""
+        if self._descriptor is None:
+            return
+        with explained(self.folder.path / self.name):
+            try:
+                step("fsync", self.folder.path / self.partial)
+                if self._future is None:
+                    sync_descriptor(self._descriptor)
+                else:
+                    self._future.result()
+            except BaseException:
+                # A failed write or fsync is not retried on that file: its pages may be lost already.
+                self.drop()
+                raise
+            self._close()
+
+    def publish(self) -> None:
+        """Sync the content, then give the file its name. The name is durable once the folder is synced."""
+        self.sync()
+        with explained(self.folder.path / self.name):
+            try:
+                step("rename", self.folder.path / self.name, self.partial)
+                where = self.folder.descriptor
+                os.rename(self.partial, self.name, src_dir_fd=where, dst_dir_fd=where)
+            except BaseException:
+                self.drop()
+                raise
+
+    def drop(self) -> None:
+        """Remove the file."""
+        self._close()
+        with contextlib.suppress(OSError):  # the next writer removes it
+            os.unlink(self.partial, dir_fd=self.folder.descriptor)
+
+    def _close(self) -> None:
+        if self._future is not None:
+            wait([self._future])  # the descriptor's number may soon belong to another file
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class WriteBatch:
+    """Files that are written in turn, synced side by side and then renamed, for a ``with`` block.
+
+    Most of a large file's sync is waiting for the disk, so large files are synced by threads while the next ones are
+    written. No file gets its name before `publish`, or before the end of the block. A block that raises removes all
+    files that were not published.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._may_start_threads = may_start_threads()
+        # Each file that is not synced yet is an open descriptor, and a process may have few of these.
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = _MOST_OPEN if allowed == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, allowed // 8))
+        self._open: dict[PendingFile, None] = {}
+        self._pending: dict[int, dict[PendingFile, None]] = {}  # by the folder's descriptor
+        self._written: Counter[int] = Counter()  # files so far, likewise
+
+    def write(
+        self, folder: Folder, name: str, parts: Sequence[Buffer], *, trailer: Trailer | None = None
+    ) -> PendingFile:
+        """Write a file under a temporary name, and begin to sync it; see `replace_file`."""
+        if len(self._open) == self._most:
+            self._sync_one()
+        count = self._written[folder.descriptor]
+        self._written[folder.descriptor] += 1
+        file = PendingFile(folder, f"{PARTIAL}-{count}" if count else PARTIAL, name, parts, trailer)
+        self._pending.setdefault(folder.descriptor, {})[file] = None
+        self._open[file] = None
+        if self._may_start_threads:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embstore-sync")
+            file.start_sync(self._pool)
+        return file
+
+    def sync(self) -> None:
+        """Sync the content of all files. They keep their temporary names."""
+        while self._open:
+            self._sync_one()
+
+    def _sync_one(self) -> None:
+        oldest = next(iter(self._open))
+        del self._open[oldest]
+        oldest.sync()
+
+    def publish(self, files: Iterable[PendingFile] | None = None) -> None:
+        """Rename files, once they are synced, and sync their folders. All that are pending, by default."""
+        chosen = self.pending() if files is None else list(files)
+        self.rename(chosen)
+        for folder in {file.folder.descriptor: file.folder for file in chosen}.values():
+            folder.sync()
+
+    def rename(self, files: Iterable[PendingFile]) -> None:
+        """Rename files, once all are synced. Their folders are not synced: a power cut may undo the renames."""
+        chosen = list(files)
+        for file in chosen:
+            file.sync()
+        for file in chosen:
+            file.publish()
+            self._open.pop(file, None)
+            del self._pending[file.folder.descriptor][file]
+
+    def discard(self) -> None:
+        """Remove the files that have no name yet."""
+        for file in self.pending():
+            file.drop()
+        self._pending.clear()
+        self._open.clear()
+
+    def pending(self, folder: Folder | None = None) -> list[PendingFile]:
+        """List the files that have no name yet: of all folders, or of one."""
+        if folder is not None:
+            return list(self._pending.get(folder.descriptor, ()))
+        return [file for files in self._pending.values() for file in files]
+
+    def __enter__(self) -> WriteBatch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.publish()
+        finally:
+            self.discard()
+            if self._pool is not None:
+                self._pool.shutdown()
+
+
+def replace_file(folder: Folder, name: str, parts: Sequence[Buffer], *, trailer: Trailer | None = None) -> None:
+    """Write the file `name` whole and durably: temporary name, fsync, rename. The caller syncs the folder.
+
+    Parameters
+    ----------
+    folder : Folder
+    name : str
+    parts : sequence of bytes-like
+        Written one after the other from the start.
+    trailer : (int, bytes), optional
+        Bytes at an offset past the parts. The hole between them reads as zeros.
+    """
+    PendingFile(folder, PARTIAL, name, parts, trailer).publish()
+
+
+def _write_all(descriptor: int, data: Buffer, position: int) -> int:
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, position)
+        position += written
+        view = view[written:]
+    return position
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file beside the stores, which is made if it is not there; not synced, nothing depends on it."""
+    with explained(path):
+        path.parent.mkdir(exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path`, which replaces it when the block ends: synced, then renamed.
+
+    If the block raises, the temporary file is removed and the file at `path` stays. A killed process leaves it behind,
+    under a hidden name of its own: no lock is held here, and several processes may write at once.
+    """
+    partial = path.with_name(f".{path.name[:128]}.{secrets.token_hex(4)}{PARTIAL}")
+    with explained(path):
+        try:
+            step("create", partial)
+            yield partial
+            descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                step("fsync", partial)
+                sync_descriptor(descriptor)
+            finally:
+                os.close(descriptor)
+            step("rename", path)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    sync_path(path.parent)
+
+
+def sibling(path: Path) -> Path:
+    """Name the one temporary folder beside a store, in which a store is built or compacted."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def remove_tree(path: Path, *, last_first: str | None = None) -> None:
+    """Remove a folder beside a store, the file `last_first` in it before the rest."""
+    step("rmtree", path)
+    if last_first is not None:
+        (path / last_first).unlink(missing_ok=True)
+    shutil.rmtree(path)
+    sync_path(path.parent)

@@ -1,0 +1,143 @@
+"""Calls of the operating system that Python lacks or wraps too thinly: sync, atomic moves, the mount table, errors."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from embstore._engine.io.steps import step
+from embstore.errors import (
+    NetworkFileSystemError,
+    ReadOnlyError,
+    StorageFullError,
+    StoreExistsError,
+)
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # <linux/fs.h>
+_RENAME_SWAP, _RENAME_EXCL = 2, 4  # macOS <sys/stdio.h>
+_NETWORK: Final = frozenset(
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2"),
+        *("orangefs", "panfs", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "wekafs"),
+    )
+)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a full disk and missing permissions into embstore's errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFullError(path, error) from error
+        if error.errno in _DENIED:
+            raise ReadOnlyError(path, error.strerror or "permission denied") from error
+        raise
+
+
+def sync_descriptor(descriptor: int) -> None:
+    """Sync to the medium itself: macOS's fsync stops at the drive's cache."""
+    if sys.platform == "darwin":  # pragma: no cover
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def make_parents(path: Path) -> None:
+    """Make the folders that lead to `path`, where they are not there."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def sync_path(path: Path) -> None:
+    """Sync the folder at `path`."""
+    with explained(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            step("sync_folder", path)
+            sync_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _renameat2(source: Path, target: Path, linux_flag: int, macos_flag: int) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    old, new = os.fsencode(source), os.fsencode(target)
+    if sys.platform == "darwin":  # pragma: no cover
+        failed = library.renamex_np(old, new, ctypes.c_uint(macos_flag))
+    else:
+        at_cwd = -100
+        failed = library.renameat2(at_cwd, old, at_cwd, new, ctypes.c_uint(linux_flag))
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Rename a finished folder to its place, durably, unless something is there.
+
+    Raises
+    ------
+    StoreExistsError
+        Something is at `target`; nothing was changed.
+    """
+    with explained(target):
+        step("move", source, str(target))
+        try:
+            _renameat2(source, target, _RENAME_NOREPLACE, _RENAME_EXCL)
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise StoreExistsError(target) from error
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                raise
+            if os.path.lexists(target):  # no such flag here: the lock keeps other writers away
+                raise StoreExistsError(target) from error
+            os.rename(source, target)
+        sync_path(target.parent)
+
+
+def swap_folders(source: Path, target: Path) -> None:
+    """Exchange two folders in one step; durable once their parent was synced."""
+    with explained(target):
+        step("exchange", source, str(target))
+        _renameat2(source, target, _RENAME_EXCHANGE, _RENAME_SWAP)
+
+
+def filesystem_type(path: Path) -> str:
+    """Name the type of file system that holds `path`: "block" on a disk, else as the mount table does ("" without)."""
+    try:
+        device = os.stat(path).st_dev
+        if os.major(device):
+            return "block"  # a disk of this machine: network file systems have no device, and so major number 0
+        table = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return ""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in table.splitlines():
+        head, _, rest = line.partition(" - ")
+        if head.split()[2] == wanted:
+            return rest.split()[0]
+    return ""
+
+
+def on_network(path: Path) -> str:
+    """Return the file system's type if it is a network or FUSE one, else ""."""
+    kind = filesystem_type(path)
+    return kind if kind in _NETWORK or kind.startswith("fuse") else ""
+
+
+def refuse_network(path: Path) -> None:
+    """Raise `NetworkFileSystemError` where locks and syncs can't be relied on."""
+    if kind := on_network(path):
+        raise NetworkFileSystemError(path, kind)
