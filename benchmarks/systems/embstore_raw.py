@@ -10,7 +10,7 @@ import numpy as np
 
 from embstore import FieldSpec
 from embstore import open as open_store  # by name, now: the package imports what is asked for when it is asked for
-from embstore._engine.write.check_input import as_numbers
+from embstore._engine.read.dtypes import as_numbers
 from systems.base import Floats, Numbers, Rows, System
 
 _MOST_ROWS = 1_000_000  # of one append: twice the keys of ten million rows would be gigabytes

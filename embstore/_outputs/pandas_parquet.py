@@ -13,9 +13,9 @@ from embstore._engine.format.record import STRING
 from embstore._engine.io.exports import written_whole
 from embstore._engine.lazy import imported
 from embstore._engine.read.column import Rows
+from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.read_rows import column_of, read_field
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.check_input import as_numbers
 from embstore._outputs.vectors import Vectors
 from embstore.errors import NameRefusedError, ShapeError
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.read.column import Rows
+from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.read_rows import consecutive
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.check_input import as_numbers
 from embstore.errors import NonFiniteError, ShapeError
 
 __all__ = ["Vectors"]

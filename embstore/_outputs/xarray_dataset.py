@@ -14,9 +14,9 @@ from xarray.core import indexing
 
 from embstore._engine.format.record import BFLOAT16, STRING, FieldSpec
 from embstore._engine.read.column import Array, Rows
+from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.read_rows import column_of, consecutive, read_field, read_ragged, row_bounds
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.check_input import as_numbers
 
 __all__ = ["as_dataset"]
 

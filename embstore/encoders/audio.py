@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.format.record import BFLOAT16
-from embstore._engine.write.check_input import as_rows, widen_bfloat16
+from embstore._engine.read.dtypes import as_rows, widen_bfloat16
 from embstore.encoders.audiofiles import Samples, mean, read_file, scaled
 from embstore.encoders.content import file_bytes
 from embstore.errors import ConfigError, DecodeError, ShapeError

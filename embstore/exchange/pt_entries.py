@@ -18,7 +18,7 @@ import numpy as np
 
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, FIELD_DTYPES, STRING, FieldSpec, check_name, dtype_name
-from embstore._engine.write.check_input import converted
+from embstore._engine.read.dtypes import converted
 from embstore.errors import FileFormatError
 from embstore.exchange.base import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Named, Table, Unreadable, check_claim
 from embstore.exchange.naming import named

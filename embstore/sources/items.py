@@ -17,7 +17,7 @@ import numpy as np
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import BFLOAT16
-from embstore._engine.write.check_input import as_rows, is_torch
+from embstore._engine.read.dtypes import as_rows, is_torch
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
 from embstore.sources.base import UNKNOWN, Content, Sample, Stamp, digest_of
 

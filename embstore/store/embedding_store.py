@@ -13,10 +13,11 @@ from embstore._engine.format.keys import Key, hash_keys
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import BFLOAT16, FieldSpec
 from embstore._engine.read.column import Rows
+from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import column_of, padded_rows, span_field, whole_offsets
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.check_input import Casting, as_numbers, read_keys
+from embstore._engine.write.check_input import Casting, read_keys
 from embstore._engine.write.commit import Values
 from embstore._engine.write.compact import compact
 from embstore._engine.write.erase import EraseReceipt, erase_dead

@@ -15,9 +15,9 @@ from embstore._engine.format.record import FieldSpec
 from embstore._engine.io.remote import local_path
 from embstore._engine.lazy import imported
 from embstore._engine.read.column import Rows
+from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.read_rows import read_field
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.check_input import as_numbers
 from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
 from embstore._outputs.tensors import as_tensor
 from embstore._outputs.vectors import Vectors

@@ -11,7 +11,7 @@ import pytest
 
 from embstore import errors
 from embstore._engine.format.config import Config
-from embstore._engine.write.check_input import narrow_bfloat16
+from embstore._engine.read.dtypes import narrow_bfloat16
 from embstore.encoders.audio import AudioSettings, decode_audio
 from embstore.encoders.image import decode_image
 from embstore.encoders.image import describe as describe_image

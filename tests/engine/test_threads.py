@@ -12,7 +12,7 @@ import pytest
 import embstore
 from embstore._engine.io import threads as sidebyside
 from embstore._engine.io.threads import in_parts, in_turn
-from embstore._engine.write.check_input import widen_bfloat16
+from embstore._engine.read.dtypes import widen_bfloat16
 from tests._helpers.crash import run_in_child
 
 

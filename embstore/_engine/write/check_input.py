@@ -1,6 +1,6 @@
 """What comes in: keys, rows and column values, checked and turned into what arrays hold. No I/O.
 
-Takes NumPy arrays, lists, and torch tensors of any device (without importing torch).
+Takes what `dtypes.as_rows` takes: NumPy arrays, lists, and torch tensors of any device.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from embstore._engine.format.keys import MAX_KEY_BYTES, Key
 from embstore._engine.format.ragged import Padded, Ragged, joined, offsets_of
 from embstore._engine.format.record import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
 from embstore._engine.format.zarr_layout import MAX_STRING_BYTES
-from embstore._engine.io.buffers import aligned_empty
-from embstore._engine.io.threads import in_parts
+from embstore._engine.read.dtypes import as_rows, converted, widen_bfloat16
 from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
-
-__all__ = ["Casting", "KeyBatch", "as_rows", "column_values", "field_values", "infer_field", "read_keys"]
 
 Casting = Literal["no", "same_kind"]
 Stored = np.ndarray[Any, Any] | Ragged
@@ -118,43 +115,6 @@ def _is_unicode(texts: list[str]) -> bool:
     return True
 
 
-def is_torch(values: Any) -> bool:
-    """Tell a tensor of torch's, without importing it."""
-    return type(values).__module__.partition(".")[0] == "torch"
-
-
-def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:
-    tensor = values.detach().cpu().resolve_neg()
-    name = str(tensor.dtype).removeprefix("torch.")
-    if name == BFLOAT16:
-        import torch
-
-        return tensor.contiguous().view(torch.int16).numpy().view(np.uint16), BFLOAT16
-    array: np.ndarray[Any, Any] = tensor.numpy()
-    return array, array.dtype.name
-
-
-def as_rows(values: Any) -> tuple[np.ndarray[Any, Any], str]:
-    """Return rows as a NumPy array and the name of their dtype; bfloat16 comes as uint16 bits."""
-    if isinstance(values, Checked) and not isinstance(values.values, Ragged):
-        return values.values, values.spec.dtype
-    if is_torch(values):
-        return _from_torch(values)
-    if isinstance(values, list | tuple) and values and is_torch(values[0]):
-        parts = [_from_torch(value) for value in values]
-        dtypes = {dtype for _, dtype in parts}
-        if len(dtypes) > 1 or len({part.shape for part, _ in parts}) > 1:
-            # Stacking would take the bits of bfloat16 for numbers; object is refused by whoever asked.
-            return np.empty(len(parts), dtype=object), " and ".join(sorted(dtypes))
-        return np.stack([part for part, _ in parts]), parts[0][1]
-    if isinstance(values, list | tuple) and len({np.shape(value) for value in values}) > 1:
-        return np.empty(len(values), dtype=object), "rows of different shapes"
-    array = np.asarray(values)
-    if array.dtype.name == BFLOAT16:  # ml_dtypes'
-        return array.view(np.uint16), BFLOAT16
-    return array, array.dtype.name
-
-
 def infer_field(name: str, values: Any) -> FieldSpec:
     """Describe the field that rows would make.
 
@@ -198,15 +158,17 @@ def field_values(name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *
     """
     if isinstance(values, Checked) and values.spec == spec and len(values) == len(keys):
         return values.values
+    given = values.values if isinstance(values, Checked) else values
     offsets = None
     if spec.ragged:
         rows, dtype, offsets = _as_tokens(name, spec, values)
         if len(offsets) - 1 != len(keys):
             raise ShapeError(name, expected=f"{len(keys)} rows", found=f"{len(offsets) - 1} rows")
-    elif isinstance(values, Ragged | Padded):
+    elif isinstance(given, Ragged | Padded):
         raise ShapeError(name, expected=(len(keys), *spec.shape), found="rows of different lengths")
     else:
-        rows, dtype = as_rows(values)
+        rows, dtype = as_rows(given)
+        dtype = values.spec.dtype if isinstance(values, Checked) else dtype
         expected = (len(keys), *spec.shape)
         if rows.dtype == object or rows.shape != expected:
             found = "rows of different shapes" if rows.dtype == object else rows.shape
@@ -284,43 +246,6 @@ def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, castin
     if numbers.dtype.kind in "iu" and not floats and (numbers != rows).any():
         raise DtypeError(name, expected=wanted, found=found, hint="some values don't fit")
     return numbers
-
-
-def converted(rows: np.ndarray[Any, Any], found: str, wanted: str) -> np.ndarray[Any, Any]:
-    """Return rows of one dtype as those of another, bfloat16 as its bits; the same rows, where they have it."""
-    if found == wanted:
-        return rows
-    if found == BFLOAT16:
-        rows = widen_bfloat16(rows)
-    with np.errstate(over="ignore"):  # what overflows is found, and named, as infinity
-        return narrow_bfloat16(rows.astype(np.float32)) if wanted == BFLOAT16 else rows.astype(wanted)
-
-
-def widen_bfloat16(bits: np.ndarray[Any, Any]) -> NDArray[np.float32]:
-    """Turn bfloat16 bits (uint16) into the float32 numbers that they stand for, exactly."""
-    out = aligned_empty(bits.shape, np.dtype(np.uint32))
-    rows, wide = np.atleast_1d(bits), np.atleast_1d(out)
-
-    def shift(start: int, stop: int) -> None:
-        np.left_shift(rows[start:stop], 16, out=wide[start:stop], dtype=np.uint32)  # with no array in between
-
-    in_parts(shift, len(rows), out.nbytes)
-    return out.view(np.float32)
-
-
-def as_numbers(values: Any, spec: FieldSpec) -> Any:
-    """Return stored rows, an array or ragged, as numbers of NumPy's: bfloat16 as float32, others as they are."""
-    if isinstance(values, Ragged):
-        return Ragged(as_numbers(values.values, spec), values.offsets)
-    return widen_bfloat16(values) if spec.dtype == BFLOAT16 else values
-
-
-def narrow_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round float32 to bfloat16 bits, to nearest with ties to even."""
-    bits = values.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    quiet_nan = (bits >> 16) | 0x40
-    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
 
 
 def _nonfinite_rows(rows: np.ndarray[Any, Any], dtype: str) -> NDArray[np.int64]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec, Record
-from embstore._engine.write.check_input import Casting, Checked, column_values, field_values, infer_field, is_torch
+from embstore._engine.read.dtypes import is_torch
+from embstore._engine.write.check_input import Casting, Checked, column_values, field_values, infer_field
 from embstore._engine.write.plans import AppendResult, IfExists, name_fields
 from embstore.errors import UnknownColumnError, UnknownFieldError
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from embstore._engine.io.durable import replacing
-from embstore._engine.write.check_input import as_numbers
+from embstore._engine.read.dtypes import as_numbers
 from embstore.exchange import pt as legacy
 from embstore.exchange.base import Unreadable
 from embstore.exchange.pt_entries import EntriesTable
