@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embstore._engine.format.config import Config
-from embstore._engine.format.record import FieldSpec
-from embstore._engine.write.plans import DEFAULT_FIELD
+from embstore._engine.format.record import DEFAULT_FIELD, FieldSpec
 from embstore.encoders.weights import ModuleWeights
 from embstore.encoders.wrapping import Wrapped
 from embstore.errors import ConfigError, WeightsChangedError

@@ -17,8 +17,6 @@ import numpy as np
 
 from embstore.errors import ConfigError, NameRefusedError
 
-__all__ = ["FORMAT", "ArrayState", "ColumnSpec", "FieldSpec", "Record", "SchemaError", "Tail"]
-
 FORMAT: Final = 1
 RAGGED: Final = "ragged"
 COMPRESSED: Final = "compressed"
@@ -39,6 +37,8 @@ NUMERIC: Final = (
 FIELD_DTYPES: Final = frozenset((*NUMERIC, BFLOAT16))
 COLUMN_DTYPES: Final = frozenset((*NUMERIC, STRING))
 COMPRESSIONS: Final = ("zstd", "blosc")
+DEFAULT_FIELD: Final = "embedding"
+"""Name of the field of a store that was given rows without a name."""
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 KEY_ARRAYS: Final = ("file_id", "class_code", "class_names", "key_hash", "dead_rows")

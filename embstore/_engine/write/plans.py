@@ -18,6 +18,7 @@ from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import (
     COLUMN_DTYPES,
     COMPRESSIONS,
+    DEFAULT_FIELD,
     STRING,
     ArrayState,
     ColumnSpec,
@@ -51,10 +52,7 @@ from embstore.errors import (
     UnknownFieldError,
 )
 
-__all__ = ["AppendResult", "IfExists", "Plan", "new_record", "plan_append", "plan_column", "plan_field"]
-
 IfExists = Literal["error", "skip", "replace"]
-DEFAULT_FIELD = "embedding"
 _BLOCK_BYTES: Final = 64 * 2**20
 _BLOCK_ROWS: Final = 65_536
 
