@@ -377,13 +377,13 @@ class EmptySourceError(EmbstoreError, ValueError):
 
 
 class EmptyViewError(EmbstoreError, ValueError):
-    """A view without rows, where some are needed. Attributes: `path` (of the store), `what` (was to be made)."""
+    """A view without rows, where some are needed. Attributes: `path` (of the store), `what` (a verb, as "plot")."""
 
     path: Path
     what: str
 
     def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"there is no {what} of no rows: the view of {path} is empty", path=path, what=what)
+        super().__init__(f"cannot {what}: the view of {path} is empty", path=path, what=what)
 
 
 class AlignmentError(EmbstoreError, ValueError):

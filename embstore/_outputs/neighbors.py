@@ -19,8 +19,6 @@ from embstore.errors import NonFiniteError, ShapeError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Metric", "Neighbors", "nearest_rows", "neighbors_of", "norms"]
-
 Metric = Literal["cosine", "dot", "euclidean"]
 
 _BLOCK_BYTES: Final = 64 * 2**20

@@ -22,8 +22,6 @@ from embstore.errors import NameRefusedError, ShapeError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_frame", "write_parquet"]
-
 _GROUP_BYTES: Final = 64 * 2**20
 _GROUP_ROWS: Final = 65_536
 """Of a row group: what is in RAM at a time, and the least that a reader can skip."""

@@ -12,8 +12,6 @@ from embstore._engine.lazy import imported
 from embstore._outputs.vectors import Vectors
 from embstore.errors import EmptyViewError
 
-__all__ = ["Method", "Projection", "project_vectors"]
-
 Method = Literal["pca", "umap"]
 
 _MOST_EXACT: Final = 2_048
@@ -52,7 +50,7 @@ def project_vectors(vectors: Vectors, method: Method, n: int, rng: np.random.Gen
     if n < 1:
         raise ValueError(f"expected at least one dimension, found {n}")
     if not len(vectors):
-        raise EmptyViewError(vectors.snapshot.folder.path, "projection")
+        raise EmptyViewError(vectors.snapshot.folder.path, "project")
     return _pca(vectors, n, rng) if method == "pca" else _umap(vectors, n, rng)
 
 

@@ -11,8 +11,6 @@ from embstore._engine.format.record import BFLOAT16, FieldSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_tensor"]
-
 
 def as_tensor(values: np.ndarray[Any, Any], spec: FieldSpec | None = None) -> torch.Tensor:
     """Show rows (of a field) as a tensor without a copy; bits of bfloat16 as what they are."""

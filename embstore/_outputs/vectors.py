@@ -16,8 +16,6 @@ from embstore._engine.read.read_rows import consecutive
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import NonFiniteError, ShapeError
 
-__all__ = ["Vectors"]
-
 _BLOCK_BYTES: Final = 16 * 2**20
 """Of a block, unless told: large enough for the calls that each costs, small enough for copies of it."""
 

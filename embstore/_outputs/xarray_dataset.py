@@ -18,8 +18,6 @@ from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.read_rows import column_of, consecutive, read_field, read_ragged, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 
-__all__ = ["as_dataset"]
-
 _BLOCK_BYTES: Final = 16 * 2**20
 """Read at a time where less than whole rows is wanted: one number of each of 28,000 AST clips is not 105 GB in RAM."""
 

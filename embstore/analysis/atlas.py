@@ -16,8 +16,6 @@ from embstore._outputs.projection import Method
 from embstore.errors import EmptyViewError, MissingLibraryError
 from embstore.store.view import View
 
-__all__ = ["Exploration", "explore"]
-
 logger = logging.getLogger("embstore")
 
 _PROGRAM = "embedding-atlas"
@@ -61,7 +59,7 @@ class Exploration:
     ) -> None:
         program = _installed()
         if not len(view):
-            raise EmptyViewError(view.store.path, "exploration")
+            raise EmptyViewError(view.store.path, "explore")
         self._folder = tempfile.TemporaryDirectory(prefix="embstore-")
         try:
             file = Path(self._folder.name) / "view.parquet"

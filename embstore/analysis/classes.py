@@ -14,8 +14,6 @@ from embstore.store.view import View
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Centroids", "Distance", "Distances", "centroids", "class_places", "distances", "to_own"]
-
 Distance = Literal["cosine", "euclidean"]
 Doubles = NDArray[np.float64]
 

@@ -17,8 +17,6 @@ from embstore.store.view import View
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["duplicates"]
-
 _BLOCK_ROWS: Final = 4_096
 _BLOCK_BYTES: Final = 128 * 2**20
 """Of each side of a product: as many rows as make it worth reading both, and 64 MiB of scores."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from embstore._outputs.projection import Method, Projection, project_vectors
+from embstore._outputs.projection import Method, project_vectors
+from embstore._outputs.projection import Projection as Projection
 from embstore.store.view import View
-
-__all__ = ["Projection", "project"]
 
 
 def project(

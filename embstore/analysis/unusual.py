@@ -15,8 +15,6 @@ from embstore.store.view import View
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["outliers"]
-
 _ASKED_AT_ONCE: Final = 1_024
 
 

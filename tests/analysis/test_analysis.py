@@ -202,7 +202,7 @@ def test_projections_of_little(filled, monkeypatch, exact):
         found = analysis.project(part)
         assert found.points.tolist() == [[0, 0]] * len(part)
         assert found.explained.tolist() == [0, 0]
-    with pytest.raises(errors.EmptyViewError):
+    with pytest.raises(errors.EmptyViewError, match=r"cannot project: the view of .* is empty"):
         analysis.project(view[:0])
     with pytest.raises(ValueError, match="method"):
         analysis.project(view, "tsne")
@@ -379,6 +379,57 @@ def test_many_classes_share_a_legend(path, tmp_path, rng):
     assert len(styles) == 50
 
 
+def test_a_page_names_the_largest_of_many_classes_and_folds_the_others(path, rng):
+    pytest.importorskip("plotly")
+    classes = [f"rare{i}" for i in range(60)] + [f"common{i}" for i in range(48)] * 3 + ["20 others"]
+    with embstore.open(path, "w-", config={}) as store:
+        keys = [f"{i}:{name}" for i, name in enumerate(classes)]
+        store.append(keys, rng.standard_normal((len(keys), 4)).astype(np.float32))
+        figure = store.select().plot()
+        nothing_folded = store.select(classes=[f"rare{i}" for i in range(50)]).plot()
+    others, *named = figure.data
+    assert [trace.name for trace in named] == ["rare0", "rare1", *(f"common{i}" for i in range(48))]
+    assert (others.name, len(others.x)) == ("59 others", 59)
+    assert others.legendrank > 1_000  # below all that are named
+    assert others.marker.color not in {trace.marker.color for trace in named}
+    assert {note[1] for note in others.customdata} == {*(f"rare{i}" for i in range(2, 60)), "20 others"}
+    assert figure.layout.legend.title.text == "class_name: 50 of 109"
+    assert [trace.name for trace in nothing_folded.data] == [f"rare{i}" for i in range(50)]
+    assert nothing_folded.layout.legend.title.text == "class_name"
+
+
+def test_groups_whose_names_look_equal_stay_apart(path):
+    """Names are cut for the legend, and a group of the store may be called as the folded ones are."""
+    pytest.importorskip("plotly")
+    notes = ["n" * 300 + end for end in "ab"] + ["", "<b>"]
+    with embstore.open(path, "w-", config={}) as store:
+        store.append([f"{i}:c" for i in range(4)], np.eye(4, dtype=np.float32), columns={"note": notes})
+        figure = store.select().plot(color="note")
+    assert [len(trace.x) for trace in figure.data] == [1, 1, 1, 1]
+    assert [trace.name for trace in figure.data] == ["", "&lt;b&gt;", *["n" * 199 + "…"] * 2]
+    assert [trace.customdata[0][2] for trace in figure.data] == [trace.name for trace in figure.data]
+
+
+def test_numbers_under_the_pointer_are_exact(path):
+    """JavaScript rounds whole numbers beyond 2**53."""
+    pytest.importorskip("plotly")
+    columns = {"n": np.array([2**63 - 1, 0]), "x": np.array([np.nan, 0.5])}
+    with embstore.open(path, "w-", config={}) as store:
+        store.append(["a:c", "b:c"], np.eye(2, dtype=np.float32), columns=columns)
+        (trace,) = store.select().plot(color="x").data
+    assert trace.customdata.tolist() == [["a:c", "c", str(2**63 - 1), "nan"], ["b:c", "c", "0", "0.5"]]
+    np.testing.assert_array_equal(trace.marker.color, columns["x"])
+
+
+@pytest.mark.parametrize(("most", "kind"), [(4, "scatter"), (3, "scattergl")])
+def test_many_points_are_drawn_by_webgl(path, monkeypatch, most, kind):
+    pytest.importorskip("plotly")
+    monkeypatch.setattr("embstore._outputs.plot._MOST_SVG", most)
+    with embstore.open(path, "w-", config={}) as store:
+        store.append([f"{i}:c{i % 2}" for i in range(4)], np.eye(4, dtype=np.float32))
+        assert [trace.type for trace in store.select().plot().data] == [kind] * 2
+
+
 def test_a_picture_lists_the_largest_of_many_classes(path, tmp_path, rng):
     pytest.importorskip("matplotlib")
     classes = [f"rare{i}" for i in range(40)] + ["common"] * 5
@@ -396,7 +447,7 @@ def test_plots_that_are_not_drawn(make, tmp_path):
     store, _, _ = make()
     view = store.select()
     for file in (tmp_path / "a.png", tmp_path / "a.html", None):
-        with pytest.raises(errors.EmptyViewError, match="plot"):
+        with pytest.raises(errors.EmptyViewError, match=r"cannot plot: the view of .* is empty"):
             view[:0].plot(file)
     with pytest.raises(ValueError, match=r"\.html"):
         view.plot(tmp_path / "a.jpeg")
@@ -415,7 +466,7 @@ def test_a_plot_of_one_row(make, tmp_path):
     assert len(store.select()[:1].plot().data[0].x) == 1
 
 
-@pytest.mark.parametrize("library", ["matplotlib", "plotly.graph_objects", "pandas", "pyarrow", "xarray"])
+@pytest.mark.parametrize("library", ["matplotlib", "plotly.express", "pandas", "pyarrow", "xarray"])
 def test_a_library_that_is_missing_is_named(make, monkeypatch, tmp_path, library):
     store, keys, _ = make()
     view = store.select()
@@ -457,7 +508,7 @@ def test_exploring_writes_a_file_and_starts_the_program(make, atlas, monkeypatch
         assert running.process.poll() is None
     assert not running.path.exists()
     assert running.process.poll() is not None
-    with pytest.raises(errors.EmptyViewError):
+    with pytest.raises(errors.EmptyViewError, match=r"cannot explore: the view of .* is empty"):
         analysis.explore(store.select(rows=[]))
 
 
@@ -475,7 +526,7 @@ def test_exploring_without_the_program(make, monkeypatch):
 def test_importing_it_loads_no_library():
     code = (
         "import sys, embstore, embstore.analysis as a\n"
-        "[getattr(a, name) for name in a.__all__]; from embstore.alignment import align\n"
+        "[getattr(a, name) for name in a.__all__]; from embstore.store.align import align\n"
         "print(*{m.partition('.')[0] for m in sys.modules} & {'pandas', 'xarray', 'pyarrow', 'matplotlib', 'plotly',"
         " 'torch', 'zarr', 'umap'})\n"
     )

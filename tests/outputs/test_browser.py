@@ -84,7 +84,7 @@ def test_the_key_and_the_columns_are_under_the_pointer(view, opened, tmp_path):
 
 
 def test_points_that_are_drawn_by_webgl_have_their_keys(view, opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("embstore._outputs.drawing._MOST_SVG", 10)
+    monkeypatch.setattr("embstore._outputs.plot._MOST_SVG", 10)
     page = opened(view.plot(tmp_path / "a.html", color=None))
     if not page.evaluate("() => !!document.createElement('canvas').getContext('webgl')"):
         pytest.skip("this chromium has no WebGL")

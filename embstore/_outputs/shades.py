@@ -1,0 +1,95 @@
+"""Colours and markers of the points of a plot: groups of rows, or a continuous scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.read.read_rows import column_of
+from embstore._outputs.vectors import Vectors
+
+_FEW_NUMBERS: Final = 20
+"""Different whole numbers up to which they are groups, as folds are; more have a continuous scale."""
+
+COLOURS: Final = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
+    *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+)
+_MARKERS: Final = (("o", "circle"), ("^", "triangle-up"), ("s", "square"), ("D", "diamond"), ("X", "x"))
+"""matplotlib's and plotly's names; the next one where the colours begin again."""
+
+_MOST_NAMED: Final = len(COLOURS) * len(_MARKERS)
+"""Groups that can be told apart: ESC-50's classes, just so. Of more groups the smaller ones share a style."""
+
+_OTHERS: Final = ("#d3d3d3", _MARKERS[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shades:
+    """Values that points are coloured by.
+
+    Attributes
+    ----------
+    name : str
+    values : ndarray, (n,)
+        Places in `groups`; numbers, if `groups` is None.
+    groups : list of str, optional
+        Names. The first stands for all groups that are not named, if `count` is larger than their number.
+    count : int
+        Groups that occur.
+    """
+
+    name: str
+    values: NDArray[Any]
+    groups: list[str] | None = None
+    count: int = 0
+
+    @property
+    def folded(self) -> bool:
+        """True if the first group stands for many."""
+        return self.groups is not None and len(self.groups) < self.count
+
+    def styles(self) -> list[tuple[str, tuple[str, str]]]:
+        """Return the colour and the marker of each group."""
+        named = range(len(self.groups or ()) - self.folded)
+        own = [(COLOURS[i % len(COLOURS)], _MARKERS[i // len(COLOURS)]) for i in named]
+        return [_OTHERS, *own] if self.folded else own
+
+    def title(self, listed: int) -> str:
+        """Return a legend's title, which says how many groups it lists unless it lists all."""
+        return self.name if listed == self.count else f"{self.name}: {listed} of {self.count}"
+
+
+def shades_of(vectors: Vectors, color: str) -> Shades:
+    """Return the colours of points: by class in the store's order, or by a column."""
+    snapshot, rows = vectors.snapshot, vectors.rows
+    if color == "class_name":
+        codes, values = np.unique(snapshot.class_codes_of(rows), return_inverse=True)
+        return _grouped(color, values, [snapshot.class_names[code] for code in codes.tolist()])
+    column = column_of(snapshot, color, rows)
+    found: Sequence[Any] | None = None
+    if column.dtype.kind in "Ob":
+        found = sorted(set(column.tolist()))
+    elif column.dtype.kind in "iu" and len(numbers := np.unique(column)) <= _FEW_NUMBERS:
+        found = numbers.tolist()
+    if found is None:
+        return Shades(name=color, values=column.astype(np.float64))
+    places = {value: place for place, value in enumerate(found)}
+    values = np.array([places[value] for value in column.tolist()], dtype=np.int64)
+    return _grouped(color, values, [str(value) for value in found])
+
+
+def _grouped(name: str, values: NDArray[Any], groups: list[str]) -> Shades:
+    """Name the largest groups, and fold the others into one, which is first so that it is drawn below."""
+    count = len(groups)
+    if count > _MOST_NAMED:
+        largest = np.sort(np.argsort(-np.bincount(values), kind="stable")[:_MOST_NAMED])
+        places = np.zeros(count, dtype=np.int64)
+        places[largest] = np.arange(1, len(largest) + 1)
+        values = places[values]
+        groups = [f"{count - len(largest):,} others", *(groups[i] for i in largest.tolist())]
+    return Shades(name=name, values=values, groups=groups, count=count)
