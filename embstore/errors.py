@@ -59,29 +59,135 @@ Each carries its facts as attributes, named in the class. Nothing here does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform
 
-_SHOWN = 10
+_T = TypeVar("_T")
+
+# The bounds of a message: 20,000 keys, or one key of a megabyte, are facts of an error, and not to be printed whole.
+_MOST_VALUE = 1000  # characters of one value
+_MOST_LIST = 2000  # characters of a list
+_MOST_ITEM = 500  # characters of one item in a list
+_MOST_QUOTED = 10  # items of a list of keys
 
 
-def _listed(items: Iterable[object], total: int) -> str:
-    """First few of `items`, and how many more there are."""
-    shown = [repr(item) for _, item in zip(range(_SHOWN), items, strict=False)]
-    more = total - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+def _cut(text: str, most: int) -> str:
+    """Return the start and the end of a text that is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    end = most // 2
+    return f"{text[: most - end - 1]}…{text[-end:]}"
 
 
+class Items(Generic[_T]):
+    """A fact that is given as any iterable, and kept as a tuple."""
+
+    def __init__(self, *, default: Any = Parameter.empty) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, error: object, owner: type) -> tuple[_T, ...]:
+        """Return the items; the class itself has none."""
+        if error is None or self._name not in vars(error):
+            raise AttributeError(self._name)
+        found: tuple[_T, ...] = vars(error)[self._name]
+        return found
+
+    def __set__(self, error: object, items: Iterable[_T]) -> None:
+        vars(error)[self._name] = tuple(items)
+
+
+class _Shown:
+    """A fact as a template shows it: bounded, whatever it is."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return _cut(repr(self._value), _MOST_VALUE)
+
+    def __format__(self, spec: str) -> str:
+        if not spec or not isinstance(self._value, tuple):
+            return _cut(format(self._value, spec), _MOST_VALUE)
+        if spec == "count":
+            return f"{len(self._value):,}"
+        if spec == "quoted":
+            return _listed(self._value, ", ", _quoted, _MOST_QUOTED)
+        return _listed(self._value, spec, str, _MOST_LIST)
+
+
+def _quoted(item: object) -> str:
+    return repr(str(item) if isinstance(item, Path) else item)
+
+
+def _listed(items: Sequence[object], separator: str, shown: Callable[[object], str], most: int) -> str:
+    """Return the first items, `most` or fewer, and how many more there are."""
+    texts, room = [], _MOST_LIST
+    for item in items[:most]:
+        text = _cut(shown(item), _MOST_ITEM)
+        room -= len(text) + len(separator)
+        if room < 0:
+            break
+        texts.append(text)
+    more = len(items) - len(texts)
+    return (separator.join(texts) or "none") + (f" and {more:,} more" if more else "")
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(Items,))
 class EmbstoreError(Exception):
-    """Base of all errors raised by embstore; its facts are attributes."""
+    """Base of all errors raised by embstore; its facts are attributes.
 
-    def __init__(self, message: str, **facts: Any) -> None:
-        super().__init__(message)
+    A subclass annotates its facts, as a dataclass does: they are the parameters of its constructor, in this order, by
+    name alone after ``_: KW_ONLY``. Its `template` makes the message of them: ``{path}``, ``{key!r}``, ``{dead:,}``.
+    Of a tuple, the first items are shown: ``{keys:quoted}`` quotes them, ``{known:, }`` puts the given separator
+    between them as they are. ``{keys:count}`` is their number. The bounds above hold for every fact.
+    """
+
+    template: ClassVar[str]
+    _signature: ClassVar[Signature] = Signature()
+
+    def __init_subclass__(cls) -> None:
+        """Take the annotations as the constructor's parameters."""
+        super().__init_subclass__()
+        kind: Any = Parameter.POSITIONAL_OR_KEYWORD
+        parameters = list(cls._signature.parameters.values())
+        for name in vars(cls).get("__annotations__", ()):
+            if name == "_":
+                kind = Parameter.KEYWORD_ONLY
+                continue
+            default = vars(cls).get(name, Parameter.empty)
+            default = default.default if isinstance(default, Items) else default
+            parameters.append(Parameter(name, kind, default=default))
+        cls._signature = Signature(sorted(parameters, key=lambda parameter: parameter.kind))
+
+    def __init__(self, *args: Any, **facts: Any) -> None:
+        given = self._signature.bind(*args, **facts)
+        given.apply_defaults()
+        self._hold(given.arguments)
+        kept = self._facts
+        self._fill(self._template().format_map({name: _Shown(fact) for name, fact in kept.items()}), kept)
+
+    def _fill(self, message: str, facts: Mapping[str, Any]) -> None:
+        super().__init__(message)  # before the facts, because OSError's constructor empties `errno`
         self.message = message
-        self._facts = facts  # `errno` is OSError's own, and not in __dict__
-        for name, value in facts.items():
-            setattr(self, name, value)
+        self._hold(facts)
+
+    def _hold(self, facts: Mapping[str, Any]) -> None:
+        for name, fact in facts.items():
+            setattr(self, name, fact)
+
+    def _template(self) -> str:
+        """Return the template; a subclass may choose one by its facts."""
+        return self.template
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._signature.parameters}
 
     def __str__(self) -> str:
         """Return the message (KeyError and OSError would show it otherwise)."""
@@ -94,7 +200,7 @@ class EmbstoreError(Exception):
 
 def _rebuild(cls: type[EmbstoreError], message: str, facts: dict[str, Any]) -> EmbstoreError:
     error = cls.__new__(cls, message)
-    EmbstoreError.__init__(error, message, **facts)
+    error._fill(message, facts)
     return error
 
 
@@ -103,93 +209,64 @@ class KeyFormatError(EmbstoreError, ValueError):
 
     key: object
     reason: str
-
-    def __init__(self, key: object, reason: str) -> None:
-        super().__init__(f"{key!r} is not a key 'file_id:class': {reason}", key=key, reason=reason)
+    template = "{key!r} is not a key 'file_id:class': {reason}"
 
 
 class DuplicateKeysError(EmbstoreError, ValueError):
     """The same key more than once in one append, or source. Attributes: `keys`, `path`, `found_at` (where each was)."""
 
-    keys: tuple[str, ...]
-    path: Path | None
-    found_at: tuple[str, ...]
+    keys: Items[str] = Items()
+    _: KW_ONLY
+    path: Path | None = None
+    found_at: Items[str] = Items(default=())
 
-    def __init__(self, keys: Sequence[str], *, path: Path | None = None, found_at: Sequence[str] = ()) -> None:
-        places = f": {' and '.join(found_at)}" if found_at else ""
-        super().__init__(
-            f"{len(keys)} key(s) occur more than once: {_listed(keys, len(keys))}{places}",
-            keys=tuple(keys),
-            path=path,
-            found_at=tuple(found_at),
-        )
+    def _template(self) -> str:
+        places = ": {found_at: and }" if self.found_at else ""
+        return "{keys:count} key(s) occur more than once: {keys:quoted}" + places
 
 
 class KeysExistError(EmbstoreError, ValueError):
     """Keys that are stored already. Attributes: `keys`, `path`."""
 
-    keys: tuple[str, ...]
-    path: Path | None
-
-    def __init__(self, keys: Sequence[str], *, path: Path | None = None) -> None:
-        super().__init__(
-            f"{len(keys)} key(s) are stored already in {path}: {_listed(keys, len(keys))}; "
-            f'use if_exists="skip" or if_exists="replace"',
-            keys=tuple(keys),
-            path=path,
-        )
+    keys: Items[str] = Items()
+    _: KW_ONLY
+    path: Path | None = None
+    template = (
+        '{keys:count} key(s) are stored already in {path}: {keys:quoted}; use if_exists="skip" or if_exists="replace"'
+    )
 
 
 class ShapeError(EmbstoreError, ValueError):
     """Rows of another shape or number. Attributes: `field`, `expected`, `found`."""
 
     field: str
+    _: KW_ONLY
     expected: object
     found: object
-
-    def __init__(self, field: str, *, expected: object, found: object) -> None:
-        super().__init__(
-            f"{field!r}: expected {expected}, found {found}",
-            field=field,
-            expected=expected,
-            found=found,
-        )
+    template = "{field!r}: expected {expected}, found {found}"
 
 
 class DtypeError(EmbstoreError, TypeError):
-    """A dtype that would need a cast. Attributes: `field`, `expected`, `found`."""
+    """A dtype that would need a cast. Attributes: `field`, `expected`, `found`, `hint`."""
 
     field: str
+    _: KW_ONLY
     expected: object
     found: object
+    hint: str = ""
 
-    def __init__(self, field: str, *, expected: object, found: object, hint: str = "") -> None:
-        super().__init__(
-            f"{field!r}: expected dtype {expected}, found {found}" + (f"; {hint}" if hint else ""),
-            field=field,
-            expected=expected,
-            found=found,
-        )
+    def _template(self) -> str:
+        return "{field!r}: expected dtype {expected}, found {found}" + ("; {hint}" if self.hint else "")
 
 
 class NonFiniteError(EmbstoreError, ValueError):
-    """NaN or infinity in rows to be stored, or to be calculated with. Attributes: `field`, `keys`."""
+    """NaN or infinity in rows to be stored, or to be calculated with. Attributes: `field`, `keys`, `hint`."""
 
     field: str
-    keys: tuple[str, ...]
-
-    def __init__(
-        self,
-        field: str,
-        keys: Sequence[str],
-        *,
-        hint: str = 'a field may allow them with FieldSpec(nonfinite="allow")',
-    ) -> None:
-        super().__init__(
-            f"{field!r}: NaN or infinity in {len(keys)} row(s): {_listed(keys, len(keys))}; {hint}",
-            field=field,
-            keys=tuple(keys),
-        )
+    keys: Items[str] = Items()
+    _: KW_ONLY
+    hint: str = 'a field may allow them with FieldSpec(nonfinite="allow")'
+    template = "{field!r}: NaN or infinity in {keys:count} row(s): {keys:quoted}; {hint}"
 
 
 class NameRefusedError(EmbstoreError, ValueError):
@@ -197,9 +274,7 @@ class NameRefusedError(EmbstoreError, ValueError):
 
     name: object
     reason: str
-
-    def __init__(self, name: object, reason: str) -> None:
-        super().__init__(f"{name!r} can't name a field or a column: {reason}", name=name, reason=reason)
+    template = "{name!r} can't name a field or a column: {reason}; choose another name"
 
 
 class ConfigError(EmbstoreError, ValueError):
@@ -209,105 +284,69 @@ class ConfigError(EmbstoreError, ValueError):
     value: object
     reason: str
 
-    def __init__(self, attribute: str, value: object, reason: str) -> None:
-        super().__init__(
-            f"config attribute {attribute or '(top)'!r}: {reason}, found {value!r}",
-            attribute=attribute,
-            value=value,
-            reason=reason,
-        )
+    def _template(self) -> str:
+        return "config attribute " + ("{attribute!r}" if self.attribute else "'(top)'") + ": {reason}, found {value!r}"
 
 
 class DeadRowsError(EmbstoreError, ValueError):
     """A whole column that holds deleted rows. Attributes: `field`, `path`, `dead`."""
 
     field: str
+    _: KW_ONLY
     path: Path
     dead: int
-
-    def __init__(self, field: str, *, path: Path, dead: int) -> None:
-        super().__init__(
-            f"{field!r} of {path} has {dead:,} deleted row(s): ask for dead='include' and index it "
-            f"with store.rows, or take store.select().to_numpy(), or compact() the store",
-            field=field,
-            path=path,
-            dead=dead,
-        )
+    template = (
+        "{field!r} of {path} has {dead:,} deleted row(s): ask for dead='include' and index it "
+        "with store.rows, or take store.select().to_numpy(), or compact() the store"
+    )
 
 
 class MissingKeysError(EmbstoreError, KeyError):
-    """Keys that are not stored, all of them. Attributes: `keys`, `path`."""
+    """Keys that are not stored, all of them. Attributes: `keys`, `path`, `what` (in place of "in `path`")."""
 
-    keys: tuple[str, ...]
-    path: Path | None
+    keys: Items[str] = Items()
+    _: KW_ONLY
+    path: Path | None = None
+    what: str = ""
 
-    def __init__(self, keys: Sequence[str], *, path: Path | None = None, what: str = "") -> None:
-        super().__init__(
-            f"{len(keys)} key(s) are not {what or f'in {path}'}: {_listed(keys, len(keys))}",
-            keys=tuple(keys),
-            path=path,
-        )
+    def _template(self) -> str:
+        return "{keys:count} key(s) are not " + ("{what}" if self.what else "in {path}") + ": {keys:quoted}"
 
 
 class UnknownFieldError(EmbstoreError, KeyError):
-    """A field that the store does not have. Attributes: `field`, `available`, `path`."""
+    """A field that the store does not have. Attributes: `field` (None: not named), `available`, `path`, `hint`."""
 
     field: str | None
-    available: tuple[str, ...]
-    path: Path | None
+    available: Items[str] = Items()
+    _: KW_ONLY
+    path: Path | None = None
+    hint: str = ""
 
-    def __init__(
-        self, field: str | None, available: Iterable[str], *, path: Path | None = None, hint: str = ""
-    ) -> None:
-        names = tuple(available)
-        what = "no field was named" if field is None else f"there is no field {field!r}"
-        where = "" if path is None else f" in {path}"
-        super().__init__(
-            f"{what}{where}; there are {', '.join(names) or 'none yet'}{'; ' if hint else ''}{hint}",
-            field=field,
-            available=names,
-            path=path,
-        )
+    def _template(self) -> str:
+        what = "no field was named" if self.field is None else "no field {field!r}"
+        where = "" if self.path is None else " in {path}"
+        return f"{what}{where}; fields: {{available:, }}" + ("; {hint}" if self.hint else "")
 
 
 class UnknownColumnError(EmbstoreError, KeyError):
-    """A column that the store lacks, or that an append left out. Attributes: `column`, `available`, `path`."""
+    """A column that the store lacks, or that an append left out. Attributes: `column`, `available`, `path`, `what`."""
 
     column: str
-    available: tuple[str, ...]
-    path: Path | None
+    available: Items[str] = Items()
+    _: KW_ONLY
+    path: Path | None = None
+    what: str = "no column"
 
-    def __init__(
-        self,
-        column: str,
-        available: Iterable[str],
-        *,
-        path: Path | None = None,
-        what: str = "there is no column",
-    ) -> None:
-        names = tuple(available)
-        where = "" if path is None else f" in {path}"
-        super().__init__(
-            f"{what} {column!r}{where}; there are {', '.join(names) or 'none'}",
-            column=column,
-            available=names,
-            path=path,
-        )
+    def _template(self) -> str:
+        return "{what} {column!r}" + ("" if self.path is None else " in {path}") + "; columns: {available:, }"
 
 
 class UnknownClassError(EmbstoreError, KeyError):
     """Classes that are not in the list given. Attributes: `class_names`, `available`."""
 
-    class_names: tuple[str, ...]
-    available: tuple[str, ...]
-
-    def __init__(self, class_names: Iterable[str], available: Iterable[str]) -> None:
-        names, known = tuple(class_names), tuple(available)
-        super().__init__(
-            f"no class {_listed(names, len(names))} among {_listed(known, len(known))}",
-            class_names=names,
-            available=known,
-        )
+    class_names: Items[str] = Items()
+    available: Items[str] = Items()
+    template = "no class {class_names:quoted}; classes: {available:quoted}"
 
 
 class UnknownModelError(EmbstoreError, ValueError):
@@ -315,34 +354,23 @@ class UnknownModelError(EmbstoreError, ValueError):
 
     model: str
     found: str
-    known: tuple[str, ...]
-
-    def __init__(self, model: str, found: str, known: Iterable[str]) -> None:
-        names = tuple(known)
-        super().__init__(
-            f"{model} is of the type {found!r}, which from_pretrained does not know; it knows {', '.join(names)}. "
-            f"Wrap the model itself: embstore.encoders.ModuleEncoder, or FunctionEncoder for any function",
-            model=model,
-            found=found,
-            known=names,
-        )
+    known: Items[str] = Items()
+    template = (
+        "{model} is of the type {found!r}, which from_pretrained does not know; it knows {known:, }. "
+        "Wrap the model itself: embstore.encoders.ModuleEncoder, or FunctionEncoder for any function"
+    )
 
 
 class MissingWeightsError(EmbstoreError, ValueError):
     """Weights that a checkpoint lacks, so that they would be random. Attributes: `model`, `weights`, `fields`."""
 
     model: str
-    weights: tuple[str, ...]
-    fields: tuple[str, ...]
-
-    def __init__(self, model: str, weights: Sequence[str], fields: Sequence[str]) -> None:
-        super().__init__(
-            f"{model} has no weights for {_listed(weights, len(weights))}; {', '.join(fields)} would be random, "
-            f"and others at each load: ask for other fields",
-            model=model,
-            weights=tuple(weights),
-            fields=tuple(fields),
-        )
+    weights: Items[str] = Items()
+    fields: Items[str] = Items()
+    template = (
+        "{model} has no weights for {weights:quoted}; {fields:, } would be random, "
+        "and others at each load: ask for other fields"
+    )
 
 
 class ModelFilesError(EmbstoreError, FileNotFoundError):
@@ -350,20 +378,14 @@ class ModelFilesError(EmbstoreError, FileNotFoundError):
 
     path: Path
     missing: str
-
-    def __init__(self, path: Path, missing: str) -> None:
-        super().__init__(f"{path} has no {missing}", path=path, missing=missing)
+    template = "{path} has no {missing}; expected the folder of a whole model"
 
 
 class WeightsChangedError(EmbstoreError, RuntimeError):
     """A model's files changed since its fingerprint was taken: make the encoder again. Attribute: `path`."""
 
     path: Path
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"{path} changed since the encoder's fingerprint was taken; call from_pretrained again", path=path
-        )
+    template = "{path} changed since the encoder's fingerprint was taken; call from_pretrained again"
 
 
 class EmptySourceError(EmbstoreError, ValueError):
@@ -372,8 +394,8 @@ class EmptySourceError(EmbstoreError, ValueError):
     path: Path | None
     reason: str
 
-    def __init__(self, path: Path | None, reason: str) -> None:
-        super().__init__(f"{path if path is not None else 'the source'}: {reason}", path=path, reason=reason)
+    def _template(self) -> str:
+        return "the source: {reason}" if self.path is None else "{path}: {reason}"
 
 
 class EmptyViewError(EmbstoreError, ValueError):
@@ -381,9 +403,7 @@ class EmptyViewError(EmbstoreError, ValueError):
 
     path: Path
     what: str
-
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"cannot {what}: the view of {path} is empty", path=path, what=what)
+    template = "cannot {what}: the view of {path} is empty; select at least one row"
 
 
 class AlignmentError(EmbstoreError, ValueError):
@@ -391,17 +411,9 @@ class AlignmentError(EmbstoreError, ValueError):
 
     view: str
     on: str
-    ids: tuple[str, ...]
+    ids: Items[str] = Items()
     reason: str
-
-    def __init__(self, view: str, on: str, ids: Sequence[str], reason: str) -> None:
-        super().__init__(
-            f"{view!r} can't be joined on {on}: {reason}: {_listed(ids, len(ids))}",
-            view=view,
-            on=on,
-            ids=tuple(ids),
-            reason=reason,
-        )
+    template = "{view!r} can't be joined on {on}: {reason}: {ids:quoted}"
 
 
 class TooManyPairsError(EmbstoreError, ValueError):
@@ -409,13 +421,7 @@ class TooManyPairsError(EmbstoreError, ValueError):
 
     threshold: float
     most: int
-
-    def __init__(self, threshold: float, most: int) -> None:
-        super().__init__(
-            f"more than {most:,} pairs are at least {threshold:g} alike: raise threshold=, or most=",
-            threshold=threshold,
-            most=most,
-        )
+    template = "more than {most:,} pairs are at least {threshold:g} alike: raise threshold=, or most="
 
 
 class SampleError(EmbstoreError, ValueError):
@@ -424,8 +430,8 @@ class SampleError(EmbstoreError, ValueError):
     path: Path | None
     reason: str
 
-    def __init__(self, path: Path | None, reason: str) -> None:
-        super().__init__(f"{path}: {reason}" if path is not None else reason, path=path, reason=reason)
+    def _template(self) -> str:
+        return "{reason}" if self.path is None else "{path}: {reason}"
 
 
 class DecodeError(SampleError):
@@ -443,35 +449,30 @@ class NotAStoreError(EmbstoreError, FileNotFoundError):
 
     path: Path
     reason: str
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} is not an embstore store: {reason}", path=path, reason=reason)
+    template = "{path} is not an embstore store: {reason}"
 
 
 class CacheMissError(EmbstoreError, LookupError):
-    """No store of this config. Attributes: `config`, `differences` (from the nearest), `path` (of the cache)."""
+    """No store of this config. Attributes: `config`, `differences` (from the nearest), `path`, `reason`.
 
+    `path` is that of the cache.
+    """
+
+    reason: str
+    _: KW_ONLY
     config: Any
-    differences: tuple[Any, ...]
+    differences: Items[Any] = Items()
     path: Path
-
-    def __init__(self, reason: str, *, config: Any, differences: Sequence[Any], path: Path) -> None:
-        super().__init__(reason, config=config, differences=tuple(differences), path=path)
+    template = "{reason}"
 
 
 class AmbiguousConfigError(EmbstoreError, LookupError):
-    """Several stores fit where one was wanted. Attributes: `wanted`, `paths`."""
+    """Several stores fit where one was wanted. Attributes: `wanted`, `paths`, `detail` (in which they differ)."""
 
     wanted: Mapping[str, object]
-    paths: tuple[Path, ...]
-
-    def __init__(self, wanted: Mapping[str, object], paths: Sequence[Path], detail: str) -> None:
-        super().__init__(
-            f"{len(paths)} stores have {dict(wanted)!r}; they differ in {detail}: "
-            f"{_listed([str(p) for p in paths], len(paths))}",
-            wanted=dict(wanted),
-            paths=tuple(paths),
-        )
+    paths: Items[Path] = Items()
+    detail: str
+    template = "{paths:count} stores have {wanted!r}; they differ in {detail}: {paths:quoted}"
 
 
 class ConfigMismatchError(EmbstoreError, ValueError):
@@ -481,77 +482,55 @@ class ConfigMismatchError(EmbstoreError, ValueError):
     """
 
     path: Path
-    differences: tuple[Any, ...]
-
-    def __init__(self, path: Path, differences: Sequence[Any]) -> None:
-        super().__init__(
-            f"the config of {path} differs: " + "; ".join(str(d) for d in differences),
-            path=path,
-            differences=tuple(differences),
-        )
+    differences: Items[Any] = Items()
+    template = "the config of {path} differs: {differences:; }"
 
 
 class FieldMismatchError(EmbstoreError, ValueError):
     """A field is stored with another meaning. Attributes: `field`, `path`, `expected` (stored), `found`."""
 
     field: str
+    _: KW_ONLY
     path: Path | None
     expected: object
     found: object
-
-    def __init__(self, field: str, *, path: Path | None, expected: object, found: object) -> None:
-        super().__init__(
-            f"field {field!r} in {path} is {expected}, the encoder gives {found}; give it another name",
-            field=field,
-            path=path,
-            expected=expected,
-            found=found,
-        )
+    template = "field {field!r} in {path} is {expected}, the encoder gives {found}; give it another name"
 
 
 class StoreExistsError(EmbstoreError, FileExistsError):
     """Something is already at the path. Attribute: `path`."""
 
     path: Path
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} exists already", path=path)
+    template = "{path} exists already; choose another path, or remove it first"
 
 
 class UnsupportedFormatError(EmbstoreError, ValueError):
     """A store that this version can't read. Attributes: `path`, `expected`, `found`."""
 
     path: Path | None
+    _: KW_ONLY
     expected: object
     found: object
-
-    def __init__(self, path: Path | None, *, expected: object, found: object) -> None:
-        super().__init__(
-            f"{path} needs a newer embstore: it has {found}, this version reads {expected}",
-            path=path,
-            expected=expected,
-            found=found,
-        )
+    template = "{path} needs a newer embstore: it has {found}, this version reads {expected}"
 
 
 class StoreReplacedError(EmbstoreError, OSError):
-    """The store's folder was exchanged or removed: open it again. Attribute: `path`."""
+    """The store's folder was exchanged or removed: open it again. Attributes: `path`, `detail`."""
 
     path: Path
-
-    def __init__(self, path: Path, detail: str = "its folder was replaced or removed") -> None:
-        super().__init__(f"{path}: {detail} since it was opened; open it again", path=path)
+    detail: str = "its folder was replaced or removed"
+    template = "{path}: {detail} since it was opened; open it again"
 
 
 class StoreChangedError(EmbstoreError, RuntimeError):
-    """Rows were renumbered or erased: select again. Attributes: `path`, `expected`, `found`."""
+    """Rows were renumbered or erased: select again. Attributes: `path`, `detail`, `expected`, `found`."""
 
     path: Path
+    detail: str
+    _: KW_ONLY
     expected: object
     found: object
-
-    def __init__(self, path: Path, detail: str, *, expected: object, found: object) -> None:
-        super().__init__(f"{path}: {detail}", path=path, expected=expected, found=found)
+    template = "{path}: {detail}"
 
 
 class CommitUncertainError(EmbstoreError, OSError):
@@ -562,14 +541,10 @@ class CommitUncertainError(EmbstoreError, OSError):
 
     path: Path
     commit_id: str
-
-    def __init__(self, path: Path, commit_id: str) -> None:
-        super().__init__(
-            f"{path}: commit {commit_id} is in place, but syncing it to disk failed; refresh() "
-            f"and ask missing(keys) before repeating it",
-            path=path,
-            commit_id=commit_id,
-        )
+    template = (
+        "{path}: commit {commit_id} is in place, but syncing it to disk failed; refresh() "
+        "and ask missing(keys) before repeating it"
+    )
 
 
 class ReadOnlyError(EmbstoreError, PermissionError):
@@ -577,39 +552,32 @@ class ReadOnlyError(EmbstoreError, PermissionError):
 
     path: Path
     reason: str
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"can't write to {path}: {reason}", path=path, reason=reason)
+    template = "can't write to {path}: {reason}"
 
 
 class StoreLockedError(EmbstoreError, TimeoutError):
     """Another writer held the lock for too long. Attributes: `path`, `holder`, `timeout` (seconds)."""
 
     path: Path
+    _: KW_ONLY
     holder: str
     timeout: float
 
-    def __init__(self, path: Path, *, holder: str, timeout: float) -> None:
-        super().__init__(
-            f"{path} is held by {holder or 'another writer'} and was not free within {timeout:g} s",
-            path=path,
-            holder=holder,
-            timeout=timeout,
-        )
+    def _template(self) -> str:
+        holder = "{holder}" if self.holder else "another writer"
+        return f"{{path}} is held by {holder} and was not free within {{timeout:g}} s"
 
 
 class StorageFullError(EmbstoreError, OSError):
-    """No space, quota or file size left; the commit did not happen. Attributes: `path`, `errno`."""
+    """No space, quota or file size left; the commit did not happen. Attributes: `path`, `errno`, `reason`."""
 
     path: Path
     errno: int | None
+    reason: str | None
+    template = "{path}: {reason}; nothing was committed and nothing was lost"
 
     def __init__(self, path: Path, cause: OSError) -> None:
-        super().__init__(
-            f"{path}: {cause.strerror}; nothing was committed and nothing was lost",
-            path=path,
-            errno=cause.errno,
-        )
+        super().__init__(path, cause.errno, cause.strerror)
 
 
 class RemoteError(EmbstoreError, OSError):
@@ -617,11 +585,11 @@ class RemoteError(EmbstoreError, OSError):
 
     url: str
     reason: str
+    _: KW_ONLY
     attempts: int
 
-    def __init__(self, url: str, reason: str, *, attempts: int) -> None:
-        tried = f", {attempts} times" if attempts > 1 else ""
-        super().__init__(f"{url} can't be fetched{tried}: {reason}", url=url, reason=reason, attempts=attempts)
+    def _template(self) -> str:
+        return "{url} can't be fetched" + (", {attempts} times" if self.attempts > 1 else "") + ": {reason}"
 
 
 class NetworkFileSystemError(EmbstoreError, OSError):
@@ -629,14 +597,10 @@ class NetworkFileSystemError(EmbstoreError, OSError):
 
     path: Path
     filesystem: str
-
-    def __init__(self, path: Path, filesystem: str) -> None:
-        super().__init__(
-            f"{path} lies on {filesystem}, whose locks and syncs can't be relied on; pass "
-            f'network="allow" to write there all the same, from one machine at a time',
-            path=path,
-            filesystem=filesystem,
-        )
+    template = (
+        "{path} lies on {filesystem}, whose locks and syncs can't be relied on; pass "
+        'network="allow" to write there all the same, from one machine at a time'
+    )
 
 
 class CorruptStoreError(EmbstoreError, OSError):
@@ -644,13 +608,7 @@ class CorruptStoreError(EmbstoreError, OSError):
 
     path: Path
     detail: str
-
-    def __init__(self, path: Path, detail: str) -> None:
-        super().__init__(
-            f"{path}: {detail}; embstore.verify lists the rows affected, embstore.salvage keeps the rest",
-            path=path,
-            detail=detail,
-        )
+    template = "{path}: {detail}; embstore.verify lists the rows affected, embstore.salvage keeps the rest"
 
 
 class UnknownFormatError(EmbstoreError, ValueError):
@@ -658,28 +616,20 @@ class UnknownFormatError(EmbstoreError, ValueError):
 
     path: Path
     found: str
-    known: tuple[str, ...]
+    known: Items[str] = Items()
 
-    def __init__(self, path: Path, found: str, known: Iterable[str]) -> None:
-        names = tuple(known)
-        super().__init__(
-            f"{path}: {found or 'no suffix'!r} is not one of {', '.join(names)}; name another file's kind with format=",
-            path=path,
-            found=found,
-            known=names,
-        )
+    def _template(self) -> str:
+        found = "{found!r}" if self.found else "'no suffix'"
+        return f"{{path}}: {found} is not one of {{known:, }}; name another file's kind with format="
 
 
 class MissingLibraryError(EmbstoreError, ImportError):
-    """A library that comes with an extra, and is not installed. Attributes: `library`, `extra`."""
+    """A library that comes with an extra, and is not installed. Attributes: `library`, `extra`, `purpose`."""
 
     library: str
     extra: str
-
-    def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{library} is needed {purpose}: pip install 'embstore[{extra}]'", library=library, extra=extra
-        )
+    purpose: str
+    template = "{library} is needed {purpose}: pip install 'embstore[{extra}]'"
 
 
 class FileFormatError(EmbstoreError, ValueError):
@@ -687,9 +637,7 @@ class FileFormatError(EmbstoreError, ValueError):
 
     path: Path
     reason: str
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}", path=path, reason=reason)
+    template = "{path}: {reason}"
 
 
 class UnsafeFileError(FileFormatError):

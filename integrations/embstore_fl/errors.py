@@ -27,11 +27,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Any
 
-from embstore.errors import EmbstoreError, UnknownClassError
+from embstore.errors import EmbstoreError, Items, UnknownClassError
 
 __all__ = [
     "ClientClassesError",
@@ -53,25 +53,13 @@ __all__ = [
     "UnknownSplitError",
 ]
 
-_SHOWN = 10
-
-
-def _listed(items: Sequence[object]) -> str:
-    more = len(items) - _SHOWN
-    return ", ".join(map(repr, items[:_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
-
 
 class UnknownClientError(EmbstoreError, KeyError):
     """A client without a partition. Attributes: `client`, `known`."""
 
     client: object
-    known: tuple[int, ...]
-
-    def __init__(self, client: object, known: Iterable[int]) -> None:
-        numbers = tuple(known)
-        super().__init__(
-            f"there is no client {client!r}; there are {_listed(numbers) or 'none'}", client=client, known=numbers
-        )
+    known: Items[int] = Items()
+    template = "no client {client!r}; clients: {known:quoted}"
 
 
 class ForeignKeysError(EmbstoreError, KeyError):
@@ -81,29 +69,19 @@ class ForeignKeysError(EmbstoreError, KeyError):
     """
 
     client: object
-    keys: tuple[str, ...]
-
-    def __init__(self, client: object, keys: Sequence[str]) -> None:
-        super().__init__(
-            f"{len(keys)} key(s) are not client {client}'s own: {_listed(keys)}", client=client, keys=tuple(keys)
-        )
+    keys: Items[str] = Items()
+    template = "{keys:count} key(s) are not client {client}'s own: {keys:quoted}"
 
 
 class RunConfigError(EmbstoreError, KeyError):
-    """A Flower context without a name that is needed. Attributes: `name`, `place` (node_config, …), `available`."""
+    """A Flower context without a needed name. Attributes: `name`, `place` (node_config, …), `available`, `hint`."""
 
     name: str
     place: str
-    available: tuple[str, ...]
-
-    def __init__(self, name: str, place: str, available: Iterable[str], *, hint: str) -> None:
-        names = tuple(available)
-        super().__init__(
-            f"{name!r} is not in context.{place}, which has {_listed(names) or 'nothing'}; {hint}",
-            name=name,
-            place=place,
-            available=names,
-        )
+    available: Items[str] = Items()
+    _: KW_ONLY
+    hint: str
+    template = "{name!r} is not in context.{place}; names there: {available:quoted}; {hint}"
 
 
 class OtherStoreManifestError(EmbstoreError, ValueError):
@@ -114,20 +92,14 @@ class OtherStoreManifestError(EmbstoreError, ValueError):
 
     path: Path
     store: Path
+    _: KW_ONLY
     expected: str
     found: str
-    differences: tuple[Any, ...]
-
-    def __init__(self, path: Path, store: Path, *, expected: str, found: str, differences: Sequence[Any]) -> None:
-        super().__init__(
-            f"{path} is of another store than {store}: expected the fingerprint {expected}, found {found}; "
-            f"the configs differ in {'; '.join(map(str, differences))}",
-            path=path,
-            store=store,
-            expected=expected,
-            found=found,
-            differences=tuple(differences),
-        )
+    differences: Items[Any] = Items()
+    template = (
+        "{path} is of another store than {store}: expected the fingerprint {expected}, found {found}; "
+        "the configs differ in {differences:; }"
+    )
 
 
 class PartitionerError(EmbstoreError, ValueError):
@@ -135,20 +107,15 @@ class PartitionerError(EmbstoreError, ValueError):
 
     partitioner: str
     reason: str
-
-    def __init__(self, partitioner: str, reason: str) -> None:
-        super().__init__(f"{partitioner}: {reason}", partitioner=partitioner, reason=reason)
+    template = "{partitioner}: {reason}"
 
 
 class UnknownDatasetError(EmbstoreError, KeyError):
     """A data set that is not known by that name. Attributes: `name`, `known`."""
 
     name: str
-    known: tuple[str, ...]
-
-    def __init__(self, name: str, known: Iterable[str]) -> None:
-        names = tuple(known)
-        super().__init__(f"there is no data set {name!r}; there are {_listed(names)}", name=name, known=names)
+    known: Items[str] = Items()
+    template = "no data set {name!r}; data sets: {known:quoted}"
 
 
 class UnknownSplitError(EmbstoreError, KeyError):
@@ -157,17 +124,8 @@ class UnknownSplitError(EmbstoreError, KeyError):
     dataset: str
     kind: str
     wanted: object
-    available: tuple[object, ...]
-
-    def __init__(self, dataset: str, kind: str, wanted: object, available: Iterable[object]) -> None:
-        found = tuple(available)
-        super().__init__(
-            f"{dataset} has no {kind} {wanted!r}; it has {_listed(found) or 'none'}",
-            dataset=dataset,
-            kind=kind,
-            wanted=wanted,
-            available=found,
-        )
+    available: Items[object] = Items()
+    template = "{dataset} has no {kind} {wanted!r}; it has {available:quoted}"
 
 
 class RatiosError(EmbstoreError, ValueError):
@@ -175,12 +133,7 @@ class RatiosError(EmbstoreError, ValueError):
 
     ratios: dict[str, float]
     total: float
-
-    def __init__(self, ratios: dict[str, float]) -> None:
-        total = sum(ratios.values())
-        super().__init__(
-            f"expected ratios from 0 that sum to 1, found {ratios}, which sum to {total:g}", ratios=ratios, total=total
-        )
+    template = "expected ratios from 0 that sum to 1, found {ratios}, which sum to {total:g}"
 
 
 class NodeError(EmbstoreError, ValueError):
@@ -188,25 +141,20 @@ class NodeError(EmbstoreError, ValueError):
 
     given: dict[str, Any]
     reason: str
-
-    def __init__(self, given: dict[str, Any], reason: str) -> None:
-        shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        super().__init__(f"{reason}; found {shown}", given=given, reason=reason)
+    template = "{reason}; found {given}"
 
 
 class NodeRangeError(EmbstoreError, IndexError):
-    """A node that gets no sample of any class, as there are not so many. Attributes: `node`, `nodes` (there are)."""
+    """A node that gets no sample of any class, as there are fewer. Attributes: `node`, `nodes` (there are), `hint`."""
 
     node: int
     nodes: int | None
+    _: KW_ONLY
+    hint: str = ""
 
-    def __init__(self, node: int, nodes: int | None, *, hint: str = "") -> None:
-        last = "" if nodes is None else f" to {nodes - 1}"
-        super().__init__(
-            f"there is no node {node}: nodes go from 0{last}{'; ' if hint else ''}{hint}",
-            node=node,
-            nodes=nodes,
-        )
+    def _template(self) -> str:
+        last = "" if self.nodes is None else f" to {self.nodes - 1}"
+        return f"no node {{node}}: nodes go from 0{last}" + ("; {hint}" if self.hint else "")
 
 
 class DatasetLayoutError(EmbstoreError, ValueError):
@@ -214,54 +162,39 @@ class DatasetLayoutError(EmbstoreError, ValueError):
 
     path: Path
     reason: str
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}", path=path, reason=reason)
+    template = "{path}: {reason}"
 
 
 class SharedKeysError(EmbstoreError, ValueError):
     """Keys to erase that another client has too; nothing was erased. Attribute: `keys`."""
 
-    keys: tuple[str, ...]
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        super().__init__(
-            f"{len(keys)} of these keys belong to other clients too, and nothing was erased: {_listed(keys)}",
-            keys=tuple(keys),
-        )
+    keys: Items[str] = Items()
+    template = "{keys:count} of these keys belong to other clients too, and nothing was erased: {keys:quoted}"
 
 
 class FlcoreImportedError(EmbstoreError, RuntimeError):
     """PFLlib's ``flcore`` has the old function already: install before it is imported. Attribute: `modules`."""
 
-    modules: tuple[str, ...]
-
-    def __init__(self, modules: Sequence[str]) -> None:
-        super().__init__(
-            f"{modules[0]} is imported already, so PFLlib goes on reading its .npz files: call install() before "
-            f"anything of flcore is imported",
-            modules=tuple(modules),
-        )
+    modules: Items[str] = Items()
+    template = (
+        "already imported: {modules:, }. PFLlib would go on reading its .npz files: call install() before "
+        "anything of flcore is imported"
+    )
 
 
 class PFLlibNotFoundError(EmbstoreError, ImportError):
     """No PFLlib on the path: run in its folder ``system``. Attribute: `reason`."""
 
     reason: str
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason}: PFLlib's folder 'system' must be on sys.path", reason=reason)
+    template = "{reason}: PFLlib's folder 'system' must be on sys.path"
 
 
 class ClientClassesError(UnknownClassError):
     """Classes of a client's rows that have no label. Attributes: `client`, `class_names`, `available`."""
 
+    _: KW_ONLY
     client: int
-
-    def __init__(self, client: int, class_names: Iterable[str], available: Iterable[str]) -> None:
-        super().__init__(class_names, available)
-        self.message = f"client {client}: {self.message}; classes= must name the classes of all clients"
-        self.client = self._facts["client"] = client
+    template = f"client {{client}}: {UnknownClassError.template}; classes= must name the classes of all clients"
 
 
 class ClientRowsError(EmbstoreError, ValueError):
@@ -269,26 +202,14 @@ class ClientRowsError(EmbstoreError, ValueError):
 
     client: int
     found: int
-
-    def __init__(self, client: int, found: int) -> None:
-        super().__init__(
-            f"client {client} has {found} different rows; it needs two, one to train on and one to test",
-            client=client,
-            found=found,
-        )
+    template = "client {client} has {found} different rows; it needs two, one to train on and one to test"
 
 
 class OtherStoreError(EmbstoreError, ValueError):
     """A client's view is of another store. Attributes: `client`, `expected`, `found` (paths)."""
 
     client: int
+    _: KW_ONLY
     expected: Path
     found: Path
-
-    def __init__(self, client: int, expected: Path, found: Path) -> None:
-        super().__init__(
-            f"client {client}: expected a view of {expected} as it is now, found one of {found}",
-            client=client,
-            expected=expected,
-            found=found,
-        )
+    template = "client {client}: expected a view of {expected} as it is now, found one of {found}"

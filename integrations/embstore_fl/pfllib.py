@@ -216,7 +216,7 @@ def _split(
         try:
             labels = view.labels(classes)
         except UnknownClassError as error:
-            raise ClientClassesError(client, error.class_names, classes) from error
+            raise ClientClassesError(error.class_names, classes, client=client) from error
         whole[client] = ClientData(view, labels, name)
         ranks = ranks_of(view.snapshot().take("key_hash", view.rows), seed)
         held[client] = Held(rows=view.rows, labels=labels, ranks=ranks)
@@ -230,7 +230,7 @@ def _view(store: EmbeddingStore, client: int, partition: Partition) -> View:
     if isinstance(partition, View):
         expected, found = store.snapshot.record.generation, partition.snapshot().record.generation
         if found != expected:
-            raise OtherStoreError(client, store.path, partition.store.path)
+            raise OtherStoreError(client, expected=store.path, found=partition.store.path)
         return partition
     if len(partition) and isinstance(partition[0], str | Key):
         return store.select(keys=cast("Sequence[str | Key]", partition))

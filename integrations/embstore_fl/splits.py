@@ -72,7 +72,7 @@ class SplitScheme:
         total = sum(self.ratios.values())
         sound = all(math.isfinite(ratio) and ratio >= 0 for ratio in self.ratios.values())
         if not sound or not math.isclose(total, 1, abs_tol=_LARGEST_ERROR):
-            raise RatiosError(dict(self.ratios))
+            raise RatiosError(dict(self.ratios), total)
         if not all(isinstance(folds, tuple) for folds in self.folds.values()):
             raise TypeError(f"expected tuples of folds, found {dict(self.folds)}")
         named = [fold for folds in self.folds.values() for fold in folds]

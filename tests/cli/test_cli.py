@@ -311,7 +311,7 @@ def test_a_parquet_table(tmp_path, call):
         ([], WRONG, "expected either path="),
         (["--text-column", "says", "--path-column", "id"], WRONG, "expected either path="),
         (["--text-column", "says"], WRONG, "name a file_id column"),
-        (["--text-column", "nonsense", "--id-column", "id"], ABSENT, "there is no column 'nonsense'"),
+        (["--text-column", "nonsense", "--id-column", "id"], ABSENT, "no column 'nonsense'"),
         (["--text-column", "says", "--id-column", "label"], WRONG, "'3'|'_'|empty|not a key"),
     ],
 )

@@ -371,7 +371,7 @@ def test_another_clients_keys_are_refused(context):
 
 def test_a_partition_that_there_is_not(context):
     pytest.importorskip("torch")
-    with pytest.raises(UnknownClientError, match="there is no client 3; there are 0, 1, 2"):
+    with pytest.raises(UnknownClientError, match="no client 3; clients: 0, 1, 2"):
         client_dataset(context(3))
 
 

@@ -575,7 +575,7 @@ def test_columns_that_are_not_there(table, available):
         (None, errors.EmptySourceError, "there is no such file"),
         (b"file,label\n", errors.EmptySourceError, "it has no rows"),
         (b"", errors.UnknownColumnError, "no column 'file'"),
-        (b"name,label\na,b\n", errors.UnknownColumnError, "no column 'file' in .*a.csv; there are name, label"),
+        (b"name,label\na,b\n", errors.UnknownColumnError, "no column 'file' in .*a.csv; columns: name, label"),
         (b"file,label\na,b\nc\n", ValueError, "row 2 of .*a.csv has 1 cell.s., the header has 2"),
         (b"file,label\na,b\n\xff,d\n", ValueError, "a.csv is not UTF-8 text"),
         (b"file,label,label\na,b,c\n", ValueError, "has several columns 'label'"),

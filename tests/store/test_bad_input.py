@@ -1,12 +1,9 @@
 """Bad input at the edges: facts that survive a pickle, machines that refuse, and calls that make no sense."""
 
 import contextlib
-import copy
 import gc
-import inspect
 import os
 import pickle
-import re
 import resource
 import subprocess
 from dataclasses import replace
@@ -17,7 +14,7 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore._engine.format.config import Config, Difference
+from embstore._engine.format.config import Config
 from embstore._engine.format.record import SchemaError
 from embstore._engine.io.folder import Folder
 from embstore._engine.write.commit import commit, create
@@ -43,129 +40,6 @@ def unchanged(path):
     yield
     assert state(path) == before
     assert leftovers(path) == []
-
-
-# -- the facts of an error --------------------------------------------------------------------
-
-WHERE = Path("/data/a.zarr")
-CAUSE = OSError(28, "No space left on device")
-ERRORS = [
-    (errors.KeyFormatError("ab", "no colon"), ValueError, {"key": "ab", "reason": "no colon"}),
-    (errors.DuplicateKeysError(["a:b"], path=WHERE), ValueError, {"keys": ("a:b",), "path": WHERE}),
-    (errors.KeysExistError(["a:b"], path=WHERE), ValueError, {"keys": ("a:b",), "path": WHERE}),
-    (errors.ShapeError("f", expected=(1,), found=(2,)), ValueError, {"field": "f", "expected": (1,), "found": (2,)}),
-    (errors.DtypeError("f", expected="a", found="b"), TypeError, {"field": "f", "expected": "a", "found": "b"}),
-    (errors.NonFiniteError("f", ["a:b"]), ValueError, {"field": "f", "keys": ("a:b",)}),
-    (errors.NameRefusedError("1", "a digit"), ValueError, {"name": "1", "reason": "a digit"}),
-    (errors.ConfigError("a", 1, "no"), ValueError, {"attribute": "a", "value": 1, "reason": "no"}),
-    (errors.DeadRowsError("f", path=WHERE, dead=3), ValueError, {"field": "f", "path": WHERE, "dead": 3}),
-    (errors.MissingKeysError(["a:b"], path=WHERE), KeyError, {"keys": ("a:b",), "path": WHERE}),
-    (errors.UnknownFieldError("f", ["g"], path=WHERE), KeyError, {"field": "f", "available": ("g",), "path": WHERE}),
-    (errors.UnknownColumnError("f", ["g"], path=WHERE), KeyError, {"column": "f", "available": ("g",), "path": WHERE}),
-    (errors.UnknownClassError(["f"], ["g"]), KeyError, {"class_names": ("f",), "available": ("g",)}),
-    (errors.NotAStoreError(WHERE, "no"), FileNotFoundError, {"path": WHERE, "reason": "no"}),
-    (
-        errors.CacheMissError("no", config=Config(a=1), differences=[Difference("a", 1, 2)], path=WHERE),
-        LookupError,
-        {"config": Config(a=1), "differences": (Difference("a", 1, 2),), "path": WHERE},
-    ),
-    (errors.AmbiguousConfigError({"a": 1}, [WHERE], "b"), LookupError, {"wanted": {"a": 1}, "paths": (WHERE,)}),
-    (
-        errors.ConfigMismatchError(WHERE, [Difference("a", 1, 2)]),
-        ValueError,
-        {"path": WHERE, "differences": (Difference("a", 1, 2),)},
-    ),
-    (errors.StoreExistsError(WHERE), FileExistsError, {"path": WHERE}),
-    (
-        errors.UnsupportedFormatError(WHERE, expected="1", found="2"),
-        ValueError,
-        {"path": WHERE, "expected": "1", "found": "2"},
-    ),
-    (errors.StoreReplacedError(WHERE), OSError, {"path": WHERE}),
-    (
-        errors.StoreChangedError(WHERE, "no", expected=1, found=2),
-        RuntimeError,
-        {"path": WHERE, "expected": 1, "found": 2},
-    ),
-    (errors.CommitUncertainError(WHERE, "ab"), OSError, {"path": WHERE, "commit_id": "ab"}),
-    (errors.ReadOnlyError(WHERE, "no"), PermissionError, {"path": WHERE, "reason": "no"}),
-    (
-        errors.StoreLockedError(WHERE, holder="p", timeout=1.5),
-        TimeoutError,
-        {"path": WHERE, "holder": "p", "timeout": 1.5},
-    ),
-    (errors.StorageFullError(WHERE, CAUSE), OSError, {"path": WHERE, "errno": 28}),
-    (errors.NetworkFileSystemError(WHERE, "nfs4"), OSError, {"path": WHERE, "filesystem": "nfs4"}),
-    (errors.CorruptStoreError(WHERE, "no"), OSError, {"path": WHERE, "detail": "no"}),
-    (errors.UnknownModelError("m", "t", ["a"]), ValueError, {"model": "m", "found": "t", "known": ("a",)}),
-    (
-        errors.MissingWeightsError("m", ["pooler.weight"], ["pooler_output"]),
-        ValueError,
-        {"model": "m", "weights": ("pooler.weight",), "fields": ("pooler_output",)},
-    ),
-    (errors.ModelFilesError(WHERE, "config.json"), FileNotFoundError, {"path": WHERE, "missing": "config.json"}),
-    (errors.WeightsChangedError(WHERE), RuntimeError, {"path": WHERE}),
-    (errors.EmptySourceError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
-    (errors.SampleError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
-    (errors.DecodeError("no", path=WHERE), ValueError, {"path": WHERE, "reason": "no"}),
-    (errors.EmptyViewError(WHERE, "plot"), ValueError, {"path": WHERE, "what": "plot"}),
-    (
-        errors.AlignmentError("audio", "key", ["a:b"], "no"),
-        ValueError,
-        {"view": "audio", "on": "key", "ids": ("a:b",), "reason": "no"},
-    ),
-    (errors.TooManyPairsError(0.5, 10), ValueError, {"threshold": 0.5, "most": 10}),
-    (
-        errors.RemoteError("s3://a/b", "no", attempts=4),
-        OSError,
-        {"url": "s3://a/b", "reason": "no", "attempts": 4},
-    ),
-    (
-        errors.UnknownFormatError(WHERE, ".doc", ["npz"]),
-        ValueError,
-        {"path": WHERE, "found": ".doc", "known": ("npz",)},
-    ),
-    (
-        errors.MissingLibraryError("h5py", "exchange", "to read it"),
-        ImportError,
-        {"library": "h5py", "extra": "exchange"},
-    ),
-    (errors.FileFormatError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
-    (errors.UnsafeFileError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
-    (
-        errors.FieldMismatchError("f", path=WHERE, expected="a", found="b"),
-        ValueError,
-        {"field": "f", "path": WHERE, "expected": "a", "found": "b"},
-    ),
-]
-
-
-@pytest.mark.parametrize(("error", "builtin", "facts"), ERRORS, ids=lambda value: type(value).__name__)
-def test_facts_cross_to_another_process(error, builtin, facts):
-    for found in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
-        assert type(found) is type(error)
-        assert isinstance(found, builtin)
-        assert isinstance(found, errors.EmbstoreError)
-        assert str(found) == str(error) == found.message
-        assert {name: getattr(found, name) for name in facts} == facts
-
-
-def test_no_error_is_left_out_above():
-    tested = {type(error) for error, _, _ in ERRORS} | {errors.EmbstoreError}
-    assert tested == {v for v in vars(errors).values() if inspect.isclass(v) and issubclass(v, errors.EmbstoreError)}
-
-
-def test_facts_are_those_documented():
-    for error, _, facts in ERRORS:
-        for name in facts:
-            assert f"`{name}`" in type(error).__doc__, (type(error), name)
-
-
-def test_an_error_lists_a_few_keys_and_counts_the_rest():
-    text = str(errors.MissingKeysError([f"k{i}:c" for i in range(1000)], path=WHERE))
-    assert "1000 key(s)" in text.replace(",", "")
-    assert "990 more" in text
-    assert len(text) < 400
 
 
 # -- calls ------------------------------------------------------------------------------------
@@ -497,13 +371,6 @@ def test_a_network_file_system_that_is_refused_is_not_touched(path, monkeypatch)
     with embstore.open(path) as reader:
         np.testing.assert_array_equal(reader.array(), ROW)
         assert budget.used == before
-
-
-def test_every_error_is_in_the_tree():
-    tree = set(re.findall(r"\|?-- (\w+Error)", errors.__doc__)) | {"EmbstoreError"}
-    assert {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)
-    } == tree
 
 
 # -- each refusal of an append, and of a call --------------------------------------------------
