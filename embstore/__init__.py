@@ -85,4 +85,5 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
-__getattr__, __dir__ = lazily(__name__, _HOMES)
+if not TYPE_CHECKING:  # it would accept any misspelt name
+    __getattr__, __dir__ = lazily(__name__, _HOMES)

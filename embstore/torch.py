@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
-from torch.utils.data._utils.collate import default_collate_fn_map
 
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import STRING
 from embstore._engine.read.read_rows import column_of, read_field
 from embstore._outputs.tensors import as_tensor
-from embstore.errors import UnknownColumnError
+from embstore.errors import MissingLibraryError, UnknownColumnError
 from embstore.store.view import View
+
+try:
+    import torch
+    from torch.utils.data import Dataset
+    from torch.utils.data._utils.collate import default_collate_fn_map
+except ImportError as error:
+    raise MissingLibraryError("torch", "torch", "for embstore.torch") from error
 
 __all__ = ["EmbeddingDataset"]
 

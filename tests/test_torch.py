@@ -575,3 +575,29 @@ def test_torch_is_loaded_by_its_module_alone(make, path):
     make()
     code = "import sys, embstore; embstore.open(sys.argv[1]).select().to_numpy(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, path], check=True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "extra"),
+    [
+        ("from embstore.torch import EmbeddingDataset", "torch"),
+        ("import embstore, sys; embstore.open(sys.argv[1]).tensor()", "torch"),
+        ("from embstore_fl.datasets import FLDataset", "fl"),
+        ("from embstore_fl.a2v import VEGASDataset", "fl"),
+        ("from embstore_fl import pfllib", "fl"),
+    ],
+)
+def test_without_torch_its_extra_is_named(statement, extra, make, path):
+    make()
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from embstore.errors import MissingLibraryError
+try:
+    {statement}
+except MissingLibraryError as error:
+    print(error.library, error.extra, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(f"torch {extra} torch is needed for ")
+    assert done.stdout.endswith(f": pip install 'embstore[{extra}]'\n")

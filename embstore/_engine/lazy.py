@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["imported", "lazily"]
-
 
 def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return a package's ``__getattr__`` and ``__dir__`` (PEP 562).
+
+    Assign them under ``if not TYPE_CHECKING``: type checkers accept any name of a module that has a ``__getattr__``.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embstore._engine.format.record import BFLOAT16, FieldSpec
+from embstore._engine.lazy import imported
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def as_tensor(values: np.ndarray[Any, Any], spec: FieldSpec | None = None) -> torch.Tensor:
     """Show rows (of a field) as a tensor without a copy; bits of bfloat16 as what they are."""
+    imported("torch", "torch", "for a tensor")
     import torch
 
     if spec is not None and spec.dtype == BFLOAT16:

@@ -6,14 +6,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, SupportsIndex, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import default_collate
-from torch.utils.data._utils.collate import default_collate_fn_map
 
 from embstore import View
 from embstore._engine.read.snapshot import Snapshot
 from embstore._outputs.tensors import as_tensor
+from embstore.errors import MissingLibraryError
+
+try:
+    import torch
+    from torch.utils.data import default_collate
+    from torch.utils.data._utils.collate import default_collate_fn_map
+except ImportError as error:
+    raise MissingLibraryError("torch", "fl", "for embstore_fl.pfllib") from error
 
 __all__ = ["ClientData", "Sample"]
 

@@ -35,4 +35,5 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-__getattr__, __dir__ = lazily(__name__, _HOMES)
+if not TYPE_CHECKING:  # it would accept any misspelt name
+    __getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -11,9 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch
-from torch.utils.data import default_collate
-
+from embstore.errors import MissingLibraryError
 from embstore.sources.base import FileSample
 from embstore_fl.a2v.dataset import A2VDataset
 from embstore_fl.a2v.options import Options
@@ -23,6 +21,12 @@ from embstore_fl.datasets.federated import FLDataset
 from embstore_fl.datasets.vegas import VEGAS
 from embstore_fl.datasets.vggsound import VGGSound
 from embstore_fl.overlay import AudioEmbeddings
+
+try:
+    import torch
+    from torch.utils.data import default_collate
+except ImportError as error:
+    raise MissingLibraryError("torch", "fl", "for embstore_fl.a2v") from error
 
 __all__ = ["ESC50Dataset", "ReadyDataset", "VEGASDataset", "VGGSoundDataset", "collate"]
 

@@ -7,17 +7,20 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, Self
 
-import torch
-from torch.utils.data import Dataset
-
 from embstore.encoders.audio import AudioSettings, decode_audio
-from embstore.errors import DecodeError
+from embstore.errors import DecodeError, MissingLibraryError
 from embstore.store.embedding_store import EmbeddingStore
 from embstore_fl.datasets.base import AudioSource
 from embstore_fl.datasets.selection import Chosen, Selected, Selection
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 from embstore_fl.splits import SPLITS
 from embstore_fl.stores import open_shared
+
+try:
+    import torch
+    from torch.utils.data import Dataset
+except ImportError as error:
+    raise MissingLibraryError("torch", "fl", "for FLDataset") from error
 
 __all__ = ["FLDataset", "LoadAudio"]
 
