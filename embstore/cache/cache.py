@@ -19,6 +19,7 @@ from embstore._engine.format.keys import Key
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import local_path
 from embstore.cache.prune import StoreUse, given_up, remove_stores, tidy, use_of
+from embstore.cache.usage import last_use, mark_used, usage_of
 from embstore.errors import (
     AmbiguousConfigError,
     CacheMissError,
@@ -40,14 +41,24 @@ _SUFFIX: Final = ".zarr"
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One store of a cache, as its record describes it: path, config, and number of live rows.
+    """One store of a cache, as its record describes it.
 
     It stands for its path, so that `embstore.open` takes it.
+
+    Attributes
+    ----------
+    path : Path
+    config : Config
+    rows : int
+        Live ones.
+    last_used : float
+        See `StoreUse`; seconds since the epoch.
     """
 
     path: Path
     config: Config
     rows: int
+    last_used: float
 
     def __fspath__(self) -> str:
         """Return the path."""
@@ -135,6 +146,8 @@ class Cache:
     def open(self, config: Mapping[str, Any], mode: Mode = "r", **options: Any) -> EmbeddingStore:
         """Open the store of a config; with mode "a", make it if there is none.
 
+        This notes that the store is used, at most once a day and only if the cache may be written to; see `prune`.
+
         Parameters
         ----------
         config : mapping
@@ -154,7 +167,12 @@ class Cache:
             if mode in ("r", "r+"):
                 raise CacheMissError(lookup.reason, config=config, differences=lookup.differences, path=self.path)
             logger.info("%s: a new store: %s", path, lookup.reason)
-        return open_store(path, mode, config=config, **{**self.options, **options})
+        return self._opened(path, mode, config=config, **options)
+
+    def _opened(self, path: Path, mode: Mode, **options: Any) -> EmbeddingStore:
+        store = open_store(path, mode, **{**self.options, **options})
+        mark_used(path)
+        return store
 
     def entries(self) -> list[CacheEntry]:
         """List the stores, by name. One that can't be read is left out, with a logged warning."""
@@ -162,10 +180,11 @@ class Cache:
         for path in sorted(self.path.glob(f"*{_SUFFIX}")) if self.path.is_dir() else []:
             try:
                 record = read_record(Folder.open(path))[0]
+                used = last_use(path, usage_of(path))
             except (NotAStoreError, CorruptStoreError, UnsupportedFormatError, OSError) as error:
                 logger.warning("%s: left out of the cache: %s", path, error)
                 continue
-            found.append(CacheEntry(path, Config(record.config), record.rows - record.dead))
+            found.append(CacheEntry(path, Config(record.config), record.rows - record.dead, used))
         return found
 
     def find(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[CacheEntry]:
@@ -184,7 +203,7 @@ class Cache:
     def find_one(
         self, attributes: Mapping[str, Any] | None = None, /, *, mode: Mode = "r", **more: Any
     ) -> EmbeddingStore:
-        """Open the one store whose config has all these attributes.
+        """Open the one store whose config has all these attributes; `open` says what that notes.
 
         Raises
         ------
@@ -201,7 +220,7 @@ class Cache:
         if len(found) > 1:
             differing = {d.name for entry in found[1:] for d in found[0].config.diff(entry.config)}
             raise AmbiguousConfigError(wanted, [entry.path for entry in found], ", ".join(sorted(differing)))
-        return open_store(found[0].path, mode, **self.options)
+        return self._opened(found[0].path, mode)
 
     def lookup(
         self,
@@ -287,7 +306,8 @@ class Cache:
         max_nbytes : int, optional
             What the stores that are kept may take on disk.
         unused_for : timedelta or float, optional
-            Seconds.
+            Seconds. A store is used by each run of `embed`, and when it is opened through the cache, which is noted at
+            most once a day. Opening it by its path is not noted.
         dry_run : bool
             Remove nothing, and only say which they are.
 

@@ -17,7 +17,7 @@ from embstore._engine.io.filesystem import move_into_place, sync_path
 from embstore._engine.io.folder import PARTIAL
 from embstore._engine.io.locks import lock
 from embstore.cache.claims import at_work
-from embstore.cache.usage import Usage, forget, usage_of
+from embstore.cache.usage import Usage, forget, last_use, usage_of
 from embstore.errors import NotAStoreError, StoreLockedError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class StoreUse:
         On disk.
     usage : Usage
     last_used : float
-        When a run was counted, or rows were committed, whichever is later; seconds since the epoch.
+        The later of `Usage.last_used` and the mtime of the store's record; seconds since the epoch.
     """
 
     path: Path
@@ -58,18 +58,18 @@ class StoreUse:
 
 def use_of(path: Path, config: Config, rows: int) -> StoreUse | None:
     """Look at a store; None, if it was removed meanwhile."""
+    usage = usage_of(path)
     try:
-        committed = (path / METADATA_NAME).stat().st_mtime
+        last_used = last_use(path, usage)
     except FileNotFoundError:
         return None
-    usage = usage_of(path)
     return StoreUse(
         path=path,
         config=config,
         rows=rows,
         nbytes=nbytes_on_disk(path),
         usage=usage,
-        last_used=max(usage.last_used, committed),
+        last_used=last_used,
     )
 
 

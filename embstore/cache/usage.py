@@ -1,7 +1,8 @@
-"""What a cache is worth: hits, misses, rows served and seconds saved, counted by those who write to it.
+"""Usage of a cached store: when it was last used, hits, misses, rows served and seconds saved.
 
-Each run appends one line to ``.usage/<store>.jsonl``. One short write at a file's end is whole or absent, so that
-no lock is needed; a line that can't be read is left out. Nothing depends on these figures.
+Each store has one JSON file, ``.usage/<store>.json`` in the folder of the stores. A process reads it, adds to it and
+replaces it whole under a lock, so that processes that count at once lose nothing. All of this is best effort: a
+failure is logged and stops no run.
 """
 
 from __future__ import annotations
@@ -11,20 +12,27 @@ import json
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from embstore._engine.io.durable import append_line
-
-__all__ = ["Usage", "count", "forget", "usage_of"]
+from embstore._engine.format.zarr_layout import METADATA_NAME
+from embstore._engine.io.durable import replace_file
+from embstore._engine.io.folder import Folder
+from embstore._engine.io.locks import lock
+from embstore.errors import CorruptStoreError
 
 logger = logging.getLogger("embstore")
 
 _FOLDER: Final = ".usage"
-_COUNTS: Final = ("hits", "misses", "served", "encoded", "seconds")
+_COUNTS: Final = ("runs", "hits", "misses", "served", "encoded")
+_DAY: Final = 86_400.0
+_WAIT: Final = 10.0
+"""Seconds to wait for the lock, which a process holds for some milliseconds."""
+_MOST_NBYTES: Final = 4096
 _MOST: Final = 2.0**53
-_LATEST: Final = 253_402_214_400.0  # the year 9999, and the last that there are words for
+_LATEST: Final = 253_402_214_400.0
+"""The year 9999: later times can't be formatted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +51,8 @@ class Usage:
     seconds : float
         That took.
     last_used : float
-        Seconds since the epoch; 0, if it was never counted.
+        Time of the last run, or of the last opening through the cache, which is noted at most once a day. Seconds
+        since the epoch; 0 if the store was never used.
     """
 
     runs: int = 0
@@ -61,7 +70,7 @@ class Usage:
 
 
 def count(path: Path, *, hits: int, misses: int, served: int, encoded: int, seconds: float) -> None:
-    """Note a run on the store at `path`; where that can't be written, nothing is noted.
+    """Add a run to the usage of the store at `path`.
 
     Parameters
     ----------
@@ -69,59 +78,94 @@ def count(path: Path, *, hits: int, misses: int, served: int, encoded: int, seco
     hits, misses, served, encoded, seconds
         See `Usage`.
     """
-    event = dict(zip(_COUNTS, (hits, misses, served, encoded, round(seconds, 3)), strict=True))
-    line = json.dumps({"at": round(time.time(), 3), **event}) + "\n"
-    place = _place(path)
-    try:
-        append_line(place, "\n" + line if _torn(place) else line)
-    except OSError as error:  # ours are OSErrors too; whatever it is, the run itself is done
-        logger.info("%s: this run is not counted: %s", path, error)
+    _add(path, Usage(runs=1, hits=hits, misses=misses, served=served, encoded=encoded, seconds=seconds))
 
 
-def _torn(place: Path) -> bool:
-    """Tell whether the last line has no end, as a full disk leaves it: the next one must not be lost with it."""
-    try:
-        with place.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\n"
-    except OSError:  # there is none yet, or it is empty
-        return False
+def mark_used(path: Path) -> None:
+    """Note that the store at `path` is used now, unless it was noted within a day.
+
+    A time in the future, from a clock that was wrong, is replaced too.
+    """
+    if abs(time.time() - usage_of(path).last_used) >= _DAY:
+        _add(path, Usage())
 
 
 def usage_of(path: Path) -> Usage:
-    """Add up the runs on the store at `path`."""
-    totals: dict[str, float] = dict.fromkeys(_COUNTS, 0)
-    runs, last = 0, 0.0
+    """Return the usage of the store at `path`. Without a readable file, it is empty."""
     try:
-        lines = _place(path).read_bytes().split(b"\n")
+        return _read(path)
     except OSError:
         return Usage()
-    for line in lines:
-        if event := _parsed(line):
-            runs += 1
-            last = max(last, event["at"])
-            for name in _COUNTS:
-                totals[name] += event[name]
-    counts: dict[str, Any] = {name: totals[name] if name == "seconds" else int(totals[name]) for name in _COUNTS}
-    return Usage(runs=runs, last_used=last, **counts)
 
 
-def _parsed(line: bytes) -> dict[str, float] | None:
-    """Return a line's numbers; None for one that was torn, or that this module did not write."""
-    try:
-        event = json.loads(line)
-        numbers = {name: float(event[name]) for name in ("at", *_COUNTS)}
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return None
-    sound = all(0 <= number < _MOST for number in numbers.values()) and numbers["at"] <= _LATEST
-    return numbers if sound else None
+def last_use(path: Path, usage: Usage) -> float:
+    """Return when the store at `path` was last used or its record was written, in seconds since the epoch.
+
+    Raises
+    ------
+    FileNotFoundError
+        The store was removed.
+    """
+    return max(usage.last_used, (path / METADATA_NAME).stat().st_mtime)
 
 
 def forget(path: Path) -> None:
-    """Forget the runs on a store that was removed."""
+    """Remove the usage of a store that was removed."""
     with contextlib.suppress(OSError):
         _place(path).unlink()
 
 
+def _add(path: Path, more: Usage) -> None:
+    """Add to the counts of a store, and set its time of last use to now."""
+    place = _place(path)
+    folder = place.parent
+    if not os.access(folder if folder.exists() else path.parent, os.W_OK):
+        logger.debug("%s: this use is not counted: the folder is read-only", path)
+        return
+    try:
+        folder.mkdir(exist_ok=True)
+        with lock(folder / "counting", timeout=_WAIT):
+            before = _read(path)
+            sums = {name: getattr(before, name) + getattr(more, name) for name in _COUNTS}
+            seconds = round(before.seconds + more.seconds, 3)
+            after = Usage(**sums, seconds=seconds, last_used=round(time.time(), 3))
+            replace_file(Folder.open(folder), place.name, [json.dumps(asdict(after)).encode()])
+    except OSError as error:  # embstore's own errors that can come here are OSErrors too
+        logger.info("%s: this use is not counted: %s", path, error)
+
+
+def _read(path: Path) -> Usage:
+    """Read the usage of a store, empty if there is no file.
+
+    Raises
+    ------
+    OSError
+        The file can't be read. Its counts must not be replaced then.
+    """
+    place = _place(path)
+    try:
+        data = fsio.Folder.open(place.parent).read(place.name, most=_MOST_NBYTES)
+    except FileNotFoundError:
+        return Usage()
+    except CorruptStoreError:  # too large, or a link: the next count replaces it
+        data = b""
+    usage = _parsed(data)
+    if usage is None:
+        logger.info("%s: it is not valid; counting starts again", place)
+    return usage or Usage()
+
+
+def _parsed(data: bytes) -> Usage | None:
+    """Return the usage in a file's content, or None if this module did not write it."""
+    try:
+        found = json.loads(data)
+        numbers: dict[str, Any] = {name: float(found[name]) for name in (*_COUNTS, "seconds", "last_used")}
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    if not all(0 <= number < _MOST for number in numbers.values()) or numbers["last_used"] > _LATEST:
+        return None
+    return Usage(**numbers | {name: int(numbers[name]) for name in _COUNTS})
+
+
 def _place(path: Path) -> Path:
-    return path.parent / _FOLDER / f"{path.name}.jsonl"
+    return path.parent / _FOLDER / f"{path.name}.json"

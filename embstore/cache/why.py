@@ -10,8 +10,7 @@ from typing import Any
 from embstore._engine.format.config import ABSENT
 from embstore._engine.format.record import FieldSpec
 from embstore.cache.cache import Cache, Lookup
-
-__all__ = ["Explanation", "why"]
+from embstore.store.open import open as open_store
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -74,7 +73,7 @@ def why(
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     lookup = cache.lookup(config)
     if lookup.path.exists():
-        with cache.open(config) as store:
+        with open_store(lookup.path, config=config, **cache.options) as store:
             return _of_store(lookup, store.fields, None if fields is None else list(fields), len(store))
     lines = [f"miss: no store in {cache.path} has this config"]
     if lookup.nearest is None:

@@ -44,10 +44,14 @@ def print_entries(cache: Path, having: Sequence[tuple[str, Any]] = (), *, as_jso
     entries = _opened(cache).find(attributes(having))
     if as_json:
         for entry in entries:
-            print_json({"path": entry.path, "rows": entry.rows, "config": entry.config.to_dict()})
+            facts = {"path": entry.path, "rows": entry.rows, "last_used": entry.last_used}
+            print_json({**facts, "config": entry.config.to_dict()})
         return
-    rows = [[entry.path.name, f"{entry.rows:,}", str(entry.config.get("dataset", ""))] for entry in entries]
-    print_table(["store", "rows", "dataset"], rows, right=["rows"])
+    rows = [
+        [entry.path.name, f"{entry.rows:,}", str(entry.config.get("dataset", "")), when(entry.last_used)]
+        for entry in entries
+    ]
+    print_table(["store", "rows", "dataset", "last used"], rows, right=["rows"])
 
 
 @click.group("cache")

@@ -34,7 +34,7 @@ def stores(cache):
     paths = []
     for model, dataset, age in (("MIT/ast", "dogs", 40), ("MIT/ast", "cats", 20), ("MIT/clip", "cats", 0)):
         config = {"encoder": {"id": model}, "dataset": dataset, "duration": 5}
-        with cache.open(config, "a") as store:
+        with embstore.open(cache.path_of(config), "a", config=config) as store:  # by its path: no use is noted
             store.append([f"{i}:c" for i in range(1200)], np.ones((1200, 64), np.float32))
         os.utime(store.path / "zarr.json", (time.time() - age * DAY,) * 2)
         paths.append(store.path)
@@ -66,14 +66,18 @@ def test_ls(stores, call):
     status, out, err = call("ls")
     assert (status, err) == (DONE, "")
     lines = out.splitlines()
-    assert lines[0].split() == ["store", "rows", "dataset"]
-    assert {tuple(line.split()) for line in lines[1:]} == {
-        *((stores[0].name, "1,200", "dogs"), (stores[1].name, "1,200", "cats"), (stores[2].name, "1,200", "cats"))
+    assert lines[0].split() == ["store", "rows", "dataset", "last", "used"]
+    used = [time.strftime("%Y-%m-%d", time.localtime(time.time() - age * DAY)) for age in (40, 20, 0)]
+    assert {tuple(line.split()[:-1]) for line in lines[1:]} == {
+        (path.name, "1,200", dataset, day)
+        for path, dataset, day in zip(stores, ["dogs", "cats", "cats"], used, strict=True)
     }
     assert [len(line) for line in lines[1:]] == [len(lines[1])] * 3
     found = [json.loads(line) for line in call("ls", "--json")[1].splitlines()]
     assert {entry["path"] for entry in found} == set(map(str, stores))
     assert {entry["rows"] for entry in found} == {1200}
+    ages = {entry["path"]: time.time() - entry["last_used"] for entry in found}
+    assert [ages[str(path)] / DAY for path in stores] == pytest.approx([40, 20, 0], abs=0.01)
     assert {entry["config"]["encoder"]["id"] for entry in found} == {"MIT/ast", "MIT/clip"}
 
 
@@ -141,7 +145,7 @@ def test_times(seconds, text):
 
 def test_an_empty_cache(cache, call):
     cache.path.mkdir()
-    assert call("ls") == (DONE, "store  rows  dataset\n", "")
+    assert call("ls") == (DONE, "store  rows  dataset  last used\n", "")
     assert call("stats")[0] == DONE
     assert call("clear") == (DONE, "0 stores removed of 0, 0 B\n", "")
     assert call("prune", "--max-size", "0") == (DONE, "0 stores removed of 0, 0 B\n", "")

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fsspec
@@ -177,8 +178,9 @@ def test_info_of_an_empty_store(tmp_path, said):
 @pytest.mark.parametrize("command", ["info", "ls"])
 def test_a_cache_is_listed(cache, said, command):
     lines = said(command, cache)
-    assert lines[0] == "store                      rows  dataset"
-    assert sorted(line.split()[1:] for line in lines[1:]) == [["1", "pets"], ["2", "pets"]]
+    assert lines[0] == "store                      rows  dataset  last used"
+    today = time.strftime("%Y-%m-%d")
+    assert sorted(line.split()[1:-1] for line in lines[1:]) == [["1", "pets", today], ["2", "pets", today]]
     for place in (cache, f"file://{cache}"):
         found = said(command, place, "--json")
         assert sorted(entry["rows"] for entry in found) == [1, 2]

@@ -230,17 +230,6 @@ def _write_all(descriptor: int, data: Buffer, position: int) -> int:
     return position
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file beside the stores, which is made if it is not there; not synced, nothing depends on it."""
-    with explained(path):
-        path.parent.mkdir(exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
-
-
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary file beside `path`, which replaces it when the block ends: synced, then renamed.
