@@ -18,6 +18,7 @@ from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.keys import Key
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import local_path
+from embstore.cache.coverage import compare_digests
 from embstore.cache.prune import StoreUse, given_up, remove_stores, tidy, use_of
 from embstore.cache.usage import last_use, mark_used, usage_of
 from embstore.errors import (
@@ -27,7 +28,6 @@ from embstore.errors import (
     NotAStoreError,
     UnsupportedFormatError,
 )
-from embstore.pipeline.freshness import compare_digests
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import Mode
 from embstore.store.open import open as open_store

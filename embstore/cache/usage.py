@@ -144,7 +144,7 @@ def _read(path: Path) -> Usage:
     """
     place = _place(path)
     try:
-        data = fsio.Folder.open(place.parent).read(place.name, most=_MOST_NBYTES)
+        data = Folder.open(place.parent).read(place.name, most=_MOST_NBYTES)
     except FileNotFoundError:
         return Usage()
     except CorruptStoreError:  # too large, or a link: the next count replaces it

@@ -20,6 +20,7 @@ from embstore._engine.format.record import STRING
 from embstore._engine.progress import Progress, reporting
 from embstore._engine.write.check_input import column_values
 from embstore.cache.cache import Cache
+from embstore.cache.coverage import SOURCE_COLUMNS, UNKNOWN_SOURCE, Coverage
 from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import (
@@ -32,11 +33,6 @@ from embstore.pipeline.add_fields import backfill, check_backfill, tidy_backfill
 from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job, Samples
 from embstore.pipeline.find_missing import Seen, look, new_fields_of, stamp_anew, whole_store
-from embstore.pipeline.freshness import (
-    SOURCE_COLUMNS,
-    UNKNOWN_SOURCE,
-    Coverage,
-)
 from embstore.sources.base import AnySample, Source, samples_by_key
 from embstore.store.describe import size as size_text
 from embstore.store.embedding_store import EmbeddingStore

@@ -19,10 +19,11 @@ from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.write.check_input import Casting
 from embstore._engine.write.row_writer import RowWriter
 from embstore.cache.claims import Claims, hashes_of
+from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import NonFiniteError
 from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ahead
-from embstore.pipeline.freshness import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, compare_samples
+from embstore.pipeline.freshness import compare_samples
 from embstore.sources.base import AnySample
 from embstore.store.embedding_store import EmbeddingStore
 

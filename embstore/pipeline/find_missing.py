@@ -13,6 +13,7 @@ import numpy as np
 
 from embstore._engine.format.config import Config
 from embstore.cache.cache import Cache
+from embstore.cache.coverage import MTIME_COLUMN, SIZE_COLUMN, Coverage
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import (
     FieldMismatchError,
@@ -24,7 +25,7 @@ from embstore.errors import (
     UnknownFieldError,
 )
 from embstore.pipeline.fill import Samples
-from embstore.pipeline.freshness import MTIME_COLUMN, SIZE_COLUMN, Coverage, compare_samples
+from embstore.pipeline.freshness import compare_samples
 from embstore.sources.base import settled
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store

@@ -15,9 +15,10 @@ import numpy as np
 
 from embstore._engine.format.config import Config
 from embstore.cache.cache import Cache
+from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
 from embstore.cache.usage import count
 from embstore.exchange.base import Unreadable
-from embstore.pipeline.freshness import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS, compare_samples
+from embstore.pipeline.freshness import compare_samples
 from embstore.sources.base import UNKNOWN, FileSample, file_sample
 from embstore.store.embedding_store import EmbeddingStore
 from embstore_fl.a2v import entries, names

@@ -1,0 +1,103 @@
+"""Coverage: which of the wanted keys a store has, compared by the digests of their content.
+
+`embstore.pipeline.freshness` compares with samples instead: it reads those whose stamp changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from embstore._engine.format.record import STRING
+from embstore.errors import SampleError
+from embstore.store.embedding_store import EmbeddingStore
+
+Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+"""Row numbers; -1 for keys that are not stored."""
+
+DIGEST_COLUMN: Final = "source_digest"
+"""The column that holds the digest of what each row was computed from."""
+
+SIZE_COLUMN: Final = "source_size"
+MTIME_COLUMN: Final = "source_mtime"
+"""The columns that hold the stamp of the file that each row was computed from: bytes, and ns since the epoch."""
+
+SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, SIZE_COLUMN: "int64", MTIME_COLUMN: "int64"}
+"""Dtypes of these columns."""
+
+UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", SIZE_COLUMN: -1, MTIME_COLUMN: -1}
+"""What they say of a row whose content is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """What a store has of what is wanted.
+
+    Attributes
+    ----------
+    stored, missing, stale : list of str
+        Keys: there and current; not there; there, but computed from other content.
+    unreadable : dict of str to SampleError
+        Of stored keys, whose content can't be compared since it can't be read.
+    touched : list of str
+        Keys that are current, though the stamp of the file is another than the one stored.
+    """
+
+    stored: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    unreadable: dict[str, SampleError] = field(default_factory=dict)
+    touched: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything wanted is stored and current."""
+        return not (self.missing or self.stale or self.unreadable)
+
+    @property
+    def reason(self) -> str:
+        """In words: hit, partial or miss, and the numbers."""
+        counts = {"stored": self.stored, "missing": self.missing, "stale": self.stale}
+        words = "hit" if self.complete else "partial" if self.stored else "miss"
+        return f"{words}: " + ", ".join(f"{len(keys):,} {name}" for name, keys in counts.items())
+
+
+def compare_digests(store: EmbeddingStore, keys: Sequence[str], digests: Mapping[str, str]) -> Coverage:
+    """Compare with digests of the content as it is now; keys without one are current if they are stored."""
+    rows = store.find(keys)
+    there = np.flatnonzero(rows >= 0)
+    stale: set[str] = set()
+    if digests:
+        for place, stored in zip(there.tolist(), stored_digests(store, rows[there]), strict=True):
+            if digests.get(keys[place], stored) != stored:
+                stale.add(keys[place])
+    return sort_keys(keys, rows, stale, {}, [])
+
+
+def sort_keys(
+    keys: Sequence[str],
+    rows: Rows,
+    stale: set[str],
+    unreadable: dict[str, SampleError],
+    touched: list[str],
+) -> Coverage:
+    """Return the coverage of keys from the row of each, and from the findings on those that are stored."""
+    there = [key for key, row in zip(keys, rows.tolist(), strict=True) if row >= 0]
+    return Coverage(
+        stored=[key for key in there if key not in stale and key not in unreadable],
+        missing=[keys[i] for i in np.flatnonzero(rows < 0).tolist()],
+        stale=[key for key in keys if key in stale],
+        unreadable=unreadable,
+        touched=touched,
+    )
+
+
+def stored_digests(store: EmbeddingStore, rows: Rows) -> list[str]:
+    """Return the digest that is stored with each row, "" where there is none."""
+    if DIGEST_COLUMN not in store.columns:  # rows of unknown content can't be said to be current
+        return [""] * len(rows)
+    digests: list[str] = store.select(rows=rows).column(DIGEST_COLUMN).tolist()
+    return digests
