@@ -17,14 +17,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from embstore._engine.io.stamps import Stamp, settled, stamp_of
 from embstore.errors import ModelFilesError, WeightsChangedError
-from embstore.sources.base import settled
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-__all__ = ["ModuleWeights", "digest_file", "digest_files", "digest_module", "stamps"]
 
 logger = logging.getLogger("embstore")
 
@@ -33,12 +31,12 @@ _DIGITS: Final = 32
 _REMEMBERED: Final = 4096
 """Entries that are kept: the memory is read whole, by every process."""
 
-Stamp = tuple[int, int, int]
-"""Size in bytes, mtime in ns, and inode."""
+_Identity = tuple[Stamp, int]
+"""The stamp and the inode of a file."""
 
 _lock: Final = threading.Lock()
-_known: tuple[tuple[Path, Stamp] | None, dict[str, tuple[Stamp, str]]] = (None, {})
-"""The memory as it was last read, and the stamp that its file had."""
+_known: tuple[tuple[Path, _Identity] | None, dict[str, tuple[_Identity, str]]] = (None, {})
+"""The memory as it was last read, and the stamp and inode that its file had."""
 
 
 # -- files ------------------------------------------------------------------------------------
@@ -60,7 +58,7 @@ def digest_file(path: str | os.PathLike[str]) -> str:
     """
     resolved = Path(path).resolve()
     now = time.time_ns()
-    before = _stamp(resolved.stat())
+    before = _identity(resolved.stat())
     remembered = _recalled().get(str(resolved))
     if remembered is not None and remembered[0] == before:
         return remembered[1]
@@ -69,10 +67,10 @@ def digest_file(path: str | os.PathLike[str]) -> str:
         for block in _blocks(file):
             digest.update(block)
             read += len(block)
-        opened = _stamp(os.fstat(file.fileno()))
-    if not before == opened == _stamp(resolved.stat()) or read != before[0]:
+        opened = _identity(os.fstat(file.fileno()))
+    if not before == opened == _identity(resolved.stat()) or read != before[0].size:
         raise WeightsChangedError(resolved)
-    if settled(before[1], now):
+    if settled(before[0], now):
         _remember(str(resolved), before, digest.hexdigest())
     return digest.hexdigest()
 
@@ -111,7 +109,7 @@ def stamps(folder: Path, names: Sequence[str]) -> tuple[tuple[str, int, int], ..
             status = (folder / name).stat()
         except FileNotFoundError as error:
             raise ModelFilesError(folder, name) from error
-        found.append((name, status.st_size, status.st_mtime_ns))
+        found.append((name, *stamp_of(status)))
     return tuple(found)
 
 
@@ -120,8 +118,8 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_size, status.st_mtime_ns, status.st_ino
+def _identity(status: os.stat_result) -> _Identity:
+    return stamp_of(status), status.st_ino
 
 
 # -- the memory of digests --------------------------------------------------------------------
@@ -141,14 +139,14 @@ def _memory() -> Path | None:
     return folder / "embstore" / "digests.json"
 
 
-def _recalled() -> Mapping[str, tuple[Stamp, str]]:
-    """Return what is remembered: for each resolved path its stamp and digest. Read again only if its file changed."""
+def _recalled() -> Mapping[str, tuple[_Identity, str]]:
+    """Return the memory: for each resolved path its stamp, inode and digest. Read again only if its file changed."""
     global _known
     path = _memory()
     if path is None:
         return {}
     try:
-        key = (path, _stamp(path.stat()))
+        key = (path, _identity(path.stat()))
         if _known[0] != key:
             _known = (key, _parsed(json.loads(path.read_bytes())))
     except FileNotFoundError:
@@ -159,7 +157,7 @@ def _recalled() -> Mapping[str, tuple[Stamp, str]]:
     return _known[1]
 
 
-def _parsed(value: Any) -> dict[str, tuple[Stamp, str]]:
+def _parsed(value: Any) -> dict[str, tuple[_Identity, str]]:
     """Return the entries that are what they should be, of what may be anything."""
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {type(value).__name__}")
@@ -169,11 +167,11 @@ def _parsed(value: Any) -> dict[str, tuple[Stamp, str]]:
             continue
         size, mtime, inode, digest = entry
         if isinstance(digest, str) and len(digest) == _DIGITS and not set(digest) - set("0123456789abcdef"):
-            entries[path] = ((size, mtime, inode), digest)
+            entries[path] = ((Stamp(size, mtime), inode), digest)
     return entries
 
 
-def _remember(path: str, stamp: Stamp, digest: str) -> None:
+def _remember(path: str, identity: _Identity, digest: str) -> None:
     """Add a digest to the memory: replaced whole, so that another process reads the old one or the new.
 
     Of two processes at once, the last wins, and what the other added is digested once more.
@@ -183,9 +181,9 @@ def _remember(path: str, stamp: Stamp, digest: str) -> None:
         return
     with _lock:
         entries = {known: value for known, value in _recalled().items() if known != path}
-        entries[path] = (stamp, digest)
+        entries[path] = (identity, digest)
         newest = list(entries.items())[-_REMEMBERED:]
-        text = json.dumps({known: [*stamp, digest] for known, (stamp, digest) in newest}, indent=0)
+        text = json.dumps({known: [*stamp, inode, digest] for known, ((stamp, inode), digest) in newest}, indent=0)
         try:
             memory.parent.mkdir(parents=True, exist_ok=True)
             _replace(memory, text)

@@ -17,6 +17,7 @@ from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.durable import remove_tree
+from embstore._engine.io.stamps import UNKNOWN, Stamp
 from embstore.cache.coverage import DIGEST_COLUMN, SOURCE_COLUMNS
 from embstore.cache.prune import BACKFILL
 from embstore.errors import (
@@ -29,7 +30,7 @@ from embstore.errors import (
     StoreReplacedError,
 )
 from embstore.pipeline.fill import Job, Samples
-from embstore.sources.base import UNKNOWN, AnySample, Content, Stamp, digest_of
+from embstore.sources.base import AnySample, Content, digest_of
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 

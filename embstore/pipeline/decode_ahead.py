@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from embstore._engine.io.stamps import Stamp
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import SampleError
-from embstore.sources.base import AnySample, Stamp
+from embstore.sources.base import AnySample
 
 __all__ = ["Decoded", "Failure", "batches", "decoded_ahead"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from embstore._engine.format.config import Config
+from embstore._engine.io.stamps import settled
 from embstore.cache.cache import Cache
 from embstore.cache.coverage import MTIME_COLUMN, SIZE_COLUMN, Coverage
 from embstore.encoders.base import BaseEncoder
@@ -26,7 +27,6 @@ from embstore.errors import (
 )
 from embstore.pipeline.fill import Samples
 from embstore.pipeline.freshness import compare_samples
-from embstore.sources.base import settled
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
@@ -149,7 +149,7 @@ def stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str], l
     is read all the same.
     """
     stamps = {key: samples[key].stamp for key in touched}
-    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp.mtime, looked)}
+    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp, looked)}
     if not stamps:
         return
     try:

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from embstore._engine.io.stamps import Stamp
 from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, Coverage, Rows, sort_keys, stored_digests
 from embstore.errors import SampleError, StoreChangedError
-from embstore.sources.base import AnySample, Stamp
+from embstore.sources.base import AnySample
 from embstore.store.embedding_store import EmbeddingStore
 
 

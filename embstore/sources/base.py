@@ -8,38 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from embstore._engine.format.keys import Key
+from embstore._engine.io.stamps import UNKNOWN, Stamp, settled, stamp_of
 from embstore.errors import DuplicateKeysError, SampleError
-
-__all__ = [
-    "UNKNOWN",
-    "AnySample",
-    "Content",
-    "FileSample",
-    "Sample",
-    "Source",
-    "Stamp",
-    "digest_of",
-    "file_sample",
-    "samples_by_key",
-    "settled",
-]
-
-_SETTLED_NS: Final = 2 * 10**9
-"""A file changed within this time may change again without its stamp showing it: clocks of file systems tick."""
-
-
-class Stamp(NamedTuple):
-    """What tells cheaply that a file is the one that was read: its size in bytes and its mtime in ns."""
-
-    size: int
-    mtime: int
-
-
-UNKNOWN: Final = Stamp(-1, -1)
-"""The stamp of content that is not a file, or of a file that was changed only just now."""
 
 
 class Content(NamedTuple):
@@ -170,25 +143,10 @@ class FileSample:
                 after = os.fstat(file.fileno())
         except OSError as error:
             raise SampleError(self.path, error.strerror or str(error)) from error
-        if len(data) != before.st_size or _stamp(before) != _stamp(after):
+        if len(data) != before.st_size or stamp_of(before) != stamp_of(after):
             raise SampleError(self.path, "it changed while it was read")
-        stamp = _stamp(before)
-        return Content(data, digest_of(data), stamp if settled(stamp.mtime, now) else UNKNOWN)
-
-
-def settled(mtime: int, now: int) -> bool:
-    """Tell whether a file's last change was so long before it was looked at that the next one shows in its stamp.
-
-    Parameters
-    ----------
-    mtime, now : int
-        Nanoseconds since the epoch.
-    """
-    return mtime < now - _SETTLED_NS
-
-
-def _stamp(found: os.stat_result) -> Stamp:
-    return Stamp(found.st_size, found.st_mtime_ns)
+        stamp = stamp_of(before)
+        return Content(data, digest_of(data), stamp if settled(stamp, now) else UNKNOWN)
 
 
 def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None) -> FileSample:
@@ -200,7 +158,7 @@ def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None)
         It is not.
     """
     try:
-        return FileSample(key, path, _stamp(found or path.stat()))
+        return FileSample(key, path, stamp_of(found or path.stat()))
     except OSError as error:
         raise SampleError(path, error.strerror or str(error)) from error
 

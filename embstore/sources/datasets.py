@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from embstore._engine.format.keys import UNLABELLED, Key
+from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import UnknownColumnError
-from embstore.sources.base import UNKNOWN, FileSample
+from embstore.sources.base import FileSample
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import checked_name, distinct, key_at
 from embstore.sources.table import RowSample, as_text, refused, text_of

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from embstore._engine.format.keys import UNLABELLED, Key
+from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import EmptySourceError
-from embstore.sources.base import UNKNOWN, FileSample, file_sample
+from embstore.sources.base import FileSample, file_sample
 from embstore.sources.items import checked_name, distinct, key_at
 
 __all__ = ["Folder", "compile_pattern", "without_suffix"]

@@ -15,8 +15,9 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from embstore._engine.format.keys import UNLABELLED, Key
+from embstore._engine.io.stamps import UNKNOWN, Stamp
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, UnknownColumnError
-from embstore.sources.base import UNKNOWN, Content, FileSample, Stamp, digest_of, file_sample
+from embstore.sources.base import Content, FileSample, digest_of, file_sample
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import checked_name, distinct, key_at
 

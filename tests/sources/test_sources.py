@@ -15,8 +15,9 @@ import pytest
 
 from embstore import errors, sources
 from embstore._engine.format.keys import Key
+from embstore._engine.io.stamps import UNKNOWN, Stamp
 from embstore.sources import FileSample, Folder, HFDataset, Items, Sample, Table, digest_of
-from embstore.sources.base import UNKNOWN, Stamp, file_sample
+from embstore.sources.base import file_sample
 from embstore.sources.folder import compile_pattern
 from embstore.sources.table import as_text
 

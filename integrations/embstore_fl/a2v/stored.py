@@ -14,12 +14,13 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.format.config import Config
+from embstore._engine.io.stamps import UNKNOWN
 from embstore.cache.cache import Cache
 from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
 from embstore.cache.usage import count
 from embstore.exchange.base import Unreadable
 from embstore.pipeline.freshness import compare_samples
-from embstore.sources.base import UNKNOWN, FileSample, file_sample
+from embstore.sources.base import FileSample, file_sample
 from embstore.store.embedding_store import EmbeddingStore
 from embstore_fl.a2v import entries, names
 from embstore_fl.overlay import Layer, StoreLayer

@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
+from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import EmptySourceError, UnknownClassError
-from embstore.sources.base import UNKNOWN, FileSample, file_sample
+from embstore.sources.base import FileSample, file_sample
 from embstore.sources.items import checked_name, distinct, key_at
 from embstore_fl.errors import DatasetLayoutError
 

@@ -1,0 +1,37 @@
+"""Stamps of files: a cheap way to tell whether a file changed since it was read."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+_SETTLED_NS: Final = 2 * 10**9
+"""A file changed within this time may change again without its stamp showing it: clocks of file systems tick."""
+
+
+class Stamp(NamedTuple):
+    """What tells cheaply that a file is the one that was read: its size in bytes and its mtime in ns."""
+
+    size: int
+    mtime: int
+
+
+UNKNOWN: Final = Stamp(-1, -1)
+"""The stamp of content that is not a file, or of a file that was changed only just now."""
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """Return the stamp of a file from its status."""
+    return Stamp(found.st_size, found.st_mtime_ns)
+
+
+def settled(stamp: Stamp, now: int) -> bool:
+    """Tell whether a file's last change was so long before it was looked at that the next one shows in its stamp.
+
+    Parameters
+    ----------
+    stamp : Stamp
+    now : int
+        When it was looked at, in ns since the epoch.
+    """
+    return stamp.mtime < now - _SETTLED_NS
