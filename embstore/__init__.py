@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from embstore._engine.write.erase import EraseReceipt as EraseReceipt
     from embstore._engine.write.plans import AppendResult as AppendResult
     from embstore.cache.cache import Cache as Cache
-    from embstore.cache.cache import CacheEntry as CacheEntry
-    from embstore.cache.cache import Lookup as Lookup
+    from embstore.cache.lookup import CacheEntry as CacheEntry
+    from embstore.cache.lookup import Lookup as Lookup
     from embstore.cache.why import why as why
     from embstore.encoders.base import Encoder as Encoder
     from embstore.encoders.pretrained import from_pretrained as from_pretrained
@@ -51,7 +51,7 @@ _HOMES = {
     "Aligned": "store.align",
     "AppendResult": "_engine.write.plans",
     "Cache": "cache.cache",
-    "CacheEntry": "cache.cache",
+    "CacheEntry": "cache.lookup",
     "CanaryReport": "pipeline.check",
     "Config": "_engine.format.config",
     "Difference": "_engine.format.config",
@@ -62,7 +62,7 @@ _HOMES = {
     "FieldSpec": "_engine.format.record",
     "ImportResult": "exchange.importing",
     "Key": "_engine.format.keys",
-    "Lookup": "cache.cache",
+    "Lookup": "cache.lookup",
     "Padded": "_engine.format.ragged",
     "Ragged": "_engine.format.ragged",
     "Sample": "sources.base",

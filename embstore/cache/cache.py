@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.keys import Key
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import local_path
-from embstore.cache.coverage import compare_digests
+from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
 from embstore.cache.prune import StoreUse, given_up, remove_stores, tidy, use_of
 from embstore.cache.usage import last_use, mark_used, usage_of
 from embstore.errors import (
@@ -32,73 +31,9 @@ from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import Mode
 from embstore.store.open import open as open_store
 
-__all__ = ["Cache", "CacheEntry", "Lookup"]
-
 logger = logging.getLogger("embstore")
 
 _SUFFIX: Final = ".zarr"
-
-
-@dataclass(frozen=True, slots=True)
-class CacheEntry:
-    """One store of a cache, as its record describes it.
-
-    It stands for its path, so that `embstore.open` takes it.
-
-    Attributes
-    ----------
-    path : Path
-    config : Config
-    rows : int
-        Live ones.
-    last_used : float
-        See `StoreUse`; seconds since the epoch.
-    """
-
-    path: Path
-    config: Config
-    rows: int
-    last_used: float
-
-    def __fspath__(self) -> str:
-        """Return the path."""
-        return str(self.path)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup:
-    """What a cache has of what is wanted.
-
-    Attributes
-    ----------
-    hit : bool
-        Whether everything wanted is stored and current.
-    reason : str
-        In words, for a log or a person.
-    path : Path
-        Where the config's store lies, or would.
-    stored, missing, stale : tuple of str
-        The wanted keys: there and current; not there; there, but computed from other content.
-    nearest : CacheEntry or None
-        The store whose config differs least, if there is none of this config.
-    differences : tuple of Difference
-        How its config differs (found) from the one wanted (expected).
-    """
-
-    hit: bool
-    reason: str
-    path: Path
-    stored: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    stale: tuple[str, ...] = ()
-    nearest: CacheEntry | None = None
-    differences: tuple[Difference, ...] = ()
-
-    @property
-    def coverage(self) -> float:
-        """Part of the wanted keys that is stored and current, from 0 to 1."""
-        wanted = len(self.stored) + len(self.missing) + len(self.stale)
-        return len(self.stored) / wanted if wanted else float(self.hit)
 
 
 class Cache:
@@ -243,29 +178,9 @@ class Cache:
         path = self.path_of(config)
         wanted = [str(Key.parse(key)) for key in keys or ()]
         if not path.exists():
-            return self._miss(config, path, wanted)
+            return miss(path, wanted, *self.nearest(config))
         with open_store(path, config=config, **self.options) as store:
-            found = compare_digests(store, wanted, digests or {})
-            rows = len(store)
-        return Lookup(
-            hit=found.complete,
-            reason=found.reason if wanted else f"hit: {rows:,} rows",
-            path=path,
-            stored=tuple(found.stored),
-            missing=tuple(found.missing),
-            stale=tuple(found.stale),
-        )
-
-    def _miss(self, config: Config, path: Path, wanted: list[str]) -> Lookup:
-        nearest, differences = self.nearest(config)
-        reason = "miss: no store has this config; "
-        if nearest is None:
-            reason += f"{self.path} is empty"
-        else:
-            reason += "the nearest differs in " + "; ".join(map(str, differences))
-        return Lookup(
-            hit=False, reason=reason, path=path, missing=tuple(wanted), nearest=nearest, differences=differences
-        )
+            return look_up(path, store, wanted, digests or {})
 
     def nearest(self, config: Mapping[str, Any]) -> tuple[CacheEntry | None, tuple[Difference, ...]]:
         """Return the store whose config differs in the fewest attributes, and these; None, if the cache is empty."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from embstore._engine.format.config import ABSENT
-from embstore._engine.format.record import FieldSpec
-from embstore.cache.cache import Cache, Lookup
+from embstore.cache.cache import Cache
+from embstore.cache.lookup import Lookup, look_up
+from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
 
@@ -71,11 +73,22 @@ def why(
     if isinstance(fields, str):
         raise TypeError(f"expected a list of fields, found one: {fields!r}")
     cache = cache if isinstance(cache, Cache) else Cache(cache)
-    lookup = cache.lookup(config)
-    if lookup.path.exists():
-        with open_store(lookup.path, config=config, **cache.options) as store:
-            return _of_store(lookup, store.fields, None if fields is None else list(fields), len(store))
-    lines = [f"miss: no store in {cache.path} has this config"]
+    path = cache.path_of(config)
+    if path.exists():
+        with open_store(path, config=config, **cache.options) as store:
+            return _hit(path, store, list(fields or ()))
+    return _miss(cache.lookup(config))
+
+
+def _hit(path: Path, store: EmbeddingStore, wanted: list[str]) -> Explanation:
+    missing = tuple(name for name in wanted if name not in store.fields)
+    has = f"{path.name} has {len(store):,} rows of {', '.join(store.fields) or 'no field yet'}"
+    text = f"field miss: {has}, and no {', '.join(missing)}" if missing else f"hit: {has}"
+    return Explanation(look_up(path, store, [], {}), missing, text)
+
+
+def _miss(lookup: Lookup) -> Explanation:
+    lines = [f"miss: no store in {lookup.path.parent} has this config"]
     if lookup.nearest is None:
         lines.append("the cache is empty")
     else:
@@ -84,13 +97,6 @@ def why(
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines += [f"  {name:<{widths[0]}}  {wanted:<{widths[1]}}  {stored}" for name, wanted, stored in rows]
     return Explanation(lookup, (), "\n".join(lines))
-
-
-def _of_store(lookup: Lookup, stored: Mapping[str, FieldSpec], wanted: list[str] | None, rows: int) -> Explanation:
-    missing = tuple(name for name in wanted or () if name not in stored)
-    has = f"{lookup.path.name} has {rows:,} rows of {', '.join(stored) or 'no field yet'}"
-    text = f"field miss: {has}, and no {', '.join(missing)}" if missing else f"hit: {has}"
-    return Explanation(lookup, missing, text)
 
 
 def _shown(value: Any) -> str:

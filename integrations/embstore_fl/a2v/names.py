@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embstore._engine.format.config import Config, Difference
-from embstore.cache.cache import Cache, CacheEntry
+from embstore.cache.cache import Cache
+from embstore.cache.lookup import CacheEntry
 from embstore.errors import AmbiguousConfigError
 
 __all__ = ["AST", "Wanted", "config_of", "find_stores", "nearest"]
