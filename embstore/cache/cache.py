@@ -18,7 +18,7 @@ from embstore._engine.format.keys import Key
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import local_path
 from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
-from embstore.cache.prune import StoreUse, given_up, remove_stores, tidy, use_of
+from embstore.cache.prune import StoreUse, choose_for_removal, remove_leftovers, remove_stores, use_of
 from embstore.cache.usage import last_use, mark_used, usage_of
 from embstore.errors import (
     AmbiguousConfigError,
@@ -236,7 +236,9 @@ class Cache:
         seconds = unused_for.total_seconds() if isinstance(unused_for, timedelta) else unused_for
         if (max_nbytes or 0) < 0 or (seconds or 0) < 0:
             raise ValueError(f"expected no negative limits, found {max_nbytes} bytes and {seconds} seconds")
-        chosen = given_up(self.stats(attributes, **more), now=time.time(), max_nbytes=max_nbytes, unused_for=seconds)
+        chosen = choose_for_removal(
+            self.stats(attributes, **more), now=time.time(), max_nbytes=max_nbytes, unused_for=seconds
+        )
         return chosen if dry_run else self.remove(chosen)
 
     def clear(
@@ -249,7 +251,7 @@ class Cache:
     def remove(self, stores: Sequence[StoreUse]) -> list[StoreUse]:
         """Remove just these stores, as `stats` gave them; see `prune`."""
         if self.path.is_dir():
-            tidy(self.path, _SUFFIX)
+            remove_leftovers(self.path, _SUFFIX)
         return remove_stores(stores)
 
     def __len__(self) -> int:

@@ -15,8 +15,6 @@ from typing import Final
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.io.locks import FileLock, lock
 
-__all__ = ["Claims", "at_work", "hashes_of"]
-
 _FOLDER: Final = ".claims"
 _NBYTES: Final = 16  # of a key's hash
 _HELD: Final = ".held"

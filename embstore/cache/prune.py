@@ -1,4 +1,4 @@
-"""Upkeep of a cache: what each store takes and was used for, which to give up, and how one is removed."""
+"""Upkeep of a cache: disk use and usage of each store, which stores to remove, and how a store is removed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from embstore.errors import NotAStoreError, StoreLockedError
 
 if TYPE_CHECKING:
     from embstore._engine.format.config import Config
-
-__all__ = ["BACKFILL", "StoreUse", "given_up", "nbytes_on_disk", "remove_store", "remove_stores", "tidy", "use_of"]
 
 logger = logging.getLogger("embstore")
 
@@ -83,10 +81,10 @@ def nbytes_on_disk(path: Path) -> int:
     return total
 
 
-def given_up(
+def choose_for_removal(
     stores: Sequence[StoreUse], *, now: float, max_nbytes: int | None = None, unused_for: float | None = None
 ) -> list[StoreUse]:
-    """Choose the stores to give up, those that were used longest ago first.
+    """Return the stores to remove, those that were used longest ago first.
 
     Parameters
     ----------
@@ -94,9 +92,9 @@ def given_up(
     now : float
         Seconds since the epoch.
     max_nbytes : int, optional
-        What all that are kept may take.
+        Bytes that the other stores may take together.
     unused_for : float, optional
-        Seconds; what was not used for longer is given up.
+        Seconds; a store that was not used for longer is removed.
     """
     chosen: list[StoreUse] = []
     total = sum(store.nbytes for store in stores)
@@ -125,7 +123,7 @@ def remove_store(path: Path, *, timeout: float = 0.0) -> None:
     """Remove a store, and what was counted of its use. Readers that have it open keep what they have mapped.
 
     From one moment to the next there is no store at its place any more; a process that is killed later leaves a
-    folder of another name, which the next writer removes, or `tidy`.
+    folder of another name, which the next writer removes, or `remove_leftovers`.
 
     Parameters
     ----------
@@ -165,8 +163,8 @@ def _remove_beside(path: Path) -> None:
         remove_tree(beside, last_first=METADATA_NAME)
 
 
-def tidy(folder: Path, suffix: str) -> None:
-    """Remove what killed processes left beside stores, where no writer is at work.
+def remove_leftovers(folder: Path, suffix: str) -> None:
+    """Remove leftovers of killed processes beside stores, where no writer is at work.
 
     Parameters
     ----------

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from embstore.cache.cache import Cache
     from embstore.cache.prune import StoreUse
 
-__all__ = ["COMMANDS", "print_entries"]
-
 CACHE = click.argument("cache", type=PATH)
 _having = click.option(
     *("--having", "having"),

@@ -34,8 +34,6 @@ from embstore.sources.base import AnySample, Content, digest_of
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
-__all__ = ["backfill", "check_backfill", "tidy_backfills"]
-
 logger = logging.getLogger("embstore")
 
 
@@ -102,8 +100,8 @@ def check_backfill(store: EmbeddingStore, names: list[str], samples: Samples) ->
         raise MissingKeysError(gone, path=store.path, what=f"in the source, so that {', '.join(names)} can't be added")
 
 
-def tidy_backfills(store: EmbeddingStore) -> None:
-    """Remove what a process left that was killed between its commit and its tidying up."""
+def remove_backfill_leftovers(store: EmbeddingStore) -> None:
+    """Remove the gathered rows of a process that was killed after its commit and before it removed them."""
     for path in store.path.parent.glob(f".{store.path.name}.*{BACKFILL}"):
         try:
             with open_store(path) as rows:

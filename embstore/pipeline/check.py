@@ -16,8 +16,6 @@ from embstore.pipeline.freshness import compare_samples
 from embstore.sources.base import Source, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
 
-__all__ = ["CanaryReport", "check"]
-
 _OTHERS = 16  # times as many samples are looked at, where some are stale
 _TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "float64": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 

@@ -14,8 +14,6 @@ from embstore.encoders.base import BaseEncoder
 from embstore.errors import SampleError
 from embstore.sources.base import AnySample
 
-__all__ = ["Decoded", "Failure", "batches", "decoded_ahead"]
-
 _BATCHES_AHEAD: Final = 2
 _BATCHES_SORTED: Final = 8
 """Of how many batches the items are sorted by length, where the encoder pads."""

@@ -29,16 +29,14 @@ from embstore.errors import (
     StoreChangedError,
     UnknownFieldError,
 )
-from embstore.pipeline.add_fields import backfill, check_backfill, tidy_backfills
+from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfill_leftovers
 from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job, Samples
-from embstore.pipeline.find_missing import Seen, look, new_fields_of, stamp_anew, whole_store
+from embstore.pipeline.find_missing import StoreStatus, compare_with_store, new_fields_of, stamp_anew, whole_store
 from embstore.sources.base import AnySample, Source, samples_by_key
 from embstore.store.describe import size as size_text
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
-
-__all__ = ["EmbedResult", "embed", "part_path"]
 
 logger = logging.getLogger("embstore")
 
@@ -183,27 +181,27 @@ def embed(
         whole = whole_store(path, cache, own, samples, workers)
         path = part_path(path, shard)
     here = shard is None and vanished != "ignore"
-    seen = look(path, cache, config, own, samples, workers=workers, whole=whole, gone=here)
-    logger.info("%s: %s", source.name, seen.reason)
+    status = compare_with_store(path, cache, config, own, samples, workers=workers, whole=whole, gone=here)
+    logger.info("%s: %s", source.name, status.reason)
     job = Job(encoder=own, batch_size=batch_size, workers=workers, interval=interval, columns=columns)
-    job.failures |= {key: Failure(key, samples[key].where, e.reason) for key, e in seen.found.unreadable.items()}
+    job.failures |= {key: Failure(key, samples[key].where, e.reason) for key, e in status.found.unreadable.items()}
     added: tuple[str, ...] = ()
-    if seen.found.touched:
-        stamp_anew(path, cache, samples, seen.found.touched, looked)
-    if seen.work or (seen.gone and vanished == "delete"):
+    if status.found.touched:
+        stamp_anew(path, cache, samples, status.found.touched, looked)
+    if status.work or (status.gone and vanished == "delete"):
         with _writable(path, cache, config, own, samples, columns) as store:
-            if seen.gone and vanished == "delete":
-                _delete(store, seen.gone)
-            total = len(seen.wanted) + (len(store) if seen.new_fields else 0)
-            with reporting(progress, total, source.name, hits=len(samples) - len(seen.wanted)) as job.advance:
-                added = _carry_out(store, samples, seen, job, cache.options)
+            if status.gone and vanished == "delete":
+                _delete(store, status.gone)
+            total = len(status.wanted) + (len(store) if status.new_fields else 0)
+            with reporting(progress, total, source.name, hits=len(samples) - len(status.wanted)) as job.advance:
+                added = _carry_out(store, samples, status, job, cache.options)
     with open_store(path, **cache.options) as store:
         rows, nbytes = len(store), store.nbytes
-    hits = len(seen.found.stored)
+    hits = len(status.found.stored)
     count(
         cache.path_of(config),
         hits=hits,
-        misses=len(seen.wanted),
+        misses=len(status.wanted),
         served=hits + job.encoded,
         encoded=job.encoded,
         seconds=time.monotonic() - started if job.encoded else 0,
@@ -211,13 +209,13 @@ def embed(
     return EmbedResult(
         path=path,
         config=config,
-        reason=seen.reason,
+        reason=status.reason,
         samples=len(samples),
-        hits=len(seen.found.stored),
+        hits=len(status.found.stored),
         encoded=job.encoded,
-        stale=len(seen.found.stale),
+        stale=len(status.found.stale),
         failed=tuple(job.failures.values()),
-        vanished=tuple(seen.gone),
+        vanished=tuple(status.gone),
         fields_added=added,
         rows=rows,
         nbytes=nbytes,
@@ -226,25 +224,25 @@ def embed(
 
 
 def _carry_out(
-    store: EmbeddingStore, samples: Samples, seen: Seen, job: Job, options: Mapping[str, Any]
+    store: EmbeddingStore, samples: Samples, status: StoreStatus, job: Job, options: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """Encode what is wanted; returns the fields that were added."""
     encoder = job.encoder
     added: tuple[str, ...] = ()
-    tidy_backfills(store)
-    if new_fields := new_fields_of(store, encoder):  # another process may have added them since the look
+    remove_backfill_leftovers(store)
+    if new_fields := new_fields_of(store, encoder):  # another process may have added them since the store was compared
         check_backfill(store, new_fields, samples)
-        if seen.found.stale:
+        if status.found.stale:
             # Rows of other content first: a new field is made of the content that is there now.
             _give_all(job, encoder, store)
-            job.fill(store, {key: samples[key] for key in seen.found.stale})
+            job.fill(store, {key: samples[key] for key in status.found.stale})
         job.encoder = encoder
         added = backfill(store, new_fields, samples, job, options)
-    while seen.wanted:
+    while status.wanted:
         _give_all(job, encoder, store)
         fields = store.fields.keys()
         try:
-            job.fill(store, {key: samples[key] for key in seen.wanted})
+            job.fill(store, {key: samples[key] for key in status.wanted})
             break
         except UnknownFieldError:
             store.refresh()

@@ -27,8 +27,6 @@ from embstore.pipeline.freshness import compare_samples
 from embstore.sources.base import AnySample
 from embstore.store.embedding_store import EmbeddingStore
 
-__all__ = ["Job", "Samples"]
-
 logger = logging.getLogger("embstore")
 
 Samples = Mapping[str, AnySample]

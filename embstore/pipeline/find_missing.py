@@ -30,14 +30,25 @@ from embstore.pipeline.freshness import compare_samples
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
-__all__ = ["Seen", "look", "new_fields_of", "stamp_anew", "whole_store"]
-
 logger = logging.getLogger("embstore")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a look at the store showed."""
+class StoreStatus:
+    """How a store compares with the samples and fields that a run wants.
+
+    Attributes
+    ----------
+    found : Coverage
+    reason : str
+        In words: hit, field miss, partial or miss.
+    new_fields : list of str
+        Fields of the encoder that the store does not have yet.
+    gone : list of str
+        Keys of rows whose sample is no longer in the source.
+    made : bool
+        Whether the store exists.
+    """
 
     found: Coverage
     reason: str
@@ -56,7 +67,7 @@ class Seen:
         return bool(self.wanted or self.new_fields or not self.made)
 
 
-def look(
+def compare_with_store(
     path: Path,
     cache: Cache,
     config: Config,
@@ -66,8 +77,8 @@ def look(
     workers: int,
     whole: Coverage | None = None,
     gone: bool = True,
-) -> Seen:
-    """Look what a store has of the samples and fields that are wanted.
+) -> StoreStatus:
+    """Compare a store with the samples and fields that are wanted.
 
     Parameters
     ----------
@@ -81,7 +92,7 @@ def look(
     """
     if not path.exists():
         found = whole or Coverage(missing=list(samples))
-        return Seen(found=found, reason=whole.reason if whole else cache.lookup(config).reason, made=False)
+        return StoreStatus(found=found, reason=whole.reason if whole else cache.lookup(config).reason, made=False)
     with open_store(path, config=config, **cache.options) as store:
         left = samples if whole is None else {key: samples[key] for key in (*whole.missing, *whole.stale)}
         own = compare_samples(store, left, workers=workers)
@@ -90,7 +101,9 @@ def look(
         reason = found.reason
         if new_fields:
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
-        return Seen(found=found, reason=reason, new_fields=new_fields, gone=_gone(store, left, own) if gone else [])
+        return StoreStatus(
+            found=found, reason=reason, new_fields=new_fields, gone=_gone(store, left, own) if gone else []
+        )
 
 
 def whole_store(path: Path, cache: Cache, encoder: BaseEncoder, samples: Samples, workers: int) -> Coverage | None:

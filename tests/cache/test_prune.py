@@ -17,7 +17,7 @@ from embstore import errors
 from embstore._engine.io import locks, steps
 from embstore.cache import prune as upkeep
 from embstore.cache.claims import Claims
-from embstore.cache.prune import StoreUse, given_up, remove_store, tidy
+from embstore.cache.prune import StoreUse, choose_for_removal, remove_leftovers, remove_store
 from embstore.cache.usage import Usage, count, usage_of
 from embstore.pipeline.embed import part_path
 from embstore.sources import Items
@@ -128,9 +128,9 @@ def use(name, age, nbytes):
     ],
     ids=str,
 )
-def test_which_are_given_up(limits, expected):
+def test_which_are_chosen(limits, expected):
     stores = [use("b", 20, 20), use("a", 10, 10), use("c", 30, 30)]
-    assert "".join(str(store.path) for store in given_up(stores, now=1000.0, **limits)) == expected
+    assert "".join(str(store.path) for store in choose_for_removal(stores, now=1000.0, **limits)) == expected
 
 
 def test_prune_by_age(cache):
@@ -528,9 +528,9 @@ def test_tidying_up_leaves_alone_what_is_not_left_over(cache):
     busy = cache.path / ".busy.zarr.partial"
     busy.mkdir()
     with locks.lock(cache.path / "busy.zarr", timeout=0):
-        tidy(cache.path, ".zarr")
+        remove_leftovers(cache.path, ".zarr")
         assert busy.exists()
-    tidy(cache.path, ".zarr")
+    remove_leftovers(cache.path, ".zarr")
     assert not busy.exists()
     assert (cache.path / ".file.zarr.0123.partial").exists()
     assert all((cache.path / name).exists() for name in others)

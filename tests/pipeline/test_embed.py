@@ -19,7 +19,7 @@ from embstore._engine.format.record import FieldSpec
 from embstore._engine.io import filesystem
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import embed as pipeline
-from embstore.pipeline import find_missing as survey
+from embstore.pipeline import find_missing
 from embstore.sources import FileSample, Folder
 from tests._helpers.crash import leftovers
 
@@ -688,7 +688,7 @@ def test_a_file_of_just_now_is_compared_by_its_content_by_later_runs_too(cache, 
 
 def test_a_file_that_changes_within_its_clocks_tick_after_it_was_compared(cache, log, root, monkeypatch):
     """Comparing thousands of files takes a while: whether one had settled is a question of before it was read."""
-    clock, compare = time.time_ns(), survey.compare_samples
+    clock, compare = time.time_ns(), find_missing.compare_samples
     files(root, {"f0": 1}, clock - 10**9)
     embstore.embed(Folder(root, name="x"), Numbers(log), cache)
 
@@ -698,9 +698,9 @@ def test_a_file_that_changes_within_its_clocks_tick_after_it_was_compared(cache,
         monkeypatch.setattr(time, "time_ns", lambda: clock + 10**10)
         return found
 
-    monkeypatch.setattr(survey, "compare_samples", slowly)
+    monkeypatch.setattr(find_missing, "compare_samples", slowly)
     embstore.embed(Folder(root, name="x"), Numbers(log), cache)
-    monkeypatch.setattr(survey, "compare_samples", compare)
+    monkeypatch.setattr(find_missing, "compare_samples", compare)
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache)
     assert counts(result) == (1, 0, 1, 1, 0, 0)
     check(result.path, {"f0:_": 2})
