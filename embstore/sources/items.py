@@ -17,10 +17,8 @@ import numpy as np
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import BFLOAT16
-from embstore._engine.read.dtypes import as_rows, is_torch
 from embstore._engine.io.stamps import UNKNOWN, Stamp
-from embstore._engine.read.dtypes import as_rows
-from embstore._engine.read.dtypes import is_torch
+from embstore._engine.read.dtypes import as_rows, is_torch
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
 from embstore.sources.base import Content, Sample, digest_of
 
