@@ -1,13 +1,44 @@
 """The public names of `embstore_fl`, and what importing it costs."""
 
+import ast
 import importlib
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
 import embstore_fl
 from embstore_fl import errors
+
+ROOT = Path(embstore_fl.__file__).parent
+
+
+def modules():
+    """Return the syntax tree of each module, by its name; the packages themselves, which import all lazily, aside."""
+    paths = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
+    return {
+        ".".join(path.relative_to(ROOT.parent).with_suffix("").parts): ast.parse(path.read_text()) for path in paths
+    }
+
+
+def imports(tree):
+    """Return the modules and names that a module imports: at the top, in functions, and for types alone."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_no_module_is_in_a_circle_of_imports():
+    known = modules()
+    order = [*TopologicalSorter({name: imports(tree) & known.keys() for name, tree in known.items()}).static_order()]
+    assert set(order) == set(known)
+    assert order.index("embstore_fl.datasets.selection") < order.index("embstore_fl.datasets.base")
 
 
 @pytest.mark.parametrize("package", ["embstore_fl", "embstore_fl.datasets", "embstore_fl.a2v"])

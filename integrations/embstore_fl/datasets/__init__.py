@@ -12,25 +12,27 @@ from embstore._engine.lazy import lazily
 
 if TYPE_CHECKING:
     from embstore_fl.datasets.base import AudioSource as AudioSource
-    from embstore_fl.datasets.base import Listed as Listed
+    from embstore_fl.datasets.by_name import DATASETS as DATASETS
+    from embstore_fl.datasets.by_name import source_for as source_for
     from embstore_fl.datasets.esc50 import ESC50 as ESC50
     from embstore_fl.datasets.federated import FLDataset as FLDataset
+    from embstore_fl.datasets.listed import Listed as Listed
     from embstore_fl.datasets.selection import Selected as Selected
     from embstore_fl.datasets.selection import Selection as Selection
-    from embstore_fl.datasets.selection import source_for as source_for
     from embstore_fl.datasets.vegas import VEGAS as VEGAS
     from embstore_fl.datasets.vggsound import VGGSound as VGGSound
 
 _HOMES = {
     "AudioSource": "base",
+    "DATASETS": "by_name",
     "ESC50": "esc50",
     "FLDataset": "federated",
-    "Listed": "base",
+    "Listed": "listed",
     "Selected": "selection",
     "Selection": "selection",
     "VEGAS": "vegas",
     "VGGSound": "vggsound",
-    "source_for": "selection",
+    "source_for": "by_name",
 }
 
 __all__ = [*_HOMES]

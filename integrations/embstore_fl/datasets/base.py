@@ -1,6 +1,7 @@
 """What the three data sets share: recordings that are listed by class, with labels that never change.
 
-Which of them a node has, `selection` says; what is in them, nobody reads here.
+`listed` has the protocol of a data set that lists its recordings, `selection` chooses those of a node. No recording is
+read here.
 """
 
 from __future__ import annotations
@@ -10,50 +11,17 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import EmptySourceError, UnknownClassError
 from embstore.sources.base import FileSample, file_sample
 from embstore.sources.items import checked_name, distinct, key_at
+from embstore_fl.datasets.listed import Listed
+from embstore_fl.datasets.selection import Selected, Selection
 from embstore_fl.errors import DatasetLayoutError
 
-if TYPE_CHECKING:
-    from embstore_fl.datasets.selection import Selected
-
-__all__ = ["SUFFIX", "AudioSource", "Listed", "files_in", "read_json"]
-
 SUFFIX: Final = ".wav"
-
-
-class Listed(NamedTuple):
-    """A recording as its data set lists it.
-
-    Attributes
-    ----------
-    class_name, file_id : str
-    path : str
-    group : int, str or None
-        Its fold, or the split that the data set's authors put it in.
-    about : tuple
-        What else its layout says of it; `AudioSource.details` gives names to it.
-    """
-
-    class_name: str
-    file_id: str
-    path: str
-    group: int | str | None = None
-    about: tuple[Any, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Its key's text."""
-        return f"{self.file_id}:{self.class_name}"
-
-    @property
-    def audio_filename(self) -> str:
-        """The file's name."""
-        return os.path.basename(self.path)
 
 
 class AudioSource:
@@ -132,8 +100,6 @@ class AudioSource:
 
     def select(self, **selection: Any) -> Selected:
         """Return a part of the data set as a source; see `Selection.of`."""
-        from embstore_fl.datasets.selection import Selected, Selection
-
         return Selected(self, Selection.of(**selection))
 
     def sample(self, listed: Listed) -> FileSample:

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from embstore_fl.datasets.base import SUFFIX, AudioSource, Listed, files_in, read_json
+from embstore_fl.datasets.base import SUFFIX, AudioSource, files_in, read_json
+from embstore_fl.datasets.listed import Listed
 from embstore_fl.errors import DatasetLayoutError
-
-__all__ = ["ESC50"]
 
 logger = logging.getLogger("embstore")
 

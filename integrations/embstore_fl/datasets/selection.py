@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
 from embstore.errors import DuplicateKeysError, UnknownClassError
-from embstore.sources.base import FileSample
-from embstore_fl.datasets.base import AudioSource, Listed
-from embstore_fl.errors import NodeError, UnknownDatasetError, UnknownSplitError
+from embstore.sources import FileSample
+from embstore_fl.datasets.listed import Catalog, Listed
+from embstore_fl.errors import NodeError, UnknownSplitError
 from embstore_fl.splits import SPLITS, NodeShare, SplitScheme, class_order, rng_of, splits_of
 
-__all__ = ["DATASETS", "Chosen", "Selected", "Selection", "choose", "source_for"]
-
 logger = logging.getLogger("embstore")
-
-DATASETS: Final = {"vegas": "VEGAS", "esc50": "ESC50", "vggsound": "VGGSound"}
-"""Their classes, by the names that a command takes."""
 
 _SHOWN: Final = 5
 
@@ -117,7 +110,7 @@ class Selection:
             splits=(splits,) if isinstance(splits, str) else None if splits is None else tuple(splits),
         )
 
-    def classes_of(self, source: AudioSource) -> list[str]:
+    def classes_of(self, source: Catalog) -> list[str]:
         """Return the classes that are wanted, by their labels.
 
         Raises
@@ -139,7 +132,7 @@ def _listed(classes: Sequence[str | int]) -> tuple[str | int, ...]:
     return tuple(classes)
 
 
-def _check_scheme(source: AudioSource, scheme: SplitScheme) -> None:
+def _check_scheme(source: Catalog, scheme: SplitScheme) -> None:
     if scheme.by == "official" and not source.official_splits:
         raise UnknownSplitError(source.name, "split", "official", ())
     for fold in [fold for folds in scheme.folds.values() for fold in folds] if scheme.by == "fold" else ():
@@ -149,7 +142,7 @@ def _check_scheme(source: AudioSource, scheme: SplitScheme) -> None:
         raise UnknownSplitError(source.name, "fold", "(none was named)", source.folds)
 
 
-def choose(source: AudioSource, selection: Selection) -> list[Chosen]:
+def choose(source: Catalog, selection: Selection) -> list[Chosen]:
     """Return the recordings that a selection takes, by class and file_id.
 
     Whose and in which split a recording is, is decided over all recordings of its class, and does not depend on which
@@ -199,18 +192,18 @@ class Selected:
 
     Parameters
     ----------
-    base : AudioSource
+    base : Catalog
     chosen : Selection or list of Chosen
 
     Attributes
     ----------
-    base : AudioSource
+    base : Catalog
     name : str
         That of the whole data set: its parts share a store.
     chosen : tuple of Chosen
     """
 
-    def __init__(self, base: AudioSource, chosen: Selection | Sequence[Chosen]) -> None:
+    def __init__(self, base: Catalog, chosen: Selection | Sequence[Chosen]) -> None:
         self.base = base
         self.name = base.name
         self.chosen = tuple(choose(base, chosen) if isinstance(chosen, Selection) else chosen)
@@ -229,34 +222,3 @@ class Selected:
 
     def __repr__(self) -> str:
         return f"<Selected: {len(self):,} recordings of {self.base!r}>"
-
-
-def source_for(name: str, root: str | os.PathLike[str], **selection: Any) -> AudioSource | Selected:
-    """Return a data set, or what a node has of it, as a source for `embstore.embed`.
-
-    Parameters
-    ----------
-    name : str
-        "vegas", "esc50" or "vggsound", in whichever case.
-    root : path_like
-    **selection
-        See `Selection.of`.
-
-    Raises
-    ------
-    UnknownDatasetError
-    UnknownClassError, UnknownSplitError, NodeError, NodeRangeError, RatiosError
-
-    Examples
-    --------
-    >>> source_for("imagenet", ".")
-    Traceback (most recent call last):
-    embstore_fl.errors.UnknownDatasetError: there is no data set 'imagenet'; there are 'vegas', 'esc50', 'vggsound'
-    """
-    found = DATASETS.get(name.lower().replace("-", ""))
-    if found is None:
-        raise UnknownDatasetError(name, DATASETS)
-    kind: type[AudioSource] = getattr(importlib.import_module("embstore_fl.datasets"), found)
-    given: Mapping[str, Any] = {key: value for key, value in selection.items() if value is not None}
-    source = kind(root)
-    return source.select(**given) if given else source

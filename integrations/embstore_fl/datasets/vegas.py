@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from embstore_fl.datasets.base import SUFFIX, AudioSource, Listed, files_in
+from embstore_fl.datasets.base import SUFFIX, AudioSource, files_in
+from embstore_fl.datasets.listed import Listed
 from embstore_fl.errors import DatasetLayoutError
-
-__all__ = ["VEGAS", "VEGAS_CLASSES"]
 
 logger = logging.getLogger("embstore")
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from embstore.errors import DuplicateKeysError
-from embstore_fl.datasets.base import SUFFIX, AudioSource, Listed
+from embstore_fl.datasets.base import SUFFIX, AudioSource
+from embstore_fl.datasets.listed import Listed
 from embstore_fl.errors import DatasetLayoutError
-
-__all__ = ["VGGSound"]
 
 logger = logging.getLogger("embstore")
 

@@ -1,0 +1,47 @@
+"""The data sets by the names that a command takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from embstore_fl.datasets.base import AudioSource
+from embstore_fl.datasets.esc50 import ESC50
+from embstore_fl.datasets.selection import Selected
+from embstore_fl.datasets.vegas import VEGAS
+from embstore_fl.datasets.vggsound import VGGSound
+from embstore_fl.errors import UnknownDatasetError
+
+DATASETS: Final[Mapping[str, type[AudioSource]]] = {"vegas": VEGAS, "esc50": ESC50, "vggsound": VGGSound}
+"""The class of each data set; `pyproject.toml` declares the same names in the entry-point group `embstore.sources`."""
+
+
+def source_for(name: str, root: str | os.PathLike[str], **selection: Any) -> AudioSource | Selected:
+    """Return a data set, or what a node has of it, as a source for `embstore.embed`.
+
+    Parameters
+    ----------
+    name : str
+        "vegas", "esc50" or "vggsound", in whichever case.
+    root : path_like
+    **selection
+        See `Selection.of`.
+
+    Raises
+    ------
+    UnknownDatasetError
+    UnknownClassError, UnknownSplitError, NodeError, NodeRangeError, RatiosError
+
+    Examples
+    --------
+    >>> source_for("imagenet", ".")
+    Traceback (most recent call last):
+    embstore_fl.errors.UnknownDatasetError: there is no data set 'imagenet'; there are 'vegas', 'esc50', 'vggsound'
+    """
+    found = DATASETS.get(name.lower().replace("-", ""))
+    if found is None:
+        raise UnknownDatasetError(name, DATASETS)
+    given: Mapping[str, Any] = {key: value for key, value in selection.items() if value is not None}
+    source = found(root)
+    return source.select(**given) if given else source
