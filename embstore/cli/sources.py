@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from embstore.cli.datasets import Dataset, DatasetName
 from embstore.cli.options import PATH, ParamType
 
 if TYPE_CHECKING:
-    from embstore.sources.base import Source
-
-__all__ = ["SOURCE", "Names", "is_part", "name_of", "source_of"]
+    from embstore import Source
 
 
 class Names(ParamType):
@@ -43,7 +42,7 @@ SOURCE: Final = (
     click.option("--class-column", metavar="NAME", help="Of a table: classes."),
     click.option("--id-column", metavar="NAME", help="Of a table: what stands before the class in a key."),
     click.option("--root", type=PATH, help="Folder that a table's files are relative to."),
-    click.option("--dataset", type=click.Choice(["vegas", "esc50", "vggsound"]), help="SOURCE has its layout."),
+    click.option("--dataset", type=DatasetName(), help="SOURCE has its layout."),
     click.option("--classes", type=Names(), help="Of a data set: only these, names or numbers."),
     click.option("--exclude", type=Names(), help="Of a data set: all classes but these."),
     click.option("--samples-per-class", type=int, metavar="N", help="Of a data set: at most."),
@@ -103,21 +102,19 @@ def source_of(given: dict[str, Any]) -> Source:
 
 
 def _dataset(given: dict[str, Any]) -> Source:
-    from embstore_fl.datasets import source_for
-
     def numbers(names: list[str] | None) -> list[str | int] | None:
         return None if names is None else [int(name) if name.isdigit() else name for name in names]
 
     if given["name"] is not None:
         raise ValueError("--name is for a folder or a table: a data set has its own")
-    return source_for(
-        given["dataset"],
-        given["source"],
-        selected_classes=numbers(given["classes"]),
-        excluded_classes=numbers(given["exclude"]),
-        num_samples_per_class=given["samples_per_class"],
-        num_nodes=given["nodes"],
-        node_split_id=given["node"],
-        splits=given["splits"],
-        seed=given["seed"],
-    )
+    dataset: Dataset = given["dataset"]
+    selection = {
+        "selected_classes": numbers(given["classes"]),
+        "excluded_classes": numbers(given["exclude"]),
+        "num_samples_per_class": given["samples_per_class"],
+        "num_nodes": given["nodes"],
+        "node_split_id": given["node"],
+        "splits": given["splits"],
+        "seed": given["seed"],
+    }
+    return dataset.source(given["source"], {name: value for name, value in selection.items() if value is not None})

@@ -1,20 +1,20 @@
-"""The data sets by the names that a command takes."""
+"""The data sets by the names that a command takes. None of them is imported before it is asked for."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from embstore_fl.datasets.base import AudioSource
-from embstore_fl.datasets.esc50 import ESC50
-from embstore_fl.datasets.selection import Selected
-from embstore_fl.datasets.vegas import VEGAS
-from embstore_fl.datasets.vggsound import VGGSound
 from embstore_fl.errors import UnknownDatasetError
 
-DATASETS: Final[Mapping[str, type[AudioSource]]] = {"vegas": VEGAS, "esc50": ESC50, "vggsound": VGGSound}
-"""The class of each data set; `pyproject.toml` declares the same names in the entry-point group `embstore.sources`."""
+if TYPE_CHECKING:
+    from embstore_fl.datasets.base import AudioSource
+    from embstore_fl.datasets.selection import Selected
+
+DATASETS: Final = {"vegas": "VEGAS", "esc50": "ESC50", "vggsound": "VGGSound"}
+"""Their classes; `pyproject.toml` declares the same names in the entry-point group `embstore.sources`."""
 
 
 def source_for(name: str, root: str | os.PathLike[str], **selection: Any) -> AudioSource | Selected:
@@ -42,6 +42,7 @@ def source_for(name: str, root: str | os.PathLike[str], **selection: Any) -> Aud
     found = DATASETS.get(name.lower().replace("-", ""))
     if found is None:
         raise UnknownDatasetError(name, DATASETS)
+    kind: type[AudioSource] = getattr(importlib.import_module("embstore_fl.datasets"), found)
     given: Mapping[str, Any] = {key: value for key, value in selection.items() if value is not None}
-    source = found(root)
+    source = kind(root)
     return source.select(**given) if given else source
