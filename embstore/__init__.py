@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embstore._engine.lazy import lazily
+from embstore._engine.version import __version__
 
 if TYPE_CHECKING:
     from embstore import errors as errors
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from embstore.store.verify import salvage as salvage
     from embstore.store.verify import verify as verify
     from embstore.store.view import View as View
-
-__version__ = "0.1.0.dev0"
 
 _HOMES = {
     "Aligned": "store.align",

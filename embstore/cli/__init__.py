@@ -21,8 +21,6 @@ from embstore.cli.exits import DONE, EXITS, INTERRUPTED, UNREAD, WRONG, status_o
 from embstore.cli.output import printable
 from embstore.errors import EmbstoreError
 
-__all__ = ["main"]
-
 _COMMANDS: Final = {
     "embed": "encoding",
     "why": "encoding",

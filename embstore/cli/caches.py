@@ -14,7 +14,7 @@ from embstore.cli.options import PATH, Bytes, Duration, Pair, attributes, comman
 from embstore.cli.output import is_terminal, print_json, print_table, printable, when
 
 if TYPE_CHECKING:
-    from embstore.cache.cache import Cache
+    from embstore import Cache
     from embstore.cache.prune import StoreUse
 
 CACHE = click.argument("cache", type=PATH)
@@ -28,7 +28,7 @@ _having = click.option(
 
 def _opened(path: Path) -> Cache:
     """Return the cache at a path, which has to be a folder, and not a store: a typing error would go unnoticed."""
-    from embstore.cache.cache import Cache
+    from embstore import Cache
 
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is no folder of stores: {'it is a file' if path.exists() else 'not there'}")
@@ -72,7 +72,7 @@ def ls(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
 @to_json
 def stats(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
     """Say what each store takes, and what it was used for."""
-    from embstore.store.describe import size
+    from embstore._engine.sizes import size
 
     stores = _opened(cache).stats(attributes(having))
     if as_json:
@@ -154,7 +154,7 @@ def prune(
 
 def _remove(cache: Cache, chosen: list[StoreUse], *, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Say what is to go, ask, and remove just that."""
-    from embstore.store.describe import size
+    from embstore._engine.sizes import size
 
     asks = bool(chosen) and not (dry_run or yes)
     if asks and not is_terminal(sys.stdin):

@@ -7,8 +7,6 @@ from click.shell_completion import get_completion_class
 
 from embstore.cli.options import command
 
-__all__ = ["COMMANDS"]
-
 
 @command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -17,11 +15,9 @@ def completion(shell: str) -> None:
 
     For bash, in ~/.bashrc: eval "$(embstore completion bash)"
     """
-    from embstore.cli import group
-
     found = get_completion_class(shell)
     assert found is not None, shell
-    print(found(group, {}, "embstore", "_EMBSTORE_COMPLETE").source())
+    print(found(click.get_current_context().find_root().command, {}, "embstore", "_EMBSTORE_COMPLETE").source())
 
 
 COMMANDS = {"completion": completion}

@@ -13,10 +13,8 @@ from embstore.cli.output import print_json, print_lines, print_result
 from embstore.cli.sources import SOURCE, Names, is_part, name_of, source_of
 
 if TYPE_CHECKING:
-    from embstore._engine.format.config import Difference
-    from embstore.encoders.base import BaseEncoder
-
-__all__ = ["COMMANDS"]
+    from embstore import Difference
+    from embstore.encoders import BaseEncoder
 
 
 class Shard(ParamType):
@@ -86,7 +84,7 @@ def embed(
 
     SOURCE is a folder, or a table: .csv, .tsv or .parquet; with --dataset the root of that data set.
     """
-    from embstore.pipeline.embed import embed
+    from embstore import embed
 
     source, encoder = source_of(given), _encoder(given)
     if delete_vanished and is_part(given):
@@ -116,7 +114,7 @@ def embed(
 @to_json
 def why(as_json: bool, **given: Any) -> int:
     """Say why a lookup misses, attribute by attribute."""
-    from embstore.cache.why import why
+    from embstore import why
 
     encoder = _encoder(given)
     found = why({**encoder.config, "dataset": name_of(given)}, given["cache"], fields=encoder.fields)
@@ -146,8 +144,7 @@ def _sides(difference: Difference) -> dict[str, Any]:
 @to_json
 def check(n: int, tolerance: float | None, as_json: bool, **given: Any) -> int:
     """Encode a few stored samples again, and report the largest difference."""
-    from embstore.cache.cache import Cache
-    from embstore.pipeline.check import check
+    from embstore import Cache, check
 
     encoder = _encoder(given)
     with Cache(given["cache"]).open({**encoder.config, "dataset": name_of(given)}) as store:

@@ -6,8 +6,6 @@ from typing import Final
 
 from embstore import errors
 
-__all__ = ["DONE", "EXITS", "INTERRUPTED", "PARTLY", "UNREAD", "WRONG", "status_of"]
-
 DONE, PARTLY, WRONG, ABSENT, ANOTHER, AGAIN, BROKEN, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 5, 6, 130, 141
 
 EXITS: Final = {

@@ -106,7 +106,7 @@ def import_(
 
     A config has to say what the values depend on: the file's own, or --config, or --set.
     """
-    from embstore.cache.cache import Cache
+    from embstore import Cache
     from embstore.exchange import import_file
 
     if (dest is None) == (cache is None):

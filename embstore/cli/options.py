@@ -18,33 +18,11 @@ import click
 from embstore.cli.output import is_terminal
 
 if TYPE_CHECKING:
-    from embstore.store.embedding_store import EmbeddingStore
-    from embstore.store.view import View
+    from embstore import EmbeddingStore, View
 
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType  # generic in newer versions of click alone
-
-__all__ = [
-    "OUTPUT",
-    "PATH",
-    "STORE",
-    "Bytes",
-    "Condition",
-    "Duration",
-    "Pair",
-    "ParamType",
-    "attributes",
-    "command",
-    "open_place",
-    "quiet",
-    "selected",
-    "selection",
-    "shows_progress",
-    "storage",
-    "to_json",
-    "wrong",
-]
 
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -268,6 +246,6 @@ def attributes(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def open_place(place: str, *, writable: bool = False, storage: Mapping[str, Any] | None = None) -> EmbeddingStore:
     """Open the store at a path or a URL."""
-    from embstore.store.open import open as open_store
+    from embstore import open as open_store
 
     return open_store(place, "r+" if writable else "r", storage_options=storage or None)

@@ -16,18 +16,6 @@ from datetime import datetime
 from os import PathLike
 from typing import Any, Final
 
-__all__ = [
-    "is_terminal",
-    "plain",
-    "print_json",
-    "print_lines",
-    "print_pairs",
-    "print_result",
-    "print_table",
-    "printable",
-    "when",
-]
-
 # Control characters, line separators, and what reverses the direction of text.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 

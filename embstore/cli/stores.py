@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from embstore._engine.sizes import size
 from embstore.cli.caches import print_entries
 from embstore.cli.exits import DONE, PARTLY
 from embstore.cli.options import (
@@ -28,9 +29,7 @@ from embstore.cli.options import (
 from embstore.cli.output import is_terminal, print_json, print_lines, print_pairs, print_table, printable
 
 if TYPE_CHECKING:
-    from embstore.store.embedding_store import EmbeddingStore
-
-__all__ = ["COMMANDS"]
+    from embstore import EmbeddingStore
 
 _SHOWN: Final = 50
 _SHOWN_CLASSES: Final = 12
@@ -61,8 +60,6 @@ def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
     if not storage and (cache := _cache_at(store)):
         print_entries(cache, as_json=as_json)
         return
-    from embstore.store.describe import size
-
     with open_place(store, storage=attributes(storage)) as opened:
         record, counts = opened.snapshot.record, _class_counts(opened)
         if as_json:
@@ -235,7 +232,7 @@ def _write_npy(path: Path, values: Any) -> None:
 @to_json
 def verify(store: Path, as_json: bool) -> int:
     """Check every byte of a store against what was committed."""
-    from embstore.store.verify import verify
+    from embstore import verify
 
     report = verify(store)
     if as_json:
@@ -253,7 +250,7 @@ def verify(store: Path, as_json: bool) -> int:
 @to_json
 def salvage(store: Path, dest: Path, as_json: bool) -> int:
     """Copy the sound rows of a broken store to DEST, which must not be there; the broken one is left as it is."""
-    from embstore.store.verify import salvage
+    from embstore import salvage
 
     report = salvage(store, dest)
     lost = len(report.rows_lost)
@@ -272,8 +269,6 @@ def salvage(store: Path, dest: Path, as_json: bool) -> int:
 @to_json
 def compact(store: str, as_json: bool) -> None:
     """Write a store anew without its deleted rows. Views and row numbers of before are no longer valid."""
-    from embstore.store.describe import size
-
     with open_place(store, writable=True) as opened:
         dead = opened.snapshot.record.dead
         opened.compact()
@@ -298,7 +293,7 @@ def compact(store: str, as_json: bool) -> None:
 @to_json
 def merge(dest: Path, parts: tuple[Path, ...], if_exists: Any, compression: str | None, as_json: bool) -> None:
     """Put the rows of several stores of one config into DEST, in one commit; it is made if it is not there."""
-    from embstore.store.merge import merge
+    from embstore import merge
 
     result = merge(dest, *parts, if_exists=if_exists, **({"compression": compression} if compression else {}))
     if as_json:

@@ -18,6 +18,8 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.record import STRING
 from embstore._engine.progress import Progress, reporting
+from embstore._engine.sizes import size as size_text
+from embstore._engine.version import __version__
 from embstore._engine.write.check_input import column_values
 from embstore.cache.cache import Cache
 from embstore.cache.coverage import SOURCE_COLUMNS, UNKNOWN_SOURCE, Coverage
@@ -34,7 +36,6 @@ from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job, Samples
 from embstore.pipeline.find_missing import StoreStatus, compare_with_store, new_fields_of, stamp_anew, whole_store
 from embstore.sources.base import AnySample, Source, samples_by_key
-from embstore.store.describe import size as size_text
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
@@ -342,8 +343,6 @@ def _add_column(store: EmbeddingStore, name: str, fill: Any) -> None:
 
 
 def _provenance(encoder: BaseEncoder) -> dict[str, str]:
-    from embstore import __version__
-
     return {
         **encoder.provenance,
         "embstore": __version__,

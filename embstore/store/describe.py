@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from embstore._engine.sizes import size
+
 if TYPE_CHECKING:
     from embstore.store.embedding_store import EmbeddingStore
 
@@ -43,18 +45,3 @@ def as_html(lines: Iterable[tuple[str, str]]) -> str:
     left = "style='text-align:left'"
     rows = (f"<tr><th {left}>{html.escape(n)}</th><td {left}>{html.escape(t)}</td></tr>" for n, t in lines)
     return f"<table>{''.join(rows)}</table>"
-
-
-def size(nbytes: float) -> str:
-    """Write a number of bytes for people.
-
-    Examples
-    --------
-    >>> size(614_400_000)
-    '614 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:,.1f} TB"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from embstore.store.describe import size as size_text
+from embstore._engine.sizes import size as size_text
 
 __all__ = ["Metrics", "NodeMetrics"]
 

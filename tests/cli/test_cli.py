@@ -203,7 +203,7 @@ def test_a_bar_for_people_alone(sounds, call, monkeypatch, tty, quiet):
         asked.update(options)
         return own(*arguments, **{**options, "progress": None})
 
-    monkeypatch.setattr("embstore.pipeline.embed.embed", embed)
+    monkeypatch.setattr(embstore, "embed", embed)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
     assert call("embed", sounds, *([quiet] if quiet else [])) == 0
     assert asked["progress"] is (tty and quiet is None)
