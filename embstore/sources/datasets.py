@@ -15,8 +15,6 @@ from embstore.sources.folder import without_suffix
 from embstore.sources.items import checked_name, distinct, key_at
 from embstore.sources.table import RowSample, as_text, refused, text_of
 
-__all__ = ["HFDataset"]
-
 _FILES: Final = ("Audio", "Image")
 _STRINGS: Final = ("string", "large_string", "string_view")
 _BINARY: Final = ("binary", "large_binary", "binary_view")

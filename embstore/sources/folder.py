@@ -16,8 +16,6 @@ from embstore.errors import EmptySourceError
 from embstore.sources.base import FileSample, file_sample
 from embstore.sources.items import checked_name, distinct, key_at
 
-__all__ = ["Folder", "compile_pattern", "without_suffix"]
-
 logger = logging.getLogger("embstore")
 
 _TOKEN: Final = re.compile(

@@ -22,8 +22,6 @@ from embstore._engine.read.dtypes import as_rows, is_torch
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
 from embstore.sources.base import Content, Sample, digest_of
 
-__all__ = ["ItemSample", "Items", "checked_name", "distinct", "key_at"]
-
 _PLAIN_KINDS: Final = "biufcSUMm"
 """Kinds of NumPy dtypes whose bytes are their values: no pointers, and no fields that `dtype.str` leaves out."""
 

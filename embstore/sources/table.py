@@ -21,8 +21,6 @@ from embstore.sources.base import Content, FileSample, digest_of, file_sample
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import checked_name, distinct, key_at
 
-__all__ = ["RowSample", "Table", "as_text", "refused", "text_of"]
-
 _DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 _PARQUET: Final = ".parquet"
 _LARGEST_WHOLE: Final = 2**53  # above it, a float's last digits are not what anyone wrote

@@ -20,8 +20,6 @@ try:
 except ImportError as error:
     raise MissingLibraryError("torch", "fl", "for embstore_fl.pfllib") from error
 
-__all__ = ["ClientData", "Sample"]
-
 Sample = tuple[torch.Tensor, torch.Tensor]
 
 _BLOCK: Final = 256

@@ -31,12 +31,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
 import numpy as np
 
-from embstore._engine.format.keys import Key
+from embstore import Key, View
+from embstore import open as open_store
 from embstore._engine.io.remote import is_url
 from embstore._engine.lazy import imported
 from embstore.errors import StoreReplacedError
-from embstore.store.open import open as open_store
-from embstore.store.view import View
 from embstore_fl.errors import PartitionerError, RunConfigError
 from embstore_fl.partitions import (
     TEST,

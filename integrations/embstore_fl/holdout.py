@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Held", "held_out", "ranks_of"]
-
 Ints = NDArray[np.int64]
 Ranks = NDArray[np.uint64]
 

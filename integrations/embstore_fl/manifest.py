@@ -24,14 +24,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
+from embstore import Config, Key
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import Key
 from embstore._engine.io.durable import replacing
 from embstore._engine.io.filesystem import make_parents
 from embstore.errors import ConfigError, FileFormatError, UnsupportedFormatError
 from embstore_fl.errors import OtherStoreManifestError, UnknownClientError
-
-__all__ = ["Manifest", "Packed", "Scheme"]
 
 Scheme = str | Mapping[str, Any]
 """How the samples were shared out: in words, or as anything that JSON holds."""

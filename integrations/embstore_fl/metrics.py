@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields
 
 from embstore._engine.sizes import size as size_text
 
-__all__ = ["Metrics", "NodeMetrics"]
-
 logger = logging.getLogger("embstore")
 
 

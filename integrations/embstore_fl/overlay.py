@@ -6,12 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from embstore._engine.format.config import Config
+from embstore import Config
 from embstore.errors import MissingKeysError, StoreChangedError, StoreReplacedError
 from embstore_fl.errors import ForeignKeysError
 from embstore_fl.stores import OpenStore, open_shared
-
-__all__ = ["AudioEmbeddings", "Layer", "MemoryLayer", "StoreLayer"]
 
 _ATTEMPTS: Final = 20
 

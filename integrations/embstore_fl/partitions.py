@@ -13,9 +13,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.keys import Key, hash_keys
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore import EmbeddingStore, Key, View
+from embstore._engine.format.keys import hash_keys
 from embstore_fl.errors import ForeignKeysError
 from embstore_fl.holdout import Held, held_out, ranks_of
 from embstore_fl.manifest import Manifest, Scheme

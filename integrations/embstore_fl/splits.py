@@ -19,8 +19,6 @@ import numpy as np
 
 from embstore_fl.errors import NodeError, NodeRangeError, RatiosError
 
-__all__ = ["RATIOS", "SPLITS", "NodeShare", "SplitScheme", "class_order", "even_pattern", "rng_of", "splits_of"]
-
 SPLITS: Final = ("train", "val", "test")
 RATIOS: Final[Mapping[str, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
 SEED: Final = 42

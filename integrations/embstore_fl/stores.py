@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from embstore import EmbeddingStore
+from embstore import open as open_store
 from embstore._engine.format.record import offsets_name
 from embstore._engine.io.mapping import available
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import StoreReplacedError
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.open import open as open_store
-
-__all__ = ["OpenStore", "Rows", "open_shared", "refresh_shared"]
 
 State = tuple[str, int]
 

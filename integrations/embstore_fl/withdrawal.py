@@ -6,15 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from embstore._engine.format.keys import Key
-from embstore._engine.write.erase import EraseReceipt
+from embstore import EmbeddingStore, EraseReceipt, Key
+from embstore import open as open_store
 from embstore.errors import MissingKeysError
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.open import open as open_store
 from embstore_fl.errors import SharedKeysError
 from embstore_fl.stores import refresh_shared
-
-__all__ = ["erase_client"]
 
 Partition = Any
 """A view, a data set of a node's, or the keys themselves."""

@@ -66,3 +66,51 @@ def test_every_error_is_one_of_embstores_and_in_the_tree():
     for name in errors.__all__:
         assert issubclass(getattr(errors, name), embstore_fl.errors.EmbstoreError)
         assert f"-- {name} (" in errors.__doc__
+
+
+PUBLIC = {"embstore", "embstore.errors", "embstore.torch"} | {
+    f"embstore.{room}" for room in ("analysis", "cache", "encoders", "exchange", "pipeline", "sources", "store")
+}
+PRIVATE = {
+    # leaves, and the rules of keys and files
+    "embstore._engine.format.keys",
+    "embstore._engine.io",
+    "embstore._engine.io.remote",
+    "embstore._engine.lazy",
+    "embstore._engine.sizes",
+    # rows as tensors over the store's map, for `stores` and `clientdata`
+    "embstore._engine.format.record",
+    "embstore._engine.io.mapping",
+    "embstore._engine.read.snapshot",
+    "embstore._outputs.tensors",
+    # files that become samples, and their stamps, for `datasets` and `a2v`
+    "embstore.encoders.audio",
+    "embstore.pipeline.freshness",
+    "embstore.sources.base",
+    "embstore.sources.items",
+    # the cache and the files of the audio-to-visual code base, for `a2v`
+    "embstore._engine.write.check_input",
+    "embstore.cache.prune",
+    "embstore.cache.usage",
+    "embstore.encoders.base",
+    "embstore.exchange.naming",
+    "embstore.exchange.pt",
+    "embstore.exchange.pt_entries",
+    "embstore.exchange.wanted",
+    "embstore.pipeline.decode_ahead",
+}
+
+
+def test_what_it_uses_of_embstore_is_public_or_has_no_public_equivalent():
+    used = set()
+    for tree in modules().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "embstore":
+                home = importlib.import_module(node.module)
+                public = [*getattr(home, "__all__", ())] if node.module in PUBLIC else []
+                used |= {
+                    node.module if node.module not in PUBLIC else f"{node.module}.{alias.name}"
+                    for alias in node.names
+                    if alias.name not in public and node.module not in ("embstore.errors", "embstore.torch")
+                }
+    assert used <= PRIVATE

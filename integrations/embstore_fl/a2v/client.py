@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 
 from embstore_fl.a2v.mixing import MixIn
 
-__all__ = ["A2VClient", "base_of"]
-
 logger = logging.getLogger("embstore")
 
 

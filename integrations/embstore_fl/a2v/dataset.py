@@ -14,18 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
-from embstore.cache.cache import Cache
+from embstore import Cache, Source
 from embstore.cache.prune import remove_store
 from embstore.errors import StoreLockedError
-from embstore.exchange.base import Unreadable
-from embstore.sources.base import FileSample, Source, file_sample
+from embstore.exchange import Unreadable
+from embstore.sources import FileSample
+from embstore.sources.base import file_sample
 from embstore_fl.a2v import entries, names, stored
 from embstore_fl.a2v.legacyfile import read_file
 from embstore_fl.a2v.mixing import MixIn
 from embstore_fl.a2v.stored import CacheReport
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
-
-__all__ = ["A2VDataset"]
 
 logger = logging.getLogger("embstore")
 
@@ -367,7 +366,8 @@ class A2VDataset(MixIn):
         """
         import torch
 
-        from embstore.encoders.audio import AudioSettings, decode_audio
+        from embstore.encoders import AudioSettings
+        from embstore.encoders.audio import decode_audio
         from embstore.errors import DecodeError
 
         path, state = Path(audio_path), self._shared_state()

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from embstore import FieldSpec
 from embstore._engine.format.keys import UNLABELLED
-from embstore._engine.format.record import FieldSpec
-from embstore.exchange.base import Unreadable
+from embstore.exchange import Unreadable
 from embstore.exchange.naming import named
 from embstore.exchange.pt_entries import refusal
-
-__all__ = ["Entries", "as_rows", "as_tensor", "of_mapping", "spec_of"]
 
 _VALUES = ("embeddings", "embedding")
 

@@ -11,13 +11,11 @@ import numpy as np
 
 from embstore._engine.io.durable import replacing
 from embstore._engine.read.dtypes import as_numbers
+from embstore.exchange import Unreadable
 from embstore.exchange import pt as legacy
-from embstore.exchange.base import Unreadable
 from embstore.exchange.pt_entries import EntriesTable
 from embstore.exchange.wanted import Wanted
 from embstore_fl.a2v.entries import Entries, as_tensor, of_mapping
-
-__all__ = ["read_file", "write_file"]
 
 
 def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) -> Entries:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any, ClassVar, Literal
 
-__all__ = ["MixIn"]
-
 logger = logging.getLogger("embstore")
 
 

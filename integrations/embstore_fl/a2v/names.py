@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from embstore import Cache, CacheEntry, Config, Difference
 from embstore._engine.format.config import Config, Difference
 from embstore.cache.cache import Cache
 from embstore.cache.lookup import CacheEntry
 from embstore.errors import AmbiguousConfigError
-
-__all__ = ["AST", "Wanted", "config_of", "find_stores", "nearest"]
 
 AST: Final = "MIT/ast-finetuned-audioset-10-10-0.4593"
 """The model that today's code means by "ast" and by "ast-finetuned"."""

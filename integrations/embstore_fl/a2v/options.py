@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embstore.encoders.audio import AudioSettings
+from embstore.encoders import AudioSettings
 from embstore_fl.datasets.base import AudioSource
 from embstore_fl.datasets.selection import Selection
 from embstore_fl.errors import UnknownSplitError
 from embstore_fl.splits import SPLITS
-
-__all__ = ["Options"]
 
 logger = logging.getLogger("embstore")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from embstore.errors import MissingLibraryError
-from embstore.sources.base import FileSample
+from embstore.sources import FileSample
 from embstore_fl.a2v.dataset import A2VDataset
 from embstore_fl.a2v.options import Options
 from embstore_fl.datasets.base import AudioSource, read_json
@@ -27,8 +27,6 @@ try:
     from torch.utils.data import default_collate
 except ImportError as error:
     raise MissingLibraryError("torch", "fl", "for embstore_fl.a2v") from error
-
-__all__ = ["ESC50Dataset", "ReadyDataset", "VEGASDataset", "VGGSoundDataset", "collate"]
 
 
 class ReadyDataset(A2VDataset, FLDataset):

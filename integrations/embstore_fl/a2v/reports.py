@@ -12,8 +12,6 @@ from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 if TYPE_CHECKING:
     from embstore.pipeline.decode_ahead import Failure
 
-__all__ = ["Attempt", "NodeEmbeddings", "Where", "nbytes_of", "seconds_saved"]
-
 Where = Literal["cache", "other clients", "legacy file", "extraction"]
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from embstore._engine.format.config import Config
+from embstore import Config
 from embstore.encoders.base import as_encoder
 from embstore.errors import AmbiguousConfigError
 from embstore_fl.a2v import names, stored
@@ -22,10 +22,8 @@ from embstore_fl.overlay import Layer, StoreLayer
 from embstore_fl.stores import open_shared
 
 if TYPE_CHECKING:
-    from embstore.encoders.base import Encoder
+    from embstore import Encoder
     from embstore.pipeline.decode_ahead import Failure
-
-__all__ = ["A2VServer"]
 
 logger = logging.getLogger("embstore")
 

@@ -13,31 +13,21 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore import Cache, Config, EmbeddingStore
 from embstore._engine.format.config import Config
 from embstore._engine.io.stamps import UNKNOWN
 from embstore.cache.cache import Cache
 from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
 from embstore.cache.usage import count
+from embstore.exchange import Unreadable
 from embstore.exchange.base import Unreadable
-from embstore.pipeline.freshness import compare_samples
-from embstore.sources.base import FileSample, file_sample
+from embstore.pipeline.freshness import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS, compare_samples
+from embstore.sources import FileSample
+from embstore.sources.base import UNKNOWN, FileSample, file_sample
 from embstore.store.embedding_store import EmbeddingStore
 from embstore_fl.a2v import entries, names
 from embstore_fl.overlay import Layer, StoreLayer
 from embstore_fl.stores import open_shared, refresh_shared
-
-__all__ = [
-    "CacheReport",
-    "Files",
-    "append",
-    "field_of",
-    "file_of",
-    "fresh_keys",
-    "lies_in",
-    "look_up",
-    "paths_of",
-    "shape_of_most",
-]
 
 logger = logging.getLogger("embstore")
 

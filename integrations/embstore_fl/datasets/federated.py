@@ -7,9 +7,10 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, Self
 
-from embstore.encoders.audio import AudioSettings, decode_audio
+from embstore import EmbeddingStore
+from embstore.encoders import AudioSettings
+from embstore.encoders.audio import decode_audio
 from embstore.errors import DecodeError, MissingLibraryError
-from embstore.store.embedding_store import EmbeddingStore
 from embstore_fl.datasets.base import AudioSource
 from embstore_fl.datasets.selection import Chosen, Selected, Selection
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
@@ -22,7 +23,6 @@ try:
 except ImportError as error:
     raise MissingLibraryError("torch", "fl", "for FLDataset") from error
 
-__all__ = ["FLDataset", "LoadAudio"]
 
 LoadAudio = Literal["never", "missing", "always"]
 
