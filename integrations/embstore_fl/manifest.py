@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from embstore import Config, Key
-from embstore._engine.format.config import Config
-from embstore._engine.format.keys import Key
 from embstore._engine.io.durable import replacing
 from embstore._engine.io.filesystem import make_parents
 from embstore.errors import ConfigError, FileFormatError, UnsupportedFormatError

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embstore import Cache, CacheEntry, Config, Difference
-from embstore._engine.format.config import Config, Difference
-from embstore.cache.cache import Cache
-from embstore.cache.lookup import CacheEntry
 from embstore.errors import AmbiguousConfigError
 
 AST: Final = "MIT/ast-finetuned-audioset-10-10-0.4593"

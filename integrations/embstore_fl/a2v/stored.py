@@ -14,17 +14,13 @@ from typing import Any, Final
 import numpy as np
 
 from embstore import Cache, Config, EmbeddingStore
-from embstore._engine.format.config import Config
 from embstore._engine.io.stamps import UNKNOWN
-from embstore.cache.cache import Cache
 from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
 from embstore.cache.usage import count
 from embstore.exchange import Unreadable
-from embstore.exchange.base import Unreadable
-from embstore.pipeline.freshness import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS, compare_samples
+from embstore.pipeline.freshness import compare_samples
 from embstore.sources import FileSample
-from embstore.sources.base import UNKNOWN, FileSample, file_sample
-from embstore.store.embedding_store import EmbeddingStore
+from embstore.sources.base import file_sample
 from embstore_fl.a2v import entries, names
 from embstore_fl.overlay import Layer, StoreLayer
 from embstore_fl.stores import open_shared, refresh_shared

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import EmptySourceError, UnknownClassError
 from embstore.sources import FileSample
-from embstore.sources.base import UNKNOWN, FileSample, file_sample
+from embstore.sources.base import file_sample
 from embstore.sources.items import checked_name, distinct, key_at
 from embstore_fl.datasets.listed import Listed
 from embstore_fl.datasets.selection import Selected, Selection
