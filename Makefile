@@ -71,24 +71,24 @@ BENCH := env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python
 # Against everything that one would take instead: hours, and 30 GB of disk. The recordings are made of noise where
 # there are none (make demo-audio fetches some).
 bench: $(VENV)/.bench
-	$(BENCH) benchmarks/store.py
-	$(BENCH) benchmarks/compare.py
-	$(BENCH) benchmarks/cold.py
-	$(BENCH) benchmarks/load_speedup.py --samples $(SAMPLES)
-	$(BENCH) benchmarks/gpu.py
-	$(BENCH) benchmarks/charts.py
-	$(BENCH) benchmarks/goals.py
+	$(BENCH) -m benchmarks.store
+	$(BENCH) -m benchmarks.compare
+	$(BENCH) -m benchmarks.cold
+	$(BENCH) -m benchmarks.encode.load_speedup --samples $(SAMPLES)
+	$(BENCH) -m benchmarks.encode.gpu
+	$(BENCH) -m benchmarks.report.charts
+	$(BENCH) -m benchmarks.report.goals
 
 # The same small, in less than five minutes on two cores; its figures are to look at, not to keep.
 QUICK := .cache/bench-quick
 bench-quick: $(VENV)/.bench
-	$(BENCH) benchmarks/store.py --quick --results $(QUICK)/store.json
-	$(BENCH) benchmarks/compare.py --quick --results $(QUICK)/compare.json
-	$(BENCH) benchmarks/cold.py --quick --results $(QUICK)/cold.json
-	$(BENCH) benchmarks/load_speedup.py --quick --samples $(SAMPLES) --results $(QUICK)/load_speedup.json
-	$(BENCH) benchmarks/gpu.py --quick --results $(QUICK)/gpu.json
-	$(BENCH) benchmarks/charts.py --out $(QUICK)/charts $(QUICK)/*.json
-	$(BENCH) benchmarks/goals.py $(QUICK)/*.json
+	$(BENCH) -m benchmarks.store --quick --results $(QUICK)/store.json
+	$(BENCH) -m benchmarks.compare --quick --results $(QUICK)/compare.json
+	$(BENCH) -m benchmarks.cold --quick --results $(QUICK)/cold.json
+	$(BENCH) -m benchmarks.encode.load_speedup --quick --samples $(SAMPLES) --results $(QUICK)/load_speedup.json
+	$(BENCH) -m benchmarks.encode.gpu --quick --results $(QUICK)/gpu.json
+	$(BENCH) -m benchmarks.report.charts --out $(QUICK)/charts $(QUICK)/*.json
+	$(BENCH) -m benchmarks.report.goals $(QUICK)/*.json
 
 clean:
 	rm -rf $(VENV) demo.cache demo-audio .pytest_cache .mypy_cache .ruff_cache .hypothesis

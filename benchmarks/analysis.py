@@ -1,7 +1,7 @@
 """How fast exact search and analysis over a mapped store are, against NumPy with everything in RAM.
 
-    python benchmarks/analysis.py --quick     20,000 rows: seconds
-    python benchmarks/analysis.py             200,000 rows: some minutes
+    python -m benchmarks.analysis --quick     20,000 rows: seconds
+    python -m benchmarks.analysis             200,000 rows: some minutes
 
 Sides run in turns on the same values, once unmeasured, as in store.py; a ratio is that of the medians. NumPy's side
 of a search is one matrix product and one argpartition: it neither sorts, nor measures the rows for a cosine. Unset
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import Result, add_options, fresh, in_turns, report
 
 import embstore
+from benchmarks.report.measure import Result, add_options, fresh, in_turns, report
 from embstore import analysis
 
 CLASSES = 10

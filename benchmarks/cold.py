@@ -1,7 +1,7 @@
 """Random batches from files that are not in the page cache, against what the disk itself can do.
 
-    python benchmarks/cold.py --quick      20,000 rows, 24 sequences
-    python benchmarks/cold.py              200,000 rows, 280 sequences
+    python -m benchmarks.cold --quick      20,000 rows, 24 sequences
+    python -m benchmarks.cold              200,000 rows, 280 sequences
 
 Before each measurement a system's process is started, its files are dropped from the page cache
 (``posix_fadvise(DONTNEED)``; what stays there all the same is recorded), and its store is opened; then random batches
@@ -20,15 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from measure import add_options
 from numpy.lib.format import open_memmap
-from pagecache import cached, drop, read_directly
-from players import Failed, Party
-from source import Source, make_source
-from systems import found
-from tables import print_report, save
-from turns import Measurement, Pace, Side, in_turns
-from workloads.common import OURS, batch_size, measurement
+
+from benchmarks.report.measure import add_options
+from benchmarks.report.tables import print_report, save
+from benchmarks.systems import found
+from benchmarks.workloads.common import OURS, batch_size, measurement
+from benchmarks.workloads.pagecache import cached, drop, read_directly
+from benchmarks.workloads.players import Failed, Party
+from benchmarks.workloads.source import Source, make_source
+from benchmarks.workloads.turns import Measurement, Pace, Side, in_turns
 
 DEPTHS = {"disk, 1 at a time": 1, "disk, 32 at once": 32}
 IN_RAM = "NumPy in RAM"

@@ -1,8 +1,8 @@
 """All systems side by side: the same rows, one session, in turns.
 
-    python benchmarks/compare.py --quick                                small rows, few turns: some minutes
-    python benchmarks/compare.py                                        everything that the disk has room for
-    python benchmarks/compare.py --rows 200000 --sequences --keys --only row-batches key-batches --systems LMDB
+    python -m benchmarks.compare --quick                                small rows, few turns: some minutes
+    python -m benchmarks.compare                                        everything that the disk has room for
+    python -m benchmarks.compare --rows 200000 --sequences --keys --only row-batches key-batches --systems LMDB
 
 Each system works in a process of its own and is asked in turns, A B C A B C, so that a machine that slows down slows
 all. What it gives is compared with what was written before it is timed. Where not all stores fit the page cache at
@@ -22,16 +22,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure import add_options
-from pagecache import warm
-from players import Party
-from source import Source, make_source
-from systems import System, found
-from tables import print_report, save
-from turns import Measurement, Pace
-from workloads import WORKLOADS
-from workloads.common import OURS
-from workloads.scaling import STANDS_FOR_KEYS_BESIDE, scaling
+from benchmarks.report.measure import add_options
+from benchmarks.report.tables import print_report, save
+from benchmarks.systems import System, found
+from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads.common import OURS
+from benchmarks.workloads.pagecache import warm
+from benchmarks.workloads.players import Party
+from benchmarks.workloads.scaling import STANDS_FOR_KEYS_BESIDE, scaling
+from benchmarks.workloads.source import Source, make_source
+from benchmarks.workloads.turns import Measurement, Pace
 
 DIM, SEQUENCE = 768, (1214, 768)  # AST's tokens of a ten-second clip
 LARGE_NBYTES = 2 * 2**30

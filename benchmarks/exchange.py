@@ -1,7 +1,7 @@
 """What bringing old files into a store costs, against loading them alone; and writing files, against writing bytes.
 
-    python benchmarks/exchange.py --quick          20,000 rows of 768: a minute
-    python benchmarks/exchange.py                  200,000 rows: many minutes, most of them torch's
+    python -m benchmarks.exchange --quick          20,000 rows of 768: a minute
+    python -m benchmarks.exchange                  200,000 rows: many minutes, most of them torch's
 
 Each measurement is a process of its own, the sides in turns; a ratio is that of the medians. ``load`` imports a
 ``.pt`` of ``{key: tensor}`` and compares with `torch.load(weights_only=True, mmap=True)` of the same file, and nothing
@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from measure import Result, add_options, fresh, report
 
 import embstore
+from benchmarks.report.measure import Result, add_options, fresh, report
 from embstore.exchange import export_file
 
 CLASSES = [f"class_{i}" for i in range(10)]

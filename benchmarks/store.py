@@ -1,8 +1,8 @@
 """How fast a store is, against what NumPy, torch and the file system do with the same bytes.
 
-    python benchmarks/store.py --quick              20,000 rows and 500,000 keys: a minute
-    python benchmarks/store.py                      200,000 rows and 10 million keys: some minutes
-    python benchmarks/store.py --only row-batches key-batches
+    python -m benchmarks.store --quick              20,000 rows and 500,000 keys: a minute
+    python -m benchmarks.store                      200,000 rows and 10 million keys: some minutes
+    python -m benchmarks.store --only row-batches key-batches
 
 Each side of a comparison runs once unmeasured (so the page cache is warm), then `--repeat` times in turns,
 A B A B, so that a machine that slows down slows both. A ratio is that of the medians. Prints a table in
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from measure import Result, add_options, fresh, in_turns, report
 
 import embstore
+from benchmarks.report.measure import Result, add_options, fresh, in_turns, report
 from embstore._engine.format.keys import hash_keys
 
 if TYPE_CHECKING:

@@ -115,11 +115,9 @@ class System:
     def loader(self, batch_size: int, workers: int, limit: int) -> Any:
         """Return an iterable over shuffled batches ``(values, labels)``, of `limit` rows at most.
 
-        One read a batch (``__getitems__``), which is the fastest way that `DataLoader` has for any system.
+        None for a system without a loader of its own: `loading.batched_loader` then reads a batch at once.
         """
-        from loading import batched_loader
-
-        return batched_loader(self, batch_size, workers, limit)
+        return None
 
     # -- keys that lie beside -------------------------------------------------------------------
 

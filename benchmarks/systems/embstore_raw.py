@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.systems.base import Floats, Numbers, Rows, System
 from embstore import FieldSpec
 from embstore import open as open_store  # by name, now: the package imports what is asked for when it is asked for
 from embstore._engine.read.dtypes import as_numbers
@@ -70,8 +71,7 @@ class Embstore(System):
 
     def loader(self, batch_size: int, workers: int, limit: int) -> Any:
         # README, "Use what is stored": a view is the dataset, and the default collate takes its batches whole.
-        from loading import dataloader
-
+        from benchmarks.systems.loading import dataloader
         from embstore.torch import EmbeddingDataset
 
         classes = sorted(self._store.classes)

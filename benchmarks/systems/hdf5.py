@@ -13,7 +13,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from systems.base import CACHE_NBYTES, Floats, Numbers, Rows, System, chunk_rows
+from benchmarks.systems.base import CACHE_NBYTES, Floats, Numbers, Rows, System, chunk_rows
 
 
 class Hdf5(System):

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from systems.base import Floats, Numbers, Rows, System, Written
+from benchmarks.systems.base import Floats, Numbers, Rows, System, Written
 
 datasets.disable_progress_bars()
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import icechunk
 import zarr
 
-from systems.base import Floats, Numbers, Rows, System, Written
-from systems.zarr_python import options
+from benchmarks.systems.base import Floats, Numbers, Rows, System, Written
+from benchmarks.systems.zarr_python import options
 
 
 class Icechunk(System):

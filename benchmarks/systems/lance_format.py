@@ -16,7 +16,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from systems.base import Floats, Numbers, Rows, System, Written
+from benchmarks.systems.base import Floats, Numbers, Rows, System, Written
 
 _VERSION = "2.2"
 

@@ -16,7 +16,7 @@ from typing import Literal
 import lmdb
 import numpy as np
 
-from systems.base import Floats, Numbers, Rows, System
+from benchmarks.systems.base import Floats, Numbers, Rows, System
 
 _MAP_NBYTES = 2**38  # address space, not disk
 _LONG = 2**17  # bytes of a row that are more than the kernel reads ahead

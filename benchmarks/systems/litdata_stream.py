@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from litdata import StreamingDataLoader, StreamingDataset, optimize
 
-from systems.base import Floats, Numbers, Rows, System, Written
+from benchmarks.systems.base import Floats, Numbers, Rows, System, Written
 
 
 class _Given:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from systems.base import Floats, Numbers, Rows, System, synced
+from benchmarks.systems.base import Floats, Numbers, Rows, System, synced
 
 
 class Memmap(System):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from systems.base import Floats, Numbers, Rows, System, Unsupported, synced
+from benchmarks.systems.base import Floats, Numbers, Rows, System, Unsupported, synced
 
 
 class NumpyInRam(System):
@@ -45,8 +45,9 @@ class InTensorDataset(NumpyInRam):
 
     def loader(self, batch_size: int, workers: int, limit: int) -> Any:
         import torch
-        from loading import dataloader
         from torch.utils.data import TensorDataset
+
+        from benchmarks.systems.loading import dataloader
 
         dataset = TensorDataset(torch.from_numpy(self.values), torch.from_numpy(self.classes))
         return dataloader(dataset, batch_size, workers, limit)

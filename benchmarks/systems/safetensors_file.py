@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from systems.base import Floats, Numbers, Rows, System
+from benchmarks.systems.base import Floats, Numbers, Rows, System
 
 
 class Safetensors(System):

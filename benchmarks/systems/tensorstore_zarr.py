@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tensorstore as ts
 
-from systems.base import CACHE_NBYTES, Floats, Numbers, Rows, System, chunk_rows
+from benchmarks.systems.base import CACHE_NBYTES, Floats, Numbers, Rows, System, chunk_rows
 
 
 class Tensorstore(System):

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from systems.base import Floats, Numbers, Rows, System
+from benchmarks.systems.base import Floats, Numbers, Rows, System
 
 
 class TorchDict(System):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import zarr
 
-from systems.base import Floats, Numbers, Rows, System, Written, chunk_rows
+from benchmarks.systems.base import Floats, Numbers, Rows, System, Written, chunk_rows
 
 
 class ZarrPython(System):

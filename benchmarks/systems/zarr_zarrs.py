@@ -11,7 +11,7 @@ from typing import Any
 import zarr
 import zarrs  # noqa: F401, to fail here if it is absent
 
-from systems.zarr_python import ZarrPython
+from benchmarks.systems.zarr_python import ZarrPython
 
 
 class ZarrWithZarrs(ZarrPython):

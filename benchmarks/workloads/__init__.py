@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from players import Party
-from turns import Measurement, Pace
-
-from workloads import epochs, opening, reading, sharing, writing
+from benchmarks.workloads import epochs, opening, reading, sharing, writing
+from benchmarks.workloads.players import Party
+from benchmarks.workloads.turns import Measurement, Pace
 
 __all__ = ["WORKLOADS"]
 

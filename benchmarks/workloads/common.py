@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from players import Failed, Party, Player
-from turns import Measurement, Turns
+from benchmarks.workloads.players import Failed, Party, Player
+from benchmarks.workloads.turns import Measurement, Turns
 
 OURS = "embstore"
 """With which all others are compared."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from players import Failed, Party, Player
-from turns import Measurement, Pace, Side, in_turns
-
-from workloads.common import OURS, batch_size, measurement, opened, pairs
+from benchmarks.workloads.common import OURS, batch_size, measurement, opened, pairs
+from benchmarks.workloads.players import Failed, Party, Player
+from benchmarks.workloads.turns import Measurement, Pace, Side, in_turns
 
 _TRIED = 8  # batches, to see how long an epoch takes
 

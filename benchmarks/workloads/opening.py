@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pagecache import warm
-from players import Failed, Party, Player
-from turns import Measurement, Pace, Turns
-
-from workloads.common import batch_size, measurement
+from benchmarks.workloads.common import batch_size, measurement
+from benchmarks.workloads.pagecache import warm
+from benchmarks.workloads.players import Failed, Party, Player
+from benchmarks.workloads.turns import Measurement, Pace, Turns
 
 MOMENTS = ("after open", "after 1 % of the rows", "after one epoch")
 KINDS = ("anonymous", "file")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from players import Party, Player
-from turns import Measurement, Pace, Side, in_turns
-
-from workloads.common import batch_size, checked, measurement, opened
+from benchmarks.workloads.common import batch_size, checked, measurement, opened
+from benchmarks.workloads.players import Party, Player
+from benchmarks.workloads.turns import Measurement, Pace, Side, in_turns
 
 BATCHES = 100  # of one measurement at most
 

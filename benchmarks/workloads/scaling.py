@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from players import Failed, Party
-from source import make_source
-from systems import System
-from turns import Measurement, Pace, Turns
-
-from workloads.common import OURS, measurement
+from benchmarks.systems import System
+from benchmarks.workloads.common import OURS, measurement
+from benchmarks.workloads.players import Failed, Party
+from benchmarks.workloads.source import make_source
+from benchmarks.workloads.turns import Measurement, Pace, Turns
 
 DIM, LOOKUPS, APPENDS, ROWS = 8, 256, 5, 64
 STANDS_FOR_KEYS_BESIDE = "memmap + JSON"

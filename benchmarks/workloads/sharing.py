@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from players import Failed, Party, Player
-from turns import Measurement, Pace, Turns
-
-from workloads.common import OURS, batch_size, measurement
+from benchmarks.workloads.common import OURS, batch_size, measurement
+from benchmarks.workloads.players import Failed, Party, Player
+from benchmarks.workloads.turns import Measurement, Pace, Turns
 
 READERS = (1, 2, 4)
 _APPENDED = 64

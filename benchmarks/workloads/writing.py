@@ -11,10 +11,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from players import Failed, Party
-from turns import Measurement, Pace, Side, Turns, in_turns
-
-from workloads.common import measurement
+from benchmarks.workloads.common import measurement
+from benchmarks.workloads.players import Failed, Party
+from benchmarks.workloads.turns import Measurement, Pace, Side, Turns, in_turns
 
 APPENDS, ROWS = 100, 64
 

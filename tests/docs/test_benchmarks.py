@@ -1,5 +1,7 @@
 """The benchmarks' own parts: each system gives back what it was given, and figures are judged as they should be."""
 
+import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -8,14 +10,20 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-FILES = sorted(path.stem for path in (BENCHMARKS / "systems").glob("[a-z]*.py") if path.stem != "base")
+from benchmarks.report import goals, tables
+from benchmarks.systems import modules
+from benchmarks.workloads import turns
+from benchmarks.workloads.pagecache import cached, read_directly
+from benchmarks.workloads.players import Failed
+
+ROOT = Path(__file__).parents[2]
+FILES = modules()
 
 # All systems in one process of their own: some have threads that no other test should inherit. A line for each.
 ROUND_TRIP = """
 import importlib, json, os, pathlib, sys
 import numpy as np
-from systems import Rows, Unsupported, modules
+from benchmarks.systems import Rows, Unsupported, modules
 
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # some libraries print, from below Python as well
@@ -56,7 +64,7 @@ def round_trip(system, folder, shape):
 place = pathlib.Path(sys.argv[1])
 for module in modules():
     try:
-        systems = importlib.import_module(f"systems.{module}").SYSTEMS
+        systems = importlib.import_module(f"benchmarks.systems.{module}").SYSTEMS
     except ImportError as error:
         print(json.dumps([module, "", f"absent: {error}"]), file=answers, flush=True)
         continue
@@ -74,7 +82,7 @@ for module in modules():
 def round_trips(tmp_path_factory):
     place = tmp_path_factory.mktemp("systems")
     command = [sys.executable, "-W", "ignore", "-c", ROUND_TRIP, str(place)]
-    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -90,19 +98,7 @@ def test_a_system_gives_back_the_rows_it_was_given(module, round_trips):
     assert set(results.values()) == {"ok"}, results
 
 
-@pytest.fixture
-def parts(monkeypatch):
-    """Make the benchmarks' modules importable, as they are for one of their programs."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import goals
-    import tables
-    import turns
-
-    return goals, tables, turns
-
-
-def test_sides_take_turns_and_slow_ones_get_fewer_parts(parts):
-    _, _, turns = parts
+def test_sides_take_turns_and_slow_ones_get_fewer_parts():
     asked = []
 
     def side(name, seconds):
@@ -121,10 +117,7 @@ def test_sides_take_turns_and_slow_ones_get_fewer_parts(parts):
     assert "".join(asked[-6:]) == "baabba"  # each comes first in every second turn
 
 
-def test_a_side_that_fails_is_put_aside_and_the_others_go_on(parts):
-    from players import Failed
-
-    _, _, turns = parts
+def test_a_side_that_fails_is_put_aside_and_the_others_go_on():
 
     def broken(first, count):
         raise Failed("no such thing")
@@ -134,8 +127,7 @@ def test_a_side_that_fails_is_put_aside_and_the_others_go_on(parts):
     assert list(taken.figures) == ["a"]
 
 
-def test_goals_are_judged_by_medians_within_a_group(parts):
-    goals, tables, turns = parts
+def test_goals_are_judged_by_medians_within_a_group():
     figures = {
         "embstore": [1e-4, 1e-4, 9.0],
         "NumPy in RAM": [1e-4] * 3,
@@ -158,8 +150,7 @@ def test_goals_are_judged_by_medians_within_a_group(parts):
     assert "**no**" in goals.goal_table(list(found.values()))
 
 
-def test_what_is_saved_is_read_again(parts, tmp_path):
-    goals, tables, turns = parts
+def test_what_is_saved_is_read_again(tmp_path):
     measurement = turns.Measurement("disk", "10 x 8", {"embstore": [4096.0]}, unit="bytes", notes={"embstore": "x"})
     tables.save([measurement], tmp_path / "a.json", tmp_path)
     assert goals.read_results(tmp_path / "a.json") == [measurement]
@@ -167,9 +158,7 @@ def test_what_is_saved_is_read_again(parts, tmp_path):
     assert {"command", "versions", "machine", "goals"} <= set(content)
 
 
-def test_files_are_dropped_from_the_page_cache_and_read_around_it(parts, tmp_path):
-    from pagecache import cached, read_directly
-
+def test_files_are_dropped_from_the_page_cache_and_read_around_it(tmp_path):
     path = tmp_path / "values.bin"
     path.write_bytes(bytes(10 * 4096))
     assert 0.0 <= cached(tmp_path) <= 1.0
@@ -177,3 +166,21 @@ def test_files_are_dropped_from_the_page_cache_and_read_around_it(parts, tmp_pat
         assert read_directly(path, 128, 1000, [0, 5, 30], depth=2) >= 3000
     except OSError as error:  # tmpfs of older kernels has no O_DIRECT
         pytest.skip(str(error))
+
+
+def _imports(path, known):
+    """Yield the benchmarks' modules that a file imports, inside functions as well."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module in known:
+            found = {f"{node.module}.{name.name}" for name in node.names} & known
+            yield from found or {node.module}
+
+
+def test_no_module_imports_itself_in_a_circle():
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "benchmarks").rglob("*.py")
+    }
+    graph = {name: set(_imports(path, files.keys())) for name, path in files.items()}
+    assert "benchmarks.systems.base" in graph["benchmarks.systems.loading"]
+    graphlib.TopologicalSorter(graph).prepare()

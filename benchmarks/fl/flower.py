@@ -1,7 +1,7 @@
 """What a store saves in Flower: rounds after the first, from the store and encoding anew.
 
-    python benchmarks/fl_flower.py             1,000 docstrings, MiniLM, five clients: some minutes
-    python benchmarks/fl_flower.py --quick     200 docstrings
+    python -m benchmarks.fl.flower             1,000 docstrings, MiniLM, five clients: some minutes
+    python -m benchmarks.fl.flower --quick     200 docstrings
 
 The app is ``examples/flower``, run by ``flwr run`` as anybody does: with clients that train and test, two messages to
 each in a round, and with a server that tests. Both ways encode the same batches and train on the same ones. Runs take
@@ -20,12 +20,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import Result, Times, report
+from benchmarks.report.measure import DATA, EXAMPLES, RESULTS, Result, Times, report
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
+sys.path.insert(0, str(EXAMPLES))
 
-from fl_flower_demo import Rounds, as_told, client_seconds, prepare, rounds_of, simulator  # noqa: E402
+from fl_flower_demo import Rounds, as_told, client_seconds, prepare, rounds_of, simulator
 
 GOAL = 1 / 100
 TESTERS = ("clients", "server")
@@ -77,8 +76,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--turns", type=int, default=2, help="runs of each way; with --rounds at least five rounds count"
     )
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "fl_flower.json")
+    parser.add_argument("--data", type=Path, default=DATA, help="where temporary files go")
+    parser.add_argument("--results", type=Path, default=RESULTS / "fl_flower.json")
     parser.add_argument("--quick", action="store_true", help="200 texts")
     args = parser.parse_args()
     if args.turns * (args.rounds - 1) < 5:

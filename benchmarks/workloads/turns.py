@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TypeVar
 
-from players import Failed
+from benchmarks.workloads.players import Failed
 
 T = TypeVar("T")
 

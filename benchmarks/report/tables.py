@@ -1,6 +1,6 @@
 """Measurements as tables in Markdown, and as JSON with every single figure.
 
-python benchmarks/tables.py compare.json        the tables of result files, as `compare.py` prints them
+python -m benchmarks.report.tables compare.json        the tables of result files, as `compare.py` prints them
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from goals import OURS, goal_table, read_results, verdicts
-from measure import described
-from turns import Measurement
+from benchmarks.report.goals import OURS, goal_table, read_results, verdicts
+from benchmarks.report.measure import described
+from benchmarks.workloads.turns import Measurement
 
 LIBRARIES = (
     *("numpy", "torch", "zarr", "zarrs", "tensorstore", "h5py", "lmdb", "pylance", "pyarrow", "datasets", "icechunk"),

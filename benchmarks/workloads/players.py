@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from source import Source
-from systems import System
+from benchmarks.systems import System
+from benchmarks.workloads.source import Source
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+QUIET = {"TOKENIZERS_PARALLELISM": "false", "ICECHUNK_LOG": "error", "RUST_LOG": "error"}
 
 
 class Failed(Exception):
@@ -34,11 +35,11 @@ class Player:
         self._opened: tuple[str, str, bool] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by stop()
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(HERE / "contestant.py")],
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.workloads.contestant"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "ICECHUNK_LOG": "error", "RUST_LOG": "error"},
+            env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         )
         self.imports: float = self.ask("start", module=module, name=name, source=str(source.folder))["seconds"]
 

@@ -1,6 +1,6 @@
 """What embstore has to reach, as ratios of medians within one run; and whether it did.
 
-python benchmarks/goals.py        all goals, from the files under results/
+python -m benchmarks.report.goals        all goals, from the files under results/
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from turns import Measurement
+from benchmarks.workloads.turns import Measurement
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parents[1] / "results"
 OURS, RAM = "embstore", "NumPy in RAM"
 LIMITS = (RAM, "memcpy", "np.save", "TensorDataset in RAM", "memmap + JSON")
 OWN = ("embstore, zstd", "embstore, bfloat16")
@@ -197,7 +197,7 @@ def read_results(*paths: Path) -> list[Measurement]:
 
 
 def main() -> None:
-    paths = [Path(name) for name in sys.argv[1:]] or sorted((HERE / "results").glob("*.json"))
+    paths = [Path(name) for name in sys.argv[1:]] or sorted(RESULTS.glob("*.json"))
     print(goal_table(verdicts(read_results(*paths))))
 
 

@@ -1,7 +1,7 @@
 """PNG charts from result files: bars of times, lines of scaling, bars of memory.
 
-    python benchmarks/charts.py                     all of results/*.json, into results/
-    python benchmarks/charts.py --out docs/charts compare.json
+    python -m benchmarks.report.charts                     all of results/*.json, into results/
+    python -m benchmarks.report.charts --out docs/charts compare.json
 
 Nothing is measured here; what a chart shows are medians of the figures in the file, with their least and greatest.
 """
@@ -19,11 +19,11 @@ import matplotlib
 matplotlib.use("Agg")  # no screen is needed
 
 import matplotlib.pyplot as plt
-from goals import OURS, read_results
-from tables import figure, grouped
-from turns import Measurement
 
-HERE = Path(__file__).parent
+from benchmarks.report.goals import OURS, RESULTS, read_results
+from benchmarks.report.tables import figure, grouped
+from benchmarks.workloads.turns import Measurement
+
 OWN, OTHER, LIMIT = "#1f6feb", "#9aa4b2", "#2da44e"
 LIMITS = ("NumPy in RAM", "memcpy", "np.save", "disk, 32 at once", "disk, 1 at a time", "the bus")
 HEADLINES = (
@@ -140,9 +140,9 @@ def headline(measurements: list[Measurement], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", type=Path, nargs="*", help="default: all of results/")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "charts")
+    parser.add_argument("--out", type=Path, default=RESULTS / "charts")
     args = parser.parse_args()
-    drawn(read_results(*(args.files or sorted((HERE / "results").glob("*.json")))), args.out)
+    drawn(read_results(*(args.files or sorted(RESULTS.glob("*.json")))), args.out)
 
 
 if __name__ == "__main__":

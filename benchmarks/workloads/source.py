@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from systems import Rows
+
+from benchmarks.systems import Rows
 
 LARGE_CLASS = 0
 """It has a tenth of the rows; the others are shared evenly by 300 classes."""

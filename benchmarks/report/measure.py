@@ -21,6 +21,10 @@ import embstore
 
 Times = list[float]
 
+BENCHMARKS = Path(__file__).parents[1]
+DATA, RESULTS = BENCHMARKS / "data", BENCHMARKS / "results"
+EXAMPLES = BENCHMARKS.parent / "examples"
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -50,10 +54,9 @@ def add_options(
     parser: argparse.ArgumentParser, name: str, *, repeat: int, of: str = "measurements of each side"
 ) -> None:
     """Add what every benchmark takes: how often, where its data go, and where its results."""
-    here = Path(__file__).parent
     parser.add_argument("--repeat", type=_enough, default=repeat, help=f"{of}, at least 5")
-    parser.add_argument("--data", type=Path, default=here / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=here / "results" / f"{name}.json")
+    parser.add_argument("--data", type=Path, default=DATA, help="where temporary files go")
+    parser.add_argument("--results", type=Path, default=RESULTS / f"{name}.json")
 
 
 def _enough(text: str) -> int:

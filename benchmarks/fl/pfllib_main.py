@@ -1,6 +1,6 @@
 """Runs PFLlib's own main.py as it is, on its .npz files, on those kept in RAM, or on a store.
 
-    python benchmarks/pfllib_main.py CHECKOUT FOLDER {npz,ram,store} -algo FedAvg -data demo …
+    python -m benchmarks.fl.pfllib_main CHECKOUT FOLDER {npz,ram,store} -algo FedAvg -data demo …
 
 CHECKOUT is a clone of PFLlib, of which nothing is changed. FOLDER is what `written` of pfllib_data.py has made; PFLlib
 writes its results there. What follows goes to main.py. torch, numpy and random are seeded.

@@ -1,7 +1,7 @@
 """On a GPU: AST at full size in clips a second; an epoch from the store into GPU memory, against the bus's own rate.
 
-    python benchmarks/gpu.py --quick
-    python benchmarks/gpu.py
+    python -m benchmarks.encode.gpu --quick
+    python -m benchmarks.encode.gpu
 
 Skipped with a word where there is no GPU. The bus's rate is that of one large copy from pinned memory, measured in the
 same turns; an epoch is a shuffled one, gathered into pinned buffers, two at a time, so that a copy runs while the next
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import add_options
-from source import Source, make_source
-from tables import print_report, save
-from turns import Measurement, Pace, Side, in_turns
 
 import embstore
+from benchmarks.report.measure import add_options
+from benchmarks.report.tables import print_report, save
+from benchmarks.workloads.source import Source, make_source
+from benchmarks.workloads.turns import Measurement, Pace, Side, in_turns
 
 RATE, SECONDS = 16_000, 10
 

@@ -1,7 +1,7 @@
 """How long A2V's servers take over the data sets of their nodes once the store is there, and what memory they take.
 
-    python benchmarks/fl_a2v.py --quick        280 sequences: a minute
-    python benchmarks/fl_a2v.py                2,800 sequences, 10.4 GB below --data, removed afterwards: some minutes
+    python -m benchmarks.fl.a2v --quick        280 sequences: a minute
+    python -m benchmarks.fl.a2v                2,800 sequences, 10.4 GB below --data, removed afterwards: some minutes
 
 Sequences are AST's, (1214, 768) float32. A server makes ten nodes over a folder that is laid out as VEGAS is, each
 with a tenth of every class, finds their embeddings, and reads every sample once, each time in a process of its own. It
@@ -20,14 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from measure import Result, Times, fresh, report
 
 import embstore
+from benchmarks.report.measure import DATA, RESULTS, Result, Times, fresh, report
 from embstore._engine.format.record import FieldSpec
 from embstore.encoders.base import BaseEncoder
 from embstore_fl.datasets import VEGAS
 
-HERE = Path(__file__).parent
 SEQUENCE = (1214, 768)
 NODES = 10
 CONFIG = {
@@ -134,8 +133,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=2800)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "fl_a2v.json")
+    parser.add_argument("--data", type=Path, default=DATA, help="where temporary files go")
+    parser.add_argument("--results", type=Path, default=RESULTS / "fl_a2v.json")
     parser.add_argument("--quick", action="store_true", help="280 sequences")
     args = parser.parse_args()
     if args.quick:

@@ -1,7 +1,7 @@
 """PFLlib on a store, against its own .npz files and against the same arrays kept in RAM.
 
-    PYTHONPATH=integrations python benchmarks/fl_pfllib.py CHECKOUT            20,000 rows, 20 clients: some minutes
-    PYTHONPATH=integrations python benchmarks/fl_pfllib.py CHECKOUT --quick    2,000 rows
+    PYTHONPATH=integrations python -m benchmarks.fl.pfllib CHECKOUT            20,000 rows, 20 clients: some minutes
+    PYTHONPATH=integrations python -m benchmarks.fl.pfllib CHECKOUT --quick    2,000 rows
 
 CHECKOUT is a clone of https://github.com/TsingZ0/PFLlib at d832e76, of which nothing is changed. Rounds are those of
 its main.py with FedAvg, a logistic head and batches of ten, as it comes: a process a side on one core, a client of each
@@ -26,13 +26,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from measure import Result, Times, in_turns, report
-from pfllib_data import written
-from pfllib_main import run
 
 import embstore
+from benchmarks.fl.pfllib_data import written
+from benchmarks.fl.pfllib_main import run
+from benchmarks.report.measure import RESULTS, Result, Times, in_turns, report
 
-HERE = Path(__file__).parent
 NAME = "MNIST_embeddings"  # main.py gives a logistic head for rows of 784 numbers to names with MNIST in them
 DIM, CLASSES = 784, 10
 
@@ -137,7 +136,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--repeat", type=int, default=9, help="measurements of each side, at least 5")
     parser.add_argument("--data", type=Path, help="where temporary files go")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "fl_pfllib.json")
+    parser.add_argument("--results", type=Path, default=RESULTS / "fl_pfllib.json")
     parser.add_argument("--quick", action="store_true", help="2,000 rows")
     args = parser.parse_args()
     if args.repeat < 5:

@@ -1,7 +1,7 @@
 """What `embstore.embed` costs beside the encoder, and what it saves.
 
-    python benchmarks/encoding.py --quick              1,000 texts, 40 recordings of a smaller AST: some minutes
-    python benchmarks/encoding.py --samples FOLDER     2,000 texts, all recordings
+    python -m benchmarks.encode.encoding --quick              1,000 texts, 40 recordings of a smaller AST: some minutes
+    python -m benchmarks.encode.encoding --samples FOLDER     2,000 texts, all recordings
 
 Texts are docstrings of the standard library through MiniLM with its real weights. Recordings are the FLAC files of
 ``--samples`` (Debian's sonic-pi-samples). AST has its real architecture, of four layers unless ``--layers`` says
@@ -21,16 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Result, Times, add_options, fresh, in_turns, report
 
 import embstore
+from benchmarks.report.measure import EXAMPLES, Result, Times, add_options, fresh, in_turns, report
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline.decode_ahead import batches, decoded_ahead
 from embstore.sources import Folder, Items
 from embstore.sources.base import AnySample
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
+sys.path.insert(0, str(EXAMPLES))
 BATCH = 32
 
 # A run over files of which none is missing, in a process of its own; prints seconds, and what it loaded.

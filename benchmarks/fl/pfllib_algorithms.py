@@ -1,6 +1,6 @@
 """Runs every algorithm of PFLlib on its own .npz files and on a store of the same samples: are the losses the same?
 
-    PYTHONPATH=integrations python benchmarks/pfllib_algorithms.py CHECKOUT
+    PYTHONPATH=integrations python -m benchmarks.fl.pfllib_algorithms CHECKOUT
 
 CHECKOUT is a clone of https://github.com/TsingZ0/PFLlib at d832e76, of which nothing is changed. Its requirements that
 count here: h5py, scikit-learn, cvxpy, matplotlib, calmsize. Each algorithm of its main.py runs twice, in processes of
@@ -28,11 +28,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import described
-from pfllib_data import written
-from pfllib_main import run
 
-HERE = Path(__file__).parent
+from benchmarks.fl.pfllib_data import written
+from benchmarks.fl.pfllib_main import run
+from benchmarks.report.measure import RESULTS, described
+
 COMMIT = "d832e76f6a23b833038949ec1e4fdefe63a4d350"
 NAME = "demo"
 HEAVY = ("h5py", "sklearn.metrics", "sklearn.preprocessing", "cvxpy", "matplotlib.pyplot", "torch._dynamo")
@@ -164,7 +164,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--classes", type=int, default=5)
     parser.add_argument("--samples", type=int, default=400)
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "pfllib_algorithms.json")
+    parser.add_argument("--results", type=Path, default=RESULTS / "pfllib_algorithms.json")
     parser.add_argument("--only", nargs="+", metavar="ALGORITHM")
     return parser.parse_args()
 
@@ -202,7 +202,7 @@ def main() -> None:
             )
     counts = Counter(str(result["verdict"]) for result in results)
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    about = described(HERE) | {"pfllib": {"expected": COMMIT, "found": commit_of(args.pfllib)}, "counts": counts}
+    about = described(RESULTS) | {"pfllib": {"expected": COMMIT, "found": commit_of(args.pfllib)}, "counts": counts}
     args.results.parent.mkdir(parents=True, exist_ok=True)
     args.results.write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
     if counts.get("DIFFERS"):

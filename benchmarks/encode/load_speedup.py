@@ -1,7 +1,7 @@
 """What a store saves: time to encode with the real encoder, against time to open and load from the store.
 
-    python benchmarks/load_speedup.py --quick      100 texts, 4 clips, once: half a minute
-    python benchmarks/load_speedup.py              2,000 texts, 165 clips, five times: an hour
+    python -m benchmarks.encode.load_speedup --quick      100 texts, 4 clips, once: half a minute
+    python -m benchmarks.encode.load_speedup              2,000 texts, 165 clips, five times: an hour
 
 Texts are docstrings of the standard library through MiniLM with its real weights. Clips are recordings (FLAC; Debian's
 sonic-pi-samples, or made of noise where there are none) through AST at full size, 12 layers of 768, with random weights
@@ -26,15 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import add_options
-from tables import print_report, save
-from turns import Measurement
 
 import embstore
+from benchmarks.report.measure import EXAMPLES, add_options
+from benchmarks.report.tables import print_report, save
+from benchmarks.workloads.turns import Measurement
 from embstore.sources import Folder
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
+sys.path.insert(0, str(EXAMPLES))
 OURS, THEIRS = "embstore", "encoding"
 SECONDS, RATE = 5.0, 16_000
 

@@ -1,0 +1,1 @@
+"""Benchmarks of embstore, and of the systems beside it: see README.md."""

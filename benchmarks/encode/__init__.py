@@ -1,0 +1,1 @@
+"""Encoders against what was stored: each program measures one thing."""

@@ -1,0 +1,1 @@
+"""Federated learning with a store and without: each program measures one framework."""

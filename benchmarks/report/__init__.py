@@ -1,0 +1,1 @@
+"""Results: goals, tables, charts, and the files that keep every figure."""
