@@ -1,1 +1,20 @@
-"""The store and its views."""
+"""The store and its views. Names are imported when they are first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embstore._engine.lazy import lazily
+
+if TYPE_CHECKING:
+    from embstore.store.verify import Report as Report
+    from embstore.store.verify import SalvageReport as SalvageReport
+
+_HOMES = {
+    "Report": "verify",
+    "SalvageReport": "verify",
+}
+
+__all__ = [*_HOMES]
+
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -890,7 +890,7 @@ def test_help_loads_no_heavy_library(words):
 
 # -- the page ---------------------------------------------------------------------------------
 
-PAGE = ROOT / "docs" / "command-line.md"
+PAGE = ROOT / "docs" / "reference" / "command-line.md"
 
 
 class Shell:

@@ -1,7 +1,9 @@
 """The pages of the documentation: their examples run as they stand, and print what they say; links lead somewhere."""
 
 import importlib
+import inspect
 import os
+import pkgutil
 import re
 import wave
 
@@ -11,7 +13,8 @@ import pytest
 import embstore
 from tests._helpers.pages import DOCS, runs_as_it_stands
 
-PAGES = [DOCS / "index.md", *sorted((DOCS / "how-to").glob("*.md"))]
+PAGES = [DOCS / "index.md", *sorted((DOCS / "tutorial").glob("*.md")), *sorted((DOCS / "how-to").glob("*.md"))]
+PAGE_OF_THE_API = DOCS / "reference" / "api.md"
 
 
 @pytest.fixture
@@ -56,3 +59,49 @@ def test_names_in_the_text_are_there():
                 # It may be a module that nobody imported yet.
                 value = getattr(value, part, None) or importlib.import_module(place)
                 assert value is not None, f"{page.name}: {name}"
+
+
+def _public_names():
+    """Yield each public name with its object: those of embstore, and of each public room that has `__all__`."""
+    rooms = [
+        name for _, name, _ in pkgutil.iter_modules(embstore.__path__, "embstore.") if not name.startswith("embstore._")
+    ]
+    for room in ("embstore", *rooms):
+        if room == "embstore.cli":  # a command, with a page of its own
+            continue
+        if room == "embstore.torch":
+            pytest.importorskip("torch")
+        module = importlib.import_module(room)
+        for name in getattr(module, "__all__", ()):
+            yield f"{room}.{name}", getattr(module, name)
+
+
+def test_the_api_page_lists_every_public_name_and_no_other():
+    text = PAGE_OF_THE_API.read_text()
+    shown = re.findall(r"^::: (\S+)$", text, re.M)
+    public = {
+        name: value
+        for name, value in _public_names()
+        if not name.startswith("embstore.errors.")  # they have a page of their own
+    }
+    assert len(set(shown)) == len(shown)
+    assert set(shown) <= public.keys()
+    objects = {id(public[name]) for name in shown}
+    for name in public.keys() - set(shown):
+        # Another name of what is shown, a module, or the version.
+        assert f"`{name}`" in text, name
+        assert id(public[name]) in objects or inspect.ismodule(public[name]) or name == "embstore.__version__", name
+
+
+def test_the_page_of_errors_lists_every_one():
+    """The page shows the module, whose docstring begins with the tree of all classes."""
+    from embstore import errors
+
+    assert re.findall(r"^::: (\S+)$", (DOCS / "reference" / "errors.md").read_text(), re.M) == ["embstore.errors"]
+    classes = {
+        name
+        for name, value in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(value, Exception) and value.__module__ == errors.__name__
+    }
+    tree = set(re.findall(r"^[ |`-]*(\w+Error)\b", errors.__doc__, re.M))
+    assert tree == classes

@@ -216,7 +216,10 @@ def test_public_names_are_those_promised():
         _ = embstore.nonsense
 
 
-@pytest.mark.parametrize("name", ["embstore.encoders", "embstore.sources"])
+ROOMS = ("store", "cache", "encoders", "sources", "pipeline", "exchange", "analysis")
+
+
+@pytest.mark.parametrize("name", [f"embstore.{room}" for room in ROOMS])
 def test_public_names_of_the_parts(name):
     __import__(name)
     module = sys.modules[name]
