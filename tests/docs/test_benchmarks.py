@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import goals, tables
+from benchmarks.report import goals, pages, tables
 from benchmarks.systems import modules
 from benchmarks.workloads import turns
 from benchmarks.workloads.pagecache import cached, read_directly
@@ -166,6 +166,27 @@ def test_files_are_dropped_from_the_page_cache_and_read_around_it(tmp_path):
         assert read_directly(path, 128, 1000, [0, 5, 30], depth=2) >= 3000
     except OSError as error:  # tmpfs of older kernels has no O_DIRECT
         pytest.skip(str(error))
+
+
+def test_pages_are_those_that_the_result_files_make():
+    assert pages.TABLES.read_text() == pages.all_tables(), "run python -m benchmarks.report.pages"
+    assert pages.PAGE.read_text() == pages.page_with(pages.ratio_table()), "run python -m benchmarks.report.pages"
+    assert pages.ratio_table() in pages.PAGE.read_text()
+    for path in pages.RESULTS.glob("*.json"):
+        assert f"`{path.name}`" in (pages.RESULTS / "README.md").read_text()
+
+
+def test_every_figure_of_a_result_file_is_in_the_tables():
+    """Of each system, the median stands in a row of its own; of embstore, which is in each group, that of the first."""
+    shown = pages.TABLES.read_text()
+    for path in pages.RESULTS.glob("*.json"):
+        for one in goals.read_results(path):
+            for name, figures in one.figures.items():
+                assert (
+                    not figures
+                    or name == goals.OURS
+                    or f"| {name} | {tables.figure(one.median(name), one.unit)} |" in shown
+                )
 
 
 def _imports(path, known):
