@@ -53,6 +53,7 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -60,6 +61,14 @@ format: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# The next section of the changelog, of the fragments in changelog.d.
+changelog-draft: $(VENV)/.dev
+	$(BIN)/towncrier build --draft
+
+# Ruff, mypy and the import contracts before each commit.
+hooks: $(VENV)/.dev
+	$(BIN)/pre-commit install
 
 # The site, into site/; fails on a link that leads nowhere.
 docs: $(VENV)/.docs

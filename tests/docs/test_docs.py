@@ -105,3 +105,34 @@ def test_the_page_of_errors_lists_every_one():
     }
     tree = set(re.findall(r"^[ |`-]*(\w+Error)\b", errors.__doc__, re.M))
     assert tree == classes
+
+
+def _says(name):
+    return (DOCS.parent / name).read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["CONTRIBUTING.md", "changelog.d/README.md", "benchmarks/README.md", "benchmarks/results/README.md"]
+)
+def test_pages_for_those_who_carry_on_name_what_is_there(name):
+    """Paths, links, and targets of make."""
+    root, text = DOCS.parent, _says(name)
+    for path in re.findall(r"`((?:embstore|tests|docs|benchmarks|integrations)/[^`*+<> ]*)`", text):
+        assert (root / path).exists(), path
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert ((root / name).parent / link).exists(), link
+    targets = set(re.findall(r"^([a-z-]+):", _says("Makefile"), re.M))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+
+
+def test_the_version_is_the_same_everywhere():
+    assert re.search(r"^version: (\S+)$", _says("CITATION.cff"), re.M)[1] == embstore.__version__.removesuffix(".dev0")
+
+
+def test_changelog_fragments_are_of_a_known_type():
+    types = re.findall(r"^directory = \"(\w+)\"\nname", _says("pyproject.toml"), re.M)
+    assert types == ["added", "changed", "removed", "fixed"]
+    for path in (DOCS.parent / "changelog.d").iterdir():
+        if path.name != "README.md":
+            assert re.fullmatch(rf"(\+[\w-]+|\d+)\.({'|'.join(types)})\.md", path.name), path.name
+            assert path.read_text().strip()
