@@ -17,7 +17,7 @@ import numpy as np
 from embstore._engine.format.record import STRING, offsets_name
 from embstore._engine.lazy import imported
 from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
-from embstore.exchange.exporting import Outgoing
+from embstore.exchange.outgoing import Outgoing
 
 __all__ = ["opened", "write"]
 

@@ -24,7 +24,7 @@ from embstore._engine.format.record import STRING, offsets_name
 from embstore._engine.format.zarr_layout import MAX_STRING_BYTES
 from embstore.errors import UnsafeFileError
 from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
-from embstore.exchange.exporting import Outgoing
+from embstore.exchange.outgoing import Outgoing
 
 __all__ = ["opened", "write"]
 

@@ -18,7 +18,7 @@ from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import FIELD_DTYPES, STRING
 from embstore._engine.lazy import imported
 from embstore.exchange.base import BLOCK_ROWS, DOCUMENT, Array, ArrayFile, Block, Found, even_cuts, explained
-from embstore.exchange.exporting import Outgoing
+from embstore.exchange.outgoing import Outgoing
 
 __all__ = ["opened", "write"]
 

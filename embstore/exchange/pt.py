@@ -32,7 +32,7 @@ from embstore._engine.read.read_rows import row_bounds
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import FileFormatError, UnknownFieldError, UnsafeFileError
 from embstore.exchange.base import Table, Unreadable, explained
-from embstore.exchange.exporting import Outgoing, outgoing
+from embstore.exchange.outgoing import Outgoing, rows_to_write
 from embstore.exchange.pt_declared import EntriesFile
 from embstore.exchange.pt_entries import DEFAULT_FIELD, entries_table
 from embstore.exchange.scalars import config_of
@@ -40,8 +40,6 @@ from embstore.exchange.tables import table_of
 from embstore.exchange.wanted import Wanted
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.view import View
-
-__all__ = ["read_table", "write", "write_rows"]
 
 logger = logging.getLogger("embstore")
 
@@ -158,7 +156,7 @@ def _numpy_allowed(torch: Any) -> contextlib.AbstractContextManager[Any]:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def write(
+def write_file(
     rows: EmbeddingStore | View,
     file: str | os.PathLike[str],
     *,
@@ -195,16 +193,16 @@ def write(
     """
     if style not in ("entry", "tensor"):
         raise ValueError(f"expected style 'entry' or 'tensor', found {style!r}")
-    chosen, path = outgoing(rows, fields), local_path(file).absolute()
+    chosen, path = rows_to_write(rows, fields), local_path(file).absolute()
     if style == "tensor" and len(chosen.fields) != 1:
         raise UnknownFieldError(None, chosen.fields, hint="name the one to write with fields=")
     with replacing(path) as partial:
-        write_rows(partial, chosen, style=style, metadata=metadata)
+        write(partial, chosen, style=style, metadata=metadata)
     return path
 
 
-def write_rows(path: Path, rows: Outgoing, *, style: Style = "entry", metadata: bool = True) -> None:
-    """Write rows to a new file; see `write`."""
+def write(path: Path, rows: Outgoing, *, style: Style = "entry", metadata: bool = True) -> None:
+    """Write rows to a new file; see `write_file`."""
     torch = _torch()
     if style == "tensor":
         rows.columns = {}

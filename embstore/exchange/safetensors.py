@@ -22,7 +22,7 @@ from embstore._engine.format.record import BFLOAT16, offsets_name, stored_dtype
 from embstore._engine.io.folder import read_exactly
 from embstore._engine.lazy import imported
 from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
-from embstore.exchange.exporting import Outgoing
+from embstore.exchange.outgoing import Outgoing
 
 __all__ = ["opened", "write"]
 

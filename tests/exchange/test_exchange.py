@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import embstore
 from embstore import FieldSpec, errors
 from embstore._engine.io import durable, steps
-from embstore.exchange import base, export_file, exporting, import_file, landing
+from embstore.exchange import base, export_file, import_file, landing, outgoing
 from embstore.exchange.manifest import Manifest
 from embstore.exchange.naming import named
 
@@ -754,7 +754,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path, suffix, monkeypatc
     def fail(self, *args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting.Outgoing, "field", fail)
+    monkeypatch.setattr(outgoing.Outgoing, "field", fail)
     with pytest.raises(KeyboardInterrupt):
         export_file(store, path)
     assert path.read_bytes() == b"before"

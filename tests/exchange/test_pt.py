@@ -423,27 +423,27 @@ def test_what_torch_loads_is_what_is_stored(tmp_path, file):
 
 def test_tensors_alone(tmp_path, file):
     store = rich(tmp_path / "a.zarr")
-    legacy.write(store, file, style="tensor", metadata=False, fields="label")
+    legacy.write_file(store, file, style="tensor", metadata=False, fields="label")
     found = torch.load(file, weights_only=True)
     assert found == {key(i): torch.tensor(i, dtype=torch.uint32) for i in range(N)}
     result = import_file(file, tmp_path / "b.zarr", config={}, field="label")
     assert result.store.select().keys == store.select().keys
     with pytest.raises(errors.UnknownFieldError):
-        legacy.write(store, file, style="tensor")
+        legacy.write_file(store, file, style="tensor")
     with pytest.raises(ValueError, match="style"):
-        legacy.write(store, file, style="list")
+        legacy.write_file(store, file, style="list")
 
 
 def test_one_field_as_entries_with_its_columns(tmp_path, file):
     store = rich(tmp_path / "a.zarr")
-    legacy.write(store, file, metadata=False, fields="image")
+    legacy.write_file(store, file, metadata=False, fields="image")
     entry = torch.load(file, weights_only=True)[key(1)]
     assert set(entry) == {"embedding", "class_name", *COLUMNS}
-    legacy.write(store, file, style="tensor", fields="mean")
+    legacy.write_file(store, file, style="tensor", fields="mean")
     result = import_file(file, tmp_path / "b.zarr")
     assert result.store.fields == {"mean": RICH["mean"]}
     assert result.store.config == store.config
-    legacy.write(store, file, fields="image")
+    legacy.write_file(store, file, fields="image")
     result = import_file(file, tmp_path / "c.zarr")
     assert result.store.fields == {"image": RICH["image"]}
     assert result.store.columns == COLUMNS
