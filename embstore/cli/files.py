@@ -28,9 +28,8 @@ from embstore.cli.options import (
 )
 from embstore.cli.output import print_lines, print_result, printable
 
-__all__ = ["COMMANDS"]
-
 _FORMATS = click.Choice(["pt", "npz", "hdf5", "safetensors", "parquet"])
+_KEYS = click.Choice(["file_id:class", "class:file_id", "class:file_name", "file_id"])
 
 
 def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
@@ -77,6 +76,7 @@ def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, An
 @click.option("--format", type=_FORMATS, help="Whatever the file's suffix says.")
 @click.option("--field", help="The only field to take, or what to call the file's only one.")
 @click.option("--column", "columns", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option("--keys", type=_KEYS, help="The order in names such as dog:v1, where the file does not state the class.")
 @click.option("--class", "class_name", metavar="NAME", help="Of keys that have none.")
 @click.option("--ragged", is_flag=True, help="Rows may have lengths of their own.")
 @click.option("--cast", is_flag=True, help="Convert values to the store's dtype; float64 to float32.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,12 +13,12 @@ from embstore._engine.format.record import COLUMN_DTYPES, FIELD_DTYPES, STRING, 
 from embstore.errors import FileFormatError, NameRefusedError
 from embstore.exchange.base import Array, ArrayFile, Block, Found, Named, Table, Unreadable
 from embstore.exchange.naming import named
-from embstore.exchange.pt_entries import Unread, entries_table
+from embstore.exchange.pt_entries import EMBEDDING, Unread, entries_table
 from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
 
 __all__ = ["foreign_table"]
 
-_KEYS: Final = ("keys", "key", "file_id")
+KEYS: Final = ("keys", "key", "ids", "id", "file_id")
 _LABELS: Final = "class_name"
 _SHOWN: Final = 20
 
@@ -36,21 +36,21 @@ class ForeignTable(Table):
         The array of keys or file_ids.
     labels : str or None
         The array of classes.
-    default : str
-        The class of names without one.
+    wanted : Wanted
     """
 
     file: ArrayFile
     sources: dict[str, str]
     names: str
     labels: str | None
-    default: str
+    wanted: Wanted
 
     def called(self) -> Iterator[list[Named]]:
         """Yield what rows are called."""
         labels = itertools.repeat(None) if self.labels is None else itertools.chain.from_iterable(self._text("labels"))
         for block in self._text("names"):
-            yield [named(found, label, default=self.default) for found, label in zip(block, labels, strict=False)]
+            pairs = zip(block, labels, strict=False)
+            yield [named(found, label, self.wanted, self.path) for found, label in pairs]
 
     def _text(self, which: str) -> Iterator[list[Any]]:
         name = self.names if which == "names" else self.labels
@@ -86,7 +86,7 @@ def foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
     ------
     FileFormatError, UnknownFieldError, UnknownColumnError, NameRefusedError
     """
-    names = next((name for name in _KEYS if _can_name(file.arrays.get(name))), None)
+    names = next((name for name in KEYS if _can_name(file.arrays.get(name))), None)
     if names is None:
         return _one_a_key(file, wanted)
     rows = file.arrays[names].rows
@@ -123,16 +123,19 @@ def foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
         sources=sources,
         names=names,
         labels=labels,
-        default=wanted.class_name,
+        wanted=replace(wanted, keys="file_id") if names == "file_id" and wanted.keys is None else wanted,
     )
 
 
 def _one_a_key(file: ArrayFile, wanted: Wanted) -> Table:
     """Say what a file gives that has an array for each key, as ``save_file({"v1:dog": tensor, …})`` makes it.
 
-    Without a class in each name, an array may as well be a matrix whose keys nobody wrote down.
+    Without a class in each name, an array may as well be a matrix without keys: then `keys` must say that names are
+    keys. "embeddings" is the name of a matrix all the same.
     """
-    if not file.arrays or not all(":" in name and not found.ragged for name, found in file.arrays.items()):
+    stated = wanted.keys is not None
+    matrix = any(name in file.arrays and file.arrays[name].shape for name in EMBEDDING)
+    if matrix or not file.arrays or any(f.ragged or not (stated or ":" in n) for n, f in file.arrays.items()):
         raise _not_understood(file)
     entries = {name: _unread(file, name, found) for name, found in file.arrays.items()}
     return entries_table(file.path, entries, wanted, [], [])
@@ -183,7 +186,7 @@ def _not_understood(file: ArrayFile) -> FileFormatError:
     more = len(file.arrays) - len(listed)
     return file.wrong(
         f"it holds {'; '.join(listed) or 'no arrays'}{f' and {more} more' if more > 0 else ''}. Expected keys (an "
-        f"array 'keys', or 'key', or 'file_id' with or without 'class_name') and as many rows in one or more arrays of "
-        f"numbers, each (rows, …); one number a row is a field if field= names it. Or an array for each key, "
-        f"named 'file_id:class'"
+        f"array 'keys', 'key', 'ids' or 'id', or 'file_id' with or without 'class_name') and as many rows in one or "
+        f"more arrays of numbers, each (rows, …); one number a row is a field if field= names it. Or an array for each "
+        f"key, named 'file_id:class'"
     )

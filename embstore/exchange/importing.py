@@ -10,14 +10,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as data_field
 from pathlib import Path
 from typing import Any, Literal
 
 from embstore._engine.format.config import Config
-from embstore._engine.format.keys import UNLABELLED
+from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.progress import Progress, reporting
 from embstore._engine.write.check_input import Casting
@@ -27,7 +27,7 @@ from embstore.errors import ConfigMismatchError, DtypeError, ShapeError
 from embstore.exchange.base import ArrayFile, Table, Unreadable, format_of, module_of
 from embstore.exchange.landing import Landing
 from embstore.exchange.tables import table_of
-from embstore.exchange.wanted import Wanted
+from embstore.exchange.wanted import KeyOrder, Wanted
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
@@ -98,6 +98,7 @@ def import_file(
     field: str | None = None,
     fields: Mapping[str, FieldSpec] | None = None,
     columns: Sequence[str] | None = None,
+    keys: KeyOrder | Callable[[Any], Key | str] | None = None,
     class_name: str = UNLABELLED,
     ragged: bool = False,
     casting: Casting = "no",
@@ -123,6 +124,10 @@ def import_file(
         What fields of a new store are, where the file does not say it: layer, pooling, whether NaN is allowed, dtype.
     columns : sequence of str, optional
         The columns to take; all, unless given.
+    keys : {"file_id:class", "class:file_id", "class:file_name", "file_id"} or callable, optional
+        How names with a colon are read, where the file states no class beside them. ``"file_id:class"`` splits at the
+        last colon, ``"class:file_id"`` at the first, ``"class:file_name"`` too and removes the file's suffix,
+        ``"file_id"`` not at all. Or a function of a name that returns its `Key`.
     class_name : str
         The class of file_ids without one.
     ragged : bool
@@ -146,7 +151,8 @@ def import_file(
     ------
     UnknownFormatError, MissingLibraryError
     FileFormatError, UnsafeFileError
-        The file is broken, or not understood; or reading it could run code. Nothing was added.
+        The file is broken, or not understood; or reading it could run code; or a name has a colon, and neither the
+        file nor `keys` says which part is the class. Nothing was added.
     ConfigMismatchError
         The file's config is another than `config`, or the store's another than both.
     TypeError
@@ -157,10 +163,10 @@ def import_file(
 
     Notes
     -----
-    ``.pt`` and ``.pth`` are dictionaries of tensors: see `embstore.exchange.pt`. In the others, an array ``keys`` or
-    ``key``, or ``file_id`` with or without ``class_name``, says what the rows are called; arrays of two axes and more,
-    of as many rows, are fields, those of one are columns. Keys may be ``file_id:class``, ``class:file name.wav`` or
-    bare.
+    ``.pt`` and ``.pth`` are dictionaries of tensors: see `embstore.exchange.pt`. In the others, an array ``keys``,
+    ``key``, ``ids`` or ``id``, or ``file_id`` with or without ``class_name``, holds the names of the rows; arrays of
+    two axes and more, of as many rows, are fields, those of one are columns. An array ``file_id`` is read as
+    ``keys="file_id"`` unless `keys` says otherwise.
     """
     start = time.perf_counter()
     if if_exists not in ("error", "skip", "replace"):
@@ -169,6 +175,7 @@ def import_file(
     wanted = Wanted(
         field=field,
         columns=None if columns is None else tuple(columns),
+        keys=keys,
         class_name=class_name,
         ragged=ragged,
         casting=casting,

@@ -1,75 +1,110 @@
-"""Keys as others write them: the file name or the class first, with a suffix or bare. Pure."""
+"""Keys as others write them: the file_id first or the class first, or a bare file_id. Pure."""
 
 from __future__ import annotations
 
+import posixpath
 import re
+from pathlib import Path
 from typing import Final
 
-from embstore._engine.format.keys import MAX_KEY_BYTES, Key
-from embstore.errors import KeyFormatError
+from embstore._engine.format.keys import MAX_KEY_BYTES, UNLABELLED, Key
+from embstore.errors import FileFormatError, KeyFormatError
 from embstore.exchange.base import Named, Unreadable
+from embstore.exchange.wanted import Wanted
 
-__all__ = ["named"]
-
-_MEDIA: Final = re.compile(
-    r"\.(aac|aiff?|amr|au|avi|bmp|flac|gif|jpe?g|json|m4a|mkv|mov|mp3|mp4|mpe?g|npy|oga|ogg|opus|png|ppm|tiff?|txt"
-    r"|wav|webm|webp|wma)$",
-    re.IGNORECASE,
-)
-"""Suffixes of files that are encoded: of what else follows a dot (as in ``class v1.5``), nothing is known."""
-_COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" parts nothing
+_COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" separates no class
 
 
-def named(found: object, class_name: object = None, *, default: str) -> Named:
-    """Make a key of what a row is called.
+def named(found: object, class_name: object, wanted: Wanted, path: Path) -> Named:
+    r"""Return a row's name in the file and its key.
 
     Parameters
     ----------
     found : object
-        ``"file_id:class"``; ``"class:file name.wav"``, where what follows the first colon is a file's name or the
-        class is the one given; or a bare file_id.
-    class_name : object, optional
-        The row's class, if it is told beside its name.
-    default : str
-        The class of bare names whose class is not told.
+        The row's name.
+    class_name : object
+        The row's class, if the file states it beside the name, or None. It decides how the name is read.
+    wanted : Wanted
+        Its `keys` is the order of file_id and class in names. Its `class_name` is the class of names without one.
+    path : Path
+        Of the file, for the error.
 
     Returns
     -------
     (object, Key), or Unreadable
-        A name that two readings fit, and a class that is told twice in two ways, are none.
+        Unreadable: the name makes no valid key, or contradicts `class_name`.
+
+    Raises
+    ------
+    FileFormatError
+        The name has a colon, no class is stated beside it, and `wanted` has no order: a guess could be a wrong label.
 
     Examples
     --------
-    >>> [str(named(text, default="_")[1]) for text in ("v1:dog", "dog:v1.wav", "v1", "s3://b/v1.wav")]
-    ['v1:dog', 'v1:dog', 'v1:_', 's3://b/v1.wav:_']
-    >>> str(named("dog:v1", "dog", default="_")[1])
-    'v1:dog'
+    >>> def read(name, label=None, **options):
+    ...     return str(named(name, label, Wanted(**options), Path("old.pt"))[1])
+    >>> read("v1:dog", keys="file_id:class"), read("dog:v1", keys="class:file_id"), read("v1", class_name="dog")
+    ('v1:dog', 'v1:dog', 'v1:dog')
+    >>> read("dog:v1", "dog"), read("dog:v1.wav", keys="class:file_name"), read(r"C:\v1.wav", "dog", keys="file_id")
+    ('v1:dog', 'v1:dog', 'C:\\v1.wav:dog')
     """
-    if not isinstance(found, str):
-        return Unreadable(found, f"expected text as its key, found {type(found).__name__}")
     if class_name is not None and not isinstance(class_name, str):
         return Unreadable(found, f"expected text as its class_name, found {type(class_name).__name__}")
-    if class_name is None and found.count(":") == 1 and found.isascii() and len(found) <= MAX_KEY_BYTES:
-        file_id, _, last = found.partition(":")  # as most keys are: a tenth of the time
-        if file_id and last and "." not in last and not last.startswith("//"):
+    if not isinstance(found, str) and not callable(wanted.keys):
+        return Unreadable(found, f"expected text as its key, found {type(found).__name__}")
+    if isinstance(found, str) and class_name is None and wanted.keys == "file_id:class":
+        file_id, _, last = found.rpartition(":")  # most keys are this simple: a tenth of the time
+        if file_id and last and found.isascii() and len(found) <= MAX_KEY_BYTES and not last.startswith("//"):
             return found, Key(file_id, last)
     try:
-        return found, Key.parse(_key(found, class_name, default))
+        keys = _readings(found, class_name, wanted)
+        if not keys:
+            reason = f'its class_name is {class_name!r}, its key has another; keys="file_id" takes the whole key'
+            return Unreadable(found, reason)
+        if len(keys) > 1:
+            raise FileFormatError(path, _unclear(found, keys))
+        return found, Key.parse(keys[0])
     except KeyFormatError as error:
         return Unreadable(found, error.reason)
 
 
-def _key(found: str, class_name: str | None, default: str) -> Key:
+def _readings(found: object, class_name: str | None, wanted: Wanted) -> list[Key]:
+    """Return the keys that a name can mean: several if nothing states the order, none if it contradicts its class."""
+    order = wanted.keys
+    given: list[Key] = []
+    if callable(order):
+        key = Key.parse(order(found))
+        if class_name is None or key.class_name == class_name:
+            return [key]
+        if key.class_name == UNLABELLED:
+            return [Key(key.file_id, class_name)]
+        given.append(key)
+    if not isinstance(found, str):
+        return [key for key in given if key.class_name == class_name]
     colons = [match.start() for match in _COLON.finditer(found)]
-    if not colons:
-        return Key(found, default if class_name is None else class_name)
-    first, last = found[: colons[0]], found[colons[-1] + 1 :]
-    class_first = Key(_MEDIA.sub("", found[colons[0] + 1 :]), first)
-    class_last = Key(found[: colons[-1]], last)
-    if class_name is None:
-        return class_first if _MEDIA.search(last) else class_last
-    if class_name == last:
-        return class_last
-    if class_name == first:
-        return class_first
-    raise KeyFormatError(found, f"its class_name is {class_name!r}, its key has another")
+    if order == "file_id" or not colons:
+        file_id = posixpath.splitext(found)[0] if order == "class:file_name" else found
+        return [Key(file_id, wanted.class_name if class_name is None else class_name)]
+    last = Key(found[: colons[-1]], found[colons[-1] + 1 :])
+    first = Key(found[colons[0] + 1 :], found[: colons[0]])
+    if order == "class:file_name":
+        first = Key(posixpath.splitext(first.file_id)[0], first.class_name)
+    if order is None:
+        given = list(dict.fromkeys([last, first]))
+    elif not given:
+        given = [last, first] if order == "file_id:class" else [first, last]
+        if class_name is None:
+            return given[:1]
+    if class_name is not None:
+        given = [key for key in (*given, last, first) if key.class_name == class_name]
+        given = list(dict.fromkeys(given)) if order is None else given[:1]
+    return given
+
+
+def _unclear(found: object, keys: list[Key]) -> str:
+    read = " or as ".join(f"the file_id {key.file_id!r} of class {key.class_name!r}" for key in keys)
+    return (
+        f"the name {found!r} can be read as {read}, or as a file_id without a class. State the order: "
+        'keys="file_id:class", "class:file_id", "class:file_name" (the suffix is removed) or "file_id", '
+        "or a function that returns the key of a name"
+    )

@@ -3,7 +3,8 @@
 Read are ``{key: tensor}``, ``{key: {"embedding": tensor, "class_name": …, other scalars}}`` (or ``"embeddings"``),
 both kinds in one file, and either of them under ``{"embeddings": …, "metadata": …}``, whose metadata is the config.
 Arrays of NumPy's may stand for tensors; they lie in the pickle itself, and so come into memory whole, where tensors are
-mapped. Keys may be ``file_id:class``, ``class:file name.wav`` or bare. Scalars that most entries have become columns.
+mapped. Scalars that most entries have become columns. An entry's ``class_name`` decides how its key is read; keys with
+a colon and without a class need the option `keys`. ``{"ids": list, "embeddings": matrix}`` has a row for each id.
 
 Nothing in a file is run: it is loaded with ``weights_only=True``. Imports torch when it is called, and only then.
 """
@@ -32,7 +33,9 @@ from embstore._engine.read.read_rows import row_bounds
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import FileFormatError, UnknownFieldError, UnsafeFileError
 from embstore.exchange.base import Table, Unreadable, explained
+from embstore.exchange.foreign import foreign_table
 from embstore.exchange.outgoing import Outgoing, rows_to_write
+from embstore.exchange.pt_columnar import ColumnarFile, is_columnar
 from embstore.exchange.pt_declared import EntriesFile
 from embstore.exchange.pt_entries import DEFAULT_FIELD, entries_table
 from embstore.exchange.scalars import config_of
@@ -91,7 +94,10 @@ def read_table(path: Path, wanted: Wanted) -> Table:
     entries, metadata, document, left_out = _parts(found)
     if document is not None:
         return table_of(EntriesFile(path, entries, document), wanted)
-    table = entries_table(path, entries, wanted, left_out, [])
+    if is_columnar(entries):
+        table: Table = foreign_table(ColumnarFile(path, entries), wanted)
+    else:
+        table = entries_table(path, entries, wanted, left_out, [])
     if metadata:
         table.config, refused = config_of(metadata)
         table.left_out += refused
@@ -104,6 +110,8 @@ def _parts(found: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Mapping[Any, An
     """Return the entries of a file, its metadata, its manifest, and what else is in it."""
     entries = found.get(_ENTRIES)
     if not isinstance(entries, dict):
+        if is_columnar(found) and isinstance(found.get(_METADATA), dict):
+            return {name: value for name, value in found.items() if name != _METADATA}, found[_METADATA], None, []
         return found, {}, None, []
     metadata, document = found.get(_METADATA), found.get(_DOCUMENT)
     left_out = [

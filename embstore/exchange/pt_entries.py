@@ -27,7 +27,7 @@ from embstore.exchange.wanted import Wanted, chosen_columns
 
 __all__ = ["EntriesTable", "Unread", "blocks_of", "entries_table", "refusal"]
 
-_EMBEDDING: Final = ("embedding", "embeddings")
+EMBEDDING: Final = ("embedding", "embeddings")
 _LABEL: Final = "class_name"
 DEFAULT_FIELD: Final = "embedding"
 _KEYS_AT_ONCE: Final = 256
@@ -64,8 +64,7 @@ class EntriesTable(Table):
         By field, a tensor or array for each.
     values : dict of str to sequence
         By column.
-    default : str
-        The class of names without one.
+    wanted : Wanted
     squeezed : bool
         Whether the first axis of each tensor is left out.
     """
@@ -74,7 +73,7 @@ class EntriesTable(Table):
     labels: list[Any]
     tensors: dict[str, list[Any]]
     values: dict[str, Array | list[str]]
-    default: str
+    wanted: Wanted
     squeezed: bool = False
 
     def called(self) -> Iterator[list[Named]]:
@@ -82,7 +81,7 @@ class EntriesTable(Table):
         for start in range(0, self.rows, _KEYS_AT_ONCE):
             stop = start + _KEYS_AT_ONCE
             pairs = zip(self.names[start:stop], self.labels[start:stop], strict=True)
-            yield [named(name, label, default=self.default) for name, label in pairs]
+            yield [named(name, label, self.wanted, self.path) for name, label in pairs]
 
     def field(self, name: str) -> Iterator[Block]:
         """Yield tensors, put together in blocks."""
@@ -111,16 +110,16 @@ def _together(tensors: Sequence[Any], spec: FieldSpec, squeezed: bool) -> Array 
     if not spec.ragged:
         out = np.empty((len(tensors), *spec.shape), spec.zarr_dtype)
         for place, tensor in enumerate(tensors):
-            out[place] = _numbers(tensor, spec.dtype).reshape(spec.shape)
+            out[place] = numbers_of(tensor, spec.dtype).reshape(spec.shape)
         return out
     offsets = offsets_of(np.array([tensor.shape[squeezed] for tensor in tensors], np.int64))
     out = np.empty((int(offsets[-1]), *spec.shape), spec.zarr_dtype)
     for tensor, start, stop in zip(tensors, offsets.tolist(), offsets.tolist()[1:], strict=False):
-        out[start:stop] = _numbers(tensor, spec.dtype).reshape(-1, *spec.shape)
+        out[start:stop] = numbers_of(tensor, spec.dtype).reshape(-1, *spec.shape)
     return Ragged(out, offsets)
 
 
-def _numbers(tensor: Any, dtype: str) -> Array:
+def numbers_of(tensor: Any, dtype: str) -> Array:
     """Return a tensor's numbers, bfloat16 as its bits, without a copy if they are of this dtype."""
     if isinstance(tensor, Unread):
         return converted(tensor.read(), tensor.dtype, dtype)
@@ -197,7 +196,7 @@ def entries_table(
         labels=[entry.get(_LABEL) for entry in others],
         tensors={field: tensors},
         values=values,
-        default=wanted.class_name,
+        wanted=wanted,
         squeezed=squeezed,
     )
 
@@ -212,9 +211,9 @@ def _parts(value: Any, torch: Any) -> tuple[Any, Mapping[str, Any], str]:
     """Return an entry's tensor, what else is in it, and why it can't be a row."""
     if not isinstance(value, dict):
         return value, _NOTHING, refusal(value, torch)
-    there = [name for name in _EMBEDDING if name in value]
+    there = [name for name in EMBEDDING if name in value]
     if len(there) != 1:
-        return None, value, f"expected one of {' and '.join(map(repr, _EMBEDDING))} in it, found {len(there)}"
+        return None, value, f"expected one of {' and '.join(map(repr, EMBEDDING))} in it, found {len(there)}"
     return value[there[0]], value, refusal(value[there[0]], torch)
 
 
@@ -261,7 +260,7 @@ def _columns(
 ) -> dict[str, Array | list[str]]:
     """Make columns of what else most entries have."""
     found: dict[str, Array | list[str]] = {}
-    names = dict.fromkeys(name for entry in entries for name in entry if name not in (*_EMBEDDING, _LABEL))
+    names = dict.fromkeys(name for entry in entries for name in entry if name not in (*EMBEDDING, _LABEL))
     taken = set(map(str, names)) if wanted.columns is None else set(wanted.columns)
     for name in names:
         if str(name) in taken:

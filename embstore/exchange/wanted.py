@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
-from embstore._engine.format.keys import UNLABELLED
+from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import check_name
 from embstore._engine.write.check_input import Casting
 from embstore.errors import UnknownColumnError, UnknownFieldError
 
-__all__ = ["Wanted", "chosen_columns", "chosen_fields"]
+KeyOrder = Literal["file_id:class", "class:file_id", "class:file_name", "file_id"]
+"""Order of file_id and class in names; of a file_name, the suffix is not part of the file_id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class Wanted:
         The only field to take; or what to call it, if the file has one field and calls it otherwise.
     columns : tuple of str or None
         The columns to take; all, for None.
+    keys : KeyOrder or callable, optional
+        How names are read; or a function of a name that returns its key.
     class_name : str
         The class of names without one.
     ragged : bool
@@ -34,9 +38,14 @@ class Wanted:
 
     field: str | None = None
     columns: tuple[str, ...] | None = None
+    keys: KeyOrder | Callable[[Any], Key | str] | None = None
     class_name: str = UNLABELLED
     ragged: bool = False
     casting: Casting = "no"
+
+    def __post_init__(self) -> None:
+        if self.keys is not None and not callable(self.keys) and self.keys not in get_args(KeyOrder):
+            raise ValueError(f"expected keys to be one of {get_args(KeyOrder)} or a function, found {self.keys!r}")
 
 
 def chosen_fields(found: Sequence[str], wanted: str | None, path: Path) -> dict[str, str]:

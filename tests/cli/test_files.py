@@ -135,8 +135,10 @@ def test_exports_that_make_no_sense(store, refused, words, status, reason):
 def test_import_of_a_file_without_a_config(npz, said, refused):
     assert "say it with --config or --set" in refused(WRONG, "import", npz, "new.zarr")
     assert not Path("new.zarr").exists()
+    assert "keys=" in refused(BROKEN, "import", npz, "new.zarr", "--set", "a=1")
+    assert not Path("new.zarr").exists()
     words = ["--set", "encoder.id=MIT/ast", "--set", "encoder.version=2", "--set", "duration=5", "--set", 'name="5"']
-    lines = said("import", npz, "new.zarr", *words, status=PARTLY)
+    lines = said("import", npz, "new.zarr", "--keys", "file_id:class", *words, status=PARTLY)
     assert lines[0].startswith("2 rows added, 0 replaced, 0 skipped, 1 unreadable")
     assert lines[2] == "unreadable:"
     assert lines[3].startswith("  nonsense:: ")
@@ -148,7 +150,8 @@ def test_import_of_a_file_without_a_config(npz, said, refused):
 
 def test_import_with_a_config_of_a_file(npz, said, refused):
     Path("config.json").write_text(json.dumps(CONFIG))
-    answer = said("import", npz, "new.zarr", "--config", "config.json", "--set", "encoder.v=2", "--json", status=PARTLY)
+    words = ["--config", "config.json", "--set", "encoder.v=2", "--keys", "file_id:class", "--json"]
+    answer = said("import", npz, "new.zarr", *words, status=PARTLY)
     config = {**CONFIG, "encoder": {"id": "MIT/ast", "v": 2}}
     assert {name: answer[name] for name in ("path", "rows", "skipped", "replaced", "config")} == {
         **{"path": str(Path("new.zarr").absolute()), "rows": 2, "skipped": 0, "replaced": 0, "config": config}
@@ -168,7 +171,7 @@ def test_import_with_a_config_of_a_file(npz, said, refused):
 
 
 def test_import_into_a_cache(npz, said, refused):
-    words = ["--cache", "pets.cache", "--set", "encoder=ast", "--column", "age"]
+    words = ["--cache", "pets.cache", "--set", "encoder=ast", "--column", "age", "--keys", "file_id:class"]
     said("import", npz, *words, status=PARTLY)
     with embstore.Cache("pets.cache").open({"encoder": "ast"}) as store:
         assert len(store) == 2
@@ -200,7 +203,7 @@ def test_rows_of_their_own_lengths(said):
     import torch
 
     torch.save({"x:dog": torch.ones(2, 3), "y:dog": torch.ones(4, 3)}, "old.pt")
-    said("import", "old.pt", "new.zarr", "--set", "a=1", "--ragged")
+    said("import", "old.pt", "new.zarr", "--set", "a=1", "--ragged", "--keys", "file_id:class")
     (spec,) = embstore.open("new.zarr").fields.values()
     assert spec.ragged
 
@@ -229,6 +232,7 @@ def test_rows_of_their_own_lengths(said):
         (["old.npz", "new.zarr", "--set", "b=NaN"], WRONG, "config attribute 'b'"),
         (["old.npz", "new.zarr", "--field", "nonsense", "--column", "nonsense"], ABSENT, "nonsense"),
         (["old.npz", "new.zarr", "--if-exists", "nonsense"], WRONG, "'nonsense' is not one of"),
+        (["old.npz", "new.zarr", "--keys", "nonsense"], WRONG, "'nonsense' is not one of"),
         (["old.npz", "file"], None, "file"),
         (["old.npz", "folder.npz"], None, "folder.npz"),
         (["old.npz", "nowhere/under/new.zarr"], PARTLY, ""),
@@ -242,7 +246,7 @@ def test_imports_that_make_no_sense(npz, refused, capsys, words, status, reason)
     Path("empty.npz").write_text("")
     Path("file").write_text("x")
     Path("old.txt").write_text("x")
-    words = ["import", *words, "--set", "a=1"]
+    words = ["import", "--keys", "file_id:class", *words, "--set", "a=1"]
     if status == PARTLY:
         assert main(words) == PARTLY
         return
@@ -256,7 +260,7 @@ def test_imports_that_make_no_sense(npz, refused, capsys, words, status, reason)
 
 
 def test_a_store_of_another_config(store, npz, refused):
-    line = refused(ANOTHER, "import", npz, store, "--set", "a=1")
+    line = refused(ANOTHER, "import", npz, store, "--set", "a=1", "--keys", "file_id:class")
     assert "the config of" in line
     export_file(embstore.open(store), "s.npz")
     line = refused(ANOTHER, "import", "s.npz", "new.zarr", "--set", "a=1")
@@ -319,7 +323,8 @@ def test_a_bar_for_people_alone(npz, said, monkeypatch):
     for tty in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda tty=tty: tty)
         for words in ([], ["-q"]):
-            said("import", npz, "new.zarr", "--set", "a=1", "--if-exists", "skip", *words, status=PARTLY)
+            given = ["--set", "a=1", "--keys", "file_id:class", "--if-exists", "skip"]
+            said("import", npz, "new.zarr", *given, *words, status=PARTLY)
     assert asked == [True, False, False, False]
 
 

@@ -17,6 +17,7 @@ from embstore._engine.io import durable, steps
 from embstore.exchange import base, export_file, import_file, landing, outgoing
 from embstore.exchange.manifest import Manifest
 from embstore.exchange.naming import named
+from embstore.exchange.wanted import Wanted
 
 CONFIG = {"encoder": {"id": "MIT/ast"}, "big": 1e20, "é": [1, None, True, 0.5]}
 FORMATS = {"npz": None, "h5": "h5py", "safetensors": "safetensors", "parquet": "pyarrow"}
@@ -166,7 +167,8 @@ def test_blocks_that_end_where_chunks_do(tmp_path, monkeypatch, before):
             store.append(keys[:before], {"x": values[:before]}, columns=columns)
     written = []
     monkeypatch.setattr(steps, "step_hook", lambda operation, path, data: written.append((operation, path)))
-    store = import_file(tmp_path / "x.npz", tmp_path / "b.zarr", if_exists="skip", chunk_bytes=4096, config={}).store
+    options = {"config": {}, "keys": LAST, "if_exists": "skip", "chunk_bytes": 4096}
+    store = import_file(tmp_path / "x.npz", tmp_path / "b.zarr", **options).store
     chunks = [path for operation, path in written if operation == "rename" and "/x/c." in path]
     assert len(chunks) == len(set(chunks)) >= 14
     assert store.select().keys == keys
@@ -317,14 +319,15 @@ def other(request, tmp_path):
 
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
+LAST = "file_id:class"
 
 
 def test_keys_and_rows(tmp_path, other):
-    keys = np.array(["a:dog", "b:cat", "dog:c.wav", "d"])
+    keys = np.array(["a:dog", "b:cat", "dog:c.wav:dog", "d"])
     foreign(other, {"keys": keys, "x": X, "split": np.array(["t"] * 4), "n": np.arange(4)})
-    result = import_file(other, tmp_path / "b.zarr", config={"a": 1}, class_name="owl")
+    result = import_file(other, tmp_path / "b.zarr", config={"a": 1}, class_name="owl", keys=LAST)
     assert result.ok
-    assert result.store.select().keys == ["a:dog", "b:cat", "c:dog", "d:owl"]
+    assert result.store.select().keys == ["a:dog", "b:cat", "dog:c.wav:dog", "d:owl"]
     np.testing.assert_array_equal(result.store.select().to_numpy("x"), X)
     assert result.store.columns == {"split": "string", "n": "int64"}
 
@@ -339,9 +342,9 @@ def test_file_ids_and_classes(tmp_path, other):
 def test_rows_that_cannot_be_used_do_not_stop_the_others(tmp_path, other):
     x = np.concatenate([X, X, X]).copy()
     x[5, 1], x[7, 0] = np.nan, np.inf
-    keys = ["a", "b", "", "a:_", "c:", "d", "e", "f", "g:x", "h", "x:g.wav", "i"]
+    keys = ["a", "b", "", "a:_", "c:", "d", "e", "f", "g:x", "h", "g:x", "i"]
     foreign(other, {"key": np.array(keys), "x": x})
-    result = import_file(other, tmp_path / "b.zarr", config={})
+    result = import_file(other, tmp_path / "b.zarr", config={}, keys=LAST)
     assert result.store.select().keys == ["b:_", "e:_", "h:_", "i:_"]
     np.testing.assert_array_equal(result.store.select().to_numpy(), x[[1, 6, 9, 11]])
     assert {one.key: one.reason for one in result.unreadable} == {
@@ -350,7 +353,6 @@ def test_rows_that_cannot_be_used_do_not_stop_the_others(tmp_path, other):
         "a": "several entries have the key 'a:_'",
         "a:_": "several entries have the key 'a:_'",
         "g:x": "several entries have the key 'g:x'",
-        "x:g.wav": "several entries have the key 'g:x'",
         "d": "NaN or infinity in 'x'",
         "f": "NaN or infinity in 'x'",
     }
@@ -415,27 +417,29 @@ def entries(request, tmp_path):
 
 
 def test_an_array_for_each_key(tmp_path, entries):
-    rows = {f"v{i}:{'dog' if i % 2 else 'cat'}": X[i] for i in range(4)} | {"dog:w.wav": X[0] + 1}
-    result = import_file(entries(rows), tmp_path / "b.zarr", config={}, field="mean")
+    rows = {f"v{i}:{'dog' if i % 2 else 'cat'}": X[i] for i in range(4)}
+    result = import_file(entries(rows), tmp_path / "b.zarr", config={}, field="mean", keys=LAST)
     assert result.store.fields == {"mean": FieldSpec(shape=(3,))}
-    assert {key: row.tolist() for key, row in zip(result.store, result.store.select().to_numpy(), strict=True)} == {
-        "w:dog" if name == "dog:w.wav" else name: row.tolist() for name, row in rows.items()
-    }
+    for key, row in rows.items():
+        np.testing.assert_array_equal(result.store[key], row)
+    bare = {name.partition(":")[0]: row for name, row in rows.items()}
+    result = import_file(entries(bare), tmp_path / "c.zarr", config={}, keys="file_id", class_name="dog")
+    assert sorted(result.store) == [f"v{i}:dog" for i in range(4)]
 
 
 def test_an_array_for_each_key_of_different_lengths(tmp_path, entries):
     rows = {f"v{i}:dog": np.full((i, 2), i, np.float16) for i in (2, 0, 5)}
-    result = import_file(entries(rows), tmp_path / "b.zarr", config={}, ragged=True)
+    result = import_file(entries(rows), tmp_path / "b.zarr", config={}, ragged=True, keys=LAST)
     for key in rows:
         np.testing.assert_array_equal(result.store[key], rows[key])
 
 
 def test_an_array_for_each_key_that_do_not_fit(tmp_path, entries):
     rows = {"a:x": X[0], "b:x": X[1], "c:x": X[2, :2], "d:x": X[3].astype(np.float16), "e:x": np.full(3, np.nan, "f4")}
-    result = import_file(entries(rows), tmp_path / "b.zarr", config={})
+    result = import_file(entries(rows), tmp_path / "b.zarr", config={}, keys=LAST)
     assert result.store.select().keys == ["a:x", "b:x"]
     assert {one.key for one in result.unreadable} == {"c:x", "d:x", "e:x"}
-    result = import_file(entries(rows), tmp_path / "c.zarr", config={}, casting="same_kind")
+    result = import_file(entries(rows), tmp_path / "c.zarr", config={}, casting="same_kind", keys=LAST)
     np.testing.assert_array_equal(result.store["d:x"], X[3].astype(np.float16).astype(np.float32))
 
 
@@ -449,7 +453,7 @@ def test_bfloat16_for_each_key(tmp_path):
     path = tmp_path / "x.safetensors"
     values = torch.randn(3, 4).bfloat16()
     pytest.importorskip("safetensors.torch").save_file({f"{i}:x": values[i].clone() for i in range(3)}, path)
-    view = import_file(path, tmp_path / "b.zarr", config={}).store.select(keys=["0:x", "1:x", "2:x"])
+    view = import_file(path, tmp_path / "b.zarr", keys=LAST, config={}).store.select(keys=["0:x", "1:x", "2:x"])
     assert view.store.fields["embedding"].dtype == "bfloat16"
     np.testing.assert_array_equal(view.to_numpy(), values.float().numpy())
 
@@ -532,27 +536,93 @@ def test_what_lies_in_other_files_is_not_read(tmp_path):
         import_file(tmp_path / "x.h5", tmp_path / "b.zarr", config={})
 
 
+def read(name, label=None, **options):
+    return named(name, label, Wanted(**options), Path("old.npz"))
+
+
 @pytest.mark.parametrize(
-    ("found", "label", "key"),
+    ("found", "label", "order", "key"),
     [
-        ("v1:dog", None, "v1:dog"),
-        ("dog:v1.wav", None, "v1:dog"),
-        ("dog:a b.FLAC", None, "a b:dog"),
-        ("v1.wav:dog", None, "v1.wav:dog"),
-        ("dog:v1", "dog", "v1:dog"),
-        ("v1:dog", "dog", "v1:dog"),
-        ("dog:x:y.wav", None, "x:y:dog"),
-        ("x:y:dog", None, "x:y:dog"),
-        ("v1", "dog", "v1:dog"),
-        ("v1.5", None, "v1.5:_"),
-        ("class:v1.5", None, "class:v1.5"),
-        ("s3://b/v1.wav:dog", None, "s3://b/v1.wav:dog"),
-        ("s3://b/v1.wav", None, "s3://b/v1.wav:_"),
-        ("dog:dog", "dog", "dog:dog"),
+        ("v1:dog", None, "file_id:class", "v1:dog"),
+        ("dog:v1.wav", None, "file_id:class", "dog:v1.wav"),
+        ("dog:v1.wav", None, "class:file_id", "v1.wav:dog"),
+        ("dog:v1.wav", None, "class:file_name", "v1:dog"),
+        ("dog:a.b/v1", None, "class:file_name", "a.b/v1:dog"),
+        ("v1.wav", None, "class:file_name", "v1:_"),
+        ("x:y:dog", None, "file_id:class", "x:y:dog"),
+        ("dog:x:y", None, "class:file_id", "x:y:dog"),
+        (r"C:\data\1.wav", None, "file_id", r"C:\data\1.wav:_"),
+        ("v1", "dog", None, "v1:dog"),
+        ("v1.5", None, None, "v1.5:_"),
+        ("s3://b/v1.wav", None, None, "s3://b/v1.wav:_"),
+        ("s3://b/v1.wav:dog", None, "file_id:class", "s3://b/v1.wav:dog"),
+        ("s3://b/v1.wav", None, "file_id:class", "s3://b/v1.wav:_"),
+        # The class that is stated beside a name decides, also against the order.
+        ("dog:v1", "dog", None, "v1:dog"),
+        ("v1:dog", "dog", None, "v1:dog"),
+        ("dog:v1", "dog", "file_id:class", "v1:dog"),
+        ("v1:dog", "dog", "class:file_id", "v1:dog"),
+        ("dog:dog", "dog", None, "dog:dog"),
+        ("dog:a:dog", "dog", "file_id:class", "dog:a:dog"),
+        (r"C:\data\1.wav", "dog", "file_id", r"C:\data\1.wav:dog"),
+        ("s3://b/v1.wav:dog", "dog", None, "s3://b/v1.wav:dog"),
+        # A function.
+        ("v1|dog", None, lambda name: name.replace("|", ":"), "v1:dog"),
+        (7, None, lambda name: embstore.Key(str(name), "dog"), "7:dog"),
+        (7, "dog", lambda name: embstore.Key(str(name)), "7:dog"),
+        ("dog:v1", "dog", lambda name: embstore.Key.parse(name), "v1:dog"),
     ],
 )
-def test_keys_as_others_write_them(found, label, key):
-    assert named(found, label, default="_") == (found, embstore.Key.parse(key))
+def test_keys_as_others_write_them(found, label, order, key):
+    assert read(found, label, keys=order) == (found, embstore.Key.parse(key))
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("v1:dog", None),
+        ("dog:v1.wav", None),
+        (r"C:\data\1.wav", None),
+        ("doi:10.1/x", None),
+        ("2020-01-01T10:30:00", None),
+        ("s3://b/v1.wav:dog", None),
+        ("a:", None),
+        ("dog:x:dog", "dog"),
+    ],
+)
+def test_no_order_is_guessed(name, label):
+    """A wrong guess is a wrong label, in silence."""
+    with pytest.raises(errors.FileFormatError, match="State the order") as caught:
+        read(name, label)
+    first, last = name.partition(":"), name.rpartition(":")
+    assert caught.value.path == Path("old.npz")
+    for file_id, class_name in ((last[0], last[2]), (first[2], first[0]) if "//" not in name else (last[0], last[2])):
+        assert f"the file_id {file_id!r} of class {class_name!r}" in caught.value.reason
+
+
+def test_an_order_is_asked_for_before_a_store_is_made(tmp_path, entries):
+    for name in (r"C:\data\1.wav", "doi:10.1-x", "2020-01-01T10:30:00", "dog:v1"):
+        path = entries({name: X[0]})
+        with pytest.raises(errors.FileFormatError, match="keys="):
+            import_file(path, tmp_path / "b.zarr", config={})
+        assert not (tmp_path / "b.zarr").exists()
+        result = import_file(path, tmp_path / "c.zarr", config={}, keys="file_id")
+        assert list(result.store) == [f"{name}:_"]
+        durable.remove_tree(tmp_path / "c.zarr")
+    with pytest.raises(ValueError, match="expected keys to be one of"):
+        import_file(path, tmp_path / "b.zarr", config={}, keys="class")
+
+
+def test_an_array_of_file_ids_states_what_its_names_are(tmp_path, other):
+    names = np.array(["dog:x", "C:/1.wav", "b", "doi:10.1/x"])
+    foreign(other, {"file_id": names, "class_name": np.array(["dog", "a", "b", "c"]), "x": X})
+    result = import_file(other, tmp_path / "b.zarr", config={})
+    assert result.store.select().keys == ["dog:x:dog", "C:/1.wav:a", "b:b", "doi:10.1/x:c"]
+    foreign(other, {"file_id": names, "x": X})
+    assert import_file(other, tmp_path / "c.zarr", config={}).store.select().file_ids == names.tolist()
+    foreign(other, {"ids": np.array(["a:x", "b:y", "c:x", "d"]), "x": X})
+    result = import_file(other, tmp_path / "d.zarr", config={}, keys=LAST)
+    assert result.store.select().keys == ["a:x", "b:y", "c:x", "d:_"]
 
 
 @pytest.mark.parametrize(
@@ -574,7 +644,7 @@ def test_keys_as_others_write_them(found, label, key):
     ],
 )
 def test_names_that_are_no_keys(found, label):
-    one = named(found, label, default="_")
+    one = read(found, label, keys=LAST)
     assert isinstance(one, embstore.exchange.Unreadable)
     assert one.key == found
     assert one.reason

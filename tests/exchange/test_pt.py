@@ -18,6 +18,7 @@ from tests.exchange.test_exchange import COLUMNS, RICH, N, contents, key, refuse
 torch = pytest.importorskip("torch")
 
 CONFIG = {"model": "ast"}
+LAST = "file_id:class"
 X = torch.arange(12, dtype=torch.float32).reshape(4, 3)
 
 
@@ -32,7 +33,7 @@ def imported(tmp_path, file):
 
     def imported(found, *, save=None, **options):
         (save or torch.save)(found, file)
-        return import_file(file, tmp_path / "dest.zarr", **{"config": CONFIG, **options})
+        return import_file(file, tmp_path / "dest.zarr", **{"config": CONFIG, "keys": LAST, **options})
 
     return imported
 
@@ -45,9 +46,9 @@ def reasons(result):
 
 
 def test_keys_and_tensors(imported):
-    result = imported({"a:dog": X[0], "b:cat": X[1].clone(), "dog:c.wav": X[2], "d": X[3]}, class_name="owl")
+    result = imported({"a:dog": X[0], "b:cat": X[1].clone(), "dog:c.wav:dog": X[2], "d": X[3]}, class_name="owl")
     assert result.ok
-    assert result.store.select().keys == ["a:dog", "b:cat", "c:dog", "d:owl"]
+    assert result.store.select().keys == ["a:dog", "b:cat", "dog:c.wav:dog", "d:owl"]
     np.testing.assert_array_equal(result.store.select().to_numpy(), X.numpy())
     assert result.store.fields == {"embedding": FieldSpec(shape=(3,))}
 
@@ -68,7 +69,7 @@ def test_entries(imported, name, as_array):
 
 
 def test_tensors_and_entries_mixed(imported):
-    found = {"a:x": X[0], "b:x": {"embedding": X[1]}, "y:c.wav": {"embeddings": X[2].numpy(), "class_name": "y"}}
+    found = {"a:x": X[0], "b:x": {"embedding": X[1]}, "y:c": {"embeddings": X[2].numpy(), "class_name": "y"}}
     result = imported({**found, "z:d": {"embedding": X[3], "class_name": "z"}})
     assert result.store.select().keys == ["a:x", "b:x", "c:y", "d:z"]
     np.testing.assert_array_equal(result.store.select().to_numpy(), X.numpy())
@@ -117,6 +118,58 @@ def test_without_metadata_a_config_is_asked_for(imported, tmp_path):
     assert not (tmp_path / "dest.zarr").exists()
 
 
+@pytest.mark.parametrize("names", ["ids", "keys", "file_id"])
+def test_a_matrix_and_the_names_of_its_rows(imported, names):
+    """It became one row, called "embeddings"."""
+    found = {
+        names: ["a", "b", "c", "d"],
+        "class_name": ["x", "y", "x", "y"],
+        "embeddings": X.bfloat16(),
+        "split": ("train", "test", "train", "test"),
+        "n": [1, 2, 3, 4],
+        "mixed": [1, "a", None, 2],
+        "short": torch.zeros(3),
+        "metadata": {"model": "ast"},
+    }
+    result = imported(found, config=None, keys=None)
+    assert result.config == CONFIG
+    assert result.store.select().keys == ["a:x", "b:y", "c:x", "d:y"]
+    assert result.store.fields == {"embeddings": FieldSpec(shape=(3,), dtype="bfloat16")}
+    assert torch.equal(result.store.select().to_torch(), X.bfloat16())
+    assert result.store.select().column("split").tolist() == ["train", "test", "train", "test"]
+    assert result.store.select().column("n").tolist() == [1, 2, 3, 4]
+    assert {one.key for one in result.left_out} == {"mixed", "short"}
+
+
+def test_names_of_rows_as_arrays(imported, tmp_path):
+    found = {"embedding": X.numpy().copy(), "keys": np.array(["a:x", "b:y", "c:x", "d"])}
+    assert imported(found).store.select().keys == ["a:x", "b:y", "c:x", "d:_"]
+    result = import_with(tmp_path, {"features": X, "ids": torch.arange(4)}, class_name="dog")
+    assert result.store.select().keys == ["0:dog", "1:dog", "2:dog", "3:dog"]
+    with pytest.raises(errors.FileFormatError, match="State the order"):
+        import_with(tmp_path, found, keys=None)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"labels": [1, 2, 3, 4]}, {"ids": ["a", "b"]}, {"ids": [[1], [2], [3], [4]]}, {"b:c": X[0]}]
+)
+def test_a_matrix_without_the_names_of_its_rows_is_refused(imported, tmp_path, more):
+    with pytest.raises(errors.FileFormatError, match=r"embeddings: float32 \(4, 3\).*Expected keys"):
+        imported({"embeddings": X, **more})
+    assert not (tmp_path / "dest.zarr").exists()
+
+
+def test_keys_of_which_no_order_is_known(imported, tmp_path):
+    for name in (r"C:\data\1.wav", "doi:10.1/x", "2020-01-01T10:30:00", "dog:v1"):
+        with pytest.raises(errors.FileFormatError, match="State the order"):
+            imported({name: X[0]}, keys=None)
+        assert not (tmp_path / "dest.zarr").exists()
+        result = import_with(tmp_path, {name: {"embedding": X[0], "class_name": "dog"}}, keys="file_id")
+        assert list(result.store) == [f"{name}:dog"]
+    result = import_with(tmp_path, {"dog:v1.wav": X[0], "cat:v1": X[1]}, keys="class:file_name")
+    assert list(result.store) == ["v1:dog", "v1:cat"]
+
+
 def test_an_entry_may_be_called_embeddings(imported):
     assert imported({"embeddings": X[0], "b:c": X[1]}).store.select().keys == ["embeddings:_", "b:c"]
 
@@ -146,7 +199,7 @@ def test_what_is_unreadable_is_listed_and_does_not_stop_the_rest(imported):
         "sparse:x": X[0].to_sparse(),
         "label:x": {"embedding": X[0], "class_name": "y"},
         "twin:x": X[0],
-        "x:twin.wav": X[1],
+        "x:twin": {"embedding": X[1], "class_name": "x"},
         "number:x": {"embedding": X[0], "class_name": 5},
         "meta:x": X[0].to("meta"),
         "last:x": X[3],
@@ -192,7 +245,8 @@ def test_a_leading_one_goes_if_all_have_it(imported, tmp_path):
 
 def import_with(tmp_path, found, **options):
     torch.save(found, tmp_path / "y.pt")
-    return import_file(tmp_path / "y.pt", tmp_path / f"y{len(os.listdir(tmp_path))}.zarr", config=CONFIG, **options)
+    options = {"config": CONFIG, "keys": LAST, **options}
+    return import_file(tmp_path / "y.pt", tmp_path / f"y{len(os.listdir(tmp_path))}.zarr", **options)
 
 
 def test_rows_of_different_lengths(imported, tmp_path):
@@ -426,7 +480,7 @@ def test_tensors_alone(tmp_path, file):
     legacy.write_file(store, file, style="tensor", metadata=False, fields="label")
     found = torch.load(file, weights_only=True)
     assert found == {key(i): torch.tensor(i, dtype=torch.uint32) for i in range(N)}
-    result = import_file(file, tmp_path / "b.zarr", config={}, field="label")
+    result = import_file(file, tmp_path / "b.zarr", config={}, field="label", keys=LAST)
     assert result.store.select().keys == store.select().keys
     with pytest.raises(errors.UnknownFieldError):
         legacy.write_file(store, file, style="tensor")
@@ -460,7 +514,7 @@ def test_a_file_of_ours_that_was_edited(tmp_path, file):
     del found["embstore"]
     found["embeddings"] = {name: {"embedding": e["image"], "k": e["k"]} for name, e in found["embeddings"].items()}
     torch.save(found, file)
-    result = import_file(file, tmp_path / "b.zarr")
+    result = import_file(file, tmp_path / "b.zarr", keys=LAST)
     assert len(result.unreadable) == 2  # the NaN, which nothing allows now
     assert result.config == store.config
 

@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
-from embstore import FieldSpec
-from embstore._engine.format.keys import UNLABELLED
-from embstore.exchange import Unreadable
+from embstore._engine.format.keys import UNLABELLED, Key
+from embstore._engine.format.record import FieldSpec
+from embstore.errors import KeyFormatError
+from embstore.exchange.base import Unreadable
 from embstore.exchange.naming import named
 from embstore.exchange.pt_entries import refusal
+from embstore.exchange.wanted import Wanted
 
+_MEDIA: Final = re.compile(
+    r"\.(aac|aiff?|amr|au|avi|bmp|flac|gif|jpe?g|json|m4a|mkv|mov|mp3|mp4|mpe?g|npy|oga|ogg|opus|png|ppm|tiff?|txt"
+    r"|wav|webm|webp|wma)$",
+    re.IGNORECASE,
+)
+_COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" separates no class
 _VALUES = ("embeddings", "embedding")
+
+
+def key_of(name: object) -> Key:
+    """Return the key of a name as today's code writes it: ``file_id:class``, ``class:file name.wav`` or a file_id.
+
+    Raises
+    ------
+    KeyFormatError
+
+    Examples
+    --------
+    >>> [str(key_of(name)) for name in ("v1:dog", "dog:v1.wav", "s3://b/v1.wav:dog", "v1")]
+    ['v1:dog', 'v1:dog', 's3://b/v1.wav:dog', 'v1:_']
+    """
+    if not isinstance(name, str):
+        raise KeyFormatError(name, f"expected text as its key, found {type(name).__name__}")
+    class_name, *rest = _COLON.split(name, maxsplit=1)
+    if not rest:
+        return Key(name)
+    file_name = rest[0]
+    if _MEDIA.search(file_name):
+        return Key(_MEDIA.sub("", file_name), class_name)
+    return Key.parse(name)
+
+
+OPTIONS: Final = Wanted(columns=(), keys=key_of, casting="same_kind")
+"""How files and dictionaries of today's code are read."""
 
 
 @dataclass(kw_only=True)
@@ -38,7 +75,7 @@ class Entries:
     def add(self, key: object, value: Any) -> None:
         """Take an entry: a tensor or an array, or a dictionary of "embedding" or "embeddings" and "class_name".
 
-        A key is ``file_id:class``, or ``class:file name.wav``.
+        Keys are read by `key_of`.
         """
         class_name = None
         if isinstance(value, Mapping):
@@ -48,7 +85,7 @@ class Entries:
         if reason := refusal(_detached(value), sys.modules.get("torch")):
             self.unreadable.append(Unreadable(key, reason))
             return
-        found = named(key, class_name, default=UNLABELLED)
+        found = named(key, class_name, OPTIONS, Path("embeddings"))
         if isinstance(found, Unreadable):
             self.unreadable.append(found)
         elif found[1].class_name == UNLABELLED:

@@ -14,8 +14,7 @@ from embstore._engine.read.dtypes import as_numbers
 from embstore.exchange import Unreadable
 from embstore.exchange import pt as legacy
 from embstore.exchange.pt_entries import EntriesTable
-from embstore.exchange.wanted import Wanted
-from embstore_fl.a2v.entries import Entries, as_tensor, of_mapping
+from embstore_fl.a2v.entries import OPTIONS, Entries, as_tensor, of_mapping
 
 
 def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) -> Entries:
@@ -34,7 +33,7 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
     FileFormatError
         It is broken, or holds no embeddings.
     """
-    table = legacy.read_table(Path(path), Wanted(columns=(), casting="same_kind"))
+    table = legacy.read_table(Path(path), OPTIONS)
     wanted, names = None if own is None else set(own), [one for block in table.called() for one in block]
     found = Entries(unreadable=list(table.unreadable), config=table.config)
     keys: dict[int, str] = {}
@@ -50,7 +49,7 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
             found.values[key] = as_tensor(value[0] if table.squeezed else value)
         return found
     start = 0
-    for block in table.field(name):  # embstore's own files: numbers, a block at a time
+    for block in table.field(name):  # embstore's own files, and matrices: numbers, a block at a time
         count = len(block.values)
         for place in range(start, start + count):
             if place in keys and place - start not in block.bad:
