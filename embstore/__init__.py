@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from embstore.store.embedding_store import EmbeddingStore as EmbeddingStore
     from embstore.store.merge import merge as merge
     from embstore.store.open import open as open
-    from embstore.store.verify import salvage as salvage
+    from embstore.store.salvage import salvage as salvage
     from embstore.store.verify import verify as verify
     from embstore.store.view import View as View
 

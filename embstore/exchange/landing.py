@@ -23,7 +23,8 @@ from embstore._engine.read.read_rows import check_ends
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import Casting, Checked, Stored, column_values, field_values
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.plans import AppendResult, IfExists, Plan, pick, with_column, with_field
+from embstore._engine.write.plans import AppendResult, IfExists, Plan, pick
+from embstore._engine.write.record_edits import with_column, with_field
 from embstore.errors import (
     DtypeError,
     FieldMismatchError,

@@ -21,7 +21,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from embstore._engine.format.record import STRING, offsets_name
-from embstore._engine.format.zarr_layout import MAX_STRING_BYTES
+from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore.errors import UnsafeFileError
 from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
 from embstore.exchange.outgoing import Outgoing

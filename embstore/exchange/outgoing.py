@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import STRING, FieldSpec, offsets_name
-from embstore._engine.format.zarr_layout import crc32c_extend, encode_strings
+from embstore._engine.format.values import crc32c_extend, encode_strings
 from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.plans import row_blocks

@@ -9,7 +9,7 @@ import numpy as np
 
 from embstore._engine.format.config import Config
 from embstore._engine.format.record import check_name
-from embstore._engine.format.zarr_layout import MAX_STRING_BYTES
+from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore._engine.read.dtypes import is_torch
 from embstore.errors import ConfigError, NameRefusedError
 from embstore.exchange.base import Array, Unreadable

@@ -13,7 +13,7 @@ import numpy as np
 from embstore._engine.format.keys import Key
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import STRING, offsets_name
-from embstore._engine.format.zarr_layout import crc32c_extend, encode_strings
+from embstore._engine.format.values import crc32c_extend, encode_strings
 from embstore.errors import KeyFormatError
 from embstore.exchange.base import BLOCK_ROWS, Array, ArrayFile, Block, Found, Named, Table, Unreadable
 from embstore.exchange.foreign import foreign_table

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from embstore._engine.lazy import lazily
 
 if TYPE_CHECKING:
+    from embstore.store.salvage import SalvageReport as SalvageReport
     from embstore.store.verify import Report as Report
-    from embstore.store.verify import SalvageReport as SalvageReport
 
 _HOMES = {
     "Report": "verify",

@@ -17,7 +17,8 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import check_ends, read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.plans import AppendResult, IfExists, Plan, row_blocks, with_column, with_field
+from embstore._engine.write.plans import AppendResult, IfExists, Plan, row_blocks
+from embstore._engine.write.record_edits import with_column, with_field
 from embstore.errors import (
     ConfigMismatchError,
     DuplicateKeysError,

@@ -17,7 +17,7 @@ from embstore._engine.read.column import Check
 from embstore._engine.read.mapped_column import Mapping as MappingPolicy
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import create
-from embstore._engine.write.plans import new_record
+from embstore._engine.write.record_edits import new_record
 from embstore._engine.write.session import Session
 from embstore.errors import ConfigMismatchError, ReadOnlyError, StoreChangedError, StoreExistsError
 from embstore.store.embedding_store import EmbeddingStore

@@ -27,17 +27,13 @@ from embstore._engine.format.ragged import sound, unsound
 from embstore._engine.format.record import ArrayState, Record, offsets_name
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore._engine.io.folder import Folder
-from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import Url, is_url, local_path
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import run_problems
 from embstore._engine.read.read_rows import row_bounds
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.compact import write_copy
 from embstore._engine.write.recover import read_backup
-from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, StoreExistsError
-
-__all__ = ["Problem", "Report", "SalvageReport", "salvage", "verify"]
+from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError
 
 logger = logging.getLogger("embstore")
 
@@ -104,17 +100,6 @@ class Report:
         return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
 
 
-@dataclass(frozen=True, slots=True)
-class SalvageReport:
-    """What `salvage` kept: the new store's path and rows, and the rows and keys that were lost."""
-
-    path: Path
-    rows_kept: int
-    rows_lost: Rows
-    keys_lost: tuple[str, ...]
-    problems: tuple[Problem, ...]
-
-
 class _Damaged(Snapshot):
     """A commit whose files are read one by one, as far as they are sound."""
 
@@ -131,42 +116,18 @@ def verify(path: str | PathLike[str]) -> Report:
         There is no store at `path`, nor the remains of one; or it is a URL.
     UnsupportedFormatError
     """
-    return _looked_at(_here(path))[1]
+    return examine(local_place(path))[1]
 
 
-def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageReport:
-    """Copy the sound rows of a broken store into a new one; the broken one is left as it is.
-
-    Raises
-    ------
-    NotAStoreError
-        There is no store at `path`, nor the remains of one; or it is a URL.
-    StoreExistsError
-        Something is at `dest`.
-    ReadOnlyError
-        `dest` is a URL.
-    """
-    place, target = _here(path), local_path(dest).resolve()
-    snapshot, report = _looked_at(place)
-    if snapshot is None:
-        raise CorruptStoreError(place / METADATA_NAME, "neither the record nor its copy can be read")
-    kept = np.setdiff1d(_live(snapshot), report.rows_affected)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with lock(target, timeout=60.0):
-        if target.exists():
-            raise StoreExistsError(target)
-        write_copy(snapshot, kept, target)
-    return SalvageReport(target, len(kept), report.rows_affected, report.keys_affected, report.problems)
-
-
-def _here(path: str | PathLike[str]) -> Path:
+def local_place(path: str | PathLike[str]) -> Path:
+    """Resolve a path, and refuse a URL."""
     if is_url(path):
         reason = 'it is a URL; embstore.open(url, check="all") reads all that is there, and checks it'
         raise NotAStoreError(Url.shown(path), reason)
     return local_path(path).resolve()
 
 
-def _looked_at(place: Path) -> tuple[Snapshot | None, Report]:
+def examine(place: Path) -> tuple[Snapshot | None, Report]:
     """Check a store; again, where something seems wrong because it has moved on meanwhile."""
     for _ in range(_ATTEMPTS):
         snapshot, problems = _opened(place)
@@ -211,7 +172,7 @@ def _from_backup(folder: Folder) -> Record | None:
         return None
 
 
-def _live(snapshot: Snapshot) -> Rows:
+def live_rows_of(snapshot: Snapshot) -> Rows:
     """Return the live rows; none, if which ones are deleted can't be read."""
     try:
         return snapshot.live_rows
@@ -222,7 +183,7 @@ def _live(snapshot: Snapshot) -> Rows:
 def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> Report:
     if snapshot is None:
         return Report(place, 0, tuple(problems))
-    live = _live(snapshot)
+    live = live_rows_of(snapshot)
     damaged = [
         p for name, array in snapshot.record.arrays.items() for p in _array_problems(snapshot, name, array, live)
     ]

@@ -187,7 +187,7 @@ def test_a_store_without_any_record_is_reported(broken, tmp_path):
 
 def edit(path, change, *, seal=True):
     """Change the record, and seal it with checksums that are right."""
-    from embstore._engine.format.record import checksum
+    from embstore._engine.format.values import checksum
 
     document = json.loads((path / "zarr.json").read_text())
     record = document["attributes"]["embstore"]
@@ -270,7 +270,7 @@ def test_strings_that_ask_for_much_are_refused(broken):
     """A chunk of a few bytes may claim billions of strings, or one of gigabytes."""
     import struct
 
-    from embstore._engine.format.zarr_layout import crc32c
+    from embstore._engine.format.values import crc32c
 
     path, _, _ = broken
     for body in (
@@ -354,7 +354,7 @@ class TestIndex:
 
     @pytest.fixture
     def indexed(self, path, monkeypatch):
-        monkeypatch.setattr("embstore._engine.read.key_index._LEAST_RUN", 100)
+        monkeypatch.setattr("embstore._engine.write.index_file._LEAST_RUN", 100)
         keys = [f"f{i}:c" for i in range(600)]
         with embstore.open(path, "w-", config={}) as store:
             store.append(keys, np.arange(600, dtype=np.float32)[:, None])
@@ -364,7 +364,7 @@ class TestIndex:
         return path, keys, runs[0] / "c.0.0"
 
     def rewrite(self, file, change):
-        from embstore._engine.format.zarr_layout import crc32c
+        from embstore._engine.format.values import crc32c
 
         values = np.frombuffer(file.read_bytes()[:-4], "<u8").reshape(2, -1).copy()
         change(values)

@@ -107,7 +107,7 @@ def test_an_uncertain_commit_can_be_asked_for(path):
 
 
 def test_an_index_that_can_not_be_written_does_not_fail_the_append(path, monkeypatch, caplog):
-    monkeypatch.setattr("embstore._engine.read.key_index._LEAST_RUN", 10)
+    monkeypatch.setattr("embstore._engine.write.index_file._LEAST_RUN", 10)
     with embstore.open(path, "w-", config={}) as store:
 
         def hook(operation, where, data):

@@ -355,9 +355,9 @@ def test_every_file_follows_the_umask(path, mask):
     """Those of a compaction, an erase, an index and a new field as well."""
 
     def work():
-        from embstore._engine.read import key_index
+        from embstore._engine.write import index_file
 
-        key_index._LEAST_RUN = 10
+        index_file._LEAST_RUN = 10
         os.umask(mask)
         with embstore.open(path, "w-", config={}) as store:
             keys = [f"f{i}:c{i}" for i in range(100)]

@@ -9,7 +9,7 @@ import embstore
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch):
     """Have runs written for stores of a hundred rows."""
-    monkeypatch.setattr("embstore._engine.read.key_index._LEAST_RUN", 100)
+    monkeypatch.setattr("embstore._engine.write.index_file._LEAST_RUN", 100)
 
 
 def fill(store, start, stop):

@@ -27,7 +27,7 @@ from embstore import FieldSpec
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.format.record import SchemaError, offsets_name
-from embstore._engine.format.zarr_layout import crc32c
+from embstore._engine.format.values import crc32c
 from embstore.errors import (
     CorruptStoreError,
     DeadRowsError,
@@ -1794,7 +1794,7 @@ OLD = (
 
 
 def test_a_record_without_ragged_fields_is_as_before():
-    from embstore._engine.format.zarr_layout import dump_json
+    from embstore._engine.format.values import dump_json
 
     assert dump_json(record_from_json(json.loads(OLD)).to_json()) == OLD
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore._engine.format.zarr_layout import crc32c
+from embstore._engine.format.values import crc32c
 from embstore._engine.io import steps
 from embstore._engine.io.remote import Url, is_url
 from embstore.errors import (

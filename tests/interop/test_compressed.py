@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 import embstore
-from embstore._engine.format.zarr_layout import crc32c
+from embstore._engine.format.values import crc32c
 from embstore.errors import CorruptStoreError, UnsupportedFormatError
 from tests._helpers.crash import kill_at, run_in_child
 from tests.durability.test_damage import edit, flip, setter

@@ -18,7 +18,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.record import SchemaError
 from embstore._engine.io.folder import Folder
 from embstore._engine.write.commit import commit, create
-from embstore._engine.write.plans import new_record, with_field
+from embstore._engine.write.record_edits import new_record, with_field
 from tests._helpers.crash import leftovers, run_in_child
 
 ROW = np.ones((1, 8), np.float32)

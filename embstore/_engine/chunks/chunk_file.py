@@ -16,14 +16,8 @@ import numpy as np
 
 from embstore._engine.chunks.compression import compress, decompress
 from embstore._engine.format.record import STRING, ArrayState, Tail
-from embstore._engine.format.zarr_layout import (
-    CHECKSUM_NBYTES,
-    MAX_STRING_BYTES,
-    chunk_name,
-    crc32c,
-    crc32c_extend,
-    decode_strings,
-)
+from embstore._engine.format.values import CHECKSUM_NBYTES, MAX_STRING_BYTES, crc32c, crc32c_extend, decode_strings
+from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io.durable import Buffer, WriteBatch, replace_file
 from embstore._engine.io.folder import Folder, OpenFile, read_exactly, read_into
 from embstore._engine.io.threads import in_turn

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from embstore._engine.format.parse_record import record_from_json
-from embstore._engine.format.record import FORMAT, Record, SchemaError, checksum, metadata_checksum, unsupported
+from embstore._engine.format.record import FORMAT, Record, SchemaError, unsupported
+from embstore._engine.format.values import checksum, metadata_checksum
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore._engine.io.folder import Folder, Signature
 from embstore.errors import CorruptStoreError, NotAStoreError, UnsupportedFormatError

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -27,7 +25,6 @@ _REMEDIES: Final = {
 }
 """How to read a store that uses a feature which this version no longer has."""
 """Optional features of the format that this version knows (a record's `requires`)."""
-
 STRING: Final = "string"
 BFLOAT16: Final = "bfloat16"
 NUMERIC: Final = (
@@ -39,7 +36,6 @@ COLUMN_DTYPES: Final = frozenset((*NUMERIC, STRING))
 COMPRESSIONS: Final = ("zstd", "blosc")
 DEFAULT_FIELD: Final = "embedding"
 """Name of the field of a store that was given rows without a name."""
-
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 KEY_ARRAYS: Final = ("file_id", "class_code", "class_names", "key_hash", "dead_rows")
 _RESERVED: Final = frozenset((*KEY_ARRAYS, "index", "zarr.json", "key", "class_name", "sample", "row"))
@@ -293,26 +289,6 @@ def unsupported(value: Any) -> str | None:
     unknown = [r for r in requires if r not in FEATURES] if isinstance(requires, list) else [requires]
     remedies = [_REMEDIES[r] for r in unknown if isinstance(r, str) and r in _REMEDIES]
     return "; ".join([f"features {unknown}", *remedies]) if unknown else None
-
-
-def checksum(record: Mapping[str, Any]) -> str:
-    """Return the record's checksum: BLAKE2b-128 of its canonical JSON, with `config` left out.
-
-    The config has a checksum of its own, the fingerprint. The rest holds no fractions and names of ASCII
-    alone, for which sorted compact JSON *is* the canonical form (and C code writes it).
-    """
-    rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
-    return _digest(rest)
-
-
-def metadata_checksum(metadata: Mapping[str, Any]) -> str:
-    """Return the checksum of the inline consolidated metadata, in the same way."""
-    return _digest(metadata)
-
-
-def _digest(value: Mapping[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:

@@ -6,55 +6,21 @@ The names and metadata are Zarr v3's (https://zarr-specs.readthedocs.io/en/lates
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import google_crc32c
 import numpy as np
 
-from embstore._engine.format.record import (
-    BFLOAT16,
-    BFLOAT16_NAN,
-    STRING,
-    ArrayState,
-    FieldSpec,
-    Record,
-    metadata_checksum,
-    offsets_name,
-)
-from embstore._engine.format.record import checksum as record_checksum
-
-__all__ = [
-    "CHECKSUM_NBYTES",
-    "array_metadata",
-    "blank",
-    "chunk_name",
-    "column_array",
-    "crc32c",
-    "crc32c_extend",
-    "decode_strings",
-    "encode_strings",
-    "field_array",
-    "field_arrays",
-    "group_document",
-    "key_arrays",
-    "payload",
-    "rows_per_chunk",
-]
+from embstore._engine.format.record import BFLOAT16, BFLOAT16_NAN, STRING, ArrayState, FieldSpec, Record, offsets_name
+from embstore._engine.format.values import checksum as record_checksum
+from embstore._engine.format.values import metadata_checksum
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("embstore maps little-endian files as they are; this machine is big-endian")
-
 METADATA_NAME: Final = "zarr.json"
 MAX_METADATA_BYTES: Final = 16 * 2**20
-CHECKSUM_NBYTES: Final = 4
-MAX_STRING_BYTES: Final = 2**16 - 1
-
 MAX_CHUNK_BYTES: Final = 2**30
 FIELD_CHUNK_BYTES: Final = 8 * 2**20
 _MAX_FIELD_CHUNK_BYTES: Final = 64 * 2**20
@@ -69,11 +35,8 @@ _MANY_SIDE_CHUNKS: Final = 512
 _ALIGNMENTS: Final = (2 * 2**20, 64 * 2**10, 16 * 2**10, 4 * 2**10)
 """A huge page (one fault and one TLB entry where the page cache has it whole), then pages on some ARM, on
 Apple, elsewhere."""
-
 ZSTD_LEVEL: Final = 3
 BLOSC: Final = {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "blocksize": 0}
-
-_LENGTH = struct.Struct("<I")
 
 
 def rows_per_chunk(row_nbytes: int, target_nbytes: int) -> int:
@@ -226,68 +189,3 @@ def group_document(record: Record) -> dict[str, Any]:
         "attributes": {"embstore": attributes},
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata},
     }
-
-
-def crc32c_extend(checksum: int, data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
-    """Extend a CRC-32C (RFC 3720, appendix B.4) by more bytes, or by those of a C-contiguous array."""
-    if isinstance(data, memoryview):  # the C code takes no memoryview, but what NumPy makes of it
-        data = np.frombuffer(data, np.uint8) if data.nbytes else b""
-    elif isinstance(data, np.ndarray):
-        data = data.reshape(-1).view(np.uint8)
-    return int(google_crc32c.extend(checksum, data))
-
-
-def crc32c(data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
-    """Return the CRC-32C of bytes, or of those of a C-contiguous array."""
-    return crc32c_extend(0, data)
-
-
-def dump_json(value: Any) -> bytes:
-    """Write JSON as it stands in a ``zarr.json``: compact, names in the order given."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def encode_strings(values: Sequence[str]) -> bytes:
-    """Encode strings as ``vlen-utf8`` does, its leading count apart: each a uint32 length and its UTF-8."""
-    raw = [value.encode() for value in values]
-    lengths = np.fromiter(map(len, raw), dtype="<u4", count=len(raw)).tobytes()
-    parts = [b""] * (2 * len(raw))
-    parts[0::2] = [lengths[start : start + 4] for start in range(0, len(lengths), 4)]
-    parts[1::2] = raw
-    return b"".join(parts)
-
-
-def payload(array: ArrayState, values: Sequence[str] | np.ndarray[Any, Any]) -> bytes | memoryview:
-    """Turn rows into the bytes that a chunk holds of them."""
-    if array.dtype == STRING:
-        return encode_strings(values)  # type: ignore[arg-type]
-    numbers = np.ascontiguousarray(values, dtype=np.dtype(array.dtype).newbyteorder("<"))
-    return numbers.reshape(-1).view(np.uint8).data
-
-
-def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
-    """Decode `count` strings, the inverse of `encode_strings`.
-
-    Raises
-    ------
-    ValueError
-        The lengths do not fit the bytes. Nothing is allocated by a length before it was checked.
-    """
-    data = bytes(data)
-    unpack, end, position = _LENGTH.unpack_from, len(data), 0
-    padding = len(data.rstrip(b"\0"))  # from there on, strings are empty: nearly all, in a small store's chunk
-    values: list[str] = []
-    while len(values) < count and position < padding:
-        if position + 4 > end:
-            raise ValueError(f"{len(values)} of {count} strings fit the chunk's {end} bytes")
-        start = position + 4
-        position = start + unpack(data, position)[0]
-        if position > end:
-            raise ValueError(f"string {len(values)} ends at {position}, the chunk has {end} bytes")
-        values.append(data[start:position].decode())
-    empty = min(count - len(values), (end - position) // 4)
-    if len(values) + empty < count:
-        raise ValueError(f"{len(values) + empty} of {count} strings fit the chunk's {end} bytes")
-    if position + 4 * empty != end:
-        raise ValueError(f"{end - position - 4 * empty} bytes follow the last of {count} strings")
-    return values + [""] * empty

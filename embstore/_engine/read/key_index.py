@@ -17,34 +17,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.chunks.chunk_file import stored_checksum, write_chunk
+from embstore._engine.chunks.chunk_file import stored_checksum
 from embstore._engine.format.keys import Hashes, Key, hash_keys
 from embstore._engine.format.record import ArrayState
-from embstore._engine.format.zarr_layout import (
-    CHECKSUM_NBYTES,
-    METADATA_NAME,
-    array_metadata,
-    crc32c,
-    crc32c_extend,
-    dump_json,
-)
-from embstore._engine.io.durable import replace_file
+from embstore._engine.format.values import CHECKSUM_NBYTES, crc32c, crc32c_extend
 from embstore._engine.io.folder import Folder, read_exactly
 from embstore._engine.io.mapping import PAGE_NBYTES, Region, available
 from embstore._engine.read.column import Rows
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import CorruptStoreError
 
-__all__ = ["KeyIndex", "drop_runs", "run_problems", "wants_run", "write_run"]
-
 logger = logging.getLogger("embstore")
 
 FOLDER: Final = "index"
-_LEAST_RUN: Final = 65_536
 _SAMPLED: Final = 256
-_RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
-_GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
-
+RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
 Found = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -236,18 +223,18 @@ def _run_names(snapshot: Snapshot) -> list[tuple[int, str]]:
         names = snapshot.folder.child(FOLDER).names()
     except FileNotFoundError:
         return []
-    tag = _tag(snapshot)
-    matches = [match for name in names if (match := _RUN_NAME.fullmatch(name)) and match[1] == tag]
+    tag = run_tag(snapshot)
+    matches = [match for name in names if (match := RUN_NAME.fullmatch(name)) and match[1] == tag]
     return sorted(((int(m[2]), m[0]) for m in matches), reverse=True)
 
 
-def _tag(snapshot: Snapshot) -> str:
+def run_tag(snapshot: Snapshot) -> str:
     """Bind a run to the store's generation and epoch, so that none of another is taken for it."""
     record = snapshot.record
     return f"{(int(record.generation[:16], 16) + record.epoch) % 2**64:016x}"
 
 
-def _run_array(rows: int) -> ArrayState:
+def run_array(rows: int) -> ArrayState:
     return ArrayState(dtype="uint64", shape=(rows,), dims=("hash_or_row", "run"), rows_per_chunk=2, length=2)
 
 
@@ -290,54 +277,6 @@ def _mapped_run(folder: Folder, descriptor: int, rows: int) -> NDArray[np.uint64
             reason = str(error)
     logger.warning("%s: not mapped but read into memory: %s", folder.path, reason)
     return None
-
-
-def wants_run(*, rows: int, in_memory: int) -> bool:
-    """Tell whether of a store's rows so many are indexed in memory only that a run should be written."""
-    return in_memory > max(_LEAST_RUN, (rows - in_memory) // 8)
-
-
-def write_run(snapshot: Snapshot) -> None:
-    """Write a run over all rows of the snapshot, and remove the others. Called under the lock.
-
-    Each step may be the last: a run without its chunk is not opened, and one that is not the newest
-    is right as far as it goes.
-    """
-    rows = snapshot.record.rows
-    root = snapshot.folder
-    if FOLDER not in root.names():
-        replace_file(root.make_child(FOLDER), METADATA_NAME, [_GROUP])
-    folder = root.child(FOLDER)
-    name = f"keys.{_tag(snapshot)}.{rows}"
-    present = folder.names()
-    if rows and name not in present:
-        hashes = np.ascontiguousarray(snapshot.span("key_hash")[:, 0])
-        run = SortedRun.over(hashes, 0)
-        array = _run_array(rows)
-        child = folder.make_child(name)
-        replace_file(child, METADATA_NAME, [dump_json(array_metadata(array))])
-        write_chunk(child, array, 0, [run.hashes.view(np.uint8).data, run.rows.view(np.uint8).data], 2)
-        child.sync()
-    for other in present:
-        if other != name and _RUN_NAME.fullmatch(other):
-            folder.remove_child(other)
-    folder.sync()
-    root.sync()
-
-
-def remove_partials(folder: Folder) -> None:
-    """Remove what a killed writer left half written in ``index/``."""
-    folder.remove_partials()
-    for name in folder.names():
-        if _RUN_NAME.fullmatch(name):
-            folder.child(name).remove_partials()
-
-
-def drop_runs(folder: Folder) -> None:
-    """Remove all stored runs (their hashes are of rows that an erase withdraws)."""
-    if FOLDER in folder.names():
-        folder.remove_child(FOLDER)
-        folder.sync()
 
 
 def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from embstore._engine.chunks.chunk_file import open_chunk, open_chunks, read_chunk, read_chunks, stored_checksum
 from embstore._engine.format.record import STRING, ArrayState, Tail
-from embstore._engine.format.zarr_layout import chunk_name, crc32c
+from embstore._engine.format.values import crc32c
+from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io.buffers import aligned_empty
 from embstore._engine.io.folder import Folder, read_into
 from embstore._engine.io.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, Region, available

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embstore._engine.format.keys import MAX_KEY_BYTES, Key
 from embstore._engine.format.ragged import Padded, Ragged, joined, offsets_of
 from embstore._engine.format.record import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
-from embstore._engine.format.zarr_layout import MAX_STRING_BYTES
+from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore._engine.read.dtypes import as_rows, converted, widen_bfloat16
 from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
 

@@ -8,7 +8,6 @@ left behind is mended by the next one, in `recovery`. Which rows to add is the c
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,25 +18,18 @@ import numpy as np
 from embstore._engine.chunks.chunk_file import read_tail, write_chunk
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.record import ArrayState, Record, offsets_name
-from embstore._engine.format.zarr_layout import (
-    MAX_METADATA_BYTES,
-    METADATA_NAME,
-    dump_json,
-    group_document,
-    payload,
-)
+from embstore._engine.format.values import dump_json, payload
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document
 from embstore._engine.io.durable import PendingFile, WriteBatch, sibling
 from embstore._engine.io.filesystem import move_into_place
 from embstore._engine.io.folder import Folder, is_partial
+from embstore._engine.write.record_edits import new_id
 from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, StoreExistsError
-
-__all__ = ["BACKUP_ARRAY", "Values", "build_beside", "commit", "create", "new_id", "own_metadata"]
 
 logger = logging.getLogger("embstore")
 
 BACKUP_ARRAY = "key_hash"
 """The array whose own metadata carries a copy of the record, for a salvage without ``zarr.json``."""
-
 Values = np.ndarray[Any, Any] | Sequence[str]
 Blocks = Values | Iterator[Values]
 """Rows, or an iterator over blocks of them, where they are more than should be in memory at once."""
@@ -48,11 +40,6 @@ class Committed(NamedTuple):
 
     record: Record
     tidy: bool
-
-
-def new_id() -> str:
-    """Return 128 random bits as 32 hexadecimal digits."""
-    return secrets.token_hex(16)
 
 
 def append_rows(batch: WriteBatch, folder: Folder, array: ArrayState, values: Values) -> ArrayState:

@@ -13,11 +13,12 @@ from embstore._engine.io.durable import WriteBatch, remove_tree, sibling
 from embstore._engine.io.filesystem import move_into_place, swap_folders, sync_path
 from embstore._engine.io.folder import Folder
 from embstore._engine.read.column import Rows
-from embstore._engine.read.key_index import wants_run, write_run
 from embstore._engine.read.read_rows import read_field, read_rows
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.commit import Values, append_rows, build_beside, new_id, publish
+from embstore._engine.write.commit import Values, append_rows, build_beside, publish
+from embstore._engine.write.index_file import wants_run, write_run
 from embstore._engine.write.plans import class_codes, field_appends, row_blocks
+from embstore._engine.write.record_edits import new_id
 from embstore.errors import CommitUncertainError
 
 __all__ = ["compact", "write_copy"]

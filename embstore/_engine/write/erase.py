@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from embstore._engine.chunks.chunk_file import read_chunk, read_tail, write_chunk
 from embstore._engine.format.ragged import sound, token_rows, unsound
 from embstore._engine.format.record import STRING, ArrayState, Record, Tail, offsets_name
-from embstore._engine.format.zarr_layout import blank, crc32c, decode_strings, payload
+from embstore._engine.format.values import crc32c, decode_strings, payload
+from embstore._engine.format.zarr_layout import blank
 from embstore._engine.io.folder import Folder
-from embstore._engine.read.key_index import drop_runs
 from embstore._engine.write.commit import Committed, Values, commit
+from embstore._engine.write.index_file import drop_runs
 from embstore.errors import CorruptStoreError
 
 __all__ = ["EraseReceipt", "erase_dead", "finish_erase"]

@@ -12,42 +12,26 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.config import Config
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import (
-    COLUMN_DTYPES,
-    COMPRESSIONS,
     DEFAULT_FIELD,
     STRING,
     ArrayState,
-    ColumnSpec,
     FieldSpec,
     Record,
-    check_name,
-    check_provenance,
     offsets_name,
 )
-from embstore._engine.format.zarr_layout import (
-    FIELD_CHUNK_BYTES,
-    MAX_CHUNK_BYTES,
-    MAX_ROW_BYTES,
-    blank,
-    column_array,
-    field_arrays,
-    key_arrays,
-)
+from embstore._engine.format.zarr_layout import blank
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import check_ends, read_field, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import Casting, KeyBatch, Stored, column_values, field_values, infer_field
-from embstore._engine.write.commit import Blocks, Values, new_id
+from embstore._engine.write.commit import Blocks, Values
+from embstore._engine.write.record_edits import _successor, with_column, with_field
 from embstore.errors import (
-    DtypeError,
     KeysExistError,
-    NameRefusedError,
-    ShapeError,
     UnknownColumnError,
     UnknownFieldError,
 )
@@ -72,79 +56,6 @@ class Plan:
 
     record: Record
     appends: Mapping[str, Blocks]
-
-
-def new_record(
-    config: Config,
-    *,
-    fields: Mapping[str, FieldSpec] | None = None,
-    columns: Mapping[str, str] | None = None,
-    chunk_bytes: int = FIELD_CHUNK_BYTES,
-    expected_rows: int = 0,
-    compression: str | None = None,
-    provenance: Mapping[str, str] | None = None,
-) -> Record:
-    """Describe an empty store."""
-    if compression not in (None, *COMPRESSIONS):
-        raise ValueError(f"expected compression to be one of {COMPRESSIONS} or None, found {compression!r}")
-    if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
-        raise ValueError(f"expected chunk_bytes from 1 to {MAX_CHUNK_BYTES:,}, found {chunk_bytes:,}")
-    if not 0 <= expected_rows <= 2**40:
-        raise ValueError(f"expected expected_rows from 0 to 2**40, found {expected_rows:,}")
-    record = Record(
-        config=config.to_dict(),
-        fingerprint=config.fingerprint,
-        generation=new_id(),
-        commit_id=new_id(),
-        arrays=key_arrays(expected_rows=expected_rows),
-        provenance=check_provenance(provenance or {}),
-        options={"chunk_bytes": int(chunk_bytes), "expected_rows": int(expected_rows)},
-        compression=compression,
-    )
-    for name, spec in (fields or {}).items():
-        record = with_field(record, name, spec)
-    for name, dtype in (columns or {}).items():
-        record = with_column(record, name, dtype)
-    return record
-
-
-def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
-    """Return the record with a field more, whose array is empty."""
-    check_name(name, {**record.fields, **record.columns, **record.arrays})
-    ragged = [*record.ragged, *([name] if spec.ragged else [])]
-    own_dims = {f"{field}_{what}" for field in ragged for what in ("token", "offset")}
-    for dim in own_dims & {d for other in (spec, *record.fields.values()) for d in other.dims or ()}:
-        raise NameRefusedError(dim, "it is the dimension of a ragged field's tokens")
-    sizes = {
-        dim: size for other in record.fields.values() for dim, size in zip(other.dims or (), other.shape, strict=False)
-    }
-    for dim, size in zip(spec.dims or (), spec.shape, strict=False):
-        if sizes.setdefault(dim, size) != size:
-            raise ShapeError(name, expected=f"{sizes[dim]} along {dim!r}, as in another field", found=size)
-    if spec.row_nbytes > MAX_ROW_BYTES:
-        raise ShapeError(name, expected=f"rows of at most {MAX_ROW_BYTES:,} bytes", found=f"{spec.row_nbytes:,}")
-    options = record.options
-    arrays = field_arrays(
-        name,
-        spec,
-        expected_rows=options.get("expected_rows", 0),
-        chunk_bytes=options.get("chunk_bytes", FIELD_CHUNK_BYTES),
-        compression=record.compression,
-    )
-    return replace(record.with_arrays(**arrays), fields={**record.fields, name: spec})
-
-
-def with_column(record: Record, name: str, dtype: str, *, array_name: str | None = None) -> Record:
-    """Return the record with a column more, whose array is empty."""
-    own = {name, record.columns[name].array} if name in record.columns else set()
-    taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - own
-    check_name(name, dict.fromkeys(taken))
-    if dtype not in COLUMN_DTYPES:
-        raise DtypeError(name, expected=sorted(COLUMN_DTYPES), found=dtype)
-    array_name = array_name or name
-    array = column_array(dtype, expected_rows=record.options.get("expected_rows", 0))
-    column = ColumnSpec(dtype=dtype, array=array_name)
-    return replace(record.with_arrays(**{array_name: array}), columns={**record.columns, name: column})
 
 
 def plan_append(
@@ -395,16 +306,6 @@ def plan_column(snapshot: Snapshot, name: str, rows: Rows, values: Any) -> Plan:
         arrays = {n: state for n, state in record.arrays.items() if n != old.array}
         record = replace(record, arrays=arrays, dropped=(old.array,))
     return Plan(record, _nonempty({array_name: whole}))
-
-
-def _successor(array: str, record: Record) -> str:
-    """Name the array that takes over from `array`: ``score``, ``score.v2``, ``score.v3``, as far as it is free."""
-    taken = {name.casefold() for name in (*record.arrays, *record.fields, *record.columns)}
-    stem, dot, number = array.rpartition(".v")
-    stem, last = (stem, int(number)) if dot and number.isdigit() else (array, 1)
-    while f"{stem}.v{last + 1}".casefold() in taken:
-        last += 1
-    return f"{stem}.v{last + 1}"
 
 
 def _nonempty(appends: Mapping[str, Values]) -> dict[str, Blocks]:

@@ -14,9 +14,9 @@ from embstore._engine.io.durable import remove_tree, replace_file, sibling
 from embstore._engine.io.filesystem import sync_path
 from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
-from embstore._engine.read.key_index import remove_partials
 from embstore._engine.write.commit import BACKUP_ARRAY, own_metadata, unfinished_array
 from embstore._engine.write.erase import finish_erase
+from embstore._engine.write.index_file import remove_partials
 from embstore.errors import CorruptStoreError
 
 __all__ = ["read_backup", "recover"]

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
-from embstore._engine.read.key_index import KeyIndex, wants_run, write_run
+from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Committed, commit
+from embstore._engine.write.index_file import wants_run, write_run
 from embstore._engine.write.plans import Plan
 from embstore._engine.write.recover import recover
 from embstore.errors import ReadOnlyError, StoreChangedError, StoreReplacedError

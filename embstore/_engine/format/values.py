@@ -1,0 +1,103 @@
+"""Values as bytes: checksums, JSON, strings and numbers as chunks hold them. Pure."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+import google_crc32c
+import numpy as np
+
+from embstore._engine.format.record import STRING, ArrayState
+
+CHECKSUM_NBYTES: Final = 4
+MAX_STRING_BYTES: Final = 2**16 - 1
+_LENGTH = struct.Struct("<I")
+
+
+def crc32c_extend(checksum: int, data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
+    """Extend a CRC-32C (RFC 3720, appendix B.4) by more bytes, or by those of a C-contiguous array."""
+    if isinstance(data, memoryview):  # the C code takes no memoryview, but what NumPy makes of it
+        data = np.frombuffer(data, np.uint8) if data.nbytes else b""
+    elif isinstance(data, np.ndarray):
+        data = data.reshape(-1).view(np.uint8)
+    return int(google_crc32c.extend(checksum, data))
+
+
+def crc32c(data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
+    """Return the CRC-32C of bytes, or of those of a C-contiguous array."""
+    return crc32c_extend(0, data)
+
+
+def dump_json(value: Any) -> bytes:
+    """Write JSON as it stands in a ``zarr.json``: compact, names in the order given."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def encode_strings(values: Sequence[str]) -> bytes:
+    """Encode strings as ``vlen-utf8`` does, its leading count apart: each a uint32 length and its UTF-8."""
+    raw = [value.encode() for value in values]
+    lengths = np.fromiter(map(len, raw), dtype="<u4", count=len(raw)).tobytes()
+    parts = [b""] * (2 * len(raw))
+    parts[0::2] = [lengths[start : start + 4] for start in range(0, len(lengths), 4)]
+    parts[1::2] = raw
+    return b"".join(parts)
+
+
+def payload(array: ArrayState, values: Sequence[str] | np.ndarray[Any, Any]) -> bytes | memoryview:
+    """Turn rows into the bytes that a chunk holds of them."""
+    if array.dtype == STRING:
+        return encode_strings(values)  # type: ignore[arg-type]
+    numbers = np.ascontiguousarray(values, dtype=np.dtype(array.dtype).newbyteorder("<"))
+    return numbers.reshape(-1).view(np.uint8).data
+
+
+def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
+    """Decode `count` strings, the inverse of `encode_strings`.
+
+    Raises
+    ------
+    ValueError
+        The lengths do not fit the bytes. Nothing is allocated by a length before it was checked.
+    """
+    data = bytes(data)
+    unpack, end, position = _LENGTH.unpack_from, len(data), 0
+    padding = len(data.rstrip(b"\0"))  # from there on, strings are empty: nearly all, in a small store's chunk
+    values: list[str] = []
+    while len(values) < count and position < padding:
+        if position + 4 > end:
+            raise ValueError(f"{len(values)} of {count} strings fit the chunk's {end} bytes")
+        start = position + 4
+        position = start + unpack(data, position)[0]
+        if position > end:
+            raise ValueError(f"string {len(values)} ends at {position}, the chunk has {end} bytes")
+        values.append(data[start:position].decode())
+    empty = min(count - len(values), (end - position) // 4)
+    if len(values) + empty < count:
+        raise ValueError(f"{len(values) + empty} of {count} strings fit the chunk's {end} bytes")
+    if position + 4 * empty != end:
+        raise ValueError(f"{end - position - 4 * empty} bytes follow the last of {count} strings")
+    return values + [""] * empty
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    """Return the record's checksum: BLAKE2b-128 of its canonical JSON, with `config` left out.
+
+    The config has a checksum of its own, the fingerprint. The rest holds no fractions and names of ASCII
+    alone, for which sorted compact JSON *is* the canonical form (and C code writes it).
+    """
+    rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
+    return _digest(rest)
+
+
+def metadata_checksum(metadata: Mapping[str, Any]) -> str:
+    """Return the checksum of the inline consolidated metadata, in the same way."""
+    return _digest(metadata)
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
