@@ -77,7 +77,7 @@ _HOMES = {
     "import_file": "exchange.importing",
     "merge": "store.merge",
     "open": "store.open",
-    "salvage": "store.verify",
+    "salvage": "store.salvage",
     "verify": "store.verify",
     "why": "cache.why",
 }

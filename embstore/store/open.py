@@ -14,7 +14,7 @@ from embstore._engine.io.filesystem import make_parents, refuse_network
 from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import RemoteFolder, Url, is_url, local_path
 from embstore._engine.read.column import Check
-from embstore._engine.read.mapped_column import Mapping as MappingPolicy
+from embstore._engine.read.open_column import Mapping as MappingPolicy
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import create
 from embstore._engine.write.record_edits import new_record

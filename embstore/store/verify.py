@@ -210,7 +210,7 @@ def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows
         try:
             read_chunk(folder, array, index)
             if index == array.chunks - 1:
-                check_tail(folder, array, also=(snapshot.record.erasing or {}).get(name))
+                check_tail(folder, array, tail_after_erase=(snapshot.record.erasing or {}).get(name))
         except (CorruptStoreError, FileNotFoundError) as error:
             first = index * array.rows_per_chunk
             rows = _rows_in(snapshot, name, first, min(first + array.rows_per_chunk, array.length), live)

@@ -179,7 +179,7 @@ def _decoded(path: Path, array: ArrayState, whole: bytes, tails: Sequence[Tail])
         raise CorruptStoreError(path, str(error)) from error
 
 
-def read_tail(folder: Folder, array: ArrayState, *, also: Tail | None = None) -> bytes:
+def read_tail(folder: Folder, array: ArrayState, *, tail_after_erase: Tail | None = None) -> bytes:
     """Read the committed bytes of the last chunk and check them against the record.
 
     The file may hold more rows than were committed (a writer at work, or killed); its own checksum
@@ -188,22 +188,22 @@ def read_tail(folder: Folder, array: ArrayState, *, also: Tail | None = None) ->
     Parameters
     ----------
     folder, array
-    also : Tail, optional
-        What an erase that is under way turns the last chunk into.
+    tail_after_erase : Tail, optional
+        The rows of the last chunk after an erase that is under way.
 
     Raises
     ------
     CorruptStoreError
         The bytes are not those that were committed.
     """
-    for data in _tails(folder, array, also):
+    for data in _tails(folder, array, tail_after_erase):
         if data is not None:
             return data
     raise tail_differs(folder.path / chunk_name(array, array.chunks - 1))
 
 
-def _tails(folder: Folder, array: ArrayState, also: Tail | None) -> Iterator[bytes | None]:
-    tails = [tail for tail in (array.tail, also) if tail is not None]
+def _tails(folder: Folder, array: ArrayState, tail_after_erase: Tail | None) -> Iterator[bytes | None]:
+    tails = [tail for tail in (array.tail, tail_after_erase) if tail is not None]
     if array.compression is not None:
         rows = np.asarray(read_chunk(folder, array, array.chunks - 1)).reshape(-1).view(np.uint8).data
         for tail in tails:
@@ -218,15 +218,15 @@ def _tails(folder: Folder, array: ArrayState, also: Tail | None) -> Iterator[byt
                 yield data if len(data) == tail.nbytes and crc32c(data) == tail.crc32c else None
 
 
-def check_tail(folder: Folder, array: ArrayState, *, also: Tail | None = None) -> None:
+def check_tail(folder: Folder, array: ArrayState, *, tail_after_erase: Tail | None = None) -> None:
     """Check the last chunk's committed rows, if there are any; see `read_tail`, which also returns them."""
     if array.tail is None:
         return
     if array.compression is not None:
-        read_tail(folder, array, also=also)
+        read_tail(folder, array, tail_after_erase=tail_after_erase)
         return
     with open_chunk(folder, array, array.chunks - 1) as (descriptor, size):
-        for tail in (array.tail, also):
+        for tail in (array.tail, tail_after_erase):
             if tail is not None and _checksum_of(descriptor, size, array, tail.nbytes) == tail.crc32c:
                 return
     raise tail_differs(folder.path / chunk_name(array, array.chunks - 1))

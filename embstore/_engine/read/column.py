@@ -31,14 +31,10 @@ class NumericColumn:
 
     Attributes
     ----------
-    complete : bool
-        Whether reads depend no longer on what becomes of the files: all of it is mapped, and the record was looked at
-        since. Set by the snapshot, which looks.
     in_place : bool
-        Whether neighbouring rows are shown where they lie: `span` copies nothing.
+        Whether `span` returns rows without a copy.
     """
 
-    complete = False
     in_place = False
 
     def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
@@ -47,6 +43,11 @@ class NumericColumn:
         self.dtype = np.dtype(array.dtype)
         self.check = check
         self._sound = np.zeros(array.chunks, dtype=bool)  # chunks whose checksum was found right
+
+    @property
+    def complete(self) -> bool:
+        """True if reads no longer touch the files."""
+        return False
 
     def __len__(self) -> int:
         return self.array.length
@@ -73,10 +74,6 @@ class NumericColumn:
     def private(self) -> Array:
         """Return all rows as a writable array of the caller's own: ``(len(self), *shape)``."""
         return self.copy(0, len(self))
-
-    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
-        """Return the column of a later commit of the same store."""
-        raise NotImplementedError
 
     def _check_rows(self, rows: Rows) -> None:
         if len(rows) and (rows.min() < 0 or rows.max() >= self.array.length):

@@ -24,7 +24,9 @@ from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder, Signature
 from embstore._engine.read.column import Check, NumericColumn, Rows
-from embstore._engine.read.mapped_column import MappedColumn, Mapping, StringColumn, open_column
+from embstore._engine.read.mapped_column import MappedColumn, State
+from embstore._engine.read.open_column import Mapping, grow_column, open_column
+from embstore._engine.read.string_column import StringColumn
 from embstore.errors import (
     CorruptStoreError,
     NotAStoreError,
@@ -140,14 +142,14 @@ class Snapshot:
             return  # there each last chunk is checked when it is fetched
         erasing = self.record.erasing or {}
         for name, array in self.record.arrays.items():
-            check_tail(self.folder.child(name), array, also=erasing.get(name))
+            check_tail(self.folder.child(name), array, tail_after_erase=erasing.get(name))
 
     def advanced(self, record: Record, signature: Signature) -> Snapshot:
         """Return the snapshot of a later commit in the same folder; columns in use grow in place."""
         erased = record.epoch != self.record.epoch
         with self._reading():
             columns = {
-                name: column.grown(record.arrays[name], erased=erased)
+                name: grow_column(column, record.arrays[name], mapping=self.mapping, erased=erased)
                 if column.array != record.arrays[name] or erased
                 else column
                 for name, column in list(self._columns.items())
@@ -297,10 +299,10 @@ class Snapshot:
         if last is not self._settled:
             # Mapped before the look: one that is mapped later may be of an erase that comes later.
             mapped = [column for column in list(self._columns.values()) if isinstance(column, MappedColumn)]
-            mapped = [column for column in mapped if column.mapped and not column.complete]
+            mapped = [column for column in mapped if column.state is State.MAPPED]
             self.ensure_current()
             for column in mapped:
-                column.complete = True
+                column.settle()
             self._settled = last
 
     def take(self, name: str, rows: Rows) -> np.ndarray[Any, Any]:
@@ -359,7 +361,7 @@ class Snapshot:
                     self.record.arrays[name],
                     mapping=self.mapping,
                     check=self.check,
-                    also=(self.record.erasing or {}).get(name),
+                    tail_after_erase=(self.record.erasing or {}).get(name),
                 )
             if self.check == "all":
                 self._settle()  # else nothing was read yet

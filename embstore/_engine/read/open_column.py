@@ -1,0 +1,92 @@
+"""The choice of a column's kind: mapped, read chunk by chunk, decoded, or strings."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from embstore._engine.format.record import STRING, ArrayState, Tail
+from embstore._engine.io.folder import Folder
+from embstore._engine.io.mapping import PAGE_NBYTES, Region, available
+from embstore._engine.read.column import Check, NumericColumn
+from embstore._engine.read.decoded_column import DecodedColumn, tails_of
+from embstore._engine.read.file_column import ChunkedColumn, read_by_chunk
+from embstore._engine.read.mapped_column import MappedColumn
+from embstore._engine.read.string_column import StringColumn
+from embstore.errors import CorruptStoreError
+
+logger = logging.getLogger("embstore")
+
+Mapping = Literal["auto", "never"]
+Column = NumericColumn | StringColumn
+
+
+def open_column(
+    folder: Folder,
+    array: ArrayState,
+    *,
+    mapping: Mapping = "auto",
+    check: Check = "tail",
+    tail_after_erase: Tail | None = None,
+) -> Column:
+    """Open the column that lies in `folder`.
+
+    Parameters
+    ----------
+    folder, array, mapping, check
+    tail_after_erase : Tail, optional
+        The last chunk's rows after an erase that is under way.
+
+    Raises
+    ------
+    FileNotFoundError
+        A chunk is not there.
+    CorruptStoreError
+        A chunk has another size than it must have.
+    """
+    if array.dtype == STRING:
+        return StringColumn(folder, array, tails_of(folder, array, tail_after_erase))
+    if array.compression is not None or not folder.local:
+        return DecodedColumn(folder, array, check, tails_of(folder, array, tail_after_erase))
+    return _numeric(folder, array, mapping, check)
+
+
+def grow_column(column: Column, array: ArrayState, *, mapping: Mapping, erased: bool) -> Column:
+    """Return the column of a later commit of the same store.
+
+    Parameters
+    ----------
+    column
+        Of the earlier commit.
+    array : ArrayState
+        Of the later commit.
+    mapping
+    erased : bool
+        Whether rows were erased between the two.
+    """
+    if isinstance(column, StringColumn | DecodedColumn):
+        return column.grown(array, erased=erased)
+    if isinstance(column, MappedColumn):
+        grown = column.grown(array, erased=erased)
+        return _numeric(column.folder, array, "auto", column.check) if grown is None else grown
+    # A column that could not be mapped stays so; an empty one was not tried.
+    return _numeric(column.folder, array, mapping if column.array.length == 0 else "never", column.check)
+
+
+def _numeric(folder: Folder, array: ArrayState, mapping: Mapping, check: Check) -> NumericColumn:
+    """Open a numeric column, mapped where that is wanted and possible."""
+    nbytes = array.chunks * array.chunk_nbytes
+    if mapping == "never" or array.length == 0:
+        return ChunkedColumn(folder, array, check)
+    if array.chunk_nbytes % PAGE_NBYTES:
+        logger.info("%s: its rows don't fill pages, it is read chunk by chunk", folder.path)
+        return ChunkedColumn(folder, array, check)
+    reason = available(nbytes, array.chunks)
+    if not reason:
+        try:
+            return MappedColumn(folder, array, check, Region(nbytes))
+        except (FileNotFoundError, CorruptStoreError):
+            raise
+        except OSError as error:  # the address space or the maps ran out
+            reason = str(error)
+    return read_by_chunk(folder, array, check, reason)
