@@ -2,4 +2,6 @@
 
 from importlib.util import find_spec
 
-collect_ignore_glob = [] if find_spec("torch") else ["embstore/torch.py", "integrations/*"]
+collect_ignore_glob = (
+    [] if find_spec("torch") else ["embstore/torch.py", "embstore/_outputs/collate.py", "integrations/*"]
+)

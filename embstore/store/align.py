@@ -220,7 +220,7 @@ class Aligned:
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return the samples of a batch, as tensors gathered at once; the default collate takes them whole."""
-        from embstore.torch import Batch
+        from embstore._outputs.collate import Batch
 
         places = np.asarray(indices, dtype=np.int64)
         whole: dict[str, Any] = {}

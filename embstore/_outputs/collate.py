@@ -1,0 +1,77 @@
+"""Batches that were gathered at once, and the default collate of PyTorch, which takes them whole. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+
+class Batch(Sequence[Any]):
+    """A batch that was gathered, which behaves as a list of its samples for any other collate function."""
+
+    def __init__(self, whole: Any, count: int, ragged: Sequence[Any] = ()) -> None:
+        self.whole = whole
+        self.ragged = ragged  # where in a sample padded rows are
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        if isinstance(self.whole, dict):
+            mapping = _MappingSample({name: values[index] for name, values in self.whole.items()})
+            mapping.batch = self
+            return mapping
+        sample = _TupleSample(values[index] for values in self.whole)
+        sample.batch = self
+        return sample
+
+
+class _TupleSample(tuple[Any, ...]):
+    """A sample that remembers the batch in which it was gathered."""
+
+    batch: Batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)
+
+
+class _MappingSample(dict[str, Any]):
+    """A sample that remembers the batch in which it was gathered."""
+
+    batch: Batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    """Collate a batch that was gathered: it is whole already."""
+    if isinstance(batch, Batch):
+        return batch.whole
+    plain = [list(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples gathered one by one
+    for place in batch[0].batch.ragged:
+        longest = max(len(sample[place]) for sample in plain)
+        for sample in plain:
+            sample[place] = _lengthened(sample[place], longest)
+    return torch.utils.data.default_collate([tuple(s) if isinstance(s, list) else s for s in plain])
+
+
+def _lengthened(rows: torch.Tensor, length: int) -> torch.Tensor:
+    """Return rows with zeros after them: ``(length, *shape)``."""
+    out = rows.new_zeros((length, *rows.shape[1:]))
+    out[: len(rows)] = rows
+    return out
+
+
+# The default collate looks here by the type of a batch's first sample; it is the way that torch documents for
+# types of one's own (torch.utils.data.default_collate).
+default_collate_fn_map[_TupleSample] = _whole
+default_collate_fn_map[_MappingSample] = _whole
