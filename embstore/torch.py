@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+
+from embstore.errors import MissingLibraryError, UnknownColumnError
+
+try:
+    import torch
+    from torch.utils.data import Dataset
+except ImportError as error:
+    raise MissingLibraryError("torch", "torch", "for a Dataset of PyTorch's") from error
 
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import STRING
@@ -15,6 +22,8 @@ from embstore._engine.read.read_rows import column_of, read_field
 from embstore._outputs.collate import Batch
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import MissingLibraryError, UnknownColumnError
+from embstore.store.as_view import as_view
+from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.view import View
 
 try:
@@ -39,8 +48,8 @@ class EmbeddingDataset(Dataset[Any]):
 
     Parameters
     ----------
-    view : View
-        Or a store, for all of its rows.
+    view : View or EmbeddingStore
+        All rows of a store.
     classes : sequence of str, optional
         Gives the labels: a class's place in this list, and only in this list, so that clients and machines
         agree.
@@ -68,6 +77,8 @@ class EmbeddingDataset(Dataset[Any]):
     UnknownClassError
         A row's class is not in `classes`.
     UnknownFieldError, UnknownColumnError
+    TypeError
+        `view` is neither a view nor a store.
 
     Examples
     --------
@@ -81,14 +92,14 @@ class EmbeddingDataset(Dataset[Any]):
 
     def __init__(
         self,
-        view: View,
+        view: View | EmbeddingStore,
         *,
         classes: Sequence[str] | None = None,
         fields: Sequence[str] | None = None,
         columns: Sequence[str] = (),
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.view: View = view if isinstance(view, View) else view.select()
+        self.view = as_view(view)
         store = self.view.store
         self.classes = None if classes is None else list(classes)
         self.class_to_idx = {name: place for place, name in enumerate(self.classes or ())}

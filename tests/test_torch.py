@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -569,6 +570,30 @@ def test_a_column_called_label_is_not_taken_for_the_labels(path):
         assert EmbeddingDataset(store.select(), columns=["label"])[1]["label"] == 8
         with pytest.raises(ValueError, match="label"):
             EmbeddingDataset(store.select(), classes=["c", "d"], columns=["label"])
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("a.zarr", r"found a path: pass embstore\.open\('a\.zarr'\)\.select\(\)"),
+        (Path("a.zarr"), r"found a path: pass embstore\.open\('a\.zarr'\)\.select\(\)"),
+        (np.ones((2, 3)), "found ndarray"),
+        (None, "found NoneType"),
+    ],
+    ids=["str", "path", "array", "none"],
+)
+def test_a_dataset_is_of_a_view_or_a_store(given, hint):
+    with pytest.raises(TypeError, match=f"expected a View or an EmbeddingStore, {hint}"):
+        EmbeddingDataset(given)
+
+
+def test_without_torch_the_extra_is_named():
+    code = (
+        "import sys\nsys.modules['torch'] = None\nimport embstore.errors\n"
+        "try: import embstore.torch\nexcept embstore.errors.MissingLibraryError as error: print(error)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "pip install 'embstore[torch]'" in found
 
 
 def test_torch_is_loaded_by_its_module_alone(make, path):

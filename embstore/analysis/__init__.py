@@ -1,6 +1,6 @@
-"""Looking at what is stored: classes, near duplicates, outliers, projections. Read a block at a time.
+"""Functions over views: classes, near duplicates, outliers, projections. Rows are read a block at a time.
 
-The names below are imported when they are first used, as those of `embstore` are.
+Each takes a view, or a store for all of its rows. Names are imported when they are first used.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ import numpy as np
 
 from embstore._outputs.projection import Method
 from embstore.errors import EmptyViewError, MissingLibraryError
+from embstore.store.as_view import as_view
+from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.view import View
 
 logger = logging.getLogger("embstore")
@@ -26,7 +28,7 @@ class Exploration:
 
     Parameters
     ----------
-    view : View
+    view : View or EmbeddingStore
     field : str, optional
     method : {"pca", "umap"}
         How rows are projected, here: embedding-atlas does not do it again.
@@ -50,13 +52,14 @@ class Exploration:
 
     def __init__(
         self,
-        view: View,
+        view: View | EmbeddingStore,
         *,
         field: str | None = None,
         method: Method = "pca",
         options: Sequence[str] = (),
         rng: np.random.Generator | None = None,
     ) -> None:
+        view = as_view(view)
         program = _installed()
         if not len(view):
             raise EmptyViewError(view.store.path, "explore")
@@ -94,7 +97,7 @@ class Exploration:
 
 
 def explore(
-    view: View,
+    view: View | EmbeddingStore,
     *,
     field: str | None = None,
     method: Method = "pca",

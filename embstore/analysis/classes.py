@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.lazy import imported
+from embstore.store.as_view import as_view
+from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.view import View
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def class_places(view: View) -> tuple[list[str], NDArray[np.int64]]:
     return [snapshot.class_names[code] for code in codes.tolist()], places.astype(np.int64)
 
 
-def centroids(view: View, field: str | None = None) -> Centroids:
+def centroids(view: View | EmbeddingStore, field: str | None = None) -> Centroids:
     """Return the mean row of each class, summed in float64, a block at a time.
 
     Raises
@@ -101,6 +103,7 @@ def centroids(view: View, field: str | None = None) -> Centroids:
     >>> means.class_names, means.values.tolist()
     (['dog', 'cat'], [[1.0, 1.0], [5.0, 5.0]])
     """
+    view = as_view(view)
     vectors = view.vectors(field)
     names, places = class_places(view)
     counts = np.bincount(places, minlength=len(names))
@@ -113,7 +116,7 @@ def centroids(view: View, field: str | None = None) -> Centroids:
     return Centroids(class_names=names, counts=counts, values=sums / np.maximum(counts, 1)[:, None])
 
 
-def distances(view: View, field: str | None = None, *, metric: Distance = "euclidean") -> Distances:
+def distances(view: View | EmbeddingStore, field: str | None = None, *, metric: Distance = "euclidean") -> Distances:
     """Measure classes within and between.
 
     With the centroids ``m_c``, ``within[c]`` is the mean of ``d(x, m_c)`` over the rows ``x`` of class ``c``, and
@@ -124,6 +127,7 @@ def distances(view: View, field: str | None = None, *, metric: Distance = "eucli
     ------
     NonFiniteError, ShapeError, UnknownFieldError
     """
+    view = as_view(view)
     means = centroids(view, field)
     names, places = class_places(view)
     own = to_own(view, field, means, places, metric)

@@ -12,6 +12,8 @@ from embstore._outputs.neighbors import norms
 from embstore._outputs.vectors import Vectors
 from embstore.analysis.classes import class_places
 from embstore.errors import TooManyPairsError
+from embstore.store.as_view import as_view
+from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.view import View
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ _NONE: Final[Places] = np.empty(0, dtype=np.int64)
 
 
 def duplicates(
-    view: View,
+    view: View | EmbeddingStore,
     threshold: float = 0.99,
     *,
     across_classes: bool = False,
@@ -42,7 +44,7 @@ def duplicates(
 
     Parameters
     ----------
-    view : View
+    view : View or EmbeddingStore
         A row that it repeats is not its own duplicate.
     threshold : float
         Above 0, at most 1.
@@ -69,6 +71,7 @@ def duplicates(
     >>> duplicates(store.select()).to_dict("records")
     [{'key_a': 'a:dog', 'key_b': 'b:cat', 'class_a': 'dog', 'class_b': 'cat', 'score': 1.0}]
     """
+    view = as_view(view)
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a threshold above 0 and up to 1, found {threshold}")
     pandas = imported("pandas", "analysis", "for a DataFrame")

@@ -6,11 +6,13 @@ import numpy as np
 
 from embstore._outputs.projection import Method, project_vectors
 from embstore._outputs.projection import Projection as Projection
+from embstore.store.as_view import as_view
+from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.view import View
 
 
 def project(
-    view: View,
+    view: View | EmbeddingStore,
     method: Method = "pca",
     n: int = 2,
     *,
@@ -26,7 +28,7 @@ def project(
 
     Parameters
     ----------
-    view : View
+    view : View or EmbeddingStore
     method : {"pca", "umap"}
     n : int
     field : str, optional
@@ -50,4 +52,4 @@ def project(
     >>> project(store.select(), n=1).points.tolist()
     [[-1.0], [0.0], [1.0]]
     """
-    return project_vectors(view.vectors(field), method, n, rng or np.random.default_rng(0))
+    return project_vectors(as_view(view).vectors(field), method, n, rng or np.random.default_rng(0))

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from embstore._engine.lazy import imported
 from embstore._outputs.neighbors import nearest_rows
 from embstore.analysis.classes import Distance, centroids, class_places, to_own
+from embstore.store.as_view import as_view
+from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.view import View
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ _ASKED_AT_ONCE: Final = 1_024
 
 
 def outliers(
-    view: View,
+    view: View | EmbeddingStore,
     n: int = 20,
     *,
     method: Literal["centroid", "neighbors"] = "centroid",
@@ -36,7 +38,7 @@ def outliers(
 
     Parameters
     ----------
-    view : View
+    view : View or EmbeddingStore
     n : int
     method : {"centroid", "neighbors"}
     k : int
@@ -53,6 +55,7 @@ def outliers(
     ------
     NonFiniteError, ShapeError, UnknownFieldError, MissingLibraryError
     """
+    view = as_view(view)
     if method not in ("centroid", "neighbors"):
         raise ValueError(f"expected the method centroid or neighbors, found {method!r}")
     if metric not in ("cosine", "euclidean"):

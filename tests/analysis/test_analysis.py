@@ -369,6 +369,34 @@ def test_many_points_are_sampled_and_the_title_says_so(make):
     assert shown != {note[0] for trace in again.data for note in trace.customdata}
 
 
+OVER_VIEWS = (
+    analysis.centroids,
+    analysis.distances,
+    analysis.duplicates,
+    analysis.explore,
+    analysis.Exploration,
+    analysis.outliers,
+    analysis.project,
+)
+
+
+@pytest.mark.parametrize("function", OVER_VIEWS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize(("given", "hint"), [("a.zarr", r"embstore\.open\('a\.zarr'\)\.select"), (None, "NoneType")])
+def test_what_is_neither_a_view_nor_a_store_is_refused(function, given, hint):
+    with pytest.raises(TypeError, match=f"expected a View or an EmbeddingStore, found .*{hint}"):
+        function(given)
+
+
+def test_a_store_stands_for_all_of_its_rows(make):
+    pytest.importorskip("pandas")
+    store, keys, _ = make()
+    store.delete(keys[:2])
+    assert analysis.project(store).points.shape == (298, 2)
+    assert analysis.centroids(store).counts.sum() == analysis.distances(store).counts.sum() == 298
+    assert len(analysis.outliers(store, 400)) == 298
+    assert len(analysis.duplicates(store, 1.0)) == len(analysis.duplicates(store.select(), 1.0))
+
+
 def test_many_classes_share_a_legend(path, tmp_path, rng):
     pytest.importorskip("matplotlib")
     pytest.importorskip("plotly")
