@@ -10,8 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from embstore._engine.rng import Rng
 from embstore._outputs.projection import Method
 from embstore.errors import EmptyViewError, MissingLibraryError
 from embstore.store.as_view import as_view
@@ -34,7 +33,7 @@ class Exploration:
         How rows are projected, here: embedding-atlas does not do it again.
     options : sequence of str
         More of its command line, as ``["--port", "5056"]``.
-    rng : numpy.random.Generator, optional
+    rng : int or numpy.random.Generator, optional
         The same at each call, unless given.
 
     Attributes
@@ -57,7 +56,7 @@ class Exploration:
         field: str | None = None,
         method: Method = "pca",
         options: Sequence[str] = (),
-        rng: np.random.Generator | None = None,
+        rng: Rng | None = None,
     ) -> None:
         view = as_view(view)
         program = _installed()
@@ -102,7 +101,7 @@ def explore(
     field: str | None = None,
     method: Method = "pca",
     options: Sequence[str] = (),
-    rng: np.random.Generator | None = None,
+    rng: Rng | None = None,
 ) -> int:
     """Show a view in embedding-atlas until that is ended, as by Ctrl-C; see `Exploration`, which does not wait.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.projection import Method, project_vectors
 from embstore._outputs.projection import Projection as Projection
 from embstore.store.as_view import as_view
@@ -17,7 +16,7 @@ def project(
     n: int = 2,
     *,
     field: str | None = None,
-    rng: np.random.Generator | None = None,
+    rng: Rng | None = None,
 ) -> Projection:
     """Project a view's rows, flattened, on `n` dimensions.
 
@@ -32,7 +31,7 @@ def project(
     method : {"pca", "umap"}
     n : int
     field : str, optional
-    rng : numpy.random.Generator, optional
+    rng : int or numpy.random.Generator, optional
         The same at each call, unless given.
 
     Returns
@@ -46,10 +45,10 @@ def project(
 
     Examples
     --------
-    >>> import embstore, tempfile
+    >>> import embstore, numpy as np, tempfile
     >>> store = embstore.open(tempfile.mkdtemp() + "/demo.zarr", "w-", config={"encoder": "demo"})
     >>> _ = store.append(["a:x", "b:x", "c:x"], np.array([[0, 1], [1, 1], [2, 1]], np.float32))
     >>> project(store.select(), n=1).points.tolist()
     [[-1.0], [0.0], [1.0]]
     """
-    return project_vectors(as_view(view).vectors(field), method, n, rng or np.random.default_rng(0))
+    return project_vectors(as_view(view).vectors(field), method, n, generator_of(0 if rng is None else rng))

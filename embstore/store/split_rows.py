@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["split_rows"]
+from embstore._engine.rng import Rng, generator_of
 
 
 def split_rows(
     count: int,
     ratios: Mapping[str, float],
     *,
-    rng: np.random.Generator,
+    rng: Rng,
     strata: Sequence[Any] | None = None,
     groups: Sequence[Any] | None = None,
 ) -> dict[str, NDArray[np.int64]]:
@@ -27,7 +27,7 @@ def split_rows(
     count : int
     ratios : mapping of str to float
         Sum to 1.
-    rng : numpy.random.Generator
+    rng : int or numpy.random.Generator
     strata : sequence, optional
         Each of its values is split in these ratios; a group counts for the stratum of its first place.
     groups : sequence, optional
@@ -45,12 +45,13 @@ def split_rows(
 
     Examples
     --------
-    >>> parts = split_rows(10, {"train": 0.8, "test": 0.2}, rng=np.random.default_rng(0))
+    >>> parts = split_rows(10, {"train": 0.8, "test": 0.2}, rng=0)
     >>> {name: len(places) for name, places in parts.items()}
     {'train': 8, 'test': 2}
     """
     if not ratios or min(ratios.values()) < 0 or not math.isclose(sum(ratios.values()), 1, abs_tol=1e-9):
         raise ValueError(f"expected ratios from 0 that sum to 1, found {dict(ratios)}")
+    rng = generator_of(rng)
     groups = range(count) if groups is None else groups
     members: dict[Any, list[int]] = {}
     for place, group in enumerate(groups):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.rng import Rng, generator_of
 from embstore.errors import StoreChangedError, UnknownClassError
 from embstore.store.split_rows import split_rows
 from embstore.store.view_outputs import Outputs
@@ -158,21 +159,27 @@ class View(Outputs):
         """
         return View(self.store, filter_rows(self.snapshot(), self.rows, classes, where))
 
-    def sample(self, n: int, *, rng: np.random.Generator) -> View:
+    def sample(self, n: int, *, rng: Rng) -> View:
         """Return `n` rows drawn without replacement.
+
+        Parameters
+        ----------
+        n : int
+        rng : int or numpy.random.Generator
+            A seed gives the same rows at each call.
 
         Raises
         ------
         ValueError
             There are fewer.
         """
-        return self[rng.choice(len(self), size=n, replace=False)]
+        return self[generator_of(rng).choice(len(self), size=n, replace=False)]
 
     def split(
         self,
         ratios: Mapping[str, float],
         *,
-        rng: np.random.Generator,
+        rng: Rng,
         by: Literal["class"] | str | None = "class",
         group: str | None = None,
     ) -> dict[str, View]:
@@ -182,7 +189,7 @@ class View(Outputs):
         ----------
         ratios : mapping of str to float
             Sum to 1.
-        rng : numpy.random.Generator
+        rng : int or numpy.random.Generator
         by : str, optional
             ``"class"``, a column, or None: each of its values is split in these ratios.
         group : str, optional

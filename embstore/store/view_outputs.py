@@ -18,6 +18,7 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.read_rows import read_field
 from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
 from embstore._outputs.tensors import as_tensor
 from embstore._outputs.vectors import Vectors
@@ -147,7 +148,7 @@ class Outputs:
         *,
         field: str | None = None,
         projection: Method | NDArray[np.floating[Any]] | None = None,
-        rng: np.random.Generator | None = None,
+        rng: Rng | None = None,
     ) -> Path:
         """Write keys, columns and vectors to a Parquet file, a row group at a time.
 
@@ -161,7 +162,7 @@ class Outputs:
             Becomes the column ``vector``, a list of float32; rows are flattened.
         projection : {"pca", "umap"} or ndarray, (len(view), 2), optional
             Becomes the columns ``x`` and ``y``.
-        rng : numpy.random.Generator, optional
+        rng : int or numpy.random.Generator, optional
             For a projection that needs one; the same at each call, unless given.
 
         Returns
@@ -178,7 +179,7 @@ class Outputs:
 
         path, vectors = local_path(file), self.vectors(field)
         if isinstance(projection, str):
-            projection = project_vectors(vectors, projection, 2, rng or _always_the_same()).points
+            projection = project_vectors(vectors, projection, 2, generator_of(0 if rng is None else rng)).points
         write_parquet(path, vectors, None if projection is None else np.asarray(projection, dtype=np.float32))
         return path
 
@@ -190,7 +191,7 @@ class Outputs:
         color: str | None = "class_name",
         method: Method = "pca",
         max_points: int = 100_000,
-        rng: np.random.Generator | None = None,
+        rng: Rng | None = None,
     ) -> Any:
         """Plot the rows in two dimensions, a point a row.
 
@@ -205,7 +206,7 @@ class Outputs:
         method : {"pca", "umap"}
         max_points : int
             Of more rows as many are drawn at random, and the title says so.
-        rng : numpy.random.Generator, optional
+        rng : int or numpy.random.Generator, optional
             The same at each call, unless given.
 
         Returns
@@ -227,7 +228,7 @@ class Outputs:
             color=color,
             method=method,
             max_points=max_points,
-            rng=rng or _always_the_same(),
+            rng=generator_of(0 if rng is None else rng),
         )
 
     def _field_names(self, fields: Sequence[str] | str) -> list[str]:
@@ -277,7 +278,3 @@ class Outputs:
         ShapeError, NonFiniteError, MissingKeysError, UnknownFieldError
         """
         return neighbors_of(self.vectors(field), query, k, metric=metric, itself=itself, rows_of=self.store.rows_of)
-
-
-def _always_the_same() -> np.random.Generator:
-    return np.random.default_rng(0)

@@ -369,6 +369,41 @@ def test_many_points_are_sampled_and_the_title_says_so(make):
     assert shown != {note[0] for trace in again.data for note in trace.customdata}
 
 
+def test_a_seed_stands_for_its_generator(make, tmp_path, monkeypatch):
+    pytest.importorskip("plotly")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("embstore._outputs.projection._MOST_EXACT", 2)
+    store, _, rows = make(columns=False)
+    store.add_field("wide", store.select().keys, np.tile(rows, 5))
+    view = store.select()
+
+    def results(rng):
+        table = parquet.read_table(view.to_parquet(tmp_path / "a.parquet", field="wide", projection="pca", rng=rng))
+        shown = [trace.customdata.tolist() for trace in view.plot(field="wide", max_points=9, rng=rng).data]
+        points = analysis.project(view, n=3, field="wide", rng=rng).points.tolist()
+        return points, table["x"].to_pylist(), shown
+
+    def generated(seed):
+        return np.random.default_rng(seed)
+
+    for seed in (0, 7):
+        table = parquet.read_table(
+            view.to_parquet(tmp_path / "a.parquet", field="wide", projection="pca", rng=generated(seed))
+        )
+        figure = view.plot(field="wide", max_points=9, rng=generated(seed))
+        points = analysis.project(view, n=3, field="wide", rng=generated(seed)).points
+        shown = [trace.customdata.tolist() for trace in figure.data]
+        assert results(seed) == (points.tolist(), table["x"].to_pylist(), shown)
+    assert results(None) == results(0)
+    for call in (
+        lambda: analysis.project(view, field="wide", rng="0"),
+        lambda: view.plot(field="wide", rng=0.0),
+        lambda: view.to_parquet(tmp_path / "b.parquet", field="wide", projection="pca", rng=True),
+    ):
+        with pytest.raises(TypeError, match="an int seed"):
+            call()
+
+
 OVER_VIEWS = (
     analysis.centroids,
     analysis.distances,

@@ -730,6 +730,44 @@ def test_a_mapped_reader_copies_its_commit_whatever_became_of_the_files(make, mo
     np.testing.assert_array_equal(view.to_numpy(), rows)
 
 
+def test_a_seed_stands_for_its_generator(make):
+    store, _, _ = make()
+    view, ratios = store.select(), {"a": 0.5, "b": 0.5}
+    for seed in (0, 3, np.int64(3), 2**70):
+        rng = np.random.default_rng(int(seed))
+        assert view.sample(9, rng=seed).keys == view.sample(9, rng=np.random.default_rng(int(seed))).keys
+        parts = view.split(ratios, rng=rng)
+        assert {name: part.keys for name, part in view.split(ratios, rng=seed).items()} == {
+            name: part.keys for name, part in parts.items()
+        }
+        assert view.split(ratios, rng=rng)["a"].keys != parts["a"].keys  # a generator goes on, and is no seed
+    assert view.sample(9, rng=0).keys != view.sample(9, rng=1).keys
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (None, "found NoneType"),
+        (0.0, "found float"),
+        ("0", "found str"),
+        (True, "found bool"),
+        (np.random.RandomState(0), r"found numpy\.random.*RandomState"),
+        (-1, "at least 0, found -1"),
+    ],
+    ids=str,
+)
+def test_what_is_no_seed_is_refused(make, given, error):
+    store, _, _ = make()
+    view = store.select()
+    for call in (
+        lambda: view.sample(3, rng=given),
+        lambda: view.split({"a": 1.0}, rng=given),
+        lambda: split_rows(3, {"a": 1.0}, rng=given),
+    ):
+        with pytest.raises(ValueError if given == -1 else TypeError, match=error):
+            call()
+
+
 def test_a_column_may_fill_what_it_leaves_out(make):
     store, keys, _ = make()
     store.delete(keys[:1])
