@@ -6,7 +6,7 @@ costs next to nothing, and loads none of zarr, torch and transformers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embstore._engine.lazy import lazily
 from embstore._engine.version import __version__
@@ -83,6 +83,14 @@ _HOMES = {
 }
 
 __all__ = ["__version__", *_HOMES]
+
+
+def _named(place: str) -> Any:
+    """Return what has a public name, such as "embstore:View"; pickles hold these (see `embstore._engine.pickles`)."""
+    from pkgutil import resolve_name
+
+    return resolve_name(place)
+
 
 if not TYPE_CHECKING:  # it would accept any misspelt name
     __getattr__, __dir__ = lazily(__name__, _HOMES)

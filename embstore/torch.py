@@ -21,7 +21,7 @@ from embstore._engine.format.record import STRING
 from embstore._engine.read.read_rows import column_of, read_field
 from embstore._outputs.collate import Batch
 from embstore._outputs.tensors import as_tensor
-from embstore.errors import MissingLibraryError, UnknownColumnError
+from embstore.errors import MissingLibraryError
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.view import View

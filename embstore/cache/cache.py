@@ -17,6 +17,7 @@ from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.keys import Key
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import local_path
+from embstore._engine.pickles import by_name
 from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
 from embstore.cache.prune import StoreUse, choose_for_removal, remove_leftovers, remove_stores, use_of
 from embstore.cache.usage import last_use, mark_used, usage_of
@@ -256,6 +257,9 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self.entries())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return *by_name(type(self), self.path), self.__dict__
 
     def __repr__(self) -> str:
         entries = self.entries()

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embstore._engine.format.config import Config, Difference
+from embstore._engine.pickles import PickledByName
 from embstore.cache.coverage import compare_digests
 from embstore.store.embedding_store import EmbeddingStore
 
 
 @dataclass(frozen=True, slots=True)
-class CacheEntry:
+class CacheEntry(PickledByName):
     """One store of a cache, as its record describes it.
 
     It stands for its path, so that `embstore.open` takes it.
@@ -41,7 +42,7 @@ class CacheEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup:
+class Lookup(PickledByName):
     """What a cache has of what is wanted.
 
     Attributes

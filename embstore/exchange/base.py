@@ -25,6 +25,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.keys import Key
 from embstore._engine.format.ragged import Ragged, sound, unsound
 from embstore._engine.format.record import FIELD_DTYPES, STRING, FieldSpec, offsets_name, stored_dtype
+from embstore._engine.pickles import PickledByName
 from embstore._engine.write.check_input import Stored
 from embstore.errors import EmbstoreError, FileFormatError, UnknownFormatError
 
@@ -65,7 +66,7 @@ _SMALL: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(PickledByName):
     """Something of a file that did not become a row: its key (or name) as found, and why.
 
     Attributes

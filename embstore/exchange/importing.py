@@ -19,6 +19,7 @@ from typing import Any, Literal
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
+from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, reporting
 from embstore._engine.write.check_input import Casting
 from embstore._engine.write.plans import IfExists
@@ -39,7 +40,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportResult:
+class ImportResult(PickledByName):
     """What an import did.
 
     Attributes

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from embstore._engine.format.ragged import Padded
+from embstore._engine.pickles import PickledByName
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import ConfigMismatchError, EmptySourceError, ShapeError, UnknownFieldError
 from embstore.pipeline.fill import Samples
@@ -21,7 +22,7 @@ _TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "float64": 1e-4, "float16": 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CanaryReport:
+class CanaryReport(PickledByName):
     """How stored rows compare with what the encoder gives now.
 
     Attributes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embstore._engine.io.stamps import Stamp
+from embstore._engine.pickles import by_name
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import SampleError
 from embstore.sources.base import AnySample
@@ -46,6 +47,9 @@ class Failure:
     key: str
     where: str
     reason: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name("embstore:EmbedResult._failure", self.key, self.where, self.reason)
 
     def __str__(self) -> str:
         return f"{self.key}: {self.reason}" + ("" if self.where in (self.key, "") else f" ({self.where})")

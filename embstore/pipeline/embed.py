@@ -17,6 +17,7 @@ import numpy as np
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.record import STRING
+from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, reporting
 from embstore._engine.sizes import size as size_text
 from embstore._engine.version import __version__
@@ -45,7 +46,7 @@ Vanished = Literal["report", "delete", "ignore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedResult:
+class EmbedResult(PickledByName):
     """What a run of `embed` did: the wanted samples, by what became of them, and where they are.
 
     Attributes
@@ -81,6 +82,10 @@ class EmbedResult:
     rows: int
     nbytes: int
     seconds: float
+
+    @staticmethod
+    def _failure(key: str, where: str, reason: str) -> Failure:
+        return Failure(key, where, reason)
 
     @property
     def ok(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from embstore._engine.format.keys import Key
 from embstore._engine.io.stamps import UNKNOWN, Stamp, settled, stamp_of
+from embstore._engine.pickles import PickledByName
 from embstore.errors import DuplicateKeysError, SampleError
 
 
@@ -62,7 +63,7 @@ class AnySample(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(PickledByName):
     """One thing to encode.
 
     Attributes

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import read_field
 from embstore._outputs.tensors import as_tensor
@@ -127,7 +128,7 @@ def _joined(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Aligned:
+class Aligned(PickledByName):
     """Rows of several views that belong together, made by `align`.
 
     As a map-style dataset it goes straight into `torch.utils.data.DataLoader`: a batch is one gather a view. A

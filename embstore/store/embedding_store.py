@@ -12,6 +12,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.keys import Key, hash_keys
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import BFLOAT16, FieldSpec
+from embstore._engine.pickles import by_name
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.key_index import KeyIndex
@@ -538,17 +539,25 @@ class EmbeddingStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path, generation and number of rows; opened again for reading."""
-        from embstore.store.open import reopen
+        return by_name("embstore:EmbeddingStore._reopened", *self._place())
 
+    def _place(self) -> tuple[Any, ...]:
+        """Return the arguments of `reopen`."""
         snapshot = self.snapshot
         record = snapshot.record
         place, options = snapshot.folder.origin
-        return reopen, (place, record.generation, record.rows, snapshot.mapping, snapshot.check, options)
+        return place, record.generation, record.rows, snapshot.mapping, snapshot.check, options
+
+    @classmethod
+    def _reopened(cls, *place: Any) -> EmbeddingStore:
+        from embstore.store.open import reopen
+
+        return reopen(*place)
 
     def __repr__(self) -> str:
         if self._session.closed:
             return f"<EmbeddingStore {str(self.path)!r} (closed)>"
-        return as_text(describe(self))
+        return f"<EmbeddingStore>\n{as_text(describe(self))}"
 
     def _repr_html_(self) -> str:
         return as_html([("store", f"{self.path} (closed)")] if self._session.closed else describe(self))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.pickles import by_name
 from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
@@ -58,7 +59,7 @@ class View(Outputs):
                 f"a view is indexed by a slice, a list of places or a mask, found {places!r}; for one row "
                 f"use view.to_numpy()[i], or store[key]"
             )
-        return _restore(self.store, self.rows[places], self._generation, self._epoch)
+        return self._restored(self.store, self.rows[places], self._generation, self._epoch)
 
     def snapshot(self) -> Snapshot:
         """Return the store's commit, once it is known that the rows still mean what they did.
@@ -214,7 +215,13 @@ class View(Outputs):
         rows: Any = self.rows
         if len(rows) and (np.diff(rows) == 1).all():
             rows = (int(rows[0]), int(rows[-1]) + 1)
-        return _restore, (self.store, rows, self._generation, self._epoch)
+        return by_name("embstore:View._restored", self.store, rows, self._generation, self._epoch)
+
+    @classmethod
+    def _restored(cls, store: EmbeddingStore, rows: Any, generation: str, epoch: int) -> View:
+        view = cls(store, np.arange(*rows) if isinstance(rows, tuple) else rows)
+        view._generation, view._epoch = generation, epoch
+        return view
 
     def __repr__(self) -> str:
         names = self.classes
@@ -223,12 +230,6 @@ class View(Outputs):
 
     def _repr_html_(self) -> str:
         return f"<code>{html.escape(repr(self))}</code>"
-
-
-def _restore(store: EmbeddingStore, rows: Any, generation: str, epoch: int) -> View:
-    view = View(store, np.arange(*rows) if isinstance(rows, tuple) else rows)
-    view._generation, view._epoch = generation, epoch
-    return view
 
 
 def filter_rows(

@@ -11,6 +11,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
 
+from embstore._engine.pickles import PickledByName, by_name
 from embstore.errors import ConfigError
 
 __all__ = ["ABSENT", "Config", "Difference", "canonical_json"]
@@ -23,8 +24,8 @@ class _Absent:
     def __repr__(self) -> str:
         return "(absent)"
 
-    def __reduce__(self) -> str:
-        return "ABSENT"
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name("embstore:Difference._absent")
 
 
 ABSENT: Final = _Absent()
@@ -32,7 +33,7 @@ ABSENT: Final = _Absent()
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(PickledByName):
     """One attribute that two configs do not share; nested ones are named ``outer.inner``."""
 
     name: str
@@ -41,6 +42,10 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.name}: expected {self.expected!r}, found {self.found!r}"
+
+    @staticmethod
+    def _absent() -> _Absent:
+        return ABSENT
 
 
 def _number(value: float) -> str:
@@ -215,7 +220,7 @@ class Config(Mapping[str, Any]):
         return values
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._values,)
+        return by_name(type(self), self._values)
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{k}={v!r}" for k, v in self._values.items())

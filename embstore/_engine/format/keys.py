@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.pickles import by_name
 from embstore.errors import KeyFormatError
 
 __all__ = ["UNLABELLED", "Key", "hash_keys"]
@@ -41,6 +42,9 @@ class Key(NamedTuple):
     def __str__(self) -> str:
         """Return the key's text."""
         return f"{self.file_id}:{self.class_name}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name(type(self), *self)
 
     @classmethod
     def parse(cls, key: str | Key) -> Key:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.pickles import PickledByName, by_name
+
 __all__ = ["Padded", "Ragged", "joined", "offsets_of", "rising", "sound", "token_rows", "unsound"]
 
 
@@ -25,9 +27,12 @@ class Padded(NamedTuple):
     values: Any
     lengths: Any
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name(type(self), *self)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ragged:
+class Ragged(PickledByName):
     """Rows of different lengths without padding.
 
     Attributes

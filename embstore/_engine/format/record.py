@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from embstore._engine.pickles import PickledByName
 from embstore.errors import ConfigError, NameRefusedError
 
 FORMAT: Final = 1
@@ -74,7 +75,7 @@ def check_name(name: object, taken: Mapping[str, object] | None = None) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldSpec:
+class FieldSpec(PickledByName):
     """What a field (an embedding column) holds.
 
     Parameters

@@ -21,6 +21,8 @@ from embstore._engine.format.record import STRING, ArrayState, Record, Tail, off
 from embstore._engine.format.values import crc32c, decode_strings, payload
 from embstore._engine.format.zarr_layout import blank
 from embstore._engine.io.folder import Folder
+from embstore._engine.pickles import PickledByName
+from embstore._engine.read.key_index import drop_runs
 from embstore._engine.write.commit import Committed, Values, commit
 from embstore._engine.write.index_file import drop_runs
 from embstore.errors import CorruptStoreError
@@ -29,7 +31,7 @@ __all__ = ["EraseReceipt", "erase_dead", "finish_erase"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EraseReceipt:
+class EraseReceipt(PickledByName):
     """What an erase did, and what it can't reach.
 
     Attributes

@@ -23,6 +23,7 @@ from embstore._engine.format.record import (
     offsets_name,
 )
 from embstore._engine.format.zarr_layout import blank
+from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import check_ends, read_field, row_bounds
@@ -42,7 +43,7 @@ _BLOCK_ROWS: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AppendResult:
+class AppendResult(PickledByName):
     """What an append did, in rows."""
 
     appended: int = 0

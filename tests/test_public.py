@@ -1,0 +1,135 @@
+"""Public names: each is imported when it is first used, and is what reprs and pickles say."""
+
+import copy
+import importlib
+import inspect
+import io
+import pickle
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import embstore
+from embstore import Config, Difference, FieldSpec, Key, Padded, Ragged, Sample
+from embstore.exchange import Unreadable
+
+PATH = Path("/data/a.zarr")
+DIFFERENCE = Difference("a", 1, 2)
+
+
+def read():
+    return "text"
+
+
+def aligned(store):
+    view = store.select()
+    return embstore.align(one=view, other=view, classes=["dog", "cat"])
+
+
+MAKE = {
+    "Aligned": aligned,
+    "AppendResult": lambda _: embstore.AppendResult(appended=1, skipped=2, replaced=3),
+    "Cache": lambda store: embstore.Cache(store.path.parent, network="allow"),
+    "CacheEntry": lambda _: embstore.CacheEntry(PATH, Config(a=1), 3),
+    "CanaryReport": lambda _: embstore.CanaryReport(keys=("a:b",), differences={"f": 0.5}, tolerances={"f": 1.0}),
+    "Config": lambda _: Config(a={"b": [1, None]}),
+    "Difference": lambda _: next(iter(Config(a=1).diff({}))),
+    "EmbedResult": lambda _: embstore.EmbedResult(
+        path=PATH,
+        config=Config(a=1),
+        reason="miss",
+        samples=2,
+        hits=0,
+        encoded=1,
+        stale=0,
+        failed=(embstore.EmbedResult._failure("a:b", "a.wav", "it is empty"),),
+        rows=1,
+        nbytes=8,
+        seconds=0.5,
+    ),
+    "EmbeddingStore": lambda store: store,
+    "EraseReceipt": lambda store: store.erase(["a:dog"]),
+    "FieldSpec": lambda _: FieldSpec(shape=(2, 3), dtype="float16", layer="pooler", ragged=True),
+    "ImportResult": lambda _: embstore.ImportResult(
+        path=PATH,
+        rows=1,
+        skipped=0,
+        replaced=0,
+        unreadable=(Unreadable("a", "no class"),),
+        config=Config(a=1),
+        seconds=0.5,
+    ),
+    "Key": lambda _: Key("a", "b"),
+    "Lookup": lambda _: embstore.Lookup(hit=False, reason="miss", path=PATH, differences=(DIFFERENCE,)),
+    "Padded": lambda _: Padded(np.ones((1, 2)), np.array([2])),
+    "Ragged": lambda _: Ragged(np.ones((3, 2)), np.array([0, 1, 3])),
+    "Sample": lambda _: Sample("a:b", read, "1"),
+    "View": lambda store: store.select(classes=["dog"]),
+}
+
+PROTOCOLS = {"Encoder", "Source"}  # others implement them
+CLASSES = sorted(name for name in embstore.__all__ if inspect.isclass(getattr(embstore, name)) if name not in PROTOCOLS)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with embstore.open(tmp_path / "a.zarr", "w-", config={"a": 1}) as store:
+        store.append(["a:dog", "b:cat", "c:dog"], np.arange(6, dtype=np.float32).reshape(3, 2))
+        yield store
+
+
+class Named(pickle.Unpickler):
+    """Unpickles, and keeps the names of all functions and classes that it looks up."""
+
+    def __init__(self, data):
+        super().__init__(io.BytesIO(data))
+        self.names = set()
+
+    def find_class(self, module, name):
+        self.names.add(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def facts(value):
+    """Return what two equal objects have in common, also where arrays keep them from being compared."""
+    if isinstance(value, embstore.View | embstore.EmbeddingStore):
+        return value.select().keys if isinstance(value, embstore.EmbeddingStore) else (value.keys, value.to_numpy())
+    if isinstance(value, embstore.Aligned):
+        return value.on, value.fields, value.classes, value.left_out, [facts(view) for view in value.views.values()]
+    if isinstance(value, embstore.Cache):
+        return value.path, value.options
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return value
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_repr_and_pickle_hold_public_names_alone(name, store):
+    value = MAKE[name](store)
+    public = getattr(embstore, name)
+    assert type(value) is public
+    assert re.match(rf"<?{name}\b", repr(value)), repr(value)
+    assert not re.search(r"embstore\.\w+\.", repr(value))
+    assert importlib.import_module(public.__module__).__dict__[name] is public  # where it is, it says
+    data = pickle.dumps(value)
+    reader = Named(data)
+    again = reader.load()
+    ours = {found for found in reader.names if found.startswith("embstore")}
+    assert ours <= {"embstore._named"}, ours
+    assert not re.search(rb"embstore\.(_\w+|\w+\.\w+)\b", data.replace(b"embstore._named", b""))
+    for copied in (again, copy.copy(value)):
+        assert type(copied) is public
+        np.testing.assert_equal(facts(copied), facts(value))
+
+
+class Mine(Sample):
+    """A subclass of a user's, which is found where it is."""
+
+
+def test_a_users_subclass_keeps_its_type():
+    again = pickle.loads(pickle.dumps(Mine("a:b", read, "1")))
+    assert type(again) is Mine
+    assert again == Mine("a:b", read, "1")
