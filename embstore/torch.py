@@ -29,7 +29,6 @@ from embstore.store.view import View
 try:
     import torch
     from torch.utils.data import Dataset
-    from torch.utils.data._utils.collate import default_collate_fn_map
 except ImportError as error:
     raise MissingLibraryError("torch", "torch", "for embstore.torch") from error
 

@@ -1,11 +1,14 @@
 """Public names: each is imported when it is first used, and is what reprs and pickles say."""
 
+import ast
 import copy
 import importlib
 import inspect
 import io
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -13,8 +16,56 @@ import numpy as np
 import pytest
 
 import embstore
+import embstore_fl
 from embstore import Config, Difference, FieldSpec, Key, Padded, Ragged, Sample
 from embstore.exchange import Unreadable
+
+LAZY = sorted(
+    ".".join(file.parent.relative_to(Path(room.__file__).parents[1]).parts)
+    for room in (embstore, embstore_fl)
+    for file in Path(room.__file__).parent.rglob("__init__.py")
+    if "= lazily(" in file.read_text()
+)
+HEAVY = {"zarr", "numcodecs", "torch", "transformers", "pandas", "xarray", "pyarrow", "fsspec", "flwr", "datasets"}
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_every_public_name_is_imported_when_it_is_first_used(package):
+    if package.startswith("embstore_fl"):
+        pytest.importorskip("torch")
+    module = importlib.import_module(package)
+    assert {*module.__all__} == {*dir(module)}
+    for name in module.__all__:
+        value = getattr(module, name)
+        assert value is not None
+        assert name == "__version__" or value.__name__ in (name, f"{package}.{name}")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = module.nonsense
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_type_checkers_find_names_where_they_are(package):
+    """The imports that type checkers see are those that `lazily` makes."""
+    module = importlib.import_module(package)
+    block = next(node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == {name: f"{package}.{home}" if home else package for name, home in vars(module)["_HOMES"].items()}
+
+
+def test_importing_a_package_loads_no_heavy_library():
+    assert {"embstore", "embstore.sources", "embstore_fl", "embstore_fl.a2v"} < set(LAZY)
+    code = f"""
+import sys
+import embstore
+assert "numpy" not in sys.modules
+import {", ".join(LAZY)}, embstore.errors, embstore_fl.errors, embstore_fl.metrics
+print(sorted({HEAVY} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
 
 PATH = Path("/data/a.zarr")
 DIFFERENCE = Difference("a", 1, 2)

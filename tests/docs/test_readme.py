@@ -3,7 +3,6 @@
 import inspect
 import re
 import shlex
-import sys
 import tomllib
 from collections import Counter
 from importlib.util import find_spec
@@ -205,26 +204,3 @@ def test_what_is_to_be_typed_is_there():
 def test_every_link_leads_somewhere():
     for link in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
         assert (README.parent / link).exists(), link
-
-
-def test_public_names_are_those_promised():
-    """The public face is what `__all__` says, and each name is there."""
-    for name in embstore.__all__:
-        assert getattr(embstore, name) is not None
-    assert set(embstore.__all__) == set(dir(embstore))
-    with pytest.raises(AttributeError):
-        _ = embstore.nonsense
-
-
-ROOMS = ("store", "cache", "encoders", "sources", "pipeline", "exchange", "analysis")
-
-
-@pytest.mark.parametrize("name", [f"embstore.{room}" for room in ROOMS])
-def test_public_names_of_the_parts(name):
-    __import__(name)
-    module = sys.modules[name]
-    for word in module.__all__:
-        assert getattr(module, word) is not None
-    assert set(module.__all__) == set(dir(module))
-    with pytest.raises(AttributeError):
-        _ = module.nonsense

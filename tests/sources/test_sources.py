@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from embstore import errors, sources
+from embstore import errors
 from embstore._engine.format.keys import Key
 from embstore._engine.io.stamps import UNKNOWN, Stamp
 from embstore.sources import FileSample, Folder, HFDataset, Items, Sample, Table, digest_of
@@ -42,14 +42,6 @@ def values(source):
 
 
 # -- the package -------------------------------------------------------------------------------
-
-
-def test_public_names():
-    assert sorted(sources.__all__) == dir(sources)
-    for name in sources.__all__:
-        assert getattr(sources, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'Foldre'"):
-        _ = sources.Foldre
 
 
 def test_heavy_libraries_are_left_alone(tmp_path):

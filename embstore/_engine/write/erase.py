@@ -22,7 +22,6 @@ from embstore._engine.format.values import crc32c, decode_strings, payload
 from embstore._engine.format.zarr_layout import blank
 from embstore._engine.io.folder import Folder
 from embstore._engine.pickles import PickledByName
-from embstore._engine.read.key_index import drop_runs
 from embstore._engine.write.commit import Committed, Values, commit
 from embstore._engine.write.index_file import drop_runs
 from embstore.errors import CorruptStoreError
