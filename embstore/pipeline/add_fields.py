@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec
@@ -29,7 +27,8 @@ from embstore.errors import (
     StoreChangedError,
     StoreReplacedError,
 )
-from embstore.pipeline.fill import Job, Samples
+from embstore.pipeline.fill import Job
+from embstore.pipeline.run import Samples
 from embstore.sources.base import AnySample, Content, digest_of
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
@@ -37,9 +36,7 @@ from embstore.store.open import open as open_store
 logger = logging.getLogger("embstore")
 
 
-def backfill(
-    store: EmbeddingStore, names: list[str], samples: Samples, job: Job, options: Mapping[str, Any]
-) -> tuple[str, ...]:
+def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ...]:
     """Add fields to a store, for all of its live rows.
 
     Parameters
@@ -48,11 +45,8 @@ def backfill(
         Open for writing.
     names : list of str
         Of fields that the job's encoder has.
-    samples : mapping of str to Sample
-        Of the whole source, by key.
     job : Job
-    options : mapping
-        How stores of this cache are opened.
+        Of a run on the whole source.
 
     Returns
     -------
@@ -65,7 +59,9 @@ def backfill(
         Rows are stored whose samples are not in the source: nothing can be encoded for them.
     """
     specs = {name: spec for name, spec in (job.encoder.fields or {}).items() if name in names}
-    own = replace(job, encoder=job.encoder.with_fields(names), columns=None, encoded=0, failures={}, done=set())
+    samples, options = job.run.samples, job.run.cache.options
+    run = replace(job.run, columns=None)
+    own = replace(job, run=run, encoder=job.encoder.with_fields(names), encoded=0, failures={}, done=set())
     path = _place(store, specs)
     logger.info("%s: adding %s for %d rows", store.path, ", ".join(names), len(store))
     while not own.failures and not _added(store, names):

@@ -12,8 +12,8 @@ from embstore._engine.format.ragged import Padded
 from embstore._engine.pickles import PickledByName
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import ConfigMismatchError, EmptySourceError, ShapeError, UnknownFieldError
-from embstore.pipeline.fill import Samples
 from embstore.pipeline.freshness import compare_samples
+from embstore.pipeline.run import Samples
 from embstore.sources.base import Source, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
 

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +34,9 @@ from embstore.errors import (
 )
 from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfill_leftovers
 from embstore.pipeline.decode_ahead import Failure
-from embstore.pipeline.fill import Job, Samples
+from embstore.pipeline.fill import Job
 from embstore.pipeline.find_missing import StoreStatus, compare_with_store, new_fields_of, stamp_anew, whole_store
+from embstore.pipeline.run import Run, Samples
 from embstore.sources.base import AnySample, Source, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
@@ -174,78 +175,60 @@ def embed(
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
     if vanished not in ("report", "delete", "ignore"):
         raise ValueError(f"expected vanished 'report', 'delete' or 'ignore', found {vanished!r}")
-    started, looked = time.monotonic(), time.time_ns()
+    started, began = time.monotonic(), time.time_ns()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     own = as_encoder(encoder)
     config = Config(own.config, dataset=source.name)
-    workers = workers or min(8, os.cpu_count() or 1)
-    samples = samples_by_key(source)
-    path = cache.path_of(config)
+    run = Run(
+        cache=cache,
+        path=cache.path_of(config),
+        config=config,
+        encoder=own,
+        samples=samples_by_key(source),
+        columns=columns,
+        batch_size=batch_size,
+        workers=workers or min(8, os.cpu_count() or 1),
+        interval=interval,
+        began=began,
+    )
     whole: Coverage | None = None
     if shard is not None:
-        samples = _share(samples, shard)
-        whole = whole_store(path, cache, own, samples, workers)
-        path = part_path(path, shard)
-    here = shard is None and vanished != "ignore"
-    status = compare_with_store(path, cache, config, own, samples, workers=workers, whole=whole, gone=here)
+        run = replace(run, path=part_path(run.path, shard), samples=_share(run.samples, shard))
+        whole = whole_store(run)
+    status = compare_with_store(run, whole=whole, gone=shard is None and vanished != "ignore")
     logger.info("%s: %s", source.name, status.reason)
-    job = Job(encoder=own, batch_size=batch_size, workers=workers, interval=interval, columns=columns)
-    job.failures |= {key: Failure(key, samples[key].where, e.reason) for key, e in status.found.unreadable.items()}
-    added: tuple[str, ...] = ()
     if status.found.touched:
-        stamp_anew(path, cache, samples, status.found.touched, looked)
+        stamp_anew(run, status.found.touched)
+    job = Job(run=run, encoder=own, batch_size=batch_size)
+    job.failures |= {key: Failure(key, run.samples[key].where, e.reason) for key, e in status.found.unreadable.items()}
+    added: tuple[str, ...] = ()
     if status.work or (status.gone and vanished == "delete"):
-        with _writable(path, cache, config, own, samples, columns) as store:
-            if status.gone and vanished == "delete":
+        with _writable(run) as store:
+            if vanished == "delete":
                 _delete(store, status.gone)
             total = len(status.wanted) + (len(store) if status.new_fields else 0)
-            with reporting(progress, total, source.name, hits=len(samples) - len(status.wanted)) as job.advance:
-                added = _carry_out(store, samples, status, job, cache.options)
-    with open_store(path, **cache.options) as store:
-        rows, nbytes = len(store), store.nbytes
-    hits = len(status.found.stored)
-    count(
-        cache.path_of(config),
-        hits=hits,
-        misses=len(status.wanted),
-        served=hits + job.encoded,
-        encoded=job.encoded,
-        seconds=time.monotonic() - started if job.encoded else 0,
-    )
-    return EmbedResult(
-        path=path,
-        config=config,
-        reason=status.reason,
-        samples=len(samples),
-        hits=len(status.found.stored),
-        encoded=job.encoded,
-        stale=len(status.found.stale),
-        failed=tuple(job.failures.values()),
-        vanished=tuple(status.gone),
-        fields_added=added,
-        rows=rows,
-        nbytes=nbytes,
-        seconds=time.monotonic() - started,
-    )
+            hits = len(run.samples) - len(status.wanted)
+            with reporting(progress, total, source.name, hits=hits) as advance:
+                job.advance = advance
+                added = _carry_out(store, status, job)
+    return _finished(status, job, added, started)
 
 
-def _carry_out(
-    store: EmbeddingStore, samples: Samples, status: StoreStatus, job: Job, options: Mapping[str, Any]
-) -> tuple[str, ...]:
+def _carry_out(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[str, ...]:
     """Encode what is wanted; returns the fields that were added."""
-    encoder = job.encoder
+    encoder, samples = job.run.encoder, job.run.samples
     added: tuple[str, ...] = ()
     remove_backfill_leftovers(store)
     if new_fields := new_fields_of(store, encoder):  # another process may have added them since the store was compared
         check_backfill(store, new_fields, samples)
         if status.found.stale:
             # Rows of other content first: a new field is made of the content that is there now.
-            _give_all(job, encoder, store)
+            _give_all(job, store)
             job.fill(store, {key: samples[key] for key in status.found.stale})
         job.encoder = encoder
-        added = backfill(store, new_fields, samples, job, options)
+        added = backfill(store, new_fields, job)
     while status.wanted:
-        _give_all(job, encoder, store)
+        _give_all(job, store)
         fields = store.fields.keys()
         try:
             job.fill(store, {key: samples[key] for key in status.wanted})
@@ -256,6 +239,37 @@ def _carry_out(
                 raise
             job.done.clear()  # another process added a field: rows without it were not taken
     return added
+
+
+def _finished(status: StoreStatus, job: Job, added: tuple[str, ...], started: float) -> EmbedResult:
+    """Count a run in the usage of the whole store, and return its result."""
+    run = job.run
+    with open_store(run.path, **run.cache.options) as store:
+        rows, nbytes = len(store), store.nbytes
+    hits = len(status.found.stored)
+    count(
+        run.cache.path_of(run.config),
+        hits=hits,
+        misses=len(status.wanted),
+        served=hits + job.encoded,
+        encoded=job.encoded,
+        seconds=time.monotonic() - started if job.encoded else 0,
+    )
+    return EmbedResult(
+        path=run.path,
+        config=run.config,
+        reason=status.reason,
+        samples=len(run.samples),
+        hits=hits,
+        encoded=job.encoded,
+        stale=len(status.found.stale),
+        failed=tuple(job.failures.values()),
+        vanished=tuple(status.gone),
+        fields_added=added,
+        rows=rows,
+        nbytes=nbytes,
+        seconds=time.monotonic() - started,
+    )
 
 
 def _delete(store: EmbeddingStore, gone: list[str]) -> None:
@@ -283,7 +297,7 @@ def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
     return {key: sample for (key, sample), mine in zip(samples.items(), chosen.tolist(), strict=True) if mine}
 
 
-def _give_all(job: Job, encoder: BaseEncoder, store: EmbeddingStore) -> None:
+def _give_all(job: Job, store: EmbeddingStore) -> None:
     """Have a job give all fields that a new row of the store needs, and no others.
 
     Raises
@@ -291,7 +305,8 @@ def _give_all(job: Job, encoder: BaseEncoder, store: EmbeddingStore) -> None:
     UnknownFieldError
         The encoder does not have one of them.
     """
-    job.encoder, stored = encoder, store.fields
+    encoder, stored = job.run.encoder, store.fields
+    job.encoder = encoder
     if encoder.fields is not None and stored and stored.keys() != encoder.fields.keys():
         try:
             job.encoder = encoder.with_fields(list(stored))
@@ -304,30 +319,24 @@ def _give_all(job: Job, encoder: BaseEncoder, store: EmbeddingStore) -> None:
         job.casting = "same_kind"  # the dtype that is stored was chosen when the field was made
 
 
-def _writable(
-    path: Path,
-    cache: Cache,
-    config: Config,
-    encoder: BaseEncoder,
-    samples: Samples,
-    columns: Callable[[AnySample], Mapping[str, Any]] | None,
-) -> EmbeddingStore:
-    """Open a store for writing, made if there is none, with the columns that tell what its rows were made from."""
-    provenance = {} if path.exists() else _provenance(encoder)
+def _writable(run: Run) -> EmbeddingStore:
+    """Open the store of a run for writing, or make it, with the columns that tell what its rows were made from."""
+    encoder, columns = run.encoder, run.columns
+    provenance = {} if run.path.exists() else _provenance(encoder)
     described: dict[str, str] = {}
     if encoder.fields is not None:
         described = dict(SOURCE_COLUMNS)
-        for sample in list(samples.values())[:1] if columns is not None else ():
+        for sample in list(run.samples.values())[:1] if columns is not None else ():
             described |= {name: column_values(name, None, [v], 1)[0] for name, v in columns(sample).items()}  # type: ignore[misc]
     store = open_store(
-        path,
+        run.path,
         "a",
-        config=config,
+        config=run.config,
         fields=encoder.fields,
         columns=described,
         provenance=provenance,
-        expected_rows=len(samples),
-        **cache.options,
+        expected_rows=len(run.samples),
+        **run.cache.options,
     )
     blank = dict(UNKNOWN_SOURCE) if store.fields or encoder.fields is not None else {}
     if not len(store):  # no row lacks a value of the columns that are given

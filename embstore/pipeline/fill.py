@@ -1,6 +1,6 @@
 """Encoding what is missing: claimed, decoded ahead, encoded in batches that fit the memory, committed as it goes.
 
-One `Job` fills one store with samples. Which samples and which store, `pipeline` and `backfill` say.
+One `Job` fills one store with samples. `embed` and `add_fields` choose the samples and the store.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ from embstore.encoders.base import BaseEncoder
 from embstore.errors import NonFiniteError
 from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ahead
 from embstore.pipeline.freshness import compare_samples
+from embstore.pipeline.run import Run, Samples
 from embstore.sources.base import AnySample
 from embstore.store.embedding_store import EmbeddingStore
 
 logger = logging.getLogger("embstore")
-
-Samples = Mapping[str, AnySample]
-"""Samples by key."""
 
 _POLL: Final = 0.1  # seconds between looks at what other processes have done
 _CLAIMED_BATCHES: Final = 4
@@ -42,17 +40,13 @@ class Job:
 
     Attributes
     ----------
+    run : Run
     encoder : BaseEncoder
+        The run's, with the fields that the rows need.
     batch_size : int
-        Halved for good where a batch does not fit the memory.
-    workers : int
-        Threads that read and decode.
-    interval : float
-        Seconds between commits at most.
+        The run's, halved for good where a batch does not fit the memory.
     advance : callable
         Called with the number of samples done.
-    columns : callable, optional
-        Gives a sample's values of further columns.
     casting : {"no", "same_kind"}
         Whether rows of another dtype than the store's may be converted.
     encoded : int
@@ -64,12 +58,10 @@ class Job:
         stops changing must not hold up this one.
     """
 
+    run: Run
     encoder: BaseEncoder
     batch_size: int
-    workers: int
-    interval: float
     advance: Callable[[int], None] = lambda count: None
-    columns: Callable[[AnySample], Mapping[str, Any]] | None = None
     casting: Casting = "no"
     encoded: int = 0
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -102,7 +94,7 @@ class Job:
 
     def _todo(self, store: EmbeddingStore, samples: Samples) -> list[str]:
         left = {key: sample for key, sample in samples.items() if key not in self.failures and key not in self.done}
-        found = compare_samples(store, left, workers=self.workers)
+        found = compare_samples(store, left, workers=self.run.workers)
         for key, error in found.unreadable.items():
             self._failed(Failure(key, samples[key].where, error.reason))
         return [*found.missing, *found.stale]
@@ -114,7 +106,7 @@ class Job:
         with contextlib.ExitStack() as stack:
             # Another process may have added a missing row meanwhile: its row is as good.
             writers = [stack.enter_context(self._writer(store, how)) for how in ("skip", "replace")]
-            ready = decoded_ahead(chosen, self.encoder, workers=self.workers, batch_size=self.batch_size)
+            ready = decoded_ahead(chosen, self.encoder, workers=self.run.workers, batch_size=self.batch_size)
             stack.enter_context(contextlib.closing(ready))
             for batch in batches(self._without_failures(ready), self.batch_size):
                 for part, values in self._encoded(batch):
@@ -127,7 +119,7 @@ class Job:
                         writer.flush_if_due()
 
     def _writer(self, store: EmbeddingStore, if_exists: Any) -> RowWriter:
-        return store.writer(interval=self.interval, if_exists=if_exists, casting=self.casting)
+        return store.writer(interval=self.run.interval, if_exists=if_exists, casting=self.casting)
 
     def _claimed(
         self, store: EmbeddingStore, samples: Samples, rows: Mapping[str, int], claims: Claims
@@ -210,9 +202,9 @@ class Job:
             SIZE_COLUMN: [done.stamp.size for done in part],
             MTIME_COLUMN: [done.stamp.mtime for done in part],
         }
-        if self.columns is not None:
+        if self.run.columns is not None:
             for done in part:
-                for name, value in self.columns(done.sample).items():
+                for name, value in self.run.columns(done.sample).items():
                     columns.setdefault(name, []).append(value)
         return columns
 

@@ -1,19 +1,16 @@
 """What a store has of the samples and fields that a run wants: stored, missing, stale, gone, and in which fields.
 
-Which rows are of the content that is there now, `freshness` tells; what is then done, `pipeline`.
+`freshness` tells which rows are of the current content, and `embed` acts on it.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
-from embstore._engine.format.config import Config
 from embstore._engine.io.stamps import settled
-from embstore.cache.cache import Cache
 from embstore.cache.coverage import MTIME_COLUMN, SIZE_COLUMN, Coverage
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import (
@@ -25,8 +22,8 @@ from embstore.errors import (
     StoreReplacedError,
     UnknownFieldError,
 )
-from embstore.pipeline.fill import Samples
 from embstore.pipeline.freshness import compare_samples
+from embstore.pipeline.run import Run, Samples
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
@@ -67,53 +64,44 @@ class StoreStatus:
         return bool(self.wanted or self.new_fields or not self.made)
 
 
-def compare_with_store(
-    path: Path,
-    cache: Cache,
-    config: Config,
-    encoder: BaseEncoder,
-    samples: Samples,
-    *,
-    workers: int,
-    whole: Coverage | None = None,
-    gone: bool = True,
-) -> StoreStatus:
-    """Compare a store with the samples and fields that are wanted.
+def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = True) -> StoreStatus:
+    """Compare the store of a run with the samples and fields that are wanted.
 
     Parameters
     ----------
-    path, cache, config, encoder, samples
-    workers : int
-        Threads that read files whose content is to be compared.
+    run : Run
     whole : Coverage, optional
         Of a shard's part: what the whole store has.
     gone : bool
         Whether to look for rows whose sample is gone.
     """
-    if not path.exists():
+    samples = run.samples
+    if not run.path.exists():
         found = whole or Coverage(missing=list(samples))
-        return StoreStatus(found=found, reason=whole.reason if whole else cache.lookup(config).reason, made=False)
-    with open_store(path, config=config, **cache.options) as store:
+        return StoreStatus(
+            found=found, reason=whole.reason if whole else run.cache.lookup(run.config).reason, made=False
+        )
+    with open_store(run.path, config=run.config, **run.cache.options) as store:
         left = samples if whole is None else {key: samples[key] for key in (*whole.missing, *whole.stale)}
-        own = compare_samples(store, left, workers=workers)
+        own = compare_samples(store, left, workers=run.workers)
         found = own if whole is None else _together(whole, own)
-        new_fields = new_fields_of(store, encoder)
+        new_fields = new_fields_of(store, run.encoder)
         reason = found.reason
         if new_fields:
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
-        return StoreStatus(
-            found=found, reason=reason, new_fields=new_fields, gone=_gone(store, left, own) if gone else []
-        )
+        rows_gone = _gone(store, left, own) if gone else []
+        return StoreStatus(found=found, reason=reason, new_fields=new_fields, gone=rows_gone)
 
 
-def whole_store(path: Path, cache: Cache, encoder: BaseEncoder, samples: Samples, workers: int) -> Coverage | None:
-    """Return what the whole store has of a shard's samples; None, if there is no such store yet."""
+def whole_store(run: Run) -> Coverage | None:
+    """Return what the store of a run's config has of a shard's samples; None, if there is no such store yet."""
+    path = run.cache.path_of(run.config)
     if not path.exists():
         return None
-    with open_store(path, **cache.options) as store:
-        if new := new_fields_of(store, encoder):
+    with open_store(path, **run.cache.options) as store:
+        if new := new_fields_of(store, run.encoder):
             raise UnknownFieldError(new[0], store.fields, path=path)
-        found = compare_samples(store, samples, workers=workers)
+        found = compare_samples(store, run.samples, workers=run.workers)
         return replace(found, touched=[])  # a shard writes nothing but its part
 
 
@@ -154,19 +142,19 @@ def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> list[str]
     return store.select(rows=left).keys
 
 
-def stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str], looked: int) -> None:
+def stamp_anew(run: Run, touched: list[str]) -> None:
     """Remember the stamps of files that were only touched, so that the next run need not read them.
 
     Another process may replace a row meanwhile, and its stamp must not become one of the content before: the columns
-    are written only if nothing was committed since they were read. It is a courtesy: a cache that can only be read
-    is read all the same.
+    are written only if nothing was committed since they were read. Best effort: it is skipped for a
+    read-only cache.
     """
-    stamps = {key: samples[key].stamp for key in touched}
-    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp, looked)}
+    stamps = {key: run.samples[key].stamp for key in touched}
+    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp, run.began)}
     if not stamps:
         return
     try:
-        with open_store(path, "r+", **cache.options) as store:
+        with open_store(run.path, "r+", **run.cache.options) as store:
             view = store.select()
             keys = view.keys
             for place, column in enumerate((SIZE_COLUMN, MTIME_COLUMN)):
@@ -174,6 +162,6 @@ def stamp_anew(path: Path, cache: Cache, samples: Samples, touched: list[str], l
                 values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, found, strict=True)]
                 store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)
     except (StoreChangedError, StoreReplacedError):
-        logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", path)
+        logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", run.path)
     except (ReadOnlyError, NetworkFileSystemError, StoreLockedError) as error:
-        logger.info("%s: the stamps of %d touched files are not noted: %s", path, len(stamps), error)
+        logger.info("%s: the stamps of %d touched files are not noted: %s", run.path, len(stamps), error)

@@ -1,0 +1,49 @@
+"""`Run`: the parameters of a run of `embed`, which its steps share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embstore._engine.format.config import Config
+from embstore.cache.cache import Cache
+from embstore.encoders.base import BaseEncoder
+from embstore.sources.base import AnySample
+
+Samples = Mapping[str, AnySample]
+"""Samples by key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The parameters of a run of `embed`.
+
+    Attributes
+    ----------
+    cache : Cache
+    path : Path
+        Of the store that the run fills: the one of the config, or a shard's part of it.
+    config : Config
+    encoder : BaseEncoder
+    samples : mapping of str to Sample
+        All that are wanted, by key.
+    columns : callable or None
+        Gives a sample's values of further columns.
+    batch_size, workers, interval
+        See `embed`.
+    began : int
+        Time before any file was looked at, in ns since the epoch.
+    """
+
+    cache: Cache
+    path: Path
+    config: Config
+    encoder: BaseEncoder
+    samples: Samples
+    columns: Callable[[AnySample], Mapping[str, Any]] | None
+    batch_size: int
+    workers: int
+    interval: float
+    began: int
