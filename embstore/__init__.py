@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from embstore.cache.cache import Cache as Cache
     from embstore.cache.lookup import CacheEntry as CacheEntry
     from embstore.cache.lookup import Lookup as Lookup
+    from embstore.cache.prune import StoreUse as StoreUse
+    from embstore.cache.usage import Usage as Usage
+    from embstore.cache.why import Explanation as Explanation
     from embstore.cache.why import why as why
     from embstore.encoders.base import Encoder as Encoder
     from embstore.encoders.pretrained import from_pretrained as from_pretrained
@@ -42,7 +45,9 @@ if TYPE_CHECKING:
     from embstore.store.embedding_store import EmbeddingStore as EmbeddingStore
     from embstore.store.merge import merge as merge
     from embstore.store.open import open as open
+    from embstore.store.salvage import SalvageReport as SalvageReport
     from embstore.store.salvage import salvage as salvage
+    from embstore.store.verify import Report as Report
     from embstore.store.verify import verify as verify
     from embstore.store.view import View as View
 
@@ -58,14 +63,19 @@ _HOMES = {
     "EmbeddingStore": "store.embedding_store",
     "Encoder": "encoders.base",
     "EraseReceipt": "_engine.write.erase",
+    "Explanation": "cache.why",
     "FieldSpec": "_engine.format.record",
     "ImportResult": "exchange.importing",
     "Key": "_engine.format.keys",
     "Lookup": "cache.lookup",
     "Padded": "_engine.format.ragged",
     "Ragged": "_engine.format.ragged",
+    "Report": "store.verify",
+    "SalvageReport": "store.salvage",
     "Sample": "sources.base",
     "Source": "sources.base",
+    "StoreUse": "cache.prune",
+    "Usage": "cache.usage",
     "View": "store.view",
     "align": "store.align",
     "check": "pipeline.check",
