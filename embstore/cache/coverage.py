@@ -19,31 +19,35 @@ Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 """Row numbers; -1 for keys that are not stored."""
 
 DIGEST_COLUMN: Final = "source_digest"
-"""The column that holds the digest of what each row was computed from."""
+"""The column with the digest of the content that each row was computed from."""
 
 SIZE_COLUMN: Final = "source_size"
 MTIME_COLUMN: Final = "source_mtime"
-"""The columns that hold the stamp of the file that each row was computed from: bytes, and ns since the epoch."""
+"""The columns with the stamp of the file that each row was computed from: bytes, and ns since the epoch."""
 
 SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, SIZE_COLUMN: "int64", MTIME_COLUMN: "int64"}
 """Dtypes of these columns."""
 
 UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", SIZE_COLUMN: -1, MTIME_COLUMN: -1}
-"""What they say of a row whose content is not known."""
+"""Their values for a row whose content is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What a store has of what is wanted.
+    """Which of the wanted keys a store has.
 
     Attributes
     ----------
-    stored, missing, stale : list of str
-        Keys: there and current; not there; there, but computed from other content.
+    stored : list of str
+        Keys that are stored and current.
+    missing : list of str
+        Keys that are not stored.
+    stale : list of str
+        Keys that are stored, but were computed from other content.
     unreadable : dict of str to SampleError
-        Of stored keys, whose content can't be compared since it can't be read.
+        Stored keys whose content can't be read, and so can't be compared.
     touched : list of str
-        Keys that are current, though the stamp of the file is another than the one stored.
+        Keys that are current, although the stamp of the file differs from the stored stamp.
     """
 
     stored: list[str] = field(default_factory=list)
@@ -54,7 +58,7 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Whether everything wanted is stored and current."""
+        """Whether all wanted keys are stored and current."""
         return not (self.missing or self.stale or self.unreadable)
 
     @property
@@ -66,7 +70,7 @@ class Coverage:
 
 
 def compare_digests(store: EmbeddingStore, keys: Sequence[str], digests: Mapping[str, str]) -> Coverage:
-    """Compare with digests of the content as it is now; keys without one are current if they are stored."""
+    """Compare with digests of the present content. A key without a digest is current if it is stored."""
     rows = store.find(keys)
     there = np.flatnonzero(rows >= 0)
     stale: set[str] = set()
@@ -96,7 +100,7 @@ def sort_keys(
 
 
 def stored_digests(store: EmbeddingStore, rows: Rows) -> list[str]:
-    """Return the digest that is stored with each row, "" where there is none."""
+    """Return the stored digest of each row, or "" for all if the store has no digests."""
     if DIGEST_COLUMN not in store.columns:  # rows of unknown content can't be said to be current
         return [""] * len(rows)
     digests: list[str] = store.select(rows=rows).column(DIGEST_COLUMN).tolist()

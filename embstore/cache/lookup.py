@@ -1,6 +1,6 @@
-"""Lookups: what a cache has of the keys that are wanted, and why it lacks the others.
+"""Lookups: which of the wanted keys a cache has, and why it lacks the others.
 
-`embstore.cache.why` says the same attribute by attribute, for a person to read.
+`embstore.cache.why` explains a miss attribute by attribute, for a person to read.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ from embstore.store.embedding_store import EmbeddingStore
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry(PickledByName):
-    """One store of a cache, as its record describes it.
-
-    It stands for its path, so that `embstore.open` takes it.
+    """One store of a cache. `embstore.open` takes an entry in place of a path.
 
     Attributes
     ----------
     path : Path
     config : Config
     rows : int
-        Live ones.
+        Live rows.
     last_used : float
-        See `StoreUse`; seconds since the epoch.
+        Seconds since the epoch, as in `StoreUse`.
     """
 
     path: Path
@@ -43,22 +41,26 @@ class CacheEntry(PickledByName):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup(PickledByName):
-    """What a cache has of what is wanted.
+    """Result of a lookup in a cache.
 
     Attributes
     ----------
     hit : bool
-        Whether everything wanted is stored and current.
+        Whether all wanted keys are stored and current.
     reason : str
         In words, for a log or a person.
     path : Path
-        Where the config's store lies, or would.
-    stored, missing, stale : tuple of str
-        The wanted keys: there and current; not there; there, but computed from other content.
+        Of the config's store, which need not exist.
+    stored : tuple of str
+        Wanted keys that are stored and current.
+    missing : tuple of str
+        Wanted keys that are not stored.
+    stale : tuple of str
+        Wanted keys that are stored, but were computed from other content.
     nearest : CacheEntry or None
-        The store whose config differs least, if there is none of this config.
+        On a miss, the store whose config differs least.
     differences : tuple of Difference
-        How its config differs (found) from the one wanted (expected).
+        Between the config of `nearest` (found) and the wanted config (expected).
     """
 
     hit: bool
@@ -78,7 +80,7 @@ class Lookup(PickledByName):
 
 
 def look_up(path: Path, store: EmbeddingStore, wanted: list[str], digests: Mapping[str, str]) -> Lookup:
-    """Return what the store, found at `path` in its cache, has of the wanted keys; see `Cache.lookup`."""
+    """Look the wanted keys up in a store, which its cache has at `path`."""
     found = compare_digests(store, wanted, digests)
     return Lookup(
         hit=found.complete,
@@ -91,7 +93,7 @@ def look_up(path: Path, store: EmbeddingStore, wanted: list[str], digests: Mappi
 
 
 def miss(path: Path, wanted: list[str], nearest: CacheEntry | None, differences: tuple[Difference, ...]) -> Lookup:
-    """Return the lookup of a config whose store would be at `path`, but is not there."""
+    """Return the lookup of a config whose store, at `path`, does not exist."""
     reason = "miss: no store has this config; "
     if nearest is None:
         reason += f"{path.parent} is empty"

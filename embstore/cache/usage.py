@@ -37,22 +37,24 @@ _LATEST: Final = 253_402_214_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How a store was used.
+    """Usage of a store.
 
     Attributes
     ----------
     runs : int
-    hits, misses : int
-        Samples that were asked for and found; and not found, or stale.
+    hits : int
+        Wanted samples that were stored and current.
+    misses : int
+        Wanted samples that were missing or stale.
     served : int
-        Rows handed on.
+        Rows that runs returned or stored.
     encoded : int
-        Rows encoded.
+        Rows that were encoded.
     seconds : float
-        That took.
+        Duration of the runs that encoded them.
     last_used : float
         Time of the last run, or of the last opening through the cache, which is noted at most once a day. Seconds
-        since the epoch; 0 if the store was never used.
+        since the epoch, or 0 if the store was never used.
     """
 
     runs: int = 0
@@ -65,7 +67,7 @@ class Usage:
 
     @property
     def seconds_saved(self) -> float:
-        """What the hits would have taken to encode, at the mean of the rows that were encoded."""
+        """Estimated seconds that encoding the hits would have taken: hits times the mean time of a row."""
         return self.hits * self.seconds / self.encoded if self.encoded else 0.0
 
 
@@ -135,7 +137,7 @@ def _add(path: Path, more: Usage) -> None:
 
 
 def _read(path: Path) -> Usage:
-    """Read the usage of a store, empty if there is no file.
+    """Read the usage of a store. Without a file it is empty.
 
     Raises
     ------

@@ -28,7 +28,7 @@ class Run:
     config : Config
     encoder : BaseEncoder
     samples : mapping of str to Sample
-        All that are wanted, by key.
+        Wanted samples, by key.
     columns : callable or None
         Gives a sample's values of further columns.
     batch_size, workers, interval

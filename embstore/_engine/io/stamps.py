@@ -1,4 +1,4 @@
-"""Stamps of files: a cheap way to tell whether a file changed since it was read."""
+"""Stamps of files: a cheap check whether a file changed since it was read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SETTLED_NS: Final = 2 * 10**9
 
 
 class Stamp(NamedTuple):
-    """What tells cheaply that a file is the one that was read: its size in bytes and its mtime in ns."""
+    """Size in bytes and mtime in ns of a file. If both are the same, the file is taken to be unchanged."""
 
     size: int
     mtime: int
@@ -26,12 +26,12 @@ def stamp_of(found: os.stat_result) -> Stamp:
 
 
 def settled(stamp: Stamp, now: int) -> bool:
-    """Tell whether a file's last change was so long before it was looked at that the next one shows in its stamp.
+    """Return whether a file had settled: any change after `now` will show in its stamp.
 
     Parameters
     ----------
     stamp : Stamp
     now : int
-        When it was looked at, in ns since the epoch.
+        When the file was looked at, in ns since the epoch.
     """
     return stamp.mtime < now - _SETTLED_NS
