@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple
@@ -28,6 +28,7 @@ from embstore._engine.format.record import FIELD_DTYPES, STRING, FieldSpec, offs
 from embstore._engine.pickles import PickledByName
 from embstore._engine.write.check_input import Stored
 from embstore.errors import EmbstoreError, FileFormatError, UnknownFormatError
+from embstore.exchange.store_metadata import StoreMetadata
 
 __all__ = [
     "FORMATS",
@@ -43,9 +44,6 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
-
-DOCUMENT: Final = "__embstore__"
-"""The array that carries the manifest, in formats without a better place; no field or column can have this name."""
 
 _SUFFIXES: Final = {
     ".pt": "pt",
@@ -116,6 +114,11 @@ class Found:
         return f"{self.dtype} {(self.rows, *(['length'] if self.ragged else []), *self.shape)}".replace("'", "")
 
 
+def is_text(found: Found) -> bool:
+    """Return whether an array holds texts: as such, or as lists of UTF-8 bytes."""
+    return not found.shape and (found.dtype == STRING or (found.ragged and found.dtype == "uint8"))
+
+
 class Block(NamedTuple):
     """Some rows of a field, one block after the other, and which of them (counted in the block) can't be used."""
 
@@ -141,7 +144,7 @@ class Table:
         Their dtypes.
     rows : int
     declared : bool
-        Whether embstore wrote the file, so that it says itself what its fields are.
+        Whether the file states what its fields are: `export_file` wrote it.
     unreadable : list of Unreadable
         What is not among the rows.
     left_out : list of Unreadable
@@ -176,19 +179,22 @@ class ArrayFile:
     Attributes
     ----------
     path : Path
-    document : str or None
-        The manifest's JSON, if embstore wrote the file.
+    metadata : StoreMetadata or None
+        Of a file that `export_file` wrote.
     arrays : dict of str to Found
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.document: str | None = None
+        self.metadata: StoreMetadata | None = None
         self.arrays: dict[str, Found] = {}
 
     def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
         """Yield rows of numbers: ``(n, *shape)``; of lists, those of `width` numbers, and the others as bad."""
         raise NotImplementedError
+
+    def join_offsets(self, name: str) -> None:
+        """Take an array and its offsets for one of rows of different lengths, in files that have no lists."""
 
     def strings(self, name: str) -> Iterator[list[str]]:
         """Yield rows of text."""
@@ -233,9 +239,23 @@ def check_claim(path: Path, claimed: int) -> None:
 class CutFile(ArrayFile):
     """A file whose arrays can be read from any row to any later one: each is a run of values.
 
-    Ragged rows are two arrays, tokens and offsets, as in a store. So are texts, where the format has none that keep
-    them as they are: UTF-8 bytes and offsets.
+    Exports have ragged rows as two arrays, tokens and offsets, as a store does. So are texts, where the format would
+    change or pad them: UTF-8 bytes and offsets.
     """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._tokens: dict[str, int] = {}  # of arrays that were joined with their offsets
+
+    def join_offsets(self, name: str) -> None:
+        """Take an array and its offsets for one of rows of different lengths."""
+        values, offsets = self.arrays.get(name), self.arrays.get(offsets_name(name))
+        if values is None or offsets is None:
+            return
+        if offsets.dtype != "int64" or offsets.shape or not offsets.rows:
+            raise self.wrong(f"{offsets_name(name)!r}: expected offsets, found {offsets}")
+        self._tokens[name] = values.rows
+        self.arrays[name] = replace(values, rows=offsets.rows - 1, ragged=True)
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield what lies between each cut (a row number) and the next, as the file has it."""
@@ -266,12 +286,12 @@ class CutFile(ArrayFile):
 
     def ragged(self, name: str) -> Iterator[Block]:
         """Yield rows of different lengths, as `Ragged`."""
-        tokens, other = self.arrays[name], offsets_name(name)
+        tokens, array, other = self._tokens[name], self.arrays[name], offsets_name(name)
         parts = [np.asarray(part) for part in self.read(other, even_cuts(self.arrays[other].rows, 8))]
         offsets = np.concatenate([np.empty(0, np.int64), *parts])
-        if not sound(offsets, tokens.rows):
-            raise self.wrong(f"{name!r}: {unsound(tokens.rows)}")
-        rows = rising_cuts(offsets, tokens.row_nbytes)
+        if not sound(offsets, tokens):
+            raise self.wrong(f"{name!r}: {unsound(tokens)}")
+        rows = rising_cuts(offsets, array.row_nbytes)
         values = self.read(name, [int(offsets[row]) for row in rows])
         for start, stop, part in zip(rows, rows[1:], values, strict=False):
             yield Block(Ragged(part, offsets[start : stop + 1] - offsets[start]))

@@ -21,10 +21,11 @@ def export_file(
     format: str | None = None,
     fields: Sequence[str] | str | None = None,
 ) -> Path:
-    """Write rows of a store to a file of another kind, from which `import_file` gets all of them back.
+    """Write rows of a store to a file of another kind, which `import_file` can read again.
 
-    Keys, classes, columns, config and fields go with it, values bit for bit. The file is written beside its place,
-    synced, and renamed: what was there before is replaced, by a whole file or not at all.
+    Keys, classes, columns, fields and the config go with the rows. The file is written beside its place, synced and
+    renamed: a file there is replaced whole or not at all. Deleted rows, provenance and the store's checksums stay
+    behind: only a copy of the store's folder has them.
 
     Parameters
     ----------
@@ -48,7 +49,12 @@ def export_file(
 
     Notes
     -----
-    NumPy, HDF5 and Parquet have no bfloat16: it is written as its bits, uint16.
+    Config, fields and columns are JSON: the attribute ``embstore`` of an HDF5 file, the metadata entry ``embstore`` of
+    a safetensors or Parquet file, the array ``__embstore__`` of an .npz. A .pt has the config under ``"metadata"``.
+
+    NumPy, HDF5 and Parquet have no bfloat16: it is written as its bits, uint16. Rows of a ragged field are lists in
+    Parquet, elsewhere an array of tokens and one of offsets, ``<field>_offsets``. Texts are such pairs of arrays (UTF-8
+    bytes) in safetensors, in .npz where padding would cut or waste much, in HDF5 if they have NULs.
 
     Examples
     --------

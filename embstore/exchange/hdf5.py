@@ -16,12 +16,12 @@ import numpy as np
 
 from embstore._engine.format.record import STRING, offsets_name
 from embstore._engine.lazy import imported
-from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
+from embstore.exchange.base import Array, ArrayFile, CutFile, Found, explained
 from embstore.exchange.outgoing import Outgoing
+from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 __all__ = ["opened", "write"]
 
-_ATTRIBUTE: Final = DOCUMENT.strip("_")
 _CHUNK_BYTES: Final = 2**20
 _TEXT_CHUNK_ROWS: Final = 4096
 _BROKEN: Final = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError)
@@ -53,9 +53,9 @@ class Hdf5File(CutFile):
             for name in self._file:
                 if self._own(name):
                     self._look(name)
-            document = self._file.attrs.get(_ATTRIBUTE)
-        if isinstance(document, str):
-            self.document = document
+            found = self._file.attrs.get(ENTRY)
+        if isinstance(found, str):
+            self.metadata = StoreMetadata.from_json(found, path)
 
     def _own(self, name: str) -> bool:
         """Tell whether an array lies in this very file."""
@@ -107,7 +107,7 @@ def write(path: Path, rows: Outgoing) -> None:
                 _write(file, name, kind, (rows.count,), (np.array(t, object) for t in rows.strings(name)))
         for name, (dtype, shape) in rows.arrays().items():
             _write(file, name, np.dtype(dtype), shape, rows.numbers(name))
-        file.attrs[_ATTRIBUTE] = rows.document()
+        file.attrs[ENTRY] = rows.metadata.to_json()
 
 
 def _write(file: Any, name: str, dtype: Any, shape: tuple[int, ...], blocks: Iterator[Array]) -> None:

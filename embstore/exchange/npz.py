@@ -23,13 +23,16 @@ import numpy as np
 from embstore._engine.format.record import STRING, offsets_name
 from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore.errors import UnsafeFileError
-from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
+from embstore.exchange.base import Array, ArrayFile, CutFile, Found, explained
 from embstore.exchange.outgoing import Outgoing
+from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 __all__ = ["opened", "write"]
 
 _NPY: Final = ".npy"
-_MOST_DOCUMENT: Final = 64 * 2**20
+METADATA: Final = f"__{ENTRY}__"
+"""The array that holds the metadata: no field or column can have this name."""
+_MOST_METADATA: Final = 256 * 2**20  # bytes
 _PIECE: Final = 4 * 2**20
 _BROKEN: Final = (
     zipfile.BadZipFile,
@@ -82,8 +85,8 @@ class NpzFile(CutFile):
             for info in self._archive.infolist():
                 if info.filename.endswith(_NPY):
                     self._look(info)
-            if DOCUMENT in self.arrays:
-                self.document = self._text(DOCUMENT)
+            if METADATA in self._members:
+                self.metadata = StoreMetadata.from_json(self._text(METADATA), path)
 
     def _look(self, info: zipfile.ZipInfo) -> None:
         """Read a member's header."""
@@ -109,10 +112,10 @@ class NpzFile(CutFile):
 
     def _text(self, name: str) -> str:
         member = self._members[name]
-        if member.dtype != np.uint8 or len(member.shape) != 1 or member.shape[0] > _MOST_DOCUMENT:
-            raise self.wrong(f"{name!r} is no manifest")
+        if member.dtype.kind != "U" or member.shape or member.dtype.itemsize > _MOST_METADATA:
+            raise self.wrong(f"{name!r} is not a text")
         with self._archive.open(member.name) as file:
-            return file.read()[member.start :].decode()
+            return str(np.frombuffer(file.read()[member.start :], member.dtype)[0])
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield what lies between each cut and the next."""
@@ -194,11 +197,11 @@ def write(path: Path, rows: Outgoing) -> None:
             _write_texts(archive, name, rows)
         for name, (dtype, shape) in rows.arrays().items():
             _write(archive, name, dtype, shape, rows.numbers(name))
-        document = np.frombuffer(rows.document().encode(), np.uint8)
-        _write(archive, DOCUMENT, "uint8", document.shape, iter([document]))
+        metadata = np.array(rows.metadata.to_json())
+        _write(archive, METADATA, metadata.dtype, (), iter([metadata]))
 
 
-def _write(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterator[Array]) -> None:
+def _write(archive: zipfile.ZipFile, name: str, dtype: Any, shape: tuple[int, ...], blocks: Iterator[Array]) -> None:
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
     with archive.open(zipfile.ZipInfo(name + _NPY), "w", force_zip64=True) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import STRING, FieldSpec, offsets_name
-from embstore._engine.format.values import crc32c_extend, encode_strings
 from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.plans import row_blocks
 from embstore.errors import DuplicateKeysError, StoreChangedError
 from embstore.exchange.base import Array
-from embstore.exchange.manifest import Manifest
+from embstore.exchange.store_metadata import StoreMetadata
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import reopen
 from embstore.store.view import View
@@ -57,18 +56,16 @@ class Outgoing:
     rows : ndarray, (count,) int64
     fields : dict of str to FieldSpec
     columns : dict of str to str
+    metadata : StoreMetadata
     """
 
     def __init__(self, snapshot: Snapshot, rows: Rows, names: Sequence[str]) -> None:
         record = snapshot.record
         self.snapshot = snapshot
         self.rows = rows
-        self.config = Config(record.config)
         self.fields: dict[str, FieldSpec] = {name: record.fields[name] for name in names}
         self.columns: dict[str, str] = {name: column.dtype for name, column in record.columns.items()}
-        # All of them from the start: a document's length must be known before the checksums are.
-        arrays = ["file_id", "class_name", *self.columns, *self.fields, *map(offsets_name, self._ragged)]
-        self._crc32c = dict.fromkeys(arrays, 0)
+        self.metadata = StoreMetadata(config=Config(record.config), fields=self.fields, columns=self.columns)
 
     @property
     def count(self) -> int:
@@ -79,19 +76,6 @@ class Outgoing:
     def texts(self) -> list[str]:
         """Names of the arrays of text: keys and columns."""
         return ["file_id", "class_name", *(name for name, dtype in self.columns.items() if dtype == STRING)]
-
-    @property
-    def _ragged(self) -> list[str]:
-        return [name for name, spec in self.fields.items() if spec.ragged]
-
-    def document(self, *, unchecked: Sequence[str] = ()) -> str:
-        """Return the manifest; its checksums are those of what was read so far, but for columns left unchecked."""
-        arrays = ["file_id", "class_name", *self.columns, *self.fields, *map(offsets_name, self._ragged)]
-        crc32c = {name: self._crc32c[name] for name in arrays if name not in unchecked}
-        manifest = Manifest(
-            config=self.config, fields=self.fields, columns=self.columns, rows=self.count, crc32c=crc32c
-        )
-        return manifest.to_json()
 
     def blocks(self) -> Iterator[Rows]:
         """Cut the rows into blocks that are good to hold in memory."""
@@ -119,7 +103,7 @@ class Outgoing:
 
     def numbers(self, name: str) -> Iterator[Array]:
         """Yield the values of one of `arrays`, as they are stored."""
-        if name in map(offsets_name, self._ragged):
+        if name.endswith("_offsets"):  # no field or column is called so
             yield self.offsets(name.removesuffix("_offsets"))
             return
         for rows in self.blocks():
@@ -127,33 +111,15 @@ class Outgoing:
             yield values.values if isinstance(values, Ragged) else values
 
     def field(self, name: str, rows: Rows) -> Array | Ragged:
-        """Read a block of a field; each once, and in order."""
-        values = read_field(self.snapshot, name, rows)
-        if isinstance(values, Ragged):
-            self._note(offsets_name(name), np.asarray(values.lengths, "<i8"))
-            self._note(name, values.values)
-        else:
-            self._note(name, values)
-        return values
+        """Read a block of a field."""
+        return read_field(self.snapshot, name, rows)
 
     def column(self, name: str, rows: Rows) -> Array | list[str]:
-        """Read a block of a column, of file_ids or classes; each once, and in order."""
-        values = self._column(name, rows)
-        if isinstance(values, list):
-            self._crc32c[name] = crc32c_extend(self._crc32c[name], encode_strings(values))
-        else:
-            self._note(name, values)
-        return values
-
-    def _column(self, name: str, rows: Rows) -> Array | list[str]:
+        """Read a block of a column, of file_ids or classes."""
         if name == "class_name":
             return self.snapshot.class_names_of(rows)
         record = self.snapshot.record
         return read_rows(self.snapshot, record.columns[name].array if name in self.columns else name, rows)
-
-    def _note(self, name: str, values: Array) -> None:
-        if values.size:
-            self._crc32c[name] = crc32c_extend(self._crc32c[name], np.ascontiguousarray(values))
 
     def strings(self, name: str) -> Iterator[list[str]]:
         """Yield texts."""
@@ -171,7 +137,7 @@ class Outgoing:
         """Read texts once to measure them."""
         lengths, longest, has_nul, ends_in_nul = [np.empty(0, np.int64)], 0, False, False
         for rows in self.blocks():
-            values = self._column(name, rows)
+            values = self.column(name, rows)
             raw = [text.encode() for text in values]
             lengths.append(np.fromiter(map(len, raw), np.int64, len(raw)))
             longest = max(longest, max(map(len, values), default=0))
@@ -199,7 +165,7 @@ def rows_to_write(rows: EmbeddingStore | View, fields: Sequence[str] | str | Non
     unique, counts = np.unique(view.rows, return_counts=True)
     if len(unique) < len(view.rows):
         raise DuplicateKeysError(seen.keys_of(unique[counts > 1]), path=view.store.path)
-    # Opened again, to check each chunk as it is read: a new checksum must not cover up a flipped bit.
+    # Opened again, to check each chunk as it is read: a flipped bit must not get into the file.
     place, options = seen.folder.origin
     again = reopen(place, seen.record.generation, seen.record.rows, seen.mapping, "touched", options)
     snapshot, epoch = again.snapshot, seen.record.epoch

@@ -17,12 +17,12 @@ import numpy as np
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import FIELD_DTYPES, STRING
 from embstore._engine.lazy import imported
-from embstore.exchange.base import BLOCK_ROWS, DOCUMENT, Array, ArrayFile, Block, Found, even_cuts, explained
+from embstore.exchange.base import BLOCK_ROWS, Array, ArrayFile, Block, Found, even_cuts, explained
 from embstore.exchange.outgoing import Outgoing
+from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 __all__ = ["opened", "write"]
 
-_ENTRY: Final = DOCUMENT.strip("_").encode()
 _BUFFER: Final = 8 * 2**20
 _EXPANDED: Final = 8
 """How many times its own size a list takes while it is read: with each number come two levels."""
@@ -60,8 +60,9 @@ class ParquetFile(ArrayFile):
             rows = self._file.metadata.num_rows
             for field in self._file.schema_arrow:
                 self.arrays[field.name] = self._found(field.type, rows)
-            raw = (self._file.metadata.metadata or {}).get(_ENTRY)
-            self.document = None if raw is None else raw.decode()
+            raw = (self._file.metadata.metadata or {}).get(ENTRY.encode())
+            if raw is not None:
+                self.metadata = StoreMetadata.from_json(raw.decode(), path)
 
     def _found(self, kind: Any, rows: int) -> Found:
         types = self._arrow.types
@@ -176,6 +177,7 @@ def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file, a row group a block."""
     arrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
     schema = arrow.schema([arrow.field(name, kind, nullable=False) for name, kind in _types(arrow, rows)])
+    schema = schema.with_metadata({ENTRY: rows.metadata.to_json()})
     with parquet.ParquetWriter(
         path,
         schema,
@@ -188,7 +190,6 @@ def write(path: Path, rows: Outgoing) -> None:
         for block in (part for whole in rows.blocks() for part in _halves(whole)):
             columns = [_values(arrow, rows, name, block, schema.field(name).type) for name in schema.names]
             writer.write_batch(arrow.record_batch(columns, schema=schema), row_group_size=max(1, len(block)))
-        writer.add_key_value_metadata({_ENTRY: rows.document()})
 
 
 def _halves(block: Any) -> list[Any]:

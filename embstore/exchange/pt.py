@@ -14,43 +14,35 @@ from __future__ import annotations
 import codecs
 import contextlib
 import logging
-import os
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 from embstore._engine.format.record import NUMERIC
-from embstore._engine.io.durable import replacing
-from embstore._engine.io.remote import local_path
 from embstore._engine.lazy import imported
 from embstore._engine.read.read_rows import row_bounds
 from embstore._outputs.tensors import as_tensor
-from embstore.errors import FileFormatError, UnknownFieldError, UnsafeFileError
+from embstore.errors import FileFormatError, UnsafeFileError
 from embstore.exchange.base import Table, Unreadable, explained
-from embstore.exchange.foreign import foreign_table
-from embstore.exchange.outgoing import Outgoing, rows_to_write
+from embstore.exchange.outgoing import Outgoing
 from embstore.exchange.pt_columnar import ColumnarFile, is_columnar
-from embstore.exchange.pt_declared import EntriesFile
 from embstore.exchange.pt_entries import DEFAULT_FIELD, entries_table
+from embstore.exchange.pt_exported import exported_entries_table
 from embstore.exchange.scalars import config_of
+from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 from embstore.exchange.tables import table_of
 from embstore.exchange.wanted import Wanted
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
 
 logger = logging.getLogger("embstore")
 
-Style = Literal["tensor", "entry"]
-
 _ENTRIES: Final = "embeddings"
 _METADATA: Final = "metadata"
-_DOCUMENT: Final = "embstore"
 _ZIP: Final = b"PK\x03\x04"
 _BROKEN: Final = (
     pickle.UnpicklingError,
@@ -91,11 +83,12 @@ def read_table(path: Path, wanted: Wanted) -> Table:
     found = _load(path)
     if not isinstance(found, dict):
         raise FileFormatError(path, f"expected a dictionary of tensors, found {type(found).__name__}")
-    entries, metadata, document, left_out = _parts(found)
-    if document is not None:
-        return table_of(EntriesFile(path, entries, document), wanted)
+    entries, metadata, described, left_out = _parts(found)
+    if described is not None:
+        stated = StoreMetadata.from_dict({**described, "config": metadata}, path)
+        return exported_entries_table(path, entries, stated, wanted)
     if is_columnar(entries):
-        table: Table = foreign_table(ColumnarFile(path, entries), wanted)
+        table = table_of(ColumnarFile(path, entries), wanted)
     else:
         table = entries_table(path, entries, wanted, left_out, [])
     if metadata:
@@ -106,23 +99,26 @@ def read_table(path: Path, wanted: Wanted) -> Table:
     return table
 
 
-def _parts(found: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Mapping[Any, Any], str | None, list[Unreadable]]:
-    """Return the entries of a file, its metadata, its manifest, and what else is in it."""
+_Parts = tuple[Mapping[Any, Any], Mapping[Any, Any], dict[str, Any] | None, list[Unreadable]]
+
+
+def _parts(found: Mapping[Any, Any]) -> _Parts:
+    """Return the entries of a file, its metadata, an export's description of fields and columns, and the rest."""
     entries = found.get(_ENTRIES)
     if not isinstance(entries, dict):
         if is_columnar(found) and isinstance(found.get(_METADATA), dict):
             return {name: value for name, value in found.items() if name != _METADATA}, found[_METADATA], None, []
         return found, {}, None, []
-    metadata, document = found.get(_METADATA), found.get(_DOCUMENT)
+    metadata, described = found.get(_METADATA), found.get(ENTRY)
     left_out = [
         Unreadable(name, f"expected nothing but {_ENTRIES!r} and {_METADATA!r}, found {type(value).__name__}")
         for name, value in found.items()
-        if name not in (_ENTRIES, _METADATA, _DOCUMENT)
+        if name not in (_ENTRIES, _METADATA, ENTRY)
     ]
     if metadata is not None and not isinstance(metadata, dict):
         left_out.append(Unreadable(_METADATA, f"expected a dictionary, found {type(metadata).__name__}"))
         metadata = None
-    return entries, metadata or {}, document if isinstance(document, str) else None, left_out
+    return entries, metadata or {}, described if isinstance(described, dict) else None, left_out
 
 
 def _load(path: Path) -> Any:
@@ -164,90 +160,31 @@ def _numpy_allowed(torch: Any) -> contextlib.AbstractContextManager[Any]:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def write_file(
-    rows: EmbeddingStore | View,
-    file: str | os.PathLike[str],
-    *,
-    style: Style = "entry",
-    metadata: bool = True,
-    fields: Sequence[str] | str | None = None,
-) -> Path:
-    """Write rows as a dictionary of tensors, which `torch.load` reads; synced, and put in place whole.
+def write(path: Path, rows: Outgoing) -> None:
+    """Write rows to a new file, an entry for each: ``{key: {"embedding": tensor, "class_name": …, columns}}``.
 
-    The tensors handed to `torch.save` lie over the store's files, so that none is in memory. Of a store that can't be
-    mapped (compressed, remote), a whole field is.
-
-    Parameters
-    ----------
-    rows : EmbeddingStore or View
-    file : path_like
-    style : {"entry", "tensor"}
-        ``{key: {"embedding": tensor, "class_name": …, columns}}``, where several fields stand under their own names; or
-        ``{key: tensor}``, which has room for one field and no columns.
-    metadata : bool
-        Whether to put the entries under ``"embeddings"``, and beside them the config as ``"metadata"`` and what
-        `import_file` needs to read all of it back.
-    fields : str or sequence of str, optional
-        All, unless given.
-
-    Returns
-    -------
-    Path
-        Of the file.
-
-    Raises
-    ------
-    UnknownFieldError, MissingLibraryError, DuplicateKeysError, StoreChangedError, StorageFullError, ReadOnlyError
+    Several fields have their own names in the entries. The entries are under ``"embeddings"``, the config is under
+    ``"metadata"``. The tensors handed to `torch.save` lie over the store's files, so that none is in memory. Of a store
+    that can't be mapped (compressed, remote), a whole field is.
     """
-    if style not in ("entry", "tensor"):
-        raise ValueError(f"expected style 'entry' or 'tensor', found {style!r}")
-    chosen, path = rows_to_write(rows, fields), local_path(file).absolute()
-    if style == "tensor" and len(chosen.fields) != 1:
-        raise UnknownFieldError(None, chosen.fields, hint="name the one to write with fields=")
-    with replacing(path) as partial:
-        write(partial, chosen, style=style, metadata=metadata)
-    return path
-
-
-def write(path: Path, rows: Outgoing, *, style: Style = "entry", metadata: bool = True) -> None:
-    """Write rows to a new file; see `write_file`."""
-    torch = _torch()
-    if style == "tensor":
-        rows.columns = {}
-    keys, columns = _described(rows)
-    tensors = {name: _tensors(rows, name) for name in rows.fields}
-    only = next(iter(tensors)) if len(tensors) == 1 else None
-    if style == "tensor":
-        assert only is not None
-        entries: dict[str, Any] = dict(zip(keys, tensors[only], strict=True))
-    else:
-        if only is not None and DEFAULT_FIELD not in columns:
-            tensors = {DEFAULT_FIELD: tensors[only]}
-        parts = {"class_name": [key.rpartition(":")[2] for key in keys], **columns}
-        names = [*tensors, *parts]
-        entries = {
-            key: dict(zip(names, values, strict=True))
-            for key, *values in zip(keys, *tensors.values(), *parts.values(), strict=True)
-        }
-    # A float16 or float32 comes back as the number it was, but of a NaN perhaps other bits.
-    document = rows.document(unchecked=[name for name, dtype in rows.columns.items() if dtype.startswith("float")])
-    whole = {_ENTRIES: entries, _METADATA: rows.config.to_dict(), _DOCUMENT: document} if metadata else entries
-    torch.save(whole, path)
-
-
-def _described(rows: Outgoing) -> tuple[list[str], dict[str, list[Any]]]:
-    """Read keys and columns; also reads each field once, for its checksum."""
-    keys: list[str] = []
-    columns: dict[str, list[Any]] = {name: [] for name in rows.columns}
+    parts: dict[str, list[Any]] = {name: [] for name in ("file_id", "class_name", *rows.columns)}
     for block in rows.blocks():
-        pairs = zip(rows.column("file_id", block), rows.column("class_name", block), strict=True)
-        keys += [f"{file_id}:{class_name}" for file_id, class_name in pairs]
-        for name, values in columns.items():
+        for name, values in parts.items():
             found = rows.column(name, block)
             values += found if isinstance(found, list) else found.tolist()
-        for name in rows.fields:
-            rows.field(name, block)
-    return keys, columns
+    file_ids = parts.pop("file_id")
+    tensors = {name: _tensors(rows, name) for name in rows.fields}
+    if len(tensors) == 1 and DEFAULT_FIELD not in parts:
+        tensors = {DEFAULT_FIELD: next(iter(tensors.values()))}
+    names = [*tensors, *parts]
+    entries = {
+        f"{file_id}:{class_name}": dict(zip(names, values, strict=True))
+        for file_id, class_name, *values in zip(
+            file_ids, parts["class_name"], *tensors.values(), *parts.values(), strict=True
+        )
+    }
+    metadata = rows.metadata.to_dict()
+    _torch().save({_ENTRIES: entries, _METADATA: metadata.pop("config"), ENTRY: metadata}, path)
 
 
 def _tensors(rows: Outgoing, name: str) -> Iterator[Any]:

@@ -12,9 +12,9 @@ import numpy as np
 
 from embstore._engine.format.record import STRING, dtype_name
 from embstore.exchange.base import Array, ArrayFile, Block, Found, even_cuts
-from embstore.exchange.foreign import KEYS
 from embstore.exchange.pt_entries import EMBEDDING, numbers_of, refusal
 from embstore.exchange.scalars import plain
+from embstore.exchange.tables import KEYS
 
 
 def is_columnar(found: Mapping[Any, Any]) -> bool:
@@ -46,7 +46,6 @@ class ColumnarFile(ArrayFile):
             elif hasattr(given, "__len__"):
                 self.arrays[str(name)] = Found(dtype=type(given).__name__, shape=(), rows=len(given))
             self._values[str(name)] = values
-        self.check_size()
 
     def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
         """Yield rows of numbers: ``(n, *shape)``."""

@@ -21,8 +21,9 @@ import numpy as np
 from embstore._engine.format.record import BFLOAT16, offsets_name, stored_dtype
 from embstore._engine.io.folder import read_exactly
 from embstore._engine.lazy import imported
-from embstore.exchange.base import DOCUMENT, Array, ArrayFile, CutFile, Found, explained
+from embstore.exchange.base import Array, ArrayFile, CutFile, Found, explained
 from embstore.exchange.outgoing import Outgoing
+from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 __all__ = ["opened", "write"]
 
@@ -43,7 +44,6 @@ _DTYPES: Final = {
 }
 _NAMES: Final = {ours: theirs for theirs, ours in _DTYPES.items()}
 _METADATA: Final = "__metadata__"
-_ENTRY: Final = DOCUMENT.strip("_")
 _LENGTH: Final = struct.Struct("<Q")
 _MOST_HEADER: Final = 100_000_000  # as in the library
 
@@ -69,15 +69,20 @@ class SafetensorsFile(CutFile):
         self._file = path.open("rb", buffering=0)
         self._starts: dict[str, int] = {}
         with explained(path, ValueError, TypeError, KeyError, AttributeError, struct.error, RecursionError):
-            self._look()
+            try:
+                self._look()
+            except BaseException:
+                self._file.close()
+                raise
 
     def _look(self) -> None:
         length = _LENGTH.unpack(self._file.read(_LENGTH.size))[0]
         if length > min(_MOST_HEADER, os.fstat(self._file.fileno()).st_size):
             raise self.wrong("its header is longer than it")
         header = json.loads(read_exactly(self._file.fileno(), length, _LENGTH.size))
-        document = header.pop(_METADATA, {}).get(_ENTRY)
-        self.document = document if isinstance(document, str) else None
+        metadata = header.pop(_METADATA, {}).get(ENTRY)
+        if isinstance(metadata, str):
+            self.metadata = StoreMetadata.from_json(metadata, self.path)
         for name, found in header.items():
             shape, (start, stop) = found["shape"], found["data_offsets"]
             if not shape:
@@ -105,7 +110,7 @@ class SafetensorsFile(CutFile):
 
 
 def write(path: Path, rows: Outgoing) -> None:
-    """Write rows to a new file: a header with room for the checksums, the values, then the header itself."""
+    """Write rows to a new file: the header, then the values."""
     imported("safetensors", "exchange", "for .safetensors files")
     tensors: dict[str, tuple[str, tuple[int, ...], Iterator[Array]]] = {}
     for name in rows.texts:
@@ -123,19 +128,17 @@ def write(path: Path, rows: Outgoing) -> None:
         start, end = end, end + _width(dtype) * math.prod(shape)
         entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     with path.open("xb") as file:
-        file.write(_header(rows.document(), entries))
+        file.write(_header(rows.metadata.to_json(), entries))
         for name in order:
             for block in tensors[name][2]:
                 file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-        file.seek(0)
-        file.write(_header(rows.document(), entries))
 
 
 def _width(dtype: str) -> int:
     return np.dtype(stored_dtype(dtype)).itemsize
 
 
-def _header(document: str, entries: dict[str, Any]) -> bytes:
-    text = json.dumps({_METADATA: {_ENTRY: document}, **entries}, separators=(",", ":")).encode()
+def _header(metadata: str, entries: dict[str, Any]) -> bytes:
+    text = json.dumps({_METADATA: {ENTRY: metadata}, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return _LENGTH.pack(len(text)) + text

@@ -1,188 +1,271 @@
-"""What the arrays of a file mean: as its manifest says. Files without one are `foreign`'s to understand."""
+"""Files of arrays: which of them are keys, fields and columns. Exports say it themselves, files of others by names."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.format.keys import Key
 from embstore._engine.format.ragged import Ragged
-from embstore._engine.format.record import STRING, offsets_name
-from embstore._engine.format.values import crc32c_extend, encode_strings
-from embstore.errors import KeyFormatError
-from embstore.exchange.base import BLOCK_ROWS, Array, ArrayFile, Block, Found, Named, Table, Unreadable
-from embstore.exchange.foreign import foreign_table
-from embstore.exchange.manifest import Manifest
+from embstore._engine.format.record import (
+    BFLOAT16,
+    COLUMN_DTYPES,
+    FIELD_DTYPES,
+    STRING,
+    FieldSpec,
+    check_name,
+    stored_dtype,
+)
+from embstore.errors import FileFormatError, NameRefusedError
+from embstore.exchange.base import Array, ArrayFile, Block, Found, Named, Table, Unreadable, is_text
+from embstore.exchange.naming import named
+from embstore.exchange.pt_entries import EMBEDDING, Unread, entries_table
+from embstore.exchange.store_metadata import StoreMetadata
 from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
 
-__all__ = ["table_of"]
-
-_PARTS: Final = ("file_id", "class_name")
-
-
-def table_of(file: ArrayFile, wanted: Wanted) -> Table:
-    """Say what a file of arrays gives.
-
-    Raises
-    ------
-    FileFormatError
-        It can't be understood; says what was found, and what is expected.
-    UnknownFieldError, UnknownColumnError
-        It does not have what is wanted.
-    """
-    file.check_size()
-    if file.document is None:
-        return foreign_table(file, wanted)
-    manifest = Manifest.from_json(file.document, file.path)
-    names = chosen_fields(list(manifest.fields), wanted.field, file.path)
-    columns = chosen_columns(list(manifest.columns), wanted.columns, file.path)
-    return DeclaredTable(
-        path=file.path,
-        config=manifest.config,
-        fields={name: manifest.fields[source] for name, source in names.items()},
-        columns={name: manifest.columns[name] for name in columns},
-        rows=manifest.rows,
-        declared=True,
-        file=file,
-        sources=names,
-        crc32c=manifest.crc32c,
-    )
-
-
-def rebatched(values: Iterator[Sequence[Any]]) -> Iterator[list[Any]]:
-    """Put values into blocks of another size: two arrays of a file may come in different ones."""
-    flat = itertools.chain.from_iterable(values)
-    while block := list(itertools.islice(flat, BLOCK_ROWS)):
-        yield block
+KEYS: Final = ("keys", "key", "ids", "id", "file_id")
+_LABELS: Final = "class_name"
+_KEY_PARTS: Final = ("file_id", "class_name")
+_SHOWN: Final = 20
 
 
 @dataclass(kw_only=True)
-class DeclaredTable(Table):
-    """A file that embstore wrote: its manifest says what its arrays are, and what their checksums must be.
+class ArrayTable(Table):
+    """The rows of a file of arrays.
 
     Attributes
     ----------
     file : ArrayFile
     sources : dict of str to str
-        What the file calls the fields.
-    crc32c : mapping of str to int
+        Names of the fields in the file.
+    names : str
+        The array of keys or file_ids.
+    labels : str or None
+        The array of classes.
+    wanted : Wanted
     """
 
     file: ArrayFile
     sources: dict[str, str]
-    crc32c: Mapping[str, int]
-
-    def __post_init__(self) -> None:
-        for name, source in self.sources.items():
-            spec = self.fields[name]
-            found = self._array(source, {spec.dtype, spec.zarr_dtype})
-            size, expected = math.prod(found.shape), math.prod(spec.shape)
-            ragged = found.ragged and not spec.ragged
-            if size != expected or ragged or (not spec.ragged and found.rows != self.rows):
-                raise self.file.wrong(f"its manifest says that {source!r} is {spec.shape} a row, found {found}")
-            if spec.ragged and not found.ragged:
-                self._offsets(source)
-        for name in _PARTS:
-            self._check_text(name)
-        for name, dtype in self.columns.items():
-            if dtype == STRING:
-                self._check_text(name)
-            elif (found := self._array(name, {dtype})).shape or found.ragged or found.rows != self.rows:
-                raise self.file.wrong(f"column {name!r} is {found}, expected {self.rows} values")
-
-    def _array(self, name: str, dtypes: set[str]) -> Found:
-        found = self.file.arrays.get(name)
-        if found is None:
-            raise self.file.wrong(f"its manifest says that there is an array {name!r}, and there is none")
-        if found.dtype not in dtypes:
-            raise self.file.wrong(f"{name!r}: expected {' or '.join(sorted(dtypes))}, found {found.dtype}")
-        return found
-
-    def _offsets(self, name: str) -> None:
-        offsets = self._array(offsets_name(name), {"int64"})
-        if offsets.shape or offsets.rows != self.rows + 1:
-            raise self.file.wrong(f"{offsets_name(name)!r}: expected {self.rows + 1} offsets, found {offsets}")
-
-    def _check_text(self, name: str) -> None:
-        found = self._array(name, {STRING, "uint8"})
-        if found.dtype != STRING:
-            self._offsets(name)
-        if found.shape or found.ragged or (found.dtype == STRING and found.rows != self.rows):
-            raise self.file.wrong(f"{name!r} is {found}, expected {self.rows} texts")
+    names: str
+    labels: str | None
+    wanted: Wanted
 
     def called(self) -> Iterator[list[Named]]:
         """Yield what rows are called."""
-        pairs = zip(rebatched(self._strings("file_id")), rebatched(self._strings("class_name")), strict=True)
-        for file_ids, class_names in pairs:
-            block = zip(file_ids, class_names, strict=True)
-            yield [_declared_key(file_id, class_name) for file_id, class_name in block]
+        labels = iter(itertools.repeat(None)) if self.labels is None else self._texts(self.labels)
+        for block in self._blocks_of_text(self.names):
+            pairs = zip(block, labels, strict=False)
+            yield [named(found, label, self.wanted, self.path) for found, label in pairs]
+
+    def _texts(self, name: str) -> Iterator[Any]:
+        return itertools.chain.from_iterable(self._blocks_of_text(name))
+
+    def _blocks_of_text(self, name: str) -> Iterator[list[Any]]:
+        if is_text(self.file.arrays[name]):
+            yield from self.file.strings(name)
+        else:  # numbers: of rows, of recordings
+            for values, _ in self.file.numbers(name):
+                yield [str(value) for value in np.asarray(values).tolist()]
 
     def field(self, name: str) -> Iterator[Block]:
         """Yield the rows of a field."""
         source, spec = self.sources[name], self.fields[name]
-        seen, lengths, rows = 0, 0, 0
-        for values, bad in self.file.ragged(source) if spec.ragged else self.file.numbers(source):
+        ragged = self.file.arrays[source].ragged
+        width = spec.shape[0] if ragged and not spec.ragged else None
+        for values, bad in self.file.ragged(source) if spec.ragged else self.file.numbers(source, width):
             if isinstance(values, Ragged):
-                lengths = _extended(lengths, np.asarray(values.lengths, "<i8"))
-                values = Ragged(_bits(values.values).reshape(-1, *spec.shape), values.offsets)
-                seen = _extended(seen, values.values)
+                yield Block(Ragged(_as_stored(values.values, spec), values.offsets), bad)
             else:
-                values = _bits(values).reshape(-1, *spec.shape)
-                seen = _extended(seen, values)
-            rows += len(values)
-            yield Block(values, bad)
-        self._check(source, rows, seen)
-        if spec.ragged:
-            self._check(offsets_name(source), rows, lengths)
+                yield Block(_as_stored(values, spec), bad)
 
     def column(self, name: str) -> Iterator[Array | list[str]]:
         """Yield the values of a column."""
         if self.columns[name] == STRING:
-            yield from self._strings(name)
-            return
-        seen, rows = 0, 0
-        for values, _ in self.file.numbers(name):
-            assert isinstance(values, np.ndarray)
-            seen, rows = _extended(seen, values), rows + len(values)
-            yield values
-        self._check(name, rows, seen)
-
-    def _strings(self, name: str) -> Iterator[list[str]]:
-        seen, rows = 0, 0
-        for texts in self.file.strings(name):
-            try:
-                seen, rows = crc32c_extend(seen, encode_strings(texts)), rows + len(texts)
-            except UnicodeEncodeError as error:
-                raise self.file.wrong(f"{name!r} is not valid Unicode text: {error}") from error
-            yield texts
-        self._check(name, rows, seen)
-
-    def _check(self, name: str, rows: int, seen: int) -> None:
-        if rows != self.rows:
-            raise self.file.wrong(f"{name!r} has {rows} rows, expected {self.rows}")
-        if self.crc32c.get(name, seen) != seen:
-            raise self.file.wrong(f"the checksum of {name!r} does not match: the file was damaged, or changed")
+            yield from self.file.strings(name)
+        else:
+            for values, _ in self.file.numbers(name):
+                yield np.asarray(values)
 
 
-def _declared_key(file_id: str, class_name: str) -> Named:
-    """Return a key as it was written: here, "dog:v1.wav" is a sample of the class "v1.wav"."""
-    text = f"{file_id}:{class_name}"
-    try:
-        return text, Key.parse(Key(file_id, class_name))
-    except KeyFormatError as error:
-        return Unreadable(text, error.reason)
-
-
-def _bits(values: Any) -> Array:
-    """Return numbers as they are stored: bfloat16, where NumPy has it from elsewhere, as its bits."""
+def _as_stored(values: Any, spec: FieldSpec) -> Array:
+    """Return rows in the field's shape, and bfloat16, where NumPy has it from elsewhere, as its bits."""
     array = np.ascontiguousarray(values)
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+    return (array.view(np.uint16) if array.dtype.name == BFLOAT16 else array).reshape(-1, *spec.shape)
 
 
-def _extended(checksum: int, values: Array) -> int:
-    return crc32c_extend(checksum, np.ascontiguousarray(values)) if values.size else checksum
+def table_of(file: ArrayFile, wanted: Wanted) -> Table:
+    """Return the rows of a file of arrays, by its metadata if an export wrote it, else by names and shapes of arrays.
+
+    Raises
+    ------
+    FileFormatError
+        The file is not understood; the message lists its arrays and the expected ones.
+    UnknownFieldError, UnknownColumnError, NameRefusedError
+    """
+    file.check_size()
+    return _foreign_table(file, wanted) if file.metadata is None else _exported_table(file, file.metadata, wanted)
+
+
+def _exported_table(file: ArrayFile, metadata: StoreMetadata, wanted: Wanted) -> Table:
+    """Return the rows of a file that `export_file` wrote."""
+    sources = chosen_fields(list(metadata.fields), wanted.field, file.path)
+    columns = chosen_columns(list(metadata.columns), wanted.columns, file.path)
+    fields = {name: metadata.fields[source] for name, source in sources.items()}
+    dtypes = {name: metadata.columns[name] for name in columns}
+    texts = [*_KEY_PARTS, *(name for name, dtype in dtypes.items() if dtype == STRING)]
+    for name in (*texts, *(source for name, source in sources.items() if fields[name].ragged)):
+        file.join_offsets(name)
+    rows = next((file.arrays[name].rows for name in _KEY_PARTS if name in file.arrays), 0)
+    for name in texts:
+        if not is_text(found := _array(file, name, rows)):
+            raise file.wrong(f"{name!r}: expected texts, found {found}")
+    for name, dtype in dtypes.items():
+        found = _array(file, name, rows)
+        if dtype != STRING and (found.dtype != dtype or found.shape or found.ragged):
+            raise file.wrong(f"{name!r}: expected a column of {dtype}, found {found}")
+    for name, source in sources.items():
+        spec, found = fields[name], _array(file, source, rows)
+        fits = math.prod(found.shape) == math.prod(spec.shape) and found.ragged == spec.ragged
+        if not fits or found.dtype not in (spec.dtype, spec.zarr_dtype):
+            raise file.wrong(f"{source!r}: expected {spec}, found {found}")
+    return ArrayTable(
+        path=file.path,
+        config=metadata.config,
+        fields=fields,
+        columns=dtypes,
+        rows=rows,
+        declared=True,
+        file=file,
+        sources=sources,
+        names=_KEY_PARTS[0],
+        labels=_KEY_PARTS[1],
+        wanted=replace(wanted, keys="file_id"),
+    )
+
+
+def _array(file: ArrayFile, name: str, rows: int) -> Found:
+    """Return an array that the metadata names.
+
+    Raises
+    ------
+    FileFormatError
+    """
+    found = file.arrays.get(name)
+    if found is None:
+        raise file.wrong(f"its metadata names an array {name!r}, which is missing")
+    if found.rows != rows:
+        raise file.wrong(f"{name!r} has {found.rows:,} rows, expected {rows:,}")
+    return found
+
+
+def _foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
+    """Return the rows of a file of others, as far as names and shapes of its arrays say what they are."""
+    names = next((name for name in KEYS if _can_name(file.arrays.get(name))), None)
+    if names is None:
+        return _one_a_key(file, wanted)
+    rows = file.arrays[names].rows
+    labels = _LABELS if _can_name(file.arrays.get(_LABELS)) else None
+    fields: dict[str, FieldSpec] = {}
+    columns: dict[str, str] = {}
+    left_out: list[Unreadable] = []
+    for name, found in file.arrays.items():
+        if name in (names, labels):
+            continue
+        if found.rows != rows:
+            left_out.append(Unreadable(name, f"it has {found.rows:,} rows, {names!r} has {rows:,}"))
+        elif found.dtype in FIELD_DTYPES and (found.shape or found.ragged or name == wanted.field):
+            fields |= _field_of(file, name, found, wanted.ragged, left_out)
+        elif found.shape or found.dtype not in COLUMN_DTYPES:
+            left_out.append(Unreadable(name, f"{found} is neither a field nor a column"))
+        elif (refused := _refusal(name)) is not None:
+            left_out.append(Unreadable(name, refused))
+        else:
+            columns[name] = found.dtype
+    if not fields:
+        raise _not_understood(file)
+    sources = chosen_fields(list(fields), wanted.field, file.path)
+    for name in sources:
+        check_name(name, columns)
+    return ArrayTable(
+        path=file.path,
+        config=None,
+        fields={name: fields[source] for name, source in sources.items()},
+        columns={name: columns[name] for name in chosen_columns(list(columns), wanted.columns, file.path)},
+        rows=rows,
+        left_out=left_out,
+        file=file,
+        sources=sources,
+        names=names,
+        labels=labels,
+        wanted=replace(wanted, keys="file_id") if names == "file_id" and wanted.keys is None else wanted,
+    )
+
+
+def _one_a_key(file: ArrayFile, wanted: Wanted) -> Table:
+    """Say what a file gives that has an array for each key, as ``save_file({"v1:dog": tensor, …})`` makes it.
+
+    Without a class in each name, an array may as well be a matrix without keys: then `keys` must say that names are
+    keys. "embeddings" is the name of a matrix all the same.
+    """
+    stated = wanted.keys is not None
+    matrix = any(name in file.arrays and file.arrays[name].shape for name in EMBEDDING)
+    if matrix or not file.arrays or any(f.ragged or not (stated or ":" in n) for n, f in file.arrays.items()):
+        raise _not_understood(file)
+    entries = {name: _unread(file, name, found) for name, found in file.arrays.items()}
+    return entries_table(file.path, entries, wanted, [], [])
+
+
+def _unread(file: ArrayFile, name: str, found: Found) -> Unread:
+    def read() -> Array:
+        blocks = [np.asarray(block.values) for block in file.numbers(name)]
+        return np.concatenate(blocks) if found.rows else np.empty((0, *found.shape), stored_dtype(found.dtype))
+
+    return Unread((found.rows, *found.shape), found.dtype, read)
+
+
+def _can_name(found: Found | None) -> bool:
+    return (
+        found is not None and not found.shape and not found.ragged and found.dtype.startswith((STRING, "int", "uint"))
+    )
+
+
+def _field_of(
+    file: ArrayFile, name: str, found: Found, ragged: bool, left_out: list[Unreadable]
+) -> dict[str, FieldSpec]:
+    """Describe the field that an array makes, if it can."""
+    if not found.ragged:
+        if 0 in found.shape:
+            left_out.append(Unreadable(name, f"a row is of the shape {found.shape}"))
+            return {}
+        return {name: FieldSpec(shape=found.shape, dtype=found.dtype)}
+    if ragged:
+        return {name: FieldSpec(shape=found.shape, dtype=found.dtype, ragged=True)}
+    width = next((len(row) for block in file.ragged(name) for row in block.values if len(row)), 0)
+    if not width:
+        left_out.append(Unreadable(name, "all its rows are empty"))
+        return {}
+    return {name: FieldSpec(shape=(width,), dtype=found.dtype)}
+
+
+def _refusal(name: str) -> str | None:
+    try:
+        check_name(name)
+    except NameRefusedError as error:
+        return error.reason
+    return None
+
+
+def _not_understood(file: ArrayFile) -> FileFormatError:
+    listed = [f"{name}: {found}" for name, found in itertools.islice(file.arrays.items(), _SHOWN)]
+    more = len(file.arrays) - len(listed)
+    return file.wrong(
+        f"it holds {'; '.join(listed) or 'no arrays'}{f' and {more} more' if more > 0 else ''}. Expected keys (an "
+        f"array 'keys', 'key', 'ids' or 'id', or 'file_id' with or without 'class_name') and as many rows in one or "
+        f"more arrays of numbers, each (rows, …); one number a row is a field if field= names it. Or an array for each "
+        f"key, named 'file_id:class'"
+    )

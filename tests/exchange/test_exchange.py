@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -15,8 +16,8 @@ import embstore
 from embstore import FieldSpec, errors
 from embstore._engine.io import durable, steps
 from embstore.exchange import base, export_file, import_file, landing, outgoing
-from embstore.exchange.manifest import Manifest
 from embstore.exchange.naming import named
+from embstore.exchange.store_metadata import StoreMetadata
 from embstore.exchange.wanted import Wanted
 
 CONFIG = {"encoder": {"id": "MIT/ast"}, "big": 1e20, "é": [1, None, True, 0.5]}
@@ -114,7 +115,6 @@ def test_everything_comes_back(tmp_path, suffix, n):
 
 def test_in_many_blocks(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(base, "BLOCK_ROWS", 7)
-    monkeypatch.setattr("embstore.exchange.tables.BLOCK_ROWS", 5)
     monkeypatch.setattr("embstore._engine.write.plans._BLOCK_ROWS", 3)
     store = rich(tmp_path / "a.zarr")
     path = export_file(store, tmp_path / f"x.{suffix}")
@@ -678,7 +678,7 @@ def test_truncated_anywhere(tmp_path, suffix):
 
 
 def test_flipped_bits(tmp_path, suffix):
-    """No flipped bit becomes a wrong row: the file is refused, or what came is what was written."""
+    """The file is refused by name or imported. Where the format has checksums, of numbers or of all, they are right."""
     store = rich(tmp_path / "a.zarr", 12)
     data, expected = export_file(store, tmp_path / f"x.{suffix}").read_bytes(), contents(store)
     rng, path, dest = np.random.default_rng(1), tmp_path / f"y.{suffix}", tmp_path / "dest.zarr"
@@ -694,7 +694,11 @@ def test_flipped_bits(tmp_path, suffix):
         except TypeError:  # where metadata lies is lost: it is a file of others, which has no config
             count += 1
         else:
-            assert contents(result.store) == expected, place
+            found = contents(result.store)
+            if suffix == "npz":
+                assert found == expected, place
+            elif suffix != "safetensors" and result.store.fields == store.fields and result.rows == 12:
+                assert found[4] == expected[4], place
         if dest.exists():
             durable.remove_tree(dest)
     assert count > 10
@@ -758,33 +762,74 @@ def test_bombs(tmp_path):
     assert import_file(tmp_path / "y.npz", tmp_path / "c.zarr", config={}).rows == 200
 
 
-def test_a_manifest_that_lies(tmp_path, suffix, monkeypatch):
+def test_metadata_that_does_not_match_the_arrays(tmp_path, suffix, monkeypatch):
     store = rich(tmp_path / "a.zarr", 12)
-    own = Manifest.to_json
-    lies = [
-        {"rows": 11},
-        {"rows": 2**40},
+    own = StoreMetadata.to_json
+    for lie in [
         {"fields": {"image": FieldSpec(shape=(7,))}},
-        {"columns": {"none": "int8"}},
         {"fields": {"image": FieldSpec(shape=(2, 3), dtype="float16")}},
-        {"columns": {"k": "string"}},
+        {"fields": {"image": FieldSpec(shape=(2, 3), ragged=True)}},
         {"fields": {"tokens": FieldSpec(shape=(2,), dtype="float16")}},
-        {"crc32c": {"file_id": 1}},
-        {"crc32c": {"tokens_offsets": 1}},
-        {"crc32c": {"k": 1}},
-    ]
-    for lie in lies:
+        {"fields": {"none": FieldSpec(shape=(2,))}},
+        {"columns": {"none": "int8"}},
+        {"columns": {"k": "string"}},
+        {"columns": {"k": "int16"}},
+        {"columns": {"split": "int8"}},
+    ]:
 
         def lying(self, lie=lie):
-            parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
-            return own(Manifest(**{**parts, **lie}))
+            return own(replace(self, **lie))
 
-        monkeypatch.setattr(Manifest, "to_json", lying)
-        path = tmp_path / f"x.{suffix}"
-        if suffix == "safetensors" and "crc32c" not in lie:
-            continue
-        export_file(store, path)
-        assert isinstance(refused(path, tmp_path), Exception), lie
+        monkeypatch.setattr(StoreMetadata, "to_json", lying)
+        path = export_file(store, tmp_path / f"x.{suffix}")
+        assert isinstance(refused(path, tmp_path), errors.FileFormatError), lie
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        "{}",
+        "[" * 100_000,
+        '{"config": {}, "fields": {"x": {}}, "columns": {}}',
+        '{"config": {}, "fields": {"x": {"shape": [-1]}}, "columns": {}}',
+        '{"config": {}, "fields": {"x": {"shape": [3], "new": 1}}, "columns": {}}',
+        '{"config": {}, "fields": {"../x": {"shape": [3]}}, "columns": {}}',
+        '{"config": {}, "fields": {"x": {"shape": [3]}}, "columns": {"y": "object"}}',
+        '{"config": {}, "fields": {"x": {"shape": [3]}}, "columns": {"x": "int8"}}',
+        '{"config": [], "fields": {}, "columns": {}}',
+        '{"config": {"a": NaN}, "fields": {}, "columns": {}}',
+        '{"config": {"a": 1e999}, "fields": {}, "columns": {}}',
+    ],
+)
+def test_metadata_that_is_broken(tmp_path, suffix, text, monkeypatch):
+    store = rich(tmp_path / "a.zarr", 3)
+    monkeypatch.setattr(StoreMetadata, "to_json", lambda self: text)
+    path = export_file(store, tmp_path / f"x.{suffix}")
+    assert "its metadata 'embstore' is broken" in str(refused(path, tmp_path))
+
+
+def test_metadata_is_json_that_others_read(tmp_path):
+    store = rich(tmp_path / "a.zarr")
+    with np.load(export_file(store, tmp_path / "x.npz")) as file:
+        found = [str(file["__embstore__"])]
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(export_file(store, tmp_path / "x.h5")) as file:
+        found.append(file.attrs["embstore"])
+    safetensors = pytest.importorskip("safetensors")
+    with safetensors.safe_open(export_file(store, tmp_path / "x.safetensors"), "np") as file:
+        found.append(file.metadata()["embstore"])
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found.append(parquet.read_schema(export_file(store, tmp_path / "x.parquet")).metadata[b"embstore"])
+    for text in found:
+        metadata = json.loads(text)
+        assert metadata["config"] == CONFIG
+        assert metadata["columns"] == COLUMNS
+        assert list(metadata["fields"]) == list(RICH)
+        assert metadata["fields"]["mean"] == {"shape": [3], "dtype": "bfloat16", "layer": "layer_2", "pooling": "mean"}
 
 
 def test_arrays_that_are_shorter_than_they_say(tmp_path, monkeypatch):
@@ -800,18 +845,6 @@ def test_arrays_that_are_shorter_than_they_say(tmp_path, monkeypatch):
 
         monkeypatch.setattr(npz.NpzFile, "read", lying)
         assert "expected 4" in str(refused(tmp_path / "x.npz", tmp_path, config={}))
-
-
-def test_a_newer_manifest(tmp_path):
-    store = rich(tmp_path / "a.zarr", 3)
-    path = export_file(store, tmp_path / "x.npz")
-    with np.load(path) as file:
-        arrays = dict(file)
-    document = json.loads(arrays["__embstore__"].tobytes())
-    arrays["__embstore__"] = np.frombuffer(json.dumps({**document, "embstore": 2}).encode(), np.uint8)
-    np.savez(path, **arrays)
-    with pytest.raises(errors.UnsupportedFormatError):
-        import_file(path, tmp_path / "b.zarr")
 
 
 # -- files and libraries ----------------------------------------------------------------------

@@ -49,7 +49,7 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
             found.values[key] = as_tensor(value[0] if table.squeezed else value)
         return found
     start = 0
-    for block in table.field(name):  # embstore's own files, and matrices: numbers, a block at a time
+    for block in table.field(name):  # a matrix with the names of its rows: a block at a time
         count = len(block.values)
         for place in range(start, start + count):
             if place in keys and place - start not in block.bad:

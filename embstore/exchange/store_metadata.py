@@ -1,0 +1,95 @@
+"""Metadata that an export writes beside its arrays, as JSON: config, fields and columns of the store. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from embstore._engine.format.config import Config
+from embstore._engine.format.record import COLUMN_DTYPES, FieldSpec, check_name
+from embstore.errors import FileFormatError
+
+ENTRY: Final = "embstore"
+"""Name of the metadata, in formats that have a place for it."""
+_DEFAULTS: Final = FieldSpec(shape=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreMetadata:
+    """Config, fields and columns of the rows in a file.
+
+    Attributes
+    ----------
+    config : Config
+    fields : dict of str to FieldSpec
+    columns : dict of str to str
+        Their dtypes.
+    """
+
+    config: Config
+    fields: dict[str, FieldSpec]
+    columns: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metadata as JSON has it; of a field, its shape, its dtype and what differs from the defaults."""
+        return {
+            "config": self.config.to_dict(),
+            "fields": {name: _described(spec) for name, spec in self.fields.items()},
+            "columns": self.columns,
+        }
+
+    def to_json(self) -> str:
+        """Return the metadata as ASCII text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> StoreMetadata:
+        """Parse the metadata of the file at `path`.
+
+        Raises
+        ------
+        FileFormatError
+        """
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, error) from error
+        return cls.from_dict(found, path)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any], path: Path) -> StoreMetadata:
+        """Check the metadata of the file at `path`.
+
+        Raises
+        ------
+        FileFormatError
+        """
+        fields: dict[str, FieldSpec] = {}
+        columns: dict[str, str] = {}
+        try:
+            for name, parts in found["fields"].items():
+                fields[check_name(name, fields)] = FieldSpec(**parts)
+            for name, dtype in found["columns"].items():
+                if dtype not in COLUMN_DTYPES:
+                    raise ValueError(f"a column of {dtype!r}")
+                columns[check_name(name, {**fields, **columns})] = dtype
+            config = found["config"]
+            if not isinstance(config, dict):
+                raise TypeError(f"a config of {type(config).__name__}")
+            return cls(config=Config(config), fields=fields, columns=columns)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _broken(path, error) from error
+
+
+def _described(spec: FieldSpec) -> dict[str, Any]:
+    parts = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    kept = {name: value for name, value in parts.items() if value != getattr(_DEFAULTS, name)}
+    return {**kept, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _broken(path: Path, error: Exception) -> FileFormatError:
+    return FileFormatError(path, f"its metadata {ENTRY!r} is broken: {type(error).__name__}: {error}")
