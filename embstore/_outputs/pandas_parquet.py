@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.record import STRING
-from embstore._engine.io.exports import written_whole
+from embstore._engine.io.durable import replacing
 from embstore._engine.lazy import imported
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
@@ -94,7 +94,7 @@ def write_parquet(path: Path, vectors: Vectors, points: NDArray[np.float32] | No
     }
     schema = pa.schema({**types, **own})
     step = max(1, min(_GROUP_ROWS, _GROUP_BYTES // (4 * vectors.dim)))
-    with written_whole(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
+    with replacing(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
         for start, block in vectors.blocks(step):
             rows = vectors.rows[start : start + len(block)]
             data: dict[str, Any] = _texts(snapshot, rows)

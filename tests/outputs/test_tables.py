@@ -261,6 +261,17 @@ def test_a_parquet_file_is_whole_or_not_there(make, tmp_path, monkeypatch):
     assert target.read_text() == "what was there"
     assert [p.name for p in tmp_path.iterdir() if "parquet" in p.name] == ["a.parquet"]
     monkeypatch.undo()
+
+    def full(operation, where, data):
+        if operation == "fsync":  # before the rename: after a power cut the file is the old one or the new one
+            raise OSError(28, "No space left on device", where)
+
+    monkeypatch.setattr("embstore._engine.io.folder.step_hook", full)
+    with pytest.raises(errors.StorageFullError):
+        store.select().to_parquet(target)
+    assert target.read_text() == "what was there"
+    assert [p.name for p in tmp_path.iterdir() if "parquet" in p.name] == ["a.parquet"]
+    monkeypatch.undo()
     store.set_column("Vector", keys, 1)
     with pytest.raises(errors.NameRefusedError, match="Vector"):
         store.select().to_parquet(target)
