@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from embstore._engine.lazy import lazily
 
 if TYPE_CHECKING:
-    from embstore.exchange.base import Unreadable as Unreadable
     from embstore.exchange.exporting import export_file as export_file
+    from embstore.exchange.file_contents import Unreadable as Unreadable
     from embstore.exchange.importing import ImportResult as ImportResult
     from embstore.exchange.importing import import_file as import_file
 
 _HOMES = {
     "ImportResult": "importing",
-    "Unreadable": "base",
+    "Unreadable": "file_contents",
     "export_file": "exporting",
     "import_file": "importing",
 }

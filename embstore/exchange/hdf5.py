@@ -16,11 +16,9 @@ import numpy as np
 
 from embstore._engine.format.record import STRING, offsets_name
 from embstore._engine.lazy import imported
-from embstore.exchange.base import Array, ArrayFile, CutFile, Found, explained
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, CutFile, explained
 from embstore.exchange.outgoing import Outgoing
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
-
-__all__ = ["opened", "write"]
 
 _CHUNK_BYTES: Final = 2**20
 _TEXT_CHUNK_ROWS: Final = 4096
@@ -73,7 +71,7 @@ class Hdf5File(CutFile):
         kind = STRING if text is not None else dataset.dtype.newbyteorder("=").name
         if dataset.dtype.hasobject and text is None:
             kind = "objects"
-        self.arrays[name] = Found(dtype=kind, shape=dataset.shape[1:], rows=dataset.shape[0], text_nbytes=8192)
+        self.arrays[name] = ArrayInfo(dtype=kind, shape=dataset.shape[1:], rows=dataset.shape[0], text_nbytes=8192)
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield what lies between each cut and the next."""

@@ -1,7 +1,7 @@
 """Import: the rows of a file into a store, in one commit.
 
 One commit, because half a file in a store is nothing that anyone wants to reason about, and because files of arrays
-come column by column, as a commit takes them. `tables` says what a file gives, `landing` brings it into the store.
+come column by column, as a commit takes them. `tables` says what a file gives, `bulk_append` brings it into the store.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ from embstore._engine.write.check_input import Casting
 from embstore._engine.write.plans import IfExists
 from embstore.cache.cache import Cache
 from embstore.errors import ConfigMismatchError, DtypeError, ShapeError
-from embstore.exchange.base import ArrayFile, Table, Unreadable, format_of, module_of
-from embstore.exchange.landing import Landing
+from embstore.exchange.bulk_append import BulkAppend
+from embstore.exchange.file_contents import ArrayFile, Table, Unreadable, format_of, module_of
+from embstore.exchange.import_options import ImportOptions, KeyOrder
 from embstore.exchange.tables import table_of
-from embstore.exchange.wanted import KeyOrder, Wanted
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
-
-__all__ = ["ImportResult", "import_file"]
 
 logger = logging.getLogger("embstore")
 
@@ -173,7 +171,7 @@ def import_file(
     if if_exists not in ("error", "skip", "replace"):
         raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
     path = Path(file).absolute()
-    wanted = Wanted(
+    how = ImportOptions(
         field=field,
         columns=None if columns is None else tuple(columns),
         keys=keys,
@@ -181,9 +179,9 @@ def import_file(
         ragged=ragged,
         casting=casting,
     )
-    with _opened(path, format_of(path, format), wanted) as table:
+    with _opened(path, format_of(path, format), how) as table:
         given = _config(table, config)
-        landing = Landing(table, if_exists, casting)  # reads all keys, before a store is made
+        append = BulkAppend(table, if_exists, casting)  # reads all keys, before a store is made
         where = dest.path_of(given) if isinstance(dest, Cache) else Path(dest)
         held: dict[str, FieldSpec] = {}
         if where.exists():
@@ -194,7 +192,7 @@ def import_file(
             made = {"fields": specs, "columns": table.columns, "expected_rows": table.rows}
             store = _store(dest, given, "a", {**made, **options})
         with store, reporting(progress, table.rows, path.name) as advance:
-            result = landing.into(store, specs, advance)
+            result = append.run(store, specs, advance)
     if table.unreadable:
         logger.warning("%s: %d of its entries did not become rows", path, len(table.unreadable))
     return ImportResult(
@@ -210,16 +208,16 @@ def import_file(
 
 
 @contextlib.contextmanager
-def _opened(path: Path, kind: str, wanted: Wanted) -> Iterator[Table]:
+def _opened(path: Path, kind: str, options: ImportOptions) -> Iterator[Table]:
     """Open a file for reading, and say what it gives."""
     if kind == "pt":
         from embstore.exchange.pt import read_table
 
-        yield read_table(path, wanted)
+        yield read_table(path, options)
         return
     file: ArrayFile = module_of(kind).opened(path)
     with contextlib.closing(file):
-        yield table_of(file, wanted)
+        yield table_of(file, options)
 
 
 def _store(

@@ -9,13 +9,13 @@ from typing import Final
 
 from embstore._engine.format.keys import MAX_KEY_BYTES, UNLABELLED, Key
 from embstore.errors import FileFormatError, KeyFormatError
-from embstore.exchange.base import Named, Unreadable
-from embstore.exchange.wanted import Wanted
+from embstore.exchange.file_contents import RowName, Unreadable
+from embstore.exchange.import_options import ImportOptions
 
 _COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" separates no class
 
 
-def named(found: object, class_name: object, wanted: Wanted, path: Path) -> Named:
+def row_name(found: object, class_name: object, options: ImportOptions, path: Path) -> RowName:
     r"""Return a row's name in the file and its key.
 
     Parameters
@@ -24,7 +24,7 @@ def named(found: object, class_name: object, wanted: Wanted, path: Path) -> Name
         The row's name.
     class_name : object
         The row's class, if the file states it beside the name, or None. It decides how the name is read.
-    wanted : Wanted
+    options : ImportOptions
         Its `keys` is the order of file_id and class in names. Its `class_name` is the class of names without one.
     path : Path
         Of the file, for the error.
@@ -37,12 +37,12 @@ def named(found: object, class_name: object, wanted: Wanted, path: Path) -> Name
     Raises
     ------
     FileFormatError
-        The name has a colon, no class is stated beside it, and `wanted` has no order: a guess could be a wrong label.
+        The name has a colon, no class is stated beside it, and `options` has no order: a guess could be a wrong label.
 
     Examples
     --------
     >>> def read(name, label=None, **options):
-    ...     return str(named(name, label, Wanted(**options), Path("old.pt"))[1])
+    ...     return str(row_name(name, label, ImportOptions(**options), Path("old.pt"))[1])
     >>> read("v1:dog", keys="file_id:class"), read("dog:v1", keys="class:file_id"), read("v1", class_name="dog")
     ('v1:dog', 'v1:dog', 'v1:dog')
     >>> read("dog:v1", "dog"), read("dog:v1.wav", keys="class:file_name"), read(r"C:\v1.wav", "dog", keys="file_id")
@@ -50,14 +50,14 @@ def named(found: object, class_name: object, wanted: Wanted, path: Path) -> Name
     """
     if class_name is not None and not isinstance(class_name, str):
         return Unreadable(found, f"expected text as its class_name, found {type(class_name).__name__}")
-    if not isinstance(found, str) and not callable(wanted.keys):
+    if not isinstance(found, str) and not callable(options.keys):
         return Unreadable(found, f"expected text as its key, found {type(found).__name__}")
-    if isinstance(found, str) and class_name is None and wanted.keys == "file_id:class":
+    if isinstance(found, str) and class_name is None and options.keys == "file_id:class":
         file_id, _, last = found.rpartition(":")  # most keys are this simple: a tenth of the time
         if file_id and last and found.isascii() and len(found) <= MAX_KEY_BYTES and not last.startswith("//"):
             return found, Key(file_id, last)
     try:
-        keys = _readings(found, class_name, wanted)
+        keys = _readings(found, class_name, options)
         if not keys:
             reason = f'its class_name is {class_name!r}, its key has another; keys="file_id" takes the whole key'
             return Unreadable(found, reason)
@@ -68,9 +68,9 @@ def named(found: object, class_name: object, wanted: Wanted, path: Path) -> Name
         return Unreadable(found, error.reason)
 
 
-def _readings(found: object, class_name: str | None, wanted: Wanted) -> list[Key]:
+def _readings(found: object, class_name: str | None, options: ImportOptions) -> list[Key]:
     """Return the keys that a name can mean: several if nothing states the order, none if it contradicts its class."""
-    order = wanted.keys
+    order = options.keys
     given: list[Key] = []
     if callable(order):
         key = Key.parse(order(found))
@@ -84,7 +84,7 @@ def _readings(found: object, class_name: str | None, wanted: Wanted) -> list[Key
     colons = [match.start() for match in _COLON.finditer(found)]
     if order == "file_id" or not colons:
         file_id = posixpath.splitext(found)[0] if order == "class:file_name" else found
-        return [Key(file_id, wanted.class_name if class_name is None else class_name)]
+        return [Key(file_id, options.class_name if class_name is None else class_name)]
     last = Key(found[: colons[-1]], found[colons[-1] + 1 :])
     first = Key(found[colons[0] + 1 :], found[: colons[0]])
     if order == "class:file_name":

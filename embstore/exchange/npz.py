@@ -23,11 +23,9 @@ import numpy as np
 from embstore._engine.format.record import STRING, offsets_name
 from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore.errors import UnsafeFileError
-from embstore.exchange.base import Array, ArrayFile, CutFile, Found, explained
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, CutFile, explained
 from embstore.exchange.outgoing import Outgoing
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
-
-__all__ = ["opened", "write"]
 
 _NPY: Final = ".npy"
 METADATA: Final = f"__{ENTRY}__"
@@ -106,7 +104,7 @@ class NpzFile(CutFile):
         self._members[name] = _Member(info.filename, start, dtype, shape, fortran and len(shape) > 1)
         is_text = dtype.kind in "US"
         kind = STRING if is_text else "objects" if dtype.hasobject else dtype.newbyteorder("=").name
-        self.arrays[name] = Found(
+        self.arrays[name] = ArrayInfo(
             dtype=kind, shape=shape[1:], rows=shape[0] if shape else 1, text_nbytes=max(1, dtype.itemsize)
         )
 

@@ -15,7 +15,7 @@ from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.plans import row_blocks
 from embstore.errors import DuplicateKeysError, StoreChangedError
-from embstore.exchange.base import Array
+from embstore.exchange.file_contents import Array
 from embstore.exchange.store_metadata import StoreMetadata
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import reopen

@@ -17,11 +17,9 @@ import numpy as np
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import FIELD_DTYPES, STRING
 from embstore._engine.lazy import imported
-from embstore.exchange.base import BLOCK_ROWS, Array, ArrayFile, Block, Found, even_cuts, explained
+from embstore.exchange.file_contents import BLOCK_ROWS, Array, ArrayFile, ArrayInfo, Block, even_cuts, explained
 from embstore.exchange.outgoing import Outgoing
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
-
-__all__ = ["opened", "write"]
 
 _BUFFER: Final = 8 * 2**20
 _EXPANDED: Final = 8
@@ -64,21 +62,21 @@ class ParquetFile(ArrayFile):
             if raw is not None:
                 self.metadata = StoreMetadata.from_json(raw.decode(), path)
 
-    def _found(self, kind: Any, rows: int) -> Found:
+    def _found(self, kind: Any, rows: int) -> ArrayInfo:
         types = self._arrow.types
         if isinstance(kind, self._arrow.BaseExtensionType):
             kind = kind.storage_type
         if types.is_dictionary(kind):
             kind = kind.value_type
         if types.is_fixed_size_list(kind) and _dtype(kind.value_type) in FIELD_DTYPES:
-            return Found(dtype=_dtype(kind.value_type), shape=(kind.list_size,), rows=rows)
+            return ArrayInfo(dtype=_dtype(kind.value_type), shape=(kind.list_size,), rows=rows)
         if types.is_list(kind) or types.is_large_list(kind):
             inner = self._found(kind.value_type, rows)
             if inner.dtype in FIELD_DTYPES and not inner.ragged:
-                return Found(dtype=inner.dtype, shape=inner.shape, rows=rows, ragged=True)
+                return ArrayInfo(dtype=inner.dtype, shape=inner.shape, rows=rows, ragged=True)
         if types.is_string(kind) or types.is_large_string(kind):
-            return Found(dtype=STRING, shape=(), rows=rows)
-        return Found(dtype=_dtype(kind), shape=(), rows=rows)
+            return ArrayInfo(dtype=STRING, shape=(), rows=rows)
+        return ArrayInfo(dtype=_dtype(kind), shape=(), rows=rows)
 
     def _batches(self, name: str, rows: int) -> Iterator[Any]:
         """Yield a column's arrays, of at most so many rows."""

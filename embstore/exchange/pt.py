@@ -29,7 +29,8 @@ from embstore._engine.lazy import imported
 from embstore._engine.read.read_rows import row_bounds
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import FileFormatError, UnsafeFileError
-from embstore.exchange.base import Table, Unreadable, explained
+from embstore.exchange.file_contents import Table, Unreadable, explained
+from embstore.exchange.import_options import ImportOptions
 from embstore.exchange.outgoing import Outgoing
 from embstore.exchange.pt_columnar import ColumnarFile, is_columnar
 from embstore.exchange.pt_entries import DEFAULT_FIELD, entries_table
@@ -37,7 +38,6 @@ from embstore.exchange.pt_exported import exported_entries_table
 from embstore.exchange.scalars import config_of
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 from embstore.exchange.tables import table_of
-from embstore.exchange.wanted import Wanted
 
 logger = logging.getLogger("embstore")
 
@@ -73,7 +73,7 @@ def _torch() -> Any:
 # -- reading --------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, wanted: Wanted) -> Table:
+def read_table(path: Path, options: ImportOptions) -> Table:
     """Say what a file of tensors gives. Tensors are mapped, and read when they are asked for.
 
     Raises
@@ -86,11 +86,11 @@ def read_table(path: Path, wanted: Wanted) -> Table:
     entries, metadata, described, left_out = _parts(found)
     if described is not None:
         stated = StoreMetadata.from_dict({**described, "config": metadata}, path)
-        return exported_entries_table(path, entries, stated, wanted)
+        return exported_entries_table(path, entries, stated, options)
     if is_columnar(entries):
-        table = table_of(ColumnarFile(path, entries), wanted)
+        table = table_of(ColumnarFile(path, entries), options)
     else:
-        table = entries_table(path, entries, wanted, left_out, [])
+        table = entries_table(path, entries, options, left_out, [])
     if metadata:
         table.config, refused = config_of(metadata)
         table.left_out += refused

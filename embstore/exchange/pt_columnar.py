@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from embstore._engine.format.record import STRING, dtype_name
-from embstore.exchange.base import Array, ArrayFile, Block, Found, even_cuts
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Block, even_cuts
 from embstore.exchange.pt_entries import EMBEDDING, numbers_of, refusal
 from embstore.exchange.scalars import plain
 from embstore.exchange.tables import KEYS
@@ -39,12 +39,12 @@ class ColumnarFile(ArrayFile):
             given = given.tolist() if isinstance(given, np.ndarray) and given.dtype.kind == "U" else given
             values: Any = _as_array(given) if isinstance(given, list | tuple) else given
             if isinstance(values, list):
-                self.arrays[str(name)] = Found(dtype=STRING, shape=(), rows=len(values))
+                self.arrays[str(name)] = ArrayInfo(dtype=STRING, shape=(), rows=len(values))
             elif not refusal(values, sys.modules.get("torch")) and len(values.shape):
                 shape, dtype = tuple(values.shape), dtype_name(values.dtype)
-                self.arrays[str(name)] = Found(dtype=dtype, shape=shape[1:], rows=shape[0])
+                self.arrays[str(name)] = ArrayInfo(dtype=dtype, shape=shape[1:], rows=shape[0])
             elif hasattr(given, "__len__"):
-                self.arrays[str(name)] = Found(dtype=type(given).__name__, shape=(), rows=len(given))
+                self.arrays[str(name)] = ArrayInfo(dtype=type(given).__name__, shape=(), rows=len(given))
             self._values[str(name)] = values
 
     def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:

@@ -20,12 +20,19 @@ from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, FIELD_DTYPES, STRING, FieldSpec, check_name, dtype_name
 from embstore._engine.read.dtypes import converted
 from embstore.errors import FileFormatError
-from embstore.exchange.base import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Named, Table, Unreadable, check_claim
-from embstore.exchange.naming import named
+from embstore.exchange.file_contents import (
+    BLOCK_BYTES,
+    BLOCK_ROWS,
+    Array,
+    Block,
+    RowName,
+    Table,
+    Unreadable,
+    check_claim,
+)
+from embstore.exchange.import_options import ImportOptions, chosen_columns
+from embstore.exchange.naming import row_name
 from embstore.exchange.scalars import column_of
-from embstore.exchange.wanted import Wanted, chosen_columns
-
-__all__ = ["EntriesTable", "Unread", "blocks_of", "entries_table", "refusal"]
 
 EMBEDDING: Final = ("embedding", "embeddings")
 _LABEL: Final = "class_name"
@@ -64,7 +71,7 @@ class EntriesTable(Table):
         By field, a tensor or array for each.
     values : dict of str to sequence
         By column.
-    wanted : Wanted
+    options : ImportOptions
     squeezed : bool
         Whether the first axis of each tensor is left out.
     """
@@ -73,15 +80,15 @@ class EntriesTable(Table):
     labels: list[Any]
     tensors: dict[str, list[Any]]
     values: dict[str, Array | list[str]]
-    wanted: Wanted
+    options: ImportOptions
     squeezed: bool = False
 
-    def called(self) -> Iterator[list[Named]]:
-        """Yield what entries are called."""
+    def row_names(self) -> Iterator[list[RowName]]:
+        """Yield the names of entries."""
         for start in range(0, self.rows, _KEYS_AT_ONCE):
             stop = start + _KEYS_AT_ONCE
             pairs = zip(self.names[start:stop], self.labels[start:stop], strict=True)
-            yield [named(name, label, self.wanted, self.path) for name, label in pairs]
+            yield [row_name(name, label, self.options, self.path) for name, label in pairs]
 
     def field(self, name: str) -> Iterator[Block]:
         """Yield tensors, put together in blocks."""
@@ -141,7 +148,11 @@ def numbers_of(tensor: Any, dtype: str) -> Array:
 
 
 def entries_table(
-    path: Path, entries: Mapping[Any, Any], wanted: Wanted, left_out: list[Unreadable], unreadable: list[Unreadable]
+    path: Path,
+    entries: Mapping[Any, Any],
+    options: ImportOptions,
+    left_out: list[Unreadable],
+    unreadable: list[Unreadable],
 ) -> EntriesTable:
     """Say what the entries of a dictionary give.
 
@@ -172,18 +183,18 @@ def entries_table(
     counted = dict(zip(codes, np.bincount(kinds).tolist(), strict=True))
     check_claim(path, sum(math.prod(shape) * count for (shape, _), count in counted.items()))
     squeezed = all(len(shape) > 1 and shape[0] == 1 for shape, _ in codes)
-    spec = _spec_of_most(counted, squeezed, wanted.ragged)
+    spec = _spec_of_most(counted, squeezed, options.ragged)
     if spec is None:
         raise FileFormatError(path, f"its tensors have no values: the first is {tuple(tensors[0].shape)}")
-    misfits = [_misfit(tuple(shape)[squeezed:], _dtype(dtype), spec, wanted) for shape, dtype in codes]
+    misfits = [_misfit(tuple(shape)[squeezed:], _dtype(dtype), spec, options) for shape, dtype in codes]
     if any(misfits):
         unreadable += [Unreadable(n, misfits[kind]) for n, kind in zip(names, kinds, strict=True) if misfits[kind]]
         names, tensors, others = (
             [one for one, kind in zip(values, kinds, strict=True) if not misfits[kind]]
             for values in (names, tensors, others)
         )
-    values = _columns(others, wanted, left_out, path)
-    field = check_name(wanted.field or DEFAULT_FIELD)
+    values = _columns(others, options, left_out, path)
+    field = check_name(options.field or DEFAULT_FIELD)
     return EntriesTable(
         path=path,
         config=None,
@@ -196,7 +207,7 @@ def entries_table(
         labels=[entry.get(_LABEL) for entry in others],
         tensors={field: tensors},
         values=values,
-        wanted=wanted,
+        options=options,
         squeezed=squeezed,
     )
 
@@ -240,7 +251,7 @@ def _spec_of_most(counted: Mapping[tuple[Any, Any], int], squeezed: bool, ragged
     return FieldSpec(shape=shapes.most_common(1)[0][0], dtype=dtypes.most_common(1)[0][0], ragged=ragged)
 
 
-def _misfit(shape: tuple[int, ...], dtype: str, spec: FieldSpec, wanted: Wanted) -> str:
+def _misfit(shape: tuple[int, ...], dtype: str, spec: FieldSpec, options: ImportOptions) -> str:
     if spec.ragged:
         if not shape or shape[1:] != spec.shape:
             return f"its shape is {shape}, that of most (length, {', '.join(map(str, spec.shape))})"
@@ -249,19 +260,19 @@ def _misfit(shape: tuple[int, ...], dtype: str, spec: FieldSpec, wanted: Wanted)
         return f"its shape is {shape}, that of most {spec.shape}{hint}"
     if dtype != spec.dtype:
         floats = all(name.startswith(("float", BFLOAT16)) for name in (dtype, spec.dtype))
-        if wanted.casting == "no" or not floats:
+        if options.casting == "no" or not floats:
             hint = '; casting="same_kind" converts it' if floats else ""
             return f"it is {dtype}, most are {spec.dtype}{hint}"
     return ""
 
 
 def _columns(
-    entries: Sequence[Mapping[str, Any]], wanted: Wanted, left_out: list[Unreadable], path: Path
+    entries: Sequence[Mapping[str, Any]], options: ImportOptions, left_out: list[Unreadable], path: Path
 ) -> dict[str, Array | list[str]]:
     """Make columns of what else most entries have."""
     found: dict[str, Array | list[str]] = {}
     names = dict.fromkeys(name for entry in entries for name in entry if name not in (*EMBEDDING, _LABEL))
-    taken = set(map(str, names)) if wanted.columns is None else set(wanted.columns)
+    taken = set(map(str, names)) if options.columns is None else set(options.columns)
     for name in names:
         if str(name) in taken:
             values = column_of(name, [entry.get(name) for entry in entries])
@@ -269,5 +280,5 @@ def _columns(
                 left_out.append(values)
             else:
                 found[name] = values
-    chosen_columns(list(found), wanted.columns, path)
+    chosen_columns(list(found), options.columns, path)
     return found

@@ -13,14 +13,14 @@ import numpy as np
 
 from embstore._engine.format.record import STRING, FieldSpec, dtype_name
 from embstore.errors import FileFormatError
-from embstore.exchange.base import Array, check_claim
+from embstore.exchange.file_contents import Array, check_claim
+from embstore.exchange.import_options import ImportOptions, chosen_columns, chosen_fields
 from embstore.exchange.pt_entries import DEFAULT_FIELD, EntriesTable, refusal
 from embstore.exchange.store_metadata import StoreMetadata
-from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
 
 
 def exported_entries_table(
-    path: Path, entries: Mapping[Any, Any], metadata: StoreMetadata, wanted: Wanted
+    path: Path, entries: Mapping[Any, Any], metadata: StoreMetadata, options: ImportOptions
 ) -> EntriesTable:
     """Return the rows of a dictionary that `export_file` wrote.
 
@@ -30,8 +30,8 @@ def exported_entries_table(
         An entry is not as the metadata says.
     UnknownFieldError, UnknownColumnError
     """
-    sources = chosen_fields(list(metadata.fields), wanted.field, path)
-    columns = chosen_columns(list(metadata.columns), wanted.columns, path)
+    sources = chosen_fields(list(metadata.fields), options.field, path)
+    columns = chosen_columns(list(metadata.columns), options.columns, path)
     fields = {name: metadata.fields[source] for name, source in sources.items()}
     for key, entry in entries.items():
         if not isinstance(entry, dict):
@@ -52,7 +52,7 @@ def exported_entries_table(
             name: _column(path, name, [entry.get(name) for entry in entries.values()], metadata.columns[name])
             for name in columns
         },
-        wanted=replace(wanted, keys="file_id:class"),
+        options=replace(options, keys="file_id:class"),
     )
 
 

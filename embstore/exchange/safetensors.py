@@ -21,11 +21,9 @@ import numpy as np
 from embstore._engine.format.record import BFLOAT16, offsets_name, stored_dtype
 from embstore._engine.io.folder import read_exactly
 from embstore._engine.lazy import imported
-from embstore.exchange.base import Array, ArrayFile, CutFile, Found, explained
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, CutFile, explained
 from embstore.exchange.outgoing import Outgoing
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
-
-__all__ = ["opened", "write"]
 
 _DTYPES: Final = {
     "BOOL": "bool",
@@ -87,7 +85,7 @@ class SafetensorsFile(CutFile):
             shape, (start, stop) = found["shape"], found["data_offsets"]
             if not shape:
                 continue
-            array = Found(dtype=_DTYPES.get(found["dtype"], found["dtype"]), shape=tuple(shape[1:]), rows=shape[0])
+            array = ArrayInfo(dtype=_DTYPES.get(found["dtype"], found["dtype"]), shape=tuple(shape[1:]), rows=shape[0])
             if array.dtype in _NAMES and stop - start != array.rows * array.row_nbytes:
                 raise self.wrong(f"{name!r} has {stop - start:,} bytes, and claims to be {array}")
             self.arrays[name] = array

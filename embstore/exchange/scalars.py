@@ -12,9 +12,7 @@ from embstore._engine.format.record import check_name
 from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore._engine.read.dtypes import is_torch
 from embstore.errors import ConfigError, NameRefusedError
-from embstore.exchange.base import Array, Unreadable
-
-__all__ = ["column_of", "config_of", "plain"]
+from embstore.exchange.file_contents import Array, Unreadable
 
 _MOST_VALUES: Final = 64
 """How many numbers of a tensor a config may hold: a list of class weights, but no embedding."""

@@ -1,4 +1,4 @@
-"""Files of arrays: which of them are keys, fields and columns. Exports say it themselves, files of others by names."""
+"""Arrays of a file as keys, fields and columns: by an export's metadata, else by names and shapes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from embstore._engine.format.record import (
     stored_dtype,
 )
 from embstore.errors import FileFormatError, NameRefusedError
-from embstore.exchange.base import Array, ArrayFile, Block, Found, Named, Table, Unreadable, is_text
-from embstore.exchange.naming import named
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Block, RowName, Table, Unreadable, is_text
+from embstore.exchange.import_options import ImportOptions, chosen_columns, chosen_fields
+from embstore.exchange.naming import row_name
 from embstore.exchange.pt_entries import EMBEDDING, Unread, entries_table
 from embstore.exchange.store_metadata import StoreMetadata
-from embstore.exchange.wanted import Wanted, chosen_columns, chosen_fields
 
 KEYS: Final = ("keys", "key", "ids", "id", "file_id")
 _LABELS: Final = "class_name"
@@ -46,21 +46,21 @@ class ArrayTable(Table):
         The array of keys or file_ids.
     labels : str or None
         The array of classes.
-    wanted : Wanted
+    options : ImportOptions
     """
 
     file: ArrayFile
     sources: dict[str, str]
     names: str
     labels: str | None
-    wanted: Wanted
+    options: ImportOptions
 
-    def called(self) -> Iterator[list[Named]]:
-        """Yield what rows are called."""
+    def row_names(self) -> Iterator[list[RowName]]:
+        """Yield the names of rows."""
         labels = iter(itertools.repeat(None)) if self.labels is None else self._texts(self.labels)
         for block in self._blocks_of_text(self.names):
             pairs = zip(block, labels, strict=False)
-            yield [named(found, label, self.wanted, self.path) for found, label in pairs]
+            yield [row_name(found, label, self.options, self.path) for found, label in pairs]
 
     def _texts(self, name: str) -> Iterator[Any]:
         return itertools.chain.from_iterable(self._blocks_of_text(name))
@@ -98,7 +98,7 @@ def _as_stored(values: Any, spec: FieldSpec) -> Array:
     return (array.view(np.uint16) if array.dtype.name == BFLOAT16 else array).reshape(-1, *spec.shape)
 
 
-def table_of(file: ArrayFile, wanted: Wanted) -> Table:
+def table_of(file: ArrayFile, options: ImportOptions) -> Table:
     """Return the rows of a file of arrays, by its metadata if an export wrote it, else by names and shapes of arrays.
 
     Raises
@@ -108,13 +108,13 @@ def table_of(file: ArrayFile, wanted: Wanted) -> Table:
     UnknownFieldError, UnknownColumnError, NameRefusedError
     """
     file.check_size()
-    return _foreign_table(file, wanted) if file.metadata is None else _exported_table(file, file.metadata, wanted)
+    return _foreign_table(file, options) if file.metadata is None else _exported_table(file, file.metadata, options)
 
 
-def _exported_table(file: ArrayFile, metadata: StoreMetadata, wanted: Wanted) -> Table:
+def _exported_table(file: ArrayFile, metadata: StoreMetadata, options: ImportOptions) -> Table:
     """Return the rows of a file that `export_file` wrote."""
-    sources = chosen_fields(list(metadata.fields), wanted.field, file.path)
-    columns = chosen_columns(list(metadata.columns), wanted.columns, file.path)
+    sources = chosen_fields(list(metadata.fields), options.field, file.path)
+    columns = chosen_columns(list(metadata.columns), options.columns, file.path)
     fields = {name: metadata.fields[source] for name, source in sources.items()}
     dtypes = {name: metadata.columns[name] for name in columns}
     texts = [*_KEY_PARTS, *(name for name, dtype in dtypes.items() if dtype == STRING)]
@@ -144,11 +144,11 @@ def _exported_table(file: ArrayFile, metadata: StoreMetadata, wanted: Wanted) ->
         sources=sources,
         names=_KEY_PARTS[0],
         labels=_KEY_PARTS[1],
-        wanted=replace(wanted, keys="file_id"),
+        options=replace(options, keys="file_id"),
     )
 
 
-def _array(file: ArrayFile, name: str, rows: int) -> Found:
+def _array(file: ArrayFile, name: str, rows: int) -> ArrayInfo:
     """Return an array that the metadata names.
 
     Raises
@@ -163,11 +163,11 @@ def _array(file: ArrayFile, name: str, rows: int) -> Found:
     return found
 
 
-def _foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
+def _foreign_table(file: ArrayFile, options: ImportOptions) -> Table:
     """Return the rows of a file of others, as far as names and shapes of its arrays say what they are."""
     names = next((name for name in KEYS if _can_name(file.arrays.get(name))), None)
     if names is None:
-        return _one_a_key(file, wanted)
+        return _one_a_key(file, options)
     rows = file.arrays[names].rows
     labels = _LABELS if _can_name(file.arrays.get(_LABELS)) else None
     fields: dict[str, FieldSpec] = {}
@@ -178,8 +178,8 @@ def _foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
             continue
         if found.rows != rows:
             left_out.append(Unreadable(name, f"it has {found.rows:,} rows, {names!r} has {rows:,}"))
-        elif found.dtype in FIELD_DTYPES and (found.shape or found.ragged or name == wanted.field):
-            fields |= _field_of(file, name, found, wanted.ragged, left_out)
+        elif found.dtype in FIELD_DTYPES and (found.shape or found.ragged or name == options.field):
+            fields |= _field_of(file, name, found, options.ragged, left_out)
         elif found.shape or found.dtype not in COLUMN_DTYPES:
             left_out.append(Unreadable(name, f"{found} is neither a field nor a column"))
         elif (refused := _refusal(name)) is not None:
@@ -188,39 +188,39 @@ def _foreign_table(file: ArrayFile, wanted: Wanted) -> Table:
             columns[name] = found.dtype
     if not fields:
         raise _not_understood(file)
-    sources = chosen_fields(list(fields), wanted.field, file.path)
+    sources = chosen_fields(list(fields), options.field, file.path)
     for name in sources:
         check_name(name, columns)
     return ArrayTable(
         path=file.path,
         config=None,
         fields={name: fields[source] for name, source in sources.items()},
-        columns={name: columns[name] for name in chosen_columns(list(columns), wanted.columns, file.path)},
+        columns={name: columns[name] for name in chosen_columns(list(columns), options.columns, file.path)},
         rows=rows,
         left_out=left_out,
         file=file,
         sources=sources,
         names=names,
         labels=labels,
-        wanted=replace(wanted, keys="file_id") if names == "file_id" and wanted.keys is None else wanted,
+        options=replace(options, keys="file_id") if names == "file_id" and options.keys is None else options,
     )
 
 
-def _one_a_key(file: ArrayFile, wanted: Wanted) -> Table:
-    """Say what a file gives that has an array for each key, as ``save_file({"v1:dog": tensor, …})`` makes it.
+def _one_a_key(file: ArrayFile, options: ImportOptions) -> Table:
+    """Return the rows of a file with an array for each key, as ``save_file({"v1:dog": tensor, …})`` makes it.
 
     Without a class in each name, an array may as well be a matrix without keys: then `keys` must say that names are
     keys. "embeddings" is the name of a matrix all the same.
     """
-    stated = wanted.keys is not None
+    stated = options.keys is not None
     matrix = any(name in file.arrays and file.arrays[name].shape for name in EMBEDDING)
     if matrix or not file.arrays or any(f.ragged or not (stated or ":" in n) for n, f in file.arrays.items()):
         raise _not_understood(file)
     entries = {name: _unread(file, name, found) for name, found in file.arrays.items()}
-    return entries_table(file.path, entries, wanted, [], [])
+    return entries_table(file.path, entries, options, [], [])
 
 
-def _unread(file: ArrayFile, name: str, found: Found) -> Unread:
+def _unread(file: ArrayFile, name: str, found: ArrayInfo) -> Unread:
     def read() -> Array:
         blocks = [np.asarray(block.values) for block in file.numbers(name)]
         return np.concatenate(blocks) if found.rows else np.empty((0, *found.shape), stored_dtype(found.dtype))
@@ -228,14 +228,14 @@ def _unread(file: ArrayFile, name: str, found: Found) -> Unread:
     return Unread((found.rows, *found.shape), found.dtype, read)
 
 
-def _can_name(found: Found | None) -> bool:
+def _can_name(found: ArrayInfo | None) -> bool:
     return (
         found is not None and not found.shape and not found.ragged and found.dtype.startswith((STRING, "int", "uint"))
     )
 
 
 def _field_of(
-    file: ArrayFile, name: str, found: Found, ragged: bool, left_out: list[Unreadable]
+    file: ArrayFile, name: str, found: ArrayInfo, ragged: bool, left_out: list[Unreadable]
 ) -> dict[str, FieldSpec]:
     """Describe the field that an array makes, if it can."""
     if not found.ragged:

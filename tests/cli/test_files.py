@@ -17,7 +17,7 @@ from embstore.analysis import explore
 from embstore.cli import main
 from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, PARTLY, WRONG
 from embstore.exchange import export_file, import_file
-from embstore.exchange.base import FORMATS
+from embstore.exchange.file_contents import FORMATS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"encoder": {"id": "MIT/ast"}, "dataset": "pets", "duration": 5}

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 import embstore
 from embstore import FieldSpec, errors
 from embstore._engine.io import durable, steps
-from embstore.exchange import base, export_file, import_file, landing, outgoing
-from embstore.exchange.naming import named
+from embstore.exchange import bulk_append, export_file, file_contents, import_file, outgoing
+from embstore.exchange.import_options import ImportOptions
+from embstore.exchange.naming import row_name
 from embstore.exchange.store_metadata import StoreMetadata
-from embstore.exchange.wanted import Wanted
 
 CONFIG = {"encoder": {"id": "MIT/ast"}, "big": 1e20, "é": [1, None, True, 0.5]}
 FORMATS = {"npz": None, "h5": "h5py", "safetensors": "safetensors", "parquet": "pyarrow"}
@@ -114,7 +114,7 @@ def test_everything_comes_back(tmp_path, suffix, n):
 
 
 def test_in_many_blocks(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(base, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(file_contents, "BLOCK_ROWS", 7)
     monkeypatch.setattr("embstore._engine.write.plans._BLOCK_ROWS", 3)
     store = rich(tmp_path / "a.zarr")
     path = export_file(store, tmp_path / f"x.{suffix}")
@@ -155,8 +155,8 @@ def test_some_fields_and_columns(tmp_path, suffix):
 @pytest.mark.parametrize("before", [0, 37, 64])
 def test_blocks_that_end_where_chunks_do(tmp_path, monkeypatch, before):
     """Blocks of a file, and rows that are there already, need not fit the chunks; each chunk is written once."""
-    monkeypatch.setattr(base, "BLOCK_BYTES", 7 * 64)
-    monkeypatch.setattr(landing, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(file_contents, "BLOCK_BYTES", 7 * 64)
+    monkeypatch.setattr(bulk_append, "BLOCK_BYTES", 1)
     values = np.random.default_rng(0).standard_normal((1000, 16)).astype(np.float32)
     keys = [f"{i}:c{i % 3}" for i in range(1000)]
     values[:, 0] = np.arange(1000)
@@ -537,7 +537,7 @@ def test_what_lies_in_other_files_is_not_read(tmp_path):
 
 
 def read(name, label=None, **options):
-    return named(name, label, Wanted(**options), Path("old.npz"))
+    return row_name(name, label, ImportOptions(**options), Path("old.npz"))
 
 
 @pytest.mark.parametrize(
@@ -925,13 +925,13 @@ def test_a_library_that_is_missing(tmp_path, monkeypatch, suffix, module):
 def test_a_commit_is_made_anew_only_for_bad_rows(tmp_path, monkeypatch):
     """A sound file is read once, and one with bad rows three times."""
     reads = []
-    own = landing.Landing._checked
+    own = bulk_append.BulkAppend._checked
 
     def counted(self, *args):
         reads.append(args[0])
         return own(self, *args)
 
-    monkeypatch.setattr(landing.Landing, "_checked", counted)
+    monkeypatch.setattr(bulk_append.BulkAppend, "_checked", counted)
     x = X.copy()
     np.savez(tmp_path / "x.npz", keys=np.array(list("abcd")), x=x)
     import_file(tmp_path / "x.npz", tmp_path / "b.zarr", config={})

@@ -14,10 +14,10 @@ import numpy as np
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
 from embstore.errors import KeyFormatError
-from embstore.exchange.base import Unreadable
-from embstore.exchange.naming import named
+from embstore.exchange.file_contents import Unreadable
+from embstore.exchange.import_options import ImportOptions
+from embstore.exchange.naming import row_name
 from embstore.exchange.pt_entries import refusal
-from embstore.exchange.wanted import Wanted
 
 _MEDIA: Final = re.compile(
     r"\.(aac|aiff?|amr|au|avi|bmp|flac|gif|jpe?g|json|m4a|mkv|mov|mp3|mp4|mpe?g|npy|oga|ogg|opus|png|ppm|tiff?|txt"
@@ -51,7 +51,7 @@ def key_of(name: object) -> Key:
     return Key.parse(name)
 
 
-OPTIONS: Final = Wanted(columns=(), keys=key_of, casting="same_kind")
+OPTIONS: Final = ImportOptions(columns=(), keys=key_of, casting="same_kind")
 """How files and dictionaries of today's code are read."""
 
 
@@ -85,7 +85,7 @@ class Entries:
         if reason := refusal(_detached(value), sys.modules.get("torch")):
             self.unreadable.append(Unreadable(key, reason))
             return
-        found = named(key, class_name, OPTIONS, Path("embeddings"))
+        found = row_name(key, class_name, OPTIONS, Path("embeddings"))
         if isinstance(found, Unreadable):
             self.unreadable.append(found)
         elif found[1].class_name == UNLABELLED:

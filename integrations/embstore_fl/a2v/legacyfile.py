@@ -34,7 +34,7 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
         It is broken, or holds no embeddings.
     """
     table = legacy.read_table(Path(path), OPTIONS)
-    wanted, names = None if own is None else set(own), [one for block in table.called() for one in block]
+    wanted, names = None if own is None else set(own), [one for block in table.row_names() for one in block]
     found = Entries(unreadable=list(table.unreadable), config=table.config)
     keys: dict[int, str] = {}
     for place, one in enumerate(names):

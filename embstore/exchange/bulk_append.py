@@ -1,7 +1,7 @@
-"""Landing: the rows of a table in a store, in one commit, read and written a block at a time.
+"""BulkAppend: the rows of a table in a store, in one commit, read and written a block at a time.
 
 Rows that can't be used are found while they are written: the commit is then given up, all rows are looked at, and it is
-made anew without those. So a sound file is read once. What the table is, and which store, `importing` says.
+made anew without those. So a sound file is read once. `importing` opens the table and the store.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ from embstore.errors import (
     UnknownColumnError,
     UnknownFieldError,
 )
-from embstore.exchange.base import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Table, Unreadable
+from embstore.exchange.file_contents import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Table, Unreadable
 from embstore.store.embedding_store import EmbeddingStore
-
-__all__ = ["Landing"]
 
 
 class _BadRowsError(Exception):
@@ -46,13 +44,13 @@ class _BadRowsError(Exception):
 
 
 @dataclass(slots=True)
-class Landing:
-    """Rows of a table, which of them are to be stored, and how they get there.
+class BulkAppend:
+    """One commit of the usable rows of a table.
 
     Attributes
     ----------
     table : Table
-        Gets what is unreadable among its rows.
+        Its `unreadable` gets the rows that can't be used.
     if_exists : {"error", "skip", "replace"}
     casting : {"no", "same_kind"}
     """
@@ -71,7 +69,7 @@ class Landing:
     def __post_init__(self) -> None:
         self._read_keys()
 
-    def into(
+    def run(
         self, store: EmbeddingStore, specs: Mapping[str, FieldSpec], advance: Callable[[int], object]
     ) -> AppendResult:
         """Store the rows: all that can be used, or none.
@@ -99,16 +97,16 @@ class Landing:
         codes: list[int] = []
         classes: dict[str, int] = {}
         bad: list[int] = []
-        for block in self.table.called():
+        for block in self.table.row_names():
             texts = []
-            for named in block:
-                if isinstance(named, Unreadable):
+            for name in block:
+                if isinstance(name, Unreadable):
                     bad.append(len(codes))
-                    self.table.unreadable.append(named)
+                    self.table.unreadable.append(name)
                     texts.append("")
                     codes.append(-1)
                 else:
-                    key = named[1]
+                    key = name[1]
                     texts.append(f"{key.file_id}:{key.class_name}")
                     codes.append(classes.setdefault(key.class_name, len(classes)))
             hashes.append(hash_keys(texts))
@@ -138,10 +136,10 @@ class Landing:
     def _named(self, places: NDArray[np.int64]) -> Iterator[tuple[int, object, Any]]:
         """Yield what the rows at some places are called, and their keys."""
         start, wanted = 0, set(places.tolist())
-        for block in self.table.called() if wanted else ():
-            for place, named in enumerate(block, start):
-                if place in wanted and not isinstance(named, Unreadable):
-                    yield place, *named
+        for block in self.table.row_names() if wanted else ():
+            for place, name in enumerate(block, start):
+                if place in wanted and not isinstance(name, Unreadable):
+                    yield place, *name
             start += len(block)
 
     def _look(self, specs: Mapping[str, FieldSpec]) -> None:
@@ -266,7 +264,7 @@ class Landing:
 
     def _file_ids(self, chosen: NDArray[np.bool_]) -> Iterator[Values]:
         start = 0
-        for block in self.table.called():
+        for block in self.table.row_names():
             places = np.flatnonzero(chosen[start : start + len(block)])
             start += len(block)
             if len(places):

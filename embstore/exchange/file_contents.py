@@ -1,7 +1,7 @@
-"""What all formats have in common: which there are, what a file gives, and how a broken one is told of.
+"""Contents of a file, the same for all formats: its arrays, its rows in blocks, and errors for broken files.
 
-A format's module has two functions: `opened`, which gives an `ArrayFile`, and `write`. What its arrays mean, `tables`
-says; what becomes of them, `importing`.
+A format's module has two functions: `opened`, which returns an `ArrayFile`, and `write`. `tables` finds out what the
+arrays mean, `importing` brings them into a store.
 """
 
 from __future__ import annotations
@@ -29,19 +29,6 @@ from embstore._engine.pickles import PickledByName
 from embstore._engine.write.check_input import Stored
 from embstore.errors import EmbstoreError, FileFormatError, UnknownFormatError
 from embstore.exchange.store_metadata import StoreMetadata
-
-__all__ = [
-    "FORMATS",
-    "ArrayFile",
-    "Block",
-    "CutFile",
-    "Found",
-    "Named",
-    "Table",
-    "Unreadable",
-    "explained",
-    "format_of",
-]
 
 Array = np.ndarray[Any, Any]
 
@@ -81,7 +68,7 @@ class Unreadable(PickledByName):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class ArrayInfo:
     """An array of a file, as it describes itself.
 
     Attributes
@@ -114,7 +101,7 @@ class Found:
         return f"{self.dtype} {(self.rows, *(['length'] if self.ragged else []), *self.shape)}".replace("'", "")
 
 
-def is_text(found: Found) -> bool:
+def is_text(found: ArrayInfo) -> bool:
     """Return whether an array holds texts: as such, or as lists of UTF-8 bytes."""
     return not found.shape and (found.dtype == STRING or (found.ragged and found.dtype == "uint8"))
 
@@ -126,13 +113,13 @@ class Block(NamedTuple):
     bad: Mapping[int, str] = {}
 
 
-Named = tuple[object, Key] | Unreadable
-"""What a row is called in the file, and its key; or why it has none."""
+RowName = tuple[object, Key] | Unreadable
+"""The name of a row in the file and its key, or why it has no key."""
 
 
 @dataclass(kw_only=True)
 class Table:
-    """What a file gives: rows, in one order for keys, fields and columns, which are read a block at a time.
+    """The rows of a file, in one order for keys, fields and columns, read a block at a time.
 
     Attributes
     ----------
@@ -146,7 +133,7 @@ class Table:
     declared : bool
         Whether the file states what its fields are: `export_file` wrote it.
     unreadable : list of Unreadable
-        What is not among the rows.
+        Entries that are not among the rows.
     left_out : list of Unreadable
         Other things that don't come over: columns, attributes of the config.
     """
@@ -160,8 +147,8 @@ class Table:
     unreadable: list[Unreadable] = field(default_factory=list)
     left_out: list[Unreadable] = field(default_factory=list)
 
-    def called(self) -> Iterator[list[Named]]:
-        """Yield what rows are called."""
+    def row_names(self) -> Iterator[list[RowName]]:
+        """Yield the names of rows."""
         raise NotImplementedError
 
     def field(self, name: str) -> Iterator[Block]:
@@ -181,13 +168,13 @@ class ArrayFile:
     path : Path
     metadata : StoreMetadata or None
         Of a file that `export_file` wrote.
-    arrays : dict of str to Found
+    arrays : dict of str to ArrayInfo
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: StoreMetadata | None = None
-        self.arrays: dict[str, Found] = {}
+        self.arrays: dict[str, ArrayInfo] = {}
 
     def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
         """Yield rows of numbers: ``(n, *shape)``; of lists, those of `width` numbers, and the others as bad."""

@@ -1,4 +1,4 @@
-"""What is wanted of a file: which fields and columns, and how what it does not say is to be understood. Pure."""
+"""Options of an import: which fields and columns to take, and how to read what the file does not state. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ KeyOrder = Literal["file_id:class", "class:file_id", "class:file_name", "file_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What is wanted of a file, and how it is to be understood.
+class ImportOptions:
+    """Fields and columns to take from a file, and how to read what it does not state.
 
     Attributes
     ----------
     field : str or None
-        The only field to take; or what to call it, if the file has one field and calls it otherwise.
+        The only field to take; or the name that the file's only field gets.
     columns : tuple of str or None
         The columns to take; all, for None.
     keys : KeyOrder or callable, optional
@@ -49,7 +49,7 @@ class Wanted:
 
 
 def chosen_fields(found: Sequence[str], wanted: str | None, path: Path) -> dict[str, str]:
-    """Return what to call which of the fields found."""
+    """Return the name of each field to take, and its name in the file."""
     if wanted is None:
         return {name: name for name in found}
     if wanted in found:
