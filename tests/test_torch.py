@@ -443,6 +443,26 @@ def test_a_tensor_is_the_column(make, path, mapping):
 
 
 @pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("check", ["tail", "touched", "all"])
+def test_a_tensor_of_many_chunks_is_checked(path, check, mapping):
+    """A private map had no checksums, and sound chunks were compared with zeros."""
+    rows = np.random.default_rng(0).standard_normal((1000, 16)).astype(np.float32)
+    with embstore.open(path, "w-", config={}, chunk_bytes=4096) as store:
+        store.append([f"{i}:c" for i in range(1000)], rows)
+    for _ in range(2):
+        tensor = embstore.open(path, mapping=mapping, check=check).tensor()
+        assert torch.equal(tensor, torch.from_numpy(rows))
+        tensor += 1  # reaches neither the file nor another tensor
+    chunk = path / "embedding" / "c.2.0"
+    data = bytearray(chunk.read_bytes())
+    data[100] ^= 1
+    chunk.write_bytes(data)
+    if check != "tail":
+        with pytest.raises(errors.CorruptStoreError, match=r"c\.2\.0"):
+            embstore.open(path, mapping=mapping, check=check).tensor()
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_operations_in_place_neither_crash_nor_reach_the_file(make, path, dtype, mapping):
     _, _, rows = make(dtype=dtype)

@@ -878,16 +878,70 @@ def test_a_disk_that_fails(tmp_path, monkeypatch, step):
     assert sorted(os.listdir(tmp_path)) == ["a.zarr", "a.zarr.lock"]
 
 
-def test_a_flipped_bit_in_the_store_is_not_covered_up(tmp_path):
-    with embstore.open(tmp_path / "a.zarr", "w-", config={}, chunk_bytes=4096) as store:
-        store.append([f"{i}:c" for i in range(1000)], np.ones((1000, 16), np.float32))
-    chunk = tmp_path / "a.zarr" / "embedding" / "c.2.0"
+KINDS = {
+    "float32": (FieldSpec(shape=(16,)), None),
+    "float16": (FieldSpec(shape=(4, 8), dtype="float16"), None),
+    "bfloat16": (FieldSpec(shape=(32,), dtype="bfloat16"), None),
+    "zstd": (FieldSpec(shape=(16,)), "zstd"),
+    "ragged": (FieldSpec(shape=(8,), ragged=True), None),
+}
+LIBRARIES = {**FORMATS, "pt": "torch"}
+
+
+@pytest.fixture(params=KINDS)
+def of_many_chunks(request, tmp_path):
+    """Make a store of many chunks in two commits, the second one small, with rows deleted in between."""
+    spec, compression = KINDS[request.param]
+    rng = np.random.default_rng(0)
+    if spec.ragged:
+        rows = [rng.standard_normal((i % 5, 8)).astype(np.float32) for i in range(600)]
+    else:
+        rows = rng.integers(-99, 99, (600, *spec.shape)).astype(np.float32)
+    keys, columns = [f"{i}:c{i % 3}" for i in range(600)], {"n": np.arange(600), "text": [f"t{i}" for i in range(600)]}
+    options = {"fields": {"x": spec}, "columns": {"n": "int64", "text": "string"}, "compression": compression}
+    with embstore.open(tmp_path / "a.zarr", "w-", config=CONFIG, chunk_bytes=4096, **options) as store:
+        for part in (slice(0, 590), slice(590, 600)):
+            values = {name: found[part] for name, found in columns.items()}
+            store.append(keys[part], rows[part], columns=values, casting="same_kind")
+        store.delete(["7:c1", "300:c0", "595:c1"])
+    assert len(list((tmp_path / "a.zarr" / "x").glob("c.*"))) >= 4 or compression
+    return tmp_path / "a.zarr"
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("kind", LIBRARIES)
+def test_a_store_of_many_chunks(tmp_path, of_many_chunks, kind, mapping):
+    if LIBRARIES[kind]:
+        pytest.importorskip(LIBRARIES[kind])
+    store = embstore.open(of_many_chunks, mapping=mapping)
+    some = store.select(keys=store.select(classes="c2").keys[::-1])
+    for name, view in (("all", store.select()), ("some", some)):
+        result = import_file(export_file(view, tmp_path / f"{name}.{kind}"), tmp_path / f"{name}.zarr")
+        found = result.store.select()
+        assert result.ok
+        assert found.keys == view.keys
+        assert result.store.fields == store.fields
+        if store.fields["x"].ragged:
+            np.testing.assert_array_equal(found.to_ragged().lengths, view.to_ragged().lengths)
+            np.testing.assert_array_equal(found.to_ragged().values, view.to_ragged().values)
+        else:
+            np.testing.assert_array_equal(found.to_numpy(), view.to_numpy())
+        for column in ("n", "text"):
+            assert found.column(column).tolist() == view.column(column).tolist()
+
+
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("kind", LIBRARIES)
+def test_a_flipped_bit_in_the_store_does_not_get_into_a_file(tmp_path, of_many_chunks, kind, mapping):
+    if LIBRARIES[kind]:
+        pytest.importorskip(LIBRARIES[kind])
+    chunk = sorted((of_many_chunks / "x").glob("c.*"))[0]
     data = bytearray(chunk.read_bytes())
     data[100] ^= 1
     chunk.write_bytes(data)
     with pytest.raises(errors.CorruptStoreError):
-        export_file(embstore.open(tmp_path / "a.zarr"), tmp_path / "x.npz")
-    assert not (tmp_path / "x.npz").exists()
+        export_file(embstore.open(of_many_chunks, mapping=mapping), tmp_path / f"x.{kind}")
+    assert not (tmp_path / f"x.{kind}").exists()
 
 
 def test_a_view_that_has_a_row_twice(tmp_path):
