@@ -1,4 +1,4 @@
-"""Options of an import: which fields and columns to take, and how to read what the file does not state. Pure."""
+"""Options of an import: fields and columns to take, and how to read names and rows. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KeyOrder = Literal["file_id:class", "class:file_id", "class:file_name", "file_id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """Fields and columns to take from a file, and how to read what it does not state.
+    """Fields and columns to take from a file, and how to read its names and rows.
 
     Attributes
     ----------

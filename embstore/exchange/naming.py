@@ -52,10 +52,8 @@ def row_name(found: object, class_name: object, options: ImportOptions, path: Pa
         return Unreadable(found, f"expected text as its class_name, found {type(class_name).__name__}")
     if not isinstance(found, str) and not callable(options.keys):
         return Unreadable(found, f"expected text as its key, found {type(found).__name__}")
-    if isinstance(found, str) and class_name is None and options.keys == "file_id:class":
-        file_id, _, last = found.rpartition(":")  # most keys are this simple: a tenth of the time
-        if file_id and last and found.isascii() and len(found) <= MAX_KEY_BYTES and not last.startswith("//"):
-            return found, Key(file_id, last)
+    if isinstance(found, str) and (usual := _usual_key(found, class_name, options)) is not None:
+        return found, usual
     try:
         keys = _readings(found, class_name, options)
         if not keys:
@@ -66,6 +64,19 @@ def row_name(found: object, class_name: object, options: ImportOptions, path: Pa
         return found, Key.parse(keys[0])
     except KeyFormatError as error:
         return Unreadable(found, error.reason)
+
+
+def _usual_key(found: str, class_name: str | None, options: ImportOptions) -> Key | None:
+    """Return the key of a simple name whose order is known, as most are: in half the time of `_readings`."""
+    if options.keys == "file_id:class":
+        file_id, _, last = found.rpartition(":")
+    elif options.keys == "file_id" and class_name is not None:
+        file_id, last = found, class_name
+    else:
+        return None
+    simple = file_id and last and ":" not in last and last[:2] != "//" and found.isascii() and last.isascii()
+    fits = len(file_id) + len(last) < MAX_KEY_BYTES and class_name in (None, last)
+    return Key(file_id, last) if simple and fits else None
 
 
 def _readings(found: object, class_name: str | None, options: ImportOptions) -> list[Key]:

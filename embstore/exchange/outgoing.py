@@ -26,7 +26,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """What there is to know of texts before they are written.
+    """Sizes of texts, which a format needs before it writes them.
 
     Attributes
     ----------

@@ -85,7 +85,7 @@ def read_table(path: Path, options: ImportOptions) -> Table:
         raise FileFormatError(path, f"expected a dictionary of tensors, found {type(found).__name__}")
     entries, metadata, described, left_out = _parts(found)
     if described is not None:
-        stated = StoreMetadata.from_dict({**described, "config": metadata}, path)
+        stated = StoreMetadata.from_dict({**described, "config": found.get(_METADATA)}, path)
         return exported_entries_table(path, entries, stated, options)
     if is_columnar(entries):
         table = table_of(ColumnarFile(path, entries), options)

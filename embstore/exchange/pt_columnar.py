@@ -60,7 +60,7 @@ class ColumnarFile(ArrayFile):
 
 
 def _as_array(values: list[Any] | tuple[Any, ...]) -> Array | list[str] | None:
-    """Return a list of texts as it is and numbers as an array; None for other lists."""
+    """Return a list of texts as it is, numbers as an array, and None for other lists."""
     found = [plain(value) for value in values]
     kinds = set(map(type, found))
     if kinds == {str}:

@@ -35,7 +35,7 @@ class StoreMetadata:
     columns: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metadata as JSON has it; of a field, its shape, its dtype and what differs from the defaults."""
+        """Return the metadata as JSON has it. A field has its shape, its dtype and its parts that are not default."""
         return {
             "config": self.config.to_dict(),
             "fields": {name: _described(spec) for name, spec in self.fields.items()},

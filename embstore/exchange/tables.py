@@ -104,7 +104,7 @@ def table_of(file: ArrayFile, options: ImportOptions) -> Table:
     Raises
     ------
     FileFormatError
-        The file is not understood; the message lists its arrays and the expected ones.
+        The file is not understood. The message lists its arrays and the expected ones.
     UnknownFieldError, UnknownColumnError, NameRefusedError
     """
     file.check_size()
@@ -164,7 +164,7 @@ def _array(file: ArrayFile, name: str, rows: int) -> ArrayInfo:
 
 
 def _foreign_table(file: ArrayFile, options: ImportOptions) -> Table:
-    """Return the rows of a file of others, as far as names and shapes of its arrays say what they are."""
+    """Return the rows of a file of others. Names and shapes of its arrays decide which are keys, fields and columns."""
     names = next((name for name in KEYS if _can_name(file.arrays.get(name))), None)
     if names is None:
         return _one_a_key(file, options)

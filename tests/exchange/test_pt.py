@@ -494,6 +494,8 @@ def test_a_file_of_ours_that_was_edited(tmp_path, file):
     ):
         torch.save({**found, "embstore": part}, file)
         assert "metadata 'embstore' is broken" in str(refused(file, tmp_path))
+    torch.save({name: part for name, part in found.items() if name != "metadata"}, file)
+    assert "a config of NoneType" in str(refused(file, tmp_path))  # and no store of an empty config
     del found["embstore"]
     found["embeddings"] = {name: {"embedding": e["image"], "k": e["k"]} for name, e in found["embeddings"].items()}
     torch.save(found, file)
