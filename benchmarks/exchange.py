@@ -51,7 +51,7 @@ start, cpu = time.perf_counter(), time.process_time()
 if what == "torch.load":
     found = torch.load(source, weights_only=True, mmap=True)
 elif what == "import":
-    found = import_file(source, target, config={"benchmark": "exchange"})
+    found = import_file(source, target, config={"benchmark": "exchange"}, keys="file_id:class")
 elif what == "export":
     found = export_file(embstore.open(source), target)
 elif what == "np.save":
