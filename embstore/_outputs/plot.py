@@ -1,23 +1,47 @@
-"""What is on a plot of vectors: which of them, where, in which colours, under which title. `drawing` draws it."""
+"""Plots of vectors in two dimensions: pages by plotly express, pictures by matplotlib."""
 
 from __future__ import annotations
 
+import html
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embstore._engine.io.durable import replacing
-from embstore._engine.read.read_rows import column_of
-from embstore._outputs.drawing import PAGES, PICTURES, Scene, Shades, as_figure, write_page, write_picture
-from embstore._outputs.projection import Method, Projection, project_vectors
+from embstore._engine.lazy import imported
+from embstore._outputs.pandas_parquet import as_frame
+from embstore._outputs.projection import Method, project_vectors
+from embstore._outputs.shades import COLOURS, Shades, shades_of
 from embstore._outputs.vectors import Vectors
 from embstore.errors import EmptyViewError
 
-_FEW_NUMBERS: Final = 20
-"""Different whole numbers up to which they are taken for categories, as folds are."""
+_PAGES: Final = (".html", ".htm")
+_PICTURES: Final = (".png", ".svg", ".pdf")
+
+_MOST_SVG: Final = 10_000
+"""Points that a browser draws well one by one; more are drawn by WebGL."""
+
+_MOST_LISTED: Final = 30  # groups in a picture's legend; a page's scrolls
+_LISTED_SIZE: Final = 30  # of a marker there, in square points
+_MOST_TEXT: Final = 200  # characters of a value that are shown
+
+_SHADE: Final = "shade of a point"  # a column of the page's frame; the spaces keep it apart from a store's columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scene:
+    """Everything on a plot: the rows, their points ``(n, 2) float32``, and the titles of the plot and of both axes."""
+
+    vectors: Vectors
+    points: NDArray[np.float32]
+    title: str
+    axes: Sequence[str]
+    shades: Shades | None
 
 
 def plot_vectors(
@@ -30,8 +54,8 @@ def plot_vectors(
     rng: np.random.Generator,
 ) -> Any:
     """Plot vectors into a file, or return plotly's figure; see `View.plot`."""
-    if file is not None and (suffix := file.suffix.lower()) not in (*PAGES, *PICTURES):
-        raise ValueError(f"{file}: expected a file that ends in {', '.join((*PAGES, *PICTURES))}")
+    if file is not None and (suffix := file.suffix.lower()) not in (*_PAGES, *_PICTURES):
+        raise ValueError(f"{file}: expected a file that ends in {', '.join((*_PAGES, *_PICTURES))}")
     if max_points < 1:
         raise ValueError(f"expected max_points of at least 1, found {max_points}")
     if not len(vectors):
@@ -39,49 +63,147 @@ def plot_vectors(
     total = len(vectors)
     if total > max_points:
         vectors = replace(vectors, rows=vectors.rows[np.sort(rng.choice(total, size=max_points, replace=False))])
-    scene = _scene(vectors, total, color, project_vectors(vectors, method, 2, rng))
+    scene = _scene(vectors, total, color, method, rng)
     if file is None:
-        return as_figure(scene)
+        return _figure(scene)
     with replacing(file) as partial:
-        if suffix in PAGES:
-            write_page(scene, partial)
+        if suffix in _PAGES:
+            _write_page(scene, partial)
         else:
-            write_picture(scene, partial, suffix)
+            _write_picture(scene, partial, suffix)
     return file
 
 
-def _scene(vectors: Vectors, total: int, color: str | None, projection: Projection) -> Scene:
-    snapshot, rows = vectors.snapshot, vectors.rows
-    shown = f"{total:,} rows" if len(rows) == total else f"{len(rows):,} of {total:,} rows, drawn at random"
-    names: list[str] = [f"{projection.method.upper()} {i}" for i in (1, 2)]
+def _scene(vectors: Vectors, total: int, color: str | None, method: Method, rng: np.random.Generator) -> _Scene:
+    count = len(vectors)
+    shown = f"{total:,} rows" if count == total else f"{count:,} of {total:,} rows, drawn at random"
+    projection = project_vectors(vectors, method, 2, rng)
+    axes: list[str] = [f"{projection.method.upper()} {i}" for i in (1, 2)]
     if projection.explained is not None:
         shares = projection.explained.tolist()
-        names = [f"{name} ({share:.1%} of the variance)" for name, share in zip(names, shares, strict=True)]
-    columns = {name: column_of(snapshot, name, rows).tolist() for name in snapshot.record.columns}
-    classes = snapshot.class_names_of(rows)
-    return Scene(
-        title=f"{snapshot.folder.path.name}, {vectors.field}: {shown}",
-        axes=names,
+        axes = [f"{name} ({share:.1%} of the variance)" for name, share in zip(axes, shares, strict=True)]
+    return _Scene(
+        vectors=vectors,
         points=projection.points,
-        notes={"key": snapshot.keys_of(rows), "class_name": classes, **columns},
-        shades=None if color is None else _shades(vectors, color),
+        title=_cut(f"{vectors.snapshot.folder.path.name}, {vectors.field}: {shown}"),
+        axes=axes,
+        shades=None if color is None else shades_of(vectors, color),
     )
 
 
-def _shades(vectors: Vectors, color: str) -> Shades:
-    """Return what points are coloured by: classes in the store's order, or a column."""
-    snapshot, rows = vectors.snapshot, vectors.rows
-    if color == "class_name":
-        codes, values = np.unique(snapshot.class_codes_of(rows), return_inverse=True)
-        return Shades(name=color, values=values, categories=[snapshot.class_names[code] for code in codes.tolist()])
-    column = column_of(snapshot, color, rows)
-    found: Sequence[Any] | None = None
-    if column.dtype.kind in "Ob":
-        found = sorted(set(column.tolist()))
-    elif column.dtype.kind in "iu" and len(numbers := np.unique(column)) <= _FEW_NUMBERS:
-        found = numbers.tolist()
-    if found is None:
-        return Shades(name=color, values=column)
-    places = {value: place for place, value in enumerate(found)}
-    values = np.array([places[value] for value in column.tolist()], dtype=np.int64)
-    return Shades(name=color, values=values, categories=[str(value) for value in found])
+def _figure(scene: _Scene) -> Any:
+    """Draw with plotly express: keys and columns under the pointer."""
+    express = imported("plotly.express", "analysis", "for a page")
+    frame = as_frame(scene.vectors.snapshot, scene.vectors.rows).reset_index()
+    notes = [name for name in frame.columns if name != "file_id"]  # the key first
+    frame = frame[notes].map(_escaped)  # numbers, too: JavaScript rounds an int64
+    frame[scene.axes[0]], frame[scene.axes[1]] = scene.points.T
+    options: dict[str, Any] = {"color_discrete_sequence": COLOURS, "color_continuous_scale": "Viridis"}
+    shades, groups = scene.shades, None
+    if shades is not None:
+        options |= {"color": _SHADE, "labels": {_SHADE: shades.name}}
+        frame[_SHADE] = shades.values
+        groups = shades.groups
+    if shades is not None and groups is not None:
+        # By place, not by name: names that are equal once they are cut would become one group.
+        frame[_SHADE] = frame[_SHADE].astype(str)
+        styles = {str(place): style for place, style in enumerate(shades.styles())}
+        options |= {
+            "symbol": _SHADE,
+            "category_orders": {_SHADE: list(styles)},
+            "color_discrete_map": {place: colour for place, (colour, _) in styles.items()},
+            "symbol_map": {place: marker for place, (_, (_matplotlib, marker)) in styles.items()},
+            "labels": {_SHADE: shades.title(len(groups) - shades.folded)},
+        }
+    figure = express.scatter(
+        frame,
+        x=scene.axes[0],
+        y=scene.axes[1],
+        custom_data=notes,
+        opacity=0.8,
+        title=_escaped(scene.title),
+        template="plotly_white",
+        render_mode="svg" if len(frame) <= _MOST_SVG else "webgl",
+        **options,
+    )
+    named = [f"{name}: %{{customdata[{i}]}}" for i, name in enumerate(notes) if i]
+    template = "<br>".join(["<b>%{customdata[0]}</b>", *named]) + "<extra></extra>"
+    figure.update_traces(marker={"size": 6}, hovertemplate=template)
+    figure.update_yaxes(scaleanchor="x")
+    figure.update_layout(showlegend=groups is not None, legend={"itemsizing": "constant"}, hovermode="closest")
+    if shades is not None and groups is not None:
+        for place, trace in enumerate(figure.data):
+            trace.name = _escaped(groups[place])
+        if shades.folded:
+            figure.data[0].legendrank = 1_001  # the last: others have 1,000
+    return figure
+
+
+def _write_page(scene: _Scene, path: Path) -> None:
+    """Write a page that needs no network: plotly's library is in it."""
+    options = {"displaylogo": False, "scrollZoom": True, "responsive": True}
+    figure = _figure(scene)
+    figure.write_html(str(path), include_plotlyjs=True, full_html=True, div_id="embstore-plot", config=options)
+
+
+def _write_picture(scene: _Scene, path: Path, suffix: str) -> None:
+    """Draw with matplotlib, without its global state."""
+    imported("matplotlib", "analysis", "for a picture")
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_aspect("equal", adjustable="datalim")  # one scale for both axes keeps distances true
+    size = float(np.clip(20_000 / max(1, len(scene.points)), 2, 40))
+    style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.8, "rasterized": True}
+    shades, (x, y) = scene.shades, scene.points.T
+    if shades is None:
+        axes.scatter(x, y, color=COLOURS[0], **style)
+    elif shades.groups is None:
+        shaded = colormaps["viridis"].with_extremes(bad="lightgrey")
+        drawn = axes.scatter(x, y, c=shades.values, cmap=shaded, plotnonfinite=True, **style)
+        figure.colorbar(drawn, ax=axes, label=shades.name)
+    else:
+        groups = [
+            axes.scatter(x[at], y[at], color=colour, marker=marker, **style)
+            for place, (colour, (marker, _plotly)) in enumerate(shades.styles())
+            for at in [shades.values == place]
+        ]
+        _legend(axes, shades, groups, size)
+    texts = [axes.set_title(scene.title), axes.set_xlabel(scene.axes[0]), axes.set_ylabel(scene.axes[1])]
+    for text in texts:
+        text.set_parse_math(False)
+    figure.savefig(path, format=suffix.removeprefix("."))
+
+
+def _legend(axes: Any, shades: Shades, drawn: list[Any], size: float) -> None:
+    """List the groups, of many those with the most points, with markers that can be told apart."""
+    names = shades.groups or []
+    counts = np.bincount(shades.values, minlength=len(names))
+    counts[: shades.folded] = 0
+    largest = np.sort(np.argsort(-counts, kind="stable")[:_MOST_LISTED]).tolist()
+    title = shades.title(len(largest))
+    listed = [*largest, *range(shades.folded)]
+    # matplotlib leaves out labels that begin with "_", as the class of unlabelled samples does. So names are set after.
+    legend = axes.legend(
+        [drawn[i] for i in listed],
+        ["-"] * len(listed),
+        title=title,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        fontsize=8,
+        markerscale=math.sqrt(_LISTED_SIZE / size),
+    )
+    for text, i in zip(legend.get_texts(), listed, strict=True):
+        text.set_parse_math(False)
+        text.set_text(_cut(names[i]))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"
+
+
+def _escaped(value: Any) -> str:
+    """Return text that plotly shows literally: it takes some HTML as markup."""
+    return html.escape(_cut(str(value)), quote=False)
