@@ -26,10 +26,20 @@ LEAST = 8
 """Recordings that a class must have."""
 
 
+def _write_wav(recording: Path, wav: Path) -> None:
+    import av
+
+    with av.open(recording) as given, av.open(wav, "w") as made:
+        sound = given.streams.audio[0]
+        stream = made.add_stream("pcm_s16le", rate=sound.rate)
+        stream.codec_context.layout = sound.codec_context.layout
+        for frame in given.decode(sound):
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+
+
 def lay_out(samples: Path, root: Path) -> list[str]:
     """Copy recordings to ``<class>/audios/video_00000.wav``; return the classes."""
-    import soundfile
-
     files = sorted(samples.glob("*_*.flac"))
     counts = Counter(file.name.partition("_")[0] for file in files)
     classes = sorted(name for name, count in counts.items() if count >= LEAST)
@@ -40,7 +50,7 @@ def lay_out(samples: Path, root: Path) -> list[str]:
     for name in classes:
         (partial / name / "audios").mkdir(parents=True)
         for place, file in enumerate(file for file in files if file.name.partition("_")[0] == name):
-            soundfile.write(partial / name / "audios" / f"video_{place:05d}.wav", *soundfile.read(file))
+            _write_wav(file, partial / name / "audios" / f"video_{place:05d}.wav")
     partial.rename(root)
     return classes
 

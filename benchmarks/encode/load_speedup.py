@@ -103,12 +103,18 @@ def clips(folder: Path, model: Path, samples: Path, count: int) -> Job:
 
 
 def _noise(folder: Path, count: int) -> None:
-    import soundfile
+    import av
 
     rng = np.random.default_rng(0)
     for place in range(count):
-        wave = 0.1 * rng.standard_normal(int(SECONDS * RATE)).astype(np.float32)
-        soundfile.write(folder / f"noise_{place:04d}.flac", wave, RATE)
+        wave = np.rint(2**15 * 0.1 * rng.standard_normal(int(SECONDS * RATE))).astype(np.int16)
+        with av.open(folder / f"noise_{place:04d}.flac", "w") as file:
+            stream = file.add_stream("flac", rate=RATE)
+            stream.codec_context.layout, stream.codec_context.format = "mono", "s16"
+            frame = av.AudioFrame.from_ndarray(wave[np.newaxis], format="s16", layout="mono")
+            frame.sample_rate = RATE
+            file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
 
 
 def measured(job: Job, folder: Path, repeat: int) -> Iterator[Measurement]:
