@@ -19,8 +19,6 @@ from embstore.encoders.audiofiles import Samples, mean, read_file, scaled
 from embstore.encoders.content import file_bytes
 from embstore.errors import ConfigError, DecodeError, ShapeError
 
-__all__ = ["AudioSettings", "decode_audio"]
-
 _MARGIN: Final = 4096
 """Samples read past the cut beside one second: the resampler looks ahead, and the cut must not show in its output."""
 
@@ -67,10 +65,17 @@ class AudioSettings:
         return None if self.duration is None else max(1, round(self.duration * self.sample_rate))
 
     def describe(self) -> dict[str, Any]:
-        """Return what of this belongs in an encoder's config. Versions of the libraries are provenance."""
+        """Return the part of an encoder's config that clips depend on.
+
+        The decoder is part of it, because its rows must not mix with those of another one. libsndfile's samples
+        differed by up to 3.7e-2 for MS-ADPCM and by more for Opus recorded below 48 kHz. The decoder's version is not
+        part of it. PCM and FLAC are bit for bit the same in every version, and lossy formats differ in the last bits.
+        So versions are provenance, like torch's.
+        """
         return {
             "sample_rate": self.sample_rate,
             "duration": self.duration,
+            "decoder": "pyav",
             "channels": "mean",
             "resampling": "soxr HQ",
             "cut": "start",
@@ -88,7 +93,7 @@ def decode_audio(content: Any, settings: AudioSettings) -> Samples:
     Parameters
     ----------
     content : bytes, tuple or mapping
-        The bytes of a file (WAV, FLAC, OGG, MP3 and what else soundfile reads; M4A, MP4, WebM with PyAV); a pair
+        The bytes of a file that PyAV reads (WAV, FLAC, Ogg, MP3, AIFF, M4A, MP4, WebM and others); a pair
         ``(array, rate)``; or what Hugging Face's datasets give: ``"array"`` and ``"sampling_rate"``, or ``"bytes"``
         and ``"path"``. An array is ``(samples,)`` or ``(samples, channels)``: floats as they are, integers of at
         most 32 bits scaled to [-1, 1) by their dtype's range. A rate is in Hz.
@@ -110,7 +115,7 @@ def decode_audio(content: Any, settings: AudioSettings) -> Samples:
     TypeError
         Content of another kind, such as an array without its rate.
     ImportError
-        soundfile or soxr is not installed.
+        PyAV or soxr is not installed.
     """
     mono, rate = _mono(content, settings)
     if not len(mono):

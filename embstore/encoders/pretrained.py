@@ -30,7 +30,7 @@ __all__ = ["PretrainedEncoder", "from_pretrained"]
 Padding = Literal["longest", "max_length"]
 
 _LIBRARIES: Final = {
-    "audio": ("soundfile", "soxr", "torchaudio"),
+    "audio": ("av", "soxr", "torchaudio"),
     "image": ("pillow",),
     "text": ("tokenizers",),
 }

@@ -98,7 +98,7 @@ def test_the_result_that_it_shows_is_what_is_said():
 
 
 def test_the_reason_that_it_shows_is_what_decoders_say():
-    for library in ("soundfile", "soxr"):
+    for library in ("av", "soxr"):
         pytest.importorskip(library)
     from embstore.encoders.audio import AudioSettings, decode_audio
 

@@ -17,6 +17,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytest.importorskip("av")
 pytest.importorskip("soxr")
 pytest.importorskip("PIL")
 
@@ -29,7 +30,7 @@ from embstore.encoders.image import decode_image  # noqa: E402
 from embstore.encoders.outputs import available  # noqa: E402
 from embstore.sources import Folder  # noqa: E402
 from tests._helpers import tiny_models  # noqa: E402
-from tests.encoders.test_decoding import sound_file  # noqa: E402
+from tests._helpers.sounds import sound_file  # noqa: E402
 
 TEXTS = ["the cat sat on the mat", "a dog", "the dog barks, a cat runs fast fast fast", "a cat"]
 SPEECH = ("wav2vec2", "hubert", "wavlm")
@@ -649,7 +650,7 @@ def test_a_config_as_a_whole(folder_of):
 
 def test_provenance_is_text(folder_of):
     found = from_pretrained(folder_of("audio-spectrogram-transformer"), device="cpu").provenance
-    assert set(found) == {"device", "transformers", "torch", "soundfile", "soxr", "torchaudio"}
+    assert set(found) == {"device", "transformers", "torch", "av", "soxr", "torchaudio"}
     assert found["transformers"] == transformers.__version__
     assert found["device"] == "cpu"
     if importlib.util.find_spec("torchaudio") is None:
@@ -870,7 +871,7 @@ import sys, time
 from embstore.encoders import from_pretrained
 encoder = from_pretrained(sys.argv[1])
 encoder.config.fingerprint, encoder.fields, encoder.with_fields(["cls"]).fields, repr(encoder)
-heavy = {"torch", "transformers", "huggingface_hub", "PIL", "soundfile", "soxr"} & set(sys.modules)
+heavy = {"torch", "transformers", "huggingface_hub", "PIL", "av", "soxr"} & set(sys.modules)
 assert not heavy, heavy
 started = time.process_time()
 from_pretrained(sys.argv[1])

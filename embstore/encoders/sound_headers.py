@@ -1,0 +1,279 @@
+"""The length that a sound file states in its own header, for files cut short.
+
+PyAV reads WAV, W64, CAF, MP4, Matroska and others as far as they go, and repeats as their duration the length that is
+left. So their sizes are read here, from the bytes alone. `audiofiles` holds them against the decoded sound.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+_W64: Final = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+_ASF: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA: Final = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_EBML: Final = b"\x1a\x45\xdf\xa3"
+_SEGMENT: Final = b"\x18\x53\x80\x67"
+_VOC: Final = b"Creative Voice File\x1a"
+_MP4_BOXES: Final = frozenset((b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"))
+
+_MP3_HEAD: Final = 2048
+"""Bytes in which an MP3 file's first frame lies, which may state the number of frames (as Xing's encoder first did)."""
+
+_HEADER: Final = 64
+"""Bytes that a file may lack of the sound that it states: some writers count the header of 44 bytes in."""
+
+
+class Extent(NamedTuple):
+    """Bytes up to the end of the sound that a file states, and bytes that are there of them."""
+
+    stated: int
+    present: int
+
+    @property
+    def cut(self) -> bool:
+        """Whether bytes are missing."""
+        return self.present < self.stated - _HEADER
+
+
+class _Gap(NamedTuple):
+    """A size that was left open: where it belongs, in which form, and the size up to the end of the file."""
+
+    at: int
+    form: str
+    size: int
+
+
+def extent(data: bytes) -> Extent | None:
+    """Return how much sound a file states in bytes, and how much of it is there.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole file. WAV, RF64, AVI, AIFF, 8SVX, W64, CAF, MP4, Matroska, WebM, ASF, VOC and .sox are known.
+
+    Returns
+    -------
+    Extent or None
+        None for another format, and for a length that was left open, as in a file written to a pipe.
+    """
+    found = _read(data)
+    return found if isinstance(found, Extent) else None
+
+
+def filled(data: bytes) -> bytes:
+    """Return a file with the size of its sound filled in, where it was left open in a way that FFmpeg refuses."""
+    found = _read(data)
+    if not isinstance(found, _Gap):
+        return data
+    mended = bytearray(data)
+    struct.pack_into(found.form, mended, found.at, found.size)
+    if data.startswith(b"FORM"):
+        struct.pack_into(">I", mended, 4, len(data) - 8)  # FFmpeg reads no chunk behind it
+    return bytes(mended)
+
+
+def _read(data: bytes) -> Extent | _Gap | None:
+    for known, read in _READERS:
+        if known(data):
+            return read(data)
+    return None
+
+
+class _Page(NamedTuple):
+    """A page of an Ogg file: where it lies, its flags (2 begins a stream, 4 ends it), and its stream."""
+
+    start: int
+    end: int
+    flags: int
+    serial: bytes
+
+
+def _ogg_pages(data: bytes) -> Iterator[_Page]:
+    """Yield the pages of an Ogg file. The last may be cut, and end after the file."""
+    at = data.find(b"OggS")
+    while at >= 0:
+        segments = data[at + 26] if at + 26 < len(data) else 255
+        end = at + 27 + segments + sum(data[at + 27 : at + 27 + segments])
+        yield _Page(at, end, data[at + 5] if at + 5 < len(data) else 0, data[at + 14 : at + 18])
+        at = data.find(b"OggS", end)
+
+
+def ogg_links(data: bytes) -> Iterator[bytes]:
+    """Yield the links of a chain of Ogg streams. A first page after other pages begins a link."""
+    start, within = 0, False
+    for page in _ogg_pages(data):
+        begins = bool(page.flags & 2)
+        if begins and within:
+            yield data[start : page.start]
+            start = page.start
+        within = not begins
+    yield data[start:]
+
+
+def ogg_ends(data: bytes) -> bool:
+    """Return False for an Ogg file with a stream that lacks its end: the flag on its last page, or part of that page.
+
+    Streams side by side end one by one.
+    """
+    unended = set()
+    for page in _ogg_pages(data):
+        if page.end > len(data):
+            return False
+        if page.flags & 4:
+            unended.discard(page.serial)
+        else:
+            unended.add(page.serial)
+    return not unended
+
+
+def mp3_seconds(data: bytes) -> float | None:
+    """Return the length that an MP3 file's first frame states, the encoder's padding included, in seconds.
+
+    None, where the first frame has no count. FFmpeg then guesses from the bit rate of the first frames, which says
+    nothing of a clip of variable rate.
+    """
+    start = _after_tags(data)
+    head = data[start : start + _MP3_HEAD]
+    for name, flag, count in ((b"Xing", 7, 8), (b"Info", 7, 8), (b"VBRI", None, 14)):
+        at = head.find(name)
+        if at < 0 or len(head) < at + count + 4 or (flag is not None and not head[at + flag] & 1):
+            continue
+        version = head[1] >> 3 & 3
+        if (rate_index := head[2] >> 2 & 3) == 3 or version == 1:
+            return None
+        rate = (44_100, 48_000, 32_000)[rate_index] / {3: 1, 2: 2, 0: 4}[version]
+        frames = int.from_bytes(head[at + count : at + count + 4], "big")
+        return frames * (1152 if version == 3 else 576) / rate or None
+    return None
+
+
+def _after_tags(data: bytes) -> int:
+    """Return where an MP3 file's first frame begins: behind its ID3 tags, whose sizes are four times seven bits."""
+    start = 0
+    while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
+        size = 0
+        for byte in data[start + 6 : start + 10]:
+            size = size << 7 | byte & 0x7F
+        start += 10 + size
+    return start
+
+
+# -- one reader a container -------------------------------------------------------------------
+
+
+def _unknown(size: int) -> bool:
+    """Return True for a size of 32 bits that a writer left open, because it could not go back to its header.
+
+    0 and 0xFFFFFFFF are usual. SoX and eSpeak write 0x7FFFF000 into WAV, less an incomplete block, and SoX 0x7F000000
+    into AIFF. arecord writes 0x7FFFFFFF or 0x80000000, others 0xFFFFFFFF less the header.
+    """
+    return size in (0, 0x80000000) or size & 0x7FFF0000 in (0x7FFF0000, 0x7F000000)
+
+
+def _extent(data: bytes, start: int, size: int) -> Extent:
+    return Extent(size, min(size, max(0, len(data) - start)))
+
+
+def _iff(data: bytes) -> Extent | _Gap | None:
+    """Read WAV, RF64, AVI, AIFF and 8SVX: chunks named by 4 bytes, of even sizes."""
+    order = ">" if data[:4] in (b"RIFX", b"FORM") else "<"
+    at, long, long_at = 12, 0, None
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from(f"{order}4sI", data, at)
+        if name == b"ds64" and at + 24 <= len(data):
+            long_at = at + 16
+            (long,) = struct.unpack_from("<Q", data, long_at)
+        if name in (b"data", b"SSND", b"BODY") or (name == b"LIST" and data[at + 8 : at + 12] == b"movi"):
+            start = at + 8
+            if long_at is not None and size == 0xFFFFFFFF:
+                opened = not 0 < long < 2**63 - 1
+                return _Gap(long_at, "<Q", len(data) - start) if opened else _extent(data, start, long)
+            if _unknown(size):
+                return _Gap(at + 4, ">I", len(data) - start) if data[:4] == b"FORM" else None
+            return _extent(data, start, size)
+        at += 8 + size + size % 2
+    return None
+
+
+def _guids(data: bytes) -> Extent | _Gap | None:
+    """Read W64 and ASF: chunks named by 16 bytes, whose sizes of 64 bits count their heads."""
+    w64 = data.startswith(_W64)
+    at, name, align = (40, b"data", 8) if w64 else (0, _ASF_DATA, 1)
+    while at + 24 <= len(data):
+        (size,) = struct.unpack_from("<Q", data, at + 16)
+        if data.startswith(name, at):
+            # FFmpeg leaves W64 at the largest number, ASF at 0 or at the 26 bytes before its first packet.
+            if (24 if w64 else 50) < size < 2**63 - 1:
+                return _extent(data, at + 24, size - 24)
+            return _Gap(at + 16, "<Q", len(data) - at) if w64 else None
+        at += max(24, size + -size % align)
+    return None
+
+
+def _caf(data: bytes) -> Extent | None:
+    at = 8
+    while at + 12 <= len(data):
+        name, size = struct.unpack_from(">4sq", data, at)
+        if name == b"data":
+            return None if size <= 0 else _extent(data, at + 12, size)
+        at += 12 + max(0, size)
+    return None
+
+
+def _mp4(data: bytes) -> Extent | None:
+    at = 0
+    while at + 16 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, at)
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+        if size < 8 or not name.isalnum():
+            return None  # to the end of the file, or no box
+        if at + size > len(data):
+            return Extent(at + size, len(data))
+        at += size
+    return None
+
+
+def _matroska(data: bytes) -> Extent | None:
+    at = 0
+    while at + 5 <= len(data):
+        name, length = data[at : at + 4], 9 - data[at + 4].bit_length()
+        if name not in (_EBML, _SEGMENT) or length > 8:
+            return None
+        bits = 7 * length
+        size = int.from_bytes(data[at + 4 : at + 4 + length], "big") & (1 << bits) - 1
+        if name == _SEGMENT:
+            return None if size in (0, (1 << bits) - 1) else _extent(data, at + 4 + length, size)
+        at += 4 + length + size
+    return None
+
+
+def _voc(data: bytes) -> Extent | None:
+    at = int.from_bytes(data[20:22], "little")
+    while at > 0 and at + 4 <= len(data) and data[at]:
+        size = int.from_bytes(data[at + 1 : at + 4], "little")
+        if at + 4 + size > len(data):
+            return Extent(at + 4 + size, len(data))
+        at += 4 + size
+    return None
+
+
+def _sox(data: bytes) -> Extent | None:
+    order = "<" if data[:4] == b".SoX" else ">"
+    if len(data) < 16:
+        return None
+    start, samples = struct.unpack_from(f"{order}IQ", data, 4)  # samples of 32 bits, of all channels together
+    return _extent(data, start + 4, 4 * samples) if 0 < samples < 2**60 else None
+
+
+_READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Extent | _Gap | None]], ...]] = (
+    (lambda data: data[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"), _iff),
+    (lambda data: data.startswith((_W64, _ASF)), _guids),
+    (lambda data: data.startswith(b"caff"), _caf),
+    (lambda data: data[4:8] in _MP4_BOXES, _mp4),
+    (lambda data: data.startswith(_EBML), _matroska),
+    (lambda data: data.startswith(_VOC), _voc),
+    (lambda data: data.startswith((b".SoX", b"XoS.")), _sox),
+)

@@ -1,0 +1,420 @@
+"""Sound files of every format: whole, cut short, joined, damaged, and of a length that they leave open."""
+
+import base64
+import io
+import struct
+import zlib
+from contextlib import suppress
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from embstore.encoders.audiofiles import read_file
+from embstore.encoders.sound_headers import extent
+from embstore.errors import DecodeError
+from tests._helpers.sounds import RATE, av_file, sound_file, tone
+
+pytestmark = pytest.mark.skipif(
+    not all(map(find_spec, ("av", "soundfile"))), reason="needs embstore[audio], and soundfile to write files"
+)
+
+SECONDS = 2
+
+# Two seconds of sound each. Cut short, each is refused. One line a format: which library writes it, and how.
+STATED = [
+    ("soundfile", "WAV", "PCM_16"),
+    ("soundfile", "WAV", "PCM_U8"),
+    ("soundfile", "WAV", "ULAW"),
+    ("soundfile", "WAV", "MS_ADPCM"),
+    ("soundfile", "WAVEX", "FLOAT"),
+    ("soundfile", "RF64", "PCM_16"),
+    ("soundfile", "W64", "PCM_24"),
+    ("soundfile", "CAF", "PCM_16"),
+    ("soundfile", "CAF", "ALAC_16"),
+    ("soundfile", "AIFF", "PCM_16"),
+    ("soundfile", "AIFF", "IMA_ADPCM"),
+    ("soundfile", "AU", "PCM_16"),
+    ("soundfile", "SVX", "PCM_16"),
+    ("soundfile", "VOC", "PCM_16"),
+    ("soundfile", "NIST", "PCM_16"),
+    ("soundfile", "FLAC", "PCM_16"),
+    ("soundfile", "MP3", "MPEG_LAYER_III"),
+    ("soundfile", "OGG", "VORBIS"),
+    ("soundfile", "OGG", "OPUS", 48_000),
+    ("av", "ogg", "flac"),
+    ("av", "opus", "libopus"),
+    ("av", "webm", "libopus"),
+    ("av", "matroska", "pcm_s16le"),
+    ("av", "matroska", "aac"),
+    ("av", "ipod", "aac"),
+    ("av", "ipod", "alac"),
+    ("av", "mp4", "aac", 48_000, {"movflags": "+faststart"}),
+    ("av", "mp4", "aac", 48_000, {"movflags": "+frag_keyframe+empty_moov", "frag_duration": "250000"}),
+    ("av", "mov", "pcm_s16le", 48_000, {"movflags": "+faststart"}),
+    ("av", "asf", "wmav2"),
+    ("av", "wav", "wmav2"),
+    ("av", "wav", "libmp3lame"),
+    ("av", "wav", "pcm_s64le"),
+    ("av", "wav", "adpcm_yamaha"),
+    ("av", "wav", "g722", 16_000),
+    ("av", "wav", "g726", 8_000),
+    ("av", "avi", "pcm_s16le"),
+    ("av", "flv", "aac", 44_100),
+    ("av", "wv", "wavpack"),
+    ("av", "tta", "tta"),
+    ("av", "sox", "pcm_s32le"),
+]
+# These state no length. A cut shows only if it falls into a packet.
+UNSTATED = [
+    ("av", "ac3", "ac3"),
+    ("av", "eac3", "eac3"),
+    ("av", "adts", "aac"),
+    ("av", "mp2", "mp2"),
+    ("av", "mpegts", "aac"),
+    ("soundfile", "IRCAM", "PCM_16"),
+]
+EXACT = [
+    ("WAV", ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")),
+    ("AIFF", ("PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")),
+    ("FLAC", ("PCM_S8", "PCM_16", "PCM_24")),
+    ("CAF", ("PCM_16", "ALAC_16")),
+    ("RF64", ("PCM_16",)),
+    ("W64", ("PCM_16",)),
+    ("AU", ("PCM_16",)),
+]
+
+
+def noise(seconds, rate):
+    return (tone(440, seconds, rate) + 0.01 * np.random.default_rng(0).standard_normal(round(seconds * rate))).astype(
+        np.float32
+    )
+
+
+def made(library, kind, codec, rate=None, options=None, seconds=SECONDS):
+    if library == "soundfile":
+        return sound_file(noise(seconds, rate or RATE), rate or RATE, kind, codec)
+    return av_file(noise(seconds, rate or 48_000), kind, codec, rate or 48_000, **options or {})
+
+
+def whole(data):
+    samples, rate = read_file(data, lambda rate: None)
+    assert samples.dtype == np.float32
+    return samples, rate
+
+
+def label(case):
+    return "-".join(map(str, case[1:3])) + "".join(f"-{value}" for value in (case[4] if len(case) > 4 else {}).values())
+
+
+# -- whole ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", STATED + UNSTATED, ids=label)
+def test_a_whole_file_is_read(case):
+    samples, rate = whole(made(*case))
+    assert SECONDS - 0.05 < len(samples) / rate < SECONDS + 0.07
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    assert abs(spectrum.argmax() * rate / len(samples) - 440) < 2
+    assert abs(np.sqrt((samples**2).mean()) - 0.5 / np.sqrt(2)) < 0.03
+
+
+@pytest.mark.parametrize(("kind", "codec"), [(kind, codec) for kind, codecs in EXACT for codec in codecs])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_without_loss_the_samples_are_those_of_libsndfile(rng, kind, codec, channels):
+    import soundfile
+
+    data = sound_file(rng.uniform(-1, 1, (5_000, channels)), RATE, kind, codec)
+    expected, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    total = expected[:, 0].copy()
+    for channel in range(1, channels):
+        total += expected[:, channel]
+    found = whole(data)
+    assert found[1] == rate
+    assert np.array_equal(found[0], total / np.float32(channels))
+
+
+def test_samples_of_64_bits():
+    samples = np.array([[0.5, -0.25], [1 - 2**-24, -1.0]])
+    data = bytearray(av_file(np.zeros((2, 2), np.float32), "wav", "pcm_s64le", layout="stereo"))
+    data[-32:] = (samples * 2.0**63).astype("<i8").tobytes()
+    assert np.array_equal(whole(bytes(data))[0], samples.mean(axis=1, dtype=np.float32))
+
+
+def test_speex():
+    # speexenc --quality 0, of a tenth of a second at 8 kHz, packed and in Base64.
+    data = zlib.decompress(
+        base64.b64decode(
+            "eNrzT08PZmBigAJPPX9PEB315vFLxoDggtTUCgUFBUM9Iz1DBlTACMQBQOwgD+GzQMX+A8ECJDXIwB9kFwOyXSAVnv+rNjEqSABZ"
+            "rnnJ+SmpKQrlmSUZChDL4VaD9bIoMCP0ghzdL3Galw0COEI62N7xA0n2LCDZWYxGunSu28YPAJqMKtM="
+        )
+    )
+    samples, rate = whole(data)
+    assert (len(samples), rate) == (960, 8_000)
+    assert np.abs(samples).max() > 0.1
+    with pytest.raises(DecodeError, match="cut short"):
+        whole(data[:-10])
+
+
+@pytest.mark.parametrize("channels", [8, 12])
+@pytest.mark.parametrize(("kind", "codec"), [("OGG", "VORBIS"), ("WAV", "PCM_16")])
+def test_many_channels(kind, codec, channels):
+    # PyAV 18.1 reads behind the list of the planes, and the process dies.
+    samples = np.stack([tone(440) * i / channels for i in range(channels)], axis=1)
+    found, _ = whole(sound_file(samples, RATE, kind, codec))
+    assert np.abs(found - samples.mean(axis=1))[500:-500].max() < 0.02
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.05, 0.2, 0.3, 1, 3.3])
+def test_vorbis_is_as_long_as_it_states(seconds):
+    # FFmpeg alone gives 2,304 samples for 2,205, and 9,725 for 9,853 of a real file.
+    import soundfile
+
+    data = sound_file(noise(seconds, RATE), RATE, "OGG", "VORBIS")
+    samples, _ = whole(data)
+    assert len(samples) == round(seconds * RATE)
+    assert np.abs(samples - soundfile.read(io.BytesIO(data))[0]).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"), [("AU", "G721_32"), ("AU", "G723_24"), ("AU", "G723_40"), ("WAV", "G721_32")]
+)
+def test_an_encoding_that_comes_out_as_noise_is_refused(kind, codec):
+    with pytest.raises(DecodeError, match=rf"G.721 and G.723 in {kind} correctly"):
+        whole(sound_file(noise(1, 8_000), 8_000, kind, codec))
+
+
+def test_a_list_of_files_opens_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.wav").write_bytes(sound_file(tone(440)))
+    for text in ("ffconcat version 1.0\nfile 'secret.wav'\n", f"#EXTM3U\n#EXTINF:9,\n{tmp_path}/secret.wav\n"):
+        with pytest.raises(DecodeError):
+            whole(text.encode())
+
+
+# -- cut short --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", STATED, ids=label)
+@pytest.mark.parametrize("part", [0.25, 0.5, 0.75])
+def test_a_file_cut_short_is_refused(case, part):
+    data = made(*case)
+    with pytest.raises(DecodeError, match="cut short") as caught:
+        whole(data[: int(part * len(data))])
+    assert any(character.isdigit() for character in caught.value.reason)
+
+
+# The index of these comes last, or PyAV reads all of their one cluster first: nothing can be had without the end.
+WHOLE = {("ipod", "aac"), ("ipod", "alac"), ("CAF", "ALAC_16"), ("matroska", "pcm_s16le")}
+
+
+@pytest.mark.parametrize("case", [case for case in STATED if case[1:3] not in WHOLE], ids=label)
+def test_sound_before_the_cut_is_read(case):
+    data = made(*case)
+    rate = whole(data)[1]
+    wanted = int(0.1 * rate)
+    expected, _ = read_file(data, lambda rate: wanted)
+    found, _ = read_file(data[: int(0.6 * len(data))], lambda rate: wanted)
+    assert len(found) == wanted
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in STATED if case[1] in ("WAV", "RF64", "W64", "AIFF", "AU", "FLAC")], ids=label
+)
+def test_a_hundred_bytes_less_are_found(case):
+    data = made(*case)
+    data = data[: len(data) - 100]
+    if case[1] == "WAVEX":
+        data = data[:-200]
+    with pytest.raises(DecodeError, match="cut short"):
+        whole(data)
+
+
+def test_the_reason_names_both_lengths():
+    data = sound_file(tone(440, 6))
+    with pytest.raises(DecodeError) as caught:
+        whole(data[: len(data) // 4])
+    assert caught.value.reason == (
+        "it is cut short: it states 529,200 bytes of sound (about 6.000 s) and has 132,267 (1.500 s)"
+    )
+    data = sound_file(tone(440, 6), kind="AU")
+    with pytest.raises(DecodeError, match=r"it states 264,600 samples \(6.000 s\) and has 66,\d\d\d \(1.500 s\)"):
+        whole(data[: len(data) // 4])
+    data = sound_file(tone(440, 6), kind="OGG")
+    with pytest.raises(DecodeError, match=r"it has no end-of-stream page, and ends after \d\.\d\d\d s"):
+        whole(data[: len(data) // 2])
+
+
+def patched(data, mark, offset, form, *values):
+    """Overwrite a number that stands some bytes behind a mark."""
+    data = bytearray(data)
+    struct.pack_into(form, data, data.index(mark) + offset, *values)
+    return bytes(data)
+
+
+WAV, W64, CAF = ("soundfile", "WAV", "PCM_16"), ("soundfile", "W64", "PCM_16"), ("soundfile", "CAF", "PCM_16")
+OPEN = [
+    *((WAV, b"data", 4, "<I", size) for size in (0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB)),
+    (("soundfile", "RF64", "PCM_16"), b"ds64", 16, "<Q", 0),
+    (("soundfile", "RF64", "PCM_16"), b"ds64", 16, "<Q", 2**64 - 1),
+    *((W64, b"data\xf3\xac", 16, "<Q", size) for size in (0, 24, 2**63 - 1, 2**64 - 1)),
+    *((("soundfile", "AIFF", "PCM_16"), b"SSND", 4, ">I", size) for size in (0, 0xFFFFFFFF, 0x7F000008)),
+    (("soundfile", "AU", "PCM_16"), b".snd", 8, ">I", 0xFFFFFFFF),
+    (CAF, b"data", 4, ">q", -1),
+    (("av", "webm", "libopus"), b"\x18\x53\x80\x67", 4, ">Q", 0x01FFFFFFFFFFFFFF),
+    (("av", "mp4", "aac", 48_000, {"movflags": "+faststart"}), b"mdat", -4, ">I", 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "mark", "offset", "form", "size"), OPEN, ids=[f"{case[1]}-{size:x}" for case, _, _, _, size in OPEN]
+)
+def test_a_length_that_was_left_open_is_no_reason(case, mark, offset, form, size):
+    data = made(*case)
+    expected, rate = whole(data)
+    left_open = patched(data, mark, offset, form, size)
+    assert left_open != data
+    assert extent(left_open) is None
+    found, _ = whole(left_open)
+    assert np.array_equal(found[: len(expected)], expected)
+    assert len(found) - len(expected) <= 0.01 * rate  # RIFF's chunks after the sound count as sound
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff", "au", "caf", "w64", "flac", "mp3", "matroska", "asf", "flv"])
+def test_what_ffmpeg_writes_to_a_pipe_is_read(kind):
+    codec = {"flac": "flac", "mp3": "libmp3lame", "matroska": "flac", "asf": "wmav2", "flv": "aac"}.get(
+        kind, "pcm_s16be"
+    )
+    codec = "pcm_s16le" if kind in ("wav", "w64") else codec
+    samples, rate = whole(av_file(noise(SECONDS, RATE), kind, codec, RATE, pipe=True))
+    assert abs(len(samples) / rate - SECONDS) < 0.08
+
+
+@pytest.mark.parametrize("more", [36, 44])
+def test_a_header_that_is_counted_in_is_no_reason(more):
+    data = made(*WAV)
+    assert np.array_equal(whole(patched(data, b"data", 4, "<I", len(data) - 44 + more))[0], whole(data)[0])
+
+
+def test_chunks_after_the_sound_may_be_cut():
+    data = made(*WAV)
+    tail = b"LIST" + struct.pack("<I", 1_000) + b"INFO" + bytes(100)
+    assert np.array_equal(whole(data + tail)[0], whole(data)[0])
+
+
+# -- joined and damaged -----------------------------------------------------------------------
+
+
+def opus(samples, rate=48_000):
+    return sound_file(samples, rate, "OGG", "OPUS")
+
+
+def vorbis(samples, rate=RATE):
+    return sound_file(samples, rate, "OGG", "VORBIS")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda: [vorbis(tone(440)), vorbis(tone(700, 2))],
+        lambda: [vorbis(tone(440)), vorbis(np.stack([tone(700), tone(300)], axis=1)), vorbis(tone(440, 0.05))],
+        lambda: [opus(tone(440, rate=48_000)), opus(tone(700, rate=48_000))],
+        lambda: [opus(tone(440, rate=48_000)), vorbis(tone(700, rate=48_000), 48_000)],
+        lambda: [av_file(tone(440, rate=48_000), "ogg", "flac"), av_file(tone(700, rate=48_000), "ogg", "flac")],
+    ],
+    ids=["vorbis", "channels", "opus", "codecs", "flac"],
+)
+def test_a_chain_of_ogg_streams_is_read_whole(parts):
+    files = parts()
+    joined, rate = whole(b"".join(files))
+    expected = np.concatenate([whole(data)[0] for data in files])
+    assert np.array_equal(joined, expected)
+    for seconds in (0.5, 1.3):
+        wanted = int(seconds * rate)
+        assert np.array_equal(read_file(b"".join(files), lambda _, wanted=wanted: wanted)[0], expected[:wanted])
+
+
+def test_a_chain_that_is_cut_or_changes_its_rate_is_refused():
+    first, second = vorbis(tone(440)), vorbis(tone(700))
+    for data in (first + second[: len(second) // 2], first[: len(first) // 2] + second):
+        with pytest.raises(DecodeError, match="cut short"):
+            whole(data)
+    with pytest.raises(DecodeError, match="sample rate changes from 44100 to 22050 Hz"):
+        whole(first + vorbis(tone(440, rate=22_050), 22_050))
+
+
+def mp3(seconds=1):
+    return sound_file(noise(seconds, RATE), RATE, "MP3", "MPEG_LAYER_III")
+
+
+ID3 = b"ID3\x03\x00\x00" + bytes([0, 0, 8, 16]) + bytes(8 * 128 + 16)
+
+
+@pytest.mark.parametrize("between", [b"", ID3, b"TAG" + bytes(125), b"TAG" + bytes(125) + ID3])
+def test_joined_mp3_is_read_whole(between):
+    samples, _ = whole(mp3() + between + mp3(2))
+    # The second file's count of frames comes out as a frame of silence, and its encoder's delay is kept.
+    assert 3 * RATE - 1152 <= len(samples) <= 3 * RATE + 4 * 1152
+
+
+@pytest.mark.parametrize("tail", [bytes(500), b"x" * 500, b"TAG" + bytes(125)])
+@pytest.mark.parametrize("make", [mp3, lambda: made("soundfile", "FLAC", "PCM_16"), lambda: vorbis(tone(440))])
+def test_bytes_after_the_sound_change_nothing(make, tail):
+    data = make()
+    assert np.array_equal(whole(data + tail)[0], whole(data)[0])
+
+
+@pytest.mark.parametrize("case", [case for case in STATED if case[2] in ("libopus", "flac")], ids=label)
+def test_a_hole_in_the_middle_is_found(case):
+    data = made(*case)
+    middle = len(data) // 2
+    with pytest.raises(DecodeError):
+        whole(data[:middle] + bytes(len(data) // 5) + data[middle + len(data) // 5 :])
+
+
+def test_a_frame_of_mp3_less_is_found():
+    data = mp3(3)
+    with pytest.raises(DecodeError, match="cut short or damaged: it states 132,300 samples"):
+        whole(data[:9_000] + b"junk" * 300 + data[9_000:])
+
+
+def test_a_flipped_bit_of_flac_is_found(rng):
+    # Without its CRC, 48 of 60 came out as sound.
+    data = made("soundfile", "FLAC", "PCM_16")
+    for place in rng.integers(len(data) // 10, len(data) - 10, 20):
+        broken = bytearray(data)
+        broken[place] ^= 1
+        with pytest.raises(DecodeError):
+            whole(bytes(broken))
+
+
+@pytest.mark.parametrize("encode", [lambda: vorbis(noise(3, RATE)), lambda: opus(noise(3, 48_000))])
+def test_a_recording_of_a_broadcast_begins_late(encode):
+    data = encode()
+    starts = [place for place in range(len(data)) if data.startswith(b"OggS", place)]
+    headers = 2 if b"OpusHead" in data else 1 + max(0, data.count(b"\x05vorbis"))
+    late = data[: starts[headers]] + data[starts[headers + 1] :]
+    samples, rate = whole(late)
+    assert 1 < len(samples) / rate < 2.9
+
+
+@pytest.mark.parametrize("case", STATED + UNSTATED, ids=label)
+def test_changed_bytes_are_sound_or_a_reason(rng, case):
+    data = made(*case, seconds=0.2)
+    for _ in range(30):
+        broken = bytearray(data)
+        for _ in range(rng.integers(1, 6)):
+            broken[rng.integers(min(len(data), 300))] = rng.integers(256)
+        with suppress(DecodeError):  # any other error is a failure
+            assert whole(bytes(broken[: rng.integers(1, len(data) + 1)]))[0].ndim == 1
+
+
+def test_an_encoding_that_nothing_knows():
+    with pytest.raises(DecodeError, match="does not know its encoding"):
+        whole(patched(made(*WAV), b"fmt ", 8, "<H", 0x7ABC))
+
+
+def test_a_size_of_sound_that_would_begin_after_the_end():
+    with pytest.raises(DecodeError, match="cut short"):
+        whole(patched(made("av", "sox", "pcm_s32le", 8_000), b".SoX", 4, "<I", 0xFFFF))
