@@ -4,17 +4,20 @@
 
     EmbstoreError
     |-- it is not there: look elsewhere, or make it
-    |   |-- UnknownClientError (KeyError)           no partition of that number
+    |   |-- UnknownClientError (KeyError)           no partition of that number or name
+    |   |-- ManifestNotFoundError (FileNotFoundError) no manifest at that path
     |   |-- ForeignKeysError (KeyError)             keys of another client, or of nobody
     |   |-- RunConfigError (KeyError)               a Flower context without a name that is needed
     |   |-- ClientClassesError (KeyError)           a client's class that has no label
     |   `-- PFLlibNotFoundError (ImportError)       PFLlib is not on the path
     |-- it is another one than you think: compare, or make a new one
     |   |-- OtherStoreManifestError (ValueError)    a manifest of another store
+    |   |-- ClassOrderError (ValueError)            a replaced manifest that gives classes other labels
     |   `-- OtherStoreError (ValueError)            a client's view of another store
     `-- the call is wrong: change it
         |-- FlcoreImportedError (RuntimeError)      too late: PFLlib has its own function already
-        |-- ClientRowsError (ValueError)            a client with less than two rows
+        |-- ClientRowsError (ValueError)            a client with less than two rows, or with none in a part
+        |-- GivenTestError (ValueError)             a share for testing beside a given test set
         |-- PartitionerError (ValueError)           a partitioner that does not share out rows
         |-- UnknownDatasetError (KeyError)          a data set that is not known by that name
         |-- UnknownSplitError (KeyError)            a split or a fold that the data set does not have
@@ -34,11 +37,14 @@ from typing import Any
 from embstore.errors import EmbstoreError, Items, UnknownClassError
 
 __all__ = [
+    "ClassOrderError",
     "ClientClassesError",
     "ClientRowsError",
     "DatasetLayoutError",
     "FlcoreImportedError",
     "ForeignKeysError",
+    "GivenTestError",
+    "ManifestNotFoundError",
     "NodeError",
     "NodeRangeError",
     "OtherStoreError",
@@ -58,8 +64,15 @@ class UnknownClientError(EmbstoreError, KeyError):
     """A client without a partition. Attributes: `client`, `known`."""
 
     client: object
-    known: Items[int] = Items()
+    known: Items[int | str] = Items()
     template = "no client {client!r}; clients: {known:quoted}"
+
+
+class ManifestNotFoundError(EmbstoreError, FileNotFoundError):
+    """No manifest at a path. Attribute: `path`."""
+
+    path: Path
+    template = "{path}: no manifest; save_partition() writes one"
 
 
 class ForeignKeysError(EmbstoreError, KeyError):
@@ -100,6 +113,27 @@ class OtherStoreManifestError(EmbstoreError, ValueError):
         "{path} is of another store than {store}: expected the fingerprint {expected}, found {found}; "
         "the configs differ in {differences:; }"
     )
+
+
+class ClassOrderError(EmbstoreError, ValueError):
+    """A manifest was replaced by one that gives classes other labels. Attributes: `path`, `expected`, `found`."""
+
+    path: Path
+    _: KW_ONLY
+    expected: Items[str] = Items()
+    found: Items[str] = Items()
+    template = (
+        "{path} was replaced by a manifest with other labels: expected the classes {expected:quoted} first, found "
+        "{found:quoted}; add new classes at the end, or start the process anew"
+    )
+
+
+class GivenTestError(EmbstoreError, ValueError):
+    """A share of rows for testing, where the manifest has a test set. Attributes: `path`, `share`."""
+
+    path: Path
+    share: object
+    template = "{path} has a test set, so no share of rows is for testing: found test={share!r}; leave it out"
 
 
 class PartitionerError(EmbstoreError, ValueError):
@@ -193,22 +227,28 @@ class ClientClassesError(UnknownClassError):
     """Classes of a client's rows that have no label. Attributes: `client`, `class_names`, `available`."""
 
     _: KW_ONLY
-    client: int
+    client: int | str
     template = f"client {{client}}: {UnknownClassError.template}; classes= must name the classes of all clients"
 
 
 class ClientRowsError(EmbstoreError, ValueError):
-    """A client with too few rows to train on one and be tested on another. Attributes: `client`, `found`."""
+    """A client with too few rows. Attributes: `client`, `found`, `part` ("train" or "test"; None for both)."""
 
-    client: int
+    client: int | str
     found: int
-    template = "client {client} has {found} different rows; it needs two, one to train on and one to test"
+    _: KW_ONLY
+    part: str | None = None
+
+    def _template(self) -> str:
+        if self.part is None:
+            return "client {client} has {found} different rows; it needs two, one to train on and one to test"
+        return "client {client} has no row in its part {part!r}; give it more rows, or leave it out"
 
 
 class OtherStoreError(EmbstoreError, ValueError):
     """A client's view is of another store. Attributes: `client`, `expected`, `found` (paths)."""
 
-    client: int
+    client: int | str
     _: KW_ONLY
     expected: Path
     found: Path

@@ -1,8 +1,7 @@
 """The store in Flower: a partitioner's parts as views, a client's own inside its ``ClientApp``, a server's tests.
 
-Nothing of Flower is imported: a partitioner and a context are used as they come. `partition` imports `datasets`, which
-every partitioner needs, and what gives datasets torch. The file in between is `manifest`'s, what is in it
-`partitions`'.
+Nothing of Flower is imported: a partitioner and a context are used as they come. Samples are shared out in
+`partitioning`, the file in between is `manifest`'s, what is in it `partitions`'.
 
 An app finds its part by these names, in ``context.node_config`` where a machine has its own, else in
 ``context.run_config``:
@@ -12,11 +11,11 @@ An app finds its part by these names, in ``context.node_config`` where a machine
 ``embstore.manifest``
     Path of the file that `save_partition` wrote.
 ``embstore.test``
-    The share of each client's rows that is for testing; 0.25 without it.
+    The share of each client's rows that is for testing; 0.25 without it. An error where the manifest has a test set.
 ``embstore.seed``
     Of that choice; the manifest's without it.
 
-The client's number is ``context.node_config["partition-id"]``.
+The client's number, or its name, is ``context.node_config["partition-id"]``.
 """
 
 from __future__ import annotations
@@ -27,18 +26,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, overload
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from embstore import Key, View
 from embstore import open as open_store
 from embstore._engine.io.remote import is_url
-from embstore._engine.lazy import imported
 from embstore.errors import StoreReplacedError
-from embstore_fl.errors import PartitionerError, RunConfigError
+from embstore_fl.errors import ClassOrderError, ClientRowsError, ManifestNotFoundError, RunConfigError
+from embstore_fl.partitioning import partition
 from embstore_fl.partitions import (
-    TEST,
     ClientCoverage,
     Coverage,
     Partitions,
@@ -76,8 +72,6 @@ SEED: Final = "embstore.seed"
 PARTITION_ID: Final = "partition-id"
 NUM_PARTITIONS: Final = "num-partitions"
 
-_ROW: Final = "row"
-
 
 class Context(Protocol):
     """What is needed of a `flwr.app.Context`."""
@@ -89,88 +83,6 @@ class Context(Protocol):
     @property
     def run_config(self) -> Mapping[str, Any]:
         """What the app is configured with."""
-
-
-# -- before the run: who has what --------------------------------------------------------------
-
-
-@overload
-def partition(samples: View, partitioner: Any, *, columns: Sequence[str] = ()) -> dict[int, View]: ...
-
-
-@overload
-def partition(samples: Sequence[str | Key], partitioner: Any) -> dict[int, list[str]]: ...
-
-
-def partition(
-    samples: View | Sequence[str | Key], partitioner: Any, *, columns: Sequence[str] = ()
-) -> dict[int, View] | dict[int, list[str]]:
-    """Share samples out among clients, by any partitioner of `flwr_datasets` that shares out rows.
-
-    The partitioner gets a table with the columns ``key``, ``file_id``, ``class_name``, ``label`` (the class's place
-    among the sorted ones) and ``row``, and those that are asked for; vectors it never sees. Its ``partition_by``
-    names one of them.
-
-    Parameters
-    ----------
-    samples : View or sequence of str or Key
-        Rows of a store; or keys, where the clients are to be known before anything is encoded.
-    partitioner : flwr_datasets.partitioner.Partitioner
-        A fresh one: it takes one table in its life.
-    columns : sequence of str
-        Of the store, for partitioners that go by them: a speaker, a site.
-
-    Returns
-    -------
-    dict of int to View, or to list of str
-        Each client's part, in the order of `samples`.
-
-    Raises
-    ------
-    PartitionerError
-        It shares out columns, or makes rows of its own.
-    UnknownColumnError, KeyFormatError
-    MissingLibraryError
-    """
-    datasets = imported("datasets", "flower", "for partitions")
-    partitioner.dataset = datasets.Dataset.from_dict(_table(samples, columns))
-    parts = {client: _rows(partitioner, client, len(samples)) for client in range(partitioner.num_partitions)}
-    if isinstance(samples, View):
-        return {client: samples[rows] for client, rows in parts.items()}
-    return {client: [str(samples[row]) for row in rows.tolist()] for client, rows in parts.items()}
-
-
-def _table(samples: View | Sequence[str | Key], columns: Sequence[str]) -> dict[str, Any]:
-    """Return what a partitioner may go by, by column."""
-    keys = samples.keys if isinstance(samples, View) else samples
-    parsed = [Key.parse(key) for key in keys]
-    classes = sorted({key.class_name for key in parsed})
-    places = {name: place for place, name in enumerate(classes)}
-    table: dict[str, Any] = {
-        "key": [str(key) for key in parsed],
-        "file_id": [key.file_id for key in parsed],
-        "class_name": [key.class_name for key in parsed],
-        "label": [places[key.class_name] for key in parsed],
-        _ROW: np.arange(len(parsed)),
-    }
-    for name in columns:
-        if name in table:
-            raise ValueError(f"{name!r} is a column of every table: the store's own of that name can't be in it too")
-        if not isinstance(samples, View):
-            raise TypeError(f"keys have no column {name!r}: give a view")
-        table[name] = samples.column(name)
-    return table
-
-
-def _rows(partitioner: Any, client: int, count: int) -> np.ndarray[Any, Any]:
-    """Return the rows of a client's part, ascending; the order in a part means nothing, and that of a view may."""
-    part, name = partitioner.load_partition(client), type(partitioner).__name__
-    if _ROW not in part.column_names:
-        raise PartitionerError(name, "it shares out columns, not rows")
-    rows = np.asarray(part.select_columns([_ROW]).with_format("numpy")[:][_ROW], dtype=np.int64)
-    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-        raise PartitionerError(name, f"it made rows that are none of the {count:,}")
-    return np.sort(rows)
 
 
 # -- in the run: a client's own part -----------------------------------------------------------
@@ -205,7 +117,7 @@ def _path(context: Context, name: str) -> str:
     return str(found) if is_url(found) else str(Path(found).expanduser())
 
 
-def _client(context: Context) -> int:
+def _client(context: Context) -> int | str:
     if PARTITION_ID not in context.node_config:
         raise RunConfigError(
             PARTITION_ID,
@@ -213,13 +125,20 @@ def _client(context: Context) -> int:
             context.node_config,
             hint="start the SuperNode with --node-config 'partition-id=…'; a simulation sets it by itself",
         )
-    return int(context.node_config[PARTITION_ID])
+    found = context.node_config[PARTITION_ID]
+    try:
+        return int(found)
+    except ValueError:  # a name
+        return str(found)
 
 
 def _partitions(context: Context) -> Partitions:
     """Return the context's partitions, opened once a process, on the store's newest commit."""
     store, manifest = _path(context, STORE), _path(context, MANIFEST)
-    found = os.stat(manifest)
+    try:
+        found = os.stat(manifest)
+    except FileNotFoundError as error:
+        raise ManifestNotFoundError(Path(manifest)) from error
     signature = found.st_ino, found.st_size, found.st_mtime_ns
     known = (os.getpid(), store, manifest)
     opened = _opened.get(known)
@@ -234,13 +153,17 @@ def _partitions(context: Context) -> Partitions:
     if nodes is not None and int(nodes) < len(partitions):
         logger.warning("%s has %d clients, the run %s: not all data is used", manifest, len(partitions), nodes)
     generation = partitions.store.snapshot.record.generation
+    if opened is not None and opened.generation == generation:
+        before = opened.partitions.classes
+        if partitions.classes[: len(before)] != before:  # a model that is trained already would be given other labels
+            raise ClassOrderError(Path(manifest), expected=before, found=partitions.classes)
     _opened[known] = _Opened(partitions=partitions, generation=generation, signature=signature)
     return partitions
 
 
 def _share(context: Context) -> dict[str, Any]:
-    seed = _setting(context, SEED)
-    return {"test": float(_setting(context, TEST_SHARE, TEST)), "seed": None if seed is None else int(seed)}
+    test, seed = _setting(context, TEST_SHARE), _setting(context, SEED)
+    return {"test": None if test in (None, "") else float(test), "seed": None if seed in (None, "") else int(seed)}
 
 
 def client_keys(context: Context, split: Split = "train") -> list[str]:
@@ -253,7 +176,8 @@ def client_keys(context: Context, split: Split = "train") -> list[str]:
 
     Raises
     ------
-    RunConfigError, UnknownClientError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    RunConfigError, UnknownClientError, OtherStoreManifestError, GivenTestError
+    ManifestNotFoundError, FileFormatError, NotAStoreError
     """
     return _partitions(context).keys_of(_client(context), split, **_share(context))
 
@@ -278,7 +202,8 @@ def client_view(context: Context, split: Split = "train", *, keys: Sequence[str 
         Some of `keys` are not this client's, or not of this split.
     MissingKeysError
         Some of the client's keys are not stored: it lists all of them.
-    RunConfigError, UnknownClientError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    RunConfigError, UnknownClientError, OtherStoreManifestError, GivenTestError
+    ManifestNotFoundError, FileFormatError, NotAStoreError
     """
     return _partitions(context).view(_client(context), split, keys=keys, **_share(context))
 
@@ -304,13 +229,19 @@ def client_dataset(
 
     Raises
     ------
+    ClientRowsError
+        The client has no row in this part. `client_view` returns an empty view.
     UnknownClassError
         A row's class is not in `classes`.
     MissingKeysError
         Some of the client's keys are not stored: it lists all of them.
-    RunConfigError, UnknownClientError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    RunConfigError, UnknownClientError, OtherStoreManifestError, GivenTestError
+    ManifestNotFoundError, FileFormatError, NotAStoreError
     """
-    return _dataset(context, client_view(context, split), classes, options)
+    view = client_view(context, split)
+    if not len(view):
+        raise ClientRowsError(_client(context), 0, part=split)
+    return _dataset(context, view, classes, options)
 
 
 def _dataset(
@@ -329,7 +260,7 @@ def server_keys(context: Context, split: Split = "test") -> list[str]:
 
     Raises
     ------
-    RunConfigError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    RunConfigError, OtherStoreManifestError, GivenTestError, ManifestNotFoundError, FileFormatError, NotAStoreError
     """
     return _partitions(context).keys_of(None, split, **_share(context))
 
@@ -341,7 +272,7 @@ def server_view(context: Context, split: Split = "test") -> View:
     ------
     MissingKeysError
         Some of the keys are not stored: it lists all of them.
-    RunConfigError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    RunConfigError, OtherStoreManifestError, GivenTestError, ManifestNotFoundError, FileFormatError, NotAStoreError
     """
     return _partitions(context).view(None, split, **_share(context))
 
@@ -374,6 +305,6 @@ def server_dataset(
         A row's class is not in `classes`.
     MissingKeysError
         Some of the keys are not stored: it lists all of them.
-    RunConfigError, OtherStoreManifestError, FileFormatError, NotAStoreError
+    RunConfigError, OtherStoreManifestError, GivenTestError, ManifestNotFoundError, FileFormatError, NotAStoreError
     """
     return _dataset(context, server_view(context, split), classes, options)

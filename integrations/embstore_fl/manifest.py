@@ -13,13 +13,12 @@ tells it from one with a flipped bit.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
+import operator
 import os
-import zlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -28,77 +27,20 @@ from embstore import Config, Key
 from embstore._engine.io.durable import replacing
 from embstore._engine.io.filesystem import make_parents
 from embstore.errors import ConfigError, FileFormatError, UnsupportedFormatError
-from embstore_fl.errors import OtherStoreManifestError, UnknownClientError
+from embstore_fl.errors import ManifestNotFoundError, OtherStoreManifestError, UnknownClientError
+from embstore_fl.packed_keys import Packed, checked_keys
 
 Scheme = str | Mapping[str, Any]
 """How the samples were shared out: in words, or as anything that JSON holds."""
 
+Client = int | str
+"""A client's number, or its name."""
+
+_NUMBER: Final = re.compile(r"-?[0-9]+")
+"""Not a name: a node's configuration gives texts, and one of digits is the client's number."""
 _VERSION: Final = 1
 _PLAIN: Final = 1_000
 """Keys of a client that stand in the file as a list."""
-_MOST_NBYTES: Final = 2**30
-"""Of a client's keys, unpacked: some ten million of them. A file that claims more is not believed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
-    """Many keys, as they stand in a manifest.
-
-    Attributes
-    ----------
-    count : int
-    nbytes : int
-        Of the JSON of their list, in UTF-8.
-    deflated : str
-        That, deflated (RFC 1950), in base64.
-
-    Examples
-    --------
-    >>> packed = Packed.of([f"video_{i:05d}:dog" for i in range(10_000)])
-    >>> len(packed.deflated) < packed.nbytes / 4
-    True
-    >>> packed.keys()[7]
-    'video_00007:dog'
-    """
-
-    count: int
-    nbytes: int
-    deflated: str
-
-    @classmethod
-    def of(cls, keys: Sequence[str]) -> Packed:
-        """Pack keys."""
-        data = json.dumps(list(keys), ensure_ascii=False, separators=(",", ":")).encode()
-        return cls(count=len(keys), nbytes=len(data), deflated=base64.b64encode(zlib.compress(data)).decode())
-
-    def keys(self) -> list[str]:
-        """Unpack the keys, in their order.
-
-        Raises
-        ------
-        ValueError
-            They are not what they are said to be.
-        """
-        if not 0 <= self.nbytes <= _MOST_NBYTES:
-            raise ValueError(f"{self.nbytes:,} bytes of keys, at most {_MOST_NBYTES:,} are allowed")
-        try:
-            data = base64.b64decode(self.deflated, validate=True)
-            # Never more than was announced: a few kilobytes can be made to unpack to gigabytes.
-            found = zlib.decompressobj().decompress(data, self.nbytes + 1)
-        except (binascii.Error, zlib.error) as error:
-            raise ValueError(f"packed keys can't be unpacked: {error}") from error
-        if len(found) != self.nbytes:
-            raise ValueError(f"expected {self.nbytes:,} bytes of keys, found {len(found):,} or more")
-        return _checked(json.loads(found), self.count)
-
-
-def _checked(keys: Any, count: int | None = None) -> list[str]:
-    """Return a list of keys, once it is known to be one."""
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise ValueError("expected a list of keys")
-    if count is not None and len(keys) != count:
-        raise ValueError(f"expected {count:,} keys, found {len(keys):,}")
-    return keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +58,14 @@ class Manifest:
         Of all clients; a label is a place in it.
     shared : bool
         Whether some key belongs to several clients.
-    parts : mapping of int to list of str or Packed
-        Each client's keys.
+    parts : mapping of int or str to list of str or Packed
+        Each client's keys, by its number or its name.
+    names : mapping of int to str
+        Names of clients that have a number: their natural ids.
+    test : list of str, Packed or None
+        Keys of a given test set.
+    common : bool
+        Whether no client has a key of the test set, so that all clients are tested on all of it.
     path : Path or None
         Of the file that it was read from.
     """
@@ -127,50 +75,79 @@ class Manifest:
     config: Config
     classes: tuple[str, ...]
     shared: bool
-    parts: Mapping[int, list[str] | Packed]
+    parts: Mapping[Client, list[str] | Packed]
+    names: Mapping[int, str] = field(default_factory=dict)
+    test: list[str] | Packed | None = None
+    common: bool = False
     path: Path | None = None
 
     @classmethod
     def of(
         cls,
-        keys: Mapping[int, Iterable[str | Key]],
+        keys: Mapping[int, Iterable[str | Key]] | Mapping[str, Iterable[str | Key]],
         *,
         scheme: Scheme,
         seed: int | None,
         config: Mapping[str, Any],
         classes: Sequence[str] | None = None,
+        first: Sequence[str] = (),
+        names: Mapping[int, str] | None = None,
+        test: Iterable[str | Key] | None = None,
     ) -> Manifest:
         """Make the manifest of each client's keys.
 
         Parameters
         ----------
-        keys : mapping of int to iterable of str or Key
+        keys : mapping of int or str to iterable of str or Key
+            By the client's number or its name.
         scheme, seed, config
         classes : sequence of str, optional
             Those of the keys, sorted, unless given.
+        first : sequence of str
+            Unless `classes` are given, classes that keep their labels; new ones follow, sorted.
+        names : mapping of int to str, optional
+        test : iterable of str or Key, optional
+            A given test set.
 
         Raises
         ------
         KeyFormatError
         ValueError
-            A scheme that JSON can't hold, or classes that lack one of the keys'.
+            A scheme that JSON can't hold, classes that lack one of the keys', a name that is empty, a number, or that
+            of two clients.
         """
         json.dumps(scheme, allow_nan=False)
-        parts: dict[int, list[str] | Packed] = {}
+        parts: dict[Client, list[str] | Packed] = {}
         seen: set[str] = set()
         named: set[str] = set()
         shared = False
-        for client in sorted(keys):
-            texts = [str(key) for key in keys[client]]
+        for client, own in _in_order(keys):
+            texts = [str(key) for key in own]
             named.update(Key.parse(text).class_name for text in texts)
             shared = shared or not seen.isdisjoint(texts)
             seen.update(texts)
-            parts[int(client)] = texts if len(texts) <= _PLAIN else Packed.of(texts)
-        names = sorted(named) if classes is None else list(classes)
-        if len(set(names)) < len(names) or not named <= set(names):
-            raise ValueError(f"expected different classes, and among them {sorted(named)}, found {names}")
-        own = config if isinstance(config, Config) else Config(config)
-        return cls(scheme=scheme, seed=seed, config=own, classes=tuple(names), shared=shared, parts=parts)
+            parts[client] = _part(texts)
+        tested = None if test is None else list(dict.fromkeys(str(key) for key in test))
+        named.update(Key.parse(text).class_name for text in tested or ())
+        labels = [*first, *sorted(named.difference(first))] if classes is None else list(classes)
+        if len(set(labels)) < len(labels) or not named <= set(labels):
+            raise ValueError(f"expected different classes, and among them {sorted(named)}, found {labels}")
+        return cls(
+            scheme=scheme,
+            seed=seed,
+            config=config if isinstance(config, Config) else Config(config),
+            classes=tuple(labels),
+            shared=shared,
+            parts=parts,
+            names=_checked_names(names or {}, parts),
+            test=None if tested is None else _part(tested),
+            common=tested is not None and seen.isdisjoint(tested),
+        )
+
+    @property
+    def named(self) -> bool:
+        """Whether clients were given by name, not by number."""
+        return isinstance(next(iter(self.parts), None), str)
 
     @property
     def fingerprint(self) -> str:
@@ -178,27 +155,60 @@ class Manifest:
         return self.config.fingerprint
 
     @property
-    def sizes(self) -> dict[int, int]:
+    def sizes(self) -> dict[Client, int]:
         """How many keys each client has; none is unpacked for it."""
         return {client: part.count if isinstance(part, Packed) else len(part) for client, part in self.parts.items()}
 
-    def keys_of(self, client: int) -> list[str]:
+    def client_of(self, given: object) -> Client:
+        """Return a client as `parts` has it, from its number or its name.
+
+        Where all clients have names, a number is a place among them: a simulation of Flower numbers its nodes.
+
+        Raises
+        ------
+        UnknownClientError
+        """
+        if isinstance(given, str):
+            numbers = [number for number, name in self.names.items() if name == given]
+            found: Client | None = given if given in self.parts else next(iter(numbers), None)
+        else:
+            found = operator.index(given) if hasattr(given, "__index__") else None  # also NumPy's integers
+            if isinstance(found, int) and self.named:
+                found = list(self.parts)[found] if 0 <= found < len(self.parts) else None
+            elif found not in self.parts:
+                found = None
+        if found is None:
+            raise UnknownClientError(given, self.parts)
+        return found
+
+    def keys_of(self, client: object) -> list[str]:
         """Return a client's keys, in their order.
 
         Raises
         ------
         UnknownClientError, FileFormatError
         """
-        if client not in self.parts:
-            raise UnknownClientError(client, self.parts)
-        part = self.parts[client]
+        client = self.client_of(client)
+        return self._unpacked(self.parts[client], f"client {client}")
+
+    def test_keys(self) -> list[str] | None:
+        """Return the keys of the given test set, in their order; None without one.
+
+        Raises
+        ------
+        FileFormatError
+        """
+        return None if self.test is None else self._unpacked(self.test, "the test set")
+
+    def _unpacked(self, part: list[str] | Packed, what: str) -> list[str]:
         try:
             return list(part) if isinstance(part, list) else part.keys()
         except ValueError as error:
-            raise FileFormatError(self._where, f"client {client}: {error}") from error
+            raise FileFormatError(self.where, f"{what}: {error}") from error
 
     @property
-    def _where(self) -> Path:
+    def where(self) -> Path:
+        """The file's path, for errors."""
         return self.path or Path("manifest")
 
     def check_store(self, config: Mapping[str, Any], path: Path) -> None:
@@ -211,7 +221,7 @@ class Manifest:
         found = config if isinstance(config, Config) else Config(config)
         if found.fingerprint != self.fingerprint:
             raise OtherStoreManifestError(
-                self._where,
+                self.where,
                 path,
                 expected=self.fingerprint,
                 found=found.fingerprint,
@@ -231,7 +241,17 @@ class Manifest:
             "config": self.config.canonical,
             "classes": list(self.classes),
             "shared": self.shared,
-            "clients": {str(client): _as_json(part) for client, part in self.parts.items()},
+            # In the file all clients are numbered. Where they were given by name, their numbers are places.
+            "named": self.named,
+            "names": {
+                str(number): name for number, name in (enumerate(self.parts) if self.named else self.names.items())
+            },
+            "test": None if self.test is None else _as_json(self.test),
+            "common": self.common,
+            "clients": {
+                str(place if self.named else client): _as_json(part)
+                for place, (client, part) in enumerate(self.parts.items())
+            },
         }
         document["checksum"] = _digest(document)
         place = Path(path)
@@ -245,11 +265,17 @@ class Manifest:
 
         Raises
         ------
-        FileFormatError, UnsupportedFormatError, FileNotFoundError
+        ManifestNotFoundError, FileFormatError, UnsupportedFormatError
         """
         place = Path(path)
         try:
-            document = json.loads(place.read_bytes())
+            content = place.read_bytes()
+        except FileNotFoundError as error:
+            raise ManifestNotFoundError(place) from error
+        except IsADirectoryError as error:
+            raise FileFormatError(place, "it is a folder, and no manifest of a partition") from error
+        try:
+            document = json.loads(content)
             version = document["embstore_partition"]
             if isinstance(version, int) and version > _VERSION:
                 raise UnsupportedFormatError(place, expected=f"manifest {_VERSION}", found=f"manifest {version}")
@@ -270,15 +296,66 @@ class Manifest:
         seed = document["seed"]
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise ValueError(f"{seed!r} as a seed")
+        parts: dict[Client, list[str] | Packed] = {
+            int(client): _from_json(part) for client, part in document["clients"].items()
+        }
+        names = _checked_names({int(number): name for number, name in document.get("names", {}).items()}, parts)
+        if document.get("named", False):
+            parts, names = {names[number]: part for number, part in parts.items() if isinstance(number, int)}, {}
+        test = document.get("test")
         return cls(
             scheme=document["scheme"],
             seed=seed,
             config=config,
-            classes=tuple(_checked(document["classes"])),
+            classes=tuple(checked_keys(document["classes"])),
             shared=bool(document["shared"]),
-            parts={int(client): _from_json(part) for client, part in document["clients"].items()},
+            parts=parts,
+            names=names,
+            test=None if test is None else _from_json(test),
+            common=bool(document.get("common", False)),
             path=path,
         )
+
+
+def _in_order(keys: Mapping[Any, Iterable[str | Key]]) -> list[tuple[Client, Iterable[str | Key]]]:
+    """Return clients with their keys: numbers ascending, names as they come.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something that is neither a number nor a name, or both of them.
+    """
+    numbered: list[tuple[int, Iterable[str | Key]]] = []
+    named: list[tuple[Client, Iterable[str | Key]]] = []
+    for client, own in keys.items():
+        if not isinstance(client, str):
+            if not hasattr(client, "__index__"):
+                raise TypeError(f"expected a number or a name for a client, found {client!r}")
+            numbered.append((operator.index(client), own))
+        elif not client or _NUMBER.fullmatch(client):
+            raise ValueError(f"expected the name of a client, found {client!r}; give a number as an int")
+        else:
+            named.append((client, own))
+    if numbered and named:
+        raise ValueError(f"expected numbers or names for clients, found both: {numbered[0][0]} and {named[0][0]!r}")
+    return named or [(number, own) for number, own in sorted(numbered, key=operator.itemgetter(0))]
+
+
+def _checked_names(names: Mapping[int, str], parts: Mapping[Client, Any]) -> dict[int, str]:
+    """Return names of clients, once each is a text, different from all others, and of a client.
+
+    A part of the clients may be all that is saved, so names of others are left out.
+    """
+    found = {operator.index(number): name for number, name in names.items() if number in parts}
+    if not all(isinstance(name, str) for name in found.values()):
+        raise ValueError(f"expected texts as names of clients, found {list(found.values())}")
+    if len({*found.values(), *parts}) < len(found) + len(parts):
+        raise ValueError(f"expected different names of clients, found {list(found.values())}")
+    return found
+
+
+def _part(keys: list[str]) -> list[str] | Packed:
+    return keys if len(keys) <= _PLAIN else Packed.of(keys)
 
 
 def _as_json(part: list[str] | Packed) -> Any:
@@ -289,7 +366,7 @@ def _as_json(part: list[str] | Packed) -> Any:
 
 def _from_json(part: Any) -> list[str] | Packed:
     if isinstance(part, list):
-        return _checked(part)
+        return checked_keys(part)
     packed = Packed(count=part["count"], nbytes=part["nbytes"], deflated=part["deflated"])
     if not isinstance(packed.count, int) or not isinstance(packed.nbytes, int) or not isinstance(packed.deflated, str):
         raise ValueError("packed keys without count, nbytes and text")

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from embstore import EmbeddingStore, Key, View
 from embstore.errors import ShapeError, UnknownClassError
+from embstore_fl.client_views import TEST, Partitions
 from embstore_fl.clientdata import ClientData
 from embstore_fl.errors import (
     ClientClassesError,
     ClientRowsError,
     FlcoreImportedError,
+    GivenTestError,
     OtherStoreError,
     PFLlibNotFoundError,
     UnknownClientError,
@@ -49,7 +51,9 @@ class Installed:
     feature_dim : int
         Numbers in a row: what a model's head takes.
     train, test : dict of int to ClientData
-        By client.
+        By the client's number.
+    names : tuple of str
+        Of clients that were given by name: a client's number is its place. Empty otherwise.
     """
 
     dataset: str | None
@@ -57,6 +61,7 @@ class Installed:
     feature_dim: int
     train: Mapping[int, ClientData]
     test: Mapping[int, ClientData]
+    names: tuple[str, ...] = ()
     _few: dict[tuple[int, int], ClientData] = field(default_factory=dict, repr=False)
 
     @property
@@ -69,24 +74,29 @@ class Installed:
         """Clients that there are."""
         return len(self.train)
 
-    def read(self, idx: SupportsIndex, is_train: bool = True, few_shot: int = 0) -> ClientData:
+    def read(self, idx: SupportsIndex | str, is_train: bool = True, few_shot: int = 0) -> ClientData:
         """Return a client's samples; see `read_client_data`."""
-        client = operator.index(idx)
         part = self.train if is_train else self.test
+        client = self._number(idx)
         if client not in part:
-            raise UnknownClientError(idx, part)
+            raise UnknownClientError(idx, self.names or part)
         if not is_train or few_shot <= 0:
             return part[client]
         if (client, few_shot) not in self._few:
             self._few[client, few_shot] = part[client].first_of_each(few_shot)
         return self._few[client, few_shot]
 
+    def _number(self, idx: SupportsIndex | str) -> int:
+        if isinstance(idx, str):
+            return self.names.index(idx) if idx in self.names else -1
+        return operator.index(idx)
+
 
 _installed: dict[str | None, Installed] = {}  # by the name of the data set; under None alone, for every name
 
 
 def read_client_data(
-    dataset: str, idx: SupportsIndex, is_train: bool = True, few_shot: int = 0
+    dataset: str, idx: SupportsIndex | str, is_train: bool = True, few_shot: int = 0
 ) -> Sequence[tuple[Any, Any]]:
     """Return a client's samples, as PFLlib's function of this name does.
 
@@ -97,8 +107,8 @@ def read_client_data(
     ----------
     dataset : str
         The name that was given to `install`; any, if none was.
-    idx : int
-        The client.
+    idx : int or str
+        The client's number, or its name.
     is_train : bool
         Whether the rows to train on, or those to test.
     few_shot : int
@@ -121,10 +131,10 @@ def read_client_data(
 
 def install(
     store: EmbeddingStore,
-    partitions: Mapping[int, Partition] | Sequence[Partition],
+    partitions: Mapping[int, Partition] | Mapping[str, Partition] | Partitions | Sequence[Partition],
     classes: Sequence[str],
-    test: float = 0.25,
-    seed: int = 0,
+    test: float | Partition | None = None,
+    seed: int | None = None,
     *,
     dataset: str | None = None,
     field: str | None = None,
@@ -134,15 +144,19 @@ def install(
     Parameters
     ----------
     store : EmbeddingStore
-    partitions : mapping of int, or sequence
-        What each client holds: a view, row numbers or keys.
+    partitions : mapping of int or str, or sequence
+        What each client holds: a view, row numbers or keys. PFLlib numbers its clients: with names, a client's number
+        is its place.
     classes : sequence of str
         Gives the labels: a class's place in this list, the same for all clients.
-    test : float
-        The share of each client's rows, and of each of its classes, that is for testing; the same for each call
+    test : float, view, row numbers or keys, optional
+        A share of each client's rows, and of each of its classes, that is for testing; the same for each call
         with this seed, since it follows from the rows' keys (see `holdout`). A row that two clients hold is never
-        one's for testing and the other's to train on.
-    seed : int
+        one's for testing and the other's to train on. Or a given test set, such as the official one: a client is
+        tested on its own rows of it; if no client has any of them, each client is tested on the whole set. By default
+        the test set of the partitions' manifest, or else 0.25.
+    seed : int, optional
+        By default that of the partitions' manifest, or else 0.
     dataset : str, optional
         The name that PFLlib will ask for, needed where several are installed; answers to any, unless given. One
         that is installed under the same name gives way, and so does one without a name.
@@ -158,6 +172,8 @@ def install(
     ------
     FlcoreImportedError, PFLlibNotFoundError
     ClientClassesError, ClientRowsError, OtherStoreError
+    GivenTestError
+        `test` is given, and the partitions' manifest has a test set.
     ShapeError
         The field is ragged: PFLlib's models take rows of one shape.
     UnknownFieldError, MissingKeysError, IndexError
@@ -171,9 +187,21 @@ def install(
     spec = store.fields[name]
     if spec.ragged:
         raise ShapeError(name, expected="rows of one shape, as PFLlib's models take", found="a ragged field")
-    train, tested = _split(store, partitions, classes, name, test, seed)
+    if isinstance(partitions, Partitions):
+        given = partitions.manifest.test_keys()
+        if given is not None and test is not None:
+            raise GivenTestError(partitions.manifest.where, test)
+        test = given if test is None else test
+        seed = partitions.seed if seed is None else seed
+    train, tested = _split(store, partitions, classes, name, TEST if test is None else test, seed or 0)
+    names = tuple(client for client, _ in _clients(partitions).values() if isinstance(client, str))
     found = Installed(
-        dataset=dataset, classes=tuple(classes), feature_dim=math.prod(spec.shape), train=train, test=tested
+        dataset=dataset,
+        classes=tuple(classes),
+        feature_dim=math.prod(spec.shape),
+        train=train,
+        test=tested,
+        names=names,
     )
     if dataset is None:
         _installed.clear()
@@ -194,38 +222,75 @@ def _data_utils() -> Any:
     return module
 
 
+Datas = dict[int, ClientData]
+
+
 def _split(
     store: EmbeddingStore,
-    partitions: Mapping[int, Partition] | Sequence[Partition],
+    partitions: Mapping[Any, Partition] | Sequence[Partition],
     classes: Sequence[str],
     name: str,
-    test: float,
+    test: float | Partition,
     seed: int,
-) -> tuple[dict[int, ClientData], dict[int, ClientData]]:
+) -> tuple[Datas, Datas]:
     """Return what each client trains on, and what it is tested on."""
+    clients = _clients(partitions)
+    whole = {number: _whole(store, client, part, classes, name) for number, (client, part) in clients.items()}
+    called = {number: client for number, (client, _) in clients.items()}
+    if isinstance(test, float | int):
+        train, tested = _by_share(whole, called, test, seed)
+    else:
+        train, tested = _by_test_set(whole, _whole(store, "(test set)", test, classes, name))
+    for part, parts in (("train", train), ("test", tested)):
+        for number, data in parts.items():
+            if not len(data):  # a DataLoader that shuffles takes no data set without samples
+                raise ClientRowsError(called[number], 0, part=part)
+    return train, tested
+
+
+def _clients(partitions: Mapping[Any, Partition] | Sequence[Partition]) -> dict[int, tuple[int | str, Partition]]:
+    """Return what each client holds, and what it is called, by its number: a name's number is its place."""
+    if not isinstance(partitions, Mapping):
+        return {number: (number, part) for number, part in enumerate(partitions)}
+    if partitions and all(isinstance(client, str) for client in partitions):
+        return {number: (client, part) for number, (client, part) in enumerate(partitions.items())}
+    return {(number := operator.index(client)): (number, part) for client, part in partitions.items()}
+
+
+def _whole(store: EmbeddingStore, client: int | str, part: Partition, classes: Sequence[str], name: str) -> ClientData:
+    """Return all that a client holds, with its labels."""
+    view = _view(store, client, part)
+    try:
+        return ClientData(view, view.labels(classes), name)
+    except UnknownClassError as error:
+        raise ClientClassesError(error.class_names, classes, client=client) from error
+
+
+def _by_share(whole: Datas, clients: Mapping[int, int | str], test: float, seed: int) -> tuple[Datas, Datas]:
+    """Return what each client trains on, and the share of its rows that it is tested on."""
     if not 0 < test < 1:
         raise ValueError(f"expected test, a share, above 0 and below 1, found {test}")
-    pairs = partitions.items() if isinstance(partitions, Mapping) else enumerate(partitions)
-    whole: dict[int, ClientData] = {}
     held: dict[int, Held] = {}
-    for number, partition in pairs:
-        client = operator.index(number)
-        view = _view(store, client, partition)
-        if (count := len(np.unique(view.rows))) < 2:
-            raise ClientRowsError(client, count)
-        try:
-            labels = view.labels(classes)
-        except UnknownClassError as error:
-            raise ClientClassesError(error.class_names, classes, client=client) from error
-        whole[client] = ClientData(view, labels, name)
-        ranks = ranks_of(view.snapshot().take("key_hash", view.rows), seed)
-        held[client] = Held(rows=view.rows, labels=labels, ranks=ranks)
+    for number, data in whole.items():
+        if (count := len(np.unique(data.view.rows))) < 2:
+            raise ClientRowsError(clients[number], count)
+        ranks = ranks_of(data.view.snapshot().take("key_hash", data.view.rows), seed)
+        held[number] = Held(rows=data.view.rows, labels=data.labels, ranks=ranks)
     chosen = held_out(held, test)
-    train = {client: data.at(~chosen[client]) for client, data in whole.items()}
-    return train, {client: data.at(chosen[client]) for client, data in whole.items()}
+    train = {number: data.at(~chosen[number]) for number, data in whole.items()}
+    return train, {number: data.at(chosen[number]) for number, data in whole.items()}
 
 
-def _view(store: EmbeddingStore, client: int, partition: Partition) -> View:
+def _by_test_set(whole: Datas, tested: ClientData) -> tuple[Datas, Datas]:
+    """Return what each client trains on, and the rows of a given test set that it is tested on."""
+    chosen = {number: np.isin(data.view.rows, tested.view.rows) for number, data in whole.items()}
+    if not any(mask.any() for mask in chosen.values()):
+        return whole, dict.fromkeys(whole, tested)
+    train = {number: data.at(~chosen[number]) for number, data in whole.items()}
+    return train, {number: data.at(chosen[number]) for number, data in whole.items()}
+
+
+def _view(store: EmbeddingStore, client: int | str, partition: Partition) -> View:
     """Return a client's rows as a view of the store."""
     if isinstance(partition, View):
         expected, found = store.snapshot.record.generation, partition.snapshot().record.generation

@@ -143,7 +143,7 @@ def test_a_part_keeps_the_order_of_the_view(partitioners, store, rng):
 
 def test_a_partitioner_never_sees_a_vector(partitioners, store):
     partitioner = partitioners.IidPartitioner(num_partitions=2)
-    partition(store.select(), partitioner)
+    partition(store.select(), partitioner, seed=None)
     assert partitioner.dataset.column_names == ["key", "file_id", "class_name", "label", "row"]
     assert partitioner.dataset[31]["label"] == 1
     assert partitioner.dataset[31]["class_name"] == "class_1"
