@@ -303,7 +303,9 @@ def test_the_real_partitioners_share_out_evenly(by_class):
         partitioners.LinearPartitioner(5),
     ):
         for view in partition(by_class.select(), made).values():
-            assert np.unique(view.class_names, return_counts=True)[1].min() > len(view) / 8
+            counts = np.unique(view.class_names, return_counts=True)[1]
+            assert len(counts) == 4
+            assert counts.min() > len(view) / 8
 
 
 def test_the_order_of_other_partitioners_is_left(by_class):
