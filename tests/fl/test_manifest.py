@@ -239,6 +239,12 @@ def forged(file, change):
         lambda d: d.update(seed="7"),
         lambda d: d.update(seed=True),
         lambda d: d.update(classes="abc"),
+        lambda d: d.update(names=[1]),
+        lambda d: d.update(names={"0": 1}),
+        lambda d: d.update(names={"0": "a", "1": "a"}),
+        lambda d: d.update(named=True),
+        lambda d: d.update(test=[1]),
+        lambda d: d.update(test={"count": 1}),
     ],
 )
 def test_a_forged_file_is_an_error_that_names_it(parts, file, change):
