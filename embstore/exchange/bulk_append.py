@@ -36,7 +36,7 @@ from embstore.errors import (
     UnknownFieldError,
 )
 from embstore.exchange.file_contents import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Table, Unreadable
-from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.embedding_store import EmbeddingStore, session_of
 
 
 class _BadRowsError(Exception):
@@ -84,10 +84,10 @@ class BulkAppend:
         """
         self.specs, self.advance = specs, advance
         try:
-            return store.carry_out(self._plan)
+            return session_of(store).apply(self._plan)
         except _BadRowsError:
             self._look(store.fields or specs)
-        return store.carry_out(self._plan)
+        return session_of(store).apply(self._plan)
 
     # -- which rows ---------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import STRING, FieldSpec, offsets_name
+from embstore._engine.read.open_snapshot import open_generation
 from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.plans import row_blocks
@@ -18,7 +19,6 @@ from embstore.errors import DuplicateKeysError, StoreChangedError
 from embstore.exchange.file_contents import Array
 from embstore.exchange.store_metadata import StoreMetadata
 from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.open import reopen
 from embstore.store.view import View
 
 Rows = NDArray[np.int64]
@@ -167,8 +167,15 @@ def rows_to_write(rows: EmbeddingStore | View, fields: Sequence[str] | str | Non
         raise DuplicateKeysError(seen.keys_of(unique[counts > 1]), path=view.store.path)
     # Opened again, to check each chunk as it is read: a flipped bit must not get into the file.
     place, options = seen.folder.origin
-    again = reopen(place, seen.record.generation, seen.record.rows, seen.mapping, "touched", options)
-    snapshot, epoch = again.snapshot, seen.record.epoch
+    snapshot = open_generation(
+        place,
+        generation=seen.record.generation,
+        rows=seen.record.rows,
+        mapping=seen.mapping,
+        check="touched",
+        storage_options=options,
+    )
+    epoch = seen.record.epoch
     if snapshot.record.epoch != epoch and snapshot.is_dead(view.rows).any():
         raise StoreChangedError(
             view.store.path, "rows were erased; select() again", expected=epoch, found=snapshot.record.epoch

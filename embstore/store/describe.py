@@ -1,30 +1,25 @@
-"""How a store looks, as text and in a notebook: what it is, how many rows, which classes, how big, which config."""
+"""The repr of a store, as text and in a notebook: path, rows, size, classes, fields, columns and config."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.sizes import size
-
-if TYPE_CHECKING:
-    from embstore.store.embedding_store import EmbeddingStore
-
-__all__ = ["as_html", "as_text", "describe"]
 
 _SHOWN = 8
 
 
-def describe(store: EmbeddingStore) -> list[tuple[str, str]]:
-    """Say what a store is, in lines of (name, text)."""
-    record = store.snapshot.record
-    names = store.classes
+def describe(snapshot: Snapshot, *, writable: bool) -> list[tuple[str, str]]:
+    """Describe the store of a commit in lines of (name, text)."""
+    record, names = snapshot.record, snapshot.class_names
+    nbytes = sum(record.arrays[name].row_nbytes * record.arrays[name].length for name in record.fields)
     dead = f" and {record.dead:,} deleted" if record.dead else ""
-    config = ", ".join(f"{name}={value!r}" for name, value in store.config.items())
+    config = ", ".join(f"{name}={value!r}" for name, value in record.config.items())
     return [
-        ("store", f"{store.path} ({'writable' if store.writable else 'read-only'})"),
-        ("rows", f"{len(store):,}{dead}, {size(store.nbytes)}"),
+        ("store", f"{snapshot.folder.path} ({'writable' if writable else 'read-only'})"),
+        ("rows", f"{record.rows - record.dead:,}{dead}, {size(nbytes)}"),
         ("classes", f"{len(names):,}: {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"),
         *(
             ("field", f"{name} {spec.dtype} {('length', *spec.shape) if spec.ragged else spec.shape}")

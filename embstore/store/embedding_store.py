@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from embstore._engine.format.record import BFLOAT16, FieldSpec
 from embstore._engine.pickles import by_name
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
-from embstore._engine.read.key_index import KeyIndex
+from embstore._engine.read.open_snapshot import open_generation
 from embstore._engine.read.read_rows import column_of, padded_rows, span_field, whole_offsets
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import Casting, read_keys
@@ -25,7 +25,6 @@ from embstore._engine.write.erase import EraseReceipt, erase_dead
 from embstore._engine.write.plans import (
     AppendResult,
     IfExists,
-    Plan,
     plan_append,
     plan_column,
     plan_delete,
@@ -38,8 +37,6 @@ from embstore._outputs.tensors import as_tensor
 from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, StoreChangedError, UnknownFieldError
 from embstore.store.describe import as_html, as_text, describe
 from embstore.store.view import Condition, View, filter_rows
-
-__all__ = ["EmbeddingStore"]
 
 
 class EmbeddingStore:
@@ -331,20 +328,11 @@ class EmbeddingStore:
             raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
         batch = read_keys(keys)
         fields = dict(values) if isinstance(values, Mapping) else {None: values}
-        return self.carry_out(
+        return self._session.apply(
             lambda snapshot, index: plan_append(
                 snapshot, index, batch, fields, columns or {}, if_exists=if_exists, casting=casting
             )
         )
-
-    def carry_out(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, AppendResult]]) -> AppendResult:
-        """Add the rows that `planner` plans on the newest commit, under the lock; one commit, none without a plan."""
-        with self._session.writing() as snapshot:
-            plan, result = planner(snapshot, self._session.index)
-            if plan is not None:
-                self._session.commit(plan)
-                self._session.tidy_index()
-        return result
 
     def writer(
         self,
@@ -356,7 +344,7 @@ class EmbeddingStore:
     ) -> RowWriter:
         """Return a writer that gathers rows and commits them every `interval` seconds, and at its exit."""
         self._session.check_writable()
-        return RowWriter(self, interval=interval, max_bytes=max_bytes, if_exists=if_exists, casting=casting)
+        return RowWriter(self._session, interval=interval, max_bytes=max_bytes, if_exists=if_exists, casting=casting)
 
     def delete(self, keys: Sequence[str | Key]) -> int:
         """Delete rows: they are marked, and their files stay as they are. Returns their number.
@@ -539,28 +527,26 @@ class EmbeddingStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path, generation and number of rows; opened again for reading."""
-        return by_name("embstore:EmbeddingStore._reopened", *self._place())
-
-    def _place(self) -> tuple[Any, ...]:
-        """Return the arguments of `reopen`."""
-        snapshot = self.snapshot
-        record = snapshot.record
+        snapshot, record = self.snapshot, self.snapshot.record
         place, options = snapshot.folder.origin
-        return place, record.generation, record.rows, snapshot.mapping, snapshot.check, options
+        how = {"mapping": snapshot.mapping, "check": snapshot.check, "storage_options": options}
+        return by_name("embstore:EmbeddingStore._reopened", place, record.generation, record.rows, how)
 
     @classmethod
-    def _reopened(cls, *place: Any) -> EmbeddingStore:
-        from embstore.store.open import reopen
-
-        return reopen(*place)
+    def _reopened(cls, place: str, generation: str, rows: int, how: Mapping[str, Any]) -> EmbeddingStore:
+        snapshot = open_generation(place, generation=generation, rows=rows, **how)
+        return cls(Session(snapshot, writable=False, lock_timeout=0))
 
     def __repr__(self) -> str:
         if self._session.closed:
             return f"<EmbeddingStore {str(self.path)!r} (closed)>"
-        return f"<EmbeddingStore>\n{as_text(describe(self))}"
+        return f"<EmbeddingStore>\n{as_text(self._described())}"
 
     def _repr_html_(self) -> str:
-        return as_html([("store", f"{self.path} (closed)")] if self._session.closed else describe(self))
+        return as_html([("store", f"{self.path} (closed)")] if self._session.closed else self._described())
+
+    def _described(self) -> list[tuple[str, str]]:
+        return describe(self.snapshot, writable=self.writable)
 
 
 def _row_numbers(rows: Any) -> Rows:
@@ -571,3 +557,8 @@ def _row_numbers(rows: Any) -> Rows:
             "expected row numbers, found a mask: of a view that is view[mask]; else numpy.flatnonzero(mask)"
         )
     return found.astype(np.int64, copy=False) if len(found) else np.empty(0, np.int64)
+
+
+def session_of(store: EmbeddingStore) -> Session:
+    """Return the session of a store, for the rooms that plan commits of their own."""
+    return store._session

@@ -27,6 +27,7 @@ from embstore.errors import (
     UnknownColumnError,
     UnknownFieldError,
 )
+from embstore.store.embedding_store import session_of
 from embstore.store.open import open as open_store
 
 __all__ = ["merge", "plan_merge"]
@@ -104,7 +105,7 @@ def merge(
         "provenance": first.provenance,
     }
     with open_store(dest, "a", config=first.config, **{**made, **options}) as store:
-        return store.carry_out(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
+        return session_of(store).apply(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
 
 
 def _check_same(record: Record, part: Snapshot) -> None:

@@ -12,17 +12,16 @@ from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.format.zarr_layout import FIELD_CHUNK_BYTES
 from embstore._engine.io.filesystem import make_parents, refuse_network
 from embstore._engine.io.locks import lock
-from embstore._engine.io.remote import RemoteFolder, Url, is_url, local_path
+from embstore._engine.io.remote import Url, is_url, local_path
 from embstore._engine.read.column import Check
 from embstore._engine.read.open_column import Mapping as MappingPolicy
+from embstore._engine.read.open_snapshot import open_snapshot
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import create
 from embstore._engine.write.record_edits import new_record
 from embstore._engine.write.session import Session
-from embstore.errors import ConfigMismatchError, ReadOnlyError, StoreChangedError, StoreExistsError
+from embstore.errors import ConfigMismatchError, ReadOnlyError, StoreExistsError
 from embstore.store.embedding_store import EmbeddingStore
-
-__all__ = ["Mode", "open", "reopen"]
 
 Mode = Literal["r", "r+", "a", "w-", "x"]
 
@@ -102,7 +101,7 @@ def open(
     if is_url(path):
         if mode != "r":
             raise ReadOnlyError(Url.shown(path), "a store at a URL is read only")
-        return _opened(Snapshot.at(RemoteFolder(os.fspath(path), storage_options), check=check), wanted)
+        return _opened(open_snapshot(path, check=check, storage_options=storage_options), wanted)
     if storage_options is not None:
         raise ValueError(f"storage_options are for URLs, found them with {os.fspath(path)!r}")
     place = local_path(path).resolve()
@@ -122,7 +121,7 @@ def open(
             provenance=provenance,
         )
         _make(place, record, lock_timeout=lock_timeout, fails_if_there=mode != "a")
-    snapshot = Snapshot.open(place, mapping=mapping, check=check)
+    snapshot = open_snapshot(place, mapping=mapping, check=check)
     return _opened(snapshot, wanted, writable=writable, lock_timeout=lock_timeout)
 
 
@@ -142,30 +141,3 @@ def _make(place: Path, record: Record, *, lock_timeout: float, fails_if_there: b
             create(place, record)
         elif fails_if_there:
             raise StoreExistsError(place)
-
-
-def reopen(
-    path: str,
-    generation: str,
-    rows: int,
-    mapping: MappingPolicy,
-    check: Check,
-    storage_options: Mapping[str, Any] | None = None,
-) -> EmbeddingStore:
-    """Open a pickled store where it is unpickled.
-
-    Raises
-    ------
-    StoreChangedError
-        Its rows mean something else by now.
-    """
-    store = open(path, mapping=mapping, check=check, storage_options=storage_options)
-    record = store.snapshot.record
-    if record.generation != generation or record.rows < rows:
-        raise StoreChangedError(
-            store.path,
-            "the store was compacted or replaced since it was pickled",
-            expected=(generation, rows),
-            found=(record.generation, record.rows),
-        )
-    return store

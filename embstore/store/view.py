@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,9 @@ from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.rng import Rng, generator_of
 from embstore.errors import StoreChangedError, UnknownClassError
+from embstore.store.readable import ReadableStore
 from embstore.store.split_rows import split_rows
 from embstore.store.view_outputs import Outputs
-
-if TYPE_CHECKING:
-    from embstore.store.embedding_store import EmbeddingStore
-
-__all__ = ["View", "filter_rows"]
 
 Condition = Any
 
@@ -35,7 +31,7 @@ class View(Outputs):
 
     __slots__ = ("_epoch", "_generation", "rows", "store")
 
-    def __init__(self, store: EmbeddingStore, rows: Rows) -> None:
+    def __init__(self, store: ReadableStore, rows: Rows) -> None:
         rows = np.asarray(rows, dtype=np.int64)
         if rows.flags.writeable:  # the caller's own, to change as they like
             rows = rows.copy()
@@ -218,7 +214,7 @@ class View(Outputs):
         return by_name("embstore:View._restored", self.store, rows, self._generation, self._epoch)
 
     @classmethod
-    def _restored(cls, store: EmbeddingStore, rows: Any, generation: str, epoch: int) -> View:
+    def _restored(cls, store: ReadableStore, rows: Any, generation: str, epoch: int) -> View:
         view = cls(store, np.arange(*rows) if isinstance(rows, tuple) else rows)
         view._generation, view._epoch = generation, epoch
         return view

@@ -23,6 +23,7 @@ from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
 from embstore._outputs.tensors import as_tensor
 from embstore._outputs.vectors import Vectors
 from embstore.errors import ShapeError
+from embstore.store.readable import ReadableStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from embstore._outputs.projection import Method
-    from embstore.store.embedding_store import EmbeddingStore
 
 __all__ = ["Outputs"]
 
@@ -41,7 +41,7 @@ class Outputs:
     __slots__ = ()
 
     rows: Rows
-    store: EmbeddingStore
+    store: ReadableStore
 
     def snapshot(self) -> Snapshot:
         """Return the commit to read from, or raise if the rows don't mean any more what they did."""

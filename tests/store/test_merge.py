@@ -13,6 +13,7 @@ import embstore
 from embstore import FieldSpec, errors
 from embstore._engine.io import locks, steps
 from embstore._engine.write import plans as changes
+from embstore._engine.write.session import Session
 from embstore.encoders import FunctionEncoder
 from embstore.pipeline.embed import part_path
 from embstore.sources import Folder, Items
@@ -477,9 +478,9 @@ def test_a_destination_that_changes_before_the_lock_is_held(tmp_path, dest, monk
     else:
         make(dest, range(3), row=plain)
     part = make(tmp_path / "a.zarr", range(5, 9), row=plain)
-    carry_out = embstore.EmbeddingStore.carry_out
+    apply = Session.apply
 
-    def late(store, planner):
+    def late(session, planner):
         monkeypatch.undo()
         with embstore.open(dest, "r+") as other:
             if kind == "column":
@@ -489,10 +490,10 @@ def test_a_destination_that_changes_before_the_lock_is_held(tmp_path, dest, monk
             else:
                 other.append(["other:c"], {"other": np.ones((1, 2), np.float32)})
         before.update(files(dest))
-        return carry_out(store, planner)
+        return apply(session, planner)
 
     before = {}
-    monkeypatch.setattr(embstore.EmbeddingStore, "carry_out", late)
+    monkeypatch.setattr(Session, "apply", late)
     with pytest.raises((errors.UnknownColumnError, errors.UnknownFieldError)):
         embstore.merge(dest, part)
     assert files(dest) == before

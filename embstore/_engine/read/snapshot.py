@@ -10,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from embstore._engine.chunks.chunk_file import check_tail
-from embstore._engine.chunks.record_file import ATTEMPTS, lost, moved_on, read_record
+from embstore._engine.chunks.record_file import lost, moved_on, read_record
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
-from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder, Signature
 from embstore._engine.read.column import Check, NumericColumn, Rows
 from embstore._engine.read.mapped_column import MappedColumn, State
@@ -29,12 +27,9 @@ from embstore._engine.read.open_column import Mapping, grow_column, open_column
 from embstore._engine.read.string_column import StringColumn
 from embstore.errors import (
     CorruptStoreError,
-    NotAStoreError,
     StoreChangedError,
     StoreReplacedError,
 )
-
-__all__ = ["Snapshot"]
 
 logger = logging.getLogger("embstore")
 
@@ -71,47 +66,11 @@ class Snapshot:
         self._columns = {} if columns is None else columns
         self._settled: object = None  # the last read by name that a look at the record came after
         self._within = threading.local()
+        self._class_names: list[str] | None = None
+        self._dead_rows: Rows | None = None
 
-    @classmethod
-    def open(cls, path: Path, *, mapping: Mapping = "auto", check: Check = "tail") -> Snapshot:
-        """Open the newest commit of the store at `path`, and check the tail of each of its arrays.
-
-        Raises
-        ------
-        NotAStoreError, UnsupportedFormatError, CorruptStoreError
-        """
-        if not path.is_dir():
-            raise NotAStoreError(path, "it is a file" if path.exists() else "there is nothing")
-        if mapping == "auto" and (kind := on_network(path)):
-            logger.info("%s: on %s, read chunk by chunk", path, kind)
-            mapping = "never"
-        return cls._open(path, lambda: Folder.open(path), mapping=mapping, check=check)
-
-    @classmethod
-    def at(cls, folder: Folder, *, check: Check = "tail") -> Snapshot:
-        """Open the newest commit of the store in a folder that can't be mapped; see `open`."""
-        return cls._open(folder.path, lambda: folder, mapping="never", check=check)
-
-    @classmethod
-    def _open(cls, path: Path, found: Callable[[], Folder], *, mapping: Mapping, check: Check) -> Snapshot:
-        for _ in range(ATTEMPTS):
-            try:
-                folder = found()
-            except FileNotFoundError as error:  # it was removed just now
-                raise NotAStoreError(path, "there is nothing") from error
-            record: Record | None = None
-            try:
-                record, signature = read_record(folder)
-                snapshot = cls(folder, record, signature, mapping=mapping, check=check)
-                snapshot._check()
-                return snapshot
-            except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
-                # Either the store moved on while it was opened, or it is broken.
-                if not moved_on(folder, record):
-                    raise lost(error) from error.__cause__
-        raise StoreReplacedError(path, f"it was replaced {ATTEMPTS} times while it was opened")
-
-    def _check(self) -> None:
+    def check_opened(self) -> None:
+        """Check the tail of each array, or all chunks where `check` says so, and that the commit is still current."""
         self._check_tails()
         self._read_ahead()
         if self.check == "all":
@@ -128,14 +87,12 @@ class Snapshot:
             return
         few = {name for name in _NEEDED if self.record.arrays[name].chunks <= _FEW}
         with self.reading():
-            # Kept for good only once it is known to be of this commit.
+            # Kept only once it is known to be of this commit.
             names = self._read_class_names() if "class_names" in few else None
             dead = self._read_dead_rows() if "dead_rows" in few else None
             if rows := self.record.rows:  # the last chunk, at least: then their number is not made up
                 self.numeric("class_code").copy(0 if "class_code" in few else rows - 1, rows)
-        self.__dict__.update(
-            {name: found for name, found in (("class_names", names), ("dead_rows", dead)) if found is not None}
-        )
+        self._class_names, self._dead_rows = names, dead
 
     def _check_tails(self) -> None:
         if not self.folder.local:
@@ -157,26 +114,11 @@ class Snapshot:
             }
         snapshot = Snapshot(self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns)
         # Both only grow, but for a compaction, which is in another folder.
-        for name in ("class_names", "dead_rows"):
-            if name in self.__dict__ and snapshot.record.arrays[name].length == self.record.arrays[name].length:
-                snapshot.__dict__[name] = self.__dict__[name]
+        if record.arrays["class_names"].length == self.record.arrays["class_names"].length:
+            snapshot._class_names = self._class_names
+        if record.arrays["dead_rows"].length == self.record.arrays["dead_rows"].length:
+            snapshot._dead_rows = self._dead_rows
         return snapshot
-
-    def opened_again(self) -> Snapshot:
-        """Open the newest commit of the store of the same config that is at the path now.
-
-        Raises
-        ------
-        StoreReplacedError
-            It has another config: its rows are other values under the same keys.
-        """
-        if self.folder.local:
-            found = Snapshot.open(self.folder.path, mapping=self.mapping, check=self.check)
-        else:
-            found = Snapshot.at(self.folder, check=self.check)
-        if found.record.fingerprint != self.record.fingerprint:
-            raise StoreReplacedError(self.folder.path, "a store of another config took its place")
-        return found
 
     def newest(self) -> Snapshot:
         """Return the newest commit in the same folder; itself, if there is none newer.
@@ -380,12 +322,14 @@ class Snapshot:
         assert isinstance(column, StringColumn), name
         return column
 
-    @cached_property
+    @property
     def dead_rows(self) -> Rows:
         """Numbers of the deleted rows, ascending."""
-        dead = self._read_dead_rows()
-        self._settle()  # it is kept, whatever the block around finds
-        return dead
+        if self._dead_rows is None:
+            dead = self._read_dead_rows()
+            self._settle()  # it is kept, so the record is re-read before the block around ends
+            self._dead_rows = dead
+        return self._dead_rows
 
     def _read_dead_rows(self) -> Rows:
         dead = np.sort(self.span("dead_rows"))
@@ -412,12 +356,14 @@ class Snapshot:
         )
         return found
 
-    @cached_property
+    @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their codes."""
-        names = self._read_class_names()
-        self._settle()  # it is kept, whatever the block around finds
-        return names
+        if self._class_names is None:
+            names = self._read_class_names()
+            self._settle()  # it is kept, so the record is re-read before the block around ends
+            self._class_names = names
+        return self._class_names
 
     def _read_class_names(self) -> list[str]:
         with self.reading():

@@ -13,6 +13,7 @@ from embstore._engine.io.durable import WriteBatch, remove_tree, sibling
 from embstore._engine.io.filesystem import move_into_place, swap_folders, sync_path
 from embstore._engine.io.folder import Folder
 from embstore._engine.read.column import Rows
+from embstore._engine.read.open_snapshot import open_snapshot
 from embstore._engine.read.read_rows import read_field, read_rows
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Values, append_rows, build_beside, publish
@@ -79,7 +80,7 @@ def _copied(snapshot: Snapshot, rows: Rows, folder: Folder, empty: Record, batch
 
 def index_copy(path: Path) -> None:
     """Write the index of a store that was built, if it is large enough to want one."""
-    snapshot = Snapshot.open(path)
+    snapshot = open_snapshot(path)
     if wants_run(rows=snapshot.record.rows, in_memory=snapshot.record.rows):
         write_run(snapshot)
 
@@ -95,7 +96,7 @@ def compact(snapshot: Snapshot) -> None:
     path = snapshot.folder.path
     beside = sibling(path)
     # A new checksum must not cover up a flipped bit: each chunk is checked as it is copied.
-    checked = Snapshot.open(path, mapping=snapshot.mapping, check="touched")
+    checked = open_snapshot(path, mapping=snapshot.mapping, check="touched")
     try:
         record = copy_rows(checked, checked.live_rows, path)
         index_copy(beside)

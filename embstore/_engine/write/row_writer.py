@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.read.dtypes import is_torch
-from embstore._engine.write.check_input import Casting, Checked, column_values, field_values, infer_field
-from embstore._engine.write.plans import AppendResult, IfExists, name_fields
+from embstore._engine.write.check_input import Casting, Checked, column_values, field_values, infer_field, read_keys
+from embstore._engine.write.plans import AppendResult, IfExists, name_fields, plan_append
+from embstore._engine.write.session import Session
 from embstore.errors import UnknownColumnError, UnknownFieldError
-
-if TYPE_CHECKING:
-    from embstore.store.embedding_store import EmbeddingStore
-
-__all__ = ["RowWriter"]
 
 
 class RowWriter:
@@ -30,9 +26,9 @@ class RowWriter:
     """
 
     def __init__(
-        self, store: EmbeddingStore, *, interval: float, max_bytes: int, if_exists: IfExists, casting: Casting
+        self, session: Session, *, interval: float, max_bytes: int, if_exists: IfExists, casting: Casting
     ) -> None:
-        self._store = store
+        self._session = session
         self._interval = interval
         self._max_bytes = max_bytes
         self._if_exists: IfExists = if_exists
@@ -59,13 +55,13 @@ class RowWriter:
         """
         given = dict(values) if isinstance(values, Mapping) else {None: values}
         texts = [str(Key.parse(key)) for key in keys]
-        record = self._store.snapshot.record
-        named = name_fields(record, given, self._store.path)
+        record = self._session.snapshot.record
+        named = name_fields(record, given, self._session.path)
         self._specs = dict(record.fields) or self._specs or {name: infer_field(name, v) for name, v in named.items()}
         fields: dict[str, Checked] = {}
         for name, rows in named.items():
             if name not in self._specs:
-                raise UnknownFieldError(name, self._specs, path=self._store.path)
+                raise UnknownFieldError(name, self._specs, path=self._session.path)
             spec = self._specs[name]
             fields[name] = Checked.copy(spec, field_values(name, spec, rows, texts, casting=self._casting))
         self._pending.append((texts, fields, self._checked_columns(record, columns or {}, len(texts))))
@@ -82,7 +78,7 @@ class RowWriter:
             self._columns = {name: column_values(name, None, values, count)[0] for name, values in columns.items()}
         assert self._columns is not None
         if odd := sorted(columns.keys() ^ self._columns.keys()):
-            raise UnknownColumnError(odd[0], self._columns, path=self._store.path, what="rows differ in column")
+            raise UnknownColumnError(odd[0], self._columns, path=self._session.path, what="rows differ in column")
         return {
             name: list(column_values(name, self._columns[name], values, count)[1]) for name, values in columns.items()
         }
@@ -97,13 +93,18 @@ class RowWriter:
         result = AppendResult()
         if self._pending:
             keys = [key for batch, _, _ in self._pending for key in batch]
-            fields = {
+            fields: dict[str | None, Checked] = {
                 name: Checked.joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]
             }
             columns = {
                 name: [v for _, _, columns in self._pending for v in columns[name]] for name in self._pending[0][2]
             }
-            result = self._store.append(keys, fields, columns=columns, if_exists=self._if_exists)
+            batch = read_keys(keys)
+            result = self._session.apply(
+                lambda snapshot, index: plan_append(
+                    snapshot, index, batch, fields, columns, if_exists=self._if_exists, casting="no"
+                )
+            )
             self._pending, self._pending_bytes = [], 0
         self._last = time.monotonic()
         return result

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
 from embstore._engine.read.key_index import KeyIndex
+from embstore._engine.read.open_snapshot import open_again
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Committed, commit
 from embstore._engine.write.index_file import wants_run, write_run
-from embstore._engine.write.plans import Plan
+from embstore._engine.write.plans import AppendResult, Plan
 from embstore._engine.write.recover import recover
 from embstore.errors import ReadOnlyError, StoreChangedError, StoreReplacedError
 
@@ -82,7 +83,7 @@ class Session:
 
     def reopen(self) -> None:
         """Take up the store that is at the path now, whichever it is."""
-        self._snapshot = self.snapshot.opened_again()
+        self._snapshot = open_again(self.snapshot)
         self._index = None
 
     def _newest(self) -> Snapshot:
@@ -93,7 +94,7 @@ class Session:
             with contextlib.suppress(StoreChangedError, StoreReplacedError):
                 return old.newest()
         self._index = None
-        return old.opened_again()
+        return open_again(old)
 
     def check_writable(self) -> None:
         """Raise `ReadOnlyError` if it was opened for reading."""
@@ -119,6 +120,15 @@ class Session:
         """Carry out a plan. Called inside `writing`."""
         self._recovered = ""
         self.moved_to(commit(self.snapshot.folder, self.snapshot.record, plan.record, plan.appends))
+
+    def apply(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, AppendResult]]) -> AppendResult:
+        """Plan on the newest commit, under the lock, and carry the plan out: one commit, or none without a plan."""
+        with self.writing() as snapshot:
+            plan, result = planner(snapshot, self.index)
+            if plan is not None:
+                self.commit(plan)
+                self.tidy_index()
+        return result
 
     def moved_to(self, committed: Committed) -> None:
         """Take up a commit that was just written."""

@@ -1,0 +1,121 @@
+"""Open the newest commit of a store: by path, at a URL, or again where another process has replaced it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embstore._engine.chunks.record_file import ATTEMPTS, lost, moved_on, read_record
+from embstore._engine.format.record import Record
+from embstore._engine.io.filesystem import on_network
+from embstore._engine.io.folder import Folder
+from embstore._engine.io.remote import RemoteFolder, is_url
+from embstore._engine.read.column import Check
+from embstore._engine.read.open_column import Mapping as MappingPolicy
+from embstore._engine.read.snapshot import Snapshot
+from embstore.errors import CorruptStoreError, NotAStoreError, StoreChangedError, StoreReplacedError
+
+logger = logging.getLogger("embstore")
+
+
+def open_snapshot(
+    place: str | os.PathLike[str],
+    *,
+    mapping: MappingPolicy = "auto",
+    check: Check = "tail",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Snapshot:
+    """Open the newest commit of the store at a resolved path or a URL, and check the tail of each of its arrays.
+
+    Raises
+    ------
+    NotAStoreError, UnsupportedFormatError, CorruptStoreError, RemoteError
+    """
+    if is_url(place):
+        return _open_remote(RemoteFolder(os.fspath(place), storage_options), check)
+    path = Path(place)
+    if not path.is_dir():
+        raise NotAStoreError(path, "it is a file" if path.exists() else "there is nothing")
+    if mapping == "auto" and (kind := on_network(path)):
+        logger.info("%s: on %s, read chunk by chunk", path, kind)
+        mapping = "never"
+    return _open(path, lambda: Folder.open(path), mapping=mapping, check=check)
+
+
+def _open_remote(folder: RemoteFolder, check: Check) -> Snapshot:
+    return _open(folder.path, lambda: folder, mapping="never", check=check)
+
+
+def _open(path: Path, find_folder: Callable[[], Folder], *, mapping: MappingPolicy, check: Check) -> Snapshot:
+    for _ in range(ATTEMPTS):
+        try:
+            folder = find_folder()
+        except FileNotFoundError as error:  # it was removed just now
+            raise NotAStoreError(path, "there is nothing") from error
+        record: Record | None = None
+        try:
+            record, signature = read_record(folder)
+            snapshot = Snapshot(folder, record, signature, mapping=mapping, check=check)
+            snapshot.check_opened()
+            return snapshot
+        except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
+            # Either the store moved on while it was opened, or it is broken.
+            if not moved_on(folder, record):
+                raise lost(error) from error.__cause__
+    raise StoreReplacedError(path, f"it was replaced {ATTEMPTS} times while it was opened")
+
+
+def open_again(snapshot: Snapshot) -> Snapshot:
+    """Open the newest commit of the store of the same config that is at the path now.
+
+    Raises
+    ------
+    StoreReplacedError
+        The store at the path has another config: its rows are other values under the same keys.
+    """
+    folder = snapshot.folder
+    if isinstance(folder, RemoteFolder):
+        found = _open_remote(folder, snapshot.check)
+    else:
+        found = open_snapshot(folder.path, mapping=snapshot.mapping, check=snapshot.check)
+    if found.record.fingerprint != snapshot.record.fingerprint:
+        raise StoreReplacedError(folder.path, "a store of another config took its place")
+    return found
+
+
+def open_generation(
+    place: str | os.PathLike[str],
+    *,
+    generation: str,
+    rows: int,
+    mapping: MappingPolicy = "auto",
+    check: Check = "tail",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Snapshot:
+    """Open a store whose row numbers were noted earlier, for example in a pickle.
+
+    Parameters
+    ----------
+    place
+    generation, rows
+        Of the record at that time.
+    mapping, check, storage_options
+
+    Raises
+    ------
+    StoreChangedError
+        The row numbers mean other samples by now.
+    """
+    snapshot = open_snapshot(place, mapping=mapping, check=check, storage_options=storage_options)
+    record = snapshot.record
+    if record.generation != generation or record.rows < rows:
+        raise StoreChangedError(
+            snapshot.folder.path,
+            "the store was compacted or replaced since it was pickled",
+            expected=(generation, rows),
+            found=(record.generation, record.rows),
+        )
+    return snapshot
