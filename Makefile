@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 # Recordings for the audio demo: Debian's sonic-pi-samples, unless told otherwise.
 SAMPLES ?= demo-audio/usr/share/sonic-pi/samples
 
-.PHONY: demo demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-fl test-slow lint format types docs bench bench-quick clean
+.PHONY: demo demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-fl test-wheel test-lowest test-slow lint format types docs bench bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -45,6 +45,17 @@ test-core: $(VENV)/.core
 # Federated learning, with Flower: for a VENV of its own, since Flower wants older versions of some libraries.
 test-fl: $(VENV)/.fl-dev
 	$(PYTEST) tests/fl
+
+# The built wheel, in an environment of its own, with the sources out of reach.
+test-wheel:
+	PYTHON=$(PYTHON) .ci/test-wheel
+
+# The core with the lowest versions that pyproject.toml allows. PYTHON is 3.11 or 3.12, since NumPy 2.0 has no wheels for newer
+# ones. What needs an extra is left out.
+LOWEST ?= .venv-lowest
+test-lowest: $(LOWEST)/.lowest
+	$(LOWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 8 -m 'not exhaustive' \
+	  tests/interop tests/store tests/engine tests/cache embstore/store embstore/_engine
 
 # Thousands of kills and long random histories: about an hour.
 test-slow: $(VENV)/.dev
@@ -108,6 +119,13 @@ $(VENV)/.made:
 
 $(VENV)/.core: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(LOWEST)/.lowest: pyproject.toml .ci/lowest
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable . \
+	  'pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.112'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
