@@ -26,12 +26,7 @@ from embstore.cache.cache import Cache
 from embstore.cache.coverage import SOURCE_COLUMNS, UNKNOWN_SOURCE, Coverage
 from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
-from embstore.errors import (
-    FieldMismatchError,
-    MissingKeysError,
-    StoreChangedError,
-    UnknownFieldError,
-)
+from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedError, UnknownFieldError
 from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfill_leftovers
 from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job

@@ -34,15 +34,7 @@ from embstore._engine.io.remote import is_url
 from embstore.errors import StoreReplacedError
 from embstore_fl.errors import ClassOrderError, ClientRowsError, ManifestNotFoundError, RunConfigError
 from embstore_fl.partitioning import partition
-from embstore_fl.partitions import (
-    ClientCoverage,
-    Coverage,
-    Partitions,
-    Split,
-    coverage,
-    load_partition,
-    save_partition,
-)
+from embstore_fl.partitions import ClientCoverage, Coverage, Partitions, Split, coverage, load_partition, save_partition
 
 if TYPE_CHECKING:
     from embstore.torch import EmbeddingDataset

@@ -12,13 +12,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore.errors import (
-    MissingKeysError,
-    ShapeError,
-    StoreChangedError,
-    UnknownClassError,
-    UnknownFieldError,
-)
+from embstore.errors import MissingKeysError, ShapeError, StoreChangedError, UnknownClassError, UnknownFieldError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("embstore_fl")

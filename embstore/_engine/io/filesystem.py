@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from embstore._engine.io.steps import step
-from embstore.errors import (
-    NetworkFileSystemError,
-    ReadOnlyError,
-    StorageFullError,
-    StoreExistsError,
-)
+from embstore.errors import NetworkFileSystemError, ReadOnlyError, StorageFullError, StoreExistsError
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})

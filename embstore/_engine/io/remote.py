@@ -16,9 +16,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
 from embstore._engine.io.folder import Folder, OpenFile, Signature
-from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError, StoreReplacedError
+from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError
 
 __all__ = ["RemoteFolder", "Url", "is_url", "local_path"]
 
@@ -153,14 +152,17 @@ class RemoteFolder(Folder):
     url : str
     options : mapping, optional
         For fsspec's file system: credentials, endpoints, timeouts.
+    max_signed_bytes : int
+        Bytes that a file may have whose signature is asked for.
     """
 
-    __slots__ = ("_connection", "_prefix")
+    __slots__ = ("_connection", "_max_signed_bytes", "_prefix")
 
     local = False
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, *, max_signed_bytes: int) -> None:
         self.path = Url.shown(url)
+        self._max_signed_bytes = max_signed_bytes
         self._children = {}
         self._connection = Connection(url, options)
         self._prefix = ""
@@ -171,6 +173,7 @@ class RemoteFolder(Folder):
             child = RemoteFolder.__new__(RemoteFolder)
             child.path, child._children = self.path / name, {}
             child._connection, child._prefix = self._connection, f"{self._prefix}{name}/"
+            child._max_signed_bytes = self._max_signed_bytes
             self._children[name] = child
         return self._children[name]
 
@@ -202,18 +205,11 @@ class RemoteFolder(Folder):
 
     def signature(self, name: str) -> Signature:
         """Return what changes with the file's content, which is fetched for that."""
-        return next(self.contents([name], lambda _, data: _signature(data), most=MAX_METADATA_BYTES))
+        return next(self.contents([name], lambda _, data: _signature(data), most=self._max_signed_bytes))
 
     def read(self, name: str, *, most: int) -> bytes:
         """Read the whole file `name`, which may have at most `most` bytes."""
         return next(self.contents([name], lambda _, data: data, most=most))
-
-    def read_on(self, name: str, position: int, *, most: int, after: bytes = b"") -> bytes:
-        """Read what the file `name`, which may have at most `most` bytes, has from `position` on."""
-        data = self.read(name, most=most)
-        if len(data) < position or not data.startswith(after, position - len(after)):
-            raise StoreReplacedError(self.path, f"what was read of {name} was given up")
-        return data[position:]
 
     def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
         """Read a whole file: its `signature`, and what `parse` makes of it; both of what one fetch brought."""

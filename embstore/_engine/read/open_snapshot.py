@@ -10,6 +10,7 @@ from typing import Any
 
 from embstore._engine.chunks.record_file import ATTEMPTS, lost, moved_on, read_record
 from embstore._engine.format.record import Record
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
 from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import RemoteFolder, is_url
@@ -35,7 +36,7 @@ def open_snapshot(
     NotAStoreError, UnsupportedFormatError, CorruptStoreError, RemoteError
     """
     if is_url(place):
-        return _open_remote(RemoteFolder(os.fspath(place), storage_options), check)
+        return _open_remote(RemoteFolder(os.fspath(place), storage_options, max_signed_bytes=MAX_METADATA_BYTES), check)
     path = Path(place)
     if not path.is_dir():
         raise NotAStoreError(path, "it is a file" if path.exists() else "there is nothing")

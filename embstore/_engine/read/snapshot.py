@@ -25,11 +25,7 @@ from embstore._engine.read.column import Check, NumericColumn, Rows
 from embstore._engine.read.mapped_column import MappedColumn, State
 from embstore._engine.read.open_column import Mapping, grow_column, open_column
 from embstore._engine.read.string_column import StringColumn
-from embstore.errors import (
-    CorruptStoreError,
-    StoreChangedError,
-    StoreReplacedError,
-)
+from embstore.errors import CorruptStoreError, StoreChangedError, StoreReplacedError
 
 logger = logging.getLogger("embstore")
 

@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.ragged import Ragged, offsets_of
-from embstore._engine.format.record import (
-    DEFAULT_FIELD,
-    STRING,
-    ArrayState,
-    FieldSpec,
-    Record,
-    offsets_name,
-)
+from embstore._engine.format.record import DEFAULT_FIELD, STRING, ArrayState, FieldSpec, Record, offsets_name
 from embstore._engine.format.zarr_layout import blank
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
@@ -31,11 +24,7 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import Casting, KeyBatch, Stored, column_values, field_values, infer_field
 from embstore._engine.write.commit import Blocks, Values
 from embstore._engine.write.record_edits import _successor, with_column, with_field
-from embstore.errors import (
-    KeysExistError,
-    UnknownColumnError,
-    UnknownFieldError,
-)
+from embstore.errors import KeysExistError, UnknownColumnError, UnknownFieldError
 
 IfExists = Literal["error", "skip", "replace"]
 _BLOCK_BYTES: Final = 64 * 2**20

@@ -24,11 +24,7 @@ from embstore._engine.format.zarr_layout import (
     field_arrays,
     key_arrays,
 )
-from embstore.errors import (
-    DtypeError,
-    NameRefusedError,
-    ShapeError,
-)
+from embstore.errors import DtypeError, NameRefusedError, ShapeError
 
 
 def new_record(
