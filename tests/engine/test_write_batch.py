@@ -17,12 +17,6 @@ from embstore._engine.io.folder import Folder, is_partial
 from tests._helpers.crash import leftovers
 
 
-@pytest.fixture(autouse=True)
-def worth_a_thread(monkeypatch):
-    """Have small files synced in threads as well."""
-    monkeypatch.setattr(durable, "_WORTH_A_THREAD", 0)
-
-
 @pytest.fixture
 def folders(tmp_path):
     (tmp_path / "a").mkdir()
@@ -69,24 +63,6 @@ def test_each_is_synced_before_it_has_its_name_and_its_folder_after(folders, ord
     assert {name: (a.path / name).read_bytes() for name in a.names()} == {f"c.{n}": b"x" * n for n in range(20)}
 
 
-def test_they_are_synced_side_by_side(folders, monkeypatch):
-    """All wait for the last of them, which would be for ever if they were synced one after the other."""
-    together = threading.Barrier(3, timeout=30)
-    real = durable.sync_descriptor
-
-    def sync(descriptor):
-        if os.path.isfile(f"/proc/self/fd/{descriptor}"):
-            together.wait()
-        real(descriptor)
-
-    monkeypatch.setattr(durable, "sync_descriptor", sync)
-    a, b = folders
-    with WriteBatch() as batch:
-        for folder, name in ((a, "one"), (a, "two"), (b, "one")):
-            batch.write(folder, name, [name.encode()])
-    assert (a.path / "two").read_bytes() == b"two"
-
-
 @pytest.mark.parametrize(
     ("allowed", "most"), [(20_000, durable._MOST_OPEN), (resource.RLIM_INFINITY, durable._MOST_OPEN), (80, 10), (4, 1)]
 )
@@ -106,28 +82,17 @@ def test_no_more_are_under_way_than_a_process_may_have_descriptors_for(folders, 
     assert sorted(a.names()) == sorted(f"c.{number}" for number in range(2 * durable._MOST_OPEN))
 
 
-def test_no_more_are_synced_at_once_than_there_are_threads(folders, monkeypatch):
-    at_once, most, lock = 0, 0, threading.Lock()
-    full = threading.Barrier(durable._AT_ONCE, timeout=30)  # all threads are in `sync` before the first goes on
+def test_the_disk_works_on_all_of_them_before_the_first_is_synced(folders, monkeypatch):
+    """One commit of the file system's journal then covers them all."""
+    events = []
     real = durable.sync_descriptor
-
-    def sync(descriptor):
-        nonlocal at_once, most
-        with lock:
-            at_once += 1
-            most = max(most, at_once)
-        if os.path.isfile(f"/proc/self/fd/{descriptor}"):
-            full.wait()
-        real(descriptor)
-        with lock:
-            at_once -= 1
-
-    monkeypatch.setattr(durable, "sync_descriptor", sync)
-    a, _ = folders
+    monkeypatch.setattr(durable, "start_writeback", lambda descriptor: events.append("written back"))
+    monkeypatch.setattr(durable, "sync_descriptor", lambda descriptor: events.append("synced") or real(descriptor))
+    a, b = folders
     with WriteBatch() as batch:
-        for number in range(5 * durable._AT_ONCE):
-            batch.write(a, f"c.{number}", [b"x"])
-    assert most == durable._AT_ONCE
+        for folder, name in ((a, "one"), (a, "two"), (b, "one")):
+            batch.write(folder, name, [name.encode()])
+    assert events == ["written back"] * 3 + ["synced"] * 3
 
 
 def write_all(folder, names):
@@ -183,38 +148,6 @@ def test_the_files_of_one_folder_are_published_first(folders):
         assert a.read("one", most=10) == b"1"
         assert "other" not in b.names()
     assert b.names() == ["other"]
-
-
-def test_where_no_thread_can_be_started_any_more_they_are_synced_in_turn(folders, monkeypatch):
-    """As at the interpreter's end, when a writer's block is left by then."""
-    a, _ = folders
-
-    def refused(*_):
-        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-
-    monkeypatch.setattr(durable.ThreadPoolExecutor, "submit", refused)
-    with WriteBatch() as batch:
-        batch.write(a, "one", [b"1"])
-    assert a.read("one", most=10) == b"1"
-    monkeypatch.setattr(durable, "sync_descriptor", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
-    with pytest.raises(OSError, match="broken"), WriteBatch() as batch:
-        batch.write(a, "two", [b"1"])
-    assert a.names() == ["one"]
-
-
-@pytest.mark.parametrize("limited", [False, True])
-def test_no_thread_is_started_where_memory_is_limited_or_a_file_is_small(folders, monkeypatch, limited):
-    """A thread that finds no memory when it starts is waited for for ever."""
-    started = []
-    monkeypatch.setattr(durable.ThreadPoolExecutor, "submit", lambda *_: started.append(1))
-    if limited:
-        monkeypatch.setattr(durable.resource, "getrlimit", lambda _: (2**32, 2**32))
-    else:
-        monkeypatch.setattr(durable, "_WORTH_A_THREAD", 2)
-    a, _ = folders
-    write_all(a, ["one", "two"])
-    assert sorted(a.names()) == ["one", "two"]
-    assert started == []
 
 
 @pytest.mark.parametrize("name", [".partial", ".partial-1", ".partial-12"])

@@ -13,21 +13,17 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
 
-from embstore._engine.io.filesystem import explained, sync_descriptor, sync_path
+from embstore._engine.io.filesystem import explained, start_writeback, sync_descriptor, sync_path
 from embstore._engine.io.folder import PARTIAL, Folder
 from embstore._engine.io.steps import step
-from embstore._engine.io.threads import may_start_threads
 
-_AT_ONCE: Final = 8
-"""Files that are synced at the same time."""
 _MOST_OPEN: Final = 64
 """Files that are written and not yet synced: the disk has work while the processor prepares the next files."""
-_WORTH_A_THREAD: Final = 2**20
-"""Bytes of a file whose sync takes longer than starting a thread for it."""
+
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Buffer = bytes | memoryview
 Trailer = tuple[int, bytes]
@@ -37,7 +33,7 @@ Trailer = tuple[int, bytes]
 class PendingFile:
     """A file under a temporary name, until `publish` renames it."""
 
-    __slots__ = ("_descriptor", "_future", "_nbytes", "folder", "name", "partial")
+    __slots__ = ("_descriptor", "_nbytes", "_place", "_temporary", "folder", "name", "partial")
 
     def __init__(
         self, folder: Folder, partial: str, name: str, parts: Sequence[Buffer], trailer: Trailer | None
@@ -45,19 +41,21 @@ class PendingFile:
         self.folder = folder
         self.name = name
         self.partial = partial
-        self._future: Future[None] | None = None
+        self._place = f"{folder.path}/{name}"  # joining paths of pathlib took a tenth of a small commit
+        self._temporary = f"{folder.path}/{partial}"
         self._nbytes = 0
         self._descriptor: int | None = None
-        with explained(folder.path / name):
+        with explained(self._place):
             self._write(parts, trailer)
 
     def _write(self, parts: Sequence[Buffer], trailer: Trailer | None) -> None:
-        path, where = self.folder.path / self.partial, self.folder.descriptor
+        path, where = self._temporary, self.folder.descriptor
         step("create", path)
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            self._descriptor = os.open(self.partial, _NEW_FILE, 0o666, dir_fd=where)
+        except FileExistsError:  # a killed writer left it behind
             os.unlink(self.partial, dir_fd=where)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self.partial, flags, 0o666, dir_fd=where)
+            self._descriptor = os.open(self.partial, _NEW_FILE, 0o666, dir_fd=where)
         try:
             for part in parts:
                 step("write", path, (self._nbytes, part))
@@ -65,27 +63,19 @@ class PendingFile:
             if trailer is not None:
                 step("write", path, trailer)
                 _write_all(self._descriptor, trailer[1], trailer[0])
+            start_writeback(self._descriptor)
         except BaseException:
             self.drop()
             raise
-
-    def start_sync(self, pool: ThreadPoolExecutor) -> None:
-        """Sync the file in a thread, if it is large enough to be worth one."""
-        if self._descriptor is not None and self._nbytes >= _WORTH_A_THREAD:
-            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down and starts no threads
-                self._future = pool.submit(sync_descriptor, self._descriptor)
 
     def sync(self) -> None:
         """Sync the content, and close the file. The second call does nothing."""
         if self._descriptor is None:
             return
-        with explained(self.folder.path / self.name):
+        with explained(self._place):
             try:
-                step("fsync", self.folder.path / self.partial)
-                if self._future is None:
-                    sync_descriptor(self._descriptor)
-                else:
-                    self._future.result()
+                step("fsync", self._temporary)
+                sync_descriptor(self._descriptor)
             except BaseException:
                 # A failed write or fsync is not retried on that file: its pages may be lost already.
                 self.drop()
@@ -95,9 +85,9 @@ class PendingFile:
     def publish(self) -> None:
         """Sync the content, then give the file its name. The name is durable once the folder is synced."""
         self.sync()
-        with explained(self.folder.path / self.name):
+        with explained(self._place):
             try:
-                step("rename", self.folder.path / self.name, self.partial)
+                step("rename", self._place, self.partial)
                 where = self.folder.descriptor
                 os.rename(self.partial, self.name, src_dir_fd=where, dst_dir_fd=where)
             except BaseException:
@@ -111,24 +101,19 @@ class PendingFile:
             os.unlink(self.partial, dir_fd=self.folder.descriptor)
 
     def _close(self) -> None:
-        if self._future is not None:
-            wait([self._future])  # the descriptor's number may soon belong to another file
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 class WriteBatch:
-    """Files that are written in turn, synced side by side and then renamed, for a ``with`` block.
+    """Files that are written in turn, then synced, then renamed, for a ``with`` block.
 
-    Most of a large file's sync is waiting for the disk, so large files are synced by threads while the next ones are
-    written. No file gets its name before `publish`, or before the end of the block. A block that raises removes all
-    files that were not published.
+    The kernel writes each file to the disk while the next ones are written. No file gets its name before `publish`, or
+    before the end of the block. A block that raises removes all files that were not published.
     """
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._may_start_threads = may_start_threads()
         # Each file that is not synced yet is an open descriptor, and a process may have few of these.
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = _MOST_OPEN if allowed == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, allowed // 8))
@@ -139,7 +124,7 @@ class WriteBatch:
     def write(
         self, folder: Folder, name: str, parts: Sequence[Buffer], *, trailer: Trailer | None = None
     ) -> PendingFile:
-        """Write a file under a temporary name, and begin to sync it; see `replace_file`."""
+        """Write a file under a temporary name; see `replace_file`."""
         if len(self._open) == self._most:
             self._sync_one()
         count = self._written[folder.descriptor]
@@ -147,10 +132,6 @@ class WriteBatch:
         file = PendingFile(folder, f"{PARTIAL}-{count}" if count else PARTIAL, name, parts, trailer)
         self._pending.setdefault(folder.descriptor, {})[file] = None
         self._open[file] = None
-        if self._may_start_threads:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embstore-sync")
-            file.start_sync(self._pool)
         return file
 
     def sync(self) -> None:
@@ -202,8 +183,6 @@ class WriteBatch:
                 self.publish()
         finally:
             self.discard()
-            if self._pool is not None:
-                self._pool.shutdown()
 
 
 def replace_file(folder: Folder, name: str, parts: Sequence[Buffer], *, trailer: Trailer | None = None) -> None:

@@ -10,7 +10,7 @@ step_hook: Callable[[str, str, Any], None] | None = None
 """Called before each operation with its name, the path and its data. For tests alone."""
 
 
-def step(operation: str, path: Path, data: Any = None) -> None:
+def step(operation: str, path: Path | str, data: Any = None) -> None:
     """Report an operation that is about to change the disk."""
     if step_hook is not None:
         step_hook(operation, str(path), data)
