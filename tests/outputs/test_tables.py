@@ -266,7 +266,7 @@ def test_a_parquet_file_is_whole_or_not_there(make, tmp_path, monkeypatch):
         if operation == "fsync":  # before the rename: after a power cut the file is the old one or the new one
             raise OSError(28, "No space left on device", where)
 
-    monkeypatch.setattr("embstore._engine.io.folder.step_hook", full)
+    monkeypatch.setattr("embstore._engine.io.steps.step_hook", full)
     with pytest.raises(errors.StorageFullError):
         store.select().to_parquet(target)
     assert target.read_text() == "what was there"
