@@ -17,8 +17,8 @@ from embstore._engine.chunks.chunk_file import check_tail, read_chunk
 from embstore._engine.chunks.record_file import (
     METADATA_REWRITTEN,
     check_record,
+    is_newer,
     metadata_rewritten,
-    moved_on,
     parse_document,
     parse_record,
 )
@@ -132,7 +132,7 @@ def examine(place: Path) -> tuple[Snapshot | None, Report]:
     for _ in range(_ATTEMPTS):
         snapshot, problems = _opened(place)
         report = _report(place, snapshot, problems)
-        if report.ok or snapshot is None or not moved_on(snapshot.folder, snapshot.record):
+        if report.ok or snapshot is None or not is_newer(snapshot.folder, snapshot.record):
             break
     return snapshot, report
 

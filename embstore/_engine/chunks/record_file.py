@@ -94,7 +94,7 @@ def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
     return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
 
 
-def moved_on(folder: Folder, record: Record | None) -> bool:
+def is_newer(folder: Folder, record: Record | None) -> bool:
     """Tell whether the store is at another commit than the one that was read."""
     if folder.replaced():
         return True
@@ -106,8 +106,8 @@ def moved_on(folder: Folder, record: Record | None) -> bool:
         return folder.replaced()
 
 
-def lost(error: Exception) -> Exception:
-    """Say of a file that is not there that the store is broken."""
+def as_corruption(error: Exception) -> Exception:
+    """Turn FileNotFoundError into CorruptStoreError. Return other errors as they are."""
     if isinstance(error, FileNotFoundError) and not isinstance(error, NotAStoreError):
         name: Any = error.filename
         return CorruptStoreError(Path(name) if isinstance(name, str) else name, "it is missing")

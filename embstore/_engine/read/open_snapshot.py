@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from embstore._engine.chunks.record_file import ATTEMPTS, lost, moved_on, read_record
+from embstore._engine.chunks.record_file import ATTEMPTS, as_corruption, is_newer, read_record
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
 from embstore._engine.io.filesystem import on_network
@@ -64,8 +64,8 @@ def _open(path: Path, find_folder: Callable[[], Folder], *, mapping: MappingPoli
             return snapshot
         except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
             # Either the store moved on while it was opened, or it is broken.
-            if not moved_on(folder, record):
-                raise lost(error) from error.__cause__
+            if not is_newer(folder, record):
+                raise as_corruption(error) from error.__cause__
     raise StoreReplacedError(path, f"it was replaced {ATTEMPTS} times while it was opened")
 
 

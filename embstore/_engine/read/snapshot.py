@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.chunks.chunk_file import check_tail
-from embstore._engine.chunks.record_file import lost, moved_on, read_record
+from embstore._engine.chunks.record_file import as_corruption, is_newer, read_record
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.folder import Folder, Signature
@@ -135,9 +135,9 @@ class Snapshot:
         try:
             snapshot._check_tails()
         except (FileNotFoundError, CorruptStoreError) as error:
-            if moved_on(self.folder, record):
+            if is_newer(self.folder, record):
                 raise StoreReplacedError(self.folder.path, "it moved on while it was refreshed") from error
-            raise lost(error) from error.__cause__
+            raise as_corruption(error) from error.__cause__
         snapshot._settle()
         return snapshot
 
@@ -183,7 +183,7 @@ class Snapshot:
             gone = not self.folder.local and isinstance(error, FileNotFoundError)
             if gone or self.folder.replaced():
                 raise StoreReplacedError(self.folder.path) from error
-            raise lost(error) from error.__cause__
+            raise as_corruption(error) from error.__cause__
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -201,7 +201,7 @@ class Snapshot:
                     expected=self.record.commit_id,
                     found=record.commit_id,
                 ) from error
-            raise lost(error) from error
+            raise as_corruption(error) from error
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
