@@ -390,10 +390,11 @@ class TestIndex:
         assert [problem.path for problem in embstore.verify(path).problems] == [file]
         assert str(path) in caplog.text
 
-    def test_with_rows_of_others(self, indexed):
+    def test_with_rows_of_others(self, indexed, caplog):
         path, keys, file = indexed
         self.rewrite(file, lambda values: values[1].sort())
         self.check(path, keys)
+        assert "index does not match key_hash (its hashes differ); rebuilding it" in caplog.text
         assert not embstore.verify(path).ok
 
     def test_with_rows_that_are_not_there(self, indexed):

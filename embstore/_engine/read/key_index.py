@@ -36,8 +36,8 @@ Found = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
-class RunLiesError(Exception):
-    """A run holds what ``key_hash`` does not; never leaves this module."""
+class IndexMismatchError(Exception):
+    """A sorted run does not match ``key_hash``. It never leaves this module."""
 
 
 class SortedRun:
@@ -70,13 +70,13 @@ class SortedRun:
         """Check a stored run's checksum, and a sample of its rows, once."""
         if not self.verified:
             if crc32c_extend(crc32c(self.hashes), self.rows) != self._checksum:
-                raise RunLiesError("its checksum does not match")
+                raise IndexMismatchError("its checksum does not match")
             places = np.linspace(0, len(self) - 1, _SAMPLED).astype(np.int64)
             rows = self.rows[places]
             known = rows < snapshot.record.rows
             stored = snapshot.take("key_hash", rows[known].astype(np.int64))[:, 0]
             if (stored != self.hashes[places[known]]).any():
-                raise RunLiesError("it does not agree with key_hash")
+                raise IndexMismatchError("its hashes differ")
             self.verified = True
 
     def find(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> None:
@@ -121,13 +121,13 @@ def _confirmed(snapshot: Snapshot, rows: Rows, wanted: Hashes) -> Mask:
     if snapshot.record.dead:
         usable &= ~snapshot.is_dead(rows)
     if len(rows) and rows.min() < 0:
-        raise RunLiesError("it names rows that can't be")
+        raise IndexMismatchError("it has negative row numbers")
     if not usable.any():
         return usable
     stored = snapshot.take("key_hash", rows if usable.all() else np.where(usable, rows, 0))
     same = stored == wanted
     if not (same[:, 0] | ~usable).all():
-        raise RunLiesError("it does not agree with key_hash")
+        raise IndexMismatchError("its hashes differ")
     usable &= same[:, 1]
     return usable
 
@@ -182,8 +182,9 @@ class KeyIndex:
         while True:
             try:
                 return self._find(wanted)
-            except RunLiesError as error:
-                logger.warning("%s: the index lies (%s); built again", self.snapshot.folder.path, error)
+            except IndexMismatchError as error:
+                path = self.snapshot.folder.path
+                logger.warning("%s: index does not match key_hash (%s); rebuilding it", path, error)
                 self._runs, self._covered = [], 0
                 self._cover()
 
@@ -245,8 +246,8 @@ def _stored_run(snapshot: Snapshot) -> SortedRun | None:
             return _open_run(snapshot.folder.child(FOLDER).child(name), rows, snapshot.mapping)
         except FileNotFoundError:
             continue  # a writer has just put a longer one in its place
-        except (CorruptStoreError, RunLiesError) as error:
-            logger.warning("%s: the index is broken (%s); built again", snapshot.folder.path, error)
+        except (CorruptStoreError, IndexMismatchError) as error:
+            logger.warning("%s: index is broken (%s); rebuilding it", snapshot.folder.path, error)
     return None
 
 
@@ -254,7 +255,7 @@ def _open_run(folder: Folder, rows: int, mapping: str) -> SortedRun:
     nbytes = 16 * rows
     with folder.opened("c.0.0") as (descriptor, size):
         if size != nbytes + CHECKSUM_NBYTES:
-            raise RunLiesError(f"{folder.path} has {size:,} bytes, expected {nbytes + CHECKSUM_NBYTES:,}")
+            raise IndexMismatchError(f"{folder.path} has {size:,} bytes, expected {nbytes + CHECKSUM_NBYTES:,}")
         checksum = stored_checksum(descriptor, size)
         values = None if mapping == "never" else _mapped_run(folder, descriptor, rows)
         if values is None:
@@ -288,8 +289,8 @@ def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:
             run.verify(snapshot)
         except FileNotFoundError:
             continue  # never finished, and so never used
-        except (CorruptStoreError, RunLiesError) as error:
-            yield path, f"the index is broken ({error}); it will be built again"
+        except (CorruptStoreError, IndexMismatchError) as error:
+            yield path, f"index is broken ({error}); readers rebuild it in memory"
             continue
         committed = min(rows, snapshot.record.rows)
         found = np.asarray(run.rows, dtype=np.uint64)
@@ -301,4 +302,4 @@ def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:
             and (run.hashes[known] == hashes[found[known].astype(np.int64)]).all()
         )
         if not sound:
-            yield path, "the index does not agree with key_hash; it will be built again"
+            yield path, "index does not match key_hash; readers rebuild it in memory"
