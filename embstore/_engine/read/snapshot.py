@@ -60,7 +60,7 @@ class Snapshot:
         self._signature = signature  # of this commit's record, while it is the newest
         self._seen = signature  # of the newest record that was found not to matter to this commit
         self._columns = {} if columns is None else columns
-        self._settled: object = None  # the last read by name that a look at the record came after
+        self._rechecked: object = None  # the last read by name that a look at the record came after
         self._within = threading.local()
         self._class_names: list[str] | None = None
         self._dead_rows: Rows | None = None
@@ -75,7 +75,7 @@ class Snapshot:
                 if isinstance(column, StringColumn):
                     for _ in column.chunks():
                         pass
-        self._settle()
+        self._recheck_record()
 
     def _read_ahead(self) -> None:
         """Read what every selection needs, if it is little and not here: one look at the record does for all of it."""
@@ -138,7 +138,7 @@ class Snapshot:
             if is_newer(self.folder, record):
                 raise StoreReplacedError(self.folder.path, "it moved on while it was refreshed") from error
             raise as_corruption(error) from error.__cause__
-        snapshot._settle()
+        snapshot._recheck_record()
         return snapshot
 
     def ensure_current(self) -> None:
@@ -220,7 +220,7 @@ class Snapshot:
         finally:
             self._within.block = within
         if not within:
-            self._settle()
+            self._recheck_record()
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -231,17 +231,17 @@ class Snapshot:
             with self.reading():
                 yield
 
-    def _settle(self) -> None:
+    def _recheck_record(self) -> None:
         """Look at the record, if anything was read by name since: that was perhaps read after an erase."""
         last = self.folder.last_read  # before the look, which is too early for what others read meanwhile
-        if last is not self._settled:
+        if last is not self._rechecked:
             # Mapped before the look: one that is mapped later may be of an erase that comes later.
             mapped = [column for column in list(self._columns.values()) if isinstance(column, MappedColumn)]
             mapped = [column for column in mapped if column.state is State.MAPPED]
             self.ensure_current()
             for column in mapped:
                 column.settle()
-            self._settled = last
+            self._rechecked = last
 
     def take(self, name: str, rows: Rows) -> np.ndarray[Any, Any]:
         """Copy rows of a numeric array, in the order given: ``(n, *shape)``."""
@@ -302,7 +302,7 @@ class Snapshot:
                     tail_after_erase=(self.record.erasing or {}).get(name),
                 )
             if self.check == "all":
-                self._settle()  # else nothing was read yet
+                self._recheck_record()  # else nothing was read yet
             column = self._columns.setdefault(name, column)
         return column
 
@@ -323,7 +323,7 @@ class Snapshot:
         """Numbers of the deleted rows, ascending."""
         if self._dead_rows is None:
             dead = self._read_dead_rows()
-            self._settle()  # it is kept, so the record is re-read before the block around ends
+            self._recheck_record()  # it is kept, so the record is re-read before the block around ends
             self._dead_rows = dead
         return self._dead_rows
 
@@ -357,7 +357,7 @@ class Snapshot:
         """Names of the classes, in the order of their codes."""
         if self._class_names is None:
             names = self._read_class_names()
-            self._settle()  # it is kept, so the record is re-read before the block around ends
+            self._recheck_record()  # it is kept, so the record is re-read before the block around ends
             self._class_names = names
         return self._class_names
 
