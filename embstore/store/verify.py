@@ -23,7 +23,7 @@ from embstore._engine.chunks.record_file import (
     parse_record,
 )
 from embstore._engine.format.keys import hash_keys
-from embstore._engine.format.ragged import sound, unsound
+from embstore._engine.format.ragged import offsets_message, sound
 from embstore._engine.format.record import ArrayState, Record, offsets_name
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore._engine.io.folder import Folder
@@ -302,7 +302,7 @@ def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Prob
         wrong[-1] |= offsets[-1] != tokens
     if not sound(offsets, tokens):
         path = snapshot.folder.path / offsets_name(name)
-        yield Problem(path, unsound(tokens), live[wrong[live]])
+        yield Problem(path, offsets_message(tokens), live[wrong[live]])
 
 
 def _readable_keys(snapshot: Snapshot, rows: Rows) -> Iterator[str]:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from embstore._engine.pickles import PickledByName, by_name
 
-__all__ = ["Padded", "Ragged", "joined", "offsets_of", "rising", "sound", "token_rows", "unsound"]
-
 
 class Padded(NamedTuple):
     """Rows of different lengths as one array.
@@ -105,18 +103,18 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return offsets
 
 
-def rising(starts: NDArray[np.int64], stops: NDArray[np.int64], tokens: int) -> bool:
-    """Tell whether rows begin and end within the tokens, and none ends before it begins."""
+def within_bounds(starts: NDArray[np.int64], stops: NDArray[np.int64], tokens: int) -> bool:
+    """Tell whether all rows begin and end within the tokens, and no row ends before it begins."""
     return not len(starts) or bool(starts.min() >= 0 and stops.max() <= tokens and (starts <= stops).all())
 
 
 def sound(offsets: NDArray[np.int64], tokens: int) -> bool:
     """Tell whether all offsets of a field are what they must be: from 0 to the last token, never falling."""
-    return bool(offsets[0] == 0 and offsets[-1] == tokens) and rising(offsets[:-1], offsets[1:], tokens)
+    return bool(offsets[0] == 0 and offsets[-1] == tokens) and within_bounds(offsets[:-1], offsets[1:], tokens)
 
 
-def unsound(tokens: int) -> str:
-    """Say of offsets that they are not."""
+def offsets_message(tokens: int) -> str:
+    """Return the message for offsets that are not `sound`."""
     return f"its offsets do not rise from 0 to {tokens}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from embstore._engine.format.ragged import Padded, Ragged, offsets_of, rising, sound, token_rows, unsound
+from embstore._engine.format.ragged import Padded, Ragged, offsets_message, offsets_of, sound, token_rows, within_bounds
 from embstore._engine.format.record import STRING, offsets_name
 from embstore._engine.read.column import Rows
 from embstore._engine.read.snapshot import Snapshot
@@ -84,8 +84,8 @@ def row_bounds(snapshot: Snapshot, name: str, rows: Rows) -> tuple[Rows, Rows]:
         raise IndexError(f"rows go from 0 to {count - 1}, found {rows.min()} to {rows.max()}")
     offsets = snapshot.take(offsets_name(name), np.concatenate([rows, rows + 1]))
     starts, stops = offsets[: len(rows)], offsets[len(rows) :]
-    if not rising(starts, stops, snapshot.record.arrays[name].length):
-        raise _lying(snapshot, name)
+    if not within_bounds(starts, stops, snapshot.record.arrays[name].length):
+        raise _broken_offsets(snapshot, name)
     return starts, stops
 
 
@@ -98,7 +98,7 @@ def whole_offsets(snapshot: Snapshot, name: str) -> Rows:
     """
     offsets: Rows = snapshot.span(offsets_name(name))
     if not sound(offsets, snapshot.record.arrays[name].length):
-        raise _lying(snapshot, name)
+        raise _broken_offsets(snapshot, name)
     return offsets
 
 
@@ -112,11 +112,12 @@ def check_ends(snapshot: Snapshot) -> None:
     for name in snapshot.record.ragged:
         rows = snapshot.record.rows
         if snapshot.span(offsets_name(name), rows, rows + 1)[0] != snapshot.record.arrays[name].length:
-            raise _lying(snapshot, name)
+            raise _broken_offsets(snapshot, name)
 
 
-def _lying(snapshot: Snapshot, name: str) -> CorruptStoreError:
-    return CorruptStoreError(snapshot.folder.path / offsets_name(name), unsound(snapshot.record.arrays[name].length))
+def _broken_offsets(snapshot: Snapshot, name: str) -> CorruptStoreError:
+    detail = offsets_message(snapshot.record.arrays[name].length)
+    return CorruptStoreError(snapshot.folder.path / offsets_name(name), detail)
 
 
 def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Array | list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.chunks.chunk_file import read_chunk, read_tail, write_chunk
-from embstore._engine.format.ragged import sound, token_rows, unsound
+from embstore._engine.format.ragged import offsets_message, sound, token_rows
 from embstore._engine.format.record import STRING, ArrayState, Record, Tail, offsets_name
 from embstore._engine.format.values import crc32c, decode_strings, payload
 from embstore._engine.format.zarr_layout import blank
@@ -104,7 +104,7 @@ def _rows_to_blank(folder: Folder, record: Record, dead: NDArray[np.int64]) -> d
         tokens = record.arrays[name].length
         # All of them: where they fall, a row seems to have its neighbours' tokens, and these must not be blanked.
         if not sound(offsets, tokens):
-            raise CorruptStoreError(folder.path / offsets_name(name), unsound(tokens))
+            raise CorruptStoreError(folder.path / offsets_name(name), offsets_message(tokens))
         rows[name] = token_rows(offsets[dead], offsets[dead + 1] - offsets[dead])
     return rows
 
