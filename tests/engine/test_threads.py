@@ -1,4 +1,4 @@
-"""Copies in parts and chunks decoded ahead: the same rows, whoever does the work."""
+"""Copies in parts, chunks decoded ahead, and a lock that is free in a forked process."""
 
 import os
 import resource
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore._engine.io import threads as sidebyside
-from embstore._engine.io.threads import in_parts, in_turn
+from embstore._engine.io import threads
+from embstore._engine.io.threads import ThreadLock, in_parts, in_turn
 from embstore._engine.read.dtypes import widen_bfloat16
 from tests._helpers.crash import run_in_child
 
@@ -19,8 +19,8 @@ from tests._helpers.crash import run_in_child
 @pytest.fixture
 def small_parts(monkeypatch):
     """Have copies done in parts that nobody would do in parts, on as many cores as that needs."""
-    monkeypatch.setattr(sidebyside, "_WORTH_A_THREAD", 64)
-    monkeypatch.setattr(sidebyside, "_cores", lambda: 4)
+    monkeypatch.setattr(threads, "_WORTH_A_THREAD", 64)
+    monkeypatch.setattr(threads, "_cores", lambda: 4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 17])
@@ -84,9 +84,9 @@ def test_a_chunk_that_is_gone_is_said_so(path, rng, small_parts):
 def test_none_are_started_where_others_share_the_work(monkeypatch):
     """In a worker of multiprocessing; in a process with a limit, where a thread may find no memory."""
     code = (
-        "import multiprocessing as mp\nfrom embstore import sidebyside\n"
+        "import multiprocessing as mp\nfrom embstore._engine.io import threads\n"
         "if __name__ == '__main__':\n"
-        "    with mp.get_context('fork').Pool(1) as pool: print(pool.apply(sidebyside._cores), sidebyside._cores())"
+        "    with mp.get_context('fork').Pool(1) as pool: print(pool.apply(threads._cores), threads._cores())"
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -95,7 +95,7 @@ def test_none_are_started_where_others_share_the_work(monkeypatch):
     def work():
         resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
         started = []
-        monkeypatch.setattr(sidebyside, "ThreadPoolExecutor", started.append)
+        monkeypatch.setattr(threads, "ThreadPoolExecutor", started.append)
         in_parts(lambda start, stop: None, 100, 2**30)
         assert not started
 
@@ -104,7 +104,7 @@ def test_none_are_started_where_others_share_the_work(monkeypatch):
 
 def test_where_no_thread_starts_any_more_it_is_done_all_the_same(monkeypatch, small_parts):
     """As at the interpreter's end: the first thread is started, the second is not."""
-    submit, done = sidebyside.ThreadPoolExecutor.submit, []
+    submit, done = threads.ThreadPoolExecutor.submit, []
 
     def refuse(pool, *arguments):
         if done:
@@ -112,7 +112,7 @@ def test_where_no_thread_starts_any_more_it_is_done_all_the_same(monkeypatch, sm
         done.append(None)
         return submit(pool, *arguments)
 
-    monkeypatch.setattr(sidebyside.ThreadPoolExecutor, "submit", refuse)
+    monkeypatch.setattr(threads.ThreadPoolExecutor, "submit", refuse)
     covered = []
     in_parts(lambda start, stop: covered.extend(range(start, stop)), 8, 10_000)
     assert sorted(covered) == list(range(8))
@@ -145,7 +145,7 @@ def test_no_more_is_done_ahead_than_memory_allows(small_parts, held, ahead):
 
 def test_one_item_and_none_need_no_thread(monkeypatch, small_parts):
     started = []
-    monkeypatch.setattr(sidebyside, "ThreadPoolExecutor", started.append)
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", started.append)
     assert list(in_turn(str, [], held=1)) == []
     assert list(in_turn(str, [7], held=1)) == ["7"]
     assert not started
@@ -175,7 +175,7 @@ def test_who_stops_halfway_leaves_no_thread_behind(small_parts):
 
 
 def test_the_rest_is_done_in_turn_where_no_thread_starts_any_more(monkeypatch, small_parts):
-    submit, done = sidebyside.ThreadPoolExecutor.submit, []
+    submit, done = threads.ThreadPoolExecutor.submit, []
 
     def refuse(pool, *arguments):
         if len(done) == 2:
@@ -183,7 +183,7 @@ def test_the_rest_is_done_in_turn_where_no_thread_starts_any_more(monkeypatch, s
         done.append(None)
         return submit(pool, *arguments)
 
-    monkeypatch.setattr(sidebyside.ThreadPoolExecutor, "submit", refuse)
+    monkeypatch.setattr(threads.ThreadPoolExecutor, "submit", refuse)
     assert list(in_turn(str, range(9), held=1)) == [str(item) for item in range(9)]
 
 
@@ -216,3 +216,34 @@ def test_bfloat16_becomes_the_same_numbers_in_parts(rng, small_parts, shape):
 def test_bfloat16_out_of_every_second_row(rng):
     bits = rng.integers(0, 2**15, (10, 6), dtype=np.uint16)
     np.testing.assert_array_equal(widen_bfloat16(bits[::2, 1:]), widen_bfloat16(bits[::2, 1:].copy()))
+
+
+def test_one_thread_at_a_time():
+    lock, inside, most = ThreadLock(), [], []
+
+    def work():
+        for _ in range(200):
+            with lock():
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+
+
+def test_a_forked_process_has_one_of_its_own():
+    lock = ThreadLock()
+    with lock():
+
+        def work():
+            assert lock().acquire(timeout=5)
+            lock().release()
+
+        assert run_in_child(work) == 0
+        assert lock().locked()
+    assert not lock().locked()

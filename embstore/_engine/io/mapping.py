@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.io.threadlock import ThreadLock
+from embstore._engine.io.threads import ThreadLock
 
 __all__ = [
     "HUGE_PAGE_NBYTES",

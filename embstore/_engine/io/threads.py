@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice, pairwise
 from typing import Final, TypeVar
-
-__all__ = ["in_parts", "in_turn", "may_start_threads"]
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -103,3 +102,20 @@ def _submitted(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: obj
         done: Future[T] = Future()
         done.set_result(work(*arguments))
         return done
+
+
+class ThreadLock:
+    """A lock among the threads of one process, free in a forked process. Call it in a ``with`` line: ``with lock():``.
+
+    `threading.Lock` alone would be held for ever in a process that is forked while another thread holds it. This class
+    has no ``__enter__`` of its own, which could be interrupted once it has the lock and before the block begins.
+    """
+
+    __slots__ = ("_locks",)
+
+    def __init__(self) -> None:
+        self._locks: dict[int, threading.Lock] = {}
+
+    def __call__(self) -> threading.Lock:
+        """Return this process's lock."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())
