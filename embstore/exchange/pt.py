@@ -189,7 +189,7 @@ def write(path: Path, rows: Outgoing) -> None:
 
 def _tensors(rows: Outgoing, name: str) -> Iterator[Any]:
     """Yield a field's rows as tensors, each with a storage of its own, over the store's own map."""
-    spec, values = rows.fields[name], rows.snapshot.private(name)
+    spec, values = rows.fields[name], rows.snapshot.writable_copy(name)
     if spec.ragged:
         bounds = zip(*(found.tolist() for found in row_bounds(rows.snapshot, name, rows.rows)), strict=True)
         return (as_tensor(values[start:stop], spec) for start, stop in bounds)

@@ -241,7 +241,7 @@ class EmbeddingStore:
         `embstore.torch.EmbeddingDataset` is 6 to 27 times as fast as ``store.tensor()[indices]``.
         """
         name = self._whole(field, dead)
-        values = as_tensor(self.snapshot.private(name), self.snapshot.record.fields[name])
+        values = as_tensor(self.snapshot.writable_copy(name), self.snapshot.record.fields[name])
         if self.snapshot.record.fields[name].ragged:
             return Ragged(values, as_tensor(whole_offsets(self.snapshot, name).copy()))
         return values

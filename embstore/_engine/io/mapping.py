@@ -128,8 +128,8 @@ class Region:
     nbytes : int
         What it must hold at least. Reserved is more, so that it can grow in place: 64 GiB or four
         times as much, halved until the kernel (or ``ulimit -v``) agrees.
-    private : bool
-        Whether the maps are writable copies, private to this process; else they are read-only.
+    writable : bool
+        Whether the maps are copy-on-write: writable, and private to this process. Else they are read-only.
 
     Raises
     ------
@@ -137,12 +137,12 @@ class Region:
         Not even `nbytes` are free.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "_maps", "address", "nbytes", "private")
+    __slots__ = ("__weakref__", "_finalizer", "_maps", "address", "nbytes", "writable")
 
-    def __init__(self, nbytes: int, *, private: bool = False) -> None:
+    def __init__(self, nbytes: int, *, writable: bool = False) -> None:
         nbytes = max(PAGE_NBYTES, -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES) + HUGE_PAGE_NBYTES
         room = _room()
-        wanted = nbytes if private else max(_LEAST_RESERVE, 4 * nbytes)
+        wanted = nbytes if writable else max(_LEAST_RESERVE, 4 * nbytes)
         if room is not None:
             wanted = max(nbytes, min(wanted, room // 16))
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
@@ -157,7 +157,7 @@ class Region:
         # A file's huge pages can be mapped whole only where its offset and the address agree.
         self.address = -(-start // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
         self.nbytes = start + wanted - self.address
-        self.private = private
+        self.writable = writable
         self._maps = [0]
         budget.reserve(wanted)
         self._finalizer = weakref.finalize(self, _unmap, start, wanted, self._maps)
@@ -189,8 +189,8 @@ class Region:
         """
         if offset % PAGE_NBYTES or nbytes % PAGE_NBYTES or not 0 <= offset <= self.nbytes - nbytes:
             raise ValueError(f"{nbytes} bytes at {offset} do not lie on the region's pages")
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.private else 0)
-        flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.private else mmap.MAP_SHARED) | _MAP_FIXED
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if self.writable else 0)
+        flags = (mmap.MAP_PRIVATE | _MAP_NORESERVE if self.writable else mmap.MAP_SHARED) | _MAP_FIXED
         _mmap(self.address + offset, nbytes, protection, flags, descriptor)
 
     def advise(self, advice: str, offset: int, nbytes: int) -> None:
@@ -204,7 +204,7 @@ class Region:
         """Show the region's start as one array; it keeps the region alive, and outlives `close`."""
         if math.prod(shape) * dtype.itemsize > self.nbytes:
             raise ValueError(f"{shape} of {dtype} does not fit {self.nbytes} bytes")
-        return shown(self, self.address, shape, dtype, writable=self.private)
+        return shown(self, self.address, shape, dtype, writable=self.writable)
 
 
 def map_memory(nbytes: int) -> int:

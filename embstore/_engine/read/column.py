@@ -71,7 +71,7 @@ class NumericColumn:
         """Copy neighbouring rows of a column that is `complete`, whatever became of the files since."""
         raise NotImplementedError
 
-    def private(self) -> Array:
+    def writable_copy(self) -> Array:
         """Return all rows as a writable array of the caller's own: ``(len(self), *shape)``."""
         return self.copy(0, len(self))
 

@@ -176,16 +176,16 @@ class MappedColumn(FileColumn):
             self.region.advise("NORMAL", start * size, (stop - start) * size)
             self.region.advise("WILLNEED", start * size, (stop - start) * size)
 
-    def private(self) -> Array:
+    def writable_copy(self) -> Array:
         nbytes = self.array.chunks * self.array.chunk_nbytes
         try:
-            region = Region(nbytes, private=True)
+            region = Region(nbytes, writable=True)
             return MappedColumn(self.folder, self.array, self.check, region, whole=True).span(0, len(self))
         except (FileNotFoundError, CorruptStoreError):
             raise
         except OSError as error:
             logger.warning("%s: not mapped a second time but copied: %s", self.folder.path, error)
-        return super().private()
+        return super().writable_copy()
 
     def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn | None:
         """Return the column of a later commit in the same region. None if the region or the maps don't suffice.

@@ -279,10 +279,10 @@ class Snapshot:
         self.span(name, 0, 0)  # has it mapped, and looked at
         return column.span(0, len(column)) if column.complete else None
 
-    def private(self, name: str) -> np.ndarray[Any, Any]:
+    def writable_copy(self, name: str) -> np.ndarray[Any, Any]:
         """Return all rows of a numeric array as a writable array of the caller's own."""
         with self.reading():
-            return self.numeric(name).private()
+            return self.numeric(name).writable_copy()
 
     def take_strings(self, name: str, rows: Rows) -> list[str]:
         """Return rows of a string array, in the order given."""
