@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-__all__ = ["Progress", "reporting"]
-
 Progress = Callable[[int, int], None] | bool | None
 """A function of (done, total), True for a bar of tqdm's, None or False for nothing."""
 

@@ -23,18 +23,6 @@ from embstore._engine.io.folder import Folder, OpenFile, read_exactly, read_into
 from embstore._engine.io.threads import in_turn
 from embstore.errors import CorruptStoreError
 
-__all__ = [
-    "Chunk",
-    "check_tail",
-    "open_chunk",
-    "open_chunks",
-    "read_chunk",
-    "read_chunks",
-    "read_tail",
-    "tail_differs",
-    "write_chunk",
-]
-
 Chunk = np.ndarray[Any, Any] | list[str]
 
 _COUNT_NBYTES: Final = 4  # vlen-utf8 begins with the number of strings

@@ -10,8 +10,6 @@ import numpy as np
 from embstore._engine.format.record import ArrayState
 from embstore._engine.format.zarr_layout import BLOSC, ZSTD_LEVEL
 
-__all__ = ["compress", "decompress"]
-
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _BLOSC_HEAD: Final = struct.Struct("<4xIII")  # flags; bytes of the content, of a block, of all that is compressed
 

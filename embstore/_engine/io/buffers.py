@@ -15,8 +15,6 @@ import numpy as np
 
 from embstore._engine.io.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, advise_huge, map_memory, shown, unmap_memory
 
-__all__ = ["aligned_empty"]
-
 _LARGE_NBYTES: Final = 32 * 2**20
 """malloc keeps smaller blocks itself (glibc, DEFAULT_MMAP_THRESHOLD_MAX)."""
 _KEPT_NBYTES: Final = 128 * 2**20

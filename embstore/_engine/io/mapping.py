@@ -22,17 +22,6 @@ import numpy as np
 
 from embstore._engine.io.threads import ThreadLock
 
-__all__ = [
-    "HUGE_PAGE_NBYTES",
-    "PAGE_NBYTES",
-    "Region",
-    "advise_huge",
-    "available",
-    "map_memory",
-    "shown",
-    "unmap_memory",
-]
-
 logger = logging.getLogger("embstore")
 
 PAGE_NBYTES: Final = mmap.PAGESIZE

@@ -19,8 +19,6 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 from embstore._engine.io.folder import Folder, OpenFile, Signature
 from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError
 
-__all__ = ["RemoteFolder", "Url", "is_url", "local_path"]
-
 logger = logging.getLogger("embstore")
 
 T = TypeVar("T")

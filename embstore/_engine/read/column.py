@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from embstore._engine.format.record import ArrayState
 from embstore._engine.io.folder import Folder
 
-__all__ = ["Array", "Check", "NumericColumn", "Rows", "keep"]
-
 Check = Literal["tail", "touched", "all"]
 Rows = NDArray[np.int64]
 Array = np.ndarray[Any, Any]

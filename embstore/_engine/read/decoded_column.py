@@ -13,8 +13,6 @@ from embstore._engine.format.record import ArrayState, Tail
 from embstore._engine.io.folder import Folder
 from embstore._engine.read.column import Array, Check, NumericColumn, Rows, keep
 
-__all__ = ["DecodedColumn", "tails_of"]
-
 _KEPT_NBYTES: Final = 64 * 2**20
 
 

@@ -16,8 +16,6 @@ import numpy as np
 from embstore._engine.io.mapping import PAGE_NBYTES, Region
 from embstore._engine.read.column import Array, Rows
 
-__all__ = ["Prefetcher"]
-
 _PROBES: Final = 8
 """Rows touched to see whether a batch is in memory. Asking for all pays where an eighth or more is not."""
 _WHO: Final = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)

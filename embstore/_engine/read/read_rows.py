@@ -12,18 +12,6 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import CorruptStoreError, UnknownColumnError
 
-__all__ = [
-    "check_ends",
-    "column_of",
-    "padded_rows",
-    "read_field",
-    "read_ragged",
-    "read_rows",
-    "row_bounds",
-    "span_field",
-    "whole_offsets",
-]
-
 Array = np.ndarray[Any, Any]
 
 
