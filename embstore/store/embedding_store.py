@@ -375,7 +375,7 @@ class EmbeddingStore:
             rows = np.unique(self.rows_of(keys))
             dead = np.concatenate([snapshot.dead_rows, rows])
             appends: dict[str, Values] = {"dead_rows": rows} if len(rows) else {}
-            committed, files = erase_dead(snapshot.folder, snapshot.record, dead, appends)
+            committed, files = erase_dead(snapshot.local_folder, snapshot.record, dead, appends)
             self._session.moved_to(committed)
             self._session.tidy_index()
         hashes = hash_keys(keys)

@@ -200,7 +200,7 @@ def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> 
 def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows) -> Iterator[Problem]:
     """Check one array's folder, metadata, chunks and tail."""
     try:
-        folder = snapshot.folder.child(name)
+        folder = snapshot.local_folder.child(name)
     except (CorruptStoreError, FileNotFoundError) as error:
         yield Problem(snapshot.folder.path / name, _detail(error), live)
         return

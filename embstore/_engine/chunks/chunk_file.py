@@ -19,7 +19,7 @@ from embstore._engine.format.record import STRING, ArrayState, Tail
 from embstore._engine.format.values import CHECKSUM_NBYTES, MAX_STRING_BYTES, crc32c, crc32c_extend, decode_strings
 from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io.durable import Buffer, WriteBatch, replace_file
-from embstore._engine.io.folder import Folder, OpenFile, read_exactly, read_into
+from embstore._engine.io.folder import Folder, OpenFile, ReadableFolder, read_exactly, read_into
 from embstore._engine.io.threads import in_turn
 from embstore.errors import CorruptStoreError
 
@@ -92,7 +92,7 @@ def stored_checksum(descriptor: int, size: int) -> int:
     return int(_CHECKSUM.unpack(read_exactly(descriptor, CHECKSUM_NBYTES, size - CHECKSUM_NBYTES))[0])
 
 
-def read_chunk(folder: Folder, array: ArrayState, index: int) -> Chunk:
+def read_chunk(folder: ReadableFolder, array: ArrayState, index: int) -> Chunk:
     """Read a whole chunk and check it.
 
     Returns
@@ -109,7 +109,7 @@ def read_chunk(folder: Folder, array: ArrayState, index: int) -> Chunk:
 
 
 def read_chunks(
-    folder: Folder, array: ArrayState, indices: Iterable[int], *, tails: Sequence[Tail] = ()
+    folder: ReadableFolder, array: ArrayState, indices: Iterable[int], *, tails: Sequence[Tail] = ()
 ) -> Iterator[Chunk]:
     """Read whole chunks in turn, several at once where that helps; see `read_chunk`.
 
@@ -126,15 +126,15 @@ def read_chunks(
     def decode(path: Path, data: bytes) -> Chunk:
         return _decoded(path, array, data, tails if path.name == last else ())
 
-    if folder.local and array.compression is not None:
+    if isinstance(folder, Folder) and array.compression is not None:
         return in_turn(lambda name: decode(folder.path / name, folder.read(name, most=most)), names, held=held)
     return folder.contents(names, decode, most=most, held=held)
 
 
-def _most_nbytes(folder: Folder, array: ArrayState) -> int:
+def _most_nbytes(folder: ReadableFolder, array: ArrayState) -> int:
     """Return how many bytes a chunk's file may have; from afar no more than a writer may put into it."""
     most = sizes(array)[1]
-    if array.dtype == STRING and not folder.local:
+    if array.dtype == STRING and not isinstance(folder, Folder):
         return min(most, _COUNT_NBYTES + array.rows_per_chunk * (4 + MAX_STRING_BYTES) + CHECKSUM_NBYTES)
     return most
 

@@ -14,7 +14,7 @@ from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.record import FORMAT, Record, SchemaError, unsupported
 from embstore._engine.format.values import checksum, metadata_checksum
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
-from embstore._engine.io.folder import Folder, Signature
+from embstore._engine.io.folder import Folder, ReadableFolder, Signature
 from embstore.errors import CorruptStoreError, NotAStoreError, UnsupportedFormatError
 
 logger = logging.getLogger("embstore")
@@ -68,7 +68,7 @@ def parse_record(path: Path, attributes: Any) -> Record:
         raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
 
 
-def read_record(folder: Folder) -> tuple[Record, Signature]:
+def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
     """Read the commit record of the store in `folder`, and what tells it from the next one.
 
     Raises
@@ -81,7 +81,7 @@ def read_record(folder: Folder) -> tuple[Record, Signature]:
     except NotAStoreError:
         raise
     except FileNotFoundError as error:
-        if "key_hash" in folder.names():
+        if isinstance(folder, Folder) and "key_hash" in folder.names():
             raise CorruptStoreError(path, "it is missing") from error
         raise NotAStoreError(folder.path, "it has no zarr.json") from error
     if rewritten:
@@ -94,7 +94,7 @@ def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
     return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
 
 
-def is_newer(folder: Folder, record: Record | None) -> bool:
+def is_newer(folder: ReadableFolder, record: Record | None) -> bool:
     """Tell whether the store is at another commit than the one that was read."""
     if folder.replaced():
         return True

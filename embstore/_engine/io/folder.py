@@ -14,7 +14,7 @@ import stat
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from embstore._engine.io.filesystem import explained, sync_descriptor
 from embstore._engine.io.steps import step
@@ -50,13 +50,57 @@ class OpenFile:
         os.close(self.descriptor)
 
 
+class ReadableFolder(Protocol):
+    """A store's folder, or one in it, on this machine (`Folder`) or at a URL (`remote.RemoteFolder`)."""
+
+    @property
+    def path(self) -> Path:
+        """Its place, for messages and errors."""
+
+    @property
+    def origin(self) -> tuple[str, dict[str, Any] | None]:
+        """Where another process opens it, and the options for a URL."""
+
+    @property
+    def last_read(self) -> object:
+        """Token that changes after each read of a file by its name."""
+
+    def child(self, name: str) -> ReadableFolder:
+        """Return the folder `name` in this one."""
+
+    def read(self, name: str, *, most: int) -> bytes:
+        """Read the whole file `name`, which may have at most `most` bytes."""
+
+    def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
+        """Read a whole file. Return its `signature`, and its content as `parse` returns it."""
+
+    def contents(
+        self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
+    ) -> Iterator[T]:
+        """Read whole files in turn, and yield the content of each as `parse` returns it.
+
+        Parameters
+        ----------
+        names
+        parse : callable
+            Takes a file's path and content.
+        most : int
+            Largest size of a file in bytes.
+        held : int, optional
+            Usual memory of one file in bytes. It limits how many are read at once.
+        """
+
+    def signature(self, name: str) -> Signature:
+        """Return a value that changes whenever the file `name` is replaced."""
+
+    def replaced(self) -> bool:
+        """Return whether the path has another folder by now, or no folder."""
+
+
 class Folder:
     """An open folder; everything in it is reached relative to its descriptor."""
 
     __slots__ = ("__weakref__", "_children", "_close", "descriptor", "path")
-
-    local = True
-    """Whether its files have descriptors, and can be mapped."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         self.descriptor = descriptor
@@ -121,18 +165,7 @@ class Folder:
     def contents(
         self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
     ) -> Iterator[T]:
-        """Read whole files in turn, and give what `parse` makes of them.
-
-        Parameters
-        ----------
-        names
-        parse : callable
-            Takes a file's path and content.
-        most : int
-            Bytes that a file may have.
-        held : int, optional
-            Bytes of memory that one takes, as a rule; for those who read several at once.
-        """
+        """Read whole files in turn, and yield the content of each as `parse` returns it."""
         for name in names:
             yield parse(self.path / name, self.read(name, most=most))
 

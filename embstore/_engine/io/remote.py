@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from embstore._engine.io.folder import Folder, OpenFile, Signature
+from embstore._engine.io.folder import Signature
 from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError
 
 logger = logging.getLogger("embstore")
@@ -142,36 +142,36 @@ class Connection:
         return f"{place.rstrip('/')}/{name}{mark}{query}"
 
 
-class RemoteFolder(Folder):
-    """A folder at a URL; it can be read, not listed, and nothing in it has a descriptor.
+class RemoteFolder:
+    """A folder at a URL: it can be read, not listed, and nothing in it has a descriptor."""
 
-    Parameters
-    ----------
-    url : str
-    options : mapping, optional
-        For fsspec's file system: credentials, endpoints, timeouts.
-    max_signed_bytes : int
-        Bytes that a file may have whose signature is asked for.
-    """
+    __slots__ = ("_children", "_connection", "_max_signed_bytes", "_prefix", "path")
 
-    __slots__ = ("_connection", "_max_signed_bytes", "_prefix")
-
-    local = False
-
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None, *, max_signed_bytes: int) -> None:
-        self.path = Url.shown(url)
+    def __init__(self, connection: Connection, path: Path, prefix: str, max_signed_bytes: int) -> None:
+        self.path = path
+        self._connection = connection
+        self._prefix = prefix
         self._max_signed_bytes = max_signed_bytes
-        self._children = {}
-        self._connection = Connection(url, options)
-        self._prefix = ""
+        self._children: dict[str, RemoteFolder] = {}
 
-    def child(self, name: str) -> Folder:
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any] | None = None, *, max_signed_bytes: int) -> RemoteFolder:
+        """Return the folder at a URL.
+
+        Parameters
+        ----------
+        url : str
+        options : mapping, optional
+            For fsspec's file system: credentials, endpoints, timeouts.
+        max_signed_bytes : int
+            Largest size in bytes of a file whose signature is asked for.
+        """
+        return cls(Connection(url, options), Url.shown(url), "", max_signed_bytes)
+
+    def child(self, name: str) -> RemoteFolder:
         """Return the folder `name` in this one, which need not be there."""
         if name not in self._children:
-            child = RemoteFolder.__new__(RemoteFolder)
-            child.path, child._children = self.path / name, {}
-            child._connection, child._prefix = self._connection, f"{self._prefix}{name}/"
-            child._max_signed_bytes = self._max_signed_bytes
+            child = RemoteFolder(self._connection, self.path / name, f"{self._prefix}{name}/", self._max_signed_bytes)
             self._children[name] = child
         return self._children[name]
 
@@ -182,20 +182,8 @@ class RemoteFolder(Folder):
 
     @property
     def last_read(self) -> object:
-        """What is another object after each fetch of chunks."""
+        """Token that changes after each fetch of chunks."""
         return self._connection.last_read
-
-    def names(self) -> list[str]:
-        """Return nothing: a web server does not say what it has, and no reader has to know."""
-        return []
-
-    def opened(self, name: str) -> OpenFile:
-        """Refuse: there are no descriptors here."""
-        raise TypeError(f"{self.path / name} can't be opened as a file")
-
-    def identity(self) -> NoReturn:
-        """Refuse: a URL has no identity of its own; the record's generation tells stores apart."""
-        raise TypeError(f"{self.path} has no identity")
 
     def replaced(self) -> bool:
         """Return False: only the record tells, by its generation."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.record import ArrayState
-from embstore._engine.io.folder import Folder
+from embstore._engine.io.folder import ReadableFolder
 
 Check = Literal["tail", "touched", "all"]
 Rows = NDArray[np.int64]
@@ -35,7 +35,7 @@ class NumericColumn:
 
     in_place = False
 
-    def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
+    def __init__(self, folder: ReadableFolder, array: ArrayState, check: Check) -> None:
         self.folder = folder
         self.array = array
         self.dtype = np.dtype(array.dtype)

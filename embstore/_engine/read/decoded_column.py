@@ -10,15 +10,15 @@ import numpy as np
 
 from embstore._engine.chunks.chunk_file import read_chunks
 from embstore._engine.format.record import ArrayState, Tail
-from embstore._engine.io.folder import Folder
+from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.read.column import Array, Check, NumericColumn, Rows, keep
 
 _KEPT_NBYTES: Final = 64 * 2**20
 
 
-def tails_of(folder: Folder, array: ArrayState, also: Tail | None = None) -> list[Tail]:
+def tails_of(folder: ReadableFolder, array: ArrayState, also: Tail | None = None) -> list[Tail]:
     """Return what an array's last chunk must begin with; nothing, where that is checked when the store is opened."""
-    if folder.local:
+    if isinstance(folder, Folder):
         return []
     return [tail for tail in (array.tail, also) if tail is not None]
 
@@ -26,7 +26,7 @@ def tails_of(folder: Folder, array: ArrayState, also: Tail | None = None) -> lis
 class DecodedColumn(NumericColumn):
     """Rows out of chunks that are read and checked whole; the last ones are kept, up to 64 MiB."""
 
-    def __init__(self, folder: Folder, array: ArrayState, check: Check, tails: Sequence[Tail]) -> None:
+    def __init__(self, folder: ReadableFolder, array: ArrayState, check: Check, tails: Sequence[Tail]) -> None:
         super().__init__(folder, array, check)
         self._tails = tails
         self._kept: dict[int, Array] = {}
@@ -63,7 +63,7 @@ class DecodedColumn(NumericColumn):
             out[low - start : high - start] = chunk[low - index * size : high - index * size]
         return np.empty((0, *self.array.shape), self.dtype) if out is None else out
 
-    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn:
+    def grown(self, array: ArrayState, *, erased: bool) -> DecodedColumn:
         column = DecodedColumn(self.folder, array, "tail", tails_of(self.folder, array))
         column.check = self.check
         if not erased:

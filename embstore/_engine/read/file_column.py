@@ -22,6 +22,11 @@ logger = logging.getLogger("embstore")
 class FileColumn(NumericColumn):
     """A column whose chunk files hold the bytes of its rows as they are."""
 
+    folder: Folder
+
+    def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
+        super().__init__(folder, array, check)
+
     def _read_rows(self, start: int, stop: int) -> Array:
         """Read neighbouring rows from the chunk files."""
         out = aligned_empty((stop - start, *self.array.shape), self.dtype)

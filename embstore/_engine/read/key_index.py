@@ -218,15 +218,19 @@ class KeyIndex:
         self._covered = rows
 
 
-def _run_names(snapshot: Snapshot) -> list[tuple[int, str]]:
-    """List the stored runs of this generation and epoch: (rows, name), the longest first."""
+def _stored_runs(snapshot: Snapshot) -> Iterator[tuple[int, Folder, str]]:
+    """Yield the stored runs of this generation and epoch, the longest first: rows, the folder around, name."""
+    if not isinstance(snapshot.folder, Folder):
+        return  # a web server does not list names, and readers can do without
     try:
-        names = snapshot.folder.child(FOLDER).names()
+        folder = snapshot.folder.child(FOLDER)
+        names = folder.names()
     except FileNotFoundError:
-        return []
+        return
     tag = run_tag(snapshot)
     matches = [match for name in names if (match := RUN_NAME.fullmatch(name)) and match[1] == tag]
-    return sorted(((int(m[2]), m[0]) for m in matches), reverse=True)
+    for rows, name in sorted(((int(m[2]), m[0]) for m in matches), reverse=True):
+        yield rows, folder, name
 
 
 def run_tag(snapshot: Snapshot) -> str:
@@ -241,9 +245,9 @@ def run_array(rows: int) -> ArrayState:
 
 def _stored_run(snapshot: Snapshot) -> SortedRun | None:
     """Map the longest run in ``index/``."""
-    for rows, name in _run_names(snapshot):
+    for rows, folder, name in _stored_runs(snapshot):
         try:
-            return _open_run(snapshot.folder.child(FOLDER).child(name), rows, snapshot.mapping)
+            return _open_run(folder.child(name), rows, snapshot.mapping)
         except FileNotFoundError:
             continue  # a writer has just put a longer one in its place
         except (CorruptStoreError, IndexMismatchError) as error:
@@ -282,10 +286,10 @@ def _mapped_run(folder: Folder, descriptor: int, rows: int) -> NDArray[np.uint64
 
 def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:
     """Compare each stored run with ``key_hash``; gives the file and what is wrong with it."""
-    for rows, name in _run_names(snapshot):
-        path = snapshot.folder.path / FOLDER / name / "c.0.0"
+    for rows, folder, name in _stored_runs(snapshot):
+        path = folder.path / name / "c.0.0"
         try:
-            run = _open_run(snapshot.folder.child(FOLDER).child(name), rows, snapshot.mapping)
+            run = _open_run(folder.child(name), rows, snapshot.mapping)
             run.verify(snapshot)
         except FileNotFoundError:
             continue  # never finished, and so never used

@@ -17,7 +17,7 @@ from embstore._engine.io.buffers import aligned_empty
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.mapping import HUGE_PAGE_NBYTES, Region, available
 from embstore._engine.io.threads import in_parts
-from embstore._engine.read.column import Array, Check, NumericColumn, Rows
+from embstore._engine.read.column import Array, Check, Rows
 from embstore._engine.read.file_column import ChunkedColumn, FileColumn, read_by_chunk
 from embstore._engine.read.prefetch import Prefetcher
 from embstore.errors import CorruptStoreError
@@ -187,7 +187,7 @@ class MappedColumn(FileColumn):
             logger.warning("%s: not mapped a second time but copied: %s", self.folder.path, error)
         return super().writable_copy()
 
-    def grown(self, array: ArrayState, *, erased: bool) -> NumericColumn | None:
+    def grown(self, array: ArrayState, *, erased: bool) -> FileColumn | None:
         """Return the column of a later commit in the same region. None if the region or the maps don't suffice.
 
         Raises

@@ -6,11 +6,11 @@ import logging
 from typing import Literal
 
 from embstore._engine.format.record import STRING, ArrayState, Tail
-from embstore._engine.io.folder import Folder
+from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.mapping import PAGE_NBYTES, Region, available
-from embstore._engine.read.column import Check, NumericColumn
+from embstore._engine.read.column import Check
 from embstore._engine.read.decoded_column import DecodedColumn, tails_of
-from embstore._engine.read.file_column import ChunkedColumn, read_by_chunk
+from embstore._engine.read.file_column import ChunkedColumn, FileColumn, read_by_chunk
 from embstore._engine.read.mapped_column import MappedColumn
 from embstore._engine.read.string_column import StringColumn
 from embstore.errors import CorruptStoreError
@@ -18,11 +18,11 @@ from embstore.errors import CorruptStoreError
 logger = logging.getLogger("embstore")
 
 Mapping = Literal["auto", "never"]
-Column = NumericColumn | StringColumn
+Column = FileColumn | DecodedColumn | StringColumn
 
 
 def open_column(
-    folder: Folder,
+    folder: ReadableFolder,
     array: ArrayState,
     *,
     mapping: Mapping = "auto",
@@ -46,7 +46,7 @@ def open_column(
     """
     if array.dtype == STRING:
         return StringColumn(folder, array, tails_of(folder, array, tail_after_erase))
-    if array.compression is not None or not folder.local:
+    if array.compression is not None or not isinstance(folder, Folder):
         return DecodedColumn(folder, array, check, tails_of(folder, array, tail_after_erase))
     return _numeric(folder, array, mapping, check)
 
@@ -73,7 +73,7 @@ def grow_column(column: Column, array: ArrayState, *, mapping: Mapping, erased: 
     return _numeric(column.folder, array, mapping if column.array.length == 0 else "never", column.check)
 
 
-def _numeric(folder: Folder, array: ArrayState, mapping: Mapping, check: Check) -> NumericColumn:
+def _numeric(folder: Folder, array: ArrayState, mapping: Mapping, check: Check) -> FileColumn:
     """Open a numeric column, mapped where that is wanted and possible."""
     nbytes = array.chunks * array.chunk_nbytes
     if mapping == "never" or array.length == 0:

@@ -12,7 +12,7 @@ from embstore._engine.chunks.record_file import ATTEMPTS, as_corruption, is_newe
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
 from embstore._engine.io.filesystem import on_network
-from embstore._engine.io.folder import Folder
+from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.remote import RemoteFolder, is_url
 from embstore._engine.read.column import Check
 from embstore._engine.read.open_column import Mapping as MappingPolicy
@@ -36,7 +36,8 @@ def open_snapshot(
     NotAStoreError, UnsupportedFormatError, CorruptStoreError, RemoteError
     """
     if is_url(place):
-        return _open_remote(RemoteFolder(os.fspath(place), storage_options, max_signed_bytes=MAX_METADATA_BYTES), check)
+        folder = RemoteFolder.open(os.fspath(place), storage_options, max_signed_bytes=MAX_METADATA_BYTES)
+        return _open_remote(folder, check)
     path = Path(place)
     if not path.is_dir():
         raise NotAStoreError(path, "it is a file" if path.exists() else "there is nothing")
@@ -50,7 +51,7 @@ def _open_remote(folder: RemoteFolder, check: Check) -> Snapshot:
     return _open(folder.path, lambda: folder, mapping="never", check=check)
 
 
-def _open(path: Path, find_folder: Callable[[], Folder], *, mapping: MappingPolicy, check: Check) -> Snapshot:
+def _open(path: Path, find_folder: Callable[[], ReadableFolder], *, mapping: MappingPolicy, check: Check) -> Snapshot:
     for _ in range(ATTEMPTS):
         try:
             folder = find_folder()

@@ -20,10 +20,10 @@ from embstore._engine.chunks.chunk_file import check_tail
 from embstore._engine.chunks.record_file import as_corruption, is_newer, read_record
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
-from embstore._engine.io.folder import Folder, Signature
+from embstore._engine.io.folder import Folder, ReadableFolder, Signature
 from embstore._engine.read.column import Check, NumericColumn, Rows
 from embstore._engine.read.mapped_column import MappedColumn, State
-from embstore._engine.read.open_column import Mapping, grow_column, open_column
+from embstore._engine.read.open_column import Column, Mapping, grow_column, open_column
 from embstore._engine.read.string_column import StringColumn
 from embstore.errors import CorruptStoreError, StoreChangedError, StoreReplacedError
 
@@ -45,13 +45,13 @@ class Snapshot:
 
     def __init__(
         self,
-        folder: Folder,
+        folder: ReadableFolder,
         record: Record,
         signature: Signature,
         *,
         mapping: Mapping,
         check: Check,
-        columns: dict[str, NumericColumn | StringColumn] | None = None,
+        columns: dict[str, Column] | None = None,
     ) -> None:
         self.folder = folder
         self.record = record
@@ -64,6 +64,12 @@ class Snapshot:
         self._within = threading.local()
         self._class_names: list[str] | None = None
         self._dead_rows: Rows | None = None
+
+    @property
+    def local_folder(self) -> Folder:
+        """The folder of a store on this machine, which writers need."""
+        assert isinstance(self.folder, Folder), self.folder.path
+        return self.folder
 
     def check_opened(self) -> None:
         """Check the tail of each array, or all chunks where `check` says so, and that the commit is still current."""
@@ -79,7 +85,7 @@ class Snapshot:
 
     def _read_ahead(self) -> None:
         """Read what every selection needs, if it is little and not here: one look at the record does for all of it."""
-        if self.folder.local:
+        if isinstance(self.folder, Folder):
             return
         few = {name for name in _NEEDED if self.record.arrays[name].chunks <= _FEW}
         with self.reading():
@@ -91,7 +97,7 @@ class Snapshot:
         self._class_names, self._dead_rows = names, dead
 
     def _check_tails(self) -> None:
-        if not self.folder.local:
+        if not isinstance(self.folder, Folder):
             return  # there each last chunk is checked when it is fetched
         erasing = self.record.erasing or {}
         for name, array in self.record.arrays.items():
@@ -100,13 +106,14 @@ class Snapshot:
     def advanced(self, record: Record, signature: Signature) -> Snapshot:
         """Return the snapshot of a later commit in the same folder; columns in use grow in place."""
         erased = record.epoch != self.record.epoch
+        reuse = isinstance(self.folder, Folder) or not erased  # chunks of a URL are read anew after an erase
         with self._reading():
             columns = {
                 name: grow_column(column, record.arrays[name], mapping=self.mapping, erased=erased)
                 if column.array != record.arrays[name] or erased
                 else column
                 for name, column in list(self._columns.items())
-                if name in record.arrays and (self.folder.local or not erased)  # what is not mapped is opened anew
+                if name in record.arrays and reuse
             }
         snapshot = Snapshot(self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns)
         # Both only grow, but for a compaction, which is in another folder.
@@ -180,7 +187,7 @@ class Snapshot:
         try:
             yield
         except (FileNotFoundError, CorruptStoreError) as error:
-            gone = not self.folder.local and isinstance(error, FileNotFoundError)
+            gone = not isinstance(self.folder, Folder) and isinstance(error, FileNotFoundError)
             if gone or self.folder.replaced():
                 raise StoreReplacedError(self.folder.path) from error
             raise as_corruption(error) from error.__cause__
@@ -225,7 +232,7 @@ class Snapshot:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Look at the record once for all reads of a block, where each look is a request."""
-        if self.folder.local:
+        if isinstance(self.folder, Folder):
             yield
         else:
             with self.reading():
@@ -289,7 +296,7 @@ class Snapshot:
         with self.reading():
             return self.strings(name).take(rows)
 
-    def column(self, name: str) -> NumericColumn | StringColumn:
+    def column(self, name: str) -> Column:
         """Return the column of the array `name`; that of its files is opened when it is first asked for."""
         column = self._columns.get(name)
         if column is None:

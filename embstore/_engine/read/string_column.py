@@ -9,7 +9,7 @@ import numpy as np
 
 from embstore._engine.chunks.chunk_file import read_chunks
 from embstore._engine.format.record import ArrayState, Tail
-from embstore._engine.io.folder import Folder
+from embstore._engine.io.folder import ReadableFolder
 from embstore._engine.read.column import Rows, keep
 from embstore._engine.read.decoded_column import tails_of
 
@@ -19,7 +19,7 @@ _KEPT_STRING_CHUNKS: Final = 64
 class StringColumn:
     """Strings read and decoded chunk by chunk; the last few chunks are kept."""
 
-    def __init__(self, folder: Folder, array: ArrayState, tails: Sequence[Tail]) -> None:
+    def __init__(self, folder: ReadableFolder, array: ArrayState, tails: Sequence[Tail]) -> None:
         self.folder = folder
         self.array = array
         self._tails = tails

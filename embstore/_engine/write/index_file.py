@@ -33,7 +33,7 @@ def write_run(snapshot: Snapshot) -> None:
     is right as far as it goes.
     """
     rows = snapshot.record.rows
-    root = snapshot.folder
+    root = snapshot.local_folder
     if FOLDER not in root.names():
         replace_file(root.make_child(FOLDER), METADATA_NAME, [_GROUP])
     folder = root.child(FOLDER)

@@ -109,7 +109,7 @@ class Session:
             self._snapshot = self._newest()
             record = self._snapshot.record
             if record.commit_id != self._recovered:
-                self.moved_to(Committed(recover(self._snapshot.folder, record), tidy=True))
+                self.moved_to(Committed(recover(self._snapshot.local_folder, record), tidy=True))
             try:
                 yield self.snapshot
             except BaseException:
@@ -119,7 +119,7 @@ class Session:
     def commit(self, plan: Plan) -> None:
         """Carry out a plan. Called inside `writing`."""
         self._recovered = ""
-        self.moved_to(commit(self.snapshot.folder, self.snapshot.record, plan.record, plan.appends))
+        self.moved_to(commit(self.snapshot.local_folder, self.snapshot.record, plan.record, plan.appends))
 
     def apply(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, AppendResult]]) -> AppendResult:
         """Plan on the newest commit, under the lock, and carry the plan out: one commit, or none without a plan."""
