@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from embstore._engine.io.filesystem import explained, start_writeback, sync_descriptor, sync_path
-from embstore._engine.io.folder import PARTIAL, Folder
+from embstore._engine.io.folder import PARTIAL
+from embstore._engine.io.folder import Folder
+from embstore._engine.io.filesystem import explained, sync_descriptor, sync_path
+from embstore._engine.io.folder import check_name
 from embstore._engine.io.steps import step
 
 _MOST_OPEN: Final = 64
@@ -38,6 +41,7 @@ class PendingFile:
     def __init__(
         self, folder: Folder, partial: str, name: str, parts: Sequence[Buffer], trailer: Trailer | None
     ) -> None:
+        check_name(folder.path, name)
         self.folder = folder
         self.name = name
         self.partial = partial

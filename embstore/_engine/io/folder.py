@@ -34,6 +34,19 @@ def is_partial(name: str) -> bool:
     return name == PARTIAL or (stem == PARTIAL and number.isdigit())
 
 
+def check_name(path: Path, name: str) -> None:
+    """Raise unless `name` is that of a file or folder directly in the folder at `path`.
+
+    Names come from records and indexes, which may be forged.
+
+    Raises
+    ------
+    CorruptStoreError
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise CorruptStoreError(path, f"expected the name of a file or folder in it, found {name!r}")
+
+
 class OpenFile:
     """A file open for reading, closed at the end of its block. Thousands are opened to map a column."""
 
@@ -121,6 +134,7 @@ class Folder:
 
     def child(self, name: str) -> Folder:
         """Return the folder `name` in this one; opened once, and kept until somebody removes it."""
+        check_name(self.path, name)
         kept = self._children.get(name)
         if kept is None or os.fstat(kept.descriptor).st_nlink == 0:
             path = self.path / name
@@ -141,6 +155,7 @@ class Folder:
 
     def opened(self, name: str) -> OpenFile:
         """Open the regular file `name` for reading, for a ``with`` block: gives its descriptor and size."""
+        check_name(self.path, name)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO would block
         try:
             descriptor = os.open(name, flags, dir_fd=self.descriptor)
@@ -194,6 +209,7 @@ class Folder:
 
     def signature(self, name: str) -> Signature:
         """Return what changes whenever the file `name` is replaced: inode, size, time of change (ns)."""
+        check_name(self.path, name)
         found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         return found.st_ino, found.st_size, found.st_ctime_ns
 
@@ -211,6 +227,7 @@ class Folder:
 
     def make_child(self, name: str) -> Folder:
         """Make the folder `name`; its entry is durable after `sync`."""
+        check_name(self.path, name)
         path = self.path / name
         with explained(path):
             step("mkdir", path)
@@ -219,6 +236,7 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove the file `name`, if it is there."""
+        check_name(self.path, name)
         path = self.path / name
         with explained(path), contextlib.suppress(FileNotFoundError):
             step("unlink", path)
@@ -226,6 +244,7 @@ class Folder:
 
     def remove_child(self, name: str) -> None:
         """Remove the folder `name` with all that is in it, if it is there."""
+        check_name(self.path, name)
         self._children.pop(name, None)
         path = self.path / name
         with explained(path), contextlib.suppress(FileNotFoundError):

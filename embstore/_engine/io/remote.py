@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar, cast
 
-from embstore._engine.io.folder import Signature
+from embstore._engine.io.folder import Signature, check_name
 from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError
 
 logger = logging.getLogger("embstore")
@@ -170,6 +170,7 @@ class RemoteFolder:
 
     def child(self, name: str) -> RemoteFolder:
         """Return the folder `name` in this one, which need not be there."""
+        check_name(self.path, name)
         if name not in self._children:
             child = RemoteFolder(self._connection, self.path / name, f"{self._prefix}{name}/", self._max_signed_bytes)
             self._children[name] = child
@@ -228,6 +229,8 @@ class RemoteFolder:
         self, names: Sequence[str], parse: Callable[[Path, bytes], T], most: int, *, last: bool = True
     ) -> dict[str, T]:
         """Fetch files at once, again what is broken; leaves out those that are longer, unless nobody asks again."""
+        for name in names:
+            check_name(self.path, name)
         found: dict[str, T] = {}
         wanted = list(names)
         for attempt in range(1, _ATTEMPTS + 1):
