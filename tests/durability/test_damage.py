@@ -409,6 +409,14 @@ class TestIndex:
         self.check(path, keys)
         assert not embstore.verify(path).ok
 
+    @pytest.mark.parametrize("rows", ["0", "00", "000000000000000"])
+    def test_without_rows(self, indexed, rows):
+        path, keys, file = indexed
+        file.write_bytes(bytes(4))  # the checksum of nothing
+        file.parent.rename(file.parent.with_suffix(f".{rows}"))
+        self.check(path, keys)
+        assert embstore.verify(path).ok
+
     def test_of_another_store(self, indexed, tmp_path):
         path, keys, file = indexed
         other = tmp_path / "other.zarr"

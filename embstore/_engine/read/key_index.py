@@ -31,7 +31,7 @@ logger = logging.getLogger("embstore")
 
 FOLDER: Final = "index"
 _SAMPLED: Final = 256
-RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.(\d{1,15})")
+RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.([1-9][0-9]{0,14})")
 Found = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
