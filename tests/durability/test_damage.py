@@ -224,8 +224,106 @@ ABSURD = {
     "a number for the record": setter("arrays", value=3),
     "fields of nothing": setter("fields", value=None),
     "a column in another's array": setter("columns", "score", "array", value="class_code"),
+    "a dtype that NumPy parses as Python": setter("fields", "embedding", "dtype", value="4*é"),
+    "a dtype by another name": setter("fields", "embedding", "dtype", value="f4"),
+    "a dtype of an array that is no text": setter("arrays", "embedding", "dtype", value=[]),
+    "provenance that is no object": setter("provenance", value=[]),
+    "provenance under no name": setter("provenance", value={"..": "x"}),
+    "options under no name": setter("options", value={"/": 1}),
+    "an option that is no number": setter("options", value={"chunk_bytes": "x"}),
     "a huge config": setter("config", value={"a": 10**400}),
 }
+
+
+def _named(place, name):
+    """Return a change that puts a forged name at one of the places of a record whose names become paths."""
+
+    def change(record):
+        score = record["arrays"]["score"]
+        if place == "dropped":
+            record["dropped"] = [name]
+        elif place == "erasing":
+            record["erasing"] = {name: score["tail"]}
+        elif place == "a column's array":
+            record["columns"]["score"]["array"] = name
+            record["arrays"][name] = record["arrays"].pop("score")
+        elif place == "a further array":
+            record["arrays"][name] = score
+        else:
+            record[place][name] = record[place].pop("embedding" if place == "fields" else "score")
+            record["arrays"][name] = record["arrays"].pop("embedding" if place == "fields" else "score")
+
+    return change
+
+
+PLACES_OF_NAMES = ["dropped", "erasing", "a column's array", "a further array", "fields", "columns"]
+FORGED_NAMES = ["../victim", "/victim", "victim/../../victim", "..", ".", "", "\0", "embedding/c.0.0", "a" * 300]
+
+
+@pytest.mark.parametrize("name", FORGED_NAMES)
+@pytest.mark.parametrize("place", PLACES_OF_NAMES)
+def test_a_path_in_place_of_a_name_is_refused(broken, place, name):
+    """With a checksum that is right. A path in `dropped` made the next writer remove that folder."""
+    path, _, _ = broken
+    victim = path.parent / "victim"
+    victim.mkdir()
+    if name == "/victim":
+        name = str(victim)
+    edit(path, _named(place, name))
+    for mode in ("r", "r+"):
+        with pytest.raises(CorruptStoreError, match="the commit record breaks the format"):
+            embstore.open(path, mode)
+    assert not embstore.verify(path).ok
+    assert victim.is_dir()
+
+
+RESERVED_NAMES = ["zarr.json", "ZARR.json", "index", "__init__", "ends.", "class_names", "Key_Hash"]
+
+
+@pytest.mark.parametrize("name", RESERVED_NAMES)
+@pytest.mark.parametrize("place", [place for place in PLACES_OF_NAMES if place != "erasing"])
+def test_a_reserved_name_is_refused(broken, place, name):
+    path, _, _ = broken
+    edit(path, _named(place, name))
+    with pytest.raises(CorruptStoreError, match="the commit record breaks the format"):
+        embstore.open(path, "r+")
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("dropped", "embedding"),
+        ("dropped", "Embedding"),
+        ("dropped", "SCORE"),
+        ("a further array", "Embedding"),
+        ("a further array", "SCORE"),
+    ],
+)
+def test_an_array_of_the_store_is_not_dropped_or_named_twice(broken, place, name):
+    path, _, _ = broken
+    edit(path, _named(place, name))
+    with pytest.raises(CorruptStoreError, match="the commit record breaks the format"):
+        embstore.open(path, "r+")
+    assert (path / "embedding").is_dir()
+
+
+@pytest.mark.parametrize("requires", [[[]], [{}], [None], [1], {}, "ragged", None])
+def test_features_that_are_no_names_are_refused(broken, requires):
+    path, _, _ = broken
+    edit(path, setter("requires", value=requires))
+    with pytest.raises(UnsupportedFormatError):
+        embstore.open(path)
+
+
+@pytest.mark.parametrize("name", ["c.²", "c.x", "c.", "c.²²"])
+def test_a_file_that_only_looks_like_a_chunk_blocks_no_writer(broken, name):
+    """`int("²")` raises though `"²".isdigit()` is true: no writer could recover the store."""
+    path, keys, _ = broken
+    (path / "score" / name).write_bytes(b"")
+    with embstore.open(path, "r+") as store:
+        store.delete([keys[1]])
+        assert len(store) == 297
+    assert (path / "score" / name).exists()
 
 
 @pytest.mark.parametrize("kind", ABSURD)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from embstore._engine.format.config import Config
 from embstore._engine.format.record import (
     COLUMN_DTYPES,
     COMPRESSIONS,
+    FIELD_DTYPES,
     FORMAT,
+    KEY_ARRAYS,
+    MAX_ARRAY_NAME,
     MAX_DIMENSIONS,
-    MAX_NAME,
     NAME,
-    NUMERIC,
     STRING,
     ArrayState,
     ColumnSpec,
@@ -21,12 +23,11 @@ from embstore._engine.format.record import (
     Record,
     SchemaError,
     Tail,
+    check_array_name,
     check_name,
     offsets_name,
 )
 from embstore.errors import ConfigError, NameRefusedError
-
-__all__ = ["record_from_json"]
 
 _HEX = re.compile(r"[0-9a-f]+")
 _MAX_COUNT: Final = 2**48
@@ -62,31 +63,22 @@ class _Parser:
         get = value.get
         if get("format") != FORMAT:
             self.problems.append(f"format: expected {FORMAT}, found {get('format')!r}")
-        config = self._object(get("config"), "config")
-        fingerprint = self._hex(get("fingerprint"), "fingerprint", 64)
-        rows = self._count(get("rows"), "rows", _MAX_COUNT)
         erasing = get("erasing")
         record = Record(
-            config=config,
-            fingerprint=fingerprint,
+            config=self._object(get("config"), "config"),
+            fingerprint=self._hex(get("fingerprint"), "fingerprint", 64),
             generation=self._hex(get("generation"), "generation", 32),
             commit_id=self._hex(get("commit_id"), "commit_id", 32),
-            epoch=self._count(get("epoch"), "epoch", _MAX_COUNT),
-            rows=rows,
+            epoch=self._count(get("epoch"), "epoch"),
+            rows=self._count(get("rows"), "rows"),
             fields=self._each(get("fields"), "fields", self._field),
             columns=self._each(get("columns"), "columns", self._column),
             arrays=self._each(get("arrays"), "arrays", self._array),
             erasing=None if erasing is None else self._each(erasing, "erasing", self._tail),
             dropped=self._texts(get("dropped", []), "dropped"),
-            provenance={
-                k: self._text(v, f"provenance.{k}")
-                for k, v in self._object(get("provenance", {}), "provenance").items()
-            },
-            options={
-                k: self._count(v, f"options.{k}", _MAX_COUNT)
-                for k, v in self._object(get("options", {}), "options").items()
-            },
-            compression=self._compression(get("compression"), "compression"),
+            provenance=self._each(get("provenance", {}), "provenance", self._text),
+            options=self._each(get("options", {}), "options", self._count),
+            compression=self._one_of(get("compression"), COMPRESSIONS, "compression", optional=True),
         )
         if not self.problems:
             for feature in record.requires:
@@ -109,7 +101,7 @@ class _Parser:
             if spec.ragged:
                 expected[offsets_name(name)] = ("int64", (), rows + 1)
         for name, column in record.columns.items():
-            if column.array in expected:
+            if column.array in (*expected, *KEY_ARRAYS):
                 self.problems.append(f"columns.{name}.array: {column.array!r} is another's")
             expected[column.array] = (column.dtype, (), rows)
         for name, (dtype, shape, length) in expected.items():
@@ -128,16 +120,25 @@ class _Parser:
         for name, array in arrays.items():
             if array.compression is not None and name not in record.fields:
                 self.problems.append(f"arrays.{name}.compression: only fields are compressed")
+        for name in arrays.keys() - expected.keys() - set(KEY_ARRAYS):
+            self.problems.append(f"arrays.{name}: expected the array of a field or a column")
+        for name in arrays.keys() - set(KEY_ARRAYS):
+            self._may_name(check_array_name, name, arrays.keys() - {name}, "arrays")
+        for name in record.dropped:  # the next writer removes these folders
+            self._may_name(check_array_name, name, arrays, "dropped")
         for name in (*record.fields, *record.columns):
-            try:
-                check_name(name)
-            except NameRefusedError as error:
-                self.problems.append(str(error))
+            self._may_name(check_name, name, (), "fields" if name in record.fields else "columns")
         try:
             if Config(record.config).fingerprint != record.fingerprint:
                 self.problems.append("fingerprint: it is not that of the config")
         except ConfigError as error:
             self.problems.append(f"config: {error}")
+
+    def _may_name(self, check: Callable[..., str], name: str, taken: Iterable[str], place: str) -> None:
+        try:
+            check(name, taken)
+        except NameRefusedError as error:
+            self.problems.append(f"{place}.{name}: {error}")
 
     def _object(self, value: Any, place: str) -> dict[str, Any]:
         if isinstance(value, dict):
@@ -149,18 +150,22 @@ class _Parser:
         result = {}
         for name, item in self._object(value, place).items():
             where = f"{place}.{name}"
-            if not NAME.fullmatch(name) or len(name) > MAX_NAME + 16:
+            if not NAME.fullmatch(name) or len(name) > MAX_ARRAY_NAME:
                 self.problems.append(f"{where}: not a name")
-            elif (parsed := parse(self._object(item, where), where)) is not None:
+            elif (parsed := parse(item, where)) is not None:
                 result[name] = parsed
         return result
 
-    def _field(self, value: dict[str, Any], place: str) -> FieldSpec | None:
+    def _field(self, value: Any, place: str) -> FieldSpec | None:
+        value = self._object(value, place)
         dims = value.get("dims")
+        dtype = self._one_of(value.get("dtype"), FIELD_DTYPES, f"{place}.dtype")
+        if dtype is None:
+            return None
         try:
             return FieldSpec(
                 shape=self._sizes(value.get("shape"), f"{place}.shape"),
-                dtype=self._text(value.get("dtype"), f"{place}.dtype"),
+                dtype=dtype,
                 layer=value.get("layer"),
                 pooling=value.get("pooling"),
                 nonfinite=value.get("nonfinite", "refuse"),
@@ -171,14 +176,17 @@ class _Parser:
             self.problems.extend(f"{place}.{problem}" for problem in error.problems)
             return None
 
-    def _column(self, value: dict[str, Any], place: str) -> ColumnSpec:
-        dtype = self._text(value.get("dtype"), f"{place}.dtype")
-        if dtype not in COLUMN_DTYPES:
-            self.problems.append(f"{place}.dtype: expected one of {sorted(COLUMN_DTYPES)}, found {dtype!r}")
-        return ColumnSpec(dtype=dtype, array=self._text(value.get("array"), f"{place}.array"))
+    def _column(self, value: Any, place: str) -> ColumnSpec | None:
+        value = self._object(value, place)
+        dtype = self._one_of(value.get("dtype"), COLUMN_DTYPES, f"{place}.dtype")
+        array = self._text(value.get("array"), f"{place}.array")
+        return None if dtype is None else ColumnSpec(dtype=dtype, array=array)
 
-    def _array(self, value: dict[str, Any], place: str) -> ArrayState | None:
-        dtype = self._text(value.get("dtype"), f"{place}.dtype")
+    def _array(self, value: Any, place: str) -> ArrayState | None:
+        value = self._object(value, place)
+        dtype = self._one_of(value.get("dtype"), COLUMN_DTYPES, f"{place}.dtype")
+        if dtype is None:
+            return None
         tail = value.get("tail")
         state = ArrayState(
             dtype=dtype,
@@ -186,13 +194,10 @@ class _Parser:
             dims=self._texts(value.get("dims"), f"{place}.dims"),
             rows_per_chunk=self._count(value.get("rows_per_chunk"), f"{place}.rows_per_chunk", 2**31, least=1),
             fill=None if value.get("fill") is None else self._count(value["fill"], f"{place}.fill", 2**16 - 1),
-            compression=self._compression(value.get("compression"), f"{place}.compression"),
-            length=self._count(value.get("length"), f"{place}.length", _MAX_COUNT),
-            tail=None if tail is None else self._tail(self._object(tail, f"{place}.tail"), f"{place}.tail"),
+            compression=self._one_of(value.get("compression"), COMPRESSIONS, f"{place}.compression", optional=True),
+            length=self._count(value.get("length"), f"{place}.length"),
+            tail=None if tail is None else self._tail(tail, f"{place}.tail"),
         )
-        if dtype not in (STRING, *NUMERIC):
-            self.problems.append(f"{place}.dtype: expected a stored type, found {dtype!r}")
-            return None
         if dtype != STRING and state.chunk_nbytes > _MAX_CHUNK_BYTES:
             self.problems.append(f"{place}: a chunk of {state.chunk_nbytes:,} bytes, {_MAX_CHUNK_BYTES:,} are allowed")
             return None
@@ -208,25 +213,20 @@ class _Parser:
                 )
         return state
 
-    def _tail(self, value: dict[str, Any], place: str) -> Tail:
+    def _tail(self, value: Any, place: str) -> Tail:
+        value = self._object(value, place)
         return Tail(
             nbytes=self._count(value.get("nbytes"), f"{place}.nbytes", _MAX_CHUNK_BYTES),
             crc32c=self._count(value.get("crc32c"), f"{place}.crc32c", 2**32 - 1),
         )
 
-    def _compression(self, value: Any, place: str) -> str | None:
-        if value is None or value in COMPRESSIONS:
-            return None if value is None else str(value)
-        self.problems.append(f"{place}: expected one of {COMPRESSIONS}, found {value!r}")
+    def _one_of(self, value: Any, known: Collection[str], place: str, *, optional: bool = False) -> str | None:
+        if (value is None and optional) or (isinstance(value, str) and value in known):
+            return value
+        self.problems.append(f"{place}: expected one of {sorted(known)}, found {value!r}")
         return None
 
-    def _flag(self, value: Any, place: str) -> bool:
-        if isinstance(value, bool):
-            return value
-        self.problems.append(f"{place}: expected true or false, found {value!r}")
-        return False
-
-    def _count(self, value: Any, place: str, most: int, *, least: int = 0) -> int:
+    def _count(self, value: Any, place: str, most: int = _MAX_COUNT, *, least: int = 0) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
             return value
         self.problems.append(f"{place}: expected an integer from {least} to {most}, found {value!r}")
@@ -236,7 +236,7 @@ class _Parser:
         if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
             self.problems.append(f"{place}: expected a list of sizes, found {value!r}")
             return ()
-        return tuple(self._count(n, f"{place}[{i}]", _MAX_COUNT, least=1) for i, n in enumerate(value))
+        return tuple(self._count(n, f"{place}[{i}]", least=1) for i, n in enumerate(value))
 
     def _text(self, value: Any, place: str) -> str:
         if isinstance(value, str):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -20,12 +20,12 @@ FORMAT: Final = 1
 RAGGED: Final = "ragged"
 COMPRESSED: Final = "compressed"
 FEATURES: Final = frozenset((RAGGED, COMPRESSED))
+"""Optional features of the format that this version knows (`requires` in a record)."""
 _REMEDIES: Final = {
     "journal": "the journal left format 1 before its first release; open the store for writing and close it with "
     "embstore at commit 317788e, which moves its rows into chunk files"
 }
-"""How to read a store that uses a feature which this version no longer has."""
-"""Optional features of the format that this version knows (a record's `requires`)."""
+"""How to read a store that requires a feature which this version no longer has."""
 STRING: Final = "string"
 BFLOAT16: Final = "bfloat16"
 NUMERIC: Final = (
@@ -42,7 +42,8 @@ KEY_ARRAYS: Final = ("file_id", "class_code", "class_names", "key_hash", "dead_r
 _RESERVED: Final = frozenset((*KEY_ARRAYS, "index", "zarr.json", "key", "class_name", "sample", "row"))
 _RESERVED_DIMS: Final = frozenset(("sample", "class", "dead_row", "key_hash_half"))
 BFLOAT16_NAN: Final = 0x7FC0
-MAX_NAME = 128
+MAX_NAME: Final = 128
+MAX_ARRAY_NAME: Final = MAX_NAME + 16
 MAX_DIMENSIONS: Final = 16
 
 
@@ -54,7 +55,7 @@ class SchemaError(ValueError):
         self.problems = tuple(problems)
 
 
-def check_name(name: object, taken: Mapping[str, object] | None = None) -> str:
+def check_name(name: object, taken: Iterable[str] = ()) -> str:
     """Return `name` if it may name a field or a column, and is not `taken`.
 
     Raises
@@ -63,13 +64,26 @@ def check_name(name: object, taken: Mapping[str, object] | None = None) -> str:
         Not ``[A-Za-z_][A-Za-z0-9_.]*``, reserved, or equal to a taken one but for its case (some
         file systems do not tell them apart).
     """
+    name = check_array_name(name, taken, most=MAX_NAME)
+    if name.endswith("_offsets"):
+        raise NameRefusedError(name, "it is reserved by the format")
+    return name
+
+
+def check_array_name(name: object, taken: Iterable[str], *, most: int = MAX_ARRAY_NAME) -> str:
+    """Return `name` if it may name the array of a field or a column, and is not `taken`. See `check_name`.
+
+    Raises
+    ------
+    NameRefusedError
+    """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise NameRefusedError(name, "expected letters, digits, '_' and '.', not starting with a digit or '.'")
-    if len(name) > MAX_NAME:
-        raise NameRefusedError(name, f"it is longer than {MAX_NAME} characters")
-    if name.casefold() in _RESERVED or name.startswith("__") or name.endswith((".", "_offsets")):
+    if len(name) > most:
+        raise NameRefusedError(name, f"it is longer than {most} characters")
+    if name.casefold() in _RESERVED or name.startswith("__") or name.endswith("."):
         raise NameRefusedError(name, "it is reserved by the format")
-    if any(name.casefold() == other.casefold() for other in taken or ()):
+    if any(name.casefold() == other.casefold() for other in taken):
         raise NameRefusedError(name, "it is taken")
     return name
 
@@ -183,8 +197,7 @@ class ArrayState:
 
     `dtype` is Zarr's data type (``uint16`` for bfloat16), `shape` that of one row, `fill` the value of a
     blank row where it is not the data type's own (the NaN of bfloat16), `compression` how its chunks are packed,
-    `length` the committed rows. Of an array that has rows in the journal, `tail` is None: what its files hold, the
-    record in ``zarr.json`` says.
+    `length` the committed rows.
     """
 
     dtype: str
@@ -287,8 +300,10 @@ def unsupported(value: Any) -> str | None:
     if value["format"] > FORMAT:
         return f"format {value['format']}"
     requires = value.get("requires")
-    unknown = [r for r in requires if r not in FEATURES] if isinstance(requires, list) else [requires]
-    remedies = [_REMEDIES[r] for r in unknown if isinstance(r, str) and r in _REMEDIES]
+    unknown = [requires]
+    if isinstance(requires, list):
+        unknown = [feature for feature in requires if not isinstance(feature, str) or feature not in FEATURES]
+    remedies = [_REMEDIES[feature] for feature in unknown if isinstance(feature, str) and feature in _REMEDIES]
     return "; ".join([f"features {unknown}", *remedies]) if unknown else None
 
 
@@ -315,7 +330,7 @@ def dtype_name(dtype: Any) -> str:
         return text
     try:
         return np.dtype(dtype if not isinstance(dtype, str) and text == str(dtype) else text).name
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses some texts as Python: "4*é" is a ValueError
         return text
 
 

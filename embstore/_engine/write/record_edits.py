@@ -63,7 +63,7 @@ def new_record(
 
 def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
     """Return the record with a field more, whose array is empty."""
-    check_name(name, {**record.fields, **record.columns, **record.arrays})
+    check_name(name, (*record.fields, *record.columns, *record.arrays))
     ragged = [*record.ragged, *([name] if spec.ragged else [])]
     own_dims = {f"{field}_{what}" for field in ragged for what in ("token", "offset")}
     for dim in own_dims & {d for other in (spec, *record.fields.values()) for d in other.dims or ()}:
@@ -91,7 +91,7 @@ def with_column(record: Record, name: str, dtype: str, *, array_name: str | None
     """Return the record with a column more, whose array is empty."""
     own = {name, record.columns[name].array} if name in record.columns else set()
     taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - own
-    check_name(name, dict.fromkeys(taken))
+    check_name(name, taken)
     if dtype not in COLUMN_DTYPES:
         raise DtypeError(name, expected=sorted(COLUMN_DTYPES), found=dtype)
     array_name = array_name or name

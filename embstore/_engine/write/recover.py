@@ -6,6 +6,7 @@ Also where the record's spare copy is read, for a salvage without ``zarr.json``.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from embstore._engine.format.record import ArrayState, Record
@@ -19,7 +20,7 @@ from embstore._engine.write.erase import finish_erase
 from embstore._engine.write.index_file import remove_partials
 from embstore.errors import CorruptStoreError
 
-__all__ = ["read_backup", "recover"]
+_CHUNK_NAME = re.compile(r"c\.([0-9]+)")  # not str.isdigit: int("²") raises, and one such file blocked all writers
 
 
 def recover(folder: Folder, record: Record) -> Record:
@@ -51,8 +52,8 @@ def recover(folder: Folder, record: Record) -> Record:
 
 def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
     for name in folder.names():
-        index = name.split(".")[1] if name.startswith("c.") else ""
-        if is_partial(name) or (index.isdigit() and int(index) >= array.chunks):
+        chunk = _CHUNK_NAME.match(name)
+        if is_partial(name) or (chunk and int(chunk[1]) >= array.chunks):
             folder.remove(name)
     try:
         lags = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES) != metadata
