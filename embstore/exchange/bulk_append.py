@@ -21,7 +21,7 @@ from embstore._engine.format.record import STRING, ArrayState, FieldSpec, Record
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import check_ends
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.check_input import Casting, Checked, Stored, column_values, field_values
+from embstore._engine.write.check_input import Casting, Stored, column_values, field_values
 from embstore._engine.write.commit import Blocks, Values
 from embstore._engine.write.plans import AppendResult, IfExists, Plan, pick
 from embstore._engine.write.record_edits import with_column, with_field
@@ -239,13 +239,12 @@ class BulkAppend:
         self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_]
     ) -> Iterator[tuple[NDArray[np.int64], Stored, Mapping[int, str]]]:
         """Yield the chosen rows of a field: where they are in the table, as they are stored, and which are bad."""
-        # What comes from a file was not checked; "allow" says just that, whatever the field's own rule is.
-        found, start = replace(self.table.fields[name], nonfinite="allow"), 0
+        dtype, start = self.table.fields[name].dtype, 0
         for block in self.table.field(name):
             places = np.flatnonzero(chosen[start : start + len(block.values)])
             start += len(block.values)
             if len(places):
-                yield _stored(name, spec, found, block, places, start - len(block.values), self.casting)
+                yield _stored(name, spec, dtype, block, places, start - len(block.values), self.casting)
         self._check_rows(name, start)
 
     def _check_rows(self, name: str, rows: int) -> None:
@@ -273,7 +272,7 @@ class BulkAppend:
 
 
 def _stored(
-    name: str, spec: FieldSpec, found: FieldSpec, block: Block, places: Array, start: int, casting: Casting
+    name: str, spec: FieldSpec, dtype: str, block: Block, places: Array, start: int, casting: Casting
 ) -> tuple[NDArray[np.int64], Stored, Mapping[int, str]]:
     """Check some rows of a block."""
     bad = {i: block.bad[place] for i, place in enumerate(places.tolist()) if place in block.bad} if block.bad else {}
@@ -281,7 +280,7 @@ def _stored(
     values = block.values if len(good) == len(block.values) else pick(block.values, places[good])
     try:
         # Places stand for keys: what is bad is told by them.
-        values = field_values(name, spec, Checked(found, values), list(map(str, good.tolist())), casting=casting)
+        values = field_values(name, spec, values, list(map(str, good.tolist())), casting=casting, stored_as=dtype)
     except NonFiniteError as error:
         bad |= {int(key): f"NaN or infinity in {name!r}" for key in error.keys}
     return places + start, values, bad

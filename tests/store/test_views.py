@@ -445,6 +445,21 @@ def test_the_writer_keeps_what_could_not_be_committed(make):
     assert writer.flush().appended == 0
 
 
+def test_the_writer_does_not_convert_rows_gathered_before_another_decided_the_fields(path):
+    store = embstore.open(path, "w-", config={})
+    writer = store.writer(interval=1000)
+    writer.add("a:c", np.full(2, 1 / 3, np.float32))
+    with embstore.open(path, "r+") as other:
+        other.append(["x:c"], np.ones((1, 2), np.float16))
+    store.refresh()
+    for _ in range(2):  # the rows stay gathered
+        with pytest.raises(errors.DtypeError):
+            writer.add("b:c", np.ones(2, np.float16))
+        with pytest.raises(errors.DtypeError):
+            writer.flush()
+    assert list(embstore.open(path)) == ["x:c"]
+
+
 def test_the_error_of_the_block_is_the_one_that_is_seen(make):
     store, keys, rows = make()
 

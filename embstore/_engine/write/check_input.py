@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.keys import MAX_KEY_BYTES, Key
-from embstore._engine.format.ragged import Padded, Ragged, joined, offsets_of
+from embstore._engine.format.ragged import Padded, Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
 from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore._engine.read.dtypes import as_rows, converted, widen_bfloat16
@@ -24,36 +24,6 @@ Stored = np.ndarray[Any, Any] | Ragged
 """Rows of a field as they are stored: bfloat16 as its bits."""
 
 _BLOCK: Final = 2**20  # values checked at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """Rows that were checked and copied already: of this spec, as they are stored."""
-
-    spec: FieldSpec
-    values: Stored
-
-    @classmethod
-    def copy(cls, spec: FieldSpec, values: Stored) -> Checked:
-        """Copy rows that `field_values` gave, so that their owner may use the buffer again."""
-        if isinstance(values, Ragged):
-            return cls(spec, Ragged(np.array(values.values), np.array(values.offsets)))
-        return cls(spec, np.array(values))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Checked]) -> Checked:
-        """Put rows behind each other."""
-        rows: list[Any] = [part.values for part in parts]
-        whole = rows[0] if len(rows) == 1 else joined(rows) if isinstance(rows[0], Ragged) else np.concatenate(rows)
-        return cls(parts[0].spec, whole)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the rows."""
-        return self.values.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +93,6 @@ def infer_field(name: str, values: Any) -> FieldSpec:
     DtypeError
         float64 (most often an accident, and twice the bytes), or no numbers at all.
     """
-    if isinstance(values, Checked):
-        return values.spec
     ragged = isinstance(values, Ragged | Padded)
     rows, dtype = as_rows(values.values if ragged else values)
     if ragged:  # tokens, or rows of tokens
@@ -144,8 +112,28 @@ def infer_field(name: str, values: Any) -> FieldSpec:
     return FieldSpec(shape=rows.shape[1:], dtype=dtype, ragged=ragged)
 
 
-def field_values(name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *, casting: Casting = "no") -> Stored:
+def field_values(
+    name: str,
+    spec: FieldSpec,
+    values: Any,
+    keys: Sequence[str],
+    *,
+    casting: Casting = "no",
+    stored_as: str | None = None,
+) -> Stored:
     """Check rows of a field and return them as they are stored.
+
+    Parameters
+    ----------
+    name, spec
+        Of the field.
+    values : array_like, (len(keys), *spec.shape), or Ragged, Padded, or a list of rows of tokens
+    keys : sequence of str
+        The keys of the rows, for messages.
+    casting : {"no", "same_kind"}
+        Whether values of another dtype may be converted.
+    stored_as : str, optional
+        The dtype of `values` if they are stored values already, so that bfloat16 comes as its bits.
 
     Returns
     -------
@@ -156,23 +144,20 @@ def field_values(name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *
     ------
     ShapeError, DtypeError, NonFiniteError
     """
-    if isinstance(values, Checked) and values.spec == spec and len(values) == len(keys):
-        return values.values
-    given = values.values if isinstance(values, Checked) else values
     offsets = None
     if spec.ragged:
         rows, dtype, offsets = _as_tokens(name, spec, values)
         if len(offsets) - 1 != len(keys):
             raise ShapeError(name, expected=f"{len(keys)} rows", found=f"{len(offsets) - 1} rows")
-    elif isinstance(given, Ragged | Padded):
-        raise ShapeError(name, expected=(len(keys), *spec.shape), found="rows of different lengths")
     else:
-        rows, dtype = as_rows(given)
-        dtype = values.spec.dtype if isinstance(values, Checked) else dtype
         expected = (len(keys), *spec.shape)
+        if isinstance(values, Ragged | Padded):
+            raise ShapeError(name, expected=expected, found="rows of different lengths")
+        rows, dtype = as_rows(values)
         if rows.dtype == object or rows.shape != expected:
             found = "rows of different shapes" if rows.dtype == object else rows.shape
             raise ShapeError(name, expected=expected, found=found)
+    dtype = stored_as or dtype
     if dtype != spec.dtype:
         rows = _cast(name, rows, dtype, spec.dtype, casting)
     if spec.floating and spec.nonfinite == "refuse":
@@ -186,12 +171,8 @@ def field_values(name: str, spec: FieldSpec, values: Any, keys: Sequence[str], *
 
 def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any, Any], str, NDArray[np.int64]]:
     """Return the tokens of ragged rows one after the other, the name of their dtype, and the rows' offsets."""
-    checked = values if isinstance(values, Checked) else None
-    if checked is not None:
-        values = checked.values
     if isinstance(values, Ragged):
         tokens, dtype = as_rows(values.values)
-        dtype = dtype if checked is None else checked.spec.dtype
         offsets = _whole_numbers(name, values.offsets)
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
             raise ShapeError(name, expected=f"offsets that rise from 0 to {len(tokens)}", found=offsets)

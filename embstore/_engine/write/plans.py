@@ -57,8 +57,21 @@ def plan_append(
     *,
     if_exists: IfExists,
     casting: Casting,
+    checked: Mapping[str, FieldSpec] | None = None,
 ) -> tuple[Plan | None, AppendResult]:
-    """Plan the append of rows; no plan, if there is nothing to add.
+    """Plan the append of rows. The plan is None if there is nothing to add.
+
+    Parameters
+    ----------
+    snapshot, index
+    keys : KeyBatch
+    fields : mapping of field names to rows
+        The name None stands for the only field.
+    columns : mapping of column names to values
+    if_exists : {"error", "skip", "replace"}
+    casting : {"no", "same_kind"}
+    checked : mapping of field names to FieldSpec, optional
+        The specs by which `field_values` made the rows. Rows of a field that still has this spec are not checked again.
 
     Raises
     ------
@@ -67,16 +80,18 @@ def plan_append(
     record, path = snapshot.record, snapshot.folder.path
     check_ends(snapshot)
     named = name_fields(record, fields, path)
-    if not record.fields:  # the first rows decide what the store holds
+    specs = dict(checked or {})
+    if not record.fields:  # the first rows decide the fields and columns of the store
         for name, values in named.items():
-            record = with_field(record, name, infer_field(name, values))
+            record = with_field(record, name, specs.get(name) or infer_field(name, values))
         for name, values in columns.items():
             if name not in record.columns:
                 record = with_column(record, name, column_values(name, None, values, len(keys))[0])
-    stored = {
-        name: field_values(name, record.fields[name], values, keys.texts, casting=casting)
-        for name, values in named.items()
-    }
+    stored: dict[str, Stored] = dict(named)
+    for name, spec in record.fields.items():
+        if specs.get(name) != spec:
+            stored_as = specs[name].dtype if name in specs else None
+            stored[name] = field_values(name, spec, named[name], keys.texts, casting=casting, stored_as=stored_as)
     described = {
         record.columns[name].array: column_values(name, record.columns[name].dtype, values, len(keys))[1]
         for name, values in check_columns(record, columns, path).items()

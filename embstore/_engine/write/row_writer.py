@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from embstore._engine.format.keys import Key
+from embstore._engine.format.ragged import Ragged, joined
 from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.read.dtypes import is_torch
-from embstore._engine.write.check_input import Casting, Checked, column_values, field_values, infer_field, read_keys
+from embstore._engine.write.check_input import Casting, Stored, column_values, field_values, infer_field, read_keys
 from embstore._engine.write.plans import AppendResult, IfExists, name_fields, plan_append
 from embstore._engine.write.session import Session
 from embstore.errors import UnknownColumnError, UnknownFieldError
@@ -33,7 +34,7 @@ class RowWriter:
         self._max_bytes = max_bytes
         self._if_exists: IfExists = if_exists
         self._casting: Casting = casting
-        self._pending: list[tuple[list[str], dict[str, Checked], dict[str, list[Any]]]] = []
+        self._pending: list[tuple[list[str], dict[str, Stored], dict[str, list[Any]]]] = []
         self._specs: dict[str, FieldSpec] = {}
         self._columns: dict[str, str] | None = None
         self._pending_bytes = 0
@@ -57,13 +58,15 @@ class RowWriter:
         texts = [str(Key.parse(key)) for key in keys]
         record = self._session.snapshot.record
         named = name_fields(record, given, self._session.path)
-        self._specs = dict(record.fields) or self._specs or {name: infer_field(name, v) for name, v in named.items()}
-        fields: dict[str, Checked] = {}
+        specs = dict(record.fields) or self._specs or {name: infer_field(name, v) for name, v in named.items()}
+        if self._pending and specs != self._specs:
+            self.flush()  # rows of two specs can't be joined
+        self._specs = specs
+        fields: dict[str, Stored] = {}
         for name, rows in named.items():
             if name not in self._specs:
                 raise UnknownFieldError(name, self._specs, path=self._session.path)
-            spec = self._specs[name]
-            fields[name] = Checked.copy(spec, field_values(name, spec, rows, texts, casting=self._casting))
+            fields[name] = _copied(field_values(name, self._specs[name], rows, texts, casting=self._casting))
         self._pending.append((texts, fields, self._checked_columns(record, columns or {}, len(texts))))
         self._pending_bytes += sum(rows.nbytes for rows in fields.values())
         if self._pending_bytes >= self._max_bytes:
@@ -93,8 +96,8 @@ class RowWriter:
         result = AppendResult()
         if self._pending:
             keys = [key for batch, _, _ in self._pending for key in batch]
-            fields: dict[str | None, Checked] = {
-                name: Checked.joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]
+            fields: dict[str | None, Stored] = {
+                name: _joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]
             }
             columns = {
                 name: [v for _, _, columns in self._pending for v in columns[name]] for name in self._pending[0][2]
@@ -102,7 +105,14 @@ class RowWriter:
             batch = read_keys(keys)
             result = self._session.apply(
                 lambda snapshot, index: plan_append(
-                    snapshot, index, batch, fields, columns, if_exists=self._if_exists, casting="no"
+                    snapshot,
+                    index,
+                    batch,
+                    fields,
+                    columns,
+                    if_exists=self._if_exists,
+                    casting="no",
+                    checked=self._specs,
                 )
             )
             self._pending, self._pending_bytes = [], 0
@@ -115,3 +125,15 @@ class RowWriter:
 
     def __exit__(self, *_: object) -> None:
         self.flush()
+
+
+def _copied(rows: Stored) -> Stored:
+    if isinstance(rows, Ragged):
+        return Ragged(np.array(rows.values), np.array(rows.offsets))
+    return np.array(rows)
+
+
+def _joined(parts: list[Any]) -> Stored:
+    if len(parts) == 1:
+        return parts[0]  # type: ignore[no-any-return]
+    return joined(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)
