@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.record import FORMAT, Record, SchemaError, unsupported
-from embstore._engine.format.values import checksum, metadata_checksum
+from embstore._engine.format.values import checksum, digest
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore._engine.io.folder import Folder, ReadableFolder, Signature
 from embstore.errors import CorruptStoreError, NotAStoreError, UnsupportedFormatError
@@ -49,7 +49,7 @@ def metadata_rewritten(document: dict[str, Any]) -> bool:
     metadata = inline.get("metadata") if isinstance(inline, dict) else None
     if not isinstance(metadata, dict):
         return True
-    return bool(document["attributes"]["embstore"].get("metadata_checksum") != metadata_checksum(metadata))
+    return bool(document["attributes"]["embstore"].get("metadata_checksum") != digest(metadata))
 
 
 def check_record(path: Path, attributes: Any) -> None:

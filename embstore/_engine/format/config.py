@@ -6,15 +6,15 @@ import html
 import json
 import math
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
 
 from embstore._engine.pickles import PickledByName, by_name
 from embstore.errors import ConfigError
-
-__all__ = ["ABSENT", "Config", "Difference", "canonical_json"]
 
 _MAX_EXACT_INT = 2**53
 _MAX_DEPTH = 32
@@ -52,23 +52,12 @@ def _number(value: float) -> str:
     """Write a double as ECMAScript's Number::toString does (RFC 8785, 3.2.2.3)."""
     if value == 0:
         return "0"  # also -0.0
-    sign = "-" if value < 0 else ""
-    mantissa, _, exponent = repr(abs(value)).partition("e")  # the shortest digits, as ECMAScript's
-    whole, _, fraction = mantissa.partition(".")
-    fraction = "" if fraction == "0" else fraction
-    point = len(whole) + int(exponent or 0)
-    digits = (whole + fraction).lstrip("0")
-    point -= len(whole + fraction) - len(digits)
-    digits = digits.rstrip("0")
-    n = len(digits)
-    if n <= point <= 21:
-        return sign + digits + "0" * (point - n)
-    if 0 < point <= 21:
-        return f"{sign}{digits[:point]}.{digits[point:]}"
-    if -6 < point <= 0:
-        return f"{sign}0.{'0' * -point}{digits}"
-    tail = f".{digits[1:]}" if n > 1 else ""
-    return f"{sign}{digits[0]}{tail}e{point - 1:+d}"
+    shortest = repr(value)  # the same digits as ECMAScript's
+    if 1e-6 <= abs(value) < 1e21:
+        text = f"{Decimal(shortest):f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa, _, exponent = shortest.partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent):+d}"
 
 
 def canonical_json(value: Any) -> str:
@@ -177,8 +166,7 @@ class Config(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         """Return a copy of the attribute, so that nothing in the config can be changed."""
-        value = self._values[name]
-        return _copy(value)
+        return deepcopy(self._values[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -216,8 +204,7 @@ class Config(Mapping[str, Any]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return a plain copy."""
-        values: dict[str, Any] = json.loads(json.dumps(self._values))
-        return values
+        return deepcopy(self._values)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return by_name(type(self), self._values)
@@ -235,10 +222,6 @@ class Config(Mapping[str, Any]):
         return f"<table><caption>Config {self.fingerprint[:16]}</caption>{rows}</table>"
 
 
-def _copy(value: Any) -> Any:
-    return json.loads(json.dumps(value)) if isinstance(value, dict | list) else value
-
-
 def _whole_number(text: str) -> int | float:
     """Parse an integer of JSON; one beyond 2**53, as canonical JSON writes large doubles, as the double it is."""
     number = int(text)
@@ -253,4 +236,4 @@ def _differences(expected: dict[str, Any], found: dict[str, Any], prefix: str) -
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}{name}.")
         elif (a is ABSENT or b is ABSENT) or canonical_json(a) != canonical_json(b):
-            yield Difference(prefix + name, _copy(a), _copy(b))
+            yield Difference(prefix + name, deepcopy(a), deepcopy(b))

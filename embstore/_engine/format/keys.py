@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from embstore._engine.pickles import by_name
 from embstore.errors import KeyFormatError
 
-__all__ = ["UNLABELLED", "Key", "hash_keys"]
-
 UNLABELLED = "_"
 """The class of samples that have none."""
 

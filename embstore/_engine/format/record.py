@@ -282,10 +282,10 @@ class Record:
             "commit_id": self.commit_id,
             "epoch": self.epoch,
             "rows": self.rows,
-            "fields": {name: _field_dict(spec) for name, spec in self.fields.items()},
-            "columns": {name: _as_dict(spec) for name, spec in self.columns.items()},
-            "arrays": {name: _drop_none(_as_dict(state)) for name, state in self.arrays.items()},
-            **({} if self.erasing is None else {"erasing": {n: _as_dict(t) for n, t in self.erasing.items()}}),
+            "fields": _as_dicts(self.fields),
+            "columns": _as_dicts(self.columns),
+            "arrays": _as_dicts(self.arrays),
+            **({} if self.erasing is None else {"erasing": _as_dicts(self.erasing)}),
             **({"dropped": list(self.dropped)} if self.dropped else {}),
             "provenance": self.provenance,
             "options": self.options,
@@ -335,18 +335,14 @@ def dtype_name(dtype: Any) -> str:
 
 
 def _as_dict(spec: Any) -> dict[str, Any]:
+    """Return a spec as JSON values, without the members that are optional and not used."""
     values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
     return {
-        k: list(v) if isinstance(v, tuple) else _as_dict(v) if isinstance(v, Tail) else v for k, v in values.items()
+        name: list(value) if isinstance(value, tuple) else _as_dict(value) if isinstance(value, Tail) else value
+        for name, value in values.items()
+        if value is not None and not (name == "ragged" and value is False)
     }
 
 
-def _field_dict(spec: FieldSpec) -> dict[str, Any]:
-    values = _drop_none(_as_dict(spec))
-    if not values["ragged"]:
-        del values["ragged"]
-    return values
-
-
-def _drop_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _as_dicts(specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: _as_dict(spec) for name, spec in specs.items()}

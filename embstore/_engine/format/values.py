@@ -84,20 +84,15 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
 
 
 def checksum(record: Mapping[str, Any]) -> str:
-    """Return the record's checksum: BLAKE2b-128 of its canonical JSON, with `config` left out.
+    """Return the checksum of a record: `digest` of all but `config`, which has the fingerprint as its checksum."""
+    return digest({name: value for name, value in record.items() if name not in ("config", "checksum")})
 
-    The config has a checksum of its own, the fingerprint. The rest holds no fractions and names of ASCII
-    alone, for which sorted compact JSON *is* the canonical form (and C code writes it).
+
+def digest(value: Mapping[str, Any]) -> str:
+    """Return BLAKE2b-128 of the canonical JSON of a record without its config, or of consolidated metadata.
+
+    Both hold no fractions, and names of ASCII alone. For such values sorted compact JSON *is* the canonical form, and
+    C code writes it.
     """
-    rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
-    return _digest(rest)
-
-
-def metadata_checksum(metadata: Mapping[str, Any]) -> str:
-    """Return the checksum of the inline consolidated metadata, in the same way."""
-    return _digest(metadata)
-
-
-def _digest(value: Mapping[str, Any]) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

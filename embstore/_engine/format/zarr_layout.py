@@ -14,8 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.format.record import BFLOAT16, BFLOAT16_NAN, STRING, ArrayState, FieldSpec, Record, offsets_name
-from embstore._engine.format.values import checksum as record_checksum
-from embstore._engine.format.values import metadata_checksum
+from embstore._engine.format.values import checksum, digest
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("embstore maps little-endian files as they are; this machine is big-endian")
@@ -181,8 +180,8 @@ def group_document(record: Record) -> dict[str, Any]:
     """Return the group's ``zarr.json``: the record, and inline consolidated metadata for other readers."""
     metadata = {name: array_metadata(array) for name, array in record.arrays.items()}
     attributes = record.to_json()
-    attributes["metadata_checksum"] = metadata_checksum(metadata)
-    attributes["checksum"] = record_checksum(attributes)
+    attributes["metadata_checksum"] = digest(metadata)
+    attributes["checksum"] = checksum(attributes)
     return {
         "zarr_format": 3,
         "node_type": "group",

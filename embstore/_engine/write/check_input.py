@@ -39,12 +39,8 @@ class KeyBatch:
 
     def at(self, places: NDArray[np.int64]) -> KeyBatch:
         """Return the keys at some places."""
-        pick = places.tolist()
-        return KeyBatch(
-            [self.texts[i] for i in pick],
-            [self.file_ids[i] for i in pick],
-            [self.class_names[i] for i in pick],
-        )
+        chosen = places.tolist()
+        return KeyBatch(*([part[i] for i in chosen] for part in (self.texts, self.file_ids, self.class_names)))
 
 
 def read_keys(keys: Iterable[str | Key]) -> KeyBatch:

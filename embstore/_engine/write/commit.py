@@ -42,8 +42,14 @@ class Committed(NamedTuple):
     tidy: bool
 
 
-def append_rows(batch: WriteBatch, folder: Folder, array: ArrayState, values: Values) -> ArrayState:
-    """Write rows past the array's end. They are not part of the store before a commit says so."""
+def append_rows(batch: WriteBatch, folder: Folder, array: ArrayState, values: Blocks) -> ArrayState:
+    """Write rows past the end of an array. They are not part of the store before a commit names them."""
+    for block in values if isinstance(values, Iterator) else [values]:
+        array = _append_block(batch, folder, array, block)
+    return array
+
+
+def _append_block(batch: WriteBatch, folder: Folder, array: ArrayState, values: Values) -> ArrayState:
     count, size = len(values), array.rows_per_chunk
     used = array.length % size
     if used:
@@ -57,15 +63,6 @@ def append_rows(batch: WriteBatch, folder: Folder, array: ArrayState, values: Va
         tail = write_chunk(folder, array, index, parts, used + stop - start, batch=batch)
         head, used, start = [], 0, stop
     return replace(array, length=array.length + count, tail=tail)
-
-
-def append_blocks(batch: WriteBatch, folder: Folder, array: ArrayState, values: Blocks) -> ArrayState:
-    """Write rows past the array's end, a block at a time where they come in blocks."""
-    if not isinstance(values, Iterator):
-        return append_rows(batch, folder, array, values)
-    for block in values:
-        array = append_rows(batch, folder, array, block)
-    return array
 
 
 def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Blocks]) -> Committed:
@@ -104,7 +101,7 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Block
     if made:
         folder.sync()
     with WriteBatch() as batch:
-        grown = {name: append_blocks(batch, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
+        grown = {name: append_rows(batch, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
         dropped = () if new.dropped == old.dropped else new.dropped  # the last commit's are removed by now
         record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=new_id())
         if made:  # otherwise only numbers changed, and an append need not pay for this (0.5 of 18 ms)
@@ -181,7 +178,7 @@ def refuse_unreadable(record: Record) -> None:
     ------
     SchemaError
     """
-    record_from_json(group_document(record)["attributes"]["embstore"])
+    record_from_json(record.to_json())
 
 
 def _dump_group(document: dict[str, Any]) -> bytes:

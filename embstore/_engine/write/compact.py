@@ -11,7 +11,6 @@ from embstore._engine.format.record import ArrayState, Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.durable import WriteBatch, remove_tree, sibling
 from embstore._engine.io.filesystem import move_into_place, swap_folders, sync_path
-from embstore._engine.io.folder import Folder
 from embstore._engine.read.column import Rows
 from embstore._engine.read.open_snapshot import open_snapshot
 from embstore._engine.read.read_rows import read_field, read_rows
@@ -21,8 +20,6 @@ from embstore._engine.write.index_file import wants_run, write_run
 from embstore._engine.write.plans import class_codes, field_appends, row_blocks
 from embstore._engine.write.record_edits import new_id
 from embstore.errors import CommitUncertainError
-
-__all__ = ["compact", "write_copy"]
 
 logger = logging.getLogger("embstore")
 
@@ -46,43 +43,33 @@ def emptied(record: Record) -> Record:
 
 
 def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
-    """Build, in the sibling of `path`, a store with some rows of another; gives its record."""
+    """Build a store with some rows of another, and its index, in the sibling of `path`. Return its record."""
     folder, empty = build_beside(path, emptied(snapshot.record))
-    with WriteBatch() as batch:
-        record = _copied(snapshot, rows, folder, empty, batch)
-        publish(batch, folder, empty, record)
-    return record
-
-
-def _copied(snapshot: Snapshot, rows: Rows, folder: Folder, empty: Record, batch: WriteBatch) -> Record:
-    """Write the rows into the arrays of an empty store; gives the record that makes them its rows."""
     arrays: dict[str, ArrayState] = dict(empty.arrays)
-
-    def add(name: str, values: Values) -> None:
-        arrays[name] = append_rows(batch, folder.child(name), arrays[name], values)
-
+    sources = {"file_id": "file_id", "key_hash": "key_hash"}
+    sources |= {name: spec.array for name, spec in snapshot.record.columns.items()}
     names: list[str] = []
-    copied = {name: name for name in ("file_id", "key_hash")}
-    copied |= {name: spec.array for name, spec in snapshot.record.columns.items()}
-    for block in row_blocks(snapshot, rows):
-        codes, new_names = class_codes(names, snapshot.class_names_of(block))
-        names += new_names
-        add("class_code", codes)
-        for name, source in copied.items():
-            add(name, read_rows(snapshot, source, block))
-        for field in empty.fields:
-            grown = empty.with_arrays(**arrays)
-            for name, values in field_appends(grown, {field: read_field(snapshot, field, block)}).items():
-                add(name, values)
-    add("class_names", names)
-    return replace(empty.with_arrays(**arrays), rows=len(rows), commit_id=new_id())
+    with WriteBatch() as batch:
 
+        def add(name: str, values: Values) -> None:
+            arrays[name] = append_rows(batch, folder.child(name), arrays[name], values)
 
-def index_copy(path: Path) -> None:
-    """Write the index of a store that was built, if it is large enough to want one."""
-    snapshot = open_snapshot(path)
-    if wants_run(rows=snapshot.record.rows, in_memory=snapshot.record.rows):
-        write_run(snapshot)
+        for block in row_blocks(snapshot, rows):
+            codes, new_names = class_codes(names, snapshot.class_names_of(block))
+            names += new_names
+            add("class_code", codes)
+            for name, source in sources.items():
+                add(name, read_rows(snapshot, source, block))
+            for field in empty.fields:
+                grown = empty.with_arrays(**arrays)
+                for name, values in field_appends(grown, {field: read_field(snapshot, field, block)}).items():
+                    add(name, values)
+        add("class_names", names)
+        record = replace(empty.with_arrays(**arrays), rows=len(rows), commit_id=new_id())
+        publish(batch, folder, empty, record)
+    if wants_run(rows=record.rows, in_memory=record.rows):
+        write_run(open_snapshot(folder.path))
+    return record
 
 
 def compact(snapshot: Snapshot) -> None:
@@ -99,7 +86,6 @@ def compact(snapshot: Snapshot) -> None:
     checked = open_snapshot(path, mapping=snapshot.mapping, check="touched")
     try:
         record = copy_rows(checked, checked.live_rows, path)
-        index_copy(beside)
         swap_folders(beside, path)
     except OSError:
         with contextlib.suppress(OSError):  # else the next writer does
@@ -122,6 +108,5 @@ def write_copy(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
     StoreExistsError
     """
     record = copy_rows(snapshot, rows, path)
-    index_copy(sibling(path))
     move_into_place(sibling(path), path)
     return record

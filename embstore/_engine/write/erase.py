@@ -26,8 +26,6 @@ from embstore._engine.write.commit import Committed, Values, commit
 from embstore._engine.write.index_file import drop_runs
 from embstore.errors import CorruptStoreError
 
-__all__ = ["EraseReceipt", "erase_dead", "finish_erase"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EraseReceipt(PickledByName):

@@ -23,8 +23,6 @@ from embstore._engine.write.plans import AppendResult, Plan
 from embstore._engine.write.recover import recover
 from embstore.errors import ReadOnlyError, StoreChangedError, StoreReplacedError
 
-__all__ = ["Session"]
-
 logger = logging.getLogger("embstore")
 
 
