@@ -1,6 +1,7 @@
 """The pages of the documentation: their examples run as they stand, and print what they say; links lead somewhere."""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
@@ -136,3 +137,46 @@ def test_changelog_fragments_are_of_a_known_type():
         if path.name != "README.md":
             assert re.fullmatch(rf"(\+[\w-]+|\d+)\.({'|'.join(types)})\.md", path.name), path.name
             assert path.read_text().strip()
+
+
+HOUSE = DOCS / "design" / "00-the-house.md"
+
+
+def _rooms_on_the_page():
+    """Yield each folder that is a heading of the page, with the names of its modules and rooms in the table below."""
+    for folder, table in re.findall(r"^### `([\w/]+)/`\n(.*?)(?=^#|\Z)", HOUSE.read_text(), re.M | re.S):
+        cells = re.findall(r"^\| (`.*?) \|", table, re.M)
+        yield folder, [name for cell in cells for name in re.findall(r"`(\w+/?)`", cell)]
+
+
+def test_the_house_lists_every_module_and_no_other():
+    root = DOCS.parent
+    on_page = dict(_rooms_on_the_page())
+    for folder, names in on_page.items():
+        assert len(names) == len(set(names)), folder
+        there = {path.stem for path in (root / folder).glob("*.py")} - {"__init__"}
+        if folder.startswith("integrations"):
+            there |= {f"{path.parent.name}/" for path in (root / folder).glob("*/__init__.py")}
+        assert set(names) == there, folder
+    rooms = {str(path.parent.relative_to(root)) for path in (root / "embstore").rglob("__init__.py")}
+    assert rooms == {folder for folder in on_page if folder.startswith("embstore")}
+
+
+def test_every_function_that_the_house_names_is_there():
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("embstore.torch can't be imported")
+    found = re.findall(r"`(embstore/[\w/]+)\.py(?:::([\w.]+))?`", HOUSE.read_text())
+    assert len(found) > 30
+    for path, name in found:
+        assert (DOCS.parent / f"{path}.py").exists()
+        value = importlib.import_module(path.replace("/", ".")) if name else None
+        for part in name.split(".") if name else ():
+            value = getattr(value, part)
+
+
+def test_every_other_name_in_the_house_is_one_of_the_code():
+    root = DOCS.parent
+    files = [path for room in ("embstore", "integrations") for path in (root / room).rglob("*.py")]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text() for path in [*files, root / "pyproject.toml"])))
+    for name in re.findall(r"`([\w.]+)`", HOUSE.read_text()):
+        assert set(re.findall(r"\w+", name)) <= words, name

@@ -426,6 +426,52 @@ def test_the_index_may_be_removed_at_any_time(tmp_path):
     assert embstore.open(store.path, "r+").rows_of(["65999:_"]) == [65_999]
 
 
+# -- the steps of a commit ----------------------------------------------------------------------------
+
+
+def steps_of(monkeypatch, store, change):
+    """Return the operations of a change: (operation, path in the store, and for a rename the temporary name)."""
+    found = []
+
+    def hook(operation, path, data):
+        where = path.removeprefix(str(store.path)).lstrip("/")
+        found.append((operation, where, data if operation == "rename" else None))
+
+    monkeypatch.setattr(steps, "step_hook", hook)
+    change(store)
+    monkeypatch.setattr(steps, "step_hook", None)
+    return found
+
+
+def append_one(store):
+    store.append(keys := keys_of(700, 701), **rows_of(keys, 5))
+
+
+@pytest.mark.parametrize("change", [append_one, delete, replace, set_column, add_field])
+def test_a_commit_takes_the_steps_of_section_11(store, monkeypatch, change):
+    old = set(store.snapshot.record.arrays)
+    found = steps_of(monkeypatch, store, change)
+    changed = set(store.snapshot.record.arrays)
+    commit = found.index(("rename", "zarr.json", ".partial"))
+    renames = [place for place, (operation, _, _) in enumerate(found) if operation == "rename"]
+    synced = [path for operation, path, _ in found[: renames[0]] if operation == "fsync"]
+    names = [f"{found[place][1].rpartition('/')[0]}/{found[place][2]}".lstrip("/") for place in renames]
+    assert sorted(synced) == sorted(names)  # step 5: all of them, before the first rename
+    early = [found[place][1] for place in renames if place < commit]  # step 6
+    assert early
+    for path in early:
+        folder, _, name = path.rpartition("/")
+        assert name.startswith("c.") or (name == "zarr.json" and folder in changed - old)
+        place = found.index(("sync_folder", folder, None))
+        assert max(p for p in renames if p < commit and found[p][1].startswith(f"{folder}/")) < place < commit
+    assert found[commit + 1] == ("sync_folder", "", None)  # step 7
+    late = found[commit + 2 :]  # step 8
+    assert {operation for operation, _, _ in late} <= {"rename", "rmtree", "sync_folder"}
+    assert {path.rpartition("/")[2] for operation, path, _ in late if operation == "rename"} <= {"zarr.json"}
+    assert "key_hash/zarr.json" in {path for operation, path, _ in late if operation == "rename"}
+    assert {path for operation, path, _ in late if operation == "sync_folder"} <= {""}
+
+
 # -- what the checksums find --------------------------------------------------------------------------
 
 
@@ -511,14 +557,23 @@ def test_spacing_and_order_have_no_meaning(store):
     assert_same(embstore.open(store.path))
 
 
-def test_unknown_features_are_refused(store):
+@pytest.mark.parametrize("feature", ["knotted", "journal"])
+def test_unknown_features_are_refused(store, feature):
+    """The journal was a feature before the first release."""
     path = store.path / "zarr.json"
     document = json.loads(path.read_bytes())
     record = document["attributes"]["embstore"]
-    record["requires"] = ["knotted"]
+    record["requires"] = [feature]
     record["checksum"] = digest({n: v for n, v in record.items() if n not in ("config", "checksum")}, 16)
     path.write_text(json.dumps(document))
-    with pytest.raises(embstore.errors.UnsupportedFormatError, match="knotted"):
+    with pytest.raises(embstore.errors.UnsupportedFormatError, match=feature):
         embstore.open(store.path)
     with pytest.raises(BrokenError, match="features"):
         read_store(store.path)
+
+
+def test_the_format_names_no_feature_that_is_gone():
+    text = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\d+)\.", text, re.M) == [str(number) for number in range(1, 16)]
+    assert "checkpoint" not in text
+    assert re.findall(r".*journal.*", text) == re.findall(r".*`\"journal\"`.*", text)

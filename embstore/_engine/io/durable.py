@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from embstore._engine.io.filesystem import explained, start_writeback, sync_descriptor, sync_path
-from embstore._engine.io.folder import PARTIAL
-from embstore._engine.io.folder import Folder
-from embstore._engine.io.filesystem import explained, sync_descriptor, sync_path
-from embstore._engine.io.folder import check_name
+from embstore._engine.io.folder import PARTIAL, Folder, check_name
 from embstore._engine.io.steps import step
 
 _MOST_OPEN: Final = 64
