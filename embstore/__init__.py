@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from embstore.store.align import Aligned as Aligned
     from embstore.store.align import align as align
     from embstore.store.embedding_store import EmbeddingStore as EmbeddingStore
+    from embstore.store.embedding_store import View as View
     from embstore.store.merge import merge as merge
     from embstore.store.open import open as open
     from embstore.store.salvage import SalvageReport as SalvageReport
     from embstore.store.salvage import salvage as salvage
     from embstore.store.verify import Report as Report
     from embstore.store.verify import verify as verify
-    from embstore.store.view import View as View
 
 _HOMES = {
     "Aligned": "store.align",
@@ -76,7 +76,7 @@ _HOMES = {
     "Source": "sources.base",
     "StoreUse": "cache.prune",
     "Usage": "cache.usage",
-    "View": "store.view",
+    "View": "store.embedding_store",
     "align": "store.align",
     "check": "pipeline.check",
     "digest_of": "sources.base",

@@ -14,23 +14,15 @@ try:
     import torch
     from torch.utils.data import Dataset
 except ImportError as error:
-    raise MissingLibraryError("torch", "torch", "for a Dataset of PyTorch's") from error
+    raise MissingLibraryError("torch", "torch", "for embstore.torch") from error
 
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import STRING
 from embstore._engine.read.read_rows import column_of, read_field
 from embstore._outputs.collate import Batch
 from embstore._outputs.tensors import as_tensor
-from embstore.errors import MissingLibraryError
 from embstore.store.as_view import as_view
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
-
-try:
-    import torch
-    from torch.utils.data import Dataset
-except ImportError as error:
-    raise MissingLibraryError("torch", "torch", "for embstore.torch") from error
+from embstore.store.embedding_store import EmbeddingStore, View
 
 __all__ = ["EmbeddingDataset"]
 

@@ -30,6 +30,9 @@ from embstore_fl.datasets import VEGAS
 
 embstore.opne("a.zarr")  # wrong
 assert_type(embstore.open("a.zarr"), EmbeddingStore)
+assert_type(embstore.open("a.zarr").select().store, EmbeddingStore)
+embstore.open("a.zarr").select().store.array()
+embstore.open("a.zarr").select().store.arry()  # wrong
 embstore_fl.erase_clent  # wrong
 embstore_fl.erase_client
 embstore.errors.KeyFormtError  # wrong

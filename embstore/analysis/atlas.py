@@ -14,8 +14,7 @@ from embstore._engine.rng import Rng
 from embstore._outputs.projection import Method
 from embstore.errors import EmptyViewError, MissingLibraryError
 from embstore.store.as_view import as_view
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore.store.embedding_store import EmbeddingStore, View
 
 logger = logging.getLogger("embstore")
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.lazy import imported
 from embstore.store.as_view import as_view
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore.store.embedding_store import EmbeddingStore, View
 
 if TYPE_CHECKING:
     import pandas as pd

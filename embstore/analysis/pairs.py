@@ -13,8 +13,7 @@ from embstore._outputs.vectors import Vectors
 from embstore.analysis.classes import class_places
 from embstore.errors import TooManyPairsError
 from embstore.store.as_view import as_view
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore.store.embedding_store import EmbeddingStore, View
 
 if TYPE_CHECKING:
     import pandas as pd

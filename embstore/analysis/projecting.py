@@ -6,8 +6,7 @@ from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.projection import Method, project_vectors
 from embstore._outputs.projection import Projection as Projection
 from embstore.store.as_view import as_view
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore.store.embedding_store import EmbeddingStore, View
 
 
 def project(

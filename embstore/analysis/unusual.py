@@ -11,8 +11,7 @@ from embstore._engine.lazy import imported
 from embstore._outputs.neighbors import nearest_rows
 from embstore.analysis.classes import Distance, centroids, class_places, to_own
 from embstore.store.as_view import as_view
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore.store.embedding_store import EmbeddingStore, View
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,7 @@ from embstore._engine.io.durable import replacing
 from embstore._engine.io.remote import local_path
 from embstore.exchange.file_contents import format_of, module_of
 from embstore.exchange.outgoing import rows_to_write
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore.store.embedding_store import EmbeddingStore, View
 
 
 def export_file(

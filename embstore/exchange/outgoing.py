@@ -18,8 +18,7 @@ from embstore._engine.write.plans import row_blocks
 from embstore.errors import DuplicateKeysError, StoreChangedError
 from embstore.exchange.file_contents import Array
 from embstore.exchange.store_metadata import StoreMetadata
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore.store.embedding_store import EmbeddingStore, View
 
 Rows = NDArray[np.int64]
 

@@ -17,7 +17,7 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import read_field
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import AlignmentError, NameRefusedError, UnknownClassError
-from embstore.store.view import View
+from embstore.store.embedding_store import View
 
 __all__ = ["Aligned", "align"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from os import PathLike, fspath
 
-from embstore.store.embedding_store import EmbeddingStore
-from embstore.store.view import View
+from embstore.store.embedding_store import EmbeddingStore, View
 
 
 def as_view(given: View | EmbeddingStore) -> View:

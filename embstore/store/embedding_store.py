@@ -1,252 +1,39 @@
-"""The store: a thin front over a snapshot to read from, and commits to write with."""
+"""Stores and views of them: choosing rows, and changing a store."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from embstore._engine.format.config import Config
 from embstore._engine.format.keys import Key, hash_keys
-from embstore._engine.format.ragged import Ragged
-from embstore._engine.format.record import BFLOAT16, FieldSpec
+from embstore._engine.format.record import FieldSpec
 from embstore._engine.pickles import by_name
-from embstore._engine.read.column import Rows
-from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.open_snapshot import open_generation
-from embstore._engine.read.read_rows import column_of, padded_rows, span_field, whole_offsets
-from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.read.read_rows import column_of
+from embstore._engine.rng import Rng, generator_of
 from embstore._engine.write.check_input import Casting, read_keys
-from embstore._engine.write.commit import Values
 from embstore._engine.write.compact import compact
 from embstore._engine.write.erase import EraseReceipt, erase_dead
-from embstore._engine.write.plans import (
-    AppendResult,
-    IfExists,
-    plan_append,
-    plan_column,
-    plan_delete,
-    plan_field,
-    plan_fields,
-)
+from embstore._engine.write.plans import AppendResult, IfExists, plan_append, plan_delete, plan_field
 from embstore._engine.write.row_writer import RowWriter
 from embstore._engine.write.session import Session
-from embstore._outputs.tensors import as_tensor
-from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, StoreChangedError, UnknownFieldError
-from embstore.store.describe import as_html, as_text, describe
-from embstore.store.view import Condition, View, filter_rows
+from embstore.errors import StoreChangedError
+from embstore.store.changes import check_all_live, plan_copied_fields, plan_filled_column
+from embstore.store.filter_rows import Condition, filter_rows, row_numbers
+from embstore.store.reader import StoreReader
+from embstore.store.selected_rows import SelectedRows
+from embstore.store.split_rows import split_rows
 
 
-class EmbeddingStore:
+class EmbeddingStore(StoreReader):
     """Embeddings of one config, a row a sample, found by key. Made by `embstore.open` or `Cache.open`.
 
     A store keeps the commit that it was opened at, or that it wrote last; `refresh` moves on.
     """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._config: Config | None = None
-
-    # -- what it is ---------------------------------------------------------------------------
-
-    @property
-    def path(self) -> Path:
-        """Where the store lies, resolved."""
-        return self._session.path
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The commit that is read from."""
-        return self._session.snapshot
-
-    @property
-    def config(self) -> Config:
-        """All that the values depend on."""
-        if self._config is None:
-            self._config = Config(self.snapshot.record.config)
-        return self._config
-
-    @property
-    def fields(self) -> dict[str, FieldSpec]:
-        """The embedding columns, by name."""
-        return dict(self.snapshot.record.fields)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The other columns' dtypes, by name."""
-        return {name: spec.dtype for name, spec in self.snapshot.record.columns.items()}
-
-    @property
-    def classes(self) -> list[str]:
-        """All classes, in the order in which they first came."""
-        return list(self.snapshot.class_names)
-
-    @property
-    def rows(self) -> Rows:
-        """Numbers of the live rows, ascending: ``(len(store),) int64``."""
-        return self.snapshot.live_rows.copy()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all rows of all fields."""
-        record = self.snapshot.record
-        return sum(record.arrays[name].row_nbytes * record.arrays[name].length for name in record.fields)
-
-    @property
-    def writable(self) -> bool:
-        """Whether it was opened for writing."""
-        return self._session.writable
-
-    def __len__(self) -> int:
-        record = self.snapshot.record
-        return record.rows - record.dead
-
-    def field_name(self, field: str | None = None) -> str:
-        """Return the field's name; the only one's, for None.
-
-        Raises
-        ------
-        UnknownFieldError
-        """
-        names = self.snapshot.record.fields
-        if field is None and len(names) == 1:
-            return next(iter(names))
-        if field not in names:
-            raise UnknownFieldError(field, names, path=self.path)
-        return field
-
-    # -- rows by key --------------------------------------------------------------------------
-
-    def find(self, keys: Sequence[str | Key]) -> Rows:
-        """Return the row of each key, -1 where it is not stored: ``(len(keys),) int64``."""
-        return self._session.index.find_keys(keys)
-
-    def rows_of(self, keys: Sequence[str | Key]) -> Rows:
-        """Return the row of each key, in their order: ``(len(keys),) int64``.
-
-        Raises
-        ------
-        MissingKeysError
-            Lists all that are not stored.
-        KeyFormatError
-            One of those is not a key.
-        """
-        rows = self.find(keys)
-        if len(rows) and rows.min() < 0:
-            missing = [str(keys[i]) for i in np.flatnonzero(rows < 0).tolist()]
-            for key in missing:
-                Key.parse(key)
-            raise MissingKeysError(missing, path=self.path)
-        return rows
-
-    def missing(self, keys: Iterable[str | Key]) -> list[str]:
-        """Return the keys that are not stored, in their order."""
-        texts = [str(Key.parse(key)) for key in keys]
-        rows = self.find(texts)
-        return [texts[i] for i in np.flatnonzero(rows < 0).tolist()]
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str | Key) and bool(self.find([key])[0] >= 0)
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the keys of the live rows, in the order of rows."""
-        snapshot = self.snapshot
-        step = 65_536
-        rows = snapshot.live_rows
-        for start in range(0, len(rows), step):
-            yield from snapshot.keys_of(rows[start : start + step])
-
-    def __getitem__(self, key: str | Key | Sequence[str | Key]) -> Any:
-        """Return the only field's row of a key, read-only; or fresh rows of several keys, as `fetch` does."""
-        if isinstance(key, str | Key):
-            return self._row(int(self.rows_of([key])[0]), self.field_name())
-        if isinstance(key, list | tuple | np.ndarray) and (not len(key) or isinstance(key[0], str | Key)):
-            return self.fetch(key)
-        raise TypeError(f"a store is indexed by a key or a list of keys, found {key!r}; by row, use take()")
-
-    def _row(self, row: int, field: str) -> np.ndarray[Any, Any]:
-        values = span_field(self.snapshot, field, row)
-        numbers: np.ndarray[Any, Any] = as_numbers(values, self.snapshot.record.fields[field])
-        return numbers
-
-    def fetch(self, keys: Sequence[str | Key], field: str | None = None) -> Any:
-        """Copy the rows of `keys`, in their order and with their repeats: ``(len(keys), *shape)``; see `take`.
-
-        Raises
-        ------
-        MissingKeysError, UnknownFieldError
-        """
-        return self.take(self.rows_of(keys), field)
-
-    def take(self, rows: Any, field: str | None = None) -> Any:
-        """Copy rows by number, writable; bfloat16 comes as float32.
-
-        Returns
-        -------
-        ndarray, (len(rows), *shape)
-            Of a ragged field `Padded` instead: values ``(len(rows), longest, *shape)``, and lengths. One row of
-            it is not copied, but read-only.
-
-        Raises
-        ------
-        IndexError
-            A number that is negative or not below the number of rows.
-        """
-        name = self.field_name(field)
-        rows = _row_numbers(rows)
-        spec = self.snapshot.record.fields[name]
-        if spec.ragged:
-            padded = padded_rows(self.snapshot, name, rows)
-            return padded._replace(values=as_numbers(padded.values, spec))
-        return as_numbers(self.snapshot.take(name, rows), spec)
-
-    # -- whole columns ------------------------------------------------------------------------
-
-    def _whole(self, field: str | None, dead: Literal["refuse", "include"]) -> str:
-        name = self.field_name(field)
-        if dead == "refuse" and self.snapshot.record.dead:
-            raise DeadRowsError(name, path=self.path, dead=self.snapshot.record.dead)
-        return name
-
-    def array(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> Any:
-        """Return a whole column without a copy: ``(rows, *shape)``, read-only; a ragged field's as `Ragged`.
-
-        It stays valid after `close`. Where the store can't be mapped it is read into RAM.
-
-        Raises
-        ------
-        DeadRowsError
-            There are deleted rows, and `dead` is not ``"include"``.
-        DtypeError
-            It is bfloat16, which NumPy does not have.
-        """
-        name = self._whole(field, dead)
-        if self.snapshot.record.fields[name].dtype == BFLOAT16:
-            raise DtypeError(
-                name, expected="a dtype of NumPy's", found=BFLOAT16, hint="use tensor() or select().to_numpy()"
-            )
-        if self.snapshot.record.fields[name].ragged:
-            return Ragged(self.snapshot.span(name), whole_offsets(self.snapshot, name))
-        return self.snapshot.span(name)
-
-    def tensor(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> Any:
-        """Return a whole column as a tensor without a copy: ``(rows, *shape)``; a ragged field's as `Ragged` ones.
-
-        torch has no read-only tensors: this one may be written to, and keeps what is written to itself
-        (pages are copied as they are written); the files never change.
-
-        Each call maps the column again. Read it in order: for batches in random order
-        `embstore.torch.EmbeddingDataset` is 6 to 27 times as fast as ``store.tensor()[indices]``.
-        """
-        name = self._whole(field, dead)
-        values = as_tensor(self.snapshot.writable_copy(name), self.snapshot.record.fields[name])
-        if self.snapshot.record.fields[name].ragged:
-            return Ragged(values, as_tensor(whole_offsets(self.snapshot, name).copy()))
-        return values
-
-    # -- selections ---------------------------------------------------------------------------
 
     def select(
         self,
@@ -278,7 +65,7 @@ class EmbeddingStore:
         if keys is not None:
             chosen = self.rows_of(keys)
         elif rows is not None:
-            chosen = _row_numbers(rows)
+            chosen = row_numbers(rows)
             if len(chosen) and not 0 <= chosen.min() <= chosen.max() < snapshot.record.rows:
                 raise IndexError(f"rows go from 0 to {snapshot.record.rows - 1}")
             if snapshot.is_dead(chosen).any():
@@ -374,17 +161,13 @@ class EmbeddingStore:
         with self._session.writing() as snapshot:
             rows = np.unique(self.rows_of(keys))
             dead = np.concatenate([snapshot.dead_rows, rows])
-            appends: dict[str, Values] = {"dead_rows": rows} if len(rows) else {}
-            committed, files = erase_dead(snapshot.local_folder, snapshot.record, dead, appends)
+            committed, files = erase_dead(
+                snapshot.local_folder, snapshot.record, dead, {"dead_rows": rows} if len(rows) else {}
+            )
             self._session.moved_to(committed)
             self._session.tidy_index()
-        hashes = hash_keys(keys)
-        return EraseReceipt(
-            path=self.path,
-            key_hashes=tuple(h.tobytes().hex() for h in hashes),
-            rows=tuple(rows.tolist()),
-            files_rewritten=files,
-        )
+        hashes = tuple(digest.tobytes().hex() for digest in hash_keys(keys))
+        return EraseReceipt(path=self.path, key_hashes=hashes, rows=tuple(rows.tolist()), files_rewritten=files)
 
     def compact(self) -> None:
         """Write the store anew without its deleted rows, and exchange the folders in one step.
@@ -427,17 +210,8 @@ class EmbeddingStore:
             found = snapshot.record.commit_id
             if commit_id not in (None, found):
                 raise StoreChangedError(self.path, "it is at another commit", expected=commit_id, found=found)
-            if fill is None:
-                rows = self._all_live(snapshot, keys, f"given a value for {name!r}")
-            else:
-                read_keys(keys)
-                rows = self.rows_of(keys)
-                left_out = np.setdiff1d(snapshot.live_rows, rows)
-                given = [values] * len(rows) if isinstance(values, str | int | float) else list(values)
-                rows, values = np.concatenate([rows, left_out]), [*given, *[fill] * len(left_out)]
-                if not values and not isinstance(fill, str):
-                    values = np.empty(0, np.asarray(fill).dtype)
-            self._session.commit(plan_column(snapshot, name, rows, values))
+            rows = self.rows_of(read_keys(keys).texts)
+            self._session.commit(plan_filled_column(snapshot, name, rows, values, fill))
 
     def add_field(
         self,
@@ -457,8 +231,9 @@ class EmbeddingStore:
         NameRefusedError, ShapeError, DtypeError, NonFiniteError
         """
         with self._session.writing() as snapshot:
-            rows = self._all_live(snapshot, keys, f"given rows for {name!r}")
-            texts = [str(key) for key in keys]
+            texts = read_keys(keys).texts
+            rows = self.rows_of(texts)
+            check_all_live(snapshot, rows, f"given rows for {name!r}")
             self._session.commit(plan_field(snapshot, name, rows, texts, values, spec, casting))
 
     def copy_fields(self, other: EmbeddingStore, names: Sequence[str], *, same: Sequence[str] = ()) -> None:
@@ -480,50 +255,7 @@ class EmbeddingStore:
         """
         specs = {name: other.fields[other.field_name(name)] for name in names}
         with self._session.writing() as snapshot:
-            live = snapshot.live_rows
-            found = other._session.index.find(snapshot.take("key_hash", live))
-            there = np.flatnonzero(found >= 0)
-            for column in same:
-                mine, theirs = (
-                    column_of(at, column, rows)
-                    for at, rows in ((snapshot, live[there]), (other.snapshot, found[there]))
-                )
-                there = there[mine == theirs]
-            if len(there) < len(live):
-                left_out = np.delete(live, there)
-                raise MissingKeysError(snapshot.keys_of(left_out), path=other.path, what="current there")
-            rows = np.full(snapshot.record.rows, -1, dtype=np.int64)
-            rows[live] = found
-            self._session.commit(plan_fields(snapshot, other.snapshot, specs, rows))
-
-    def _all_live(self, snapshot: Snapshot, keys: Sequence[str | Key], what: str) -> Rows:
-        read_keys(keys)
-        rows = self.rows_of(keys)
-        left_out = np.setdiff1d(snapshot.live_rows, rows)
-        if len(left_out):
-            raise MissingKeysError(snapshot.keys_of(left_out), path=self.path, what=what)
-        return rows
-
-    # -- moving on ----------------------------------------------------------------------------
-
-    def refresh(self) -> bool:
-        """Move on to the newest commit; returns whether there was one. Views stay valid.
-
-        Raises
-        ------
-        NotAStoreError, CorruptStoreError
-        """
-        return self._session.refresh()
-
-    def close(self) -> None:
-        """Let go of the store. Arrays that were handed out stay valid."""
-        self._session.close()
-
-    def __enter__(self) -> EmbeddingStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+            self._session.commit(plan_copied_fields(snapshot, other._session.index, specs, same=same))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path, generation and number of rows; opened again for reading."""
@@ -537,26 +269,116 @@ class EmbeddingStore:
         snapshot = open_generation(place, generation=generation, rows=rows, **how)
         return cls(Session(snapshot, writable=False, lock_timeout=0))
 
+
+class View(SelectedRows):
+    """Some rows of a store, in an order.
+
+    Made by `EmbeddingStore.select`; it stays valid while the store grows, and raises
+    `StoreChangedError` once its rows were erased or renumbered (by a compaction).
+    """
+
+    __slots__ = ()
+
+    store: EmbeddingStore
+
+    def __getitem__(self, places: slice | Sequence[int] | NDArray[Any]) -> View:
+        """Return the view of some places of this one: a slice, a list of places or a mask."""
+        if isinstance(places, int | np.integer | str):
+            raise TypeError(
+                f"a view is indexed by a slice, a list of places or a mask, found {places!r}; for one row "
+                f"use view.to_numpy()[i], or store[key]"
+            )
+        return self._restored(self.store, self.rows[places], self._generation, self._epoch)
+
+    def batches(self, size: int) -> Iterator[View]:
+        """Yield the view in pieces of `size` rows; the last may be smaller."""
+        if size < 1:
+            raise ValueError(f"expected a batch of at least one row, found {size}")
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def select(
+        self,
+        *,
+        classes: Sequence[str] | str | None = None,
+        where: Mapping[str, Condition] | None = None,
+    ) -> View:
+        """Return the rows of this view that are also of these classes, and that meet the conditions.
+
+        See `EmbeddingStore.select`.
+        """
+        return View(self.store, filter_rows(self.snapshot(), self.rows, classes, where))
+
+    def sample(self, n: int, *, rng: Rng) -> View:
+        """Return `n` rows drawn without replacement.
+
+        Parameters
+        ----------
+        n : int
+        rng : int or numpy.random.Generator
+            A seed gives the same rows at each call.
+
+        Raises
+        ------
+        ValueError
+            There are fewer.
+        """
+        return self[generator_of(rng).choice(len(self), size=n, replace=False)]
+
+    def split(
+        self,
+        ratios: Mapping[str, float],
+        *,
+        rng: Rng,
+        by: Literal["class"] | str | None = "class",
+        group: str | None = None,
+    ) -> dict[str, View]:
+        """Split the rows at random.
+
+        Parameters
+        ----------
+        ratios : mapping of str to float
+            Sum to 1.
+        rng : int or numpy.random.Generator
+        by : str, optional
+            ``"class"``, a column, or None: each of its values is split in these ratios.
+        group : str, optional
+            A column; rows that share its value stay together (augmented views of one recording leak
+            from train into test otherwise).
+
+        Returns
+        -------
+        dict of str to View
+            Each in the order of this view.
+        """
+        snapshot = self.snapshot()
+        strata = None
+        if by is not None:
+            strata = self.class_names if by == "class" else column_of(snapshot, by, self.rows).tolist()
+        groups = None if group is None else column_of(snapshot, group, self.rows).tolist()
+        places = split_rows(len(self), ratios, rng=rng, strata=strata, groups=groups)
+        return {name: self[chosen] for name, chosen in places.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the store and the row numbers."""
+        rows: Any = self.rows
+        if len(rows) and (np.diff(rows) == 1).all():
+            rows = (int(rows[0]), int(rows[-1]) + 1)
+        return by_name("embstore:View._restored", self.store, rows, self._generation, self._epoch)
+
+    @classmethod
+    def _restored(cls, store: EmbeddingStore, rows: Any, generation: str, epoch: int) -> View:
+        view = cls(store, np.arange(*rows) if isinstance(rows, tuple) else rows)
+        view._generation, view._epoch = generation, epoch
+        return view
+
     def __repr__(self) -> str:
-        if self._session.closed:
-            return f"<EmbeddingStore {str(self.path)!r} (closed)>"
-        return f"<EmbeddingStore>\n{as_text(self._described())}"
+        names = self.classes
+        shown = ", ".join(names[:6]) + (f", … ({len(names)} classes)" if len(names) > 6 else "")
+        return f"<View of {len(self):,} of {len(self.store):,} rows of {str(self.store.path)!r}: {shown or 'no rows'}>"
 
     def _repr_html_(self) -> str:
-        return as_html([("store", f"{self.path} (closed)")] if self._session.closed else self._described())
-
-    def _described(self) -> list[tuple[str, str]]:
-        return describe(self.snapshot, writable=self.writable)
-
-
-def _row_numbers(rows: Any) -> Rows:
-    """Return rows as numbers; a mask would be taken for rows 0 and 1."""
-    found = np.asarray(rows)
-    if found.dtype == bool:
-        raise TypeError(
-            "expected row numbers, found a mask: of a view that is view[mask]; else numpy.flatnonzero(mask)"
-        )
-    return found.astype(np.int64, copy=False) if len(found) else np.empty(0, np.int64)
+        return f"<code>{html.escape(repr(self))}</code>"
 
 
 def session_of(store: EmbeddingStore) -> Session:

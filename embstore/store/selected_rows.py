@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,14 +16,14 @@ from embstore._engine.io.remote import local_path
 from embstore._engine.lazy import imported
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
-from embstore._engine.read.read_rows import read_field
+from embstore._engine.read.read_rows import column_of, read_field
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
 from embstore._outputs.tensors import as_tensor
 from embstore._outputs.vectors import Vectors
-from embstore.errors import ShapeError
-from embstore.store.readable import ReadableStore
+from embstore.errors import ShapeError, StoreChangedError, UnknownClassError
+from embstore.store.reader import StoreReader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,20 +32,110 @@ if TYPE_CHECKING:
 
     from embstore._outputs.projection import Method
 
-__all__ = ["Outputs"]
 
+class SelectedRows:
+    """The methods of `View` that read its rows."""
 
-class Outputs:
-    """The part of `View` that hands out what is stored, in the form that is asked for."""
+    __slots__ = ("_epoch", "_generation", "rows", "store")
 
-    __slots__ = ()
+    store: StoreReader
 
-    rows: Rows
-    store: ReadableStore
+    def __init__(self, store: StoreReader, rows: Rows) -> None:
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.flags.writeable:  # the caller's own, to change as they like
+            rows = rows.copy()
+            rows.flags.writeable = False
+        self.store = store
+        self.rows = rows
+        record = store.snapshot.record
+        self._generation = record.generation
+        self._epoch = record.epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys)
 
     def snapshot(self) -> Snapshot:
-        """Return the commit to read from, or raise if the rows don't mean any more what they did."""
-        raise NotImplementedError
+        """Return the store's commit, once it is known that the rows still mean what they did.
+
+        Raises
+        ------
+        StoreChangedError
+            The store was compacted, or rows of this view were erased.
+        """
+        snapshot = self.store.snapshot
+        record = snapshot.record
+        if record.generation != self._generation:
+            raise StoreChangedError(
+                snapshot.folder.path,
+                "the store was compacted since this view was made; select() again",
+                expected=self._generation,
+                found=record.generation,
+            )
+        if record.epoch != self._epoch:
+            if snapshot.is_dead(self.rows).any():
+                raise StoreChangedError(
+                    snapshot.folder.path,
+                    "rows of this view were erased; select() again",
+                    expected=self._epoch,
+                    found=record.epoch,
+                )
+            self._epoch = record.epoch
+        return snapshot
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys, in the view's order."""
+        return self.snapshot().keys_of(self.rows)
+
+    @property
+    def file_ids(self) -> list[str]:
+        """The file_id of each row."""
+        return self.snapshot().file_ids_of(self.rows)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class of each row."""
+        return self.snapshot().class_names_of(self.rows)
+
+    @property
+    def classes(self) -> list[str]:
+        """The different classes that occur, in the store's order."""
+        snapshot = self.snapshot()
+        codes = np.unique(snapshot.class_codes_of(self.rows)).tolist()
+        return [snapshot.class_names[code] for code in codes]
+
+    def labels(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """Return each row's place in `classes`: ``(len(view),) int64``.
+
+        Only through a given list, so that labels agree between clients and machines.
+
+        Raises
+        ------
+        UnknownClassError
+            A row's class is not in the list.
+        """
+        if len(set(classes)) != len(classes):
+            raise ValueError(f"a class occurs more than once in {list(classes)!r}")
+        places = {name: place for place, name in enumerate(classes)}
+        snapshot = self.snapshot()
+        of_code = np.array([places.get(name, -1) for name in snapshot.class_names], dtype=np.int64)
+        codes = snapshot.class_codes_of(self.rows)
+        labels = of_code[codes] if len(codes) else np.empty(0, np.int64)
+        if len(labels) and labels.min() < 0:
+            raise UnknownClassError([snapshot.class_names[code] for code in np.unique(codes[labels < 0])], classes)
+        return labels
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a column's values: ``(len(view),)``, strings as objects.
+
+        Raises
+        ------
+        UnknownColumnError
+        """
+        return column_of(self.snapshot(), name, self.rows)
 
     def _read(self, field: str | None) -> tuple[np.ndarray[Any, Any] | Ragged, FieldSpec]:
         snapshot = self.snapshot()

@@ -1,0 +1,53 @@
+"""Plans for a store as a whole: a column or a field with a value for every live row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from embstore._engine.format.record import FieldSpec
+from embstore._engine.read.column import Rows
+from embstore._engine.read.key_index import KeyIndex
+from embstore._engine.read.read_rows import column_of
+from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.plans import Plan, plan_column, plan_fields
+from embstore.errors import MissingKeysError
+
+
+def check_all_live(snapshot: Snapshot, rows: Rows, what: str) -> None:
+    """Raise `MissingKeysError` with the keys of the live rows that are not among `rows`."""
+    left_out = np.setdiff1d(snapshot.live_rows, rows)
+    if len(left_out):
+        raise MissingKeysError(snapshot.keys_of(left_out), path=snapshot.folder.path, what=what)
+
+
+def plan_filled_column(snapshot: Snapshot, name: str, rows: Rows, values: Any, fill: Any) -> Plan:
+    """Plan a column with `values` in `rows` and `fill` in all other live rows; see `EmbeddingStore.set_column`."""
+    if fill is None:
+        check_all_live(snapshot, rows, f"given a value for {name!r}")
+        return plan_column(snapshot, name, rows, values)
+    left_out = np.setdiff1d(snapshot.live_rows, rows)
+    given = [values] * len(rows) if isinstance(values, str | int | float | np.generic) else list(values)
+    filled: Any = [*given, *[fill] * len(left_out)]
+    if not filled and not isinstance(fill, str):
+        filled = np.empty(0, np.asarray(fill).dtype)
+    return plan_column(snapshot, name, np.concatenate([rows, left_out]), filled)
+
+
+def plan_copied_fields(
+    snapshot: Snapshot, other: KeyIndex, specs: Mapping[str, FieldSpec], *, same: Sequence[str]
+) -> Plan:
+    """Plan fields copied from another store, whose index is `other`; see `EmbeddingStore.copy_fields`."""
+    live, theirs = snapshot.live_rows, other.snapshot
+    found = other.find(snapshot.take("key_hash", live))
+    there = np.flatnonzero(found >= 0)
+    for column in same:
+        there = there[column_of(snapshot, column, live[there]) == column_of(theirs, column, found[there])]
+    if len(there) < len(live):
+        missing = snapshot.keys_of(np.delete(live, there))
+        raise MissingKeysError(missing, path=theirs.folder.path, what="current there")
+    rows = np.full(snapshot.record.rows, -1, dtype=np.int64)
+    rows[live] = found
+    return plan_fields(snapshot, theirs, specs, rows)
