@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ try:
 except ImportError as error:
     raise MissingLibraryError("torch", "torch", "for embstore.torch") from error
 
-from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import STRING
-from embstore._engine.read.read_rows import column_of, read_field
+from embstore._engine.read.read_rows import column_of
 from embstore._outputs.collate import Batch
-from embstore._outputs.tensors import as_tensor
+from embstore._outputs.tensors import field_tensors
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
 
@@ -107,9 +107,7 @@ class EmbeddingDataset(Dataset[Any]):
             if store.fields[name].ragged and self._as_mapping and other in (*self._fields, *self._columns):
                 raise ValueError(f"{other!r} is the lengths of {name!r}: leave out the field or column of that name")
         self._dtype = dtype
-        self._labels: NDArray[np.int64] | None = None
-        if self.classes is not None:
-            self._labels = self.view.labels(self.classes)
+        _ = self._labels  # raises now, and not in the middle of an epoch
 
     def __len__(self) -> int:
         return len(self.view)
@@ -117,13 +115,11 @@ class EmbeddingDataset(Dataset[Any]):
     @property
     def labels(self) -> torch.Tensor | None:
         """Labels of all samples: ``(len(dataset),) int64``; None without classes."""
-        labels = self._current_labels()
-        return None if labels is None else torch.from_numpy(labels.copy())
+        return None if self._labels is None else torch.from_numpy(self._labels.copy())
 
-    def _current_labels(self) -> NDArray[np.int64] | None:
-        if self._labels is None and self.classes is not None:
-            self._labels = self.view.labels(self.classes)  # after it was unpickled
-        return self._labels
+    @cached_property
+    def _labels(self) -> NDArray[np.int64] | None:
+        return None if self.classes is None else self.view.labels(self.classes)
 
     def __getitem__(self, index: int) -> Any:
         """Return one sample."""
@@ -137,13 +133,10 @@ class EmbeddingDataset(Dataset[Any]):
         values: dict[str, Any] = {}
         ragged: list[str] = []
         for name in self._fields:
-            found, lengths = read_field(snapshot, name, rows), None
-            if isinstance(found, Ragged):
-                found, lengths = found.padded()
-            tensor = as_tensor(found, snapshot.record.fields[name])
+            tensor, lengths = field_tensors(snapshot, name, rows)
             values[name] = tensor if self._dtype is None else tensor.to(self._dtype)
             if lengths is not None:
-                values[f"{name}_lengths"] = as_tensor(lengths)
+                values[f"{name}_lengths"] = lengths
                 ragged.append(name)
         for name in self._columns:
             if name in _KEY_COLUMNS:
@@ -152,16 +145,15 @@ class EmbeddingDataset(Dataset[Any]):
                 column = column_of(snapshot, name, rows)
                 is_text = snapshot.record.columns[name].dtype == STRING
                 values[name] = column.tolist() if is_text else torch.from_numpy(column)
-        labels = self._current_labels()
-        if labels is not None:
-            values["label"] = torch.from_numpy(labels[places])
+        if self._labels is not None:
+            values["label"] = torch.from_numpy(self._labels[places])
         if self._as_mapping:
             return Batch(values, len(places), ragged)
         return Batch(list(values.values()), len(places), [list(values).index(name) for name in ragged])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the labels out: they follow from the rows."""
-        return {**self.__dict__, "_labels": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_labels"}
 
     def __repr__(self) -> str:
         classes = "" if self.classes is None else f", {len(self.classes)} classes"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 
@@ -58,17 +59,10 @@ def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
         return batch.whole
     plain = [list(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples gathered one by one
     for place in batch[0].batch.ragged:
-        longest = max(len(sample[place]) for sample in plain)
-        for sample in plain:
-            sample[place] = _lengthened(sample[place], longest)
+        padded = pad_sequence([sample[place] for sample in plain], batch_first=True)
+        for sample, rows in zip(plain, padded, strict=True):
+            sample[place] = rows
     return torch.utils.data.default_collate([tuple(s) if isinstance(s, list) else s for s in plain])
-
-
-def _lengthened(rows: torch.Tensor, length: int) -> torch.Tensor:
-    """Return rows with zeros after them: ``(length, *shape)``."""
-    out = rows.new_zeros((length, *rows.shape[1:]))
-    out[: len(rows)] = rows
-    return out
 
 
 # The default collate looks here by the type of a batch's first sample; it is the way that torch documents for

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.keys import Key
-from embstore._engine.format.ragged import token_rows
 from embstore._engine.lazy import imported
 from embstore._engine.read.column import Rows
 from embstore._outputs.vectors import Vectors
@@ -184,25 +183,14 @@ def nearest_rows(
         return np.empty((count, k), dtype=np.float32), np.empty((count, k), dtype=np.int64)
     if metric == "cosine":
         queries = queries / norms(queries)[:, None]
-    asking, places = _to_leave_out(vectors.rows, left_out)
     best = _Best(count, k)
     most = _COPIED_BYTES if vectors.copied else _BLOCK_BYTES
     for start, block in vectors.blocks(max(1, most // (4 * max(count, vectors.dim)))):
         scores = _scores(queries, block, metric)
-        within = slice(*np.searchsorted(places, [start, start + len(block)]))
-        best.add(scores, start, (asking[within], places[within] - start))
+        rows = vectors.rows[start : start + len(block)]
+        best.add(scores, start, None if left_out is None else left_out[:, None] == rows)
     scores, found = best.found()
     return np.sqrt(np.maximum(-scores, 0)) if metric == "euclidean" else scores, vectors.rows[found]
-
-
-def _to_leave_out(rows: Rows, left_out: Rows | None) -> tuple[Rows, Rows]:
-    """Return which query is to leave out which place, by ascending place."""
-    if left_out is None:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    places = np.flatnonzero(np.isin(rows, left_out))
-    order = np.argsort(left_out, kind="stable")
-    low, high = (np.searchsorted(left_out[order], rows[places], side=side) for side in ("left", "right"))
-    return order[token_rows(low, high - low)], np.repeat(places, high - low)
 
 
 class _Best:
@@ -214,11 +202,12 @@ class _Best:
         self.places = np.full((queries, k), -1, dtype=np.int64)
         self.full = False
 
-    def add(self, scores: NDArray[np.float32], start: int, left_out: tuple[Rows, Rows]) -> None:
+    def add(self, scores: NDArray[np.float32], start: int, left_out: NDArray[np.bool_] | None) -> None:
         """Take a block's scores in, which begins at the place `start`."""
         if not self.full:
             np.copyto(scores, -np.inf, where=np.isnan(scores))
-        scores[left_out] = np.nan  # which is neither above nor at any threshold
+        if left_out is not None:
+            scores[left_out] = np.nan  # which is neither above nor at any threshold
         # Once there are k, few of a block are better than all of them: no need to sort the others.
         mask = scores > self.scores[:, -1:] if self.full else scores >= self._kth(scores)
         if mask.any():

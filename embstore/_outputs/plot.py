@@ -68,7 +68,9 @@ def plot_vectors(
         return _figure(scene)
     with replacing(file) as partial:
         if suffix in _PAGES:
-            _write_page(scene, partial)
+            options = {"displaylogo": False, "scrollZoom": True, "responsive": True}
+            # With plotly's library in it the page needs no network.
+            _figure(scene).write_html(str(partial), include_plotlyjs=True, div_id="embstore-plot", config=options)
         else:
             _write_picture(scene, partial, suffix)
     return file
@@ -137,13 +139,6 @@ def _figure(scene: _Scene) -> Any:
         if shades.folded:
             figure.data[0].legendrank = 1_001  # the last: others have 1,000
     return figure
-
-
-def _write_page(scene: _Scene, path: Path) -> None:
-    """Write a page that needs no network: plotly's library is in it."""
-    options = {"displaylogo": False, "scrollZoom": True, "responsive": True}
-    figure = _figure(scene)
-    figure.write_html(str(path), include_plotlyjs=True, full_html=True, div_id="embstore-plot", config=options)
 
 
 def _write_picture(scene: _Scene, path: Path, suffix: str) -> None:

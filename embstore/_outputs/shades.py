@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.read.read_rows import column_of
-from embstore._outputs.vectors import Vectors
+from embstore._outputs.vectors import Vectors, class_places
 
 _FEW_NUMBERS: Final = 20
 """Different whole numbers up to which they are groups, as folds are; more have a continuous scale."""
@@ -68,8 +68,8 @@ def shades_of(vectors: Vectors, color: str) -> Shades:
     """Return the colours of points: by class in the store's order, or by a column."""
     snapshot, rows = vectors.snapshot, vectors.rows
     if color == "class_name":
-        codes, values = np.unique(snapshot.class_codes_of(rows), return_inverse=True)
-        return _grouped(color, values, [snapshot.class_names[code] for code in codes.tolist()])
+        groups, places = class_places(snapshot, rows)
+        return _grouped(color, places, groups)
     column = column_of(snapshot, color, rows)
     found: Sequence[Any] | None = None
     if column.dtype.kind in "Ob":
@@ -78,8 +78,8 @@ def shades_of(vectors: Vectors, color: str) -> Shades:
         found = numbers.tolist()
     if found is None:
         return Shades(name=color, values=column.astype(np.float64))
-    places = {value: place for place, value in enumerate(found)}
-    values = np.array([places[value] for value in column.tolist()], dtype=np.int64)
+    place_of = {value: place for place, value in enumerate(found)}
+    values = np.array([place_of[value] for value in column.tolist()], dtype=np.int64)
     return _grouped(color, values, [str(value) for value in found])
 
 

@@ -102,20 +102,19 @@ class Vectors:
             Lists the keys of all rows with NaN or infinity.
         """
         for start, block in self.blocks(step, dtype):
-            if _finite(block):
-                yield start, block
-            elif len(bad := self._nonfinite()):
+            with np.errstate(all="ignore"):  # a sum is a fraction of the cost of isfinite
+                finite = np.isfinite(block.sum())
+            if not finite and len(bad := self._nonfinite()):  # none are bad where it is the sum that overflowed
                 keys = self.snapshot.keys_of(self.rows[bad])
                 raise NonFiniteError(self.field, keys, hint="leave them out: view[np.isfinite(rows).all(axis=1)]")
-            else:  # a sum that overflowed
-                yield start, block
+            yield start, block
 
     def _nonfinite(self) -> Rows:
         bad = [start + np.flatnonzero(~np.isfinite(block).all(axis=1)) for start, block in self.blocks()]
         return np.concatenate(bad)
 
 
-def _finite(block: np.ndarray[Any, Any]) -> bool:
-    """Tell whether a block's numbers are all finite; False also where their sum overflows."""
-    with np.errstate(all="ignore"):  # a sum is a fraction of the cost of isfinite
-        return bool(np.isfinite(block.sum()))
+def class_places(snapshot: Snapshot, rows: Rows) -> tuple[list[str], Rows]:
+    """Return the classes of rows, in the store's order, and each row's place among them: ``(len(rows),) int64``."""
+    codes, places = np.unique(snapshot.class_codes_of(rows), return_inverse=True)
+    return [snapshot.class_names[code] for code in codes.tolist()], places.astype(np.int64, copy=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -78,58 +78,34 @@ def _picked(values: Array, rest: Sequence[Place]) -> Array:
     return values
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Field:
-    """Reads a field's rows; of neighbours in a map, if only part of each is wanted, no page that is not asked for."""
-
-    name: str
-    spec: FieldSpec
-
-    def __call__(self, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
-        if not whole and consecutive(rows):
-            values: Any = snapshot.span(self.name, int(rows[0]), int(rows[-1]) + 1)
-        else:
-            values = read_field(snapshot, self.name, rows)
-        numbers: Array = as_numbers(values, self.spec)
-        return numbers
+def _read_rows(name: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
+    """Read a field's rows; of neighbours in a map, if only part of each is wanted, no page that is not asked for."""
+    if not whole and consecutive(rows):
+        values: Any = snapshot.span(name, int(rows[0]), int(rows[-1]) + 1)
+    else:
+        values = read_field(snapshot, name, rows)
+    numbers: Array = as_numbers(values, snapshot.record.fields[name])
+    return numbers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Padded:
-    """Reads a ragged field's rows with zeros past their lengths: ``(n, longest, *shape)``."""
-
-    name: str
-    spec: FieldSpec
-    longest: int
-
-    def __call__(self, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
-        ragged = read_ragged(snapshot, self.name, rows)
-        out = np.zeros((len(rows), self.longest, *self.spec.shape), _dtype(self.spec))
-        for place, row in enumerate(as_numbers(ragged, self.spec)):
-            out[place, : len(row)] = row
-        return out
+def _read_padded(name: str, longest: int, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
+    """Read a ragged field's rows with zeros past their lengths: ``(n, longest, *shape)``."""
+    spec = snapshot.record.fields[name]
+    out = np.zeros((len(rows), longest, *spec.shape), _dtype(spec))
+    for place, row in enumerate(as_numbers(read_ragged(snapshot, name, rows), spec)):
+        out[place, : len(row)] = row
+    return out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
-    """Reads a column."""
-
-    name: str
-
-    def __call__(self, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
-        return column_of(snapshot, self.name, rows)
+def _read_column(name: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
+    return column_of(snapshot, name, rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Text:
-    """Reads keys, or what they are made of."""
-
-    method: str
-
-    def __call__(self, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
-        texts = np.empty(len(rows), dtype=object)
-        texts[:] = getattr(snapshot, self.method)(rows)
-        return texts
+def _read_texts(method: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
+    """Read keys, or what they are made of."""
+    texts = np.empty(len(rows), dtype=object)
+    texts[:] = getattr(snapshot, method)(rows)
+    return texts
 
 
 def _dtype(spec: FieldSpec) -> np.dtype[Any]:
@@ -157,25 +133,25 @@ def as_dataset(snapshot: Callable[[], Snapshot], rows: Rows, fields: Sequence[st
         return xr.Variable(("sample", *dims), indexing.LazilyIndexedArray(_Lazy(snapshot, read, rows, shape, dtype)))
 
     coords: dict[str, Any] = {
-        "key": variable((), _Text(method="keys_of"), (), object),
-        "file_id": variable((), _Text(method="file_ids_of"), (), object),
-        "class_name": variable((), _Text(method="class_names_of"), (), object),
+        "key": variable((), partial(_read_texts, "keys_of"), (), object),
+        "file_id": variable((), partial(_read_texts, "file_ids_of"), (), object),
+        "class_name": variable((), partial(_read_texts, "class_names_of"), (), object),
     }
     for name, column in record.columns.items():
         dtype = object if column.dtype == STRING else column.dtype
-        coords[name] = variable((), _Column(name=name), (), dtype)
+        coords[name] = variable((), partial(_read_column, name), (), dtype)
     data: dict[str, Any] = {}
     for name in fields:
         spec, dims = record.fields[name], record.arrays[name].dims[1:]
         if not spec.ragged:
-            data[name] = variable(dims, _Field(name=name, spec=spec), spec.shape, _dtype(spec))
+            data[name] = variable(dims, partial(_read_rows, name), spec.shape, _dtype(spec))
             continue
         starts, stops = row_bounds(snapshot(), name, rows)
         lengths, longest = stops - starts, int((stops - starts).max(initial=0))
         if (length_name := f"{name}_length") in (*record.columns, *record.fields):
             raise ValueError(f"{length_name!r} is the lengths of {name!r}: leave that field out with fields=")
         coords[length_name] = xr.Variable(("sample",), lengths)
-        padded = _Padded(name=name, spec=spec, longest=longest)
+        padded = partial(_read_padded, name, longest)
         data[name] = variable((f"{name}_token", *dims), padded, (longest, *spec.shape), _dtype(spec))
     used = {dim for value in data.values() for dim in value.dims}
     for clash in used & {*coords, *data}:

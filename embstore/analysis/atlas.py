@@ -123,10 +123,8 @@ def explore(
 
 
 def _installed() -> str:
-    """Return where the program is: beside this interpreter, or in the PATH."""
-    beside = Path(sys.executable).parent / _PROGRAM
-    if beside.is_file():
-        return str(beside)
-    if found := shutil.which(_PROGRAM):
-        return found
+    """Return the path of the program, beside this interpreter or in the PATH."""
+    for folder in (str(Path(sys.executable).parent), None):
+        if found := shutil.which(_PROGRAM, path=folder):
+            return found
     raise MissingLibraryError(_PROGRAM, "atlas", "to explore rows in the browser")

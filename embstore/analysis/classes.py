@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.lazy import imported
+from embstore._outputs.vectors import class_places
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
 
@@ -79,13 +80,6 @@ class Distances:
         return pandas.DataFrame(data, index=pandas.Index(self.class_names, name="class_name", dtype=object))
 
 
-def class_places(view: View) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the classes that occur, and each row's place among them: ``(len(view),) int64``."""
-    snapshot = view.snapshot()
-    codes, places = np.unique(snapshot.class_codes_of(view.rows), return_inverse=True)
-    return [snapshot.class_names[code] for code in codes.tolist()], places.astype(np.int64)
-
-
 def centroids(view: View | EmbeddingStore, field: str | None = None) -> Centroids:
     """Return the mean row of each class, summed in float64, a block at a time.
 
@@ -104,7 +98,7 @@ def centroids(view: View | EmbeddingStore, field: str | None = None) -> Centroid
     """
     view = as_view(view)
     vectors = view.vectors(field)
-    names, places = class_places(view)
+    names, places = class_places(vectors.snapshot, vectors.rows)
     counts = np.bincount(places, minlength=len(names))
     sums = np.zeros((len(names), vectors.dim))
     exact = np.float32 if vectors.spec.row_nbytes <= 4 * vectors.dim and vectors.spec.floating else np.float64
@@ -126,30 +120,39 @@ def distances(view: View | EmbeddingStore, field: str | None = None, *, metric: 
     ------
     NonFiniteError, ShapeError, UnknownFieldError
     """
-    view = as_view(view)
-    means = centroids(view, field)
-    names, places = class_places(view)
-    own = to_own(view, field, means, places, metric)
-    within = np.bincount(places, weights=own, minlength=len(names)) / np.maximum(means.counts, 1)
-    between = np.stack([_distance(mean[None], means.values, metric) for mean in means.values]) if names else None
-    return Distances(
-        metric=metric,
-        class_names=names,
-        counts=means.counts,
-        within=within,
-        between=np.empty((0, 0)) if between is None else between,
-    )
+    means, _, _, within = around_centroids(as_view(view), field, metric)
+    names = means.class_names
+    between = np.empty((0, 0))
+    if names:
+        between = np.stack([_distance(mean[None], means.values, metric) for mean in means.values])
+    return Distances(metric=metric, class_names=names, counts=means.counts, within=within, between=between)
 
 
-def to_own(view: View, field: str | None, means: Centroids, places: NDArray[np.int64], metric: Distance) -> Doubles:
-    """Return the distance of each row to its class's centroid: ``(len(view),) float64``."""
+def around_centroids(
+    view: View, field: str | None, metric: Distance
+) -> tuple[Centroids, NDArray[np.int64], Doubles, Doubles]:
+    """Measure how far rows lie from the centroid of their class.
+
+    Returns
+    -------
+    means : Centroids
+    places : ndarray, (len(view),) int64
+        The place of each row's class among them.
+    own : ndarray, (len(view),) float64
+        The distance of each row to its class's centroid.
+    within : ndarray, (classes,) float64
+        The mean of these distances for each class.
+    """
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"expected the metric cosine or euclidean, found {metric!r}")
-    found = [
-        _distance(block, means.values[places[start : start + len(block)]], metric)
-        for start, block in view.vectors(field).finite_blocks(dtype=np.float64)
-    ]
-    return np.concatenate(found) if found else np.empty(0)
+    means, vectors = centroids(view, field), view.vectors(field)
+    _, places = class_places(vectors.snapshot, vectors.rows)
+    own = np.empty(len(vectors))
+    for start, block in vectors.finite_blocks(dtype=np.float64):
+        at = slice(start, start + len(block))
+        own[at] = _distance(block, means.values[places[at]], metric)
+    within = np.bincount(places, weights=own, minlength=len(means.counts)) / np.maximum(means.counts, 1)
+    return means, places, own, within
 
 
 def _distance(a: NDArray[Any], b: Doubles, metric: Distance) -> Doubles:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.lazy import imported
 from embstore._outputs.neighbors import norms
-from embstore._outputs.vectors import Vectors
-from embstore.analysis.classes import class_places
+from embstore._outputs.vectors import class_places
 from embstore.errors import TooManyPairsError
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
@@ -75,10 +74,11 @@ def duplicates(
         raise ValueError(f"expected a threshold above 0 and up to 1, found {threshold}")
     pandas = imported("pandas", "analysis", "for a DataFrame")
     vectors = view.vectors(field)
-    _, classes = class_places(view)
+    _, classes = class_places(vectors.snapshot, vectors.rows)
+    step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (4 * vectors.dim)))
     found: list[tuple[Places, Places, NDArray[np.float64]]] = []
     count = 0
-    for start, left in vectors.finite_blocks(step := _step(vectors)):
+    for start, left in vectors.finite_blocks(step):
         for other in range(start, len(vectors), step):
             right = left if other == start else vectors.read(other, min(other + step, len(vectors)))
             a, b, scores = _alike(left, right, threshold)
@@ -103,10 +103,6 @@ def duplicates(
             "score": scores[order],
         }
     )
-
-
-def _step(vectors: Vectors) -> int:
-    return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (4 * vectors.dim)))
 
 
 def _alike(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.lazy import imported
 from embstore._outputs.neighbors import nearest_rows
-from embstore.analysis.classes import Distance, centroids, class_places, to_own
+from embstore.analysis.classes import Distance, around_centroids
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
 
@@ -65,10 +65,7 @@ def outliers(
     if method == "neighbors":
         distance = score = _to_neighbors(view, field, k, metric)
     else:
-        means = centroids(view, field)
-        _, places = class_places(view)
-        distance = to_own(view, field, means, places, metric)
-        within = np.bincount(places, weights=distance, minlength=len(means.counts)) / np.maximum(means.counts, 1)
+        means, places, distance, within = around_centroids(view, field, metric)
         usual = within[places]
         score = np.divide(distance, usual, out=np.zeros_like(distance), where=(usual > 0) & (means.counts[places] > 1))
     chosen = np.argsort(-score, kind="stable")[:n]

@@ -11,15 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.format.ragged import Padded
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
-from embstore._engine.read.read_rows import read_field
-from embstore._outputs.tensors import as_tensor
-from embstore.errors import AlignmentError, NameRefusedError, UnknownClassError
+from embstore._outputs.tensors import as_tensor, field_tensors
+from embstore.errors import AlignmentError, NameRefusedError
 from embstore.store.embedding_store import View
-
-__all__ = ["Aligned", "align"]
 
 On = Literal["key", "file_id"]
 _OWN_NAMES = ("key", "file_id", "class_name", "label")
@@ -186,20 +183,13 @@ class Aligned(PickledByName):
             Partners are of different classes.
         """
         labels = self.first.labels(classes)
-        if self.on == "key":
-            return labels  # a key has one class
-        for name, view in list(self.views.items())[1:]:
-            try:
-                differs = labels != view.labels(classes)
-            except UnknownClassError as error:
-                raise self._differing(name, np.array(view.class_names) != np.array(self.first.class_names)) from error
-            if differs.any():
-                raise self._differing(name, differs)
+        own = np.array(self.first.class_names)
+        others = {} if self.on == "key" else self.views  # a key has one class
+        for name, view in others.items():
+            if len(differing := np.flatnonzero(np.array(view.class_names) != own)):
+                reason = "it has another class for some, so that they have no one label"
+                raise AlignmentError(name, self.on, view_ids(self.first[differing], self.on), reason)
         return labels
-
-    def _differing(self, name: str, differs: NDArray[np.bool_]) -> AlignmentError:
-        ids = view_ids(self.first[np.flatnonzero(differs)], self.on)
-        return AlignmentError(name, self.on, ids, "it has another class for some, so that they have no one label")
 
     def __getitem__(self, index: Any) -> Any:
         """Return one sample, as a mapping of NumPy arrays; or, of a slice, places or a mask, the `Aligned` of those."""
@@ -227,13 +217,9 @@ class Aligned(PickledByName):
         whole: dict[str, Any] = {}
         ragged = []
         for name, view in self.views.items():
-            snapshot, field = view.snapshot(), self.fields[name]
-            values, lengths = read_field(snapshot, field, view.rows[places]), None
-            if isinstance(values, Ragged):
-                values, lengths = values.padded()
-            whole[name] = as_tensor(values, snapshot.record.fields[field])
+            whole[name], lengths = field_tensors(view.snapshot(), self.fields[name], view.rows[places])
             if lengths is not None:
-                whole[f"{name}_lengths"] = as_tensor(lengths)
+                whole[f"{name}_lengths"] = lengths
                 ragged.append(name)
         chosen = self.first[places]
         whole[self.on] = view_ids(chosen, self.on)

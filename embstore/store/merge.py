@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ from embstore.errors import (
 )
 from embstore.store.embedding_store import session_of
 from embstore.store.open import open as open_store
-
-__all__ = ["merge", "plan_merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +176,9 @@ def plan_merge(
     if new_names := list(codes)[len(names) :]:
         appends["class_names"] = new_names
     for name, column in record.columns.items():
-        appends[column.array] = _blocks(parts, _column_reader(name))
+        appends[column.array] = _blocks(parts, partial(_column_values, name))
     for name, spec in record.fields.items():
-        appends[name] = _blocks(parts, _field_reader(name))
+        appends[name] = _blocks(parts, partial(_field_values, name))
         if spec.ragged:
             lengths = [np.subtract(*row_bounds(part.snapshot, name, part.rows)[::-1]) for part in parts]
             ends = record.arrays[name].length + np.cumsum(np.concatenate(lengths))
@@ -220,13 +219,10 @@ def _blocks(parts: Sequence[Part], read: Callable[[Snapshot, Rows], Values]) -> 
             yield read(part.snapshot, rows)
 
 
-def _column_reader(name: str) -> Callable[[Snapshot, Rows], Values]:
-    return lambda at, rows: read_rows(at, at.record.columns[name].array, rows)
+def _column_values(name: str, at: Snapshot, rows: Rows) -> Values:
+    return read_rows(at, at.record.columns[name].array, rows)
 
 
-def _field_reader(name: str) -> Callable[[Snapshot, Rows], Values]:
-    def read(at: Snapshot, rows: Rows) -> Values:
-        values = read_field(at, name, rows)
-        return values.values if isinstance(values, Ragged) else values
-
-    return read
+def _field_values(name: str, at: Snapshot, rows: Rows) -> Values:
+    values = read_field(at, name, rows)
+    return values.values if isinstance(values, Ragged) else values

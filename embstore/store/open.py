@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from embstore._engine.format.config import Config
-from embstore._engine.format.record import FieldSpec, Record
+from embstore._engine.format.record import FieldSpec
 from embstore._engine.format.zarr_layout import FIELD_CHUNK_BYTES
 from embstore._engine.io.filesystem import make_parents, refuse_network
 from embstore._engine.io.locks import lock
@@ -120,7 +119,12 @@ def open(
             compression=compression,
             provenance=provenance,
         )
-        _make(place, record, lock_timeout=lock_timeout, fails_if_there=mode != "a")
+        make_parents(place)
+        with lock(place, timeout=lock_timeout):  # two processes may try at once
+            if not os.path.lexists(place):
+                create(place, record)
+            elif mode != "a":
+                raise StoreExistsError(place)
     snapshot = open_snapshot(place, mapping=mapping, check=check)
     return _opened(snapshot, wanted, writable=writable, lock_timeout=lock_timeout)
 
@@ -131,13 +135,3 @@ def _opened(
     if wanted is not None and (differences := wanted.diff(Config(snapshot.record.config))):
         raise ConfigMismatchError(snapshot.folder.path, differences)
     return EmbeddingStore(Session(snapshot, writable=writable, lock_timeout=lock_timeout))
-
-
-def _make(place: Path, record: Record, *, lock_timeout: float, fails_if_there: bool) -> None:
-    """Make a store at `place`; two processes may try at once."""
-    make_parents(place)
-    with lock(place, timeout=lock_timeout):
-        if not os.path.lexists(place):
-            create(place, record)
-        elif fails_if_there:
-            raise StoreExistsError(place)

@@ -142,15 +142,11 @@ class StoreReader:
     def __getitem__(self, key: str | Key | Sequence[str | Key]) -> Any:
         """Return the only field's row of a key, read-only; or fresh rows of several keys, as `fetch` does."""
         if isinstance(key, str | Key):
-            return self._row(int(self.rows_of([key])[0]), self.field_name())
+            row, name = int(self.rows_of([key])[0]), self.field_name()
+            return as_numbers(span_field(self.snapshot, name, row), self.snapshot.record.fields[name])
         if isinstance(key, list | tuple | np.ndarray) and (not len(key) or isinstance(key[0], str | Key)):
             return self.fetch(key)
         raise TypeError(f"a store is indexed by a key or a list of keys, found {key!r}; by row, use take()")
-
-    def _row(self, row: int, field: str) -> np.ndarray[Any, Any]:
-        values = span_field(self.snapshot, field, row)
-        numbers: np.ndarray[Any, Any] = as_numbers(values, self.snapshot.record.fields[field])
-        return numbers
 
     def fetch(self, keys: Sequence[str | Key], field: str | None = None) -> Any:
         """Copy the rows of `keys`, in their order and with their repeats: ``(len(keys), *shape)``; see `take`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from embstore._engine.read.read_rows import column_of, read_field
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
-from embstore._outputs.tensors import as_tensor
-from embstore._outputs.vectors import Vectors
+from embstore._outputs.tensors import field_tensors
+from embstore._outputs.vectors import Vectors, class_places
 from embstore.errors import ShapeError, StoreChangedError, UnknownClassError
 from embstore.store.reader import StoreReader
 
@@ -68,22 +68,15 @@ class SelectedRows:
         snapshot = self.store.snapshot
         record = snapshot.record
         if record.generation != self._generation:
-            raise StoreChangedError(
-                snapshot.folder.path,
-                "the store was compacted since this view was made; select() again",
-                expected=self._generation,
-                found=record.generation,
-            )
+            self._fail("the store was compacted since this view was made", self._generation, record.generation)
         if record.epoch != self._epoch:
             if snapshot.is_dead(self.rows).any():
-                raise StoreChangedError(
-                    snapshot.folder.path,
-                    "rows of this view were erased; select() again",
-                    expected=self._epoch,
-                    found=record.epoch,
-                )
+                self._fail("rows of this view were erased", self._epoch, record.epoch)
             self._epoch = record.epoch
         return snapshot
+
+    def _fail(self, reason: str, expected: object, found: object) -> NoReturn:
+        raise StoreChangedError(self.store.path, f"{reason}; select() again", expected=expected, found=found)
 
     @property
     def keys(self) -> list[str]:
@@ -103,9 +96,7 @@ class SelectedRows:
     @property
     def classes(self) -> list[str]:
         """The different classes that occur, in the store's order."""
-        snapshot = self.snapshot()
-        codes = np.unique(snapshot.class_codes_of(self.rows)).tolist()
-        return [snapshot.class_names[code] for code in codes]
+        return class_places(self.snapshot(), self.rows)[0]
 
     def labels(self, classes: Sequence[str]) -> NDArray[np.int64]:
         """Return each row's place in `classes`: ``(len(view),) int64``.
@@ -181,12 +172,9 @@ class SelectedRows:
         dtype : torch.dtype, optional
             The stored one, unless given.
         """
-        values, spec = self._read(field)
-        if isinstance(values, Ragged):
-            padded = values.padded()
-            rows = as_tensor(padded.values, spec).to(device=device, dtype=dtype)
-            return Padded(rows, as_tensor(padded.lengths).to(device=device))
-        return as_tensor(values, spec).to(device=device, dtype=dtype)
+        rows, lengths = field_tensors(self.snapshot(), self.store.field_name(field), self.rows)
+        rows = rows.to(device=device, dtype=dtype)
+        return rows if lengths is None else Padded(rows, lengths.to(device=device))
 
     def to_pandas(
         self, fields: Sequence[str] | str | None = None, *, index: Literal["key", "file_id"] = "key"
