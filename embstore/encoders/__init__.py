@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from embstore.encoders.audio import AudioSettings as AudioSettings
     from embstore.encoders.base import BaseEncoder as BaseEncoder
     from embstore.encoders.base import Encoder as Encoder
+    from embstore.encoders.functions import FunctionEncoder as FunctionEncoder
     from embstore.encoders.modules import ModuleEncoder as ModuleEncoder
     from embstore.encoders.pretrained import PretrainedEncoder as PretrainedEncoder
     from embstore.encoders.pretrained import from_pretrained as from_pretrained
-    from embstore.encoders.wrapping import FunctionEncoder as FunctionEncoder
 
 _HOMES = {
     "AudioSettings": "audio",
     "BaseEncoder": "base",
     "Encoder": "base",
-    "FunctionEncoder": "wrapping",
+    "FunctionEncoder": "functions",
     "ModuleEncoder": "modules",
     "PretrainedEncoder": "pretrained",
     "from_pretrained": "pretrained",

@@ -1,6 +1,6 @@
 """A sound file, or samples in memory, to one channel at one rate and of one length; the same bits every time.
 
-What a file holds is `audiofiles`' to read.
+What a file holds is `sound_files`' to read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from embstore._engine.format.record import BFLOAT16
 from embstore._engine.read.dtypes import as_rows, widen_bfloat16
-from embstore.encoders.audiofiles import Samples, mean, read_file, scaled
 from embstore.encoders.content import file_bytes
+from embstore.encoders.sound_files import Samples, mean, read_file, scaled
 from embstore.errors import ConfigError, DecodeError, ShapeError
 
 _MARGIN: Final = 4096

@@ -12,8 +12,6 @@ from typing import Any, Protocol, Self
 from embstore._engine.format.record import FieldSpec
 from embstore.errors import UnknownFieldError
 
-__all__ = ["BaseEncoder", "Encoder", "as_encoder"]
-
 
 class Encoder(Protocol):
     """What turns samples into embeddings."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from embstore.errors import SampleError
 
-__all__ = ["file_bytes"]
-
 
 def file_bytes(content: Mapping[str, Any]) -> bytes:
     """Return the bytes of an undecoded sample of Hugging Face's: ``"bytes"``, else those of the file at ``"path"``.

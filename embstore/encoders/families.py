@@ -1,7 +1,7 @@
 """What is known of models by their type, as data: which ones there are, and what of a model gives which output. Pure.
 
 `FAMILIES` is the table of the models that `from_pretrained` knows; what a row of it gives with a ``config.json`` is
-`anatomy`'s.
+`model_shapes`'.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from embstore.errors import UnknownModelError
-
-__all__ = ["FAMILIES", "Family", "Layout", "Modality", "family_of"]
 
 Modality = Literal["audio", "image", "text"]
 Layout = Literal["ast", "conv", "fixed", "patches", "pooled", "text"]

@@ -16,8 +16,6 @@ from embstore.errors import DecodeError, ShapeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["decode_image", "describe"]
-
 _ESCAPING: Final = (OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, LookupError, struct.error)
 """A bad EXIF rational is a TypeError, a broken AVIF file a RuntimeError; all that is called then is Pillow."""
 

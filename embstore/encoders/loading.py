@@ -16,13 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from embstore._engine.lazy import imported
 from embstore.encoders import weights
-from embstore.encoders.anatomy import TextLimits
 from embstore.encoders.audio import AudioSettings
 from embstore.encoders.families import Family
+from embstore.encoders.model_shapes import TextLimits
 from embstore.encoders.sentence import SentenceHead
 from embstore.errors import ConfigError, WeightsChangedError
-
-__all__ = ["Loaded", "Plan", "load_model", "load_processor", "token_ids"]
 
 _LOADING: Final = threading.Lock()
 """How much transformers says is a setting of the process: two that change it at once would not restore it."""

@@ -1,7 +1,7 @@
 """An encoder around any module of PyTorch: in evaluation mode, without gradients, with the weights that it had.
 
 What a module's weights are, it can tell itself; what its code does only its author can: that is what `config` is for.
-How weights are digested is `weights`', and what this has in common with functions `wrapping`'s.
+How weights are digested is `weights`', and what this has in common with functions `functions`'.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embstore._engine.format.config import Config
 from embstore._engine.format.record import DEFAULT_FIELD, FieldSpec
+from embstore.encoders.functions import Wrapped
 from embstore.encoders.weights import ModuleWeights
-from embstore.encoders.wrapping import Wrapped
 from embstore.errors import ConfigError, WeightsChangedError
 
 if TYPE_CHECKING:
     from torch import device
     from torch.nn import Module
-
-__all__ = ["ModuleEncoder"]
 
 _COMPUTE_DTYPES: Final = ("float32", "bfloat16", "float16")
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")

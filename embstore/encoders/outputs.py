@@ -3,7 +3,7 @@
 A name is ``layer[.pooling]``. Layers are ``last_hidden_state``, ``layer_0`` (the embeddings) to ``layer_N``, and what
 the model pools itself: ``pooler_output``, ``embeds``, ``sentence_embedding``. Poolings are ``mean`` and ``max``, over
 the tokens that are not padding, and ``cls``, the first token; alone, they are those of ``last_hidden_state``. Which
-of these a model has is `anatomy`'s; what sentence-transformers makes of tokens is `sentence`'s.
+of these a model has is `model_shapes`'; what sentence-transformers makes of tokens is `sentence`'s.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embstore._engine.format.record import FieldSpec, check_name, dtype_name
-from embstore.encoders.anatomy import Anatomy
+from embstore.encoders.model_shapes import ModelShapes
 from embstore.errors import DtypeError, UnknownFieldError
-
-__all__ = ["DTYPES", "LAST", "SENTENCE", "Output", "Pass", "available", "declare", "pool", "rows"]
 
 LAST: Final = "last_hidden_state"
 """The tokens of the last layer: those that a pooling alone is over."""
@@ -68,18 +66,18 @@ class Pass:
     lengths: list[int] | None = None
 
 
-def available(anatomy: Anatomy) -> tuple[str, ...]:
+def available(shapes: ModelShapes) -> tuple[str, ...]:
     """List the names that a model's fields can have; each layer can be pooled as well."""
-    names = [*anatomy.vectors, *anatomy.aliases]
-    if anatomy.layers is not None:
-        poolings = ("mean", "max", *(("cls",) if anatomy.class_token else ()))
-        layers = (LAST, *(f"layer_{n}" for n in range(anatomy.layers + 1)))
+    names = [*shapes.vectors, *shapes.aliases]
+    if shapes.layers is not None:
+        poolings = ("mean", "max", *(("cls",) if shapes.class_token else ()))
+        layers = (LAST, *(f"layer_{n}" for n in range(shapes.layers + 1)))
         names += [*poolings, *layers, *(f"{layer}.{pooling}" for layer in layers for pooling in poolings)]
     return tuple(names)
 
 
 def declare(
-    wanted: Sequence[str] | Mapping[str, str], dtypes: str | Mapping[str, str], anatomy: Anatomy
+    wanted: Sequence[str] | Mapping[str, str], dtypes: str | Mapping[str, str], shapes: ModelShapes
 ) -> dict[str, Output]:
     """Look up the outputs that fields are to hold.
 
@@ -89,7 +87,7 @@ def declare(
         Names of outputs, or these by the fields' own names.
     dtypes : str or mapping
         Stored dtype of all fields, or by field; float32 of those left out.
-    anatomy : Anatomy
+    shapes : ModelShapes
 
     Raises
     ------
@@ -104,7 +102,7 @@ def declare(
         raise TypeError(f"expected a list of fields, found one: {wanted!r}")
     names = dict(wanted) if isinstance(wanted, Mapping) else {name: name for name in wanted}
     if not names:
-        raise UnknownFieldError(None, available(anatomy))
+        raise UnknownFieldError(None, available(shapes))
     if isinstance(dtypes, Mapping):
         for name in dtypes:
             if name not in names:
@@ -115,23 +113,23 @@ def declare(
         found = dtype_name(dtype)
         if found not in DTYPES:
             raise DtypeError(name, expected=" or ".join(DTYPES), found=dtype)
-        outputs[check_name(name, outputs)] = _look_up(output, found, anatomy)
+        outputs[check_name(name, outputs)] = _look_up(output, found, shapes)
     return outputs
 
 
-def _look_up(name: str, dtype: str, anatomy: Anatomy) -> Output:
-    if name not in available(anatomy):
-        raise UnknownFieldError(name, available(anatomy))
-    name = anatomy.aliases.get(name, name)
-    if name in anatomy.vectors:
-        return Output(name, None, FieldSpec(shape=(anatomy.vectors[name],), dtype=dtype, layer=name))
+def _look_up(name: str, dtype: str, shapes: ModelShapes) -> Output:
+    if name not in available(shapes):
+        raise UnknownFieldError(name, available(shapes))
+    name = shapes.aliases.get(name, name)
+    if name in shapes.vectors:
+        return Output(name, None, FieldSpec(shape=(shapes.vectors[name],), dtype=dtype, layer=name))
     layer, _, pooling = name.rpartition(".") if "." in name else (name, "", "")
     if name in ("mean", "max", "cls"):
         layer, pooling = LAST, name
     if pooling:
-        return Output(layer, pooling, FieldSpec(shape=(anatomy.dim,), dtype=dtype, layer=layer, pooling=pooling))
-    ragged = anatomy.tokens is None
-    shape = (anatomy.dim,) if anatomy.tokens is None else (anatomy.tokens, anatomy.dim)
+        return Output(layer, pooling, FieldSpec(shape=(shapes.dim,), dtype=dtype, layer=layer, pooling=pooling))
+    ragged = shapes.tokens is None
+    shape = (shapes.dim,) if shapes.tokens is None else (shapes.tokens, shapes.dim)
     return Output(layer, None, FieldSpec(shape=shape, dtype=dtype, layer=layer, ragged=ragged))
 
 

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from embstore.encoders import image, weights
-from embstore.encoders.anatomy import TextLimits, check_processor, least_samples, processor_type, token_limit
 from embstore.encoders.audio import AudioSettings
-from embstore.encoders.modelfiles import (
+from embstore.encoders.model_files import (
     PROCESSOR_FILES,
     TOKENIZER_FILES,
     VOCABULARIES,
@@ -21,9 +20,8 @@ from embstore.encoders.modelfiles import (
     plain,
     read_json,
 )
+from embstore.encoders.model_shapes import TextLimits, check_processor, least_samples, processor_type, token_limit
 from embstore.errors import ConfigError, ModelFilesError
-
-__all__ = ["Preprocessing", "preprocessing_of"]
 
 _OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "audio": ("duration",),

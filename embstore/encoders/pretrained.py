@@ -1,7 +1,7 @@
 """Pretrained models of Hugging Face's as encoders: their files become a config, and nothing is loaded until it is used.
 
-Which files there are is `modelfiles`' to find, how samples are prepared `preprocessing`'s to say; what a model gives
-is `anatomy`'s, how that is named `outputs`'; and the model is run by `running`.
+Which files there are is `model_files`' to find, how samples are prepared `preprocessing`'s to say; what a model gives
+is `model_shapes`', how that is named `outputs`'; and the model is run by `running`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from typing import Any, Final, Literal, Self
 from embstore._engine.format.config import Config
 from embstore._engine.format.record import FieldSpec
 from embstore.encoders import weights
-from embstore.encoders.anatomy import Anatomy, describe, tower_settings
 from embstore.encoders.base import BaseEncoder
 from embstore.encoders.families import Modality
 from embstore.encoders.loading import Plan
-from embstore.encoders.modelfiles import locate, plain, read_files
+from embstore.encoders.model_files import locate, plain, read_files
+from embstore.encoders.model_shapes import ModelShapes, shapes_of, tower_settings
 from embstore.encoders.outputs import SENTENCE, Output, declare
 from embstore.encoders.preprocessing import preprocessing_of
 from embstore.encoders.running import Runner
 from embstore.errors import ConfigError, WeightsChangedError
-
-__all__ = ["PretrainedEncoder", "from_pretrained"]
 
 Padding = Literal["longest", "max_length"]
 
@@ -40,12 +38,12 @@ class PretrainedEncoder(BaseEncoder):
     """A pretrained model that encodes clips, images or texts; made by `from_pretrained`."""
 
     def __init__(
-        self, config: Config, outputs: Mapping[str, Output], anatomy: Anatomy, runner: Runner, dtype: str
+        self, config: Config, outputs: Mapping[str, Output], shapes: ModelShapes, runner: Runner, dtype: str
     ) -> None:
         self._config = config
         self._declared = dict(outputs)
         self._outputs = dict(outputs)
-        self._anatomy = anatomy
+        self._shapes = shapes
         self._runner = runner
         self._dtype = dtype
 
@@ -86,7 +84,7 @@ class PretrainedEncoder(BaseEncoder):
             The model is loaded, and lacks weights for one of them.
         """
         more = [name for name in names if name not in self._declared]
-        found = declare(more, self._dtype, self._anatomy) if more or not names else {}
+        found = declare(more, self._dtype, self._shapes) if more or not names else {}
         other = copy(self)
         other._outputs = {name: self._declared.get(name) or found[name] for name in names}
         self._runner.check(other._outputs)
@@ -197,7 +195,7 @@ def from_pretrained(
     settings = tower_settings(files.family, files.settings)
     given = {"duration": duration, "max_tokens": max_tokens, "padding": None if padding == "longest" else padding}
     ready = preprocessing_of(place, files, given)
-    anatomy = describe(
+    shapes = shapes_of(
         files.family,
         files.settings,
         model=place.id,
@@ -207,9 +205,9 @@ def from_pretrained(
     )
     default = files.family.default
     if files.head is not None:
-        anatomy = anatomy.with_vector(SENTENCE, files.head.size(anatomy.dim))
+        shapes = shapes.with_vector(SENTENCE, files.head.size(shapes.dim))
         default = (SENTENCE,)
-    outputs = declare(default if fields is None else fields, dtype, anatomy)
+    outputs = declare(default if fields is None else fields, dtype, shapes)
     names = (*files.weights, *files.others, *ready.files)
     stamps = weights.stamps(place.folder, names)  # before the weights are read: what changes meanwhile shows at loading
     if read_files(place, modality) != files or preprocessing_of(place, files, given) != ready:
@@ -245,7 +243,7 @@ def from_pretrained(
         device=device,
         compute_dtype=compute_dtype,
     )
-    return PretrainedEncoder(config, outputs, anatomy, Runner(plan), "float32" if isinstance(dtype, Mapping) else dtype)
+    return PretrainedEncoder(config, outputs, shapes, Runner(plan), "float32" if isinstance(dtype, Mapping) else dtype)
 
 
 def _version(name: str) -> str:

@@ -15,15 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.lazy import imported
-from embstore.encoders.anatomy import conv_frames, least_samples
 from embstore.encoders.audio import decode_audio
 from embstore.encoders.image import decode_image
 from embstore.encoders.loading import Plan, load_model, load_processor, token_ids
+from embstore.encoders.model_shapes import conv_frames, least_samples
 from embstore.encoders.outputs import LAST, SENTENCE, Output, Pass, rows
 from embstore.encoders.text import decode_text
 from embstore.errors import DecodeError, MissingWeightsError
-
-__all__ = ["Runner"]
 
 _INPUTS: Final = {"ast": "input_values", "conv": "input_values", "patches": "pixel_values"}
 """What models call the input that isn't text, where it isn't `input_features`."""

@@ -1,6 +1,6 @@
 """What sentence-transformers does to a model's tokens: modules.json as a head that pools, projects and normalises.
 
-Which files say so is `modelfiles`' to find, how tokens are pooled is `outputs`', and where the linear layers' weights
+Which files say so is `model_files`' to find, how tokens are pooled is `outputs`', and where the linear layers' weights
 are loaded is `loading`.
 """
 
@@ -13,8 +13,6 @@ from typing import Any, Final
 from embstore.encoders.families import FAMILIES
 from embstore.encoders.outputs import LAST, SENTENCE, pool
 from embstore.errors import UnknownModelError
-
-__all__ = ["Dense", "SentenceHead", "sentence_head"]
 
 _POOLINGS: Final = {  # old key: mode, in the order in which several are joined
     "pooling_mode_cls_token": "cls",

@@ -1,7 +1,7 @@
 """The length that a sound file states in its own header, for files cut short.
 
 PyAV reads WAV, W64, CAF, MP4, Matroska and others as far as they go, and repeats as their duration the length that is
-left. So their sizes are read here, from the bytes alone. `audiofiles` holds them against the decoded sound.
+left. So their sizes are read here, from the bytes alone. `sound_files` holds them against the decoded sound.
 """
 
 from __future__ import annotations

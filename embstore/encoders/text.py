@@ -6,8 +6,6 @@ from typing import Any
 
 from embstore.errors import DecodeError
 
-__all__ = ["decode_text"]
-
 
 def decode_text(content: Any) -> str:
     r"""Decode a text. It is left as it is, but for the byte order mark that some editors write before it.

@@ -13,9 +13,9 @@ from embstore import errors
 from embstore._engine.format.config import Config
 from embstore._engine.read.dtypes import narrow_bfloat16
 from embstore.encoders.audio import AudioSettings, decode_audio
-from embstore.encoders.audiofiles import scaled
 from embstore.encoders.image import decode_image
 from embstore.encoders.image import describe as describe_image
+from embstore.encoders.sound_files import scaled
 from embstore.encoders.text import decode_text
 from tests._helpers.sounds import RATE, av_file, sound_file, tone
 
@@ -189,7 +189,7 @@ def test_a_long_file_is_read_no_further_than_needed(rng, monkeypatch):
         read.append(len(frames))
         return scaled(frames)
 
-    monkeypatch.setattr("embstore.encoders.audiofiles.scaled", counted)
+    monkeypatch.setattr("embstore.encoders.sound_files.scaled", counted)
     data = sound_file(rng.uniform(-0.5, 0.5, (60 * 8_000, 1)), 8_000, "FLAC")
     decode_audio(data, native(16_000, 2))
     assert 2 * 8_000 < sum(read) < 4 * 8_000

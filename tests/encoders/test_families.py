@@ -7,17 +7,17 @@ import pytest
 from embstore import errors
 from embstore._engine.format.record import FieldSpec
 from embstore.encoders import outputs
-from embstore.encoders.anatomy import (
+from embstore.encoders.families import FAMILIES, family_of
+from embstore.encoders.model_shapes import (
     TextLimits,
     check_processor,
     conv_frames,
-    describe,
     image_size,
     least_samples,
+    shapes_of,
     token_limit,
     tower_settings,
 )
-from embstore.encoders.families import FAMILIES, family_of
 from embstore.encoders.sentence import sentence_head
 
 torch = pytest.importorskip("torch")
@@ -48,8 +48,8 @@ CONFIGS = {
 ALL = [(kind, family) for kind, known in FAMILIES.items() for family in known]
 
 
-def anatomy(kind, settings=None, *, modality=None, **options):
-    return describe(family_of("model", kind, modality), settings or {}, model="model", **options)
+def shapes(kind, settings=None, *, modality=None, **options):
+    return shapes_of(family_of("model", kind, modality), settings or {}, model="model", **options)
 
 
 def test_every_family_is_checked():
@@ -83,12 +83,12 @@ def test_what_is_assumed_where_config_json_is_silent_is_what_transformers_assume
     ],
 )
 def test_sizes_of_models_as_they_were_published(kind, modality, processor, tokens, dim, vectors):
-    found = anatomy(kind, modality=modality, processor=processor)
+    found = shapes(kind, modality=modality, processor=processor)
     assert (found.tokens, found.dim, dict(found.vectors)) == (tokens, dim, vectors)
 
 
 def test_frames_of_ten_seconds_and_of_each_length():
-    assert anatomy("wav2vec2", samples=160_000).tokens == 499
+    assert shapes("wav2vec2", samples=160_000).tokens == 499
     said = tower_settings(family_of("m", "wav2vec2", None), {})
     config = transformers.Wav2Vec2Config(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8)
     config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups = 4, 2
@@ -102,8 +102,8 @@ def test_frames_of_ten_seconds_and_of_each_length():
 
 
 def test_texts_are_ragged_unless_they_are_padded():
-    assert anatomy("bert", text=TextLimits(max_tokens=9, padded=False)).tokens is None
-    assert anatomy("bert", text=TextLimits(max_tokens=9, padded=True)).tokens == 9
+    assert shapes("bert", text=TextLimits(max_tokens=9, padded=False)).tokens is None
+    assert shapes("bert", text=TextLimits(max_tokens=9, padded=True)).tokens == 9
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_a_processor_with_unknown_defaults_is_refused():
 def test_images_of_another_size_only_for_models_that_interpolate():
     size = {"size": {"height": 256, "width": 256}}
     with pytest.raises(errors.ConfigError, match=r"\(224, 224\)"):
-        anatomy("vit", processor=size)
-    assert anatomy("dinov2", processor={"crop_size": 28}).tokens == 5
+        shapes("vit", processor=size)
+    assert shapes("dinov2", processor={"crop_size": 28}).tokens == 5
 
 
 @pytest.mark.parametrize(
@@ -187,14 +187,14 @@ def test_projections_of_a_tower_are_said_outside_it():
         "text_config": {"projection_dim": 99, "hidden_size": 8},
         "text_config_dict": {"hidden_size": 9},
     }
-    found = anatomy("clip", said, modality="text")
+    found = shapes("clip", said, modality="text")
     assert (found.dim, found.vectors["embeds"]) == (9, 7)
 
 
 def test_parts_that_are_not_known_are_refused():
     with pytest.raises(errors.UnknownModelError, match="adapter"):
-        anatomy("wav2vec2", {"add_adapter": True})
-    without = anatomy("siglip", {"vision_config": {"vision_use_head": False}}, processor={})
+        shapes("wav2vec2", {"add_adapter": True})
+    without = shapes("siglip", {"vision_config": {"vision_use_head": False}}, processor={})
     assert (dict(without.vectors), dict(without.aliases)) == ({}, {})
 
 
@@ -214,7 +214,7 @@ def test_most_tokens_of_a_text():
 
 
 def test_names_of_outputs():
-    bert = anatomy("bert")
+    bert = shapes("bert")
     found = outputs.declare(
         ["mean", "cls", "layer_3.max", "layer_0", "last_hidden_state", "pooler_output"], "float32", bert
     )
@@ -227,22 +227,22 @@ def test_names_of_outputs():
         "pooler_output": FieldSpec(shape=(768,), layer="pooler_output"),
     }
     assert [output.number for output in found.values()] == [None, None, 3, 0, None, None]
-    vit = outputs.declare(["last_hidden_state"], "float16", anatomy("vit", processor={}))
+    vit = outputs.declare(["last_hidden_state"], "float16", shapes("vit", processor={}))
     assert vit["last_hidden_state"].spec == FieldSpec(shape=(197, 768), dtype="float16", layer="last_hidden_state")
 
 
 def test_names_of_ones_own_and_dtypes_by_field():
-    found = outputs.declare({"emb": "layer_6.mean", "all": "layer_12"}, {"emb": "bfloat16"}, anatomy("bert"))
+    found = outputs.declare({"emb": "layer_6.mean", "all": "layer_12"}, {"emb": "bfloat16"}, shapes("bert"))
     assert [(name, output.layer, output.spec.dtype) for name, output in found.items()] == [
         ("emb", "layer_6", "bfloat16"),
         ("all", "layer_12", "float32"),
     ]
-    assert outputs.declare({"e": "mean"}, torch.float16, anatomy("bert"))["e"].spec.dtype == "float16"
+    assert outputs.declare({"e": "mean"}, torch.float16, shapes("bert"))["e"].spec.dtype == "float16"
 
 
 def test_names_of_projections():
     for kind, layer in (("clip", "embeds"), ("siglip", "pooler_output")):
-        found = outputs.declare(["embeds", "image_embeds"], "float32", anatomy(kind, processor={}))
+        found = outputs.declare(["embeds", "image_embeds"], "float32", shapes(kind, processor={}))
         assert [output.layer for output in found.values()] == [layer, layer]
 
 
@@ -268,15 +268,15 @@ def test_names_of_projections():
 )
 def test_outputs_that_a_model_does_not_have(kind, name):
     with pytest.raises(errors.UnknownFieldError) as caught:
-        outputs.declare([name], "float32", anatomy(kind, processor={}))
+        outputs.declare([name], "float32", shapes(kind, processor={}))
     assert caught.value.field == name
     assert caught.value.path is None
     for known in caught.value.available:  # what is offered can be had
-        outputs.declare([known], "float32", anatomy(kind, processor={}))
+        outputs.declare([known], "float32", shapes(kind, processor={}))
 
 
 def test_fields_that_cant_be():
-    bert = anatomy("bert")
+    bert = shapes("bert")
     with pytest.raises(errors.DtypeError, match="float64"):
         outputs.declare(["mean"], "float64", bert)
     with pytest.raises(errors.UnknownFieldError, match="no field 'max'"):

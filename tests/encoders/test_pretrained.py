@@ -92,7 +92,7 @@ def rewrite(path, **changes):
 def everything(folder, modality=None, **options):
     """An encoder of all the outputs that a model has."""
     encoder = from_pretrained(folder, modality=modality, **options)
-    return encoder.with_fields(available(encoder._anatomy))
+    return encoder.with_fields(available(encoder._shapes))
 
 
 def run(encoder, samples):

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from embstore.encoders.audiofiles import read_file
+from embstore.encoders.sound_files import read_file
 from embstore.encoders.sound_headers import extent
 from embstore.errors import DecodeError
 from tests._helpers.sounds import RATE, av_file, sound_file, tone

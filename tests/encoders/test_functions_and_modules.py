@@ -11,8 +11,8 @@ import embstore
 from embstore import errors
 from embstore._engine.format.record import FieldSpec
 from embstore.encoders import weights
+from embstore.encoders.functions import FunctionEncoder
 from embstore.encoders.modules import ModuleEncoder
-from embstore.encoders.wrapping import FunctionEncoder
 
 try:
     import torch

@@ -1,7 +1,7 @@
 """What one model gives, from its JSON alone: hidden states and vectors, their sizes, what it takes. Pure.
 
 It applies a row of `families`' table to a ``config.json`` and a processor's JSON. How a field is named is `outputs`',
-which files there are is `modelfiles`'.
+which files there are is `model_files`'.
 """
 
 from __future__ import annotations
@@ -12,19 +12,6 @@ from typing import Any, Final
 
 from embstore.encoders.families import FAMILIES, Family
 from embstore.errors import ConfigError, UnknownModelError
-
-__all__ = [
-    "Anatomy",
-    "TextLimits",
-    "check_processor",
-    "conv_frames",
-    "describe",
-    "image_size",
-    "least_samples",
-    "processor_type",
-    "token_limit",
-    "tower_settings",
-]
 
 # What an image processor does where its JSON is silent: whether it crops; to what size.
 _CROPS: Final = {
@@ -39,7 +26,7 @@ _FBANK_WINDOW: Final = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anatomy:
+class ModelShapes:
     """What a model can give for a sample: hidden states of some layers, and vectors by name.
 
     Attributes
@@ -65,7 +52,7 @@ class Anatomy:
     vectors: Mapping[str, int]
     aliases: Mapping[str, str]
 
-    def with_vector(self, name: str, size: int) -> Anatomy:
+    def with_vector(self, name: str, size: int) -> ModelShapes:
         """Return this with one more vector a sample."""
         return replace(self, vectors={**self.vectors, name: size})
 
@@ -97,7 +84,7 @@ def token_limit(family: Family, settings: Mapping[str, Any], model_max_length: f
     return positions if model_max_length is None else int(min(positions, model_max_length))
 
 
-def describe(
+def shapes_of(
     family: Family,
     settings: Mapping[str, Any],
     *,
@@ -105,7 +92,7 @@ def describe(
     processor: Mapping[str, Any] | None = None,
     text: TextLimits | None = None,
     samples: int | None = None,
-) -> Anatomy:
+) -> ModelShapes:
     """Say what a model gives, from its JSON.
 
     Parameters
@@ -157,7 +144,7 @@ def describe(
             tokens = None if samples is None else conv_frames(said, samples)
         case "text":
             tokens = text.max_tokens if text is not None and text.padded else None
-    return Anatomy(
+    return ModelShapes(
         dim=dim, layers=layers, tokens=tokens, class_token=family.class_token, vectors=vectors, aliases=aliases
     )
 

@@ -15,8 +15,6 @@ from embstore._engine.format.record import FieldSpec, check_name
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import ConfigError, UnknownFieldError
 
-__all__ = ["FunctionEncoder", "Wrapped"]
-
 
 class Wrapped(BaseEncoder):
     """What encoders of functions and of modules have in common: a config, fields and functions that were given.

@@ -19,18 +19,6 @@ from embstore.encoders.families import FAMILIES, Family, Modality, family_of
 from embstore.encoders.sentence import SentenceHead, sentence_head
 from embstore.errors import ModelFilesError, UnknownModelError
 
-__all__ = [
-    "PROCESSOR_FILES",
-    "TOKENIZER_FILES",
-    "VOCABULARIES",
-    "ModelFiles",
-    "Place",
-    "locate",
-    "plain",
-    "read_files",
-    "read_json",
-]
-
 VOCABULARIES: Final = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "sentencepiece.bpe.model"),
     *("spiece.model", "spm.model"),
