@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.format.record import BFLOAT16
+from embstore._engine.lazy import imported
 from embstore._engine.read.dtypes import as_rows, widen_bfloat16
 from embstore.encoders.content import file_bytes
 from embstore.encoders.sound_files import Samples, mean, read_file, scaled
@@ -177,11 +178,7 @@ def _from_array(array: Any, rate: Any, settings: AudioSettings) -> tuple[Samples
 def _resampled(mono: Samples, rate: float, wanted: int) -> Samples:
     if rate == wanted:
         return mono
-    try:
-        import soxr
-    except ImportError as error:
-        raise ImportError("resampling needs soxr: pip install 'embstore[audio]'") from error
-    resampled: Samples = soxr.resample(mono, rate, wanted, quality="HQ")
+    resampled: Samples = imported("soxr", "audio", "to resample sound").resample(mono, rate, wanted, quality="HQ")
     return resampled
 
 

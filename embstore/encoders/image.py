@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from embstore._engine.lazy import imported
 from embstore.encoders.content import file_bytes
 from embstore.errors import DecodeError, ShapeError
 
@@ -55,10 +56,9 @@ def decode_image(content: Any) -> Image:
     ImportError
         Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("images need Pillow: pip install 'embstore[image]'") from error
+    imported("PIL", "image", "to decode images")
+    from PIL import Image
+
     if isinstance(content, Mapping):
         content = file_bytes(content)
     if isinstance(content, np.ndarray):

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.lazy import imported
 from embstore.encoders.sound_headers import extent, filled, mp3_seconds, ogg_ends, ogg_links
 from embstore.errors import DecodeError
 
@@ -64,10 +65,7 @@ def read_file(data: bytes, needed: Needed) -> tuple[Samples, float]:
     """
     if not data:
         raise DecodeError("the file is empty")
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("reading sound files needs PyAV: pip install 'embstore[audio]'") from error
+    av = imported("av", "audio", "to read sound files")
     parts: list[Samples] = []
     done, rate, wanted = 0, 0, None
     try:
@@ -170,16 +168,12 @@ class _Reading:
         while True:
             try:
                 packet = next(packets, None)
+                decoded = [] if packet is None else packet.decode()
             except (av.error.FFmpegError, IndexError) as error:  # IndexError: of a stream that begins later
-                self.error = self.error or error
-                return
+                self.error = self.error or error  # if reading failed, no packet follows
+                continue
             if packet is None:
                 return
-            try:
-                decoded = packet.decode()
-            except av.error.FFmpegError as error:
-                self.error = self.error or error
-                continue
             yield from decoded
 
     def check_end(self) -> None:
@@ -221,14 +215,11 @@ def _refuse_cut(data: bytes, found: float) -> None:
     """Raise DecodeError if a file, of which some seconds were found, is shorter than its header states."""
     size = extent(data)
     if size is not None and size.cut:
-        about, there = (
-            (f" (about {found * size.stated / size.present:.3f} s)", f" ({found:.3f} s)")
-            if found and size.present
-            else ("", "")
-        )
-        raise DecodeError(
-            f"it is cut short: it states {size.stated:,} bytes of sound{about} and has {size.present:,}{there}"
-        )
+        stated, present = f"{size.stated:,} bytes of sound", f"{size.present:,}"
+        if found and size.present:
+            stated += f" (about {found * size.stated / size.present:.3f} s)"
+            present += f" ({found:.3f} s)"
+        raise DecodeError(f"it is cut short: it states {stated} and has {present}")
     if data.startswith(b"OggS") and not ogg_ends(data):
         raise DecodeError(f"it is cut short: it has no end-of-stream page, and ends after {found:.3f} s")
 
@@ -242,19 +233,12 @@ def _values(frame: Any) -> np.ndarray[Any, Any]:
     channels = frame.layout.nb_channels
     if frame.format.name == "s64":
         return np.frombuffer(frame.planes[0], np.int64)[: frame.samples * channels].reshape(-1, channels) / 2.0**63
-    if frame.format.is_planar and channels >= _MANY:
-        frame = _packed(frame)
+    if frame.format.is_planar and channels >= _MANY:  # the same values, with the channels side by side
+        import av
+
+        (frame,) = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate).resample(frame)
     values: np.ndarray[Any, Any] = frame.to_ndarray()
     return values.T if frame.format.is_planar else values.reshape(-1, channels)
-
-
-def _packed(frame: Any) -> Any:
-    """Return a frame whose channels lie side by side, with the same values."""
-    import av
-
-    resampler = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate)
-    (packed,) = resampler.resample(frame)
-    return packed
 
 
 # -- samples ----------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ _ASF: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA: Final = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _EBML: Final = b"\x1a\x45\xdf\xa3"
 _SEGMENT: Final = b"\x18\x53\x80\x67"
-_VOC: Final = b"Creative Voice File\x1a"
-_MP4_BOXES: Final = frozenset((b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"))
+_MP4_BOXES: Final = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 _MP3_HEAD: Final = 2048
 """Bytes in which an MP3 file's first frame lies, which may state the number of frames (as Xing's encoder first did)."""
@@ -75,10 +74,7 @@ def filled(data: bytes) -> bytes:
 
 
 def _read(data: bytes) -> Extent | _Gap | None:
-    for known, read in _READERS:
-        if known(data):
-            return read(data)
-    return None
+    return next((read(data) for at, marks, read in _CONTAINERS if data.startswith(marks, at)), None)
 
 
 class _Page(NamedTuple):
@@ -117,15 +113,8 @@ def ogg_ends(data: bytes) -> bool:
 
     Streams side by side end one by one.
     """
-    unended = set()
-    for page in _ogg_pages(data):
-        if page.end > len(data):
-            return False
-        if page.flags & 4:
-            unended.discard(page.serial)
-        else:
-            unended.add(page.serial)
-    return not unended
+    last: dict[bytes, _Page] = {page.serial: page for page in _ogg_pages(data)}
+    return all(page.flags & 4 and page.end <= len(data) for page in last.values())
 
 
 def mp3_seconds(data: bytes) -> float | None:
@@ -176,49 +165,62 @@ def _extent(data: bytes, start: int, size: int) -> Extent:
     return Extent(size, min(size, max(0, len(data) - start)))
 
 
+def _chunks(data: bytes, at: int, head: str, *, counted: int = 0, align: int = 1) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each chunk, where its content begins, and the size of that.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole file.
+    at : int
+        Where the first chunk begins.
+    head : str
+        The struct of a chunk's head: a name and a size.
+    counted : int
+        Bytes of the head that the size counts.
+    align : int
+        Chunks begin at multiples of so many bytes.
+    """
+    while at + struct.calcsize(head) <= len(data):
+        name, size = struct.unpack_from(head, data, at)
+        start, size = at + struct.calcsize(head), size - counted
+        yield name, start, size
+        at = start + max(0, size + -size % align)
+
+
 def _iff(data: bytes) -> Extent | _Gap | None:
     """Read WAV, RF64, AVI, AIFF and 8SVX: chunks named by 4 bytes, of even sizes."""
     order = ">" if data[:4] in (b"RIFX", b"FORM") else "<"
-    at, long, long_at = 12, 0, None
-    while at + 8 <= len(data):
-        name, size = struct.unpack_from(f"{order}4sI", data, at)
-        if name == b"ds64" and at + 24 <= len(data):
-            long_at = at + 16
-            (long,) = struct.unpack_from("<Q", data, long_at)
-        if name in (b"data", b"SSND", b"BODY") or (name == b"LIST" and data[at + 8 : at + 12] == b"movi"):
-            start = at + 8
+    long_at = None
+    for name, start, size in _chunks(data, 12, f"{order}4sI", align=2):
+        if name == b"ds64" and start + 16 <= len(data):
+            long_at = start + 8
+        elif name in (b"data", b"SSND", b"BODY") or (name == b"LIST" and data.startswith(b"movi", start)):
             if long_at is not None and size == 0xFFFFFFFF:
-                opened = not 0 < long < 2**63 - 1
-                return _Gap(long_at, "<Q", len(data) - start) if opened else _extent(data, start, long)
-            if _unknown(size):
-                return _Gap(at + 4, ">I", len(data) - start) if data[:4] == b"FORM" else None
-            return _extent(data, start, size)
-        at += 8 + size + size % 2
+                (long,) = struct.unpack_from("<Q", data, long_at)
+                return _extent(data, start, long) if 0 < long < 2**63 - 1 else _Gap(long_at, "<Q", len(data) - start)
+            if not _unknown(size):
+                return _extent(data, start, size)
+            return _Gap(start - 4, ">I", len(data) - start) if data.startswith(b"FORM") else None
     return None
 
 
 def _guids(data: bytes) -> Extent | _Gap | None:
     """Read W64 and ASF: chunks named by 16 bytes, whose sizes of 64 bits count their heads."""
     w64 = data.startswith(_W64)
-    at, name, align = (40, b"data", 8) if w64 else (0, _ASF_DATA, 1)
-    while at + 24 <= len(data):
-        (size,) = struct.unpack_from("<Q", data, at + 16)
-        if data.startswith(name, at):
+    for name, start, size in _chunks(data, 40 if w64 else 0, "<16sQ", counted=24, align=8 if w64 else 1):
+        if name.startswith(b"data" if w64 else _ASF_DATA):
             # FFmpeg leaves W64 at the largest number, ASF at 0 or at the 26 bytes before its first packet.
-            if (24 if w64 else 50) < size < 2**63 - 1:
-                return _extent(data, at + 24, size - 24)
-            return _Gap(at + 16, "<Q", len(data) - at) if w64 else None
-        at += max(24, size + -size % align)
+            if (0 if w64 else 26) < size < 2**63 - 25:
+                return _extent(data, start, size)
+            return _Gap(start - 8, "<Q", len(data) - start + 24) if w64 else None
     return None
 
 
 def _caf(data: bytes) -> Extent | None:
-    at = 8
-    while at + 12 <= len(data):
-        name, size = struct.unpack_from(">4sq", data, at)
+    for name, start, size in _chunks(data, 8, ">4sq"):
         if name == b"data":
-            return None if size <= 0 else _extent(data, at + 12, size)
-        at += 12 + max(0, size)
+            return _extent(data, start, size) if size > 0 else None
     return None
 
 
@@ -268,12 +270,13 @@ def _sox(data: bytes) -> Extent | None:
     return _extent(data, start + 4, 4 * samples) if 0 < samples < 2**60 else None
 
 
-_READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Extent | _Gap | None]], ...]] = (
-    (lambda data: data[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"), _iff),
-    (lambda data: data.startswith((_W64, _ASF)), _guids),
-    (lambda data: data.startswith(b"caff"), _caf),
-    (lambda data: data[4:8] in _MP4_BOXES, _mp4),
-    (lambda data: data.startswith(_EBML), _matroska),
-    (lambda data: data.startswith(_VOC), _voc),
-    (lambda data: data.startswith((b".SoX", b"XoS.")), _sox),
+_CONTAINERS: Final[tuple[tuple[int, tuple[bytes, ...], Callable[[bytes], Extent | _Gap | None]], ...]] = (
+    (0, (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"), _iff),
+    (0, (_W64, _ASF), _guids),
+    (0, (b"caff",), _caf),
+    (4, _MP4_BOXES, _mp4),
+    (0, (_EBML,), _matroska),
+    (0, (b"Creative Voice File\x1a",), _voc),
+    (0, (b".SoX", b"XoS."), _sox),
 )
+"""Where a container's marks stand, the marks, and its reader."""
