@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
+import re
+import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from embstore._engine.io.stamps import Stamp, settled, stamp_of
 from embstore.errors import ModelFilesError, WeightsChangedError
@@ -24,18 +26,23 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+_T = TypeVar("_T")
+
 logger = logging.getLogger("embstore")
 
-_BLOCK: Final = 2**20
-_DIGITS: Final = 32
+_DIGEST: Final = re.compile("[0-9a-f]{32}")
+_blake2b: Final = partial(blake2b, digest_size=16)
 _REMEMBERED: Final = 4096
 """Entries that are kept: the memory is read whole, by every process."""
 
-_Identity = tuple[Stamp, int]
-"""The stamp and the inode of a file."""
+_Identity = tuple[int, int, int]
+"""Size in bytes, mtime in ns and inode of a file."""
+
+_Entries = dict[str, tuple[int, int, int, str]]
+"""By a file's resolved path its identity, and its digest."""
 
 _lock: Final = threading.Lock()
-_known: tuple[tuple[Path, _Identity] | None, dict[str, tuple[_Identity, str]]] = (None, {})
+_known: tuple[tuple[Path, _Identity] | None, _Entries] = (None, {})
 """The memory as it was last read, and the stamp and inode that its file had."""
 
 
@@ -60,19 +67,16 @@ def digest_file(path: str | os.PathLike[str]) -> str:
     now = time.time_ns()
     before = _identity(resolved.stat())
     remembered = _recalled().get(str(resolved))
-    if remembered is not None and remembered[0] == before:
-        return remembered[1]
-    digest, read = blake2b(digest_size=_DIGITS // 2), 0
+    if remembered is not None and remembered[:3] == before:
+        return remembered[3]
     with resolved.open("rb") as file:
-        for block in _blocks(file):
-            digest.update(block)
-            read += len(block)
-        opened = _identity(os.fstat(file.fileno()))
-    if not before == opened == _identity(resolved.stat()) or read != before[0].size:
+        digest = file_digest(file, _blake2b).hexdigest()
+        read, opened = file.tell(), _identity(os.fstat(file.fileno()))
+    if not before == opened == _identity(resolved.stat()) or read != before[0]:
         raise WeightsChangedError(resolved)
-    if settled(before[0], now):
-        _remember(str(resolved), before, digest.hexdigest())
-    return digest.hexdigest()
+    if settled(Stamp(*before[:2]), now):
+        _remember(str(resolved), (*before, digest))
+    return digest
 
 
 def digest_files(folder: Path, names: Sequence[str]) -> str:
@@ -85,12 +89,8 @@ def digest_files(folder: Path, names: Sequence[str]) -> str:
     WeightsChangedError, OSError
         As `digest_file`.
     """
-    total = blake2b(digest_size=_DIGITS // 2)
-    for name in sorted(set(names)):
-        try:
-            digest = digest_file(folder / name)
-        except FileNotFoundError as error:
-            raise ModelFilesError(folder, name) from error
+    total = _blake2b()
+    for name, digest in _of_each(digest_file, folder, names):
         total.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
@@ -103,23 +103,20 @@ def stamps(folder: Path, names: Sequence[str]) -> tuple[tuple[str, int, int], ..
     ModelFilesError
         One of them is not there.
     """
-    found = []
+    return tuple((name, *stamp_of(status)) for name, status in _of_each(Path.stat, folder, names))
+
+
+def _of_each(look: Callable[[Path], _T], folder: Path, names: Sequence[str]) -> Iterator[tuple[str, _T]]:
     for name in sorted(set(names)):
         try:
-            status = (folder / name).stat()
+            found = look(folder / name)
         except FileNotFoundError as error:
             raise ModelFilesError(folder, name) from error
-        found.append((name, *stamp_of(status)))
-    return tuple(found)
-
-
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    while block := file.read(_BLOCK):
-        yield block
+        yield name, found
 
 
 def _identity(status: os.stat_result) -> _Identity:
-    return stamp_of(status), status.st_ino
+    return (*stamp_of(status), status.st_ino)
 
 
 # -- the memory of digests --------------------------------------------------------------------
@@ -139,7 +136,7 @@ def _memory() -> Path | None:
     return folder / "embstore" / "digests.json"
 
 
-def _recalled() -> Mapping[str, tuple[_Identity, str]]:
+def _recalled() -> _Entries:
     """Return the memory: for each resolved path its stamp, inode and digest. Read again only if its file changed."""
     global _known
     path = _memory()
@@ -157,21 +154,19 @@ def _recalled() -> Mapping[str, tuple[_Identity, str]]:
     return _known[1]
 
 
-def _parsed(value: Any) -> dict[str, tuple[_Identity, str]]:
-    """Return the entries that are what they should be, of what may be anything."""
+def _parsed(value: Any) -> _Entries:
+    """Return the valid entries of JSON that may hold anything."""
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {type(value).__name__}")
-    entries = {}
+    entries: _Entries = {}
     for path, entry in value.items():
-        if not (isinstance(entry, list) and len(entry) == 4 and all(type(number) is int for number in entry[:3])):
-            continue
-        size, mtime, inode, digest = entry
-        if isinstance(digest, str) and len(digest) == _DIGITS and not set(digest) - set("0123456789abcdef"):
-            entries[path] = ((Stamp(size, mtime), inode), digest)
+        match entry:
+            case [int(size), int(mtime), int(inode), str(digest)] if _DIGEST.fullmatch(digest):
+                entries[path] = (size, mtime, inode, digest)
     return entries
 
 
-def _remember(path: str, identity: _Identity, digest: str) -> None:
+def _remember(path: str, entry: tuple[int, int, int, str]) -> None:
     """Add a digest to the memory: replaced whole, so that another process reads the old one or the new.
 
     Of two processes at once, the last wins, and what the other added is digested once more.
@@ -181,25 +176,19 @@ def _remember(path: str, identity: _Identity, digest: str) -> None:
         return
     with _lock:
         entries = {known: value for known, value in _recalled().items() if known != path}
-        entries[path] = (identity, digest)
-        newest = list(entries.items())[-_REMEMBERED:]
-        text = json.dumps({known: [*stamp, inode, digest] for known, ((stamp, inode), digest) in newest}, indent=0)
+        entries[path] = entry
+        newest = dict([*entries.items()][-_REMEMBERED:])
         try:
             memory.parent.mkdir(parents=True, exist_ok=True)
-            _replace(memory, text)
+            # Not synced, as durable files are: what a power cut leaves is parsed with as much doubt as anything else.
+            fresh = memory.with_name(f".digests-{secrets.token_hex(4)}")
+            try:
+                fresh.write_text(json.dumps(newest, indent=0))
+                os.replace(fresh, memory)
+            finally:
+                fresh.unlink(missing_ok=True)
         except OSError as error:
             logger.debug("digests are not remembered in %s: %s", memory, error)
-
-
-def _replace(path: Path, text: str) -> None:
-    # Not synced, as durable files are: what a power cut leaves is parsed with as much doubt as anything else.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".digests-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 # -- modules ----------------------------------------------------------------------------------
@@ -223,7 +212,7 @@ def digest_module(module: Module) -> str:
     """
     import torch
 
-    total = blake2b(digest_size=_DIGITS // 2)
+    total = _blake2b()
     for name, value in sorted(module.state_dict().items()):
         plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
         if not plain or value.is_meta or value.is_quantized:
