@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from embstore._engine.lazy import imported
 from embstore.encoders import weights
-from embstore.encoders.audio import AudioSettings
-from embstore.encoders.families import Family
+from embstore.encoders.model_files import ModelFiles
 from embstore.encoders.model_shapes import TextLimits
-from embstore.encoders.sentence import SentenceHead
+from embstore.encoders.preprocessing import Preprocessing
 from embstore.errors import ConfigError, WeightsChangedError
 
 _LOADING: Final = threading.Lock()
@@ -32,45 +31,24 @@ class Plan:
 
     Attributes
     ----------
-    name : str
-        The model, for errors.
-    folder, transformer : Path
-        Where its files are; where transformers finds its part of them.
-    files, stamps : tuple
-        All files that values depend on, and what told them apart when the fingerprint was taken.
-    safetensors : bool
-        Whether the weights are of this kind.
-    family : Family
-    settings : mapping
-        config.json, or its part about the tower, over the defaults.
-    audio, text, head : optional
-        What clips are made into; how long texts are; what sentence-transformers does to tokens.
-    cut : int or None
-        Samples of a clip that are used.
-    lower_case : bool
-        Whether texts are lowercased first.
-    attention_mask : bool
-        Whether the model is told what is padding.
+    files : ModelFiles
+    ready : Preprocessing
+    stamps : tuple
+        All files that values depend on, with their stamps when the fingerprint was taken.
     device : str or None
+        As asked for.
     compute_dtype : str
     """
 
-    name: str
-    folder: Path
-    transformer: Path
-    files: tuple[str, ...]
-    stamps: tuple[Any, ...]
-    safetensors: bool
-    family: Family
-    settings: Mapping[str, Any]
-    audio: AudioSettings | None = None
-    text: TextLimits | None = None
-    head: SentenceHead | None = None
-    cut: int | None = None
-    lower_case: bool = False
-    attention_mask: bool = True
-    device: str | None = None
-    compute_dtype: str = "float32"
+    files: ModelFiles
+    ready: Preprocessing
+    stamps: tuple[tuple[str, int, int], ...]
+    device: str | None
+    compute_dtype: str
+
+    def imported(self, name: str) -> Any:
+        """Import a library that the model needs."""
+        return imported(name, self.files.family.modality, "for this model")
 
 
 class Loaded(NamedTuple):
@@ -101,32 +79,28 @@ def load_processor(plan: Plan) -> Any:
     ImportError
         transformers is not installed.
     """
-    transformers = _imported("transformers", plan)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    _check_files(plan)
-    with _loading(transformers):
-        if plan.family.modality == "audio":
-            processor = transformers.AutoFeatureExtractor.from_pretrained(plan.transformer, **options)
-        elif plan.family.modality == "image":
+    folder, modality = plan.files.transformer, plan.files.family.modality
+    with _loading(plan) as transformers:
+        if modality == "audio":
+            return transformers.AutoFeatureExtractor.from_pretrained(folder, **options)
+        if modality == "image":
             # torchvision resizes to slightly other values, and is used if it happens to be installed.
-            processor = transformers.AutoImageProcessor.from_pretrained(plan.transformer, backend="pil", **options)
-        else:
-            processor = _prepared(transformers.AutoTokenizer.from_pretrained(plan.transformer, **options), plan)
-    _check_files(plan)
-    return processor
+            return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
+        return _prepared(transformers.AutoTokenizer.from_pretrained(folder, **options), plan)
 
 
 def _prepared(tokenizer: Any, plan: Plan) -> Any:
     """Set a tokenizer up for use by several threads."""
     tokenizer.truncation_side = "right"
-    if tokenizer.is_fast and plan.lower_case:
+    if tokenizer.is_fast and plan.files.lower_case:
         from tokenizers import normalizers
 
         own = tokenizer.backend_tokenizer.normalizer
         lower = normalizers.Lowercase()
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([lower, own]) if own else lower
     # Its truncation is a state, set by the first call: set while another thread tokenizes, it fails.
-    token_ids(tokenizer, "a", plan.text)
+    token_ids(tokenizer, "a", plan.ready.text)
     return tokenizer
 
 
@@ -163,27 +137,24 @@ def load_model(plan: Plan, device: str) -> Loaded:
     ImportError
         torch or transformers is not installed.
     """
-    torch, transformers = _imported("torch", plan), _imported("transformers", plan)
-    family = plan.family
-    _check_files(plan)
-    with _loading(transformers):
-        config = transformers.AutoConfig.from_pretrained(plan.transformer, trust_remote_code=False)
+    torch, files, family = plan.imported("torch"), plan.files, plan.files.family
+    with _loading(plan) as transformers:
+        config = transformers.AutoConfig.from_pretrained(files.transformer, trust_remote_code=False)
         if family.section is not None:
             tower = getattr(config, family.section)
             if hasattr(config, "projection_dim"):  # the towers' own numbers may be wrong, and go unused otherwise
                 tower.projection_dim = config.projection_dim
             config = tower
         model, info = getattr(transformers, family.model).from_pretrained(
-            plan.transformer,
+            files.transformer,
             config=config,
             dtype=torch.float32,
-            use_safetensors=plan.safetensors,
+            use_safetensors=files.safetensors,
             local_files_only=True,
             output_loading_info=True,
         )
-    steps = plan.head.steps if plan.head is not None else ()
-    dense = {step.folder: _load_dense(plan, plan.folder / step.folder) for step in steps if step is not None}
-    _check_files(plan)
+        steps = files.head.steps if files.head is not None else ()
+        dense = {step.folder: _load_dense(files.place.folder / step.folder) for step in steps if step is not None}
     # Positions are counted anew where an old checkpoint does not list them.
     missing = [key for key in info["missing_keys"] if not key.endswith("position_ids")]
     missing = sorted(key for key in missing if not key.startswith(family.ignored))
@@ -198,28 +169,29 @@ def load_model(plan: Plan, device: str) -> Loaded:
     return Loaded(model, tuple(missing), dense)
 
 
-def _load_dense(plan: Plan, folder: Path) -> dict[str, Any]:
-    torch = _imported("torch", plan)
+def _load_dense(folder: Path) -> dict[str, Any]:
+    import torch
+    from safetensors.torch import load_file
+
     path = folder / "model.safetensors"
     if path.exists():
-        found = _imported("safetensors.torch", plan).load_file(path)
+        found = load_file(path)
     else:
         found = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     return {name: value.float() for name, value in found.items()}
 
 
-def _imported(name: str, plan: Plan) -> Any:
-    return imported(name, plan.family.modality, "for this model")
-
-
 def _check_files(plan: Plan) -> None:
-    if weights.stamps(plan.folder, plan.files) != plan.stamps:
-        raise WeightsChangedError(plan.folder)
+    folder = plan.files.place.folder
+    if weights.stamps(folder, [name for name, _, _ in plan.stamps]) != plan.stamps:
+        raise WeightsChangedError(folder)
 
 
 @contextmanager
-def _loading(transformers: Any) -> Iterator[None]:
-    """Keep transformers quiet, as long as it loads."""
+def _loading(plan: Plan) -> Iterator[Any]:
+    """Yield transformers, and keep it quiet. Check before and after that the files are those of the fingerprint."""
+    transformers = plan.imported("transformers")
+    _check_files(plan)
     logging = transformers.utils.logging
     with _LOADING:
         verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -229,11 +201,12 @@ def _loading(transformers: Any) -> Iterator[None]:
             with warnings.catch_warnings():
                 # Of AST's own filter bank, in each process that loads it: its settings are the model's.
                 warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
-                yield
+                yield transformers
         finally:
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
+    _check_files(plan)
 
 
 def _reachable(device: str) -> bool:

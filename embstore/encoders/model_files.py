@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from embstore._engine.lazy import imported
 from embstore.encoders.families import FAMILIES, Family, Modality, family_of
+from embstore.encoders.model_shapes import tower_settings
 from embstore.encoders.sentence import SentenceHead, sentence_head
 from embstore.errors import ModelFilesError, UnknownModelError
 
@@ -79,11 +80,14 @@ class ModelFiles(NamedTuple):
 
     Attributes
     ----------
+    place : Place
     transformer : Path
         Where transformers finds its part of them.
     settings : mapping
         config.json.
     family : Family
+    tower : mapping
+        config.json, or its part about the tower, over the defaults of transformers.
     weights : tuple of str
         Files of weights, the linear layers' of sentence-transformers among them.
     others : tuple of str
@@ -94,9 +98,11 @@ class ModelFiles(NamedTuple):
         sentence_bert_config.json, or what it is called of this model; empty, if there is none.
     """
 
+    place: Place
     transformer: Path
     settings: Mapping[str, Any]
     family: Family
+    tower: Mapping[str, Any]
     weights: tuple[str, ...]
     others: tuple[str, ...]
     head: SentenceHead | None
@@ -194,7 +200,8 @@ def read_files(place: Place, modality: Modality | None) -> ModelFiles:
             names += [f"{step.folder}/{name}" for name in _weight_files(folder / step.folder)]
     others.append(f"{transformer}/config.json".lstrip("/"))
     there = tuple(name for name in others if (folder / name).exists())
-    return ModelFiles(base, settings, family, tuple(names), there, head, sentence)
+    tower = tower_settings(family, settings)
+    return ModelFiles(place, base, settings, family, tower, tuple(names), there, head, sentence)
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:

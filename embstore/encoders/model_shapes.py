@@ -7,7 +7,7 @@ which files there are is `model_files`'.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from embstore.encoders.families import FAMILIES, Family
@@ -52,10 +52,6 @@ class ModelShapes:
     vectors: Mapping[str, int]
     aliases: Mapping[str, str]
 
-    def with_vector(self, name: str, size: int) -> ModelShapes:
-        """Return this with one more vector a sample."""
-        return replace(self, vectors={**self.vectors, name: size})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLimits:
@@ -76,9 +72,8 @@ def tower_settings(family: Family, settings: Mapping[str, Any]) -> dict[str, Any
     return {**family.settings, **said}
 
 
-def token_limit(family: Family, settings: Mapping[str, Any], model_max_length: float | None) -> int:
+def token_limit(family: Family, said: Mapping[str, Any], model_max_length: float | None) -> int:
     """Return how many tokens of a text a model takes: as many as it has positions, or its tokenizer allows."""
-    said = tower_settings(family, settings)
     # RoBERTa counts positions from the padding's own number on.
     positions = int(said["max_position_embeddings"]) - (int(said["pad_token_id"]) + 1 if family.after_padding else 0)
     return positions if model_max_length is None else int(min(positions, model_max_length))
@@ -86,7 +81,7 @@ def token_limit(family: Family, settings: Mapping[str, Any], model_max_length: f
 
 def shapes_of(
     family: Family,
-    settings: Mapping[str, Any],
+    said: Mapping[str, Any],
     *,
     model: str,
     processor: Mapping[str, Any] | None = None,
@@ -98,8 +93,8 @@ def shapes_of(
     Parameters
     ----------
     family : Family
-    settings : mapping
-        config.json.
+    said : mapping
+        As `tower_settings` returns it.
     model : str
         Its name, for errors.
     processor : mapping, optional
@@ -115,7 +110,6 @@ def shapes_of(
     UnknownModelError
         The model has a part that is not known.
     """
-    said = tower_settings(family, settings)
     if said.get("add_adapter"):
         raise UnknownModelError(model, "speech encoder with an adapter", FAMILIES)
     if family.layout == "pooled":  # Swin's grid of frequencies and frames, folded; no tokens in any order
@@ -160,24 +154,22 @@ def conv_frames(said: Mapping[str, Any], samples: int) -> int:
     return samples
 
 
-def least_samples(family: Family, settings: Mapping[str, Any]) -> int:
+def least_samples(family: Family, said: Mapping[str, Any]) -> int:
     """Return how many samples the first frame takes."""
     samples = 1
     if family.layout == "conv":
-        said = tower_settings(family, settings)
         for kernel, stride in zip(reversed(said["conv_kernel"]), reversed(said["conv_stride"]), strict=True):
             samples = (samples - 1) * stride + kernel
     return _FBANK_WINDOW if family.layout == "ast" else samples
 
 
-def check_processor(family: Family, settings: Mapping[str, Any], processor: Mapping[str, Any]) -> None:
+def check_processor(family: Family, said: Mapping[str, Any], processor: Mapping[str, Any]) -> None:
     """Refuse a feature extractor that makes what its model can't take, or not the same twice.
 
     Raises
     ------
     ConfigError
     """
-    said = tower_settings(family, settings)
     wanted: dict[str, Any] = {}
     if family.layout == "ast":
         wanted = {name: said[name] for name in ("num_mel_bins", "max_length")}

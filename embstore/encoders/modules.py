@@ -10,13 +10,14 @@ import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from embstore._engine.format.config import Config
 from embstore._engine.format.record import DEFAULT_FIELD, FieldSpec
-from embstore.encoders.functions import Wrapped
+from embstore.encoders.functions import FunctionEncoder
+from embstore.encoders.precision import autocast, check_compute_dtype
 from embstore.encoders.weights import ModuleWeights
 from embstore.errors import ConfigError, WeightsChangedError
 
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
     from torch import device
     from torch.nn import Module
 
-_COMPUTE_DTYPES: Final = ("float32", "bfloat16", "float16")
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-class ModuleEncoder(Wrapped):
+class ModuleEncoder(FunctionEncoder):
     """An encoder around a module of PyTorch, in evaluation mode and without gradients.
 
     Its config says what the module is: `id`, the digest of its weights, that of its structure (which modules of
@@ -96,14 +96,13 @@ class ModuleEncoder(Wrapped):
             "encoder": {"id": self._name, "weights": self._weights.digest, "structure": _structure(module)},
             "compute_dtype": compute_dtype,
         }
+        config = config or {}
         for name in own:
-            if name in (config or {}):
-                raise ConfigError(name, (config or {})[name], "the encoder says this itself")
-        super().__init__(Config(own, **(config or {})), fields, decode, length)
+            if name in config:
+                raise ConfigError(name, config[name], "the encoder says this itself")
+        function = partial(_run, module, collate, forward or _call, compute_dtype)
+        super().__init__(function, config={**own, **config}, fields=fields, decode=decode, length=length)
         self._module = module
-        self._collate = collate
-        self._forward = forward or _call
-        self._compute_dtype = compute_dtype
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -128,17 +127,12 @@ class ModuleEncoder(Wrapped):
         TypeError
             The outputs are not tensors.
         """
-        import torch
-
         self._check_weights()
-        device = _device_of(self._module)
-        with torch.inference_mode(), _evaluating(self._module), _autocast(device, self._compute_dtype):
-            found = self._forward(self._module, _moved(self._collate(list(items)), device))
+        found = super().encode(items)
         self._check_weights()  # a module that writes to its own state is not frozen
-        if not isinstance(found, Mapping) and self._declared is None:
+        if not isinstance(found, Mapping):
             found = {DEFAULT_FIELD: found}
-        with torch.inference_mode():
-            return {name: self._on_cpu(name, value) for name, value in self._named(found).items()}
+        return {name: self._on_cpu(name, value) for name, value in found.items()}
 
     def _check_weights(self) -> None:
         if not self._weights.unchanged():
@@ -160,7 +154,17 @@ class ModuleEncoder(Wrapped):
         dtype = value.dtype
         if spec is not None and spec.floating and value.is_floating_point():
             dtype = getattr(torch, spec.dtype)
-        return value.to("cpu", dtype).contiguous()
+        with torch.inference_mode():
+            return value.to("cpu", dtype).contiguous()
+
+
+def _run(module: Module, collate: Callable[..., Any], forward: Callable[..., Any], dtype: str, items: Any) -> Any:
+    """Return the outputs of a module for a list of items, on the module's device."""
+    import torch
+
+    device = _device_of(module)
+    with torch.inference_mode(), _evaluating(module), autocast(device, dtype):
+        return forward(module, _moved(collate(items), device))
 
 
 def _structure(module: Module) -> str:
@@ -177,27 +181,16 @@ def _device_of(module: Module) -> device:
     return torch.device("cpu")
 
 
-def _autocast(device: device, compute_dtype: str) -> Any:
-    import torch
-
-    if compute_dtype == "float32":
-        return torch.autocast(device.type, enabled=False)
-    return torch.autocast(device.type, dtype=getattr(torch, compute_dtype))
-
-
 def _check_compute_dtype(device: device, compute_dtype: str) -> None:
     """Refuse a dtype without autocast: PyTorch would compute in another one, with no more than a warning."""
     import torch
 
-    if compute_dtype not in _COMPUTE_DTYPES:
-        raise ConfigError("compute_dtype", compute_dtype, f"expected one of {', '.join(_COMPUTE_DTYPES)}")
-    if compute_dtype == "float32":
-        return
+    check_compute_dtype(compute_dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with _autocast(device, compute_dtype):
+        with autocast(device, compute_dtype):
             enabled = torch.is_autocast_enabled(device.type)
-    if not enabled:
+    if not enabled and compute_dtype != "float32":
         raise ConfigError("compute_dtype", compute_dtype, f"expected a dtype that autocast has on {device.type}")
 
 

@@ -11,15 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from embstore.encoders import image, weights
 from embstore.encoders.audio import AudioSettings
-from embstore.encoders.model_files import (
-    PROCESSOR_FILES,
-    TOKENIZER_FILES,
-    VOCABULARIES,
-    ModelFiles,
-    Place,
-    plain,
-    read_json,
-)
+from embstore.encoders.model_files import PROCESSOR_FILES, TOKENIZER_FILES, VOCABULARIES, ModelFiles, plain, read_json
 from embstore.encoders.model_shapes import TextLimits, check_processor, least_samples, processor_type, token_limit
 from embstore.errors import ConfigError, ModelFilesError
 
@@ -58,12 +50,11 @@ class Preprocessing(NamedTuple):
     attention_mask: bool = True
 
 
-def preprocessing_of(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
+def preprocessing_of(files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
     """Say how samples are prepared for a model.
 
     Parameters
     ----------
-    place : Place
     files : ModelFiles
     given : mapping
         The options ``duration`` (seconds), ``max_tokens`` and ``padding``; None, where one was not given.
@@ -76,7 +67,7 @@ def preprocessing_of(place: Place, files: ModelFiles, given: Mapping[str, Any]) 
         An option is out of range, or not one of this modality's; or the processor makes what the model can't take.
     """
     modality = files.family.modality
-    found = {"audio": _audio, "image": _image, "text": _text}[modality](place, files, given)
+    found = {"audio": _audio, "image": _image, "text": _text}[modality](files, given)
     for name, value in given.items():
         if value is not None and name not in _OPTIONS[modality]:
             raise ConfigError(name, value, f"an encoder of {modality} has no such option")
@@ -91,7 +82,7 @@ def _processor(files: ModelFiles, *parts: str) -> tuple[Mapping[str, Any], tuple
     found = read_json(files.transformer / "preprocessor_config.json") if found is None else found
     if found is None:
         raise ModelFilesError(files.transformer, "preprocessor_config.json or processor_config.json")
-    check_processor(files.family, files.settings, found)
+    check_processor(files.family, files.tower, found)
     return found, there
 
 
@@ -99,7 +90,7 @@ def _described(processor: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": processor_type(processor), **plain(processor)}
 
 
-def _audio(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
+def _audio(files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
     processor, there = _processor(files, "feature_extractor", "audio_processor")
     duration, layout = given["duration"], files.family.layout
     rate = processor.get("sampling_rate", 48_000 if layout == "pooled" else 16_000)
@@ -109,7 +100,7 @@ def _audio(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preproc
         raise ConfigError("duration", duration, f"the feature extractor takes at most {limit} seconds")
     if layout == "fixed" and duration is None:
         audio = AudioSettings(sample_rate=rate, duration=limit)
-    least = least_samples(files.family, files.settings)
+    least = least_samples(files.family, files.tower)
     if audio.samples is not None and audio.samples < least:
         raise ConfigError("duration", duration, f"one frame takes {least} samples")
     return Preprocessing(
@@ -123,19 +114,19 @@ def _audio(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preproc
     )
 
 
-def _image(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
+def _image(files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
     processor, there = _processor(files, "image_processor")
     return Preprocessing({"processor": _described(processor), **image.describe()}, there, processor=processor)
 
 
-def _text(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
+def _text(files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
     base = files.transformer
     names = [name for name in TOKENIZER_FILES if (base / name).exists()]
     if not {*names} & {*VOCABULARIES}:
         raise ModelFilesError(base, "tokenizer.json, nor another vocabulary")
     said = read_json(base / "tokenizer_config.json") or {}
-    limit = token_limit(files.family, files.settings, said.get("model_max_length"))
-    most = token_limit(files.family, files.settings, None)
+    limit = token_limit(files.family, files.tower, said.get("model_max_length"))
+    most = token_limit(files.family, files.tower, None)
     chosen = given["max_tokens"] or min(most, files.sentence.get("max_seq_length") or limit)
     if given["max_tokens"] is not None and not (isinstance(chosen, int) and 1 <= given["max_tokens"] <= most):
         raise ConfigError("max_tokens", given["max_tokens"], f"expected 1 to {most} tokens")
@@ -147,6 +138,5 @@ def _text(place: Place, files: ModelFiles, given: Mapping[str, Any]) -> Preproce
         "padding": "max_length" if text.padded else "longest",
         **({} if files.head is None else {"lower_case": files.lower_case, "prompt": files.head.prompt}),
     }
-    prefix = "" if base == place.folder else f"{base.relative_to(place.folder)}/"
-    there = tuple(f"{prefix}{name}" for name in names)
+    there = tuple(str((base / name).relative_to(files.place.folder)) for name in names)
     return Preprocessing(described, there, text=text, attention_mask=not files.family.padded)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal, Self
 
@@ -19,8 +20,9 @@ from embstore.encoders.base import BaseEncoder
 from embstore.encoders.families import Modality
 from embstore.encoders.loading import Plan
 from embstore.encoders.model_files import locate, plain, read_files
-from embstore.encoders.model_shapes import ModelShapes, shapes_of, tower_settings
+from embstore.encoders.model_shapes import ModelShapes, shapes_of
 from embstore.encoders.outputs import SENTENCE, Output, declare
+from embstore.encoders.precision import check_compute_dtype
 from embstore.encoders.preprocessing import preprocessing_of
 from embstore.encoders.running import Runner
 from embstore.errors import ConfigError, WeightsChangedError
@@ -65,7 +67,7 @@ class PretrainedEncoder(BaseEncoder):
     @property
     def provenance(self) -> dict[str, str]:
         """Versions of the libraries, and the device. They change the last bits; torchaudio changes AST's more."""
-        libraries = ("transformers", "torch", *_LIBRARIES[self._runner.plan.family.modality])
+        libraries = ("transformers", "torch", *_LIBRARIES[self._runner.plan.files.family.modality])
         return {"device": self.device, **{name: _version(name) for name in libraries}}
 
     def with_fields(self, names: Sequence[str]) -> Self:
@@ -125,7 +127,7 @@ class PretrainedEncoder(BaseEncoder):
         return self._runner.encode(items, self._outputs)
 
     def __repr__(self) -> str:
-        return f"<PretrainedEncoder {self._runner.plan.name}: {', '.join(self._outputs)}>"
+        return f"<PretrainedEncoder {self._runner.plan.files.place.id}: {', '.join(self._outputs)}>"
 
 
 def from_pretrained(
@@ -186,18 +188,16 @@ def from_pretrained(
     ConfigError
         An option out of range, or one that this model does not have.
     """
-    if compute_dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError("compute_dtype", compute_dtype, "expected 'float32', 'bfloat16' or 'float16'")
+    check_compute_dtype(compute_dtype)
     if padding not in ("longest", "max_length"):
         raise ConfigError("padding", padding, "expected 'longest' or 'max_length'")
     place = locate(model, revision, id, modality or "text")
     files = read_files(place, modality)
-    settings = tower_settings(files.family, files.settings)
     given = {"duration": duration, "max_tokens": max_tokens, "padding": None if padding == "longest" else padding}
-    ready = preprocessing_of(place, files, given)
+    ready = preprocessing_of(files, given)
     shapes = shapes_of(
         files.family,
-        files.settings,
+        files.tower,
         model=place.id,
         processor=ready.processor,
         text=ready.text,
@@ -205,12 +205,12 @@ def from_pretrained(
     )
     default = files.family.default
     if files.head is not None:
-        shapes = shapes.with_vector(SENTENCE, files.head.size(shapes.dim))
+        shapes = replace(shapes, vectors={**shapes.vectors, SENTENCE: files.head.size(shapes.dim)})
         default = (SENTENCE,)
     outputs = declare(default if fields is None else fields, dtype, shapes)
-    names = (*files.weights, *files.others, *ready.files)
-    stamps = weights.stamps(place.folder, names)  # before the weights are read: what changes meanwhile shows at loading
-    if read_files(place, modality) != files or preprocessing_of(place, files, given) != ready:
+    # Before the weights are read: a change while they are digested shows at loading.
+    stamps = weights.stamps(place.folder, (*files.weights, *files.others, *ready.files))
+    if read_files(place, modality) != files or preprocessing_of(files, given) != ready:
         raise WeightsChangedError(place.folder)
     config = Config(
         encoder={
@@ -225,24 +225,7 @@ def from_pretrained(
         preprocessing={"version": preprocess_version, **ready.described},
         compute_dtype=compute_dtype,
     )
-    plan = Plan(
-        name=place.id,
-        folder=place.folder,
-        transformer=files.transformer,
-        files=names,
-        stamps=stamps,
-        safetensors=files.safetensors,
-        family=files.family,
-        settings=settings,
-        audio=ready.audio,
-        text=ready.text,
-        head=files.head,
-        cut=ready.cut,
-        lower_case=files.lower_case,
-        attention_mask=ready.attention_mask,
-        device=device,
-        compute_dtype=compute_dtype,
-    )
+    plan = Plan(files=files, ready=ready, stamps=stamps, device=device, compute_dtype=compute_dtype)
     return PretrainedEncoder(config, outputs, shapes, Runner(plan), "float32" if isinstance(dtype, Mapping) else dtype)
 
 

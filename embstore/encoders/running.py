@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.lazy import imported
 from embstore.encoders.audio import decode_audio
 from embstore.encoders.image import decode_image
-from embstore.encoders.loading import Plan, load_model, load_processor, token_ids
+from embstore.encoders.loading import Loaded, Plan, load_model, load_processor, token_ids
 from embstore.encoders.model_shapes import conv_frames, least_samples
 from embstore.encoders.outputs import LAST, SENTENCE, Output, Pass, rows
+from embstore.encoders.precision import autocast
 from embstore.encoders.text import decode_text
 from embstore.errors import DecodeError, MissingWeightsError
 
@@ -32,23 +32,17 @@ class Runner:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._processor_lock, self._model_lock = threading.Lock(), threading.Lock()
+        self._processor_lock, self._tokenizer_lock, self._model_lock = (threading.Lock() for _ in range(3))
         self._processor: Any = None
-        self._tokenizing: Any = nullcontext()
-        self._model: Any = None
-        self._missing: tuple[str, ...] = ()
-        self._dense: dict[str, dict[str, Any]] = {}
+        self._loaded: Loaded | None = None
 
     @cached_property
     def device(self) -> str:
         """Where the model runs: as asked for, or else the best that there is."""
         if self.plan.device is not None:
             return self.plan.device
-        torch = self._imported("torch")
+        torch = self.plan.imported("torch")
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-    def _imported(self, name: str) -> Any:
-        return imported(name, self.plan.family.modality, "for this model")
 
     # -- one sample ---------------------------------------------------------------------------
 
@@ -57,14 +51,8 @@ class Runner:
         """The feature extractor, image processor or tokenizer."""
         with self._processor_lock:
             if self._processor is None:
-                self._processor = self._load_processor()
+                self._processor = load_processor(self.plan)
             return self._processor
-
-    def _load_processor(self) -> Any:
-        processor = load_processor(self.plan)
-        if self.plan.text is not None and not processor.is_fast:
-            self._tokenizing = threading.Lock()
-        return processor
 
     def prepare(self, content: Any) -> np.ndarray[Any, Any]:
         """Turn a sample's content into what the model takes of it.
@@ -78,25 +66,25 @@ class Runner:
         ------
         DecodeError
         """
-        plan = self.plan
-        if plan.audio is not None:
-            return self._features(decode_audio(content, plan.audio)[: plan.cut])
-        if plan.text is None:
+        files, ready = self.plan.files, self.plan.ready
+        if ready.audio is not None:
+            return self._features(decode_audio(content, ready.audio)[: ready.cut], ready.audio.sample_rate)
+        if ready.text is None:
             pixels = self.processor(decode_image(content), return_tensors="np")["pixel_values"][0]
             return np.asarray(pixels, np.float32)
-        text = (plan.head.prompt if plan.head is not None else "") + decode_text(content)
-        tokenizer = self.processor  # first: loading it also decides whether it takes a lock
-        if plan.lower_case and not tokenizer.is_fast:
+        text = (files.head.prompt if files.head is not None else "") + decode_text(content)
+        tokenizer = self.processor
+        if files.lower_case and not tokenizer.is_fast:
             text = text.lower()
-        with self._tokenizing:
-            ids = np.array(token_ids(tokenizer, text, plan.text), np.int64)
+        with nullcontext() if tokenizer.is_fast else self._tokenizer_lock:
+            ids = np.array(token_ids(tokenizer, text, ready.text), np.int64)
         if not len(ids):
             raise DecodeError("a text without tokens")
         return ids
 
-    def _features(self, wave: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        layout, rate = self.plan.family.layout, self.plan.audio.sample_rate  # type: ignore[union-attr]
-        least = least_samples(self.plan.family, self.plan.settings)
+    def _features(self, wave: np.ndarray[Any, Any], rate: int) -> np.ndarray[Any, Any]:
+        layout = self.plan.files.family.layout
+        least = least_samples(self.plan.files.family, self.plan.files.tower)
         if len(wave) < least:
             raise DecodeError(f"{len(wave)} samples at {rate} Hz, and one frame takes {least}")
         options = {"padding": False, "return_attention_mask": False} if layout == "conv" else {}
@@ -105,9 +93,9 @@ class Runner:
 
     def length(self, item: np.ndarray[Any, Any]) -> int:
         """Return how long a prepared sample is, if it would be padded to the longest of its batch; else 0."""
-        padded = self.plan.text is not None and self.plan.text.padded
-        fixed = self.plan.audio is not None and self.plan.audio.samples is not None
-        return len(item) if item.ndim == 1 and not padded and not fixed else 0
+        text, audio = self.plan.ready.text, self.plan.ready.audio
+        fixed = (text is not None and text.padded) or (audio is not None and audio.samples is not None)
+        return len(item) if item.ndim == 1 and not fixed else 0
 
     # -- the model ----------------------------------------------------------------------------
 
@@ -118,21 +106,20 @@ class Runner:
         ------
         MissingWeightsError
         """
-        family = self.plan.family
-        pooler = tuple(key for key in self._missing if key.startswith(family.pooler))
-        head = tuple(key for key in self._missing if key.startswith(f"{family.head}."))
-        rest = tuple(key for key in self._missing if key not in (*pooler, *head))
+        family, missing = self.plan.files.family, () if self._loaded is None else self._loaded.missing
+        pooler = tuple(key for key in missing if key.startswith(family.pooler))
+        head = tuple(key for key in missing if key.startswith(f"{family.head}."))
+        rest = tuple(key for key in missing if key not in (*pooler, *head))
         for lacking, layers in ((rest, None), (pooler, ("pooler_output", "embeds")), (head, ("embeds",))):
             fields = [name for name, output in outputs.items() if layers is None or output.layer in layers]
             if lacking and fields:
-                raise MissingWeightsError(self.plan.name, lacking, fields)
+                raise MissingWeightsError(self.plan.files.place.id, lacking, fields)
 
-    def _loaded(self) -> Any:
+    def _load(self) -> Loaded:
         with self._model_lock:
-            if self._model is None:
-                loaded = load_model(self.plan, self.device)
-                self._missing, self._dense, self._model = loaded.missing, loaded.dense, loaded.model
-            return self._model
+            if self._loaded is None:
+                self._loaded = load_model(self.plan, self.device)
+            return self._loaded
 
     # -- the forward pass ---------------------------------------------------------------------
 
@@ -147,14 +134,15 @@ class Runner:
         """
         if not items:
             raise ValueError("expected at least one sample")
-        self._loaded()
+        loaded = self._load()
         self.check(outputs)
-        torch = self._imported("torch")
+        import torch
+
         found: dict[str, list[Any]] = {name: [] for name in outputs}
         order: list[int] = []
         for places in self._groups(items):
             with torch.inference_mode():
-                done = self._pass([items[place] for place in places], list(outputs.values()))
+                done = self._pass(loaded, [items[place] for place in places], list(outputs.values()))
                 for name, output in outputs.items():
                     found[name].append(rows(output, done, getattr(torch, output.spec.dtype)))
             order += places
@@ -162,55 +150,51 @@ class Runner:
 
     def _groups(self, items: Sequence[np.ndarray[Any, Any]]) -> list[list[int]]:
         """Split a batch into those that may be padded to one length without changing each other's values."""
-        plan = self.plan
+        files, masked = self.plan.files, self.plan.ready.attention_mask
         # A group norm runs over the padding too, and without a mask it is attended to: only like lengths go together.
-        apart = plan.family.layout == "conv" and (
-            not plan.attention_mask or plan.settings["feat_extract_norm"] == "group"
-        )
-        if not apart:
+        if files.family.layout != "conv" or (masked and files.tower["feat_extract_norm"] != "group"):
             return [list(range(len(items)))]
         groups: dict[int, list[int]] = {}
         for place, item in enumerate(items):
             groups.setdefault(len(item), []).append(place)
         return list(groups.values())
 
-    def _pass(self, items: Sequence[np.ndarray[Any, Any]], outputs: Sequence[Output]) -> Pass:
-        torch = self._imported("torch")
-        plan, family, model = self.plan, self.plan.family, self._model
+    def _pass(self, loaded: Loaded, items: Sequence[np.ndarray[Any, Any]], outputs: Sequence[Output]) -> Pass:
+        family, head = self.plan.files.family, self.plan.files.head
         inputs, done = self._collate(items)
         layers = {output.layer for output in outputs}
         numbers = {output.layer: output.number for output in outputs if output.number is not None}
-        body = model if family.body is None else getattr(model, family.body)
-        kind, dtype = torch.device(self.device).type, getattr(torch, plan.compute_dtype)
-        with torch.autocast(kind, dtype=dtype) if dtype != torch.float32 else nullcontext():
+        body = loaded.model if family.body is None else getattr(loaded.model, family.body)
+        with autocast(self.device, self.plan.compute_dtype):
             found = body(**inputs, output_hidden_states=bool(numbers), return_dict=True)
             if "embeds" in layers and family.head is not None:
-                done.vectors["embeds"] = getattr(model, family.head)(found.pooler_output)
+                done.vectors["embeds"] = getattr(loaded.model, family.head)(found.pooler_output)
         if "pooler_output" in layers:
             done.vectors["pooler_output"] = found.pooler_output
         if LAST in layers or SENTENCE in layers:
             done.layers[LAST] = found.last_hidden_state
         for layer, number in numbers.items():
             done.layers[layer] = found.hidden_states[number]
-        if SENTENCE in layers and plan.head is not None:
-            done.vectors[SENTENCE] = plan.head.apply(done.layers[LAST], done.mask, self._dense)
+        if SENTENCE in layers and head is not None:
+            done.vectors[SENTENCE] = head.apply(done.layers[LAST], done.mask, loaded.dense)
         return done
 
     def _collate(self, items: Sequence[np.ndarray[Any, Any]]) -> tuple[dict[str, Any], Pass]:
         """Put samples into one array, padded at the end, and say what of it is padding."""
-        torch = self._imported("torch")
-        plan, family = self.plan, self.plan.family
-        if plan.text is not None:
-            size = plan.text.max_tokens if plan.text.padded else None
+        import torch
+
+        family, said, ready = self.plan.files.family, self.plan.files.tower, self.plan.ready
+        if ready.text is not None:
+            size = ready.text.max_tokens if ready.text.padded else None
             pad = self.processor.pad_token_id
-            ids, mask = _padded(items, size, plan.settings["pad_token_id"] if pad is None else pad)
-            inputs = {"input_ids": ids, **({"attention_mask": mask.astype(np.int64)} if plan.attention_mask else {})}
+            ids, mask = _padded(items, size, said["pad_token_id"] if pad is None else pad)
+            inputs = {"input_ids": ids, **({"attention_mask": mask.astype(np.int64)} if ready.attention_mask else {})}
             done = Pass(mask=mask, lengths=[len(item) for item in items])
         elif family.layout == "conv":
             waves, real = _padded(items, None, self.processor.padding_value)
-            masked = plan.attention_mask and not real.all()
+            masked = ready.attention_mask and not real.all()
             inputs = {_INPUTS["conv"]: waves, **({"attention_mask": real.astype(np.int64)} if masked else {})}
-            lengths = [conv_frames(plan.settings, len(item)) for item in items]
+            lengths = [conv_frames(said, len(item)) for item in items]
             done = Pass(mask=np.arange(max(lengths)) < np.array(lengths)[:, None], lengths=lengths)
         else:
             inputs = {_INPUTS.get(family.layout, "input_features"): np.stack(items)}

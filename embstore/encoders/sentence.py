@@ -44,8 +44,6 @@ class SentenceHead:
 
     Attributes
     ----------
-    transformer : str
-        The folder of the model itself, below that of modules.json.
     poolings : tuple of str
     steps : tuple of Dense or None
         None normalises to length one.
@@ -53,7 +51,6 @@ class SentenceHead:
         Put before each text.
     """
 
-    transformer: str
     poolings: tuple[str, ...]
     steps: tuple[Dense | None, ...]
     prompt: str = ""
@@ -150,4 +147,4 @@ def sentence_head(
         if activation not in _ACTIVATIONS or said.get("use_residual"):
             raise refuse(f"Dense with {activation}" + (" and a residual" if said.get("use_residual") else ""))
         steps.append(Dense(folder=folder, size=int(said["out_features"]), activation=_ACTIVATIONS[activation]))
-    return SentenceHead(transformer=folders[0], poolings=poolings, steps=tuple(steps), prompt=prompt)
+    return SentenceHead(poolings=poolings, steps=tuple(steps), prompt=prompt)

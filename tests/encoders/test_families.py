@@ -49,7 +49,8 @@ ALL = [(kind, family) for kind, known in FAMILIES.items() for family in known]
 
 
 def shapes(kind, settings=None, *, modality=None, **options):
-    return shapes_of(family_of("model", kind, modality), settings or {}, model="model", **options)
+    family = family_of("model", kind, modality)
+    return shapes_of(family, tower_settings(family, settings or {}), model="model", **options)
 
 
 def test_every_family_is_checked():
@@ -96,7 +97,7 @@ def test_frames_of_ten_seconds_and_of_each_length():
     lengths = torch.arange(400, 3000, 7)
     frames = model._get_feat_extract_output_lengths(lengths).tolist()
     assert [conv_frames(said, n) for n in lengths.tolist()] == frames
-    assert least_samples(family_of("m", "wav2vec2", None), {}) == 400
+    assert least_samples(family_of("m", "wav2vec2", None), said) == 400
     assert conv_frames(said, 400) == 1
     assert conv_frames(said, 399) == conv_frames(said, 3) == 0
 
@@ -165,8 +166,9 @@ def test_images_of_another_size_only_for_models_that_interpolate():
     ],
 )
 def test_a_feature_extractor_that_its_model_cant_take_is_refused(kind, processor):
+    family = family_of("m", kind, None)
     with pytest.raises(errors.ConfigError) as caught:
-        check_processor(family_of("m", kind, None), {}, processor)
+        check_processor(family, tower_settings(family, {}), processor)
     assert caught.value.attribute == f"preprocessing.processor.{next(iter(processor))}"
 
 
@@ -200,7 +202,8 @@ def test_parts_that_are_not_known_are_refused():
 
 def test_most_tokens_of_a_text():
     def limit(kind, said, own=None, modality=None):
-        return token_limit(family_of("m", kind, modality), said, own)
+        family = family_of("m", kind, modality)
+        return token_limit(family, tower_settings(family, said), own)
 
     assert limit("bert", {}) == 512
     assert limit("bert", {}, 128) == 128

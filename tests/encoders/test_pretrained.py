@@ -24,9 +24,10 @@ pytest.importorskip("PIL")
 import embstore  # noqa: E402
 from embstore import errors  # noqa: E402
 from embstore._engine.write.check_input import field_values  # noqa: E402
-from embstore.encoders import from_pretrained  # noqa: E402
+from embstore.encoders import from_pretrained, running  # noqa: E402
 from embstore.encoders.audio import AudioSettings, decode_audio  # noqa: E402
 from embstore.encoders.image import decode_image  # noqa: E402
+from embstore.encoders.loading import load_processor  # noqa: E402
 from embstore.encoders.outputs import available  # noqa: E402
 from embstore.sources import Folder  # noqa: E402
 from tests._helpers import tiny_models  # noqa: E402
@@ -224,7 +225,7 @@ def test_a_run_encodes_only_what_is_missing(folder_of, tmp_path):
     assert embstore.embed(Source(), encoder, cache).encoded == 4
     again = from_pretrained(folder_of("bert"), fields=["last_hidden_state", "mean"])
     assert embstore.embed(Source(), again, cache).encoded == 0
-    assert again._runner._model is None  # a hit loads nothing
+    assert again._runner._loaded is None  # a hit loads nothing
     assert again._runner._processor is None
     store = cache.open({**encoder.config, "dataset": "texts"})
     expected = run(encoder, TEXTS)
@@ -388,8 +389,7 @@ def test_texts_are_tokenized_by_several_threads_at_once(folder_of):
 def test_many_threads_load_a_model_once(folder_of, contents, monkeypatch):
     encoder = from_pretrained(folder_of("vit"))
     loads = []
-    original = encoder._runner._load_processor
-    monkeypatch.setattr(encoder._runner, "_load_processor", lambda: loads.append(1) or original())
+    monkeypatch.setattr(running, "load_processor", lambda plan: loads.append(1) or load_processor(plan))
     with ThreadPoolExecutor(8) as threads:
         items = list(threads.map(encoder.decode, contents["image"] * 4))
     assert (len(items), loads) == (16, [1])
@@ -477,10 +477,10 @@ def test_other_fields_of_the_same_loaded_model(folder_of, contents):
     other = encoder.with_fields(["mean", "layer_2.max"])
     assert other.fields["mean"].layer == "layer_0"  # as it was declared
     assert (other.fields["layer_2.max"].dtype, list(encoder.fields)) == ("float16", ["emb", "mean"])
-    loaded = other._runner._model
+    loaded = other._runner._loaded
     assert loaded is not None
     found = run(other, TEXTS)
-    assert other._runner._model is encoder._runner._model is loaded
+    assert other._runner._loaded is encoder._runner._loaded is loaded
     torch.testing.assert_close(found["mean"], first["mean"])
     assert other.config == encoder.config
     assert list(other.with_fields(["emb"]).fields) == ["emb"]
@@ -667,6 +667,13 @@ def test_mixed_precision(folder_of, dtype):
         assert rows.dtype == torch.float32
         assert not torch.equal(rows, plain[name])
         torch.testing.assert_close(rows, plain[name], atol=0.1, rtol=0.1)
+
+
+def test_float32_is_float32_whatever_the_caller_is_in(folder_of):
+    encoder = from_pretrained(folder_of("bert"))
+    expected = run(encoder, TEXTS)["mean"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(run(encoder, TEXTS)["mean"], expected)
 
 
 def test_weights_of_half_precision_are_computed_in_float32(own):
