@@ -1,4 +1,4 @@
-"""Encoders: what turns samples into embeddings. Names are imported when they are first used."""
+"""Encoders turn samples into embeddings. Names are imported when they are first used."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A sound file, or samples in memory, to one channel at one rate and of one length; the same bits every time.
+"""Convert a sound file, or samples in memory, to one channel of one rate and length. The bits are always the same.
 
-What a file holds is `sound_files`' to read.
+`sound_files` reads the files.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from embstore.encoders.sound_files import Samples, mean, read_file, scaled
 from embstore.errors import ConfigError, DecodeError, ShapeError
 
 _MARGIN: Final = 4096
-"""Samples read past the cut beside one second: the resampler looks ahead, and the cut must not show in its output."""
+"""Samples read beyond the cut, in addition to one second: the resampler looks ahead, and must not see the cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioSettings:
-    """What clips are made into: one channel, at this rate, of this length.
+    """The form of decoded clips: one channel, with this rate and this length.
 
     Attributes
     ----------
     sample_rate : int
         Hz.
     duration : float or None
-        Seconds: a longer clip is cut at its end, a shorter one padded with zeros. None leaves each its length.
+        Seconds. A longer clip is cut at its end, a shorter clip is padded with zeros. None keeps each clip's length.
 
     Raises
     ------
     ConfigError
-        One of them is not a positive number, or the rate is not a whole one.
+        The rate or the duration is not a positive number, or the rate is not a whole number.
 
     Examples
     --------
@@ -62,11 +62,11 @@ class AudioSettings:
 
     @property
     def samples(self) -> int | None:
-        """Number of samples of a clip, at least 1; None, where each keeps its length."""
+        """Number of samples of a clip, at least 1. None if each clip keeps its length."""
         return None if self.duration is None else max(1, round(self.duration * self.sample_rate))
 
     def describe(self) -> dict[str, Any]:
-        """Return the part of an encoder's config that clips depend on.
+        """Return the part of an encoder's config for decoding sound.
 
         The decoder is part of it, because its rows must not mix with those of another one. libsndfile's samples
         differed by up to 3.7e-2 for MS-ADPCM and by more for Opus recorded below 48 kHz. The decoder's version is not
@@ -89,32 +89,32 @@ def _positive(value: object) -> bool:
 
 
 def decode_audio(content: Any, settings: AudioSettings) -> Samples:
-    """Decode a clip. What lies after the cut is not read, and does not change a bit of what lies before.
+    """Decode a clip. Sound after the cut is not read, and does not change a bit of the sound before it.
 
     Parameters
     ----------
     content : bytes, tuple or mapping
-        The bytes of a file that PyAV reads (WAV, FLAC, Ogg, MP3, AIFF, M4A, MP4, WebM and others); a pair
-        ``(array, rate)``; or what Hugging Face's datasets give: ``"array"`` and ``"sampling_rate"``, or ``"bytes"``
-        and ``"path"``. An array is ``(samples,)`` or ``(samples, channels)``: floats as they are, integers of at
-        most 32 bits scaled to [-1, 1) by their dtype's range. A rate is in Hz.
+        One of three forms. The bytes of a file that PyAV reads (WAV, FLAC, Ogg, MP3, AIFF, M4A, MP4, WebM and
+        others). A pair ``(array, rate)``. A sample of Hugging Face `datasets`: ``"array"`` and ``"sampling_rate"``,
+        or ``"bytes"`` and ``"path"``. An array is ``(samples,)`` or ``(samples, channels)``. Floats are not scaled,
+        integers of at most 32 bits are scaled to [-1, 1) by their dtype's range. A rate is in Hz.
     settings : AudioSettings
 
     Returns
     -------
     ndarray, (samples,) float32
-        The mean of the channels, resampled by soxr in the quality HQ where the rate differs.
+        The mean of the channels, resampled by soxr in the quality HQ if the rate differs.
 
     Raises
     ------
     DecodeError
-        Empty, broken, cut short, without sound, of length zero, or with NaN or infinity.
+        The content is empty, broken, cut short, without sound, of length zero, or has NaN or infinity.
     SampleError
-        The path of a mapping without bytes can't be read.
+        The file at the path of a mapping without bytes can't be read.
     ShapeError
-        An array of another shape, such as (channels, samples).
+        The array has another shape, such as (channels, samples).
     TypeError
-        Content of another kind, such as an array without its rate.
+        The content is of another kind, such as an array without its rate.
     ImportError
         PyAV or soxr is not installed.
     """
@@ -130,7 +130,7 @@ def decode_audio(content: Any, settings: AudioSettings) -> Samples:
 
 
 def _mono(content: Any, settings: AudioSettings) -> tuple[Samples, float]:
-    """Return the mean of the channels as far as it is needed, and its rate."""
+    """Return the needed part of the mean of the channels, and its rate."""
     if isinstance(content, tuple) and len(content) == 2:
         return _from_array(*content, settings)
     if isinstance(content, Mapping):
@@ -146,7 +146,7 @@ def _mono(content: Any, settings: AudioSettings) -> tuple[Samples, float]:
 
 
 def _needed(rate: float, settings: AudioSettings) -> int | None:
-    """Return how many samples at a rate the clip depends on; None for all."""
+    """Return the number of samples, at a rate in Hz, that the clip depends on. None for all samples."""
     if settings.samples is None or rate == settings.sample_rate:
         return settings.samples
     return math.ceil(settings.samples * rate / settings.sample_rate) + math.ceil(rate) + _MARGIN
@@ -183,7 +183,7 @@ def _resampled(mono: Samples, rate: float, wanted: int) -> Samples:
 
 
 def _fitted(clip: Samples, samples: int | None) -> Samples:
-    """Cut a clip at its end, or pad it there with zeros."""
+    """Cut a clip at its end, or pad its end with zeros."""
     if samples is None or len(clip) == samples:
         return clip
     fitted = np.zeros(samples, np.float32)

@@ -1,7 +1,7 @@
-"""What an encoder is: its config and fields, known without loading weights, and rows for samples.
+"""The interface of an encoder: config and fields, known without loading weights, and rows for samples.
 
-`embstore.embed` takes anything that has a `config` and an `encode` (the protocol); `BaseEncoder` has the rest,
-with defaults, for an encoder to say more of itself.
+`embstore.embed` takes any object with a `config` and an `encode` (the protocol `Encoder`). `BaseEncoder` adds the
+optional members, with defaults.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from embstore.errors import UnknownFieldError
 
 
 class Encoder(Protocol):
-    """What turns samples into embeddings."""
+    """An object that turns samples into embeddings."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """All that the values depend on but the choice of fields; known without loading weights into a model."""
+        """All settings that the values depend on, except the choice of fields. Known without loading weights."""
 
     def encode(self, items: Sequence[Any]) -> Any:
         """Return rows for the items: ``(len(items), *shape)``, or a mapping of field names to these.
@@ -28,21 +28,21 @@ class Encoder(Protocol):
 
 
 class BaseEncoder:
-    """An encoder with all that `embstore.embed` can make use of; each default is the plain choice."""
+    """An encoder with every member that `embstore.embed` can use. Each default is the simplest choice."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """All that the values depend on but the choice of fields; known without loading weights into a model."""
+        """All settings that the values depend on, except the choice of fields. Known without loading weights."""
         raise NotImplementedError
 
     @property
     def fields(self) -> Mapping[str, FieldSpec] | None:
-        """What `encode` returns, by name; None, where the first rows are to decide."""
+        """The fields that `encode` returns, by name. None if the first rows decide."""
         return None
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """What is worth knowing and decides nothing: device, versions. Asked for when a store is made."""
+        """Facts that the values must not depend on, such as device and versions. Read when a store is created."""
         return {}
 
     def with_fields(self, names: Sequence[str]) -> Self:
@@ -51,7 +51,7 @@ class BaseEncoder:
         Raises
         ------
         UnknownFieldError
-            It does not have one of them.
+            The encoder lacks one of the fields.
         """
         own = self.fields or {}
         for name in names:
@@ -60,21 +60,21 @@ class BaseEncoder:
         return self
 
     def decode(self, content: Any) -> Any:
-        """Turn a sample's content into what `encode` takes. Runs in threads, ahead of `encode`.
+        """Decode a sample's content to an item for `encode`. Threads call it, ahead of `encode`.
 
         Raises
         ------
         DecodeError
-            It can't be decoded: the sample is recorded as failed, and the run goes on.
+            The content can't be decoded. The sample is recorded as failed, and the run goes on.
         """
         return content
 
     def length(self, item: Any) -> int:
-        """Return how long a decoded item is, where `encode` pads: items of like lengths are encoded together."""
+        """Return the length of a decoded item, if `encode` pads. Items of similar lengths are encoded together."""
         return 0
 
     def encode(self, items: Sequence[Any]) -> Any:
-        """Return rows for decoded items: a mapping of field names to ``(len(items), *shape)``.
+        """Return rows for decoded items, as a mapping of field names to ``(len(items), *shape)``.
 
         Rows of a ragged field are a list of arrays, ``(length, *shape)`` each.
         """
@@ -82,7 +82,7 @@ class BaseEncoder:
 
 
 class _Adapted(BaseEncoder):
-    """The protocol's two words, with the defaults for the others."""
+    """An object with the two members of the protocol, and defaults for the others."""
 
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
@@ -96,5 +96,5 @@ class _Adapted(BaseEncoder):
 
 
 def as_encoder(encoder: Encoder) -> BaseEncoder:
-    """Return an encoder with all of `BaseEncoder`'s words."""
+    """Return an encoder with all members of `BaseEncoder`."""
     return encoder if isinstance(encoder, BaseEncoder) else _Adapted(encoder)

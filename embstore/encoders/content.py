@@ -1,4 +1,4 @@
-"""Samples as Hugging Face's `datasets` has them before they are decoded: bytes, or the path of a file."""
+"""Undecoded samples in the form of Hugging Face `datasets`: bytes, or the path of a file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from embstore.errors import SampleError
 
 
 def file_bytes(content: Mapping[str, Any]) -> bytes:
-    """Return the bytes of an undecoded sample of Hugging Face's: ``"bytes"``, else those of the file at ``"path"``.
+    """Return the bytes of an undecoded sample: its ``"bytes"``, or else the content of the file at ``"path"``.
 
     Raises
     ------
     SampleError
         The file can't be read.
     TypeError
-        The mapping has neither.
+        The mapping has neither "bytes" nor "path".
     """
     if content.get("bytes") is not None:
         return bytes(content["bytes"])

@@ -1,7 +1,6 @@
-"""What is known of models by their type, as data: which ones there are, and what of a model gives which output. Pure.
+"""The table of model types that `from_pretrained` knows: the parts, outputs and defaults of each. Pure data.
 
-`FAMILIES` is the table of the models that `from_pretrained` knows; what a row of it gives with a ``config.json`` is
-`model_shapes`'.
+`model_shapes` applies a row of this table to a ``config.json``.
 """
 
 from __future__ import annotations
@@ -19,37 +18,37 @@ Layout = Literal["ast", "conv", "fixed", "patches", "pooled", "text"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One way from samples to outputs; a model type with two towers has a family for each.
+    """One way from samples to outputs. A model type with two towers has one family for each tower.
 
     Attributes
     ----------
     modality : {"audio", "image", "text"}
     layout : str
-        Which formula gives the number of tokens; "pooled", where there are none to be had.
+        The formula for the number of tokens. "pooled" if the model returns no tokens in order.
     default : tuple of str
-        Names of the fields, if none are asked for.
+        Names of the fields, if the caller names no fields.
     model : str
-        The class of transformers that is loaded.
+        The class of transformers to load.
     section : str or None
-        The part of config.json that is about this tower.
+        The section of config.json for this tower.
     body, head : str or None
-        The model's part that gives hidden states; the one that projects the pooler's output to `embeds`.
+        The submodule that returns hidden states. The submodule that projects the pooler's output to `embeds`.
     pooler : tuple of str
-        Beginnings of the names of weights that only the pooler's output needs.
+        Prefixes of the names of weights that only the pooler's output needs.
     has_pooler, class_token : bool
-        Whether there is an output that is pooled by the model itself; whether the first token stands for all.
+        Whether the model pools an output itself. Whether the first token represents the whole sample.
     ignored : tuple of str
-        Beginnings of the names of weights that no output needs in evaluation.
+        Prefixes of the names of weights that no output needs in evaluation.
     interpolates : bool
-        Whether images of another size than the one trained on are taken.
+        Whether the model takes images of another size than in training.
     after_padding, padded : bool
-        Whether positions are counted from the padding's number on; whether texts are padded, as in training.
+        Whether position numbers begin after the padding token's number. Whether texts are padded, as in training.
     processor : str
-        The type of image processor, where its JSON is silent.
+        The type of image processor, if its JSON names no type.
     sizes : tuple of str
-        What config.json calls the size of a token, and the number of layers.
+        The names in config.json of the size of a token and of the number of layers.
     settings : mapping
-        What transformers assumes where config.json is silent.
+        Defaults of transformers for names that config.json leaves out.
     """
 
     modality: Modality
@@ -105,7 +104,7 @@ def _text(*, positions: int = 512, pad: int = 0, settings: Mapping[str, Any] | N
 
 
 def _tower(modality: Modality, of: str) -> dict[str, Any]:
-    """Say where a tower of CLIP or CLAP has its parts, in config.json and in the model."""
+    """Return the names of the parts of a CLIP or CLAP tower, in config.json and in the model."""
     part = {"image": "vision", "text": "text", "audio": "audio"}[modality]
     return {
         "default": ("embeds",),
@@ -127,7 +126,7 @@ def _siglip(part: str) -> dict[str, Any]:
 
 
 _ROBERTA: Final = _text(pad=1, after_padding=True)
-_MASK_TOKEN: Final = ("embeddings.mask_token",)  # used in training alone, as is the embedding of masked frames
+_MASK_TOKEN: Final = ("embeddings.mask_token",)  # used only in training, like the embedding of masked frames
 _SPEECH: Final = _audio("conv", _WAVES, ignored=("masked_spec_embed",))
 
 FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
@@ -187,16 +186,16 @@ FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
         "distilbert": (_text(has_pooler=False, sizes=("dim", "n_layers"), settings={"dim": 768, "n_layers": 6}),),
     }
 )
-"""By model type; of two towers the first is the one meant, if no modality is named."""
+"""Families by model type. Of two towers the first is the default, if no modality is named."""
 
 
 def family_of(model: str, model_type: str, modality: Modality | None) -> Family:
-    """Return the family of a model type; the first of two, unless a modality chooses.
+    """Return the family of a model type: of two towers the first, unless a modality is given.
 
     Raises
     ------
     UnknownModelError
-        No such type, or it has no such modality.
+        The type is not known, or has no tower of this modality.
     """
     families = FAMILIES.get(model_type, ())
     for family in families:

@@ -1,7 +1,7 @@
-"""Encoders around what `from_pretrained` does not know: any function of a list of items.
+"""An encoder around any function of a list of items, for models that `from_pretrained` does not know.
 
-What a function does only its author can tell: that is what `config` is for. Modules of PyTorch, whose weights can be
-digested, are `modules`'.
+Only the author knows the function's code: describe it in `config`. `modules` has the encoder for PyTorch modules, whose
+weights can be digested.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class FunctionEncoder(BaseEncoder):
     Parameters
     ----------
     function : callable
-        Takes a list of items; returns rows ``(len(items), *shape)``, a list of arrays for a ragged field, or a
+        Takes a list of items. Returns rows ``(len(items), *shape)``, a list of arrays for a ragged field, or a
         mapping of field names to these.
     config : mapping
-        All that its values depend on: what it computes, with which weights, settings and version. Change it when
-        the function changes, or rows of the old one go on being served.
+        All settings that the values depend on: the computation, its weights, settings and version. Change it when
+        the function changes. Otherwise, rows of the old function are served.
     fields : mapping of str to FieldSpec, optional
-        What it returns. If left out, the first rows decide.
+        The fields that it returns. By default, the first rows decide.
     decode : callable, optional
-        Turns a sample's content into an item, in threads. If left out, the content is the item.
+        Decodes a sample's content to an item, in threads. By default, the content is the item.
     length : callable, optional
-        Says how long an item is, where the function pads.
+        Returns the length of an item, if the function pads.
     provenance : mapping of str to str, optional
-        What is worth knowing and decides nothing, such as versions.
+        Facts that the values must not depend on, such as versions.
 
     Raises
     ------
@@ -83,12 +83,12 @@ class FunctionEncoder(BaseEncoder):
 
     @property
     def config(self) -> Config:
-        """All that the values depend on but the choice of fields."""
+        """All settings that the values depend on, except the choice of fields."""
         return self._config
 
     @property
     def fields(self) -> Mapping[str, FieldSpec] | None:
-        """What `encode` returns, by name; None, where none were declared, and the first rows are to decide."""
+        """The fields that `encode` returns, by name. None if no fields were declared, and the first rows decide."""
         return None if self._declared is None else {name: self._declared[name] for name in self._wanted}
 
     def with_fields(self, names: Sequence[str]) -> Self:
@@ -97,7 +97,7 @@ class FunctionEncoder(BaseEncoder):
         Raises
         ------
         UnknownFieldError
-            One was not declared.
+            A field was not declared.
         """
         for name in names:
             if name not in (self._declared or {}):
@@ -107,32 +107,32 @@ class FunctionEncoder(BaseEncoder):
         return narrowed
 
     def decode(self, content: Any) -> Any:
-        """Turn a sample's content into an item, by the function given; else the content is the item."""
+        """Decode a sample's content to an item by the given function. Without one, the content is the item."""
         return content if self._decode is None else self._decode(content)
 
     def length(self, item: Any) -> int:
-        """Return how long an item is, by the function given; else 0 for all."""
+        """Return the length of an item by the given function. Without one, return 0."""
         return 0 if self._length is None else self._length(item)
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """What was given as such."""
+        """The facts that the caller gave, such as versions."""
         return self._provenance
 
     def encode(self, items: Sequence[Any]) -> Any:
-        """Return what the function returns for the items; of declared fields, those that are wanted.
+        """Return the function's result for the items. If fields were declared, return only the wanted ones.
 
         Raises
         ------
         UnknownFieldError
-            It did not return one of them.
+            The function did not return a declared field.
         TypeError
-            Several fields are declared, and it returned rows without a name.
+            Several fields are declared, and the function returned rows without a name.
         """
         return self._named(self._function(list(items)))
 
     def _named(self, found: Any) -> Any:
-        """Return the wanted fields of what was returned, if fields were declared."""
+        """Return the wanted fields of the function's result, if fields were declared."""
         if self._declared is None:
             return found
         if isinstance(found, Mapping):

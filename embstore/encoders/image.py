@@ -1,4 +1,4 @@
-"""An image file, or pixels in memory, to upright RGB of eight bits; the same bits every time."""
+"""Convert an image file, or pixels in memory, to upright RGB of eight bits. The bits are always the same."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ESCAPING: Final = (OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, LookupError, struct.error)
-"""A bad EXIF rational is a TypeError, a broken AVIF file a RuntimeError; all that is called then is Pillow."""
+"""A bad EXIF rational raises TypeError, a broken AVIF file RuntimeError. Only calls of Pillow catch these."""
 
 
 def describe() -> dict[str, Any]:
-    """Return what of the decoding belongs in an encoder's config. Versions of the libraries are provenance."""
+    """Return the part of an encoder's config for decoding images. Versions of the libraries are provenance."""
     return {"mode": "RGB", "orientation": "exif", "alpha": "over white"}
 
 
 def decode_image(content: Any) -> Image:
-    """Decode an image, turned as its EXIF orientation says, transparency composited over white.
+    """Decode an image, turned by its EXIF orientation, with transparency composited over white.
 
-    Palettes and CMYK are converted by Pillow's own rules, 16-bit grey is scaled to eight bits, of an animation the
-    first frame is taken. Colour profiles are ignored, as the models' own preprocessing does.
+    Palettes and CMYK are converted by Pillow's own rules. 16-bit grey is scaled to eight bits. The first frame of an
+    animation is used. Colour profiles are ignored, as in the models' own preprocessing.
 
     Parameters
     ----------
     content : bytes, PIL.Image.Image, ndarray or mapping
-        The bytes of a file; an image of Pillow's, which is left as it is; ``(height, width)``,
-        ``(height, width, 3)`` or ``(height, width, 4)`` uint8; or Hugging Face's ``"bytes"`` and ``"path"``.
+        One of four forms. The bytes of a file. An image of Pillow, which is not changed. An array of uint8:
+        ``(height, width)``, ``(height, width, 3)`` or ``(height, width, 4)``. A sample of Hugging Face `datasets`:
+        ``"bytes"`` and ``"path"``.
 
     Returns
     -------
@@ -46,13 +47,13 @@ def decode_image(content: Any) -> Image:
     Raises
     ------
     DecodeError
-        Empty, no image, cut short, or larger than Pillow deems safe (`PIL.Image.MAX_IMAGE_PIXELS`).
+        The content is empty, no image, cut short, or larger than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
     SampleError
-        The path of a mapping without bytes can't be read.
+        The file at the path of a mapping without bytes can't be read.
     ShapeError
-        An array of another shape.
+        The array has another shape.
     TypeError
-        Content of another kind, or an array that is not uint8.
+        The content is of another kind, or an array that is not uint8.
     ImportError
         Pillow is not installed.
     """
@@ -88,8 +89,8 @@ def _from_file(data: bytes) -> Image:
 
     if not data:
         raise DecodeError("the file is empty")
-    Image.init()  # else only the five commonest formats are known
-    formats = [name for name in Image.ID if name != "EPS"]  # which is a program, that Ghostscript would be asked to run
+    Image.init()  # otherwise Pillow knows only the five commonest formats
+    formats = [name for name in Image.ID if name != "EPS"]  # EPS is a program, and Pillow would let Ghostscript run it
     with _broken_files(), Image.open(io.BytesIO(data), formats=formats) as image:
         return _decoded(image)
 
@@ -105,7 +106,7 @@ def _decoded(image: Image) -> Image:
 
 @contextlib.contextmanager
 def _broken_files() -> Iterator[None]:
-    """Raise `DecodeError` for what Pillow's readers raise at broken files, found by breaking files of each format."""
+    """Turn errors of Pillow's readers into `DecodeError`. The list was found by breaking files of each format."""
     from PIL import Image, UnidentifiedImageError
 
     try:

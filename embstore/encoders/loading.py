@@ -1,7 +1,7 @@
-"""A pretrained model from its files to memory: its processor or tokenizer, its weights, and which of them it lacks.
+"""Load a pretrained model: its processor or tokenizer, its weights, and the names of weights that it lacks.
 
-It is loaded from the files that the fingerprint was taken of, or not at all. A `Plan`, which `pretrained` makes, says
-what there is to load; when it is loaded, and what is then done with it, is `running`'s.
+Loading fails if the files changed since the fingerprint was taken. `pretrained` makes the `Plan`, which lists the
+files to load. `running` decides when to load, and runs the model.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from embstore.encoders.preprocessing import Preprocessing
 from embstore.errors import ConfigError, WeightsChangedError
 
 _LOADING: Final = threading.Lock()
-"""How much transformers says is a setting of the process: two that change it at once would not restore it."""
+"""The verbosity of transformers is a setting of the process: two threads that change it would not restore it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What there is to load, and how it is to be run.
+    """The files to load, and the settings to run the model with.
 
     Attributes
     ----------
     files : ModelFiles
     ready : Preprocessing
     stamps : tuple
-        All files that values depend on, with their stamps when the fingerprint was taken.
+        Names of all files that values depend on, with their sizes and mtimes when the fingerprint was taken.
     device : str or None
-        As asked for.
+        The device that the caller chose.
     compute_dtype : str
     """
 
@@ -59,9 +59,9 @@ class Loaded(NamedTuple):
     model : torch.nn.Module
         In evaluation mode, on its device.
     missing : tuple of str
-        Names of weights that outputs may need, and that the checkpoint lacks.
+        Names of weights that outputs may need and the checkpoint lacks.
     dense : dict of str to dict of str to tensor
-        Weights of the linear layers of sentence-transformers, float32, by their folders.
+        Weights of the linear layers of sentence-transformers, float32, by folder.
     """
 
     model: Any
@@ -70,7 +70,7 @@ class Loaded(NamedTuple):
 
 
 def load_processor(plan: Plan) -> Any:
-    """Return the feature extractor, image processor or tokenizer of a model; a tokenizer is ready for several threads.
+    """Return the feature extractor, image processor or tokenizer of a model. A tokenizer is set up for several threads.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def load_processor(plan: Plan) -> Any:
         if modality == "audio":
             return transformers.AutoFeatureExtractor.from_pretrained(folder, **options)
         if modality == "image":
-            # torchvision resizes to slightly other values, and is used if it happens to be installed.
+            # By default, transformers uses torchvision if it is installed, which resizes to slightly other values.
             return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
         return _prepared(transformers.AutoTokenizer.from_pretrained(folder, **options), plan)
 
@@ -99,18 +99,18 @@ def _prepared(tokenizer: Any, plan: Plan) -> Any:
         own = tokenizer.backend_tokenizer.normalizer
         lower = normalizers.Lowercase()
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([lower, own]) if own else lower
-    # Its truncation is a state, set by the first call: set while another thread tokenizes, it fails.
+    # The first call sets the truncation, which is a state. Setting it while another thread tokenizes fails.
     token_ids(tokenizer, "a", plan.ready.text)
     return tokenizer
 
 
 def token_ids(tokenizer: Any, text: str, limits: TextLimits | None) -> list[int]:
-    """Return the numbers of a text's tokens, as many as it may have; they are not padded.
+    """Return the token ids of a text, cut at the limit, without padding.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        Several threads may call a fast one at once, and another only in turn.
+        Several threads may call a fast tokenizer at once. A slow tokenizer needs a lock.
     text : str
     limits : TextLimits or None
     """
@@ -120,20 +120,20 @@ def token_ids(tokenizer: Any, text: str, limits: TextLimits | None) -> list[int]
 
 
 def load_model(plan: Plan, device: str) -> Loaded:
-    """Load a model, and what sentence-transformers puts on it, to a device.
+    """Load a model, and the linear layers of sentence-transformers, to a device.
 
     Parameters
     ----------
     plan : Plan
     device : str
-        Where it is to run; `plan.device`, or what stands in for none.
+        The device to run on: `plan.device`, or the default.
 
     Raises
     ------
     WeightsChangedError
         The model's files changed since the fingerprint was taken.
     ConfigError
-        torch does not have the device that was asked for.
+        torch does not have the device that the caller chose.
     ImportError
         torch or transformers is not installed.
     """
@@ -142,7 +142,7 @@ def load_model(plan: Plan, device: str) -> Loaded:
         config = transformers.AutoConfig.from_pretrained(files.transformer, trust_remote_code=False)
         if family.section is not None:
             tower = getattr(config, family.section)
-            if hasattr(config, "projection_dim"):  # the towers' own numbers may be wrong, and go unused otherwise
+            if hasattr(config, "projection_dim"):  # transformers ignores the towers' own numbers, which may be wrong
                 tower.projection_dim = config.projection_dim
             config = tower
         model, info = getattr(transformers, family.model).from_pretrained(
@@ -155,7 +155,7 @@ def load_model(plan: Plan, device: str) -> Loaded:
         )
         steps = files.head.steps if files.head is not None else ()
         dense = {step.folder: _load_dense(files.place.folder / step.folder) for step in steps if step is not None}
-    # Positions are counted anew where an old checkpoint does not list them.
+    # Position ids are computed if an old checkpoint does not list them.
     missing = [key for key in info["missing_keys"] if not key.endswith("position_ids")]
     missing = sorted(key for key in missing if not key.startswith(family.ignored))
     try:
@@ -189,7 +189,7 @@ def _check_files(plan: Plan) -> None:
 
 @contextmanager
 def _loading(plan: Plan) -> Iterator[Any]:
-    """Yield transformers, and keep it quiet. Check before and after that the files are those of the fingerprint."""
+    """Yield transformers with its messages turned off. Before and after, check that the files did not change."""
     transformers = plan.imported("transformers")
     _check_files(plan)
     logging = transformers.utils.logging
@@ -199,7 +199,7 @@ def _loading(plan: Plan) -> Iterator[Any]:
         logging.disable_progress_bar()
         try:
             with warnings.catch_warnings():
-                # Of AST's own filter bank, in each process that loads it: its settings are the model's.
+                # AST warns about its own filter bank in each process that loads it. The settings are the model's.
                 warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
                 yield transformers
         finally:
@@ -210,7 +210,7 @@ def _loading(plan: Plan) -> Iterator[Any]:
 
 
 def _reachable(device: str) -> bool:
-    """Tell whether torch has a device at all: one that is full is there."""
+    """Return whether torch has a device. A device with full memory counts."""
     import torch
 
     try:

@@ -1,7 +1,6 @@
-"""The files of a pretrained model: where they are, which of them count, and what their JSON says.
+"""Find the files of a pretrained model, choose those that values depend on, and read their JSON.
 
-What a processor's or a tokenizer's files come to is `preprocessing`'s, what modules.json means `sentence`'s, and
-digests of the files `weights`'.
+`preprocessing` reads a processor's or a tokenizer's files, `sentence` interprets modules.json, `weights` makes digests.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ VOCABULARIES: Final = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "sentencepiece.bpe.model"),
     *("spiece.model", "spm.model"),
 )
-"""What a tokenizer can't do without: one of these."""
+"""Vocabularies. A tokenizer needs one of these files."""
 
 TOKENIZER_FILES: Final = (
     *VOCABULARIES,
     *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
-"""All that a tokenizer may be made of."""
+"""All files that a tokenizer may consist of."""
 
 PROCESSOR_FILES: Final = ("preprocessor_config.json", "processor_config.json")
-"""What a feature extractor's or image processor's settings may stand in."""
+"""Files that may hold the settings of a feature extractor or image processor."""
 
 _SENTENCE_FILES: Final = tuple(
     f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta")
@@ -53,21 +52,21 @@ _NOISE: Final = frozenset(
         *("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "_commit_hash"),
         *("processor_class", "_processor_class", "_valid_processor_keys", "use_fast", "device", "return_tensors"),
         *("image_processor_type", "feature_extractor_type", "backend", "disable_grouping"),
-        "sampling_rate",  # stands beside it, as the rate that clips are brought to
+        "sampling_rate",  # is in the config as the rate of decoded clips
     )
 )
-"""What in config.json and in a processor's JSON no value depends on, or stands in the config under another name."""
+"""Names in config.json and a processor's JSON that no value depends on, or that the config has under another name."""
 
 
 class Place(NamedTuple):
-    """Where a model's files are, and what its config calls it.
+    """The folder of a model's files, and the model's name in the config.
 
     Attributes
     ----------
     folder : Path
     id : str
     revision : str or None
-        The commit of a model of the Hub; of a folder what was given.
+        The commit of a model of the Hub. For a folder, the text that the caller gave.
     """
 
     folder: Path
@@ -76,26 +75,26 @@ class Place(NamedTuple):
 
 
 class ModelFiles(NamedTuple):
-    """What a model's files say, its processor's apart; names are relative to the folder.
+    """The content of a model's files, except its processor's. File names are relative to the model's folder.
 
     Attributes
     ----------
     place : Place
     transformer : Path
-        Where transformers finds its part of them.
+        The folder of the files for transformers.
     settings : mapping
         config.json.
     family : Family
     tower : mapping
-        config.json, or its part about the tower, over the defaults of transformers.
+        config.json, or its section for the tower, merged over the defaults of transformers.
     weights : tuple of str
-        Files of weights, the linear layers' of sentence-transformers among them.
+        Files of weights, with those of the linear layers of sentence-transformers.
     others : tuple of str
         The other files that were read.
     head : SentenceHead or None
-        What modules.json makes of the tokens, if there is one.
+        The modules of modules.json after the transformer, if that file exists.
     sentence : mapping
-        sentence_bert_config.json, or what it is called of this model; empty, if there is none.
+        sentence_bert_config.json, or the file of another name for this model. Empty without such a file.
     """
 
     place: Place
@@ -110,17 +109,17 @@ class ModelFiles(NamedTuple):
 
     @property
     def lower_case(self) -> bool:
-        """Whether texts are lowercased first."""
+        """Whether texts are lowercased before tokenizing."""
         return bool(self.sentence.get("do_lower_case"))
 
     @property
     def safetensors(self) -> bool:
-        """Whether the model's weights are of this kind."""
+        """Whether the model's weights are in safetensors files."""
         return self.weights[0].endswith(_SAFETENSORS)
 
 
 def locate(model: str | os.PathLike[str], revision: str | None, id: str | None, extra: str) -> Place:
-    """Find a model's folder: as given, or the snapshot of a model of the Hub, downloaded unless it is in the cache.
+    """Find a model's folder: the given folder, or a snapshot of the Hub, downloaded unless it is in the Hub's cache.
 
     Parameters
     ----------
@@ -129,20 +128,20 @@ def locate(model: str | os.PathLike[str], revision: str | None, id: str | None, 
     revision : str, optional
         Branch, tag or commit.
     id : str, optional
-        What the config calls the model; its id or its folder's name, if not given.
+        The model's name in the config. Default: its id on the Hub, or the name of its folder.
     extra : str
-        The extra of embstore's to ask for, where downloading needs huggingface_hub.
+        The extra of embstore that the error names if huggingface_hub is not installed.
 
     Raises
     ------
     ModelFilesError
-        No folder, and nothing that could be an id.
+        `model` is neither a folder nor a possible id.
     ImportError
         huggingface_hub is not installed.
     """
     path = Path(model)
     if path.is_dir():
-        folder = Path(os.path.abspath(path))  # not resolved: a link's name is the one that was chosen
+        folder = Path(os.path.abspath(path))  # links are not resolved: the user chose the link's name
         return Place(folder, id or folder.name, revision)
     if not isinstance(model, str) or not _HUB_ID.fullmatch(model):
         raise ModelFilesError(path, "config.json")
@@ -155,20 +154,20 @@ def locate(model: str | os.PathLike[str], revision: str | None, id: str | None, 
 
 
 def read_files(place: Place, modality: Modality | None) -> ModelFiles:
-    """Read what a model's files say, but for its processor's and tokenizer's.
+    """Read a model's files, except those of its processor and tokenizer.
 
     Parameters
     ----------
     place : Place
     modality : {"audio", "image", "text"} or None
-        Which of two towers.
+        The tower, if the model has two.
 
     Raises
     ------
     ModelFilesError
-        config.json or weights are not there, or a JSON file does not hold what it should.
+        config.json or weights are missing, or a JSON file has the wrong type of content.
     UnknownModelError
-        A type of model, a module of sentence-transformers or a kind of weights that is not known.
+        The type of model, a module of sentence-transformers or the kind of weights is not known.
     """
     folder = place.folder
     others = ["config_sentence_transformers.json", "modules.json"]
@@ -192,7 +191,7 @@ def read_files(place: Place, modality: Modality | None) -> ModelFiles:
     for name, what in (("quantization_config", "quantised weights"), ("transformers_weights", "weights by name")):
         if settings.get(name):
             raise UnknownModelError(place.id, what, FAMILIES)
-    if (base / "adapter_config.json").exists():  # which transformers would put on, if PEFT is installed
+    if (base / "adapter_config.json").exists():  # transformers would apply it if PEFT is installed
         raise UnknownModelError(place.id, "an adapter", FAMILIES)
     names = [f"{transformer}/{name}".lstrip("/") for name in _weight_files(base)]
     for step in head.steps if head is not None else ():
@@ -205,7 +204,7 @@ def read_files(place: Place, modality: Modality | None) -> ModelFiles:
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
-    """Return the modules of sentence-transformers; their paths stay below the model's folder."""
+    """Return the modules of sentence-transformers. Check that their paths are below the model's folder."""
     modules: list[dict[str, Any]] = read_json(folder / "modules.json", list) or []
     for module in modules:
         path = module.get("path", "") if isinstance(module, dict) else None
@@ -215,7 +214,7 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """List the files of weights that transformers loads, of all that there are."""
+    """List the files of weights that transformers loads from a folder."""
     name = next((name for name in (*_SAFETENSORS, *_BIN) if (folder / name).exists()), None)
     if name is None:
         raise ModelFilesError(folder, "model.safetensors or pytorch_model.bin")
@@ -232,18 +231,18 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Return what a JSON file holds; None, if there is none.
+    """Return the content of a JSON file. None if the file does not exist.
 
     Parameters
     ----------
     path : Path
     kind : type
-        What it has to hold.
+        The expected type of the content.
 
     Raises
     ------
     ModelFilesError
-        It is not JSON, or holds something else.
+        The file is not JSON, or its content is of another type.
     """
     if not path.exists():
         return None
@@ -257,7 +256,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return JSON of a model's without noise, and with numbers that a config refuses as text.
+    """Return JSON of a model without `_NOISE`, and with numbers that a config refuses as text.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""What one model gives, from its JSON alone: hidden states and vectors, their sizes, what it takes. Pure.
+"""The sizes of a model's inputs and outputs, computed from its JSON alone. Pure.
 
-It applies a row of `families`' table to a ``config.json`` and a processor's JSON. How a field is named is `outputs`',
-which files there are is `model_files`'.
+A row of the table in `families` is applied to a ``config.json`` and to a processor's JSON. `outputs` names the fields,
+`model_files` finds the files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from embstore.encoders.families import FAMILIES, Family
 from embstore.errors import ConfigError, UnknownModelError
 
-# What an image processor does where its JSON is silent: whether it crops; to what size.
+# Defaults of image processors, if their JSON leaves them out: whether they crop, and the size.
 _CROPS: Final = {
     "BitImageProcessor": True,
     "CLIPImageProcessor": True,
@@ -22,27 +22,27 @@ _CROPS: Final = {
 }
 _SIZE: Final = 224
 _FBANK_WINDOW: Final = 400
-"""Samples of a frame of AST's filter bank."""
+"""Samples of one frame of the filter bank of AST."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShapes:
-    """What a model can give for a sample: hidden states of some layers, and vectors by name.
+    """The outputs of a model for one sample: hidden states of each layer, and vectors by name.
 
     Attributes
     ----------
     dim : int
         Values of a token.
     layers : int or None
-        Number of layers, so that there are hidden states 0 (embeddings) to `layers`; None, where no tokens are had.
+        Number of layers: hidden states are numbered 0 (embeddings) to `layers`. None if the model returns no tokens.
     tokens : int or None
-        Tokens of a sample; None, where each has its own number.
+        Tokens of a sample. None if the number differs between samples.
     class_token : bool
-        Whether the first token stands for the whole sample.
+        Whether the first token represents the whole sample.
     vectors : mapping of str to int
-        Sizes of the outputs that are one vector a sample.
+        Sizes of the outputs with one vector per sample.
     aliases : mapping of str to str
-        Other names of outputs.
+        Names of outputs by their other names.
     """
 
     dim: int
@@ -55,17 +55,17 @@ class ModelShapes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLimits:
-    """How many tokens a text may have, and whether each text is padded to that."""
+    """The most tokens of a text, and whether each text is padded to that number."""
 
     max_tokens: int
     padded: bool
 
 
 def tower_settings(family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what config.json, or its part about a tower, says, over the defaults of transformers."""
+    """Return config.json, or its section for a tower, merged over the defaults of transformers."""
     if family.section is None:
         return {**family.settings, **settings}
-    # Old files say it twice, and transformers lets the second one win; the projection's size is said outside.
+    # Old files have two sections, and transformers prefers the second. The projection's size stands outside both.
     said = {**(settings.get(family.section) or {}), **(settings.get(f"{family.section}_dict") or {})}
     if "projection_dim" in family.settings:
         said["projection_dim"] = settings.get("projection_dim", family.settings["projection_dim"])
@@ -73,8 +73,8 @@ def tower_settings(family: Family, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def token_limit(family: Family, said: Mapping[str, Any], model_max_length: float | None) -> int:
-    """Return how many tokens of a text a model takes: as many as it has positions, or its tokenizer allows."""
-    # RoBERTa counts positions from the padding's own number on.
+    """Return the most tokens of a text: the number of positions, or the tokenizer's limit if that is smaller."""
+    # RoBERTa numbers positions from the padding token's number + 1 on.
     positions = int(said["max_position_embeddings"]) - (int(said["pad_token_id"]) + 1 if family.after_padding else 0)
     return positions if model_max_length is None else int(min(positions, model_max_length))
 
@@ -88,7 +88,7 @@ def shapes_of(
     text: TextLimits | None = None,
     samples: int | None = None,
 ) -> ModelShapes:
-    """Say what a model gives, from its JSON.
+    """Return the sizes of a model's outputs, from its JSON.
 
     Parameters
     ----------
@@ -96,23 +96,23 @@ def shapes_of(
     said : mapping
         As `tower_settings` returns it.
     model : str
-        Its name, for errors.
+        The model's name, for errors.
     processor : mapping, optional
-        The JSON of its image processor.
+        The JSON of the image processor.
     text : TextLimits, optional
     samples : int, optional
-        Of each clip, if all have one length.
+        Samples of each clip, if all clips have one length.
 
     Raises
     ------
     ConfigError
-        The processor gives images of a size, or of sizes, that the model can't take.
+        The processor makes images of a size that the model can't take, or of several sizes.
     UnknownModelError
-        The model has a part that is not known.
+        The model has an unknown part.
     """
     if said.get("add_adapter"):
         raise UnknownModelError(model, "speech encoder with an adapter", FAMILIES)
-    if family.layout == "pooled":  # Swin's grid of frequencies and frames, folded; no tokens in any order
+    if family.layout == "pooled":  # Swin folds its grid of frequencies and frames: tokens have no order
         dim, layers = int(said["patch_embeds_hidden_size"]) * 2 ** (len(said["depths"]) - 1), None
     else:
         dim, layers = int(said[family.sizes[0]]), int(said[family.sizes[1]])
@@ -123,7 +123,7 @@ def shapes_of(
     if family.head is not None:
         vectors["embeds"] = int(said["projection_dim"])
         aliases[f"{family.modality}_embeds"] = "embeds"
-    elif family.section is not None and vectors:  # SigLIP compares what its poolers give
+    elif family.section is not None and vectors:  # SigLIP compares the outputs of its poolers
         aliases |= {"embeds": "pooler_output", f"{family.modality}_embeds": "pooler_output"}
     tokens: int | None = None
     match family.layout:
@@ -148,14 +148,14 @@ def _patches(said: Mapping[str, Any], size: int, stride: str) -> int:
 
 
 def conv_frames(said: Mapping[str, Any], samples: int) -> int:
-    """Return how many frames the convolutions of a speech encoder make of so many samples; 0 of too few."""
+    """Return the number of frames that a speech encoder's convolutions make of some samples. 0 for too few."""
     for kernel, stride in zip(said["conv_kernel"], said["conv_stride"], strict=True):
         samples = max(0, (samples - kernel) // stride + 1)
     return samples
 
 
 def least_samples(family: Family, said: Mapping[str, Any]) -> int:
-    """Return how many samples the first frame takes."""
+    """Return the number of samples that the first frame needs."""
     samples = 1
     if family.layout == "conv":
         for kernel, stride in zip(reversed(said["conv_kernel"]), reversed(said["conv_stride"]), strict=True):
@@ -164,17 +164,12 @@ def least_samples(family: Family, said: Mapping[str, Any]) -> int:
 
 
 def check_processor(family: Family, said: Mapping[str, Any], processor: Mapping[str, Any]) -> None:
-    """Refuse a feature extractor that makes what its model can't take, or not the same twice.
-
-    Raises
-    ------
-    ConfigError
-    """
+    """Raise ConfigError if the model can't take a feature extractor's output, or if that output is random."""
     wanted: dict[str, Any] = {}
     if family.layout == "ast":
         wanted = {name: said[name] for name in ("num_mel_bins", "max_length")}
     elif family.layout == "fixed":
-        wanted = {"feature_size": said["num_mel_bins"], "dither": 0}  # which is noise
+        wanted = {"feature_size": said["num_mel_bins"], "dither": 0}  # dither is noise
         rate, hop = processor.get("sampling_rate", 16_000), processor.get("hop_length", 160)
         frames = rate * processor.get("chunk_length", 30) // hop
         if frames != 2 * int(said["max_source_positions"]):  # a convolution halves them
@@ -196,23 +191,23 @@ def _image_tokens(family: Family, said: Mapping[str, Any], processor: Mapping[st
 
 
 def image_size(processor: Mapping[str, Any], kind: str, model: str) -> tuple[int, int]:
-    """Return the height and width of every image that an image processor makes.
+    """Return the one height and width of all images that an image processor makes.
 
     Parameters
     ----------
     processor : mapping
-        Its JSON.
+        The processor's JSON.
     kind : str
-        Its type, where the JSON is silent.
+        The processor's type, if the JSON names no type.
     model : str
-        For errors.
+        The model's name, for errors.
 
     Raises
     ------
     ConfigError
-        They differ from image to image.
+        The size differs between images.
     UnknownModelError
-        The processor is of a type whose defaults are not known.
+        The defaults of this type of processor are not known.
     """
     kind = processor_type(processor) or kind
     if kind not in _CROPS:
@@ -222,7 +217,7 @@ def image_size(processor: Mapping[str, Any], kind: str, model: str) -> tuple[int
         size = processor.get("crop_size", _SIZE)
     elif processor.get("do_resize", True):
         size = processor.get("size", _SIZE)
-        if isinstance(size, int) and _CROPS[kind]:  # one number is the shorter edge there
+        if isinstance(size, int) and _CROPS[kind]:  # for processors that crop, one number is the shorter edge
             size = {"shortest_edge": size}
     if isinstance(size, Mapping) and {"height", "width"} <= set(size):
         return int(size["height"]), int(size["width"])
@@ -232,7 +227,7 @@ def image_size(processor: Mapping[str, Any], kind: str, model: str) -> tuple[int
 
 
 def processor_type(processor: Mapping[str, Any]) -> str:
-    """Return the type of a processor, by its present name and whatever its backend; empty, if it isn't said."""
+    """Return the type of a processor by its present name, without the backend. Empty if the JSON names no type."""
     kind = str(processor.get("image_processor_type") or processor.get("feature_extractor_type") or "")
     kind = kind.removesuffix("Fast").removesuffix("Pil")
     if "image_mean" in processor and kind.endswith("FeatureExtractor"):

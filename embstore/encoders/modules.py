@@ -1,7 +1,7 @@
-"""An encoder around any module of PyTorch: in evaluation mode, without gradients, with the weights that it had.
+"""An encoder around any PyTorch module: in evaluation mode, without gradients, with unchanged weights.
 
-What a module's weights are, it can tell itself; what its code does only its author can: that is what `config` is for.
-How weights are digested is `weights`', and what this has in common with functions `functions`'.
+The encoder digests the module's weights itself, by `weights`. Only the author knows the module's code: describe it in
+`config`.
 """
 
 from __future__ import annotations
@@ -29,48 +29,51 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class ModuleEncoder(FunctionEncoder):
-    """An encoder around a module of PyTorch, in evaluation mode and without gradients.
+    """An encoder around a PyTorch module, in evaluation mode and without gradients.
 
-    Its config says what the module is: `id`, the digest of its weights, that of its structure (which modules of
-    which settings it is made of, as its `repr` shows), and `compute_dtype`. What its code, `collate`, `forward` and
-    `decode` do is for the caller to say in `config`, where it is not always the same.
+    Its config describes the module: `id`, the digest of its weights, the digest of its structure (its submodules and
+    their settings, as its `repr` shows them), and `compute_dtype`. Describe its code, `collate`, `forward` and
+    `decode` in `config`, unless they never change.
 
-    The weights are those that the module has now. Before and after each batch its tensors are compared by address
-    and by PyTorch's own count of changes, which takes microseconds; where these differ, the digest decides, so that
-    a module may move to another device. What goes round that count is not seen: ``tensor.data.add_(1)`` and writing
-    through a NumPy array, where ``with torch.no_grad(): tensor.add_(1)``, an optimizer's step, ``load_state_dict`` and
-    ``tensor.data = other`` are. Make a new encoder of a module that has changed.
+    The weights are those of the module when the encoder is created. Before and after each batch, its tensors are
+    compared by address and by PyTorch's own count of changes, which takes microseconds. If these differ, the digest
+    decides, so a module may move to another device. Changes that PyTorch does not count are not detected:
+    ``tensor.data.add_(1)`` and writing through a NumPy array. Changes by ``with torch.no_grad(): tensor.add_(1)``, an
+    optimizer's step, ``load_state_dict`` and ``tensor.data = other`` are detected. Create a new encoder for a module
+    that has changed.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Its modes (`training`) are restored after each batch.
+        The modes (`training`) of its parts are restored after each batch.
     collate : callable
-        Takes a list of items; returns a tensor, or what else the module is called with: a mapping for
-        ``module(**inputs)``, a tuple for ``module(*inputs)``. Tensors in it are moved to the module's device.
+        Takes a list of items. Returns the module's inputs: a tensor, a mapping for ``module(**inputs)``, or a tuple
+        for ``module(*inputs)``. Tensors in them are moved to the module's device.
     config : mapping, optional
-        What else the values depend on.
+        All other settings that the values depend on.
     fields : mapping of str to FieldSpec, optional
-        What is kept of the outputs. Floats are cast to the declared dtype; a list of tensors is taken for a ragged
-        field. If left out, the outputs are tensors, and the first rows decide.
+        The outputs to keep. Floats are cast to the declared dtype. A ragged field takes a list of tensors. By
+        default, the outputs are tensors, and the first rows decide.
     forward : callable, optional
-        Takes the module and its inputs, in place of calling it; returns a tensor, or a mapping of names to tensors
-        (as a ModelOutput of transformers is).
+        Takes the module and its inputs, and replaces the call of the module. Returns a tensor, or a mapping of names
+        to tensors (such as a ModelOutput of transformers).
     decode, length : callable, optional
         As for `FunctionEncoder`.
     device : str or torch.device, optional
-        Where the module is moved to, as ``module.to(device)`` does it; else it stays where it is.
+        The module is moved there by ``module.to(device)``. By default, it stays on its device.
     compute_dtype : {"float32", "bfloat16", "float16"}
-        The latter two by autocast; "float32" is the dtype that the weights have, whatever autocast the caller is in.
+        "bfloat16" and "float16" use autocast. "float32" computes in the dtype of the weights, and turns off an
+        autocast of the caller.
     id : str, optional
-        The module's name; else that of its class.
+        The module's name. Default: the name of its class.
 
     Raises
     ------
     ConfigError
-        `config` says what the module itself does, or holds what a config can't; or the device has no such autocast.
+        `config` sets a name that the encoder sets itself, or has values that a config can't hold. Or the device's
+        autocast lacks the dtype.
     TypeError
-        The module's state is not made of plain tensors (see `digest_module`).
+        The module's state has values that are not plain tensors (see `digest_module`).
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class ModuleEncoder(FunctionEncoder):
         config = config or {}
         for name in own:
             if name in config:
-                raise ConfigError(name, config[name], "the encoder says this itself")
+                raise ConfigError(name, config[name], "the encoder sets this name itself; leave it out")
         function = partial(_run, module, collate, forward or _call, compute_dtype)
         super().__init__(function, config={**own, **config}, fields=fields, decode=decode, length=length)
         self._module = module
@@ -116,7 +119,7 @@ class ModuleEncoder(FunctionEncoder):
     def encode(self, items: Sequence[Any]) -> dict[str, Any]:
         """Return rows on the CPU: for each field a tensor ``(len(items), *shape)``, or a list of tensors if ragged.
 
-        A tensor of a module without declared fields is the field ``embedding``.
+        If no fields are declared, a single output tensor becomes the field ``embedding``.
 
         Raises
         ------
@@ -129,7 +132,7 @@ class ModuleEncoder(FunctionEncoder):
         """
         self._check_weights()
         found = super().encode(items)
-        self._check_weights()  # a module that writes to its own state is not frozen
+        self._check_weights()  # a module may change its own state
         if not isinstance(found, Mapping):
             found = {DEFAULT_FIELD: found}
         return {name: self._on_cpu(name, value) for name, value in found.items()}
@@ -168,12 +171,12 @@ def _run(module: Module, collate: Callable[..., Any], forward: Callable[..., Any
 
 
 def _structure(module: Module) -> str:
-    """Return the digest of which modules, with which settings, a module is made of: ReLU has no weights, nor GELU."""
+    """Return the digest of a module's submodules and their settings: ReLU and GELU differ, but have no weights."""
     return blake2b(_ADDRESS.sub("", repr(module)).encode(), digest_size=16).hexdigest()
 
 
 def _device_of(module: Module) -> device:
-    """Return where a module takes its inputs."""
+    """Return the device of a module's inputs."""
     import torch
 
     for tensor in (*module.parameters(), *module.buffers()):
@@ -182,7 +185,7 @@ def _device_of(module: Module) -> device:
 
 
 def _check_compute_dtype(device: device, compute_dtype: str) -> None:
-    """Refuse a dtype without autocast: PyTorch would compute in another one, with no more than a warning."""
+    """Raise ConfigError for a dtype that autocast lacks: PyTorch only warns, and computes in another dtype."""
     import torch
 
     check_compute_dtype(compute_dtype)
@@ -196,7 +199,7 @@ def _check_compute_dtype(device: device, compute_dtype: str) -> None:
 
 @contextlib.contextmanager
 def _evaluating(module: Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and each of its parts back into its own mode."""
+    """Put a module into evaluation mode, and restore the mode of each part afterwards."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

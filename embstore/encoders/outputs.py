@@ -1,9 +1,9 @@
-"""The names of a model's outputs: what each means, the field that it makes, and how it is pooled from tokens.
+"""The names of a model's outputs, the fields that they make, and pooling.
 
-A name is ``layer[.pooling]``. Layers are ``last_hidden_state``, ``layer_0`` (the embeddings) to ``layer_N``, and what
-the model pools itself: ``pooler_output``, ``embeds``, ``sentence_embedding``. Poolings are ``mean`` and ``max``, over
-the tokens that are not padding, and ``cls``, the first token; alone, they are those of ``last_hidden_state``. Which
-of these a model has is `model_shapes`'; what sentence-transformers makes of tokens is `sentence`'s.
+A name is ``layer[.pooling]``. Layers are ``last_hidden_state``, ``layer_0`` (the embeddings) to ``layer_N``, and the
+outputs that the model pools itself: ``pooler_output``, ``embeds``, ``sentence_embedding``. The poolings ``mean`` and
+``max`` run over the tokens without padding, ``cls`` is the first token. A pooling alone is that of
+``last_hidden_state``. `model_shapes` lists the outputs of a model, `sentence` computes those of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from embstore.encoders.model_shapes import ModelShapes
 from embstore.errors import DtypeError, UnknownFieldError
 
 LAST: Final = "last_hidden_state"
-"""The tokens of the last layer: those that a pooling alone is over."""
+"""The tokens of the last layer. A pooling without a layer applies to these."""
 
 SENTENCE: Final = "sentence_embedding"
-"""The vector that sentence-transformers makes of these tokens."""
+"""The vector that sentence-transformers computes from these tokens."""
 
 DTYPES: Final = ("float32", "float16", "bfloat16")
-"""What outputs can be stored in."""
+"""Dtypes that outputs can be stored in."""
 
 _LAYER: Final = re.compile(r"layer_(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output: a layer's tokens, pooled or not, or a vector of the model's own; and the field that it makes."""
+    """One output, and its field: a layer's tokens, pooled or not, or a vector that the model pools itself."""
 
     layer: str
     pooling: str | None
@@ -39,14 +39,14 @@ class Output:
 
     @property
     def number(self) -> int | None:
-        """Which of the hidden states it is of; None, if of none by number."""
+        """The number of the hidden state. None for ``last_hidden_state`` and for vectors."""
         found = _LAYER.fullmatch(self.layer)
         return int(found[1]) if found else None
 
 
 @dataclass(slots=True)
 class Pass:
-    """What one forward pass gave for a batch, of that which was asked for.
+    """The requested outputs of one forward pass over a batch.
 
     Attributes
     ----------
@@ -55,9 +55,9 @@ class Pass:
     vectors : dict of str to tensor
         ``(n, size)``.
     mask : tensor or None
-        ``(n, tokens) bool``: False at padding; None, where there is none.
+        ``(n, tokens) bool``, False at padding. None without padding.
     lengths : list of int or None
-        Tokens of each sample, where each has its own number.
+        Tokens of each sample, if the number differs between samples.
     """
 
     layers: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Pass:
 
 
 def available(shapes: ModelShapes) -> tuple[str, ...]:
-    """List the names that a model's fields can have; each layer can be pooled as well."""
+    """List the names of a model's outputs, with the poolings of each layer."""
     names = [*shapes.vectors, *shapes.aliases]
     if shapes.layers is not None:
         poolings = ("mean", "max", *(("cls",) if shapes.class_token else ()))
@@ -79,14 +79,14 @@ def available(shapes: ModelShapes) -> tuple[str, ...]:
 def declare(
     wanted: Sequence[str] | Mapping[str, str], dtypes: str | Mapping[str, str], shapes: ModelShapes
 ) -> dict[str, Output]:
-    """Look up the outputs that fields are to hold.
+    """Return the outputs for fields, by the fields' names.
 
     Parameters
     ----------
     wanted : sequence or mapping
-        Names of outputs, or these by the fields' own names.
+        Names of outputs, or a mapping of the fields' own names to names of outputs.
     dtypes : str or mapping
-        Stored dtype of all fields, or by field; float32 of those left out.
+        Stored dtype of all fields, or by field. Fields that a mapping leaves out are float32.
     shapes : ModelShapes
 
     Raises
@@ -94,9 +94,9 @@ def declare(
     UnknownFieldError
         The model has no such output.
     DtypeError
-        Not float32, float16 or bfloat16.
+        The dtype is not float32, float16 or bfloat16.
     NameRefusedError
-        Not a name for a field.
+        The name is not a name for a field.
     """
     if isinstance(wanted, str):
         raise TypeError(f"expected a list of fields, found one: {wanted!r}")
@@ -134,7 +134,7 @@ def _look_up(name: str, dtype: str, shapes: ModelShapes) -> Output:
 
 
 def rows(output: Output, done: Pass, dtype: Any) -> Any:
-    """Return an output's rows of a batch on the CPU, as copies that keep nothing else of the pass alive.
+    """Return an output's rows of a batch on the CPU. Rows are copies, so the memory of the pass can be freed.
 
     Returns
     -------
@@ -160,9 +160,9 @@ def pool(tokens: Any, pooling: str, mask: Any = None) -> Any:
     ----------
     tokens : tensor, (n, tokens, dim)
     pooling : str
-        "mean", "max" or "cls"; of sentence-transformers also "mean_sqrt_len_tokens", "weightedmean", "lasttoken".
+        "mean", "max" or "cls". For sentence-transformers also "mean_sqrt_len_tokens", "weightedmean", "lasttoken".
     mask : tensor, optional
-        ``(n, tokens) bool``, False at padding, which lies at the end.
+        ``(n, tokens) bool``, False at padding. Padding is at the end.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""How samples are prepared for one model: what its processor's or tokenizer's files and the options given come to.
+"""Describe how samples are prepared for a model, from its processor's or tokenizer's files and the caller's options.
 
-The preparing itself is `audio`'s, `image`'s, `text`'s and then `running`'s; here is only what it will do, for the
-config and for the run, without loading anything.
+The description serves the config and the run, and nothing is loaded for it. `audio`, `image`, `text` and `running`
+prepare the samples.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class Preprocessing(NamedTuple):
-    """How samples are prepared: for the config, for the formulas, and for the run.
+    """The preparation of samples: for the config, for `model_shapes`, and for the run.
 
     Attributes
     ----------
     described : dict
-        What the config says of it.
+        The part of the config about preparation.
     files : tuple of str
-        Which files it was read from, relative to the model's folder.
+        The files that were read, relative to the model's folder.
     processor : mapping or None
         The JSON of a feature extractor or image processor.
     audio, text : optional
-        What clips are made into; how long texts are.
+        The form of decoded clips. The length of texts.
     cut : int or None
-        Samples of a clip that are used.
+        Number of samples of a clip that are used. None for all samples.
     attention_mask : bool
-        Whether the model is told what is padding.
+        Whether the model receives a mask of the padding.
     """
 
     described: dict[str, Any]
@@ -51,20 +51,20 @@ class Preprocessing(NamedTuple):
 
 
 def preprocessing_of(files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
-    """Say how samples are prepared for a model.
+    """Return how samples are prepared for a model.
 
     Parameters
     ----------
     files : ModelFiles
     given : mapping
-        The options ``duration`` (seconds), ``max_tokens`` and ``padding``; None, where one was not given.
+        The options ``duration`` (seconds), ``max_tokens`` and ``padding``. None for an option that was not given.
 
     Raises
     ------
     ModelFilesError
-        There is no processor or no vocabulary.
+        The processor or the vocabulary is missing.
     ConfigError
-        An option is out of range, or not one of this modality's; or the processor makes what the model can't take.
+        An option is out of range, or not an option of this modality. Or the model can't take the processor's output.
     """
     modality = files.family.modality
     found = {"audio": _audio, "image": _image, "text": _text}[modality](files, given)
@@ -75,7 +75,7 @@ def preprocessing_of(files: ModelFiles, given: Mapping[str, Any]) -> Preprocessi
 
 
 def _processor(files: ModelFiles, *parts: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Return a processor's JSON, and the files that it may stand in; transformers 5 writes one for several parts."""
+    """Return a processor's JSON, and the files that may hold it. transformers 5 writes one file for several parts."""
     there = tuple(name for name in PROCESSOR_FILES if (files.transformer / name).exists())
     several = read_json(files.transformer / "processor_config.json") or {}
     found = next((several[part] for part in parts if part in several), None)
@@ -108,7 +108,8 @@ def _audio(files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
         there,
         processor=processor,
         audio=audio,
-        # CLAP's extractor would cut longer clips at random, and repeats shorter ones: they are cut, and not padded.
+        # CLAP's extractor would cut longer clips at a random place, so they are cut before. It repeats shorter
+        # clips, so they are not padded.
         cut=int(limit * rate) if layout == "pooled" and limit is not None else None,
         attention_mask=bool(processor.get("return_attention_mask", False)),
     )

@@ -1,7 +1,7 @@
-"""Pretrained models of Hugging Face's as encoders: their files become a config, and nothing is loaded until it is used.
+"""Pretrained models of Hugging Face as encoders. Their files become a config, and the first use loads the model.
 
-Which files there are is `model_files`' to find, how samples are prepared `preprocessing`'s to say; what a model gives
-is `model_shapes`', how that is named `outputs`'; and the model is run by `running`.
+`model_files` finds the files, `preprocessing` describes how samples are prepared, `model_shapes` computes the sizes of
+outputs, `outputs` names them, and `running` runs the model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LIBRARIES: Final = {
 
 
 class PretrainedEncoder(BaseEncoder):
-    """A pretrained model that encodes clips, images or texts; made by `from_pretrained`."""
+    """A pretrained model that encodes clips, images or texts. Created by `from_pretrained`."""
 
     def __init__(
         self, config: Config, outputs: Mapping[str, Output], shapes: ModelShapes, runner: Runner, dtype: str
@@ -51,22 +51,22 @@ class PretrainedEncoder(BaseEncoder):
 
     @property
     def config(self) -> Config:
-        """All that the values depend on but the choice of fields."""
+        """All settings that the values depend on, except the choice of fields."""
         return self._config
 
     @property
     def fields(self) -> dict[str, FieldSpec]:
-        """What `encode` returns, by name."""
+        """The fields that `encode` returns, by name."""
         return {name: output.spec for name, output in self._outputs.items()}
 
     @property
     def device(self) -> str:
-        """Where the model runs: "cuda", if there is one, else "mps", else "cpu"."""
+        """The device of the model: the caller's choice, or the first of "cuda", "mps" and "cpu" that exists."""
         return self._runner.device
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Versions of the libraries, and the device. They change the last bits; torchaudio changes AST's more."""
+        """Versions of the libraries, and the device. They change the last bits, and torchaudio more bits of AST."""
         libraries = ("transformers", "torch", *_LIBRARIES[self._runner.plan.files.family.modality])
         return {"device": self.device, **{name: _version(name) for name in libraries}}
 
@@ -76,14 +76,14 @@ class PretrainedEncoder(BaseEncoder):
         Parameters
         ----------
         names : sequence of str
-            Fields that were declared keep what they hold; others are outputs of the model.
+            Declared fields keep their outputs. Other names are outputs of the model.
 
         Raises
         ------
         UnknownFieldError
             The model has no such output.
         MissingWeightsError
-            The model is loaded, and lacks weights for one of them.
+            The model is loaded, and its checkpoint lacks weights for a field.
         """
         more = [name for name in names if name not in self._declared]
         found = declare(more, self._dtype, self._shapes) if more or not names else {}
@@ -93,11 +93,11 @@ class PretrainedEncoder(BaseEncoder):
         return other
 
     def decode(self, content: Any) -> Any:
-        """Turn a sample's content into what the model takes of it. Several threads may do so at once.
+        """Decode a sample's content to an input of the model. Several threads may call this at once.
 
         Parameters
         ----------
-        content : bytes, str, or what `decode_audio` and `decode_image` take
+        content : bytes, str, or another form that `decode_audio` and `decode_image` take
 
         Raises
         ------
@@ -106,7 +106,7 @@ class PretrainedEncoder(BaseEncoder):
         return self._runner.prepare(content)
 
     def length(self, item: Any) -> int:
-        """Return how long a decoded item is, in tokens or samples, if it is padded to its batch's longest; else 0."""
+        """Return the length of a decoded item in tokens or samples. 0 if `encode` does not pad to a batch's longest."""
         return self._runner.length(item)
 
     def encode(self, items: Sequence[Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class PretrainedEncoder(BaseEncoder):
         Returns
         -------
         dict of str to tensor or list of tensor
-            ``(len(items), *shape)`` in the field's dtype; of a ragged field a list of ``(length, dim)``.
+            ``(len(items), *shape)`` in the field's dtype. For a ragged field a list of ``(length, dim)``.
 
         Raises
         ------
@@ -147,46 +147,47 @@ def from_pretrained(
 ) -> PretrainedEncoder:
     """Make an encoder of a pretrained model: AST, Whisper, CLAP, wav2vec 2.0, ViT, DINOv2, CLIP, SigLIP, BERT, others.
 
-    Its config is known from the model's files, without torch or transformers; the first `encode` loads the model.
+    Its config is read from the model's files, without torch or transformers. The first `encode` loads the model.
 
     Parameters
     ----------
     model : str or path
         A folder, or a model of the Hugging Face Hub, which is downloaded unless it is in its cache.
     revision : str, optional
-        Branch, tag or commit; of a folder whatever is worth telling apart.
+        Branch, tag or commit. For a folder, any text that distinguishes its versions.
     fields : sequence or mapping, optional
         Outputs, ``layer[.pooling]``: ``"last_hidden_state"``, ``"layer_6.mean"``, ``"pooler_output"``, ``"embeds"``,
-        ``"sentence_embedding"``, and for short ``"mean"``, ``"max"``, ``"cls"``. A mapping gives them other names:
-        ``{"emb": "layer_6.mean"}``. All come from one pass.
+        ``"sentence_embedding"``, and in short ``"mean"``, ``"max"``, ``"cls"``. A mapping gives them other names:
+        ``{"emb": "layer_6.mean"}``. All fields come from one pass.
     dtype : str or mapping
-        What each is stored in: "float32", "float16" or "bfloat16".
+        Stored dtype of all fields, or by field: "float32", "float16" or "bfloat16".
     duration : float, optional
         Seconds to which clips are cut or padded.
     max_tokens : int, optional
-        Tokens after which texts are cut; as many as the model takes, if not given.
+        Number of tokens after which texts are cut. Default: the most tokens that the model takes.
     padding : {"longest", "max_length"}
-        Whether texts are padded to the longest of a batch, or to `max_tokens`, as SigLIP's always are.
+        Whether texts are padded to the longest text of a batch, or to `max_tokens`. Texts of SigLIP are always padded
+        to `max_tokens`.
     modality : {"audio", "image", "text"}, optional
-        Which of the two parts of CLIP, SigLIP or CLAP; what they are named for, if not given.
+        The tower of CLIP, SigLIP or CLAP. Default: image for CLIP and SigLIP, audio for CLAP.
     device : str, optional
     compute_dtype : {"float32", "bfloat16", "float16"}
-        What the model computes in: mixed precision, unless it is float32.
+        The dtype that the model computes in. "bfloat16" and "float16" are mixed precision.
     preprocess_version : int
-        To be raised when anything about the preprocessing changes that the config does not show.
+        Raise this when the preprocessing changes in a way that the config does not show.
     id : str, optional
-        Name of the model in the config; its id or its folder's name, if not given.
+        Name of the model in the config. Default: its id on the Hub, or the name of its folder.
 
     Raises
     ------
     UnknownModelError
-        A type of model that is not known; see `FunctionEncoder` and `ModuleEncoder`.
+        The type of model is not known. See `FunctionEncoder` and `ModuleEncoder`.
     ModelFilesError
-        Weights, config.json, processor or tokenizer are not there.
+        Weights, config.json, processor or tokenizer are missing.
     UnknownFieldError, DtypeError, NameRefusedError
-        A field that the model does not have, can't be stored so, or can't be named so.
+        The model does not have a field, or the field can't have this dtype or this name.
     ConfigError
-        An option out of range, or one that this model does not have.
+        An option is out of range, or this model does not have it.
     """
     check_compute_dtype(compute_dtype)
     if padding not in ("longest", "max_length"):

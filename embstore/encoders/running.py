@@ -1,7 +1,6 @@
-"""A pretrained model at work: samples prepared, padded into batches, and put through one forward pass.
+"""Run a pretrained model: prepare samples, pad them into batches, and put each batch through one forward pass.
 
-What it is and what of its outputs is wanted, `pretrained` says; how it gets into memory is `loading`'s, and what
-becomes of the tokens that it gives `outputs`' and `sentence`'s.
+`pretrained` creates the `Runner`, `loading` loads the model, `outputs` and `sentence` pool its tokens.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from embstore.encoders.text import decode_text
 from embstore.errors import DecodeError, MissingWeightsError
 
 _INPUTS: Final = {"ast": "input_values", "conv": "input_values", "patches": "pixel_values"}
-"""What models call the input that isn't text, where it isn't `input_features`."""
+"""Names of the models' inputs for sound and images. Other layouts call it `input_features`."""
 
 
 class Runner:
-    """A model and its processor, each loaded when it is first used, and shared by encoders of different fields."""
+    """A model and its processor. Each is loaded at its first use, and encoders of different fields share them."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -38,7 +37,7 @@ class Runner:
 
     @cached_property
     def device(self) -> str:
-        """Where the model runs: as asked for, or else the best that there is."""
+        """The device of the model: the caller's choice, or the first of "cuda", "mps" and "cpu" that exists."""
         if self.plan.device is not None:
             return self.plan.device
         torch = self.plan.imported("torch")
@@ -55,7 +54,7 @@ class Runner:
             return self._processor
 
     def prepare(self, content: Any) -> np.ndarray[Any, Any]:
-        """Turn a sample's content into what the model takes of it.
+        """Decode a sample's content to an input of the model.
 
         Returns
         -------
@@ -92,7 +91,7 @@ class Runner:
         return np.asarray(found[_INPUTS.get(layout, "input_features")][0], np.float32)
 
     def length(self, item: np.ndarray[Any, Any]) -> int:
-        """Return how long a prepared sample is, if it would be padded to the longest of its batch; else 0."""
+        """Return the length of a prepared sample, if it would be padded to the longest of its batch. 0 otherwise."""
         text, audio = self.plan.ready.text, self.plan.ready.audio
         fixed = (text is not None and text.padded) or (audio is not None and audio.samples is not None)
         return len(item) if item.ndim == 1 and not fixed else 0
@@ -100,12 +99,7 @@ class Runner:
     # -- the model ----------------------------------------------------------------------------
 
     def check(self, outputs: Mapping[str, Output]) -> None:
-        """Refuse outputs that need weights which the checkpoint lacks, once it is loaded.
-
-        Raises
-        ------
-        MissingWeightsError
-        """
+        """Raise MissingWeightsError if the model is loaded, and the checkpoint lacks weights for an output."""
         family, missing = self.plan.files.family, () if self._loaded is None else self._loaded.missing
         pooler = tuple(key for key in missing if key.startswith(family.pooler))
         head = tuple(key for key in missing if key.startswith(f"{family.head}."))
@@ -124,13 +118,13 @@ class Runner:
     # -- the forward pass ---------------------------------------------------------------------
 
     def encode(self, items: Sequence[np.ndarray[Any, Any]], outputs: Mapping[str, Output]) -> dict[str, Any]:
-        """Return rows on the CPU: for each field ``(n, *shape)``, or a list of ``(length, dim)`` if it is ragged.
+        """Return rows on the CPU: for each field ``(n, *shape)``, or a list of ``(length, dim)`` for a ragged field.
 
         Raises
         ------
         MissingWeightsError, WeightsChangedError
         ValueError
-            There is no sample.
+            `items` is empty.
         """
         if not items:
             raise ValueError("expected at least one sample")
@@ -149,9 +143,9 @@ class Runner:
         return {name: _in_order(parts, order, torch.stack) for name, parts in found.items()}
 
     def _groups(self, items: Sequence[np.ndarray[Any, Any]]) -> list[list[int]]:
-        """Split a batch into those that may be padded to one length without changing each other's values."""
+        """Split a batch into groups. Padding a group to one length does not change the values of its samples."""
         files, masked = self.plan.files, self.plan.ready.attention_mask
-        # A group norm runs over the padding too, and without a mask it is attended to: only like lengths go together.
+        # A group norm runs over the padding too, and without a mask the model attends to it: group equal lengths.
         if files.family.layout != "conv" or (masked and files.tower["feat_extract_norm"] != "group"):
             return [list(range(len(items)))]
         groups: dict[int, list[int]] = {}
@@ -180,7 +174,7 @@ class Runner:
         return done
 
     def _collate(self, items: Sequence[np.ndarray[Any, Any]]) -> tuple[dict[str, Any], Pass]:
-        """Put samples into one array, padded at the end, and say what of it is padding."""
+        """Return the model's inputs, padded at the end, and a `Pass` with the mask of the padding."""
         import torch
 
         family, said, ready = self.plan.files.family, self.plan.files.tower, self.plan.ready
@@ -199,7 +193,7 @@ class Runner:
         else:
             inputs = {_INPUTS.get(family.layout, "input_features"): np.stack(items)}
             if family.layout == "pooled":
-                # No clip is longer than the model takes: each was cut. Its extractor would say so of one at random.
+                # Each clip was cut, so no clip is too long. CLAP's extractor would mark a random clip as too long.
                 inputs["is_longer"] = np.zeros((len(items), 1), bool)
             done = Pass()
         if done.mask is not None:
@@ -208,8 +202,8 @@ class Runner:
 
 
 def _in_order(parts: list[Any], order: list[int], stack: Callable[[list[Any]], Any]) -> Any:
-    """Join the rows of several passes, each at its sample's place."""
-    if len(parts) == 1:  # one pass has them all in order
+    """Join the rows of several passes in the order of the samples."""
+    if len(parts) == 1:  # one pass has all rows in order
         return parts[0]
     rows = [row for part in parts for row in part]
     placed = [rows[place] for place in sorted(range(len(order)), key=order.__getitem__)]
@@ -219,7 +213,7 @@ def _in_order(parts: list[Any], order: list[int], stack: Callable[[list[Any]], A
 def _padded(
     items: Sequence[np.ndarray[Any, Any]], size: int | None, value: float
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return items as rows of one length, and which of the values are theirs."""
+    """Return items as rows of one length, and a mask that is False at padding."""
     lengths = np.array([len(item) for item in items])
     array = np.full((len(items), size or int(lengths.max())), value, items[0].dtype)
     for row, item in zip(array, items, strict=True):

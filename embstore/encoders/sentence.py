@@ -1,7 +1,6 @@
-"""What sentence-transformers does to a model's tokens: modules.json as a head that pools, projects and normalises.
+"""The head that sentence-transformers puts on a model: modules.json as poolings, linear layers and normalisation.
 
-Which files say so is `model_files`' to find, how tokens are pooled is `outputs`', and where the linear layers' weights
-are loaded is `loading`.
+`model_files` finds the files, `outputs` pools tokens, `loading` loads the weights of the linear layers.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _ACTIVATIONS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
-    """A linear layer over the pooled vector; its weights lie in a folder of its own."""
+    """A linear layer over the pooled vector. Its weights are in a folder of their own."""
 
     folder: str
     size: int
@@ -40,15 +39,15 @@ class Dense:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceHead:
-    """What sentence-transformers does to tokens: several poolings joined, then linear layers and normalisation.
+    """The head of a sentence-transformers model: joined poolings, then linear layers and normalisation.
 
     Attributes
     ----------
     poolings : tuple of str
     steps : tuple of Dense or None
-        None normalises to length one.
+        None stands for normalisation to length one.
     prompt : str
-        Put before each text.
+        Text that is put before each text.
     """
 
     poolings: tuple[str, ...]
@@ -56,12 +55,12 @@ class SentenceHead:
     prompt: str = ""
 
     def size(self, dim: int) -> int:
-        """Return the size of the embedding, from that of a token."""
+        """Return the size of the embedding, from the size of a token."""
         sizes = [step.size for step in self.steps if step is not None]
         return sizes[-1] if sizes else dim * len(self.poolings)
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return what of this belongs in an encoder's config."""
+        """Return the part of an encoder's config about this head."""
         later = [
             {"type": "Normalize"} if step is None else {"type": "Dense", "activation": step.activation}
             for step in self.steps
@@ -69,7 +68,7 @@ class SentenceHead:
         return [{"type": "Pooling", "modes": list(self.poolings)}, *later]
 
     def apply(self, tokens: Any, mask: Any, weights: Mapping[str, Mapping[str, Any]]) -> Any:
-        """Turn tokens into embeddings, ``(n, size) float32``; weights are by the linear layers' folders."""
+        """Return embeddings of tokens, ``(n, size) float32``. `weights` are by the linear layers' folders."""
         import torch
         from torch.nn.functional import linear, normalize
 
@@ -87,23 +86,23 @@ class SentenceHead:
 def sentence_head(
     model: str, modules: Sequence[Mapping[str, Any]], own: Mapping[str, Any], read: Callable[[str], Any]
 ) -> SentenceHead:
-    """Say what modules.json makes of a model's tokens.
+    """Return the head that modules.json describes.
 
     Parameters
     ----------
     model : str
-        For errors.
+        The model's name, for errors.
     modules : sequence of mapping
         modules.json.
     own : mapping
         sentence_bert_config.json.
     read : callable
-        Returns a JSON file of the model's folder, by its path there; an empty mapping if there is none.
+        Takes a path below the model's folder. Returns the JSON of that file, or an empty mapping without the file.
 
     Raises
     ------
     UnknownModelError
-        A module, or an option of one, that is not known.
+        A module, or an option of a module, is not known.
     """
 
     def refuse(what: str) -> UnknownModelError:

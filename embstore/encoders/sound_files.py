@@ -1,8 +1,8 @@
-"""A sound file's bytes to the mean of its channels, at its own rate, and no further than is needed.
+"""Decode a sound file to the mean of its channels, at its own rate, only as far as needed.
 
-PyAV (FFmpeg) decodes every format: with a second decoder the values of a file would depend on which of them is
-installed. The lengths that files state are read in `sound_headers`. Clips in memory, and the rate and length of the
-result, are `audio`'s.
+PyAV (FFmpeg) decodes every format. With a second decoder, the values of a file would depend on the decoder that is
+installed. `sound_headers` reads the lengths that files state. `audio` takes samples in memory, and changes rate and
+length.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from embstore.errors import DecodeError
 
 Samples = NDArray[np.float32]
 Needed = Callable[[float], int | None]
-"""How many samples at a rate in Hz are needed; None for all."""
+"""Returns the number of samples needed at a rate in Hz. None for all samples."""
 
 _EXACT: Final = frozenset(("au", "caf", "flac", "wv", "tta", "ape", "tak", "nistsphere", "dsf"))
 """FFmpeg's names of formats whose header states their number of samples."""
 
 _NEARLY: Final = frozenset(("mp3", "ogg", "matroska,webm", "flv", "rm", "apm", "kvag"))
-"""Formats that state a length up to a frame or two. Of all others FFmpeg may guess it, from the bit rate."""
+"""Formats that state a length up to a frame or two. For all other formats FFmpeg may guess it from the bit rate."""
 
 _LENIENCE: Final = 2 * 1152
-"""Samples that these may lack of what they state: some MP3 encoders count the frame that holds the count."""
+"""Samples that a file of these formats may lack: some MP3 encoders count the frame that holds the count."""
 
 _ROUNDING: Final = 16
-"""Samples that the others may lack, since FFmpeg gives some lengths in units of its own."""
+"""Samples that a file of other formats may lack: FFmpeg returns some lengths in units of its own."""
 
 _MANY: Final = 8
-"""Channels from which PyAV must not give the planes of a frame: it reads behind their list, and crashes (18.1)."""
+"""From this number of channels on, PyAV 18.1 reads beyond the list of a frame's planes, and crashes."""
 
 
 def read_file(data: bytes, needed: Needed) -> tuple[Samples, float]:
@@ -47,7 +47,7 @@ def read_file(data: bytes, needed: Needed) -> tuple[Samples, float]:
     data : bytes
         WAV, FLAC, Ogg, MP3, AIFF, M4A, MP4, WebM and others that FFmpeg recognises by their content.
     needed : callable
-        Takes the file's rate in Hz; returns how many samples to read at most, or None for all.
+        Takes the file's rate in Hz. Returns the most samples to read, or None for all samples.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def read_file(data: bytes, needed: Needed) -> tuple[Samples, float]:
     Raises
     ------
     DecodeError
-        Empty, broken, cut short, or without sound.
+        The file is empty, broken, cut short, or without sound.
     ImportError
         PyAV is not installed.
     """
@@ -87,13 +87,13 @@ def read_file(data: bytes, needed: Needed) -> tuple[Samples, float]:
 
 
 def _decoded(data: bytes) -> Generator[tuple[int, Samples], None, None]:
-    """Yield a file's sound, block by block: its rate in Hz, and the mean of the channels."""
+    """Yield a file's sound in blocks: the rate in Hz, and the mean of the channels."""
     import av
 
-    # A playlist must not make FFmpeg open other files: a text "ffconcat" was read as the sound that it names.
+    # A playlist must not make FFmpeg open other files: FFmpeg read a text "ffconcat" as the file that it names.
     options: dict[str, Any] = {"options": {"protocol_whitelist": "none"}}
     if int(av.__version__.partition(".")[0]) < 19:
-        options["metadata_errors"] = "ignore"  # titles in another encoding, which PyAV ignores from 19 on
+        options["metadata_errors"] = "ignore"  # PyAV from 19 on ignores titles in another encoding
     # FFmpeg drops the links of a chain of Ogg streams whose codec, rate or channels differ from the first.
     for part in ogg_links(data) if data.startswith(b"OggS") else (data,):
         with av.open(io.BytesIO(filled(part)), "r", **options) as container:
@@ -169,7 +169,7 @@ class _Reading:
             try:
                 packet = next(packets, None)
                 decoded = [] if packet is None else packet.decode()
-            except (av.error.FFmpegError, IndexError) as error:  # IndexError: of a stream that begins later
+            except (av.error.FFmpegError, IndexError) as error:  # IndexError: a stream begins later
                 self.error = self.error or error  # if reading failed, no packet follows
                 continue
             if packet is None:
@@ -245,7 +245,7 @@ def _values(frame: Any) -> np.ndarray[Any, Any]:
 
 
 def mean(frames: np.ndarray[Any, Any]) -> Samples:
-    """Return the mean over channels, added in their order: NumPy's own depends on how it vectorises.
+    """Return the mean over channels, added in their order. The order of NumPy's mean depends on its vectorisation.
 
     Parameters
     ----------
@@ -255,7 +255,7 @@ def mean(frames: np.ndarray[Any, Any]) -> Samples:
     -------
     ndarray, (samples,) float32
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found, and named, as infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is infinity, which `decode_audio` reports
         total: Samples = frames[:, 0].astype(np.float32)
         for channel in range(1, frames.shape[1]):
             total += frames[:, channel].astype(np.float32, copy=False)
@@ -270,16 +270,16 @@ def scaled(frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     Raises
     ------
     TypeError
-        Integers of 64 bits, or no numbers.
+        The samples are integers of 64 bits, or not numbers.
     """
     kind, width = frames.dtype.kind, frames.dtype.itemsize
     if kind == "f":
         return frames
     if kind not in "iu" or width > 4:
-        # Nothing records 64 bits: such arrays hold numbers of 16, and would come out as silence.
+        # No recorder writes 64 bits. Such arrays hold numbers of 16 bits, and would become silence.
         raise TypeError(f"expected floats, or integers of 8, 16 or 32 bits, found {frames.dtype}; cast the array")
     half = 2.0 ** (8 * width - 1)
-    # Rounded once, since the rest is exact: by a power of two, or of 16 bits.
+    # One rounding only: scaling by a power of two and the subtraction of 16 bits are exact.
     floats: np.ndarray[Any, Any] = frames.astype(np.float64 if frames.dtype == np.uint32 else np.float32)
     if kind == "u":
         floats -= half

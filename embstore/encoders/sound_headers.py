@@ -1,7 +1,8 @@
 """The length that a sound file states in its own header, for files cut short.
 
-PyAV reads WAV, W64, CAF, MP4, Matroska and others as far as they go, and repeats as their duration the length that is
-left. So their sizes are read here, from the bytes alone. `sound_files` holds them against the decoded sound.
+If a WAV, W64, CAF, MP4 or Matroska file (or one of some other formats) was cut, PyAV reads the rest, and returns the
+length of the rest as its duration. So this module reads the stated sizes from the bytes alone. `sound_files` compares
+them with the decoded sound.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ _SEGMENT: Final = b"\x18\x53\x80\x67"
 _MP4_BOXES: Final = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 _MP3_HEAD: Final = 2048
-"""Bytes in which an MP3 file's first frame lies, which may state the number of frames (as Xing's encoder first did)."""
+"""Bytes that hold an MP3 file's first frame. It may state the number of frames, as Xing's encoder first did."""
 
 _HEADER: Final = 64
-"""Bytes that a file may lack of the sound that it states: some writers count the header of 44 bytes in."""
+"""Bytes of the stated sound that a file may lack: some writers count the header of 44 bytes in."""
 
 
 class Extent(NamedTuple):
-    """Bytes up to the end of the sound that a file states, and bytes that are there of them."""
+    """Bytes up to the end of the sound that a file states, and the bytes of these that are present."""
 
     stated: int
     present: int
@@ -37,7 +38,7 @@ class Extent(NamedTuple):
 
 
 class _Gap(NamedTuple):
-    """A size that was left open: where it belongs, in which form, and the size up to the end of the file."""
+    """A size that a writer left open: its place, its struct, and the size up to the end of the file."""
 
     at: int
     form: str
@@ -45,31 +46,31 @@ class _Gap(NamedTuple):
 
 
 def extent(data: bytes) -> Extent | None:
-    """Return how much sound a file states in bytes, and how much of it is there.
+    """Return the bytes of sound that a file states, and the bytes that are present.
 
     Parameters
     ----------
     data : bytes
-        A whole file. WAV, RF64, AVI, AIFF, 8SVX, W64, CAF, MP4, Matroska, WebM, ASF, VOC and .sox are known.
+        A whole file: WAV, RF64, AVI, AIFF, 8SVX, W64, CAF, MP4, Matroska, WebM, ASF, VOC, .sox or another format.
 
     Returns
     -------
     Extent or None
-        None for another format, and for a length that was left open, as in a file written to a pipe.
+        None for another format, and for a length that the writer left open, as in a file written to a pipe.
     """
     found = _read(data)
     return found if isinstance(found, Extent) else None
 
 
 def filled(data: bytes) -> bytes:
-    """Return a file with the size of its sound filled in, where it was left open in a way that FFmpeg refuses."""
+    """Return a file with the size of its sound filled in, if the writer left it open in a form that FFmpeg refuses."""
     found = _read(data)
     if not isinstance(found, _Gap):
         return data
     mended = bytearray(data)
     struct.pack_into(found.form, mended, found.at, found.size)
     if data.startswith(b"FORM"):
-        struct.pack_into(">I", mended, 4, len(data) - 8)  # FFmpeg reads no chunk behind it
+        struct.pack_into(">I", mended, 4, len(data) - 8)  # FFmpeg reads no chunk beyond this size
     return bytes(mended)
 
 
@@ -78,7 +79,7 @@ def _read(data: bytes) -> Extent | _Gap | None:
 
 
 class _Page(NamedTuple):
-    """A page of an Ogg file: where it lies, its flags (2 begins a stream, 4 ends it), and its stream."""
+    """A page of an Ogg file: its place, its flags (2 begins a stream, 4 ends it), and its stream."""
 
     start: int
     end: int
@@ -87,7 +88,7 @@ class _Page(NamedTuple):
 
 
 def _ogg_pages(data: bytes) -> Iterator[_Page]:
-    """Yield the pages of an Ogg file. The last may be cut, and end after the file."""
+    """Yield the pages of an Ogg file. The end of a last page that was cut lies beyond the file."""
     at = data.find(b"OggS")
     while at >= 0:
         segments = data[at + 26] if at + 26 < len(data) else 255
@@ -120,8 +121,8 @@ def ogg_ends(data: bytes) -> bool:
 def mp3_seconds(data: bytes) -> float | None:
     """Return the length that an MP3 file's first frame states, the encoder's padding included, in seconds.
 
-    None, where the first frame has no count. FFmpeg then guesses from the bit rate of the first frames, which says
-    nothing of a clip of variable rate.
+    None if the first frame has no count. FFmpeg then guesses from the bit rate of the first frames, and is wrong for
+    a variable bit rate.
     """
     start = _after_tags(data)
     head = data[start : start + _MP3_HEAD]
@@ -139,7 +140,7 @@ def mp3_seconds(data: bytes) -> float | None:
 
 
 def _after_tags(data: bytes) -> int:
-    """Return where an MP3 file's first frame begins: behind its ID3 tags, whose sizes are four times seven bits."""
+    """Return where an MP3 file's first frame begins, after its ID3 tags. Their sizes are four times seven bits."""
     start = 0
     while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
         size = 0
@@ -153,7 +154,7 @@ def _after_tags(data: bytes) -> int:
 
 
 def _unknown(size: int) -> bool:
-    """Return True for a size of 32 bits that a writer left open, because it could not go back to its header.
+    """Return True for a size of 32 bits that a writer left open because it could not seek back to the header.
 
     0 and 0xFFFFFFFF are usual. SoX and eSpeak write 0x7FFFF000 into WAV, less an incomplete block, and SoX 0x7F000000
     into AIFF. arecord writes 0x7FFFFFFF or 0x80000000, others 0xFFFFFFFF less the header.
@@ -231,7 +232,7 @@ def _mp4(data: bytes) -> Extent | None:
         if size == 1:
             (size,) = struct.unpack_from(">Q", data, at + 8)
         if size < 8 or not name.isalnum():
-            return None  # to the end of the file, or no box
+            return None  # the box extends to the end of the file, or is no box
         if at + size > len(data):
             return Extent(at + size, len(data))
         at += size

@@ -1,4 +1,4 @@
-"""A text, or the bytes of a text file, to str."""
+"""Decode a text, or the bytes of a text file, to str."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from embstore.errors import DecodeError
 
 
 def decode_text(content: Any) -> str:
-    r"""Decode a text. It is left as it is, but for the byte order mark that some editors write before it.
+    r"""Decode a text. Only the byte order mark is removed, which some editors write before a text.
 
     Parameters
     ----------
@@ -18,9 +18,9 @@ def decode_text(content: Any) -> str:
     Raises
     ------
     DecodeError
-        Not UTF-8, or nothing but white space, which would be embedded as if it said something.
+        The bytes are not UTF-8, or the text is empty or only white space, and its embedding would mean nothing.
     TypeError
-        Content of another kind.
+        The content is neither str nor bytes.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def decode_text(content: Any) -> str:
     if isinstance(content, str):
         text = content
         try:
-            text.encode()  # half a surrogate pair is no text, and a tokenizer would fail at it with its whole batch
+            text.encode()  # with half a surrogate pair a tokenizer fails, and its whole batch with it
         except UnicodeEncodeError as error:
             raise DecodeError(f"not valid Unicode: {error.reason} at character {error.start:,}") from error
     elif isinstance(content, bytes | bytearray | memoryview):

@@ -1,7 +1,7 @@
-"""Digests of what an encoder's values depend on: files of weights, and the tensors of a module.
+"""Digests of files of weights, and of the tensors of a module.
 
-A file of gigabytes takes seconds to digest, so its digest is remembered, in one small JSON file a user, beside what
-tells cheaply that the file is the same. It is only a memory: whatever is wrong with it, the file is digested again.
+A file of gigabytes takes seconds to digest, so its digest is remembered in one small JSON file per user, with the
+file's size, mtime and inode. If this memory is damaged or missing, files are digested again.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ logger = logging.getLogger("embstore")
 _DIGEST: Final = re.compile("[0-9a-f]{32}")
 _blake2b: Final = partial(blake2b, digest_size=16)
 _REMEMBERED: Final = 4096
-"""Entries that are kept: the memory is read whole, by every process."""
+"""Entries to keep. Every process reads the whole memory."""
 
 _Identity = tuple[int, int, int]
 """Size in bytes, mtime in ns and inode of a file."""
 
 _Entries = dict[str, tuple[int, int, int, str]]
-"""By a file's resolved path its identity, and its digest."""
+"""Identity and digest of each file, by resolved path."""
 
 _lock: Final = threading.Lock()
 _known: tuple[tuple[Path, _Identity] | None, _Entries] = (None, {})
-"""The memory as it was last read, and the stamp and inode that its file had."""
+"""The path and identity of the memory's file when it was last read, and its entries."""
 
 
 # -- files ------------------------------------------------------------------------------------
@@ -52,16 +52,16 @@ _known: tuple[tuple[Path, _Identity] | None, _Entries] = (None, {})
 def digest_file(path: str | os.PathLike[str]) -> str:
     """Return the digest of a file's bytes: BLAKE2b-128, 32 hexadecimal digits.
 
-    The file is not read, if it has the size, mtime and inode with which it was digested before, by any process of
-    this user's. The memory lies in ``$EMBSTORE_HOME``, else in ``$XDG_CACHE_HOME/embstore``, else in
+    The file is not read if a process of this user digested it before, with the same size, mtime and inode. The memory
+    is in ``$EMBSTORE_HOME``, else in ``$XDG_CACHE_HOME/embstore``, else in
     ``~/.cache/embstore``, as ``digests.json``, and may be removed at any time.
 
     Raises
     ------
     WeightsChangedError
-        It changed, or was replaced, while it was read.
+        The file changed, or was replaced, while it was read.
     OSError
-        It can't be read.
+        The file can't be read.
     """
     resolved = Path(path).resolve()
     now = time.time_ns()
@@ -85,7 +85,7 @@ def digest_files(folder: Path, names: Sequence[str]) -> str:
     Raises
     ------
     ModelFilesError
-        One of them is not there.
+        A file is missing.
     WeightsChangedError, OSError
         As `digest_file`.
     """
@@ -96,12 +96,12 @@ def digest_files(folder: Path, names: Sequence[str]) -> str:
 
 
 def stamps(folder: Path, names: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
-    """Return the name, size in bytes and mtime in ns of files of a folder, to see later whether they changed.
+    """Return the name, size in bytes and mtime in ns of files of a folder. A later call shows whether they changed.
 
     Raises
     ------
     ModelFilesError
-        One of them is not there.
+        A file is missing.
     """
     return tuple((name, *stamp_of(status)) for name, status in _of_each(Path.stat, folder, names))
 
@@ -123,12 +123,12 @@ def _identity(status: os.stat_result) -> _Identity:
 
 
 def _memory() -> Path | None:
-    """Return where digests are remembered; None, where there is no home."""
+    """Return the path of the memory of digests. None without a home folder."""
     home, cache = os.environ.get("EMBSTORE_HOME"), os.environ.get("XDG_CACHE_HOME", "")
     if home:
         return Path(home).absolute() / "digests.json"
     try:
-        # A relative $XDG_CACHE_HOME is to be ignored, by its specification.
+        # The specification requires that a relative $XDG_CACHE_HOME is ignored.
         folder = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
     except RuntimeError as error:
         logger.debug("digests are not remembered: %s", error)
@@ -137,7 +137,7 @@ def _memory() -> Path | None:
 
 
 def _recalled() -> _Entries:
-    """Return the memory: for each resolved path its stamp, inode and digest. Read again only if its file changed."""
+    """Return the memory. Read its file again only if that changed."""
     global _known
     path = _memory()
     if path is None:
@@ -149,7 +149,7 @@ def _recalled() -> _Entries:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        logger.debug("%s is passed over: %s", path, error)
+        logger.debug("cannot read remembered digests, files are digested again: %s: %s", path, error)
         return {}
     return _known[1]
 
@@ -167,9 +167,9 @@ def _parsed(value: Any) -> _Entries:
 
 
 def _remember(path: str, entry: tuple[int, int, int, str]) -> None:
-    """Add a digest to the memory: replaced whole, so that another process reads the old one or the new.
+    """Add a digest to the memory. Its file is replaced whole, so another process reads the old file or the new one.
 
-    Of two processes at once, the last wins, and what the other added is digested once more.
+    If two processes write at once, the last one wins, and the other one's file is digested once more.
     """
     memory = _memory()
     if memory is None:
@@ -180,7 +180,7 @@ def _remember(path: str, entry: tuple[int, int, int, str]) -> None:
         newest = dict([*entries.items()][-_REMEMBERED:])
         try:
             memory.parent.mkdir(parents=True, exist_ok=True)
-            # Not synced, as durable files are: what a power cut leaves is parsed with as much doubt as anything else.
+            # Not synced, unlike durable files: `_parsed` checks entries, so a torn file after a power cut does no harm.
             fresh = memory.with_name(f".digests-{secrets.token_hex(4)}")
             try:
                 fresh.write_text(json.dumps(newest, indent=0))
@@ -197,8 +197,8 @@ def _remember(path: str, entry: tuple[int, int, int, str]) -> None:
 def digest_module(module: Module) -> str:
     """Return the digest of a module's state: names, dtypes, shapes and bits of its ``state_dict``, in order of names.
 
-    Wherever its tensors are, and however they lie in memory. What is not in the state (buffers that are not
-    persistent, and the code) is not in the digest.
+    The device of its tensors and their layout in memory do not matter. The digest does not cover the code, nor buffers
+    that are not persistent.
 
     Returns
     -------
@@ -208,7 +208,7 @@ def digest_module(module: Module) -> str:
     Raises
     ------
     TypeError
-        Part of the state is not a plain tensor: quantized, sparse, without values, or of another class.
+        A value of the state is not a plain tensor: it is quantized, sparse, without values, or of another class.
     """
     import torch
 
@@ -225,12 +225,12 @@ def digest_module(module: Module) -> str:
 
 
 class ModuleWeights:
-    """The digest of a module's state, and a cheap way to tell whether it changed.
+    """The digest of a module's state, and a cheap check whether the state changed.
 
     Attributes
     ----------
     digest : str
-        As `digest_module` gave it when this was made.
+        Result of `digest_module` when this object was created.
     """
 
     def __init__(self, module: Module) -> None:
@@ -240,11 +240,11 @@ class ModuleWeights:
 
     def _look(self) -> None:
         self._seen = self._signs()
-        # Memory that is held on to can't be given to other weights, which would then have the same address.
+        # While these tensors are referenced, other weights can't get their memory and so the same address.
         self._held = [value.detach() for value in self._module.state_dict().values()]
 
     def _signs(self) -> list[tuple[Any, ...]] | None:
-        """Return what tells cheaply that each tensor is the same; None, where changes are not counted."""
+        """Return name, address, count of changes and layout of each tensor. None if PyTorch does not count changes."""
         state: dict[str, Tensor] = self._module.state_dict(keep_vars=True)
         if any(value.is_inference() for value in state.values()):
             return None
@@ -254,7 +254,7 @@ class ModuleWeights:
         ]
 
     def unchanged(self) -> bool:
-        """Tell whether the weights are those that were digested."""
+        """Return whether the weights are those that were digested."""
         if self._seen is not None and self._seen == self._signs():
             return True
         if digest_module(self._module) != self.digest:
