@@ -6,11 +6,11 @@ made anew without those. So a sound file is read once. `importing` opens the tab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from embstore._engine.read.read_rows import check_ends
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import Casting, Stored, column_values, field_values
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.plans import AppendResult, IfExists, Plan, pick
+from embstore._engine.write.plans import AppendResult, IfExists, Plan, check_columns, class_codes, name_fields, pick
 from embstore._engine.write.record_edits import with_column, with_field
 from embstore.errors import (
     DtypeError,
@@ -32,22 +32,22 @@ from embstore.errors import (
     KeysExistError,
     NonFiniteError,
     ShapeError,
-    UnknownColumnError,
-    UnknownFieldError,
 )
-from embstore.exchange.file_contents import BLOCK_BYTES, BLOCK_ROWS, Array, Block, Table, Unreadable
+from embstore.exchange.file_contents import BLOCK_BYTES, BLOCK_ROWS, Unreadable
+from embstore.exchange.table import Table
 from embstore.store.embedding_store import EmbeddingStore, session_of
+
+Part = TypeVar("Part", bound=Sized)
 
 
 class _BadRowsError(Exception):
-    """Rows that can't be used were found while they were written; never leaves this module."""
+    """Raised when rows that can't be used are found while they are written. Never leaves this module."""
 
 
-@dataclass(slots=True)
 class BulkAppend:
-    """One commit of the usable rows of a table.
+    """One commit of the usable rows of a table. All keys are read at once.
 
-    Attributes
+    Parameters
     ----------
     table : Table
         Its `unreadable` gets the rows that can't be used.
@@ -55,30 +55,21 @@ class BulkAppend:
     casting : {"no", "same_kind"}
     """
 
-    table: Table
-    if_exists: IfExists
-    casting: Casting
-    specs: Mapping[str, FieldSpec] = field(init=False)
-    advance: Callable[[int], object] = field(init=False)
-    hashes: Hashes = field(init=False)
-    codes: NDArray[np.int32] = field(init=False)
-    classes: list[str] = field(init=False)
-    usable: NDArray[np.bool_] = field(init=False)
-    told: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(self, table: Table, if_exists: IfExists, casting: Casting) -> None:
+        self.table, self.if_exists, self.casting = table, if_exists, casting
+        self._reported = 0
         self._read_keys()
 
     def run(
         self, store: EmbeddingStore, specs: Mapping[str, FieldSpec], advance: Callable[[int], object]
     ) -> AppendResult:
-        """Store the rows: all that can be used, or none.
+        """Store all rows that can be used. If an error is raised, no row is stored.
 
         Parameters
         ----------
         store : EmbeddingStore
         specs : mapping of str to FieldSpec
-            Of its fields, if it has none yet.
+            The fields of a store that has no fields yet.
         advance : callable
             Called with the number of rows done.
         """
@@ -96,12 +87,10 @@ class BulkAppend:
         hashes: list[Hashes] = [np.empty((0, 2), np.uint64)]
         codes: list[int] = []
         classes: dict[str, int] = {}
-        bad: list[int] = []
         for block in self.table.row_names():
             texts = []
             for name in block:
                 if isinstance(name, Unreadable):
-                    bad.append(len(codes))
                     self.table.unreadable.append(name)
                     texts.append("")
                     codes.append(-1)
@@ -113,8 +102,7 @@ class BulkAppend:
         self.hashes, self.codes, self.classes = np.concatenate(hashes), np.array(codes, np.int32), list(classes)
         if len(codes) != self.table.rows:
             raise FileFormatError(self.table.path, f"it has {len(codes):,} keys, expected {self.table.rows:,}")
-        self.usable = np.ones(len(codes), bool)
-        self.usable[bad] = False
+        self.usable = self.codes >= 0
         self._leave_out_twins()
 
     def _leave_out_twins(self) -> None:
@@ -129,7 +117,7 @@ class BulkAppend:
     def _leave_out(self, reasons: Mapping[int, str]) -> None:
         """Note rows that are not used; without a reason, it is that others have the same key."""
         for place, found, key in self._named(np.array(sorted(reasons), np.int64)):
-            reason = reasons[place] or f"several entries have the key '{key.file_id}:{key.class_name}'"
+            reason = reasons[place] or f"several entries have the key '{key}'"
             self.table.unreadable.append(Unreadable(found, reason))
             self.usable[place] = False
 
@@ -156,14 +144,13 @@ class BulkAppend:
         """Plan the commit; values are read while it is carried out."""
         check_ends(snapshot)
         record = self._agreed(snapshot.record, snapshot.folder.path)
-        rows = np.full(len(self.usable), -1, np.int64)
-        rows[self.usable] = index.find(self.hashes[self.usable])
-        present = np.flatnonzero(rows >= 0)
+        stored = np.full(len(self.usable), -1, np.int64)
+        stored[self.usable] = index.find(self.hashes[self.usable])
+        present = np.flatnonzero(stored >= 0)
         if len(present) and self.if_exists == "error":
-            keys = [f"{key.file_id}:{key.class_name}" for _, _, key in self._named(present)]
-            raise KeysExistError(keys, path=snapshot.folder.path)
-        chosen = self.usable & (rows < 0) if self.if_exists == "skip" else self.usable
-        dead = rows[present] if self.if_exists == "replace" else np.empty(0, np.int64)
+            raise KeysExistError([str(key) for _, _, key in self._named(present)], path=snapshot.folder.path)
+        chosen = self.usable & (stored < 0) if self.if_exists == "skip" else self.usable
+        dead = stored[present] if self.if_exists == "replace" else np.empty(0, np.int64)
         count = int(chosen.sum())
         result = AppendResult(appended=count, skipped=int(self.usable.sum()) - count, replaced=len(dead))
         if not count:
@@ -171,14 +158,17 @@ class BulkAppend:
         appends: dict[str, Blocks] = {}
         for place, (name, spec) in enumerate(record.fields.items()):
             lengths: list[NDArray[np.int64]] = []
-            appends[name] = _whole_chunks(self._rows(name, spec, chosen, lengths, tell=place == 0), record.arrays[name])
+            appends[name] = _whole_chunks(
+                self._rows(name, spec, chosen, lengths, report=place == 0), record.arrays[name]
+            )
             if spec.ragged:  # comes after its tokens, and so after their lengths are known
                 array = record.arrays[offsets_name(name)]
                 appends[offsets_name(name)] = _ends(lengths, record.arrays[name].length, first=not array.length)
         for name, column in record.columns.items():
             values = self._values(name, column.dtype, chosen)
             appends[column.array] = _whole_chunks(values, record.arrays[column.array])
-        codes, new_names = self._classes(snapshot.class_names, chosen)
+        names = [self.classes[code] for code in self.codes[chosen].tolist()]
+        codes, new_names = class_codes(snapshot.class_names, names)
         file_ids = _whole_chunks(self._file_ids(chosen), record.arrays["file_id"])
         appends |= {"file_id": file_ids, "class_code": codes, "key_hash": self.hashes[chosen]}
         appends |= {name: values for name, values in (("class_names", new_names), ("dead_rows", dead)) if len(values)}
@@ -191,8 +181,7 @@ class BulkAppend:
                 record = with_field(record, name, spec)
             for name, dtype in self.table.columns.items():
                 record = record if name in record.columns else with_column(record, name, dtype)
-        for name in sorted(record.fields.keys() ^ self.table.fields.keys()):
-            raise UnknownFieldError(name, record.fields, path=path)
+        name_fields(record, dict(self.table.fields.items()), path)
         for name, spec in record.fields.items():
             found = self.table.fields[name]
             if self.table.declared and replace(found, dtype=spec.dtype).meaning != spec.meaning:
@@ -201,34 +190,20 @@ class BulkAppend:
                 raise ShapeError(name, expected=spec, found=found)
             if found.dtype != spec.dtype and self.casting == "no":
                 raise DtypeError(name, expected=spec.dtype, found=found.dtype, hint='casting="same_kind" converts it')
-        columns = self.table.columns
-        for name in sorted(record.columns.keys() - columns.keys()):
-            raise UnknownColumnError(name, columns, path=self.table.path)
-        for name, dtype in columns.items():
-            if name not in record.columns:
-                raise UnknownColumnError(name, record.columns, path=path)
+        for name, dtype in check_columns(record, self.table.columns, path).items():
             column_values(name, record.columns[name].dtype, np.empty(0, object if dtype == STRING else dtype), 0)
         return record
 
-    def _classes(self, known: list[str], chosen: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[str]]:
-        """Return the store's code of each row's class, and the classes that are new to it."""
-        codes = {name: code for code, name in enumerate(known)}
-        used, first = np.unique(self.codes[chosen], return_index=True)
-        of_code = np.zeros(max(1, len(self.classes)), np.int32)
-        for code in used[np.argsort(first)].tolist():
-            of_code[code] = codes.setdefault(self.classes[code], len(codes))
-        return of_code[self.codes[chosen]], list(codes)[len(known) :]
-
     def _rows(
-        self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_], lengths: list[Any], *, tell: bool
+        self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_], lengths: list[Any], *, report: bool
     ) -> Iterator[Values]:
         """Yield a field's rows as they are stored; of ragged ones the tokens, and notes their lengths."""
         for places, values, bad in self._checked(name, spec, chosen):
             if bad:
                 raise _BadRowsError(bad)
-            if tell and places[-1] >= self.told:  # rows are not told of twice, if they are written twice
-                self.advance(int(places[-1]) + 1 - self.told)
-                self.told = int(places[-1]) + 1
+            if report and places[-1] >= self._reported:  # once for each row, also if it is written twice
+                self.advance(int(places[-1]) + 1 - self._reported)
+                self._reported = int(places[-1]) + 1
             if isinstance(values, Ragged):
                 lengths.append(np.asarray(values.lengths))
                 yield values.values
@@ -239,51 +214,42 @@ class BulkAppend:
         self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_]
     ) -> Iterator[tuple[NDArray[np.int64], Stored, Mapping[int, str]]]:
         """Yield the chosen rows of a field: where they are in the table, as they are stored, and which are bad."""
-        dtype, start = self.table.fields[name].dtype, 0
-        for block in self.table.field(name):
-            places = np.flatnonzero(chosen[start : start + len(block.values)])
-            start += len(block.values)
-            if len(places):
-                yield _stored(name, spec, dtype, block, places, start - len(block.values), self.casting)
-        self._check_rows(name, start)
+        # What comes from a file was not checked; "allow" says just that, whatever the field's own rule is.
+        found = replace(self.table.fields[name], nonfinite="allow")
+        for start, places, block in self._chosen(name, self.table.field(name), chosen):
+            bad = {i: block.bad[place] for i, place in enumerate(places.tolist()) if place in block.bad}
+            good = np.delete(np.arange(len(places)), list(bad))
+            values = block.values if len(good) == len(block) else pick(block.values, places[good])
+            try:
+                # Places stand for keys, so that the error names the rows by them.
+                keys = list(map(str, good.tolist()))
+                values = field_values(name, spec, Checked(found, values), keys, casting=self.casting)
+            except NonFiniteError as error:
+                bad |= {int(key): f"NaN or infinity in {name!r}" for key in error.keys}
+            yield places + start, values, bad
 
-    def _check_rows(self, name: str, rows: int) -> None:
-        """Refuse a file that says it has other rows than it has: what is committed must have as many in each array."""
-        if rows != self.table.rows:
-            raise FileFormatError(self.table.path, f"{name!r} has {rows:,} rows, expected {self.table.rows:,}")
+    def _chosen(
+        self, name: str, blocks: Iterator[Part], chosen: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, NDArray[np.int64], Part]]:
+        """Yield the first row of each block, the places of the chosen rows in it, and the block.
+
+        Refuses a file that says it has other rows than it has: what is committed must have as many in each array.
+        """
+        start = 0
+        for block in blocks:
+            if len(places := np.flatnonzero(chosen[start : start + len(block)])):
+                yield start, places, block
+            start += len(block)
+        if start != self.table.rows:
+            raise FileFormatError(self.table.path, f"{name!r} has {start:,} rows, expected {self.table.rows:,}")
 
     def _values(self, name: str, dtype: str, chosen: NDArray[np.bool_]) -> Iterator[Values]:
-        start = 0
-        for values in self.table.column(name):
-            places = np.flatnonzero(chosen[start : start + len(values)])
-            start += len(values)
-            if len(places):
-                yield column_values(name, dtype, pick(values, places), len(places))[1]
-        self._check_rows(name, start)
+        for _, places, values in self._chosen(name, self.table.column(name), chosen):
+            yield column_values(name, dtype, pick(values, places), len(places))[1]
 
     def _file_ids(self, chosen: NDArray[np.bool_]) -> Iterator[Values]:
-        start = 0
-        for block in self.table.row_names():
-            places = np.flatnonzero(chosen[start : start + len(block)])
-            start += len(block)
-            if len(places):
-                yield [block[place][1].file_id for place in places.tolist()]  # type: ignore[index]
-        self._check_rows("file_id", start)
-
-
-def _stored(
-    name: str, spec: FieldSpec, dtype: str, block: Block, places: Array, start: int, casting: Casting
-) -> tuple[NDArray[np.int64], Stored, Mapping[int, str]]:
-    """Check some rows of a block."""
-    bad = {i: block.bad[place] for i, place in enumerate(places.tolist()) if place in block.bad} if block.bad else {}
-    good = np.delete(np.arange(len(places)), list(bad)) if bad else np.arange(len(places))
-    values = block.values if len(good) == len(block.values) else pick(block.values, places[good])
-    try:
-        # Places stand for keys: what is bad is told by them.
-        values = field_values(name, spec, values, list(map(str, good.tolist())), casting=casting, stored_as=dtype)
-    except NonFiniteError as error:
-        bad |= {int(key): f"NaN or infinity in {name!r}" for key in error.keys}
-    return places + start, values, bad
+        for _, places, block in self._chosen("file_id", self.table.row_names(), chosen):
+            yield [block[place][1].file_id for place in places.tolist()]
 
 
 def _whole_chunks(blocks: Iterator[Values], array: ArrayState) -> Iterator[Values]:

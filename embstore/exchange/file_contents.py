@@ -1,7 +1,7 @@
-"""Contents of a file, the same for all formats: its arrays, its rows in blocks, and errors for broken files.
+"""Arrays of a file, read in blocks, and errors for broken files: the same for all formats.
 
-A format's module has two functions: `opened`, which returns an `ArrayFile`, and `write`. `tables` finds out what the
-arrays mean, `importing` brings them into a store.
+The module of a format has `File`, a subclass of `ArrayFile`, and the function `write`. `tables` finds the meaning of
+the arrays, `importing` writes them to a store.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import importlib
 import itertools
 import math
 import os
+import pickle
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.config import Config
-from embstore._engine.format.keys import Key
-from embstore._engine.format.ragged import Ragged, offsets_message, sound
-from embstore._engine.format.record import FIELD_DTYPES, STRING, FieldSpec, offsets_name, stored_dtype
+from embstore._engine.format.ragged import Ragged, sound, unsound
+from embstore._engine.format.record import FIELD_DTYPES, STRING, offsets_name, stored_dtype
 from embstore._engine.pickles import PickledByName
 from embstore._engine.write.check_input import Stored
 from embstore.errors import EmbstoreError, FileFormatError, UnknownFormatError
@@ -48,6 +51,12 @@ BLOCK_ROWS: Final = 65_536
 _MOST_PACKED: Final = 2000
 """Bytes that one byte of a file may stand for: deflate makes at most 1,032 of one."""
 _SMALL: Final = 256 * 2**20
+_BROKEN: Final[tuple[type[Exception], ...]] = (
+    *(AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, OverflowError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError),
+    *(pickle.UnpicklingError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""Errors that h5py, NumPy, pyarrow, safetensors, torch and zipfile were seen to raise over broken files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,62 +115,23 @@ def is_text(found: ArrayInfo) -> bool:
     return not found.shape and (found.dtype == STRING or (found.ragged and found.dtype == "uint8"))
 
 
-class Block(NamedTuple):
-    """Some rows of a field, one block after the other, and which of them (counted in the block) can't be used."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of a field, and the reason for each of them (by its place in the block) that can't be used."""
 
     values: Stored
-    bad: Mapping[int, str] = {}
+    bad: Mapping[int, str] = field(default_factory=dict)
 
-
-RowName = tuple[object, Key] | Unreadable
-"""The name of a row in the file and its key, or why it has no key."""
-
-
-@dataclass(kw_only=True)
-class Table:
-    """The rows of a file, in one order for keys, fields and columns, read a block at a time.
-
-    Attributes
-    ----------
-    path : Path
-    config : Config or None
-    fields : dict of str to FieldSpec
-        As the file has them.
-    columns : dict of str to str
-        Their dtypes.
-    rows : int
-    declared : bool
-        Whether the file states what its fields are: `export_file` wrote it.
-    unreadable : list of Unreadable
-        Entries that are not among the rows.
-    left_out : list of Unreadable
-        Other things that don't come over: columns, attributes of the config.
-    """
-
-    path: Path
-    config: Config | None
-    fields: dict[str, FieldSpec]
-    columns: dict[str, str]
-    rows: int
-    declared: bool = False
-    unreadable: list[Unreadable] = field(default_factory=list)
-    left_out: list[Unreadable] = field(default_factory=list)
-
-    def row_names(self) -> Iterator[list[RowName]]:
-        """Yield the names of rows."""
-        raise NotImplementedError
-
-    def field(self, name: str) -> Iterator[Block]:
-        """Yield the rows of a field: bfloat16 as its bits, ragged ones as `Ragged`."""
-        raise NotImplementedError
-
-    def column(self, name: str) -> Iterator[Array | list[str]]:
-        """Yield the values of a column."""
-        raise NotImplementedError
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 class ArrayFile:
-    """A file of named arrays; what they mean is the caller's.
+    """A file of named arrays.
+
+    A subclass has `read`. One whose format has lists overrides `numbers`, `strings` and `ragged` instead. Exports to
+    formats without lists have ragged rows as two arrays, tokens and offsets, as a store does. So are texts, where the
+    format would change or pad them: UTF-8 bytes and offsets.
 
     Attributes
     ----------
@@ -175,24 +145,57 @@ class ArrayFile:
         self.path = path
         self.metadata: StoreMetadata | None = None
         self.arrays: dict[str, ArrayInfo] = {}
+        self._tokens: dict[str, int] = {}  # of arrays that were joined with their offsets
 
-    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
-        """Yield rows of numbers: ``(n, *shape)``; of lists, those of `width` numbers, and the others as bad."""
+    def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
+        """Yield the rows between each cut (a row number) and the next."""
         raise NotImplementedError
 
-    def join_offsets(self, name: str) -> None:
-        """Take an array and its offsets for one of rows of different lengths, in files that have no lists."""
+    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
+        """Yield rows of numbers: ``(n, *shape)``. Of lists, those of `width` numbers, and the others as bad."""
+        found = self.arrays[name]
+        for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
+            yield Block(np.asarray(values))
 
     def strings(self, name: str) -> Iterator[list[str]]:
         """Yield rows of text."""
-        raise NotImplementedError
+        found = self.arrays[name]
+        if found.dtype == STRING:
+            for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
+                yield list(values)
+            return
+        for block in self.ragged(name):
+            assert isinstance(block.values, Ragged)
+            raw, offsets = block.values.values.tobytes(), block.values.offsets.tolist()
+            try:
+                yield [raw[a:b].decode() for a, b in itertools.pairwise(offsets)]
+            except UnicodeDecodeError as error:
+                raise self.wrong(f"{name!r} is not UTF-8 text: {error}") from error
+
+    def join_offsets(self, name: str) -> None:
+        """Take an array and its offsets for one of rows of different lengths."""
+        values, offsets = self.arrays.get(name), self.arrays.get(offsets_name(name))
+        if values is None or offsets is None:
+            return
+        if offsets.dtype != "int64" or offsets.shape or not offsets.rows:
+            raise self.wrong(f"{offsets_name(name)!r}: expected offsets, found {offsets}")
+        self._tokens[name] = values.rows
+        self.arrays[name] = replace(values, rows=offsets.rows - 1, ragged=True)
 
     def ragged(self, name: str) -> Iterator[Block]:
         """Yield rows of different lengths, as `Ragged`."""
-        raise NotImplementedError
+        tokens, array, other = self._tokens[name], self.arrays[name], offsets_name(name)
+        parts = [np.asarray(part) for part in self.read(other, even_cuts(self.arrays[other].rows, 8))]
+        offsets = np.concatenate([np.empty(0, np.int64), *parts])
+        if not sound(offsets, tokens):
+            raise self.wrong(f"{name!r}: {unsound(tokens)}")
+        rows = rising_cuts(offsets, array.row_nbytes)
+        values = self.read(name, [int(offsets[row]) for row in rows])
+        for start, stop, part in zip(rows, rows[1:], values, strict=False):
+            yield Block(Ragged(part, offsets[start : stop + 1] - offsets[start]))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
     def check_size(self) -> None:
         """Refuse a file that claims to hold much more than its bytes can: a bomb, or a broken header.
@@ -223,67 +226,6 @@ def check_claim(path: Path, claimed: int) -> None:
         raise FileFormatError(path, f"it claims to hold {claimed:,} bytes, and has {size:,} itself")
 
 
-class CutFile(ArrayFile):
-    """A file whose arrays can be read from any row to any later one: each is a run of values.
-
-    Exports have ragged rows as two arrays, tokens and offsets, as a store does. So are texts, where the format would
-    change or pad them: UTF-8 bytes and offsets.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._tokens: dict[str, int] = {}  # of arrays that were joined with their offsets
-
-    def join_offsets(self, name: str) -> None:
-        """Take an array and its offsets for one of rows of different lengths."""
-        values, offsets = self.arrays.get(name), self.arrays.get(offsets_name(name))
-        if values is None or offsets is None:
-            return
-        if offsets.dtype != "int64" or offsets.shape or not offsets.rows:
-            raise self.wrong(f"{offsets_name(name)!r}: expected offsets, found {offsets}")
-        self._tokens[name] = values.rows
-        self.arrays[name] = replace(values, rows=offsets.rows - 1, ragged=True)
-
-    def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
-        """Yield what lies between each cut (a row number) and the next, as the file has it."""
-        raise NotImplementedError
-
-    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
-        """Yield rows of numbers: ``(n, *shape)``."""
-        found = self.arrays[name]
-        for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
-            assert isinstance(values, np.ndarray)
-            yield Block(values)
-
-    def strings(self, name: str) -> Iterator[list[str]]:
-        """Yield rows of text."""
-        found = self.arrays[name]
-        if found.dtype == STRING:
-            for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
-                assert isinstance(values, list)
-                yield values
-            return
-        for block in self.ragged(name):
-            assert isinstance(block.values, Ragged)
-            raw, offsets = block.values.values.tobytes(), block.values.offsets.tolist()
-            try:
-                yield [raw[a:b].decode() for a, b in itertools.pairwise(offsets)]
-            except UnicodeDecodeError as error:
-                raise self.wrong(f"{name!r} is not UTF-8 text: {error}") from error
-
-    def ragged(self, name: str) -> Iterator[Block]:
-        """Yield rows of different lengths, as `Ragged`."""
-        tokens, array, other = self._tokens[name], self.arrays[name], offsets_name(name)
-        parts = [np.asarray(part) for part in self.read(other, even_cuts(self.arrays[other].rows, 8))]
-        offsets = np.concatenate([np.empty(0, np.int64), *parts])
-        if not sound(offsets, tokens):
-            raise self.wrong(f"{name!r}: {offsets_message(tokens)}")
-        rows = rising_cuts(offsets, array.row_nbytes)
-        values = self.read(name, [int(offsets[row]) for row in rows])
-        for start, stop, part in zip(rows, rows[1:], values, strict=False):
-            yield Block(Ragged(part, offsets[start : stop + 1] - offsets[start]))
-
-
 def even_cuts(rows: int, row_nbytes: int) -> list[int]:
     """Cut rows of one size into blocks.
 
@@ -306,13 +248,13 @@ def rising_cuts(offsets: NDArray[np.int64], token_nbytes: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def explained(path: Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what a library raises over a broken file into a `FileFormatError`; what the system raises, it leaves."""
+def explained(path: Path, *more: type[Exception]) -> Iterator[None]:
+    """Turn the errors of a library about a broken file into `FileFormatError`. Errors of the system pass unchanged."""
     try:
         yield
     except EmbstoreError:
         raise
-    except kinds as error:
+    except (*_BROKEN, *more) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a place that no file has
             raise
         text = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -333,5 +275,5 @@ def format_of(path: Path, format: str | None) -> str:
 
 
 def module_of(format: str) -> ModuleType:
-    """Import the module of a format of arrays."""
+    """Import the module of a format."""
     return importlib.import_module(f"embstore.exchange.{format}")

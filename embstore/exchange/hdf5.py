@@ -8,52 +8,46 @@ Source: https://docs.h5py.org/en/stable/high/dataset.html
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.format.record import STRING, offsets_name
+from embstore._engine.format.record import STRING
 from embstore._engine.lazy import imported
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, CutFile, explained
-from embstore.exchange.outgoing import Outgoing
+from embstore.exchange.exporting import Member, Outgoing
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, explained
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 _CHUNK_BYTES: Final = 2**20
 _TEXT_CHUNK_ROWS: Final = 4096
-_BROKEN: Final = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError)
-"""What h5py was seen to raise over broken files."""
 
 
 def _h5py() -> Any:
     return imported("h5py", "exchange", "for HDF5 files")
 
 
-def opened(path: Path) -> ArrayFile:
-    """Open a file for reading.
+class File(ArrayFile):
+    """A file of datasets, open for reading.
 
     Raises
     ------
     FileFormatError, MissingLibraryError
     """
-    return Hdf5File(path)
-
-
-class Hdf5File(CutFile):
-    """A file of datasets."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._h5py = _h5py()
-        with explained(path, *_BROKEN):
+        with explained(path):
             self._file = self._h5py.File(path, "r", locking=False)
             for name in self._file:
                 if self._own(name):
-                    self._look(name)
+                    self._look(name, self._file[name])
             found = self._file.attrs.get(ENTRY)
         if isinstance(found, str):
-            self.metadata = StoreMetadata.from_json(found, path)
+            self.metadata = StoreMetadata.parse(found, path)
 
     def _own(self, name: str) -> bool:
         """Tell whether an array lies in this very file."""
@@ -63,23 +57,20 @@ class Hdf5File(CutFile):
         found = self._file[name]
         return isinstance(found, self._h5py.Dataset) and not found.is_virtual and not found.external
 
-    def _look(self, name: str) -> None:
-        dataset = self._file[name]
-        if dataset.shape is None or not dataset.shape:  # empty, or a single value
+    def _look(self, name: str, dataset: Any) -> None:
+        if not dataset.shape:  # empty, or a single value
             return
-        text = self._h5py.check_string_dtype(dataset.dtype)
-        kind = STRING if text is not None else dataset.dtype.newbyteorder("=").name
-        if dataset.dtype.hasobject and text is None:
-            kind = "objects"
+        text = self._h5py.check_string_dtype(dataset.dtype) is not None
+        kind = STRING if text else "objects" if dataset.dtype.hasobject else dataset.dtype.newbyteorder("=").name
         self.arrays[name] = ArrayInfo(dtype=kind, shape=dataset.shape[1:], rows=dataset.shape[0], text_nbytes=8192)
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield what lies between each cut and the next."""
         is_text = self.arrays[name].dtype == STRING
-        with explained(self.path, *_BROKEN):
+        with explained(self.path):
             dataset = self._file[name].asstr() if is_text else self._file[name]
         for start, stop in itertools.pairwise(cuts):
-            with explained(self.path, *_BROKEN):
+            with explained(self.path):
                 values = dataset[start:stop]
                 if is_text:
                     yield [str(text) for text in values.tolist()]
@@ -95,34 +86,25 @@ def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file."""
     h5py = _h5py()
     with h5py.File(path, "w-") as file:
-        for name in rows.texts:
-            texts = rows.measured(name)
-            if texts.has_nul:  # HDF5's own texts end there
-                _write(file, name, "uint8", (texts.nbytes,), rows.utf8(name))
-                _write(file, offsets_name(name), "int64", texts.offsets.shape, iter([texts.offsets]))
-            else:
-                kind = h5py.string_dtype("utf-8")
-                _write(file, name, kind, (rows.count,), (np.array(t, object) for t in rows.strings(name)))
-        for name, (dtype, shape) in rows.arrays().items():
-            _write(file, name, np.dtype(dtype), shape, rows.numbers(name))
+        for member in rows.members(lambda texts: None if texts.has_nul else h5py.string_dtype("utf-8")):
+            _write(file, member)
         file.attrs[ENTRY] = rows.metadata.to_json()
 
 
-def _write(file: Any, name: str, dtype: Any, shape: tuple[int, ...], blocks: Iterator[Array]) -> None:
-    is_text = getattr(dtype, "hasobject", False)
-    row_nbytes = max(1, np.dtype(dtype).itemsize * int(np.prod(shape[1:])))
-    step = _TEXT_CHUNK_ROWS if is_text else min(max(1, _CHUNK_BYTES // row_nbytes), 2**16)
-    step = max(1, min(step, shape[0]))
+def _write(file: Any, member: Member) -> None:
+    dtype, shape = np.dtype(member.dtype), member.shape
+    row_nbytes = max(1, dtype.itemsize * math.prod(shape[1:]))
+    step = _TEXT_CHUNK_ROWS if dtype.hasobject else min(max(1, _CHUNK_BYTES // row_nbytes), 2**16)
     dataset = file.create_dataset(
-        name,
+        member.name,
         shape=shape,
         maxshape=(None, *shape[1:]),
-        chunks=(step, *shape[1:]),
+        chunks=(max(1, min(step, shape[0])), *shape[1:]),
         dtype=dtype,
-        fletcher32=not is_text,  # which does not reach texts: they lie elsewhere
+        fletcher32=not dtype.hasobject,  # which does not reach texts: they lie elsewhere
         track_times=False,
     )
     start = 0
-    for block in blocks:
+    for block in member.blocks:
         dataset[start : start + len(block)] = block
         start += len(block)

@@ -7,6 +7,7 @@ come column by column, as a commit takes them. `tables` says what a file gives, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as data_field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import UNLABELLED, Key
@@ -26,9 +27,10 @@ from embstore._engine.write.plans import IfExists
 from embstore.cache.cache import Cache
 from embstore.errors import ConfigMismatchError, DtypeError, ShapeError
 from embstore.exchange.bulk_append import BulkAppend
-from embstore.exchange.file_contents import ArrayFile, Table, Unreadable, format_of, module_of
+from embstore.exchange.file_contents import ArrayFile, Unreadable, format_of, module_of
 from embstore.exchange.import_options import ImportOptions, KeyOrder
-from embstore.exchange.tables import table_of
+from embstore.exchange.interpret import table_of
+from embstore.exchange.table import Table
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
@@ -182,15 +184,16 @@ def import_file(
     with _opened(path, format_of(path, format), how) as table:
         given = _config(table, config)
         append = BulkAppend(table, if_exists, casting)  # reads all keys, before a store is made
-        where = dest.path_of(given) if isinstance(dest, Cache) else Path(dest)
-        held: dict[str, FieldSpec] = {}
-        if where.exists():
-            store = _store(dest, given, "r+", options)
-            held = store.fields
+        if isinstance(dest, Cache):
+            where, opening = dest.path_of(given), functools.partial(dest.open, given)
+        else:
+            where, opening = Path(dest), functools.partial(open_store, dest, config=given)
+        store = opening("r+", **options) if where.exists() else None
+        held = {} if store is None else store.fields
         specs = held or {name: _spec(table, name, (fields or {}).get(name), casting) for name in table.fields}
-        if not where.exists():
+        if store is None:
             made = {"fields": specs, "columns": table.columns, "expected_rows": table.rows}
-            store = _store(dest, given, "a", {**made, **options})
+            store = opening("a", **{**made, **options})
         with store, reporting(progress, table.rows, path.name) as advance:
             result = append.run(store, specs, advance)
     if table.unreadable:
@@ -215,17 +218,9 @@ def _opened(path: Path, kind: str, options: ImportOptions) -> Iterator[Table]:
 
         yield read_table(path, options)
         return
-    file: ArrayFile = module_of(kind).opened(path)
+    file: ArrayFile = module_of(kind).File(path)
     with contextlib.closing(file):
         yield table_of(file, options)
-
-
-def _store(
-    dest: str | os.PathLike[str] | Cache, config: Config, mode: Literal["r+", "a"], options: Mapping[str, Any]
-) -> EmbeddingStore:
-    if isinstance(dest, Cache):
-        return dest.open(config, mode, **options)
-    return open_store(dest, mode, config=config, **options)
 
 
 def _config(table: Table, given: Mapping[str, Any] | None) -> Config:

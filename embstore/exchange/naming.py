@@ -9,8 +9,11 @@ from typing import Final
 
 from embstore._engine.format.keys import MAX_KEY_BYTES, UNLABELLED, Key
 from embstore.errors import FileFormatError, KeyFormatError
-from embstore.exchange.file_contents import RowName, Unreadable
+from embstore.exchange.file_contents import Unreadable
 from embstore.exchange.import_options import ImportOptions
+
+RowName = tuple[object, Key] | Unreadable
+"""The name of a row in the file and its key, or why it has no key."""
 
 _COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" separates no class
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import tempfile
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from embstore._engine.format.record import STRING, offsets_name
+from embstore._engine.format.record import STRING
 from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore.errors import UnsafeFileError
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, CutFile, explained
-from embstore.exchange.outgoing import Outgoing
+from embstore.exchange.exporting import Member, Outgoing, Texts
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, explained
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 _NPY: Final = ".npy"
@@ -32,33 +31,6 @@ METADATA: Final = f"__{ENTRY}__"
 """The array that holds the metadata: no field or column can have this name."""
 _MOST_METADATA: Final = 256 * 2**20  # bytes
 _PIECE: Final = 4 * 2**20
-_BROKEN: Final = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    ValueError,
-    OSError,
-    RuntimeError,  # encrypted
-    NotImplementedError,  # packed in a way that zipfile does not know
-    MemoryError,
-    OverflowError,
-    SyntaxError,  # a header
-    tokenize.TokenError,
-    RecursionError,
-    TypeError,
-    KeyError,
-)
-"""What zipfile and NumPy were seen to raise over broken files."""
-
-
-def opened(path: Path) -> ArrayFile:
-    """Open a file for reading.
-
-    Raises
-    ------
-    FileFormatError
-    """
-    return NpzFile(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +44,27 @@ class _Member:
     fortran: bool
 
 
-class NpzFile(CutFile):
-    """A zip of arrays."""
+class File(ArrayFile):
+    """A zip of arrays, open for reading.
+
+    Raises
+    ------
+    FileFormatError
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._members: dict[str, _Member] = {}
-        with explained(path, *_BROKEN):
+        with explained(path):
             self._archive = zipfile.ZipFile(path)
             for info in self._archive.infolist():
                 if info.filename.endswith(_NPY):
                     self._look(info)
             if METADATA in self._members:
-                self.metadata = StoreMetadata.from_json(self._text(METADATA), path)
+                if self._archive.getinfo(METADATA + _NPY).file_size > _MOST_METADATA:
+                    raise self.wrong(f"{METADATA!r} is too large for metadata")
+                with self._archive.open(METADATA + _NPY) as file:
+                    self.metadata = StoreMetadata.parse(str(np.lib.format.read_array(file)), path)
 
     def _look(self, info: zipfile.ZipInfo) -> None:
         """Read a member's header."""
@@ -96,10 +76,8 @@ class NpzFile(CutFile):
             shape, fortran, dtype = read(file)
             start = file.tell()
         name = info.filename.removesuffix(_NPY)
-        count = 1
-        for size in shape:
-            count *= size
-        if min(shape, default=0) < 0 or (not dtype.hasobject and info.file_size != start + count * dtype.itemsize):
+        nbytes = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or (not dtype.hasobject and info.file_size != start + nbytes):
             raise self.wrong(f"{name!r} has {info.file_size - start:,} bytes, and claims to be {dtype} {shape}")
         self._members[name] = _Member(info.filename, start, dtype, shape, fortran and len(shape) > 1)
         is_text = dtype.kind in "US"
@@ -107,13 +85,6 @@ class NpzFile(CutFile):
         self.arrays[name] = ArrayInfo(
             dtype=kind, shape=shape[1:], rows=shape[0] if shape else 1, text_nbytes=max(1, dtype.itemsize)
         )
-
-    def _text(self, name: str) -> str:
-        member = self._members[name]
-        if member.dtype.kind != "U" or member.shape or member.dtype.itemsize > _MOST_METADATA:
-            raise self.wrong(f"{name!r} is not a text")
-        with self._archive.open(member.name) as file:
-            return str(np.frombuffer(file.read()[member.start :], member.dtype)[0])
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield what lies between each cut and the next."""
@@ -126,14 +97,19 @@ class NpzFile(CutFile):
         if not member.shape:
             raise self.wrong(f"{name!r} is a single value, expected rows")
         for values in self._reordered(member, cuts) if member.fortran else self._streamed(member, cuts):
-            yield (
-                _texts(values, self)
-                if member.dtype.kind in "US"
-                else values.astype(values.dtype.newbyteorder("="), copy=False)
-            )
+            if member.dtype.kind in "US":
+                yield self._texts(values)
+            else:
+                yield values.astype(values.dtype.newbyteorder("="), copy=False)
+
+    def _texts(self, values: Array) -> list[str]:
+        try:
+            return [text.decode() if isinstance(text, bytes) else str(text) for text in values.tolist()]
+        except ValueError as error:  # not UTF-8, or a code point beyond Unicode
+            raise self.wrong(f"it holds text that is not valid Unicode: {error}") from error
 
     def _streamed(self, member: _Member, cuts: Sequence[int]) -> Iterator[Array]:
-        with explained(self.path, *_BROKEN):
+        with explained(self.path):
             file = self._archive.open(member.name)
         with contextlib.closing(file):
             self._fill(file, bytearray(member.start))
@@ -143,13 +119,13 @@ class NpzFile(CutFile):
                 if values.nbytes:
                     self._fill(file, values.reshape(-1).view(np.uint8).data)
                 yield values
-            with explained(self.path, *_BROKEN):
+            with explained(self.path):
                 if file.read(1):  # which also compares the checksum of the whole member
                     raise self.wrong(f"{member.name!r} is longer than it says")
 
     def _fill(self, file: IO[bytes], buffer: bytearray | memoryview) -> None:
         view = memoryview(buffer)
-        with explained(self.path, *_BROKEN):
+        with explained(self.path):
             while view:
                 piece = file.read(min(len(view), _PIECE))
                 if not piece:
@@ -161,7 +137,7 @@ class NpzFile(CutFile):
         """Yield rows of an array that lies column by column: unpacked to a temporary file, and read across."""
         size = self._archive.getinfo(member.name).file_size - member.start
         with tempfile.TemporaryFile() as beside:
-            with explained(self.path, *_BROKEN), self._archive.open(member.name) as file:
+            with explained(self.path), self._archive.open(member.name) as file:
                 file.read(member.start)
                 while piece := file.read(_PIECE):
                     beside.write(piece)
@@ -176,44 +152,22 @@ class NpzFile(CutFile):
         self._archive.close()
 
 
-def _texts(values: Array, file: NpzFile) -> list[str]:
-    if values.dtype.kind == "U":
-        try:
-            return [str(text) for text in values.tolist()]
-        except (ValueError, UnicodeDecodeError) as error:  # beyond Unicode
-            raise file.wrong(f"it holds what is not text: {error}") from error
-    try:
-        return [raw.decode() for raw in values.tolist()]
-    except UnicodeDecodeError as error:
-        raise file.wrong(f"it holds bytes that are not UTF-8: {error}") from error
-
-
 def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file; each array is a member, stored as it is, so that others can map it."""
+    metadata = np.array(rows.metadata.to_json())
+    members = rows.members(lambda texts: _text_dtype(texts, rows.count))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name in rows.texts:
-            _write_texts(archive, name, rows)
-        for name, (dtype, shape) in rows.arrays().items():
-            _write(archive, name, dtype, shape, rows.numbers(name))
-        metadata = np.array(rows.metadata.to_json())
-        _write(archive, METADATA, metadata.dtype, (), iter([metadata]))
+        for name, given, shape, blocks in (*members, Member(METADATA, metadata.dtype, (), iter([metadata]))):
+            dtype = np.dtype(given)
+            descr = np.lib.format.dtype_to_descr(dtype.newbyteorder("<"))
+            with archive.open(zipfile.ZipInfo(name + _NPY), "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+                for block in blocks:
+                    file.write(np.ascontiguousarray(block, dtype).reshape(-1).view(np.uint8).data)
 
 
-def _write(archive: zipfile.ZipFile, name: str, dtype: Any, shape: tuple[int, ...], blocks: Iterator[Array]) -> None:
-    descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
-    with archive.open(zipfile.ZipInfo(name + _NPY), "w", force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
-        for block in blocks:
-            file.write(np.ascontiguousarray(block, np.dtype(dtype)).reshape(-1).view(np.uint8).data)
-
-
-def _write_texts(archive: zipfile.ZipFile, name: str, rows: Outgoing) -> None:
-    """Write texts as NumPy has them, or as bytes and offsets, where their padding would lose or waste."""
-    texts = rows.measured(name)
-    padded = 4 * texts.longest * rows.count
-    if texts.ends_in_nul or padded > 8 * texts.nbytes + 64 * 2**20:
-        _write(archive, name, "uint8", (texts.nbytes,), rows.utf8(name))
-        _write(archive, offsets_name(name), "int64", texts.offsets.shape, iter([texts.offsets]))
-        return
-    dtype = f"<U{max(1, texts.longest)}"
-    _write(archive, name, dtype, (rows.count,), (np.array(block, dtype) for block in rows.strings(name)))
+def _text_dtype(texts: Texts, count: int) -> str | None:
+    """Return NumPy's dtype of texts, or None where its padding would lose NULs or waste memory."""
+    if texts.has_nul or 4 * texts.longest * count > 8 * texts.nbytes + 64 * 2**20:
+        return None
+    return f"<U{max(1, texts.longest)}"

@@ -17,40 +17,32 @@ import numpy as np
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import FIELD_DTYPES, STRING
 from embstore._engine.lazy import imported
+from embstore.exchange.exporting import Outgoing
 from embstore.exchange.file_contents import BLOCK_ROWS, Array, ArrayFile, ArrayInfo, Block, even_cuts, explained
-from embstore.exchange.outgoing import Outgoing
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 _BUFFER: Final = 8 * 2**20
 _EXPANDED: Final = 8
 """How many times its own size a list takes while it is read: with each number come two levels."""
-_BROKEN: Final = (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, IndexError, OverflowError)
-"""What pyarrow was seen to raise over broken files: its own errors are ValueErrors and the like."""
-_ARROW: Final = {"float16": "halffloat", "float32": "float", "float64": "double", "bool": "bool"}
-_NAMES: Final = {arrow: ours for ours, arrow in _ARROW.items()}
+_NAMES: Final = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
 def _library(name: str) -> Any:
     return imported(name, "exchange", "for Parquet files")
 
 
-def opened(path: Path) -> ArrayFile:
-    """Open a file for reading.
+class File(ArrayFile):
+    """A table, open for reading.
 
     Raises
     ------
     FileFormatError, MissingLibraryError
     """
-    return ParquetFile(path)
-
-
-class ParquetFile(ArrayFile):
-    """A table."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._arrow = _library("pyarrow")
-        with explained(path, *_BROKEN):
+        with explained(path):
             # Without pre_buffer and with a buffer, a column is read page by page, however long its row groups are.
             self._file = _library("pyarrow.parquet").ParquetFile(
                 path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
@@ -60,7 +52,7 @@ class ParquetFile(ArrayFile):
                 self.arrays[field.name] = self._found(field.type, rows)
             raw = (self._file.metadata.metadata or {}).get(ENTRY.encode())
             if raw is not None:
-                self.metadata = StoreMetadata.from_json(raw.decode(), path)
+                self.metadata = StoreMetadata.parse(raw.decode(), path)
 
     def _found(self, kind: Any, rows: int) -> ArrayInfo:
         types = self._arrow.types
@@ -80,10 +72,10 @@ class ParquetFile(ArrayFile):
 
     def _batches(self, name: str, rows: int) -> Iterator[Any]:
         """Yield a column's arrays, of at most so many rows."""
-        with explained(self.path, *_BROKEN):
+        with explained(self.path):
             batches = self._file.iter_batches(batch_size=rows, columns=[name], use_threads=False)
         while True:
-            with explained(self.path, *_BROKEN):
+            with explained(self.path):
                 batch = next(batches, None)
                 if batch is None:
                     return
@@ -103,7 +95,7 @@ class ParquetFile(ArrayFile):
             return
         cuts = even_cuts(found.rows, _EXPANDED * found.row_nbytes)
         for array in self._batches(name, max(1, cuts[min(1, len(cuts) - 1)])):
-            with explained(self.path, *_BROKEN):
+            with explained(self.path):
                 bad = _nulls(array)
                 values = _flat(array.flatten() if found.shape else array, found.dtype).reshape(-1, *found.shape)
                 if found.shape and bad:  # a missing list has no numbers: zeros stand where they would
@@ -114,20 +106,21 @@ class ParquetFile(ArrayFile):
             yield Block(values, bad)
 
     def _of_width(self, name: str, width: int) -> Iterator[Block]:
-        for rows, bad in self.ragged(name):
+        for block in self.ragged(name):
+            rows = block.values
             assert isinstance(rows, Ragged)
             fits = rows.lengths == width
             values = np.zeros((len(rows), width), rows.values.dtype)
             values[fits] = rows.values[np.repeat(fits, rows.lengths)].reshape(-1, width)
             wrong = {int(i): f"it has {rows.lengths[i]} numbers, expected {width}; ragged=True takes all lengths"
                      for i in np.flatnonzero(~fits)}  # fmt: skip
-            yield Block(values, {**wrong, **bad})
+            yield Block(values, {**wrong, **block.bad})
 
     def ragged(self, name: str) -> Iterator[Block]:
         """Yield rows of different lengths, as `Ragged`."""
         found = self.arrays[name]
         for array in self._batches(name, 1024):
-            with explained(self.path, *_BROKEN):
+            with explained(self.path):
                 lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
                 tokens = array.flatten()
                 if found.shape:
@@ -143,7 +136,7 @@ class ParquetFile(ArrayFile):
     def strings(self, name: str) -> Iterator[list[str]]:
         """Yield rows of text; a missing one is empty."""
         for array in self._batches(name, BLOCK_ROWS // 8):
-            with explained(self.path, *_BROKEN):
+            with explained(self.path):
                 yield [text or "" for text in array.to_pylist()]
 
     def close(self) -> None:
@@ -185,14 +178,10 @@ def write(path: Path, rows: Outgoing) -> None:
         write_page_checksum=True,
         store_schema=True,
     ) as writer:
-        for block in (part for whole in rows.blocks() for part in _halves(whole)):
+        # Halves: a row group is held in memory until it is written, and its levels beside it.
+        for block in (half for whole in rows.blocks() for half in np.array_split(whole, 2) if len(half)):
             columns = [_values(arrow, rows, name, block, schema.field(name).type) for name in schema.names]
-            writer.write_batch(arrow.record_batch(columns, schema=schema), row_group_size=max(1, len(block)))
-
-
-def _halves(block: Any) -> list[Any]:
-    """Split a block in two: a row group is held in memory until it is written, and its levels beside it."""
-    return [part for part in np.array_split(block, 2) if len(part)]
+            writer.write_batch(arrow.record_batch(columns, schema=schema), row_group_size=len(block))
 
 
 def _types(arrow: Any, rows: Outgoing) -> Iterator[tuple[str, Any]]:

@@ -16,53 +16,32 @@ import contextlib
 import logging
 import pickle
 import re
-import struct
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.format.record import NUMERIC
+from embstore._engine.format.record import DEFAULT_FIELD, NUMERIC, dtype_name
 from embstore._engine.lazy import imported
 from embstore._engine.read.read_rows import row_bounds
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import FileFormatError, UnsafeFileError
-from embstore.exchange.file_contents import Table, Unreadable, explained
+from embstore.exchange.exporting import Outgoing
+from embstore.exchange.file_contents import Unreadable, explained
 from embstore.exchange.import_options import ImportOptions
-from embstore.exchange.outgoing import Outgoing
-from embstore.exchange.pt_columnar import ColumnarFile, is_columnar
-from embstore.exchange.pt_entries import DEFAULT_FIELD, entries_table
-from embstore.exchange.pt_exported import exported_entries_table
+from embstore.exchange.interpret import KEYS, table_of
+from embstore.exchange.memory_file import MemoryFile
+from embstore.exchange.pt_entries import EMBEDDING, entries_table, exported_entries_table
 from embstore.exchange.scalars import config_of
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
-from embstore.exchange.tables import table_of
+from embstore.exchange.table import Table
 
 logger = logging.getLogger("embstore")
 
 _ENTRIES: Final = "embeddings"
 _METADATA: Final = "metadata"
 _ZIP: Final = b"PK\x03\x04"
-_BROKEN: Final = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    NotImplementedError,
-    ImportError,
-    OverflowError,
-    MemoryError,
-    OSError,
-)
-"""What torch's reader was seen to raise over broken files."""
 _UNSAFE: Final = re.compile(r"GLOBAL|reduce|class|function|allowlist", re.IGNORECASE)
 
 
@@ -83,15 +62,27 @@ def read_table(path: Path, options: ImportOptions) -> Table:
     found = _load(path)
     if not isinstance(found, dict):
         raise FileFormatError(path, f"expected a dictionary of tensors, found {type(found).__name__}")
-    entries, metadata, described, left_out = _parts(found)
-    if described is not None:
-        stated = StoreMetadata.from_dict({**described, "config": found.get(_METADATA)}, path)
-        return exported_entries_table(path, entries, stated, options)
-    if is_columnar(entries):
-        table = table_of(ColumnarFile(path, entries), options)
+    entries, metadata, left_out = found, found.get(_METADATA), []
+    if isinstance(found.get(_ENTRIES), dict):
+        entries = found[_ENTRIES]
+        if isinstance(found.get(ENTRY), dict):
+            stated = StoreMetadata.parse({**found[ENTRY], "config": metadata}, path)
+            return exported_entries_table(path, entries, stated, options)
+        left_out = [
+            Unreadable(name, f"expected nothing but {_ENTRIES!r} and {_METADATA!r}, found {type(value).__name__}")
+            for name, value in found.items()
+            if name not in (_ENTRIES, ENTRY) and not (name == _METADATA and isinstance(value, dict | None))
+        ]
+    elif is_columnar(found) and isinstance(metadata, dict):
+        entries = {name: value for name, value in found.items() if name != _METADATA}
     else:
-        table = entries_table(path, entries, options, left_out, [])
-    if metadata:
+        metadata = None
+    if is_columnar(entries):
+        table = table_of(MemoryFile.of_columns(path, entries), options)
+    else:
+        table = entries_table(path, entries, options)
+    table.left_out += left_out
+    if metadata and isinstance(metadata, dict):
         table.config, refused = config_of(metadata)
         table.left_out += refused
         for one in refused:
@@ -99,26 +90,16 @@ def read_table(path: Path, options: ImportOptions) -> Table:
     return table
 
 
-_Parts = tuple[Mapping[Any, Any], Mapping[Any, Any], dict[str, Any] | None, list[Unreadable]]
+def is_columnar(found: Mapping[Any, Any]) -> bool:
+    """Return whether a dictionary holds arrays of rows, and not an entry for each row."""
+    if any(len(getattr(found.get(name), "shape", ())) > 1 for name in EMBEDDING):
+        return True  # "embeddings" is the name of a matrix, not the key of a row
+    return any(isinstance(found.get(name), list | tuple) or _is_vector(found.get(name)) for name in KEYS)
 
 
-def _parts(found: Mapping[Any, Any]) -> _Parts:
-    """Return the entries of a file, its metadata, an export's description of fields and columns, and the rest."""
-    entries = found.get(_ENTRIES)
-    if not isinstance(entries, dict):
-        if is_columnar(found) and isinstance(found.get(_METADATA), dict):
-            return {name: value for name, value in found.items() if name != _METADATA}, found[_METADATA], None, []
-        return found, {}, None, []
-    metadata, described = found.get(_METADATA), found.get(ENTRY)
-    left_out = [
-        Unreadable(name, f"expected nothing but {_ENTRIES!r} and {_METADATA!r}, found {type(value).__name__}")
-        for name, value in found.items()
-        if name not in (_ENTRIES, _METADATA, ENTRY)
-    ]
-    if metadata is not None and not isinstance(metadata, dict):
-        left_out.append(Unreadable(_METADATA, f"expected a dictionary, found {type(metadata).__name__}"))
-        metadata = None
-    return entries, metadata or {}, described if isinstance(described, dict) else None, left_out
+def _is_vector(value: Any) -> bool:
+    """Return whether a value can hold names, one for each row."""
+    return len(getattr(value, "shape", ())) == 1 and dtype_name(value.dtype).startswith(("int", "uint", "str"))
 
 
 def _load(path: Path) -> Any:
@@ -131,7 +112,7 @@ def _load(path: Path) -> Any:
             "%s: it is no zip (torch wrote none before 1.6): it can't be mapped, and is read into memory whole", path
         )
     try:
-        with explained(path, *_BROKEN), _numpy_allowed(torch):
+        with explained(path), _numpy_allowed(torch):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileFormatError as error:
         cause = error.__cause__

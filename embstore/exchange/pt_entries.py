@@ -1,159 +1,35 @@
-"""Entries: what a dictionary of tensors, or a file with an array for each key, gives; one entry a row.
+"""Entries: a dictionary of tensors, or a file with an array for each key, as the rows of a table.
 
-How a dictionary is loaded and saved, `embstore.exchange.pt` says.
+`embstore.exchange.pt` loads and saves the dictionaries.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.format.ragged import Ragged, offsets_of
-from embstore._engine.format.record import BFLOAT16, FIELD_DTYPES, STRING, FieldSpec, check_name, dtype_name
-from embstore._engine.read.dtypes import converted
+from embstore._engine.format.record import BFLOAT16, DEFAULT_FIELD, STRING, FieldSpec, check_name, dtype_name
 from embstore.errors import FileFormatError
-from embstore.exchange.file_contents import (
-    BLOCK_BYTES,
-    BLOCK_ROWS,
-    Array,
-    Block,
-    RowName,
-    Table,
-    Unreadable,
-    check_claim,
-)
-from embstore.exchange.import_options import ImportOptions, chosen_columns
-from embstore.exchange.naming import row_name
+from embstore.exchange.file_contents import Array, Unreadable, check_claim
+from embstore.exchange.import_options import ImportOptions, chosen_columns, chosen_fields
+from embstore.exchange.memory_file import MemoryFile, refusal, short_dtype
 from embstore.exchange.scalars import column_of
+from embstore.exchange.store_metadata import StoreMetadata
+from embstore.exchange.table import LABELS, Table, exported_table
 
 EMBEDDING: Final = ("embedding", "embeddings")
-_LABEL: Final = "class_name"
-DEFAULT_FIELD: Final = "embedding"
-_KEYS_AT_ONCE: Final = 256
-"""So few that they are gone before the garbage collector takes them for lasting, and looks at all tensors too: with
-65,536, naming 200,000 entries took three times as long."""
+NAMES: Final = "key"
+"""The array of names: no field or column can be called so."""
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """An array that is still in its file.
-
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : str
-    read : callable
-        Returns it; bfloat16 as its bits.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], Array]
-
-
-@dataclass(kw_only=True)
-class EntriesTable(Table):
-    """Entries of a dictionary.
-
-    Attributes
-    ----------
-    names, labels : list
-        What they are called, and the class of each, None where it is not told.
-    tensors : dict of str to list
-        By field, a tensor or array for each.
-    values : dict of str to sequence
-        By column.
-    options : ImportOptions
-    squeezed : bool
-        Whether the first axis of each tensor is left out.
-    """
-
-    names: list[Any]
-    labels: list[Any]
-    tensors: dict[str, list[Any]]
-    values: dict[str, Array | list[str]]
-    options: ImportOptions
-    squeezed: bool = False
-
-    def row_names(self) -> Iterator[list[RowName]]:
-        """Yield the names of entries."""
-        for start in range(0, self.rows, _KEYS_AT_ONCE):
-            stop = start + _KEYS_AT_ONCE
-            pairs = zip(self.names[start:stop], self.labels[start:stop], strict=True)
-            yield [row_name(name, label, self.options, self.path) for name, label in pairs]
-
-    def field(self, name: str) -> Iterator[Block]:
-        """Yield tensors, put together in blocks."""
-        yield from blocks_of(self.tensors[name], self.fields[name], squeezed=self.squeezed)
-
-    def column(self, name: str) -> Iterator[Array | list[str]]:
-        """Yield the values of a column."""
-        yield self.values[name]
-
-
-def blocks_of(tensors: Sequence[Any], spec: FieldSpec, *, squeezed: bool) -> Iterator[Block]:
-    """Yield tensors, or arrays, put together in blocks."""
-    start, token_nbytes = 0, spec.row_nbytes
-    while start < len(tensors):
-        stop, nbytes = start, 0
-        while stop < min(len(tensors), start + BLOCK_ROWS) and nbytes < BLOCK_BYTES:
-            nbytes += token_nbytes * (tensors[stop].shape[squeezed] if spec.ragged else 1)
-            stop += 1
-        yield Block(_together(tensors[start:stop], spec, squeezed))
-        start = stop
-
-
-def _together(tensors: Sequence[Any], spec: FieldSpec, squeezed: bool) -> Array | Ragged:
-    """Copy tensors, or arrays, into one array of a field's rows."""
-    # One by one, straight to its place: torch.stack takes as long, and memory for a view of each.
-    if not spec.ragged:
-        out = np.empty((len(tensors), *spec.shape), spec.zarr_dtype)
-        for place, tensor in enumerate(tensors):
-            out[place] = numbers_of(tensor, spec.dtype).reshape(spec.shape)
-        return out
-    offsets = offsets_of(np.array([tensor.shape[squeezed] for tensor in tensors], np.int64))
-    out = np.empty((int(offsets[-1]), *spec.shape), spec.zarr_dtype)
-    for tensor, start, stop in zip(tensors, offsets.tolist(), offsets.tolist()[1:], strict=False):
-        out[start:stop] = numbers_of(tensor, spec.dtype).reshape(-1, *spec.shape)
-    return Ragged(out, offsets)
-
-
-def numbers_of(tensor: Any, dtype: str) -> Array:
-    """Return a tensor's numbers, bfloat16 as its bits, without a copy if they are of this dtype."""
-    if isinstance(tensor, Unread):
-        return converted(tensor.read(), tensor.dtype, dtype)
-    if isinstance(tensor, np.ndarray):
-        return converted(tensor, tensor.dtype.name, dtype)
-    if _dtype(tensor.dtype) == dtype != BFLOAT16 and not tensor.requires_grad:
-        numbers: Array = tensor.numpy(force=tensor.is_neg())
-        return numbers
-    import torch
-
-    tensor = tensor.detach().to(getattr(torch, dtype))
-    if dtype == BFLOAT16:
-        tensor = tensor.contiguous().view(torch.int16)
-    numbers = tensor.resolve_neg().numpy()
-    return numbers.view(np.uint16) if dtype == BFLOAT16 else numbers
-
-
-# -- what is an entry -----------------------------------------------------------------------------
-
-
-def entries_table(
-    path: Path,
-    entries: Mapping[Any, Any],
-    options: ImportOptions,
-    left_out: list[Unreadable],
-    unreadable: list[Unreadable],
-) -> EntriesTable:
+def entries_table(path: Path, entries: Mapping[Any, Any], options: ImportOptions) -> Table:
     """Say what the entries of a dictionary give.
 
     The field's shape and dtype are those of most entries. A first axis of one is left out if all entries have it (a
@@ -168,6 +44,7 @@ def entries_table(
     # Lists side by side: a tuple for each of 200,000 entries keeps the garbage collector busy.
     names, tensors, others, kinds = [], [], [], []
     codes: dict[tuple[Any, Any], int] = {}
+    unreadable: list[Unreadable] = []
     for name, value in entries.items():
         tensor, entry, reason = _parts(value, torch)
         if reason:
@@ -186,36 +63,81 @@ def entries_table(
     spec = _spec_of_most(counted, squeezed, options.ragged)
     if spec is None:
         raise FileFormatError(path, f"its tensors have no values: the first is {tuple(tensors[0].shape)}")
-    misfits = [_misfit(tuple(shape)[squeezed:], _dtype(dtype), spec, options) for shape, dtype in codes]
+    misfits = [_misfit(tuple(shape)[squeezed:], short_dtype(dtype), spec, options) for shape, dtype in codes]
     if any(misfits):
         unreadable += [Unreadable(n, misfits[kind]) for n, kind in zip(names, kinds, strict=True) if misfits[kind]]
         names, tensors, others = (
             [one for one, kind in zip(values, kinds, strict=True) if not misfits[kind]]
             for values in (names, tensors, others)
         )
-    values = _columns(others, options, left_out, path)
     field = check_name(options.field or DEFAULT_FIELD)
-    return EntriesTable(
-        path=path,
-        config=None,
+    file = MemoryFile(path)
+    file.add_column(NAMES, names)
+    file.add_column(LABELS, [entry.get(LABELS) for entry in others])
+    file.add_field(field, tensors, spec)
+    left_out = _add_columns(file, others, options)
+    return Table(
+        file=file,
+        options=options,
         fields={field: spec},
-        columns={name: STRING if isinstance(found, list) else found.dtype.name for name, found in values.items()},
+        sources={field: field},
+        columns={name: found.dtype for name, found in file.arrays.items() if name not in (NAMES, LABELS, field)},
         rows=len(names),
+        names=NAMES,
+        labels=LABELS,
         unreadable=unreadable,
         left_out=left_out,
-        names=names,
-        labels=[entry.get(_LABEL) for entry in others],
-        tensors={field: tensors},
-        values=values,
-        options=options,
-        squeezed=squeezed,
     )
 
 
-_NOTHING: Final[Mapping[str, Any]] = {}
+def exported_entries_table(
+    path: Path, entries: Mapping[Any, Any], metadata: StoreMetadata, options: ImportOptions
+) -> Table:
+    """Return the rows of a dictionary that `export_file` wrote.
+
+    Raises
+    ------
+    FileFormatError
+        An entry is not as the metadata says.
+    UnknownFieldError, UnknownColumnError
+    """
+    for key, entry in entries.items():
+        if not isinstance(entry, dict):
+            raise FileFormatError(path, f"{key!r}: expected a dictionary, found {type(entry).__name__}")
+    file = MemoryFile(path)
+    file.add_column(NAMES, list(entries))
+    file.add_column(LABELS, [entry.get(LABELS) for entry in entries.values()])
+    for source in chosen_fields(list(metadata.fields), options.field, path).values():
+        file.add_field(source, _stated_tensors(path, entries, source, metadata.fields[source]), metadata.fields[source])
+    for name in chosen_columns(list(metadata.columns), options.columns, path):
+        values = [entry.get(name) for entry in entries.values()]
+        file.add_column(name, _stated_column(path, name, values, metadata.columns[name]))
+    return exported_table(file, metadata, options, names=NAMES, order="file_id:class")
 
 
-_dtype = functools.lru_cache(dtype_name)
+def _stated_tensors(path: Path, entries: Mapping[Any, Any], source: str, spec: FieldSpec) -> list[Any]:
+    torch, tensors = sys.modules.get("torch"), []
+    for key, entry in entries.items():
+        found = entry.get(source, entry.get(DEFAULT_FIELD))
+        if reason := refusal(found, torch):
+            raise FileFormatError(path, f"{key!r}: {reason}")
+        shape, dtype = tuple(found.shape), dtype_name(found.dtype)
+        if len(shape) != len(spec.shape) + spec.ragged or shape[spec.ragged :] != spec.shape or dtype != spec.dtype:
+            raise FileFormatError(path, f"{key!r}: expected {spec.dtype} {spec.shape}, found {dtype} {shape}")
+        tensors.append(found)
+    check_claim(path, sum(math.prod(tensor.shape) for tensor in tensors))
+    return tensors
+
+
+def _stated_column(path: Path, name: str, values: list[Any], dtype: str) -> Array | list[str]:
+    kinds = {type(value) for value in values}
+    if not kinds <= ({str} if dtype == STRING else {bool, int, float}):
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise FileFormatError(path, f"{name!r}: expected a column of {dtype}, found {found}")
+    try:
+        return values if dtype == STRING else np.array(values, dtype)
+    except (ValueError, OverflowError) as error:
+        raise FileFormatError(path, f"{name!r}: expected a column of {dtype}: {error}") from error
 
 
 def _parts(value: Any, torch: Any) -> tuple[Any, Mapping[str, Any], str]:
@@ -228,16 +150,6 @@ def _parts(value: Any, torch: Any) -> tuple[Any, Mapping[str, Any], str]:
     return value[there[0]], value, refusal(value[there[0]], torch)
 
 
-def refusal(value: Any, torch: Any) -> str:
-    """Say why a value can't be a row; "" if it can. `torch` is the module, None where it is not loaded."""
-    if not isinstance(value, np.ndarray | Unread):
-        if torch is None or type(value) not in (torch.Tensor, torch.nn.Parameter):
-            return f"expected a tensor or an array, found {type(value).__name__}"
-        if value.layout is not torch.strided or not value.is_cpu or value.is_nested:
-            return "expected a plain tensor, found a sparse or nested one, or one without values"
-    return "" if _dtype(value.dtype) in FIELD_DTYPES else f"{_dtype(value.dtype)} is not stored"
-
-
 def _spec_of_most(counted: Mapping[tuple[Any, Any], int], squeezed: bool, ragged: bool) -> FieldSpec | None:
     """Describe the field that most tensors are rows of; None, if there can be none."""
     shapes, dtypes = Counter[tuple[int, ...]](), Counter[str]()
@@ -245,7 +157,7 @@ def _spec_of_most(counted: Mapping[tuple[Any, Any], int], squeezed: bool, ragged
         shape = tuple(shape)[squeezed:]
         if len(shape) >= ragged and 0 not in shape[ragged:]:
             shapes[shape[ragged:]] += count
-            dtypes[_dtype(dtype)] += count
+            dtypes[short_dtype(dtype)] += count
     if not shapes:
         return None
     return FieldSpec(shape=shapes.most_common(1)[0][0], dtype=dtypes.most_common(1)[0][0], ragged=ragged)
@@ -266,19 +178,18 @@ def _misfit(shape: tuple[int, ...], dtype: str, spec: FieldSpec, options: Import
     return ""
 
 
-def _columns(
-    entries: Sequence[Mapping[str, Any]], options: ImportOptions, left_out: list[Unreadable], path: Path
-) -> dict[str, Array | list[str]]:
-    """Make columns of what else most entries have."""
-    found: dict[str, Array | list[str]] = {}
-    names = dict.fromkeys(name for entry in entries for name in entry if name not in (*EMBEDDING, _LABEL))
-    taken = set(map(str, names)) if options.columns is None else set(options.columns)
+def _add_columns(file: MemoryFile, entries: Sequence[Mapping[str, Any]], options: ImportOptions) -> list[Unreadable]:
+    """Add the scalars that most entries have as columns. Return those that make none."""
+    left_out: list[Unreadable] = []
+    columns: list[str] = []
+    names = dict.fromkeys(name for entry in entries for name in entry if name not in (*EMBEDDING, LABELS))
     for name in names:
-        if str(name) in taken:
+        if options.columns is None or str(name) in options.columns:
             values = column_of(name, [entry.get(name) for entry in entries])
             if isinstance(values, Unreadable):
                 left_out.append(values)
             else:
-                found[name] = values
-    chosen_columns(list(found), options.columns, path)
-    return found
+                columns.append(name)
+                file.add_column(name, values)
+    chosen_columns(columns, options.columns, file.path)
+    return left_out

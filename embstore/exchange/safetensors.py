@@ -7,6 +7,7 @@ Source: https://huggingface.co/docs/safetensors/index#format
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -18,27 +19,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.format.record import BFLOAT16, offsets_name, stored_dtype
+from embstore._engine.format.record import BFLOAT16, stored_dtype
 from embstore._engine.io.folder import read_exactly
 from embstore._engine.lazy import imported
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, CutFile, explained
-from embstore.exchange.outgoing import Outgoing
+from embstore.exchange.exporting import Member, Outgoing
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, explained
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
-_DTYPES: Final = {
-    "BOOL": "bool",
-    "I8": "int8",
-    "I16": "int16",
-    "I32": "int32",
-    "I64": "int64",
-    "U8": "uint8",
-    "U16": "uint16",
-    "U32": "uint32",
-    "U64": "uint64",
-    "F16": "float16",
-    "BF16": BFLOAT16,
-    "F32": "float32",
-    "F64": "float64",
+_DTYPES: Final = {"BOOL": "bool", "BF16": BFLOAT16} | {
+    f"{kind[0].upper()}{bits}": f"{kind}{bits}"
+    for kind, widths in {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}.items()
+    for bits in widths
 }
 _NAMES: Final = {ours: theirs for theirs, ours in _DTYPES.items()}
 _METADATA: Final = "__metadata__"
@@ -46,32 +37,25 @@ _LENGTH: Final = struct.Struct("<Q")
 _MOST_HEADER: Final = 100_000_000  # as in the library
 
 
-def opened(path: Path) -> ArrayFile:
-    """Open a file for reading.
+class File(ArrayFile):
+    """A file of tensors, open for reading.
 
     Raises
     ------
     FileFormatError, MissingLibraryError
     """
-    return SafetensorsFile(path)
-
-
-class SafetensorsFile(CutFile):
-    """A file of tensors."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         library = imported("safetensors", "exchange", "for .safetensors files")
-        with explained(path, library.SafetensorError, OSError, ValueError), library.safe_open(path, "np"):
+        with explained(path, library.SafetensorError), library.safe_open(path, "np"):
             pass  # offsets that overlap, leave holes or leave the file are refused there
         self._file = path.open("rb", buffering=0)
         self._starts: dict[str, int] = {}
-        with explained(path, ValueError, TypeError, KeyError, AttributeError, struct.error, RecursionError):
-            try:
-                self._look()
-            except BaseException:
-                self._file.close()
-                raise
+        with contextlib.ExitStack() as stack, explained(path):
+            stack.callback(self._file.close)
+            self._look()
+            stack.pop_all()
 
     def _look(self) -> None:
         length = _LENGTH.unpack(self._file.read(_LENGTH.size))[0]
@@ -80,7 +64,7 @@ class SafetensorsFile(CutFile):
         header = json.loads(read_exactly(self._file.fileno(), length, _LENGTH.size))
         metadata = header.pop(_METADATA, {}).get(ENTRY)
         if isinstance(metadata, str):
-            self.metadata = StoreMetadata.from_json(metadata, self.path)
+            self.metadata = StoreMetadata.parse(metadata, self.path)
         for name, found in header.items():
             shape, (start, stop) = found["shape"], found["data_offsets"]
             if not shape:
@@ -110,26 +94,23 @@ class SafetensorsFile(CutFile):
 def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file: the header, then the values."""
     imported("safetensors", "exchange", "for .safetensors files")
-    tensors: dict[str, tuple[str, tuple[int, ...], Iterator[Array]]] = {}
-    for name in rows.texts:
-        texts = rows.measured(name)
-        tensors[name] = ("uint8", (texts.nbytes,), rows.utf8(name))
-        tensors[offsets_name(name)] = ("int64", texts.offsets.shape, iter([texts.offsets]))
-    for name, (dtype, shape) in rows.arrays().items():
-        spec = rows.fields.get(name)
-        tensors[name] = (BFLOAT16 if spec is not None and spec.dtype == BFLOAT16 else dtype, shape, rows.numbers(name))
+    members = [member._replace(dtype=_dtype(member, rows)) for member in rows.members(lambda texts: None)]
     # The widest first, so that each begins at a multiple of its own width, as in the library's own files.
-    order = sorted(tensors, key=lambda name: -_width(tensors[name][0]))
+    members.sort(key=lambda member: -_width(member.dtype))
     entries, end = {}, 0
-    for name in order:
-        dtype, shape, _ = tensors[name]
+    for name, dtype, shape, _ in members:
         start, end = end, end + _width(dtype) * math.prod(shape)
         entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     with path.open("xb") as file:
         file.write(_header(rows.metadata.to_json(), entries))
-        for name in order:
-            for block in tensors[name][2]:
+        for member in members:
+            for block in member.blocks:
                 file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+
+
+def _dtype(member: Member, rows: Outgoing) -> str:
+    spec = rows.fields.get(member.name)
+    return BFLOAT16 if spec is not None and spec.dtype == BFLOAT16 else member.dtype
 
 
 def _width(dtype: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,22 +46,8 @@ class StoreMetadata:
         return json.dumps(self.to_dict(), allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str, path: Path) -> StoreMetadata:
-        """Parse the metadata of the file at `path`.
-
-        Raises
-        ------
-        FileFormatError
-        """
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise _broken(path, error) from error
-        return cls.from_dict(found, path)
-
-    @classmethod
-    def from_dict(cls, found: Mapping[str, Any], path: Path) -> StoreMetadata:
-        """Check the metadata of the file at `path`.
+    def parse(cls, found: Any, path: Path) -> StoreMetadata:
+        """Check the metadata of the file at `path`: JSON text, or its value.
 
         Raises
         ------
@@ -71,6 +56,7 @@ class StoreMetadata:
         fields: dict[str, FieldSpec] = {}
         columns: dict[str, str] = {}
         try:
+            found = json.loads(found) if isinstance(found, str) else found
             for name, parts in found["fields"].items():
                 fields[check_name(name, fields)] = FieldSpec(**parts)
             for name, dtype in found["columns"].items():
@@ -82,14 +68,11 @@ class StoreMetadata:
                 raise TypeError(f"a config of {type(config).__name__}")
             return cls(config=Config(config), fields=fields, columns=columns)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise _broken(path, error) from error
+            reason = f"its metadata {ENTRY!r} is broken: {type(error).__name__}: {error}"
+            raise FileFormatError(path, reason) from error
 
 
 def _described(spec: FieldSpec) -> dict[str, Any]:
     parts = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     kept = {name: value for name, value in parts.items() if value != getattr(_DEFAULTS, name)}
     return {**kept, "shape": list(spec.shape), "dtype": spec.dtype}
-
-
-def _broken(path: Path, error: Exception) -> FileFormatError:
-    return FileFormatError(path, f"its metadata {ENTRY!r} is broken: {type(error).__name__}: {error}")

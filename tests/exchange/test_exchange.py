@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import embstore
 from embstore import FieldSpec, errors
 from embstore._engine.io import durable, steps
-from embstore.exchange import bulk_append, export_file, file_contents, import_file, outgoing
+from embstore.exchange import bulk_append, export_file, exporting, file_contents, import_file
 from embstore.exchange.import_options import ImportOptions
 from embstore.exchange.naming import row_name
 from embstore.exchange.store_metadata import StoreMetadata
@@ -837,13 +837,13 @@ def test_arrays_that_are_shorter_than_they_say(tmp_path, monkeypatch):
     from embstore.exchange import npz
 
     np.savez(tmp_path / "x.npz", keys=np.array(list("abcd")), x=X, n=np.arange(4))
-    own = npz.NpzFile.read
+    own = npz.File.read
     for short in ("keys", "x", "n"):
 
         def lying(self, name, cuts, short=short):
             return (part[:-1] if name == short else part for part in own(self, name, cuts))
 
-        monkeypatch.setattr(npz.NpzFile, "read", lying)
+        monkeypatch.setattr(npz.File, "read", lying)
         assert "expected 4" in str(refused(tmp_path / "x.npz", tmp_path, config={}))
 
 
@@ -857,7 +857,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path, suffix, monkeypatc
     def fail(self, *args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(outgoing.Outgoing, "field", fail)
+    monkeypatch.setattr(exporting.Outgoing, "field", fail)
     with pytest.raises(KeyboardInterrupt):
         export_file(store, path)
     assert path.read_bytes() == b"before"

@@ -315,7 +315,7 @@ def test_old_files_are_read_into_memory(imported, caplog):
 
 
 def test_many_blocks(imported, monkeypatch):
-    monkeypatch.setattr("embstore.exchange.pt_entries.BLOCK_ROWS", 7)
+    monkeypatch.setattr("embstore.exchange.file_contents.BLOCK_ROWS", 7)
     x = torch.randn(100, 5)
     x[50, 2] = torch.inf
     result = imported({f"{i}:c{i % 3}": x[i] for i in range(100)})

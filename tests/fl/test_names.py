@@ -68,10 +68,10 @@ PRIVATE = {
     "embstore.cache.prune",
     "embstore.cache.usage",
     "embstore.encoders.base",
+    "embstore.exchange.import_options",
+    "embstore.exchange.memory_file",
     "embstore.exchange.naming",
     "embstore.exchange.pt",
-    "embstore.exchange.pt_entries",
-    "embstore.exchange.wanted",
     "embstore.pipeline.decode_ahead",
 }
 

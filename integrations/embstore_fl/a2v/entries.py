@@ -14,10 +14,10 @@ import numpy as np
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
 from embstore.errors import KeyFormatError
-from embstore.exchange.file_contents import Unreadable
+from embstore.exchange import Unreadable
 from embstore.exchange.import_options import ImportOptions
+from embstore.exchange.memory_file import refusal
 from embstore.exchange.naming import row_name
-from embstore.exchange.pt_entries import refusal
 
 _MEDIA: Final = re.compile(
     r"\.(aac|aiff?|amr|au|avi|bmp|flac|gif|jpe?g|json|m4a|mkv|mov|mp3|mp4|mpe?g|npy|oga|ogg|opus|png|ppm|tiff?|txt"

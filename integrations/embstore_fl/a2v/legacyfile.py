@@ -13,7 +13,7 @@ from embstore._engine.io.durable import replacing
 from embstore._engine.read.dtypes import as_numbers
 from embstore.exchange import Unreadable
 from embstore.exchange import pt as legacy
-from embstore.exchange.pt_entries import EntriesTable
+from embstore.exchange.memory_file import MemoryFile
 from embstore_fl.a2v.entries import OPTIONS, Entries, as_tensor, of_mapping
 
 
@@ -43,10 +43,10 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
         elif wanted is None or str(one[1]) in wanted:
             keys[place] = str(one[1])
     name = next(iter(table.fields))
-    if isinstance(table, EntriesTable):
+    if isinstance(table.file, MemoryFile) and isinstance(tensors := table.file.values[table.sources[name]], list):
+        shape = table.fields[name].shape
         for place, key in keys.items():
-            value = table.tensors[name][place]
-            found.values[key] = as_tensor(value[0] if table.squeezed else value)
+            found.values[key] = as_tensor(tensors[place].reshape(shape))
         return found
     start = 0
     for block in table.field(name):  # a matrix with the names of its rows: a block at a time
