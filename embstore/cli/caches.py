@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import PATH, Bytes, Duration, Pair, attributes, command, to_json, wrong
+from embstore.cli.options import PATH, command, duration, nbytes, pair, to_json, wrong
 from embstore.cli.output import is_terminal, print_json, print_table, printable, when
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 CACHE = click.argument("cache", type=PATH)
 _having = click.option(
     *("--having", "having"),
-    type=Pair(),
+    type=pair,
     multiple=True,
+    metavar="NAME=VALUE",
     help="Only stores whose config has this, such as encoder.id=MIT/ast or duration=5; may be repeated.",
 )
 
@@ -39,7 +40,7 @@ def _opened(path: Path) -> Cache:
 
 def print_entries(cache: Path, having: Sequence[tuple[str, Any]] = (), *, as_json: bool) -> None:
     """Print the stores of a cache."""
-    entries = _opened(cache).find(attributes(having))
+    entries = _opened(cache).find(dict(having))
     if as_json:
         for entry in entries:
             facts = {"path": entry.path, "rows": entry.rows, "last_used": entry.last_used}
@@ -74,7 +75,7 @@ def stats(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
     """Say what each store takes, and what it was used for."""
     from embstore._engine.sizes import size
 
-    stores = _opened(cache).stats(attributes(having))
+    stores = _opened(cache).stats(dict(having))
     if as_json:
         for store in stores:
             print_json(_facts(store))
@@ -124,32 +125,25 @@ def _removal(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command("clear")
 @_removal
-def clear(cache: Path, having: list[tuple[str, Any]], dry_run: bool, yes: bool, as_json: bool) -> int:
+def clear(cache: Path, having: list[tuple[str, Any]], **options: bool) -> int:
     """Remove all stores, or those whose config has some attributes."""
     opened = _opened(cache)
-    chosen = opened.clear(attributes(having), dry_run=True)
-    return _remove(opened, chosen, dry_run=dry_run, yes=yes, as_json=as_json)
+    return _remove(opened, opened.clear(dict(having), dry_run=True), **options)
 
 
 @command("prune")
 @_removal
-@click.option("--max-size", type=Bytes(), help="What is kept may take this much on disk, such as 100GB.")
-@click.option("--unused-for", type=Duration(), help="Stores that were not used for so long, such as 30d.")
+@click.option("--max-size", type=nbytes, metavar="BYTES", help="Keep stores up to this size on disk, such as 100GB.")
+@click.option("--unused-for", type=duration, metavar="TIME", help="Stores that were not used for so long, such as 30d.")
 def prune(
-    cache: Path,
-    having: list[tuple[str, Any]],
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    max_size: int | None,
-    unused_for: float | None,
+    cache: Path, having: list[tuple[str, Any]], max_size: int | None, unused_for: float | None, **options: bool
 ) -> int:
     """Remove the stores that were used longest ago, by size or by age."""
     if max_size is None and unused_for is None:
         raise wrong("prune needs --max-size or --unused-for; `cache clear` removes all")
     opened = _opened(cache)
-    chosen = opened.prune(attributes(having), max_nbytes=max_size, unused_for=unused_for, dry_run=True)
-    return _remove(opened, chosen, dry_run=dry_run, yes=yes, as_json=as_json)
+    chosen = opened.prune(dict(having), max_nbytes=max_size, unused_for=unused_for, dry_run=True)
+    return _remove(opened, chosen, **options)
 
 
 def _remove(cache: Cache, chosen: list[StoreUse], *, dry_run: bool, yes: bool, as_json: bool) -> int:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from embstore.cli.options import ParamType
 from embstore.errors import EmbstoreError
 
 if TYPE_CHECKING:
@@ -33,15 +32,10 @@ class BrokenDatasetError(EmbstoreError, ImportError):
     dataset: str
     package: str
     reason: str
-
-    def __init__(self, dataset: str, package: str, reason: str) -> None:
-        super().__init__(
-            f"data set {dataset!r} of the package {package}: {reason}; "
-            f"mend or remove the package's entry point in the group {GROUP}",
-            dataset=dataset,
-            package=package,
-            reason=reason,
-        )
+    template = (
+        "data set {dataset!r} of the package {package}: {reason}; "
+        f"mend or remove the package's entry point in the group {GROUP}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +131,13 @@ def _of_checkout() -> list[Dataset]:
     return [Dataset(point.name, "embstore", point.load) for point in points]
 
 
-class DatasetName(ParamType):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # generic in newer versions of click alone
+
+
+class DatasetName(_ParamType):
     """The name of a declared data set; converted to a `Dataset`."""
 
     name = "NAME"

@@ -8,27 +8,22 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import PATH, ParamType, command, quiet, shows_progress, to_json
-from embstore.cli.output import print_json, print_lines, print_result
-from embstore.cli.sources import SOURCE, Names, is_part, name_of, source_of
+from embstore.cli.options import PATH, command, quiet, shows_progress, to_json
+from embstore.cli.output import print_answer, print_result
+from embstore.cli.sources import SOURCE, is_part, name_of, names, source_of
 
 if TYPE_CHECKING:
     from embstore import Difference
     from embstore.encoders import BaseEncoder
 
 
-class Shard(ParamType):
-    """``I/N``: part I, from 0, of N."""
-
-    name = "I/N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Split at the slash."""
-        index, _, count = str(value).partition("/")
-        try:
-            return int(index), int(count)
-        except ValueError:
-            self.fail(f"expected I/N, such as 0/4, found {value!r}", param, ctx)
+def _shard(text: str) -> tuple[int, int]:
+    """Split ``I/N`` at the slash."""
+    index, _, count = text.partition("/")
+    try:
+        return int(index), int(count)
+    except ValueError:
+        raise click.BadParameter(f"expected I/N, such as 0/4, found {text!r}") from None
 
 
 _WHAT: Final = (
@@ -37,7 +32,7 @@ _WHAT: Final = (
     click.option("--cache", required=True, type=PATH, help="Folder of the stores."),
     click.option("--revision", help="Of a model on the hub."),
     click.option("--id", help="Name of the model in the config (default: its id, or its folder's name)."),
-    click.option("--fields", type=Names(), help="Such as mean,layer_6.mean (default: the model's own)."),
+    click.option("--fields", type=names, metavar="NAMES", help="Such as mean,layer_6.mean (default: the model's own)."),
     click.option("--dtype", default="float32", help="That is stored: float32, float16 or bfloat16."),
     click.option("--duration", type=float, metavar="SECONDS", help="Clips are cut, or padded with zeros."),
     click.option("--max-tokens", type=int, metavar="N", help="Texts are cut."),
@@ -58,8 +53,8 @@ def _what(function: Callable[..., Any]) -> Callable[..., Any]:
 def _encoder(given: dict[str, Any]) -> BaseEncoder:
     from embstore.encoders import from_pretrained
 
-    names = ("revision", "id", "fields", "dtype", "duration", "max_tokens", "modality", "compute_dtype")
-    options = {name: given[name] for name in (*names, "preprocess_version", "device")}
+    given_as = ("revision", "id", "fields", "dtype", "duration", "max_tokens", "modality", "compute_dtype")
+    options = {name: given[name] for name in (*given_as, "preprocess_version", "device")}
     return from_pretrained(given["model"], **options)
 
 
@@ -67,7 +62,7 @@ def _encoder(given: dict[str, Any]) -> BaseEncoder:
 @_what
 @click.option("--batch-size", type=int, default=32, metavar="N", help="Samples that are encoded at a time.")
 @click.option("--workers", type=int, metavar="N", help="Threads that read and decode.")
-@click.option("--shard", type=Shard(), help="Only part I (from 0) of N, into a store of its own.")
+@click.option("--shard", type=_shard, metavar="I/N", help="Only part I (from 0) of N, into a store of its own.")
 @click.option("--delete-vanished", is_flag=True, help="Delete rows whose sample is gone.")
 @quiet
 @to_json
@@ -102,11 +97,7 @@ def embed(
         )
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("what was encoded is stored, the same command goes on from there") from error
-    if as_json:
-        print_result(result)
-    else:
-        print_lines(f"{result.reason}\n{result}")
-    return DONE if result.ok else PARTLY
+    return print_result(as_json, result, f"{result.reason}\n{result}")
 
 
 @command("why")
@@ -118,14 +109,11 @@ def why(as_json: bool, **given: Any) -> int:
 
     encoder = _encoder(given)
     found = why({**encoder.config, "dataset": name_of(given)}, given["cache"], fields=encoder.fields)
-    if as_json:
-        lookup = found.lookup
-        nearest = None if lookup.nearest is None else lookup.nearest.path
-        differences = [_sides(difference) for difference in lookup.differences]
-        answer = {"hit": found.hit, "path": lookup.path, "missing_fields": found.missing_fields}
-        print_json({**answer, "nearest": nearest, "differences": differences})
-    else:
-        print_lines(str(found))
+    lookup = found.lookup
+    answer = {"hit": found.hit, "path": lookup.path, "missing_fields": found.missing_fields}
+    answer["nearest"] = None if lookup.nearest is None else lookup.nearest.path
+    answer["differences"] = [_sides(difference) for difference in lookup.differences]
+    print_answer(as_json, answer, str(found))
     return DONE if found.hit else PARTLY
 
 
@@ -149,11 +137,7 @@ def check(n: int, tolerance: float | None, as_json: bool, **given: Any) -> int:
     encoder = _encoder(given)
     with Cache(given["cache"]).open({**encoder.config, "dataset": name_of(given)}) as store:
         report = check(store, encoder, source_of(given), n=n, tolerance=tolerance)
-    if as_json:
-        print_result(report)
-    else:
-        print_lines(str(report))
-    return DONE if report.ok else PARTLY
+    return print_result(as_json, report)
 
 
 COMMANDS = {"embed": embed, "why": why, "check": check}

@@ -5,28 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import (
-    OUTPUT,
-    PATH,
-    STORE,
-    Pair,
-    attributes,
-    command,
-    open_place,
-    quiet,
-    selected,
-    selection,
-    shows_progress,
-    storage,
-    to_json,
-    wrong,
-)
-from embstore.cli.output import print_lines, print_result, printable
+from embstore.cli.options import OUTPUT, PATH, command, opens_rows, pair, quiet, shows_progress, to_json, wrong
+from embstore.cli.output import print_result, printable
+
+if TYPE_CHECKING:
+    from embstore import View
 
 _FORMATS = click.Choice(["pt", "npz", "hdf5", "safetensors", "parquet"])
 _KEYS = click.Choice(["file_id:class", "class:file_id", "class:file_name", "file_id"])
@@ -69,8 +57,9 @@ def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, An
 @click.option(
     "--set",
     "pairs",
-    type=Pair(),
+    type=pair,
     multiple=True,
+    metavar="NAME=VALUE",
     help="An attribute of it, such as encoder.id=MIT/ast; may be repeated.",
 )
 @click.option("--format", type=_FORMATS, help="Whatever the file's suffix says.")
@@ -130,36 +119,20 @@ def import_(
         if given is not None or "depend on" not in str(error):
             raise
         raise wrong(f"{file} does not say what its values depend on: say it with --config or --set") from error
-    if as_json:
-        print_result(result)
-    else:
-        print_lines(str(result))
-    return DONE if result.ok else PARTLY
+    return print_result(as_json, result)
 
 
 @command("export")
-@STORE
+@opens_rows
 @click.argument("file", type=OUTPUT)
-@selection
 @click.option("--field", "fields", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
 @click.option("--format", type=_FORMATS, help="Whatever the file's suffix says.")
-@storage
-def export(
-    store: str,
-    file: Path,
-    classes: list[str],
-    where: list[tuple[str, str]],
-    fields: list[str],
-    format: str | None,
-    storage: list[tuple[str, Any]],
-) -> None:
+def export(view: View, file: Path, fields: list[str], format: str | None) -> None:
     """Write rows of a store to a .pt, .npz, .h5, .safetensors or .parquet FILE, with config and columns."""
     from embstore.exchange import export_file
 
-    with open_place(store, storage=attributes(storage)) as opened:
-        view = selected(opened, classes, where)
-        export_file(view, file, format=format, fields=list(fields) or None)
-        print(printable(f"{file}: {len(view):,} rows"))
+    export_file(view, file, format=format, fields=list(fields) or None)
+    print(printable(f"{file}: {len(view):,} rows"))
 
 
 def _projected(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,13 +141,12 @@ def _projected(function: Callable[..., Any]) -> Callable[..., Any]:
         "--method", type=click.Choice(["pca", "umap"]), default="pca", show_default=True, help="How to project."
     )
     seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is random.")
-    return field(method(seed(storage(function))))
+    return field(method(seed(function)))
 
 
 @command("plot")
-@STORE
+@opens_rows
 @click.argument("file", type=OUTPUT)
-@selection
 @click.option("--color", default="class_name", show_default=True, metavar="COLUMN", help="What gives the colour.")
 @click.option(
     "--max-points",
@@ -185,50 +157,24 @@ def _projected(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Of more rows as many are drawn at random.",
 )
 @_projected
-def plot(
-    store: str,
-    file: Path,
-    classes: list[str],
-    where: list[tuple[str, str]],
-    field: str | None,
-    method: Any,
-    color: str,
-    max_points: int,
-    seed: int,
-    storage: list[tuple[str, Any]],
-) -> None:
+def plot(view: View, file: Path, seed: int, max_points: int, **options: Any) -> None:
     """Draw rows in two dimensions: a .png, .svg or .pdf, or an .html page that shows keys and columns on hover."""
     import numpy as np
 
-    with open_place(store, storage=attributes(storage)) as opened:
-        view = selected(opened, classes, where)
-        rng = np.random.default_rng(seed)
-        view.plot(file, field=field, method=method, color=color, max_points=max_points, rng=rng)
-        print(printable(f"{file}: {min(len(view), max_points):,} points of {len(view):,} rows"))
+    view.plot(file, max_points=max_points, rng=np.random.default_rng(seed), **options)
+    print(printable(f"{file}: {min(len(view), max_points):,} points of {len(view):,} rows"))
 
 
 @command("explore")
-@STORE
-@selection
+@opens_rows
 @_projected
-def explore(
-    store: str,
-    classes: list[str],
-    where: list[tuple[str, str]],
-    field: str | None,
-    method: Any,
-    seed: int,
-    storage: list[tuple[str, Any]],
-) -> int:
+def explore(view: View, seed: int, **options: Any) -> int:
     """Look at rows in the browser, with embedding-atlas where it is installed; Ctrl-C ends it."""
     import numpy as np
 
     from embstore.analysis import explore
 
-    with open_place(store, storage=attributes(storage)) as opened:
-        view = selected(opened, classes, where)
-        ended = explore(view, field=field, method=method, rng=np.random.default_rng(seed))
-    return PARTLY if ended else DONE
+    return PARTLY if explore(view, rng=np.random.default_rng(seed), **options) else DONE
 
 
 COMMANDS = {"import": import_, "export": export, "plot": plot, "explore": explore}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import logging
 import os
@@ -19,10 +20,6 @@ from embstore.cli.output import is_terminal
 
 if TYPE_CHECKING:
     from embstore import EmbeddingStore, View
-
-    ParamType = click.ParamType[Any]
-else:
-    ParamType = click.ParamType  # generic in newer versions of click alone
 
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -112,64 +109,49 @@ def _parsed(text: str) -> Any:
         return text
 
 
-class Condition(ParamType):
-    """``COLUMN=VALUE``; what the value means, the column's dtype says, see `selected`."""
-
-    name = "COLUMN=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Split at the first equals sign."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, text = str(value).partition("=")
-        if not name or not equals:
-            self.fail(f"expected {self.name}, found {value!r}", param, ctx)
-        return name, text
+def _split(text: str, form: str) -> tuple[str, str]:
+    """Split at the first equals sign."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"expected {form}, found {text!r}")
+    return name, value
 
 
-class Pair(Condition):
-    """``NAME=VALUE``; a value that is JSON is what it says, else text."""
-
-    name = "NAME=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Split at the first equals sign."""
-        if isinstance(value, tuple):
-            return value
-        name, text = super().convert(value, param, ctx)
-        return name, _parsed(text)
+def condition(text: str) -> tuple[str, str]:
+    """Split ``COLUMN=VALUE``. The column's dtype decides how `selected` reads the value."""
+    return _split(text, "COLUMN=VALUE")
 
 
-storage = click.option(
-    "--storage", type=Pair(), multiple=True, help="For a URL: an option of its file system; may be repeated."
+def pair(text: str) -> tuple[str, Any]:
+    """Split ``NAME=VALUE``. A value that is not JSON is text."""
+    name, value = _split(text, "NAME=VALUE")
+    return name, _parsed(value)
+
+
+storage_options = click.option(
+    *("--storage", "storage"),
+    type=pair,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For a URL: an option of its file system; may be repeated.",
 )
 
 
-class Bytes(ParamType):
-    """A number of bytes: ``500MB``, ``10G``."""
-
-    name = "BYTES"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a number and its unit, powers of 1000."""
-        found = _NUMBER.fullmatch(str(value).strip().lower())
-        unit = re.fullmatch("([kmgt]?)b?", found[2]) if found else None
-        if not found or not unit:
-            self.fail(f"expected a number of bytes, such as 500MB or 10G, found {value!r}", param, ctx)
-        return int(float(found[1]) * _UNITS[unit[1]])
+def nbytes(text: str) -> int:
+    """Read a number of bytes: ``500MB``, ``10G``. Units are powers of 1000."""
+    found = _NUMBER.fullmatch(text.strip().lower())
+    unit = re.fullmatch("([kmgt]?)b?", found[2]) if found else None
+    if not found or not unit:
+        raise click.BadParameter(f"expected a number of bytes, such as 500MB or 10G, found {text!r}")
+    return int(float(found[1]) * _UNITS[unit[1]])
 
 
-class Duration(ParamType):
-    """A length of time: ``30d``, ``12h``; returned in seconds."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read a number and its unit."""
-        found = _NUMBER.fullmatch(str(value).strip().lower())
-        if not found or found[2] not in _SECONDS:
-            self.fail(f"expected a length of time, such as 30d or 12h, found {value!r}", param, ctx)
-        return float(found[1]) * _SECONDS[found[2]]
+def duration(text: str) -> float:
+    """Read a length of time, ``30d`` or ``12h``, in seconds."""
+    found = _NUMBER.fullmatch(text.strip().lower())
+    if not found or found[2] not in _SECONDS:
+        raise click.BadParameter(f"expected a length of time, such as 30d or 12h, found {text!r}")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 _NUMBER: Final = re.compile(rf"(\d{{1,{_MOST_DIGITS}}}(?:\.\d{{1,{_MOST_DIGITS}}})?)\s*([a-z]*)", re.ASCII)
@@ -199,8 +181,9 @@ def selection(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     where = click.option(
         "--where",
-        type=Condition(),
+        type=condition,
         multiple=True,
+        metavar="COLUMN=VALUE",
         help="Only rows whose column has this value, such as split=train; of one column several: any of them.",
     )
     return classes(where(function))
@@ -239,13 +222,29 @@ def _values(column: str, dtype: str, text: str) -> list[Any]:
     return given
 
 
-def attributes(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return attributes of a config by name; given twice, the last one counts."""
-    return dict(pairs)
-
-
 def open_place(place: str, *, writable: bool = False, storage: Mapping[str, Any] | None = None) -> EmbeddingStore:
     """Open the store at a path or a URL."""
     from embstore import open as open_store
 
     return open_store(place, "r+" if writable else "r", storage_options=storage or None)
+
+
+def opens_store(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add STORE and --storage, and call the function with the open store."""
+
+    @functools.wraps(function)
+    def call(*, store: str, storage: Sequence[tuple[str, Any]], **options: Any) -> Any:
+        with open_place(store, storage=dict(storage)) as opened:
+            return function(opened, **options)
+
+    return STORE(storage_options(call))
+
+
+def opens_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add STORE and the options that choose rows of it, and call the function with their view."""
+
+    @functools.wraps(function)
+    def call(store: EmbeddingStore, *, classes: Sequence[str], where: Sequence[tuple[str, str]], **options: Any) -> Any:
+        return function(selected(store, classes, where), **options)
+
+    return opens_store(selection(call))

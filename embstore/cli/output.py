@@ -16,6 +16,8 @@ from datetime import datetime
 from os import PathLike
 from typing import Any, Final
 
+from embstore.cli.exits import DONE, PARTLY
+
 # Control characters, line separators, and what reverses the direction of text.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -65,14 +67,18 @@ def print_json(value: Any) -> None:
     print(text)
 
 
-def print_result(result: Any) -> None:
-    """Print what a function returned as JSON: its attributes, and whether all is well."""
-    print_json({"ok": result.ok, **plain(result)})
+def print_answer(as_json: bool, facts: Mapping[str, Any], text: str) -> None:
+    """Print the facts of an answer as JSON, or its text for people."""
+    if as_json:
+        print_json(facts)
+    else:
+        print("\n".join(map(printable, text.split("\n"))))
 
 
-def print_lines(text: str) -> None:
-    """Print text of several lines."""
-    print("\n".join(map(printable, text.split("\n"))))
+def print_result(as_json: bool, result: Any, text: str | None = None) -> int:
+    """Print the attributes of a result as JSON, or its text. Return the exit status."""
+    print_answer(as_json, {"ok": result.ok, **plain(result)} if as_json else {}, str(result) if text is None else text)
+    return DONE if result.ok else PARTLY
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:

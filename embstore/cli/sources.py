@@ -8,23 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from embstore.cli.datasets import Dataset, DatasetName
-from embstore.cli.options import PATH, ParamType
+from embstore.cli.options import PATH
 
 if TYPE_CHECKING:
     from embstore import Source
 
 
-class Names(ParamType):
-    """Names, with commas between them."""
-
-    name = "NAMES"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """Split at the commas."""
-        names = [name.strip() for name in str(value).split(",") if name.strip()]
-        if not names:
-            self.fail(f"expected names, with commas between them, found {value!r}", param, ctx)
-        return names
+def names(text: str) -> list[str]:
+    """Split names at the commas."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise click.BadParameter(f"expected names, with commas between them, found {text!r}")
+    return found
 
 
 _FOLDER: Final = ("pattern", "suffix")
@@ -43,12 +38,12 @@ SOURCE: Final = (
     click.option("--id-column", metavar="NAME", help="Of a table: what stands before the class in a key."),
     click.option("--root", type=PATH, help="Folder that a table's files are relative to."),
     click.option("--dataset", type=DatasetName(), help="SOURCE has its layout."),
-    click.option("--classes", type=Names(), help="Of a data set: only these, names or numbers."),
-    click.option("--exclude", type=Names(), help="Of a data set: all classes but these."),
+    click.option("--classes", type=names, metavar="NAMES", help="Of a data set: only these, names or numbers."),
+    click.option("--exclude", type=names, metavar="NAMES", help="Of a data set: all classes but these."),
     click.option("--samples-per-class", type=int, metavar="N", help="Of a data set: at most."),
     click.option("--nodes", type=int, metavar="N", help="Of a data set: into how many it is split."),
     click.option("--node", type=int, metavar="I", help="Of a data set: which of the nodes, from 0."),
-    click.option("--splits", type=Names(), help="Of a data set: train,val,test (default: all)."),
+    click.option("--splits", type=names, metavar="NAMES", help="Of a data set: train,val,test (default: all)."),
     click.option("--seed", type=int, help="Of a data set: of its split into nodes."),
 )
 
@@ -79,8 +74,8 @@ def source_of(given: dict[str, Any]) -> Source:
     place: Path = given["source"]
     table = place.suffix.lower() in (".csv", ".tsv", ".parquet")
     kind = "a data set" if given["dataset"] is not None else "a table" if table else "a folder"
-    for other, names in _KINDS.items():
-        for name in names if other != kind else ():
+    for other, options in _KINDS.items():
+        for name in options if other != kind else ():
             if given[name] not in (None, ()):
                 raise ValueError(f"--{name.replace('_', '-')} is for {other}, and {place} is taken for {kind}")
     if kind == "a data set":
@@ -102,8 +97,8 @@ def source_of(given: dict[str, Any]) -> Source:
 
 
 def _dataset(given: dict[str, Any]) -> Source:
-    def numbers(names: list[str] | None) -> list[str | int] | None:
-        return None if names is None else [int(name) if name.isdigit() else name for name in names]
+    def numbers(found: list[str] | None) -> list[str | int] | None:
+        return None if found is None else [int(name) if name.isdigit() else name for name in found]
 
     if given["name"] is not None:
         raise ValueError("--name is for a folder or a table: a data set has its own")

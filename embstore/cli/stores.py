@@ -17,16 +17,16 @@ from embstore.cli.options import (
     OUTPUT,
     PATH,
     STORE,
-    attributes,
     command,
     open_place,
+    opens_store,
     selected,
     selection,
-    storage,
+    storage_options,
     to_json,
     wrong,
 )
-from embstore.cli.output import is_terminal, print_json, print_lines, print_pairs, print_table, printable
+from embstore.cli.output import is_terminal, print_answer, print_json, print_pairs, print_table, printable
 
 if TYPE_CHECKING:
     from embstore import EmbeddingStore
@@ -50,7 +50,7 @@ def _cache_at(place: str) -> Path | None:
 
 @command("info")
 @STORE
-@storage
+@storage_options
 @to_json
 def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
     """Say what a store is: rows, classes, fields, columns, config.
@@ -60,7 +60,7 @@ def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
     if not storage and (cache := _cache_at(store)):
         print_entries(cache, as_json=as_json)
         return
-    with open_place(store, storage=attributes(storage)) as opened:
+    with open_place(store, storage=dict(storage)) as opened:
         record, counts = opened.snapshot.record, _class_counts(opened)
         if as_json:
             print_json(
@@ -130,7 +130,7 @@ def _short(value: Any, most: int = 80) -> str:
 @click.option(
     *("-n", "--limit"), type=click.IntRange(min=0), default=_SHOWN, show_default=True, help="At most; 0 for all."
 )
-@storage
+@storage_options
 @to_json
 def ls(
     store: str,
@@ -147,7 +147,7 @@ def ls(
             raise wrong(f"{store} is a cache: --class, --where and --long are for the rows of one store")
         print_entries(cache, as_json=as_json)
         return
-    with open_place(store, storage=attributes(storage)) as opened:
+    with open_place(store, storage=dict(storage)) as opened:
         view = selected(opened, classes, where)
         shown = view[:limit] if limit else view
         columns = list(opened.columns) if long or as_json else []
@@ -167,41 +167,29 @@ def ls(
 
 
 @command("get")
-@STORE
+@opens_store
 @click.argument("keys", nargs=-1, required=True)
 @click.option("--field", help="Of several.")
 @click.option("-o", "--output", type=OUTPUT, help="Write the rows to this .npy file, in the order of the keys.")
-@storage
 @to_json
-def get(
-    store: str,
-    keys: tuple[str, ...],
-    field: str | None,
-    output: Path | None,
-    storage: list[tuple[str, Any]],
-    as_json: bool,
-) -> None:
+def get(store: EmbeddingStore, keys: tuple[str, ...], field: str | None, output: Path | None, as_json: bool) -> None:
     """Print rows by their keys, or write them to a file. KEYS may be -, for keys on standard input, one a line."""
-    wanted = list(_typed()) if keys == ("-",) else list(keys)
-    with open_place(store, storage=attributes(storage)) as opened:
-        name = opened.field_name(field)
-        rows = opened.rows_of(wanted)
-        if output is not None:
-            _write_npy(output, opened.take(rows, name))
-            if as_json:
-                print_json({"path": output, "rows": len(wanted)})
-            else:
-                print(printable(f"{output}: {len(wanted):,} rows"))
-            return
-        import numpy as np
+    import numpy as np
 
-        for key, row in zip(wanted, rows, strict=True):
-            found = opened.take([row], name)
-            value = (found.values if opened.fields[name].ragged else found)[0]
-            if as_json:
-                print_json({"key": key, "value": value})
-            else:
-                print(printable(key), np.array2string(value, precision=5, threshold=12, edgeitems=3))
+    wanted = list(_typed()) if keys == ("-",) else list(keys)
+    name = store.field_name(field)
+    rows = store.rows_of(wanted)
+    if output is not None:
+        _write_npy(output, store.take(rows, name))
+        print_answer(as_json, {"path": output, "rows": len(wanted)}, f"{printable(str(output))}: {len(wanted):,} rows")
+        return
+    for key, row in zip(wanted, rows, strict=True):
+        found = store.take([row], name)
+        value = (found.values if store.fields[name].ragged else found)[0]
+        if as_json:
+            print_json({"key": key, "value": value})
+        else:
+            print(printable(key), np.array2string(value, precision=5, threshold=12, edgeitems=3))
 
 
 def _typed() -> Iterator[str]:
@@ -235,12 +223,9 @@ def verify(store: Path, as_json: bool) -> int:
     from embstore import verify
 
     report = verify(store)
-    if as_json:
-        problems = [{"path": p.path, "detail": p.detail, "rows": len(p.rows)} for p in report.problems]
-        facts = {"path": report.path, "ok": report.ok, "rows": report.rows, "rows_affected": len(report.rows_affected)}
-        print_json({**facts, "keys_affected": report.keys_affected, "problems": problems})
-    else:
-        print_lines(str(report))
+    problems = [{"path": p.path, "detail": p.detail, "rows": len(p.rows)} for p in report.problems]
+    facts = {"path": report.path, "ok": report.ok, "rows": report.rows, "rows_affected": len(report.rows_affected)}
+    print_answer(as_json, {**facts, "keys_affected": report.keys_affected, "problems": problems}, str(report))
     return DONE if report.ok else PARTLY
 
 
@@ -254,13 +239,9 @@ def salvage(store: Path, dest: Path, as_json: bool) -> int:
 
     report = salvage(store, dest)
     lost = len(report.rows_lost)
-    if as_json:
-        counts = {"path": report.path, "rows_kept": report.rows_kept, "rows_lost": lost}
-        print_json({**counts, "keys_lost": report.keys_lost})
-    else:
-        print(printable(f"{report.path}: {report.rows_kept:,} rows kept, {lost:,} lost"))
-        for key in report.keys_lost:
-            print(f"  {printable(key)}")
+    facts = {"path": report.path, "rows_kept": report.rows_kept, "rows_lost": lost, "keys_lost": report.keys_lost}
+    counts = printable(f"{report.path}: {report.rows_kept:,} rows kept, {lost:,} lost")
+    print_answer(as_json, facts, "\n".join([counts, *(f"  {printable(key)}" for key in report.keys_lost)]))
     return PARTLY if lost else DONE
 
 
@@ -272,11 +253,9 @@ def compact(store: str, as_json: bool) -> None:
     with open_place(store, writable=True) as opened:
         dead = opened.snapshot.record.dead
         opened.compact()
-        if as_json:
-            print_json({"path": opened.path, "removed": dead, "rows": len(opened), "nbytes": opened.nbytes})
-        else:
-            facts = f"{dead:,} deleted rows gone, {len(opened):,} rows left, {size(opened.nbytes)}"
-            print(printable(f"{store}: {facts}"))
+        facts = {"path": opened.path, "removed": dead, "rows": len(opened), "nbytes": opened.nbytes}
+        text = f"{dead:,} deleted rows gone, {len(opened):,} rows left, {size(opened.nbytes)}"
+        print_answer(as_json, facts, f"{printable(store)}: {text}")
 
 
 @command("merge")
@@ -296,11 +275,10 @@ def merge(dest: Path, parts: tuple[Path, ...], if_exists: Any, compression: str 
     from embstore import merge
 
     result = merge(dest, *parts, if_exists=if_exists, **({"compression": compression} if compression else {}))
-    if as_json:
-        print_json({"path": dest, "appended": result.appended, "skipped": result.skipped, "replaced": result.replaced})
-        return
+    facts = {"path": dest, "appended": result.appended, "skipped": result.skipped, "replaced": result.replaced}
     replaced = f", {result.replaced:,} of them in place of others" if result.replaced else ""
-    print(printable(f"{dest}: {result.appended:,} rows added{replaced}, {result.skipped:,} skipped"))
+    text = f"{result.appended:,} rows added{replaced}, {result.skipped:,} skipped"
+    print_answer(as_json, facts, f"{printable(str(dest))}: {text}")
 
 
 COMMANDS = {
