@@ -3,9 +3,8 @@
 import inspect
 import json
 import os
-import subprocess
+import signal
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from embstore.cli import main
 from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, PARTLY, WRONG
 from embstore.exchange import export_file, import_file
 from embstore.exchange.file_contents import FORMATS
+from tests.cli.events import started
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"encoder": {"id": "MIT/ast"}, "dataset": "pets", "duration": 5}
@@ -401,21 +401,23 @@ def test_explore(store, said, atlas, code, status):
 
 
 def test_explore_until_it_is_ended(store, atlas):
-    import signal
-
-    atlas("time.sleep(60)")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "embstore", "explore", store],
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    until = time.monotonic() + 60
-    while not Path("called").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(0.2)
+    atlas("time.sleep(600)")
+    process = started(WAITING, "explore", store, env={**os.environ, "PYTHONPATH": str(ROOT)})
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (DONE, b"")
+
+
+WAITING = """
+from embstore.analysis.atlas import Exploration
+from embstore.cli import main
+own = Exploration.wait
+def wait(self):
+    reached()
+    return own(self)
+Exploration.wait = wait
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.skipif(find_spec("embedding_atlas") is not None, reason="embedding-atlas is installed")
