@@ -11,6 +11,7 @@ import pytest
 
 import embstore
 from embstore import errors
+from embstore._engine.io import steps
 from embstore_fl.errors import ForeignKeysError, OtherStoreManifestError, UnknownClientError
 from embstore_fl.manifest import Manifest, Packed
 from embstore_fl.partitions import Partitions, coverage, load_partition, save_partition
@@ -120,17 +121,17 @@ def test_a_scheme_that_json_cannot_hold_is_refused(parts, file):
 def test_it_is_written_whole_or_not_at_all(parts, file, monkeypatch):
     save_partition(parts, file, scheme="first")
     before = file.read_bytes()
-    steps = []
+    done = []
 
     def fail(operation, path, data):
-        steps.append(operation)
+        done.append(operation)
         if operation == "rename":
             raise OSError(5, "no")
 
     monkeypatch.setattr(steps, "step_hook", fail)
     with pytest.raises(OSError, match="no"):
         save_partition(parts, file, scheme="second")
-    assert steps[-2:] == ["fsync", "rename"]
+    assert done[-2:] == ["fsync", "rename"]
     assert file.read_bytes() == before
     assert os.listdir(file.parent) == [file.name]
 

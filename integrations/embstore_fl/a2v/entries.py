@@ -1,4 +1,4 @@
-"""Embeddings as today's code holds them: tensors and dictionaries, with keys either way round, in one mapping."""
+"""Reads the mappings of the A2V code: tensors and dictionaries, with class and file in either order in the key."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _MEDIA: Final = re.compile(
     r"|wav|webm|webp|wma)$",
     re.IGNORECASE,
 )
-_COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" separates no class
+_COLON: Final = re.compile(r":(?!//)")  # not the colon of "s3://bucket"
 _VALUES = ("embeddings", "embedding")
 
 
 def key_of(name: object) -> Key:
-    """Return the key of a name as today's code writes it: ``file_id:class``, ``class:file name.wav`` or a file_id.
+    """Return the key of a name in the A2V forms: ``file_id:class``, ``class:file name.wav`` or a bare file_id.
 
     Raises
     ------
@@ -52,20 +52,20 @@ def key_of(name: object) -> Key:
 
 
 OPTIONS: Final = ImportOptions(columns=(), keys=key_of, casting="same_kind")
-"""How files and dictionaries of today's code are read."""
+"""Options for reading files and dictionaries of the A2V code."""
 
 
 @dataclass(kw_only=True)
 class Entries:
-    """Embeddings by key, and what could not be read.
+    """Embeddings by key, and the entries that could not be read.
 
     Attributes
     ----------
     values : dict of str to tensor
     unreadable : list of Unreadable
-        By their keys as found, and why.
+        Each with its key as found and the reason.
     config : mapping or None
-        What the file says of how they were made.
+        Config in the file, if it has one.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -73,9 +73,9 @@ class Entries:
     config: Mapping[str, Any] | None = None
 
     def add(self, key: object, value: Any) -> None:
-        """Take an entry: a tensor or an array, or a dictionary of "embedding" or "embeddings" and "class_name".
+        """Add an entry: a tensor or an array, or a dictionary of "embedding" or "embeddings" and "class_name".
 
-        Keys are read by `key_of`.
+        `key_of` parses the key.
         """
         class_name = None
         if isinstance(value, Mapping):
@@ -89,13 +89,13 @@ class Entries:
         if isinstance(found, Unreadable):
             self.unreadable.append(found)
         elif found[1].class_name == UNLABELLED:
-            self.unreadable.append(Unreadable(key, "it says no class"))
+            self.unreadable.append(Unreadable(key, "it has no class"))
         else:
             self.values.setdefault(str(found[1]), as_tensor(value))  # a sample may be kept under both kinds of key
 
 
 def as_tensor(value: Any) -> Any:
-    """Return an array as a tensor over its memory, since that is what a training loop expects."""
+    """Return an array as a tensor over the same memory. The training loop expects tensors."""
     if not isinstance(value, np.ndarray):
         return value
     import torch
@@ -104,12 +104,12 @@ def as_tensor(value: Any) -> Any:
 
 
 def _detached(value: Any) -> Any:
-    """Return a tensor on the CPU, and without what made it."""
+    """Return a tensor on the CPU, detached from its graph."""
     return value.detach().cpu() if hasattr(value, "detach") else value
 
 
 def of_mapping(entries: Mapping[Any, Any]) -> Entries:
-    """Read a mapping of today's code.
+    """Read a mapping of the A2V code.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def of_mapping(entries: Mapping[Any, Any]) -> Entries:
 
 
 def as_rows(values: list[Any]) -> np.ndarray[Any, Any]:
-    """Put embeddings together: ``(n, *shape) float32``."""
+    """Stack embeddings into an array ``(n, *shape) float32``."""
     out = np.empty((len(values), *values[0].shape), np.float32)
     for place, value in enumerate(values):
         value = _detached(value)
@@ -135,5 +135,5 @@ def as_rows(values: list[Any]) -> np.ndarray[Any, Any]:
 
 
 def spec_of(shape: tuple[int, ...]) -> FieldSpec:
-    """Describe the field of embeddings that a training loop made."""
+    """Return the field of embeddings that a training loop made."""
     return FieldSpec(shape=shape, dtype="float32", layer="last_hidden_state")
