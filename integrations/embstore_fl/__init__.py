@@ -1,7 +1,7 @@
-"""embstore_fl: the store inside the way federated learning makes the data sets of its servers and clients.
+"""embstore_fl: stores as the data sets of federated learning.
 
-`datasets` knows VEGAS, ESC-50 and VGGSound, and which node has which sample; `a2v` gives the audio-to-visual code base
-the names it has; `pfllib` and `flower` do so for these two. Names are imported when they are first used.
+`datasets` reads VEGAS, ESC-50 and VGGSound and assigns samples to nodes. `a2v` is the adapter for the audio-to-visual
+code base, `pfllib` for PFLlib, `flower` for Flower. Names are imported on first use.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-if not TYPE_CHECKING:  # it would accept any misspelt name
+if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts any misspelt name
     __getattr__, __dir__ = lazily(__name__, _HOMES)

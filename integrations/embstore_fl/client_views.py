@@ -1,6 +1,6 @@
-"""Each client's view of a store: the manifest's keys as rows, and a split into train and test.
+"""Each client's view of a store: the rows of the manifest's keys, split into train and test.
 
-The manifest's file is `manifest`'s, the choice of rows for testing is `holdout`'s.
+`manifest` reads and writes the file. `holdout` chooses the rows for testing.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from embstore_fl.manifest import Client, Manifest
 Split = Literal["train", "test", "all"]
 
 TEST: Final = 0.25
-"""The share of each client's rows that is for testing, unless another is asked for."""
+"""Default share of each client's rows for testing."""
 
 _Asked = tuple[Client | None, Split, float | None, int]
 
 
 class Partitions(Mapping[Client, View]):
-    """Each client's view of a store, by its number or its name. Made by `load_partition`.
+    """Each client's view of a store, by number or name. Returned by `load_partition`.
 
-    A view is made when it is asked for, of the store's newest commit that this process knows; it is an error while some
-    of the client's keys are not stored, and `coverage` says which. Another client's rows are not to be had through it.
+    A view is made on access, from the newest commit that this process has read. It raises while some of the client's
+    keys are not stored, and `coverage` lists these. A client's view has no rows of other clients.
 
     Parameters
     ----------
     manifest : Manifest
     store : EmbeddingStore
-        Of the manifest's config.
+        Its config must be the manifest's.
 
     Raises
     ------
@@ -52,17 +52,17 @@ class Partitions(Mapping[Client, View]):
 
     @property
     def classes(self) -> list[str]:
-        """The classes of all clients: a label is a place in it, the same for each of them."""
+        """The classes of all clients. A label is an index into this list, the same for each client."""
         return list(self.manifest.classes)
 
     @property
     def seed(self) -> int:
-        """The seed of each client's split into train and test, unless another is given: the manifest's, or 0."""
+        """Default seed of each client's split into train and test: the manifest's, or 0."""
         return self.manifest.seed or 0
 
     @property
     def names(self) -> dict[int, str]:
-        """Names of clients that have a number."""
+        """Names by number, of clients that have both."""
         return dict(self.manifest.names)
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Partitions(Mapping[Client, View]):
     def keys_of(
         self, client: Client | None, split: Split = "all", *, test: float | None = None, seed: int | None = None
     ) -> list[str]:
-        """Return a client's keys, stored or not; see `view`."""
+        """Return a client's keys, stored or not. See `view` for the parameters."""
         return list(self._keys_of(*self._asked(client, split, test, seed)))
 
     def view(
@@ -106,34 +106,40 @@ class Partitions(Mapping[Client, View]):
     ) -> View:
         """Return a client's rows, in the manifest's order.
 
-        Which of them are for testing follows from their keys and the seed: it is the same in each round, on each
-        machine, and in `embstore_fl.pfllib`. No row is one client's for testing and another's to train on.
+        The keys and the seed alone decide the rows for testing. The split is the same in each round, on each machine,
+        and in `embstore_fl.pfllib`. No row is for testing in one client and for training in another.
 
         Parameters
         ----------
         client : int, str or None
-            None for all of them, one client's rows after the other's, each row once, with the whole of a given test
-            set: for a server.
+            None for all clients, as a server needs it: one client's rows after the other's, each row once, with the
+            whole of a given test set.
         split : {"train", "test", "all"}
-            Where the manifest has a test set, a client is tested on its own rows of it; if no client has any of them,
-            each client is tested on the whole set.
+            If the manifest has a test set, "test" is the client's own rows of it. If no client has any of them,
+            "test" is the whole set for each client.
         test : float, optional
-            The share of the client's rows, and of each of its classes, that is for testing; from 0, below 1. By
-            default 0.25, unless the manifest has a test set.
+            Share of the client's rows, and of each of its classes, for testing: at least 0, below 1. Default: 0.25.
+            Not allowed if the manifest has a test set.
         seed : int, optional
-            The manifest's, unless given.
+            Default: the manifest's.
         keys : sequence of str or Key, optional
-            Only these of them, in this order.
+            Return only these rows, in this order.
+
+        Returns
+        -------
+        View
 
         Raises
         ------
         UnknownClientError
         GivenTestError
-            A share, where the manifest has a test set.
+            `test` is given, and the manifest has a test set.
         ForeignKeysError
-            Some of `keys` are not among them.
+            Some of `keys` are not in the client's split.
         MissingKeysError
-            Lists those of the client's keys that are not stored.
+            Some of the client's keys are not stored. The error lists them.
+        ValueError
+            `split` is unknown, or `test` is out of range.
         """
         known = self._asked(client, split, test, seed)
         if keys is not None:
@@ -144,13 +150,13 @@ class Partitions(Mapping[Client, View]):
             return self.store.select(keys=wanted)
         commit = self.store.snapshot.record.commit_id
         found = self._views.get(known)
-        # Only of the same commit: a row that was replaced since has another number.
+        # Reuse a view only for the same commit: a row replaced since then has another number.
         if found is None or found[0] != commit:
             found = self._views[known] = commit, self.store.select(keys=self._keys_of(*known))
         return found[1]
 
     def _asked(self, client: Client | None, split: Split, test: float | None, seed: int | None) -> _Asked:
-        """Check what is asked for; the share is None where the manifest has a test set."""
+        """Check the arguments and fill in defaults. The share is None if the manifest has a test set."""
         if split not in get_args(Split):
             raise ValueError(f"expected a split of {get_args(Split)}, found {split!r}")
         given = self.manifest.test is not None
@@ -177,7 +183,7 @@ class Partitions(Mapping[Client, View]):
 
     @property
     def _test(self) -> dict[str, None]:
-        """The keys of the given test set, in their order; none without one."""
+        """Keys of the given test set, in their order. Empty without a test set."""
         if self._given is None:
             self._given = dict.fromkeys(self.manifest.test_keys() or ())
         return self._given
@@ -197,7 +203,7 @@ class Partitions(Mapping[Client, View]):
     def _held_out(self, client: Client, keys: list[str], test: float, seed: int) -> list[bool]:
         if not test or not keys:
             return [False] * len(keys)
-        # Where clients share keys, one must know of the others which it holds out.
+        # If clients share keys, the split of one depends on the others.
         parts = {other: self.manifest.keys_of(other) for other in self.manifest.parts} if self.manifest.shared else {}
         numbers: dict[str, int] = {}
         held = {other: _held(part, numbers, seed) for other, part in {**parts, client: keys}.items() if part}
@@ -205,7 +211,7 @@ class Partitions(Mapping[Client, View]):
         return chosen
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the manifest, and where the store is."""
+        """Pickle the manifest and the store, which pickles as its path."""
         return Partitions, (self.manifest, self.store)
 
     def __repr__(self) -> str:
@@ -214,7 +220,7 @@ class Partitions(Mapping[Client, View]):
 
 
 def _held(keys: list[str], numbers: dict[str, int], seed: int) -> Held:
-    """Describe what a client holds; `numbers` gives each different key one number, whoever holds it."""
+    """Return a client's rows for `held_out`. `numbers` maps each different key to one number, for all clients."""
     codes: dict[str, int] = {}
     labels = [codes.setdefault(key.rpartition(":")[2], len(codes)) for key in keys]
     rows = [numbers.setdefault(key, len(numbers)) for key in keys]

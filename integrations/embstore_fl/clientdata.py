@@ -1,4 +1,4 @@
-"""A client's part of a store as a sequence of samples, as PFLlib's own lists are. Imports torch when it is imported."""
+"""A client's rows as a sequence of samples, like PFLlib's own lists. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ except ImportError as error:
 Sample = tuple[torch.Tensor, torch.Tensor]
 
 _BLOCK: Final = 256
-"""Rows read at a time where all samples are asked for one after the other."""
+"""Rows read at once when iterating over all samples."""
 
 _SMALL: Final = 128 * 2**10
-"""Bytes up to which a batch is small."""
+"""Largest bytes of a small batch."""
 
 
 class ClientData(Sequence[Sample]):
-    """Samples ``(x, y)``: a row as float32, and its label as an int64 tensor of no dimension.
+    """Samples ``(x, y)``: a row ``(*shape) float32``, and its label ``() int64``.
 
-    Nothing is read before a sample is asked for. A slice is such a sequence again. A batch of a
-    `torch.utils.data.DataLoader` is one gather (``__getitems__``), and collated it is what the default collate makes of
-    a list of the same samples. What is pickled is where the store is, row numbers and labels.
+    A row is read when its sample is accessed. A slice is a `ClientData` too. A batch of a
+    `torch.utils.data.DataLoader` is one gather (``__getitems__``), and collates to the same tensors as a list of its
+    samples. The pickle holds the path of the store, row numbers and labels.
 
     Parameters
     ----------
     view : View
     labels : ndarray, (len(view),) int64
     field : str
-        Not a ragged one.
+        Not a ragged field.
 
     Examples
     --------
@@ -73,10 +73,10 @@ class ClientData(Sequence[Sample]):
     def __getitem__(self, index: slice) -> ClientData: ...
 
     def __getitem__(self, index: SupportsIndex | slice) -> Sample | ClientData:
-        """Return one sample, or those of a slice."""
+        """Return one sample, or the `ClientData` of a slice."""
         if isinstance(index, slice):
             return self.at(index)
-        place = range(len(self))[index]  # checks it, and counts negative ones from the end
+        place = range(len(self))[index]  # checks the index, and resolves negative ones
         x, y = self._gathered(np.array([place]))
         return x[0], y[0]
 
@@ -85,22 +85,27 @@ class ClientData(Sequence[Sample]):
             yield from zip(*self._gathered(slice(start, start + _BLOCK)), strict=True)
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Sample]:
-        """Return the samples of a batch, gathered at once; the default collate takes them whole."""
+        """Return the samples of a batch from one gather. The default collate uses its two tensors directly."""
         return _Batch(*self._gathered(np.asarray(indices, dtype=np.int64)))
 
     def at(self, places: slice | NDArray[Any]) -> ClientData:
-        """Return the samples at some places, as a sequence again; nothing is read."""
+        """Return the samples at these positions. No row is read.
+
+        Parameters
+        ----------
+        places : slice, or ndarray of int or bool
+        """
         return ClientData(self.view[places], self.labels[places], self.field)
 
     def first_of_each(self, count: int) -> ClientData:
-        """Return the first `count` samples of each label, in the order of this sequence; nothing is read."""
+        """Return the first `count` samples of each label, in the order of this sequence. No row is read."""
         order = np.argsort(self.labels, kind="stable")
         _, counts = np.unique(self.labels, return_counts=True)
         within = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
         return self.at(np.sort(order[within < count]))
 
     def _gathered(self, places: slice | NDArray[np.int64]) -> Sample:
-        """Read the samples at some places: ``(n, *shape) float32`` and ``(n,) int64``, the caller's own."""
+        """Read the samples at these positions: copies ``(n, *shape) float32`` and ``(n,) int64``."""
         snapshot = self.view.snapshot()
         if self._rows is None or self._rows.snapshot is not snapshot:
             self._rows = _Rows(snapshot, self.field)
@@ -123,9 +128,8 @@ class ClientData(Sequence[Sample]):
 class _Rows:
     """Rows of a field in one commit.
 
-    Small batches of mapped rows are taken by NumPy alone. It checks the numbers as well, and for ten rows of 3 kB is
-    done in 4 us, where the reader's own checks and its care for large blocks are as long again as PFLlib's loop
-    over such a batch: 85 instead of 45 us.
+    NumPy alone copies small batches of mapped rows. It checks the row numbers as well, and copies ten rows of 3 kB in
+    4 us. With the reader's own checks and block logic, PFLlib's loop takes 85 us for such a batch instead of 45 us.
     """
 
     __slots__ = ("_few", "_field", "_mapped", "snapshot")
@@ -139,19 +143,19 @@ class _Rows:
             self._mapped = mapped
 
     def take(self, rows: NDArray[np.int64]) -> np.ndarray[Any, Any]:
-        """Copy rows as they are stored, in the order given: ``(n, *shape)``."""
+        """Return copies of rows in the stored dtype, in the given order: ``(n, *shape)``."""
         if len(rows) <= self._few:
             values: np.ndarray[Any, Any] = self._mapped.take(rows, axis=0)
             return values
         return self.snapshot.take(self._field, rows)
 
     def as_float32(self, values: np.ndarray[Any, Any]) -> torch.Tensor:
-        """Convert rows that are stored as something else."""
+        """Convert rows ``(n, *shape)`` of another dtype to float32."""
         return as_tensor(values, self.snapshot.record.fields[self._field]).to(torch.float32)
 
 
 class _Batch(Sequence[Sample]):
-    """A batch that was gathered, which is a sequence of its samples to any other collate function."""
+    """A gathered batch. Other collate functions see a sequence of samples."""
 
     __slots__ = ("x", "y")
 
@@ -169,7 +173,7 @@ class _Batch(Sequence[Sample]):
 
 
 class _Gathered(tuple[torch.Tensor, ...]):
-    """A sample of a batch that was gathered: the default collate knows it by its type."""
+    """A sample of a gathered batch. The default collate dispatches on this type."""
 
     __slots__ = ()
 
@@ -178,12 +182,12 @@ class _Gathered(tuple[torch.Tensor, ...]):
 
 
 def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    """Collate a batch that was gathered: it is whole already. A list, as the default collate makes of tuples."""
+    """Return the two tensors of a gathered batch as a list, as the default collate returns for tuples."""
     if isinstance(batch, _Batch):
         return [batch.x, batch.y]
-    return default_collate([tuple(sample) for sample in batch])  # picked from one by a function of the caller's
+    return default_collate([tuple(sample) for sample in batch])  # samples that the caller's own function selected
 
 
-# The default collate looks here by the type of a batch's first sample; it is the way that torch documents for
-# types of one's own (torch.utils.data.default_collate).
+# The default collate dispatches on the type of a batch's first sample. torch documents this registration for custom
+# types (torch.utils.data.default_collate).
 default_collate_fn_map[_Gathered] = _whole

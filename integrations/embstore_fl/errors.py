@@ -1,30 +1,30 @@
-"""Errors of `embstore_fl`, chosen by what the caller should do next; see `embstore.errors` for the others.
+"""Errors of `embstore_fl`, grouped by the caller's next step. See `embstore.errors` for the others.
 
 ::
 
     EmbstoreError
-    |-- it is not there: look elsewhere, or make it
-    |   |-- UnknownClientError (KeyError)           no partition of that number or name
+    |-- not found: look elsewhere, or make it
+    |   |-- UnknownClientError (KeyError)           no client of that number or name
     |   |-- ManifestNotFoundError (FileNotFoundError) no manifest at that path
-    |   |-- ForeignKeysError (KeyError)             keys of another client, or of nobody
-    |   |-- RunConfigError (KeyError)               a Flower context without a name that is needed
-    |   |-- ClientClassesError (KeyError)           a client's class that has no label
+    |   |-- ForeignKeysError (KeyError)             keys that the client does not have
+    |   |-- RunConfigError (KeyError)               a Flower context without a required name
+    |   |-- ClientClassesError (KeyError)           a client's class without a label
     |   `-- PFLlibNotFoundError (ImportError)       PFLlib is not on the path
-    |-- it is another one than you think: compare, or make a new one
+    |-- mismatch: compare, or make a new one
     |   |-- OtherStoreManifestError (ValueError)    a manifest of another store
     |   |-- ClassOrderError (ValueError)            a replaced manifest that gives classes other labels
     |   `-- OtherStoreError (ValueError)            a client's view of another store
-    `-- the call is wrong: change it
-        |-- FlcoreImportedError (RuntimeError)      too late: PFLlib has its own function already
-        |-- ClientRowsError (ValueError)            a client with less than two rows, or with none in a part
-        |-- GivenTestError (ValueError)             a share for testing beside a given test set
-        |-- PartitionerError (ValueError)           a partitioner that does not share out rows
-        |-- UnknownDatasetError (KeyError)          a data set that is not known by that name
+    `-- wrong call: change it
+        |-- FlcoreImportedError (RuntimeError)      install() after PFLlib's own function was imported
+        |-- ClientRowsError (ValueError)            a client with fewer than two rows, or an empty part
+        |-- GivenTestError (ValueError)             a test share beside a given test set
+        |-- PartitionerError (ValueError)           a partitioner that does not assign rows
+        |-- UnknownDatasetError (KeyError)          an unknown data set name
         |-- UnknownSplitError (KeyError)            a split or a fold that the data set does not have
         |-- RatiosError (ValueError)                ratios of splits that do not sum to 1
-        |-- NodeError (ValueError)                  num_nodes beside samples_per_node, or one of them alone
+        |-- NodeError (ValueError)                  num_nodes beside samples_per_node, or a missing one
         |-- NodeRangeError (IndexError)             a node beyond the last one
-        |-- DatasetLayoutError (ValueError)         files that are not laid out as the data set's are
+        |-- DatasetLayoutError (ValueError)         files in another layout than the data set's
         `-- SharedKeysError (ValueError)            keys to erase that another client has too
 """
 
@@ -78,7 +78,7 @@ class ManifestNotFoundError(EmbstoreError, FileNotFoundError):
 class ForeignKeysError(EmbstoreError, KeyError):
     """Keys that are not the client's own. Attributes: `client`, `keys`.
 
-    Whose they are, it does not say: that is nothing for the client to know.
+    The message does not name their owner, which the client must not learn.
     """
 
     client: object
@@ -98,9 +98,9 @@ class RunConfigError(EmbstoreError, KeyError):
 
 
 class OtherStoreManifestError(EmbstoreError, ValueError):
-    """A manifest that was made for another store. Attributes: `path`, `store`, `expected`, `found`, `differences`.
+    """A manifest of another store. Attributes: `path`, `store`, `expected`, `found`, `differences`.
 
-    `expected` and `found` are fingerprints of configs, `differences` a tuple of `embstore.Difference`.
+    `expected` and `found` are fingerprints of configs. `differences` is a tuple of `embstore.Difference`.
     """
 
     path: Path
@@ -110,7 +110,7 @@ class OtherStoreManifestError(EmbstoreError, ValueError):
     found: str
     differences: Items[Any] = Items()
     template = (
-        "{path} is of another store than {store}: expected the fingerprint {expected}, found {found}; "
+        "{path} does not fit the store {store}: expected the fingerprint {expected}, found {found}; "
         "the configs differ in {differences:; }"
     )
 
@@ -124,20 +124,20 @@ class ClassOrderError(EmbstoreError, ValueError):
     found: Items[str] = Items()
     template = (
         "{path} was replaced by a manifest with other labels: expected the classes {expected:quoted} first, found "
-        "{found:quoted}; add new classes at the end, or start the process anew"
+        "{found:quoted}; add new classes at the end, or restart the process"
     )
 
 
 class GivenTestError(EmbstoreError, ValueError):
-    """A share of rows for testing, where the manifest has a test set. Attributes: `path`, `share`."""
+    """A share of rows for testing, though the manifest has a test set. Attributes: `path`, `share`."""
 
     path: Path
     share: object
-    template = "{path} has a test set, so no share of rows is for testing: found test={share!r}; leave it out"
+    template = "{path} has a test set: expected no share of rows for testing, found test={share!r}; omit test="
 
 
 class PartitionerError(EmbstoreError, ValueError):
-    """A partitioner whose parts are not rows of what it was given. Attributes: `partitioner` (its name), `reason`."""
+    """A partitioner whose parts are not rows of its input. Attributes: `partitioner` (its name), `reason`."""
 
     partitioner: str
     reason: str
@@ -145,7 +145,7 @@ class PartitionerError(EmbstoreError, ValueError):
 
 
 class UnknownDatasetError(EmbstoreError, KeyError):
-    """A data set that is not known by that name. Attributes: `name`, `known`."""
+    """An unknown data set name. Attributes: `name`, `known`."""
 
     name: str
     known: Items[str] = Items()
@@ -153,7 +153,7 @@ class UnknownDatasetError(EmbstoreError, KeyError):
 
 
 class UnknownSplitError(EmbstoreError, KeyError):
-    """A split or a fold that is not there. Attributes: `dataset`, `kind` ("split" or "fold"), `wanted`, `available`."""
+    """An unknown split or fold. Attributes: `dataset`, `kind` ("split" or "fold"), `wanted`, `available`."""
 
     dataset: str
     kind: str
@@ -171,7 +171,7 @@ class RatiosError(EmbstoreError, ValueError):
 
 
 class NodeError(EmbstoreError, ValueError):
-    """How samples are shared out to nodes, said twice or by half. Attributes: `given`, `reason`."""
+    """Conflicting or incomplete arguments for a node. Attributes: `given`, `reason`."""
 
     given: dict[str, Any]
     reason: str
@@ -179,7 +179,7 @@ class NodeError(EmbstoreError, ValueError):
 
 
 class NodeRangeError(EmbstoreError, IndexError):
-    """A node that gets no sample of any class, as there are fewer. Attributes: `node`, `nodes` (there are), `hint`."""
+    """A node number too large to get any sample. Attributes: `node`, `nodes` (the number of nodes), `hint`."""
 
     node: int
     nodes: int | None
@@ -192,7 +192,7 @@ class NodeRangeError(EmbstoreError, IndexError):
 
 
 class DatasetLayoutError(EmbstoreError, ValueError):
-    """Files that are not laid out as the data set's are. Attributes: `path`, `reason`."""
+    """Files in another layout than the data set's. Attributes: `path`, `reason`."""
 
     path: Path
     reason: str
@@ -200,31 +200,30 @@ class DatasetLayoutError(EmbstoreError, ValueError):
 
 
 class SharedKeysError(EmbstoreError, ValueError):
-    """Keys to erase that another client has too; nothing was erased. Attribute: `keys`."""
+    """Keys to erase that another client has too. Nothing was erased. Attribute: `keys`."""
 
     keys: Items[str] = Items()
     template = "{keys:count} of these keys belong to other clients too, and nothing was erased: {keys:quoted}"
 
 
 class FlcoreImportedError(EmbstoreError, RuntimeError):
-    """PFLlib's ``flcore`` has the old function already: install before it is imported. Attribute: `modules`."""
+    """PFLlib's ``flcore`` was imported before `install` and has the old function. Attribute: `modules`."""
 
     modules: Items[str] = Items()
     template = (
-        "already imported: {modules:, }. PFLlib would go on reading its .npz files: call install() before "
-        "anything of flcore is imported"
+        "already imported: {modules:, }. PFLlib would still read its .npz files: call install() before importing flcore"
     )
 
 
 class PFLlibNotFoundError(EmbstoreError, ImportError):
-    """No PFLlib on the path: run in its folder ``system``. Attribute: `reason`."""
+    """PFLlib is not on ``sys.path``. Attribute: `reason`."""
 
     reason: str
-    template = "{reason}: PFLlib's folder 'system' must be on sys.path"
+    template = "{reason}; add PFLlib's folder 'system' to sys.path"
 
 
 class ClientClassesError(UnknownClassError):
-    """Classes of a client's rows that have no label. Attributes: `client`, `class_names`, `available`."""
+    """Classes of a client's rows without a label. Attributes: `client`, `class_names`, `available`."""
 
     _: KW_ONLY
     client: int | str
@@ -241,7 +240,7 @@ class ClientRowsError(EmbstoreError, ValueError):
 
     def _template(self) -> str:
         if self.part is None:
-            return "client {client} has {found} different rows; it needs two, one to train on and one to test"
+            return "client {client} has {found} different rows; it needs two, one for training and one for testing"
         return "client {client} has no row in its part {part!r}; give it more rows, or leave it out"
 
 

@@ -1,21 +1,21 @@
-"""The store in Flower: a partitioner's parts as views, a client's own inside its ``ClientApp``, a server's tests.
+"""Flower adapter: data sets for a ``ClientApp`` and a ``ServerApp``, and parts made by a Flower partitioner.
 
-Nothing of Flower is imported: a partitioner and a context are used as they come. Samples are shared out in
-`partitioning`, the file in between is `manifest`'s, what is in it `partitions`'.
+Flower is not imported. Partitioners and contexts are used through their attributes. `partitioning` assigns samples to
+clients, `partitions` saves and loads the parts, and `manifest` is their file.
 
-An app finds its part by these names, in ``context.node_config`` where a machine has its own, else in
-``context.run_config``:
+An app sets these names in ``context.run_config``. The same name in ``context.node_config`` has precedence, for a
+machine with its own value:
 
 ``embstore.store``
-    Path of the store (or its URL).
+    Path or URL of the store.
 ``embstore.manifest``
     Path of the file that `save_partition` wrote.
 ``embstore.test``
-    The share of each client's rows that is for testing; 0.25 without it. An error where the manifest has a test set.
+    Share of each client's rows for testing. Default: 0.25. Not allowed if the manifest has a test set.
 ``embstore.seed``
-    Of that choice; the manifest's without it.
+    Seed of the choice of these rows. Default: the manifest's.
 
-The client's number, or its name, is ``context.node_config["partition-id"]``.
+The client's number or name is ``context.node_config["partition-id"]``.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ NUM_PARTITIONS: Final = "num-partitions"
 
 
 class Context(Protocol):
-    """What is needed of a `flwr.app.Context`."""
+    """The attributes of a `flwr.app.Context` that are used here."""
 
     @property
     def node_config(self) -> Mapping[str, Any]:
-        """What the node was started with."""
+        """Configuration of the node."""
 
     @property
     def run_config(self) -> Mapping[str, Any]:
-        """What the app is configured with."""
+        """Configuration of the run."""
 
 
 # -- in the run: a client's own part -----------------------------------------------------------
@@ -82,24 +82,24 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
-    """A store and a manifest as this process has opened them, and what tells them from those that took their place."""
+    """An open store and manifest, with the generation and the signature that show a replacement."""
 
     partitions: Partitions
     generation: str
     signature: tuple[int, int, int]
 
 
-_opened: dict[tuple[int, str, str], _Opened] = {}  # by process (a forked one opens its own), store and manifest
+_opened: dict[tuple[int, str, str], _Opened] = {}  # by process (a fork opens its own), store and manifest
 
 
 def _setting(context: Context, name: str, default: Any = None) -> Any:
-    """Return what a name is set to: for the machine, else for the run."""
+    """Return the value of a name in the node's configuration, else in the run's."""
     return context.node_config.get(name, context.run_config.get(name, default))
 
 
 def _path(context: Context, name: str) -> str:
     found = _setting(context, name)
-    if not found:  # an app's pyproject.toml has to name what may be set, and then sets it to nothing
+    if not found:  # an app's pyproject.toml must declare each name, so an unset one is an empty text
         raise RunConfigError(
             name,
             "run_config",
@@ -115,7 +115,7 @@ def _client(context: Context) -> int | str:
             PARTITION_ID,
             "node_config",
             context.node_config,
-            hint="start the SuperNode with --node-config 'partition-id=…'; a simulation sets it by itself",
+            hint="start the SuperNode with --node-config 'partition-id=…'; simulations set it automatically",
         )
     found = context.node_config[PARTITION_ID]
     try:
@@ -125,7 +125,7 @@ def _client(context: Context) -> int | str:
 
 
 def _partitions(context: Context) -> Partitions:
-    """Return the context's partitions, opened once a process, on the store's newest commit."""
+    """Return the context's partitions at the store's newest commit. They are opened once a process."""
     store, manifest = _path(context, STORE), _path(context, MANIFEST)
     try:
         found = os.stat(manifest)
@@ -135,19 +135,19 @@ def _partitions(context: Context) -> Partitions:
     known = (os.getpid(), store, manifest)
     opened = _opened.get(known)
     if opened is not None and opened.signature == signature:
-        with contextlib.suppress(StoreReplacedError):  # another store is there by now, and has to fit the manifest
+        with contextlib.suppress(StoreReplacedError):  # open the new store, which must fit the manifest
             opened.partitions.store.refresh()
             if opened.partitions.store.snapshot.record.generation == opened.generation:
                 return opened.partitions
     partitions = load_partition(manifest, open_store(store))
-    # A simulation of fewer nodes than there are clients runs without a word, on a part of the data.
+    # A simulation with fewer nodes than clients silently uses a part of the data.
     nodes = context.node_config.get(NUM_PARTITIONS)
     if nodes is not None and int(nodes) < len(partitions):
         logger.warning("%s has %d clients, the run %s: not all data is used", manifest, len(partitions), nodes)
     generation = partitions.store.snapshot.record.generation
     if opened is not None and opened.generation == generation:
         before = opened.partitions.classes
-        if partitions.classes[: len(before)] != before:  # a model that is trained already would be given other labels
+        if partitions.classes[: len(before)] != before:  # the labels of a model in training would change
             raise ClassOrderError(Path(manifest), expected=before, found=partitions.classes)
     _opened[known] = _Opened(partitions=partitions, generation=generation, signature=signature)
     return partitions
@@ -159,7 +159,7 @@ def _share(context: Context) -> dict[str, Any]:
 
 
 def client_keys(context: Context, split: Split = "train") -> list[str]:
-    """Return the keys of the client whose context it is, stored or not, in the manifest's order.
+    """Return the keys of the context's client, stored or not, in the manifest's order.
 
     Parameters
     ----------
@@ -175,25 +175,25 @@ def client_keys(context: Context, split: Split = "train") -> list[str]:
 
 
 def client_view(context: Context, split: Split = "train", *, keys: Sequence[str | Key] | None = None) -> View:
-    """Return the rows of the client whose context it is, in the manifest's order.
+    """Return the rows of the context's client, in the manifest's order.
 
-    Store and manifest are opened once a process. Which rows are for testing follows from keys and seed alone (see
-    `Partitions.view`), so it is the same in each round and on each machine.
+    Store and manifest are opened once a process. The keys and the seed alone decide the rows for testing (see
+    `Partitions.view`), so the split is the same in each round and on each machine.
 
     Parameters
     ----------
     context : flwr.app.Context
-        See the names above.
+        With the names in the module's docstring.
     split : {"train", "test", "all"}
     keys : sequence of str or Key, optional
-        Only these of them, in this order.
+        Return only these rows, in this order.
 
     Raises
     ------
     ForeignKeysError
-        Some of `keys` are not this client's, or not of this split.
+        Some of `keys` are not in this split of the client.
     MissingKeysError
-        Some of the client's keys are not stored: it lists all of them.
+        Some of the client's keys are not stored. The error lists them.
     RunConfigError, UnknownClientError, OtherStoreManifestError, GivenTestError
     ManifestNotFoundError, FileFormatError, NotAStoreError
     """
@@ -203,30 +203,30 @@ def client_view(context: Context, split: Split = "train", *, keys: Sequence[str 
 def client_dataset(
     context: Context, split: Split = "train", classes: Sequence[str] | None = None, **options: Any
 ) -> EmbeddingDataset:
-    """Return the samples of the client whose context it is, for a `torch.utils.data.DataLoader`.
+    """Return the samples of the context's client, for a `torch.utils.data.DataLoader`.
 
     Parameters
     ----------
     context : flwr.app.Context
     split : {"train", "test", "all"}
     classes : sequence of str, optional
-        What labels are places in; the manifest's, which are the same for all clients, unless given.
+        Labels are indices into this list. Default: the manifest's classes, the same for all clients.
     **options
-        For `EmbeddingDataset`: `fields`, `columns`, `dtype`.
+        Options of `EmbeddingDataset`: `fields`, `columns`, `dtype`.
 
     Returns
     -------
     EmbeddingDataset
-        Pickled, it is where the store is, and row numbers.
+        Its pickle holds the store's path and row numbers.
 
     Raises
     ------
     ClientRowsError
-        The client has no row in this part. `client_view` returns an empty view.
+        The client has no row in this split. (`client_view` returns an empty view.)
     UnknownClassError
         A row's class is not in `classes`.
     MissingKeysError
-        Some of the client's keys are not stored: it lists all of them.
+        Some of the client's keys are not stored. The error lists them.
     RunConfigError, UnknownClientError, OtherStoreManifestError, GivenTestError
     ManifestNotFoundError, FileFormatError, NotAStoreError
     """
@@ -244,11 +244,11 @@ def _dataset(
     return EmbeddingDataset(view, classes=_partitions(context).classes if classes is None else classes, **options)
 
 
-# -- in the run: what a server may see -----------------------------------------------------------
+# -- in the run: a server's part ---------------------------------------------------------------
 
 
 def server_keys(context: Context, split: Split = "test") -> list[str]:
-    """Return the keys of all clients, one client's after the other's, each once, stored or not.
+    """Return the keys of all clients, client by client, each key once, stored or not.
 
     Raises
     ------
@@ -258,12 +258,12 @@ def server_keys(context: Context, split: Split = "test") -> list[str]:
 
 
 def server_view(context: Context, split: Split = "test") -> View:
-    """Return the rows of all clients, one client's after the other's, each once; see `server_dataset`.
+    """Return the rows of all clients, client by client, each row once. See `server_dataset`.
 
     Raises
     ------
     MissingKeysError
-        Some of the keys are not stored: it lists all of them.
+        Some of the keys are not stored. The error lists them.
     RunConfigError, OtherStoreManifestError, GivenTestError, ManifestNotFoundError, FileFormatError, NotAStoreError
     """
     return _partitions(context).view(None, split, **_share(context))
@@ -274,18 +274,18 @@ def server_dataset(
 ) -> EmbeddingDataset:
     """Return samples of all clients, for a server that tests the model itself (``evaluate_fn`` of a strategy).
 
-    They are those that the clients hold out by themselves, and a server that tests them saves a message to each client
-    and round. It needs the store, or one of the same config with these rows, and a manifest that has all clients.
+    These are the rows that the clients hold out. A test at the server saves a message to each client and round. It
+    needs a manifest with all clients, and the store or another one of the same config with these rows.
 
     Parameters
     ----------
     context : flwr.app.Context
-        Of the ``ServerApp``. The names in ``run_config`` are the clients'.
+        Context of the ``ServerApp``, with the same names in ``run_config`` as the clients.
     split : {"train", "test", "all"}
     classes : sequence of str, optional
-        What labels are places in; the manifest's, unless given.
+        Labels are indices into this list. Default: the manifest's classes.
     **options
-        For `EmbeddingDataset`: `fields`, `columns`, `dtype`.
+        Options of `EmbeddingDataset`: `fields`, `columns`, `dtype`.
 
     Returns
     -------
@@ -296,7 +296,7 @@ def server_dataset(
     UnknownClassError
         A row's class is not in `classes`.
     MissingKeysError
-        Some of the keys are not stored: it lists all of them.
+        Some of the keys are not stored. The error lists them.
     RunConfigError, OtherStoreManifestError, GivenTestError, ManifestNotFoundError, FileFormatError, NotAStoreError
     """
     return _dataset(context, server_view(context, split), classes, options)

@@ -1,4 +1,4 @@
-"""Which rows a client trains on and which it is tested on, decided by their keys. NumPy alone, no I/O."""
+"""Splits each client's rows into train and test by their keys. NumPy only, no I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ranks = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What a client holds: row numbers, and of each its label and its rank, ``(n,)`` each; a row may occur twice."""
+    """A client's rows, ``(n,)`` each: row numbers, labels and ranks. A row may occur twice."""
 
     rows: Ints
     labels: Ints
@@ -23,16 +23,16 @@ class Held:
 
 
 def ranks_of(hashes: NDArray[np.uint64], seed: int) -> Ranks:
-    """Return a random number for each key, that follows from the key and the seed alone.
+    """Return a random number for each key. It depends only on the key and the seed.
 
-    So a row's number is the same in every client that holds it, whatever else is stored or comes later, and
-    after a compaction. It is the key's hash, finished by splitmix64 (Steele, Lea and Flood 2014) from where the
-    seed puts it: hashes as they are would give the same order for each seed.
+    A key's number is the same in every client, after more rows are stored, and after a compaction. It is the key's
+    hash plus a number from the seed, mixed by splitmix64 (Steele, Lea and Flood 2014). Unmixed hashes would give the
+    same order for each seed.
 
     Parameters
     ----------
     hashes : ndarray, (n, 2) uint64
-        As the store keeps them.
+        The store's key hashes.
     seed : int
 
     Returns
@@ -54,24 +54,24 @@ def ranks_of(hashes: NDArray[np.uint64], seed: int) -> Ranks:
 
 
 def held_out(clients: Mapping[Any, Held], test: float) -> dict[Any, NDArray[np.bool_]]:
-    """Decide for each client which of its rows are for testing.
+    """Choose the rows for testing of each client.
 
-    Of each client `test` of the rows, and of each of its classes the same share to within one row: those of the
-    lowest ranks. A row that two clients hold is for both what it is for the first: else one's test sample
-    would be the other's training sample. The later client's other rows make up for it as far as they can.
+    `test` is the share of each client's rows, and of each of its classes to within one row. The rows with the lowest
+    ranks are chosen. A row of two clients has the same split in both, as decided for the first. Otherwise a test
+    sample of one would be a training sample of the other. The second client's other rows compensate as far as they
+    can.
 
     Parameters
     ----------
     clients : mapping to Held
-        Of at least two different rows each.
+        At least two different rows each.
     test : float
         Above 0 and below 1.
 
     Returns
     -------
     dict to ndarray, (n,) bool
-        True where a client's row is for testing; each client has rows of both kinds, unless all that it holds
-        was decided by others.
+        True for rows for testing. Each client has rows of both kinds, unless earlier clients decided all its rows.
 
     Examples
     --------
@@ -89,15 +89,15 @@ def held_out(clients: Mapping[Any, Held], test: float) -> dict[Any, NDArray[np.b
     return {client: decided[held.rows] == _TEST for client, held in clients.items()}
 
 
-_TEST, _OPEN, _TRAIN = 0, 1, 2  # in the order in which a class's rows are taken for its share of the test
+_TEST, _OPEN, _TRAIN = 0, 1, 2  # sort order within a class: the first rows fill its share of test rows
 
 
 def _chosen(labels: Ints, ranks: Ranks, decided: NDArray[np.int8], test: float) -> NDArray[np.bool_]:
-    """Choose a client's test rows among different ones, of which some may be decided."""
+    """Choose a client's test rows among different rows. Some may be decided already."""
     _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
     order = np.lexsort((ranks, decided, places))
     starts = np.cumsum(counts) - counts
-    within = np.empty(len(labels), dtype=np.int64)  # each row's place in its class
+    within = np.empty(len(labels), dtype=np.int64)  # each row's position in its class
     within[order] = np.arange(len(labels)) - np.repeat(starts, counts)
     lowest = np.minimum.reduceat(ranks[np.lexsort((ranks, places))], starts)
     quotas = _quotas(counts, lowest, test)
@@ -106,7 +106,7 @@ def _chosen(labels: Ints, ranks: Ranks, decided: NDArray[np.int8], test: float) 
 
 
 def _quotas(counts: Ints, ties: Ranks, test: float) -> Ints:
-    """Share the test rows out over the classes, to the largest remainders what is left; at least one row each way."""
+    """Return the number of test rows of each class, by largest remainders. Train and test get at least one row."""
     exact = counts * test
     quotas: Ints = np.floor(exact).astype(np.int64)
     total = np.clip(np.rint(exact.sum()), 1, counts.sum() - 1)

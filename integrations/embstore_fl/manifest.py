@@ -1,14 +1,13 @@
-"""The manifest of a partition: which client has which samples, as one JSON file. It knows nothing of Flower.
+"""The manifest of a partition: each client's keys, as one JSON file. Independent of Flower.
 
-It holds keys, not row numbers: these change with each compaction, and differ between machines that encoded the same
-data set in another order. A store is told by its config, so the manifest fits every store of that config, wherever
-it lies and however much of it is encoded yet.
+It holds keys, not row numbers. Row numbers change with each compaction, and differ between machines that encoded the
+same data set in another order. The config identifies the store, so the manifest fits every store of that config, at
+any path and with any part of it encoded.
 
-Up to a thousand keys a client stand in it as a plain list, for people and for diffs. More of them are packed: the JSON
-of their list, deflated, in base64. A million keys in ten clients take 4 MB instead of 38, and a client unpacks its own
-part alone: a third of the time that reading them all as lists takes. Keys as they are, and not their hashes, which
-can't be deflated and would take 21 MB. The file is written whole (temporary name, fsync, rename), and its checksum
-tells it from one with a flipped bit.
+Up to a thousand keys of a client are a plain list, readable by people and in diffs. More keys are packed: the JSON of
+their list, deflated, in base64. A million keys in ten clients take 4 MB instead of 38 MB, and a client unpacks only
+its own part, in a third of the time of reading all lists. Hashes of the keys can't be deflated and would take 21 MB.
+The file is written atomically (temporary name, fsync, rename), and its checksum shows a flipped bit.
 """
 
 from __future__ import annotations
@@ -31,43 +30,44 @@ from embstore_fl.errors import ManifestNotFoundError, OtherStoreManifestError, U
 from embstore_fl.packed_keys import Packed, checked_keys
 
 Scheme = str | Mapping[str, Any]
-"""How the samples were shared out: in words, or as anything that JSON holds."""
+"""Description of the assignment of samples to clients: a text, or a JSON value."""
 
 Client = int | str
 """A client's number, or its name."""
 
 _NUMBER: Final = re.compile(r"-?[0-9]+")
-"""Not a name: a node's configuration gives texts, and one of digits is the client's number."""
+"""Not allowed as a name: in a node's configuration a text of digits is the client's number."""
 _VERSION: Final = 1
 _PLAIN: Final = 1_000
-"""Keys of a client that stand in the file as a list."""
+"""Most keys of a client that are written as a plain list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Which client has which samples, and how that came about.
+    """Each client's keys, with the scheme that assigned them.
 
     Attributes
     ----------
     scheme : str or mapping
+        Description of the assignment.
     seed : int or None
-        Of the scheme, and unless another is given of each client's split into train and test.
+        Seed of the scheme, and default seed of each client's split into train and test.
     config : Config
-        Of the store: what its embeddings depend on.
+        The store's config.
     classes : tuple of str
-        Of all clients; a label is a place in it.
+        Classes of all clients. A label is an index into it.
     shared : bool
-        Whether some key belongs to several clients.
+        True if some key belongs to several clients.
     parts : mapping of int or str to list of str or Packed
         Each client's keys, by its number or its name.
     names : mapping of int to str
-        Names of clients that have a number: their natural ids.
+        Names of clients with a number: their natural ids.
     test : list of str, Packed or None
         Keys of a given test set.
     common : bool
-        Whether no client has a key of the test set, so that all clients are tested on all of it.
+        True if no client has a key of the test set. All clients are then tested on all of it.
     path : Path or None
-        Of the file that it was read from.
+        The file it was read from.
     """
 
     scheme: Scheme
@@ -94,27 +94,30 @@ class Manifest:
         names: Mapping[int, str] | None = None,
         test: Iterable[str | Key] | None = None,
     ) -> Manifest:
-        """Make the manifest of each client's keys.
+        """Return the manifest of each client's keys.
 
         Parameters
         ----------
         keys : mapping of int or str to iterable of str or Key
             By the client's number or its name.
-        scheme, seed, config
+        scheme : str or mapping
+        seed : int or None
+        config : mapping
+            The store's config.
         classes : sequence of str, optional
-            Those of the keys, sorted, unless given.
+            Default: the classes of the keys, sorted.
         first : sequence of str
-            Unless `classes` are given, classes that keep their labels; new ones follow, sorted.
+            Without `classes`: classes that keep their labels. New classes follow, sorted.
         names : mapping of int to str, optional
         test : iterable of str or Key, optional
-            A given test set.
+            Keys of a given test set.
 
         Raises
         ------
         KeyFormatError
         ValueError
-            A scheme that JSON can't hold, classes that lack one of the keys', a name that is empty, a number, or that
-            of two clients.
+            A scheme that is not JSON, a class that is missing in `classes` or occurs twice, or a client's name that
+            is empty, a number, or used twice.
         """
         json.dumps(scheme, allow_nan=False)
         parts: dict[Client, list[str] | Packed] = {}
@@ -146,23 +149,23 @@ class Manifest:
 
     @property
     def named(self) -> bool:
-        """Whether clients were given by name, not by number."""
+        """Whether the clients are given by name, not by number."""
         return isinstance(next(iter(self.parts), None), str)
 
     @property
     def fingerprint(self) -> str:
-        """Of the store's config."""
+        """Fingerprint of the store's config."""
         return self.config.fingerprint
 
     @property
     def sizes(self) -> dict[Client, int]:
-        """How many keys each client has; none is unpacked for it."""
+        """Number of keys of each client. Nothing is unpacked."""
         return {client: part.count if isinstance(part, Packed) else len(part) for client, part in self.parts.items()}
 
     def client_of(self, given: object) -> Client:
-        """Return a client as `parts` has it, from its number or its name.
+        """Return a client's key in `parts`, from its number or its name.
 
-        Where all clients have names, a number is a place among them: a simulation of Flower numbers its nodes.
+        If all clients have names, a number is a position among them: Flower's simulations number their nodes.
 
         Raises
         ------
@@ -182,7 +185,7 @@ class Manifest:
         return found
 
     def keys_of(self, client: object) -> list[str]:
-        """Return a client's keys, in their order.
+        """Return a client's keys in order.
 
         Raises
         ------
@@ -192,7 +195,7 @@ class Manifest:
         return self._unpacked(self.parts[client], f"client {client}")
 
     def test_keys(self) -> list[str] | None:
-        """Return the keys of the given test set, in their order; None without one.
+        """Return the keys of the given test set in order, or None without one.
 
         Raises
         ------
@@ -212,7 +215,7 @@ class Manifest:
         return self.path or Path("manifest")
 
     def check_store(self, config: Mapping[str, Any], path: Path) -> None:
-        """Raise if a store of another config is given.
+        """Raise if a store's config is not the manifest's.
 
         Raises
         ------
@@ -231,17 +234,17 @@ class Manifest:
     # -- the file -----------------------------------------------------------------------------
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, durably and whole; one that is there is replaced."""
+        """Write the file atomically and durably. An existing file is replaced."""
         document: dict[str, Any] = {
             "embstore_partition": _VERSION,
             "scheme": self.scheme,
             "seed": self.seed,
             "fingerprint": self.fingerprint,
-            # As text: as a document of its own it is read back by the rules of configs.
+            # A text, so that it is parsed by the rules of configs.
             "config": self.config.canonical,
             "classes": list(self.classes),
             "shared": self.shared,
-            # In the file all clients are numbered. Where they were given by name, their numbers are places.
+            # The file numbers all clients. The number of a named client is its position.
             "named": self.named,
             "names": {
                 str(number): name for number, name in (enumerate(self.parts) if self.named else self.names.items())
@@ -261,7 +264,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Manifest:
-        """Read a file; nothing in it is believed unchecked, packed keys when they are asked for.
+        """Read a file and check its content. Packed keys are checked when they are unpacked.
 
         Raises
         ------
@@ -273,7 +276,7 @@ class Manifest:
         except FileNotFoundError as error:
             raise ManifestNotFoundError(place) from error
         except IsADirectoryError as error:
-            raise FileFormatError(place, "it is a folder, and no manifest of a partition") from error
+            raise FileFormatError(place, "expected a manifest of a partition, found a folder") from error
         try:
             document = json.loads(content)
             version = document["embstore_partition"]
@@ -285,17 +288,17 @@ class Manifest:
         except (FileFormatError, UnsupportedFormatError):
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError) as error:
-            reason = f"it is no manifest of a partition: {type(error).__name__}: {error}"
+            reason = f"not a manifest of a partition: {type(error).__name__}: {error}"
             raise FileFormatError(place, reason) from error
 
     @classmethod
     def _parsed(cls, document: Mapping[str, Any], path: Path) -> Manifest:
         config = Config.from_json(document["config"])
         if config.fingerprint != document["fingerprint"]:
-            raise ValueError(f"the fingerprint {document['fingerprint']!r} is not its config's")
+            raise ValueError(f"the fingerprint {document['fingerprint']!r} does not match its config")
         seed = document["seed"]
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-            raise ValueError(f"{seed!r} as a seed")
+            raise ValueError(f"expected an integer seed, found {seed!r}")
         parts: dict[Client, list[str] | Packed] = {
             int(client): _from_json(part) for client, part in document["clients"].items()
         }
@@ -318,12 +321,14 @@ class Manifest:
 
 
 def _in_order(keys: Mapping[Any, Iterable[str | Key]]) -> list[tuple[Client, Iterable[str | Key]]]:
-    """Return clients with their keys: numbers ascending, names as they come.
+    """Return clients with their keys: numbers ascending, names in the given order.
 
     Raises
     ------
-    TypeError, ValueError
-        Something that is neither a number nor a name, or both of them.
+    TypeError
+        A client is neither a number nor a name.
+    ValueError
+        Numbers and names are mixed, or a name is empty or a number.
     """
     numbered: list[tuple[int, Iterable[str | Key]]] = []
     named: list[tuple[Client, Iterable[str | Key]]] = []
@@ -342,9 +347,9 @@ def _in_order(keys: Mapping[Any, Iterable[str | Key]]) -> list[tuple[Client, Ite
 
 
 def _checked_names(names: Mapping[int, str], parts: Mapping[Client, Any]) -> dict[int, str]:
-    """Return names of clients, once each is a text, different from all others, and of a client.
+    """Check that clients' names are different texts, and return the names of clients in `parts`.
 
-    A part of the clients may be all that is saved, so names of others are left out.
+    Names of other clients are dropped, since a manifest may hold a part of the clients.
     """
     found = {operator.index(number): name for number, name in names.items() if number in parts}
     if not all(isinstance(name, str) for name in found.values()):

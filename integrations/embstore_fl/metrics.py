@@ -1,4 +1,4 @@
-"""What the store saved each node: hits and misses, rows and bytes, and the seconds that encoding would have taken."""
+"""Metrics of each node: cache hits and misses, rows and bytes, and seconds of encoding saved."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ logger = logging.getLogger("embstore")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeMetrics:
-    """What became of the samples that a node wanted. Two of them add up.
+    """Metrics of one node. The sum of two is their total.
 
     Attributes
     ----------
     hits : int
-        Found: in the cache, with other clients, or in a legacy file.
+        Embeddings found in the cache, with other clients, or in a legacy file.
     misses : int
-        Not found there.
-    extracted, failed : int
-        Of the misses: encoded anew; could not be decoded or encoded.
-    rows, nbytes : int
-        Embeddings that the node has now, and their bytes.
+        Embeddings not found there.
+    extracted : int
+        Misses that were encoded.
+    failed : int
+        Misses that could not be decoded or encoded.
+    rows : int
+        Embeddings that the node has now.
+    nbytes : int
+        Bytes of these embeddings.
     seconds : float
-        That it took, extraction included.
+        Time of the whole load, extraction included.
     seconds_saved : float
-        What the hits would have taken to encode, at the mean of the rows of that store that were encoded; 0 where that
-        was never measured.
+        Time to encode the hits, at the mean of the rows encoded in that store. 0 if it was never measured.
 
     Examples
     --------
@@ -58,7 +61,7 @@ class NodeMetrics:
 
 
 class Metrics:
-    """The metrics of a server's nodes, and in total.
+    """Metrics of a server's nodes, by name, and their total.
 
     Examples
     --------
@@ -73,7 +76,7 @@ class Metrics:
         self._nodes: dict[str, NodeMetrics] = {}
 
     def add(self, node: object, found: NodeMetrics) -> None:
-        """Count what was found for a node, beside what was counted for it before."""
+        """Add metrics to those of a node."""
         name = str(node)
         self._nodes[name] = self._nodes.get(name, NodeMetrics()) + found
 
@@ -88,15 +91,15 @@ class Metrics:
 
     @property
     def total(self) -> NodeMetrics:
-        """All nodes together."""
+        """Sum over all nodes."""
         return sum(self._nodes.values(), NodeMetrics())
 
     def lines(self) -> list[str]:
-        """Return a line for each node, and one for all."""
+        """Return a line for each node, and one for the total."""
         return [*(f"node {name}: {found}" for name, found in self._nodes.items()), f"{len(self)} nodes: {self.total}"]
 
     def log(self) -> None:
-        """Log these lines, at the level INFO."""
+        """Log these lines at level INFO."""
         for line in self.lines():
             logger.info("%s", line)
 

@@ -1,4 +1,4 @@
-"""`audio_embs`: a node's embeddings by key, read from stores as they are asked for, and written in memory alone."""
+"""`audio_embs`: a node's embeddings by key, read lazily from stores, and written in memory only."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ _ATTEMPTS: Final = 20
 
 
 class Layer(Protocol):
-    """Embeddings that are somewhere already."""
+    """A place with embeddings by key."""
 
     def find(self, key: str) -> Any:
-        """Return the embedding of a key; None, if it is not there."""
+        """Return the embedding of a key, or None."""
 
     def __contains__(self, key: object) -> bool: ...
 
     def lacking(self, keys: Iterable[str]) -> list[str]:
-        """Return those of the keys that it does not have."""
+        """Return the keys without an embedding here."""
 
 
 class MemoryLayer:
-    """Embeddings that another mapping holds, as they are."""
+    """Embeddings of another mapping, unchanged."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
     def find(self, key: str) -> Any:
-        """Return the embedding of a key; None, if it is not there."""
+        """Return the embedding of a key, or None."""
         return self.values.get(key)
 
     def __contains__(self, key: object) -> bool:
         return key in self.values
 
     def lacking(self, keys: Iterable[str]) -> list[str]:
-        """Return those of the keys that it does not have."""
+        """Return the keys without an embedding here."""
         return [key for key in keys if key not in self.values]
 
 
 class StoreLayer:
-    """Rows of a store, by their keys. It follows the store through erases and compactions.
+    """Rows of a store by key. Stays valid through erases and compactions of the store.
 
-    What is pickled is where the store is and the keys: a worker process opens it for itself.
+    The pickle holds the store's path and the keys. A worker process opens its own reader.
 
     Parameters
     ----------
     path : Path
     field : str
     keys : sequence of str
-        Those that are not stored are left out.
+        Keys that are not stored are skipped.
     """
 
     def __init__(self, path: Path, field: str, keys: Sequence[str]) -> None:
@@ -67,23 +67,23 @@ class StoreLayer:
 
     @property
     def rows(self) -> dict[str, int]:
-        """The row of each key that is stored."""
+        """Row number of each stored key."""
         return self._followed()[1]
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of a row; of a token, where they are ragged."""
+        """Bytes of a row. For a ragged field, bytes of a token."""
         shared, _ = self._followed()
         return shared.store.fields[self.field].row_nbytes
 
     @property
     def config(self) -> Config:
-        """Of the store."""
+        """Config of the store."""
         return self._followed()[0].store.config
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a row."""
+        """Shape of a row."""
         shared, _ = self._followed()
         return shared.store.fields[self.field].shape
 
@@ -98,7 +98,7 @@ class StoreLayer:
         return shared, self._rows
 
     def find(self, key: str) -> Any:
-        """Return a row as a tensor over the store's map, see `embstore_fl.stores.Rows`; None, if it is not there."""
+        """Return a row as a tensor over the store's map (see `embstore_fl.stores.Rows`), or None."""
         for _ in range(_ATTEMPTS):
             shared, rows = self._followed()
             row = rows.get(key)
@@ -106,7 +106,7 @@ class StoreLayer:
                 return None
             try:
                 return shared.rows(self.field, least=row)[row]
-            except (StoreChangedError, StoreReplacedError):  # another process erased rows, or compacted the store
+            except (StoreChangedError, StoreReplacedError):  # an erase or a compaction by another process
                 shared.refresh()
         raise StoreReplacedError(self.path, f"it was replaced {_ATTEMPTS} times while a row was read")
 
@@ -114,7 +114,7 @@ class StoreLayer:
         return key in self.rows
 
     def lacking(self, keys: Iterable[str]) -> list[str]:
-        """Return those of the keys that it does not have."""
+        """Return the keys without an embedding here."""
         rows = self.rows
         return [key for key in keys if key not in rows]
 
@@ -131,9 +131,9 @@ class StoreLayer:
 class AudioEmbeddings(MutableMapping[str, Any]):
     """Embeddings of a node's own samples, by key.
 
-    Reading is lazy: a row of a store becomes a tensor over its map when it is asked for. Assignment, deletion and
-    `clear` act on what is in memory, and never on a store: what was deleted here is there again for the next who opens
-    it. Only keys of the node's own are read from stores; others are known only if they were assigned here.
+    Reading is lazy: a row of a store becomes a tensor over its map on access. Assignment, deletion and `clear` change
+    this mapping only, and never a store. Only the node's own keys are read from stores. Other keys exist here only if
+    they were assigned.
 
     Parameters
     ----------
@@ -145,9 +145,9 @@ class AudioEmbeddings(MutableMapping[str, Any]):
     Attributes
     ----------
     layers : tuple of Layer
-        Where embeddings are looked for, in this order, after what was assigned.
+        Places that are searched in this order, after `written`.
     written : dict
-        What was assigned.
+        Assigned embeddings.
 
     Examples
     --------
@@ -169,7 +169,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         self._hidden: set[str] = set()
 
     def find(self, key: object) -> Any:
-        """Return the embedding of a key; None, if there is none, or if it is not the node's own."""
+        """Return the embedding of a key. None if it is missing, or the key is not the node's own."""
         if key in self.written:
             return self.written[key]
         if key not in self.own or key in self._hidden:
@@ -186,9 +186,9 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         Raises
         ------
         ForeignKeysError
-            It is another client's, or nobody's.
+            The key is not the node's own.
         MissingKeysError
-            It is the node's own, and there is none yet.
+            The key is the node's own and has no embedding yet.
         """
         found = self.find(key)
         if found is None:
@@ -198,7 +198,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         return found
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the embedding of a key; the default, if there is none."""
+        """Return the embedding of a key, or the default."""
         found = self.find(key)
         return default if found is None else found
 
@@ -218,33 +218,33 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         self._hidden.add(key)
 
     def clear(self) -> None:
-        """Forget all of them, here; stores keep what they have."""
+        """Remove all embeddings from this mapping. Stores are not changed."""
         self.written.clear()
         self._hidden.clear()
         self.layers = ()
 
     def become(self, values: Mapping[str, Any] | None) -> None:
-        """Have what another mapping has of the node's own keys, and nothing else. No embedding is copied."""
+        """Replace all embeddings by those of another mapping, for the node's own keys. Nothing is copied."""
         self.clear()
         self.layers = _layers_of(values)
 
     def also(self, values: Mapping[str, Any] | None) -> None:
-        """Have what another mapping has of the node's own keys, where nothing was found so far."""
+        """Add embeddings of another mapping, for the node's own keys without an embedding."""
         left = self.missing
         self.layers += tuple(layer for layer in _layers_of(values) if len(layer.lacking(left)) < len(left))
 
     def load(self, layers: Sequence[Layer]) -> None:
-        """Look into these from now on. What was assigned stays, what was deleted is there again."""
+        """Replace the layers. Assigned embeddings stay, and deletions are undone."""
         self.layers = tuple(layers)
         self._hidden.clear()
 
     def forget(self, keys: Collection[str]) -> None:
-        """Let go of what was assigned under these keys: a store has it."""
+        """Remove assigned embeddings of these keys, which a store has."""
         for key in keys:
             self.written.pop(key, None)
 
     def origins(self) -> Iterator[tuple[Layer, list[str]]]:
-        """Yield the layers, each with the node's keys that are read from it."""
+        """Yield each layer with the node's keys that are read from it."""
         left = [key for key in self.own if key not in self.written and key not in self._hidden]
         for layer in self.layers:
             lacking = dict.fromkeys(layer.lacking(left))
@@ -277,7 +277,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
 
 
 def _layers_of(values: Mapping[str, Any] | None) -> tuple[Layer, ...]:
-    """Return what a mapping's embeddings are read from. What becomes of it later is no matter of theirs."""
+    """Return the layers of a mapping. Later changes of an `AudioEmbeddings` do not affect them."""
     if isinstance(values, AudioEmbeddings):
         return (*((MemoryLayer(dict(values.written)),) if values.written else ()), *values.layers)
     return (MemoryLayer(values),) if values else ()

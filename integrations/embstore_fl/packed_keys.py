@@ -1,4 +1,4 @@
-"""Many keys as one text in a manifest: the JSON of their list, deflated, in base64."""
+"""Packs many keys into one text of a manifest: the JSON of their list, deflated, in base64."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _MOST_NBYTES: Final = 2**30
-"""Of a client's keys, unpacked: some ten million of them. A file that claims more is not believed."""
+"""Largest unpacked size of a client's keys, some ten million keys. A file that claims more is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """Many keys, as they stand in a manifest.
+    """Packed keys of a manifest.
 
     Attributes
     ----------
     count : int
+        Number of keys.
     nbytes : int
-        Of the JSON of their list, in UTF-8.
+        Bytes of the JSON of their list, in UTF-8.
     deflated : str
-        That, deflated (RFC 1950), in base64.
+        This JSON, deflated (RFC 1950), in base64.
 
     Examples
     --------
@@ -46,18 +47,18 @@ class Packed:
         return cls(count=len(keys), nbytes=len(data), deflated=base64.b64encode(zlib.compress(data)).decode())
 
     def keys(self) -> list[str]:
-        """Unpack the keys, in their order.
+        """Return the unpacked keys in order.
 
         Raises
         ------
         ValueError
-            They are not what they are said to be.
+            The text does not decode to `count` keys in `nbytes` bytes.
         """
         if not 0 <= self.nbytes <= _MOST_NBYTES:
             raise ValueError(f"{self.nbytes:,} bytes of keys, at most {_MOST_NBYTES:,} are allowed")
         try:
             data = base64.b64decode(self.deflated, validate=True)
-            # Never more than was announced: a few kilobytes can be made to unpack to gigabytes.
+            # Limit the output to the stated size: a few crafted kilobytes can unpack to gigabytes.
             found = zlib.decompressobj().decompress(data, self.nbytes + 1)
         except (binascii.Error, zlib.error) as error:
             raise ValueError(f"packed keys can't be unpacked: {error}") from error
@@ -67,7 +68,7 @@ class Packed:
 
 
 def checked_keys(keys: Any, count: int | None = None) -> list[str]:
-    """Return a list of keys, once it is known to be one."""
+    """Return `keys`. Raise ValueError if it is not a list of texts, or not of length `count`."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("expected a list of keys")
     if count is not None and len(keys) != count:

@@ -1,4 +1,4 @@
-"""Samples shared out among clients by the partitioners of flwr-datasets. Imports `datasets` when it is called."""
+"""Assigns samples to clients by the partitioners of flwr-datasets. `datasets` is imported on the first call."""
 
 from __future__ import annotations
 
@@ -29,36 +29,38 @@ def partition(samples: Sequence[str | Key], partitioner: Any, *, seed: int | Non
 def partition(
     samples: View | Sequence[str | Key], partitioner: Any, *, columns: Sequence[str] = (), seed: int | None = 0
 ) -> NamedParts[View] | NamedParts[list[str]]:
-    """Share samples out among clients, by any partitioner of `flwr_datasets` that shares out rows.
+    """Assign samples to clients by any partitioner of `flwr_datasets` that assigns rows.
 
-    The partitioner gets a table with the columns ``key``, ``file_id``, ``class_name``, ``label`` (the class's place
-    among the sorted ones) and ``row``, and those that are asked for; vectors it never sees. Its ``partition_by``
-    names one of them.
+    The partitioner gets a table with the columns ``key``, ``file_id``, ``class_name``, ``label`` (the index of the
+    class among the sorted classes) and ``row``, and the columns in `columns`, but no vectors. Its ``partition_by``
+    names one of these columns.
 
     Parameters
     ----------
     samples : View or sequence of str or Key
-        Rows of a store; or keys, where the clients are to be known before anything is encoded.
+        Rows of a store, or keys if nothing is encoded yet.
     partitioner : flwr_datasets.partitioner.Partitioner
-        A fresh one: it takes one table in its life.
+        A new one, since a partitioner accepts one table only.
     columns : sequence of str
-        Of the store, for partitioners that go by them: a speaker, a site.
+        Columns of the store for the partitioner, such as a speaker or a site.
     seed : int, optional
-        Of the order in which samples are given to a partitioner that cuts its table into stretches (IID, by size): a
-        store that was filled class by class would not be shared out evenly. Give the manifest's seed, which is 0
-        unless another is given there. None keeps the order.
+        Seed of a shuffle for partitioners that cut their table into contiguous slices (IID, by size). Without it, a
+        store filled class by class is not divided evenly. Pass the manifest's seed, whose default is 0. None keeps
+        the order.
 
     Returns
     -------
     dict of int to View, or to list of str
-        Each client's part, in the order of `samples`. Of a partitioner that goes by natural ids, `names` has the id
-        of each client, and `save_partition` writes them down.
+        Each client's part, in the order of `samples`. If the partitioner uses natural ids, its attribute `names`
+        has the id of each client, and `save_partition` saves them.
 
     Raises
     ------
     PartitionerError
-        It shares out columns, or makes rows of its own.
+        The partitioner assigns columns, or adds rows.
     UnknownColumnError, KeyFormatError
+    TypeError
+        `columns` are given, and `samples` are keys.
     MissingLibraryError
     """
     datasets = imported("datasets", "flower", "for partitions")
@@ -75,15 +77,15 @@ def partition(
 
 
 def _cuts_stretches(partitioner: Any) -> bool:
-    """Tell whether a partitioner cuts its table into stretches, in the table's order.
+    """Return whether a partitioner cuts its table into contiguous slices.
 
-    flwr-datasets 0.6 documents its `IidPartitioner` as random, and takes contiguous shards.
+    flwr-datasets 0.6 documents its `IidPartitioner` as random, but it takes contiguous shards.
     """
     return any(kind.__name__ in _IN_ORDER for kind in type(partitioner).__mro__)
 
 
 def _natural_ids(partitioner: Any) -> dict[int, str]:
-    """Return the natural id of each part, of a group of ids all of them; nothing for other partitioners."""
+    """Return the natural id of each part, or its ids joined by "+". Empty for other partitioners."""
     found = getattr(partitioner, "partition_id_to_natural_id", {})
     groups = getattr(partitioner, "partition_id_to_natural_ids", {})
     return {client: str(name) for client, name in found.items()} | {
@@ -92,7 +94,7 @@ def _natural_ids(partitioner: Any) -> dict[int, str]:
 
 
 def _table(samples: View | Sequence[str | Key], columns: Sequence[str]) -> dict[str, Any]:
-    """Return what a partitioner may go by, by column."""
+    """Return the partitioner's table as columns."""
     keys = samples.keys if isinstance(samples, View) else samples
     parsed = [Key.parse(key) for key in keys]
     classes = sorted({key.class_name for key in parsed})
@@ -106,19 +108,19 @@ def _table(samples: View | Sequence[str | Key], columns: Sequence[str]) -> dict[
     }
     for name in columns:
         if name in table:
-            raise ValueError(f"{name!r} is a column of every table: the store's own of that name can't be in it too")
+            raise ValueError(f"columns={name!r} conflicts with the built-in column of this name; rename the store's")
         if not isinstance(samples, View):
-            raise TypeError(f"keys have no column {name!r}: give a view")
+            raise TypeError(f"keys have no column {name!r}: pass a view")
         table[name] = samples.column(name)
     return table
 
 
 def _rows(partitioner: Any, client: int, count: int) -> np.ndarray[Any, Any]:
-    """Return the rows of a client's part, ascending; the order in a part means nothing, and that of a view may."""
+    """Return the rows of a client's part, ascending. The order in a part has no meaning, that of a view may."""
     part, name = partitioner.load_partition(client), type(partitioner).__name__
     if _ROW not in part.column_names:
-        raise PartitionerError(name, "it shares out columns, not rows")
+        raise PartitionerError(name, "it assigns columns, not rows; use a partitioner that assigns rows")
     rows = np.asarray(part.select_columns([_ROW]).with_format("numpy")[:][_ROW], dtype=np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-        raise PartitionerError(name, f"it made rows that are none of the {count:,}")
+        raise PartitionerError(name, f"it returned rows outside the {count:,} samples")
     return np.sort(rows)

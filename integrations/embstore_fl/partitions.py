@@ -1,6 +1,6 @@
-"""The clients' parts of a store, by their keys: written down, read as views, and what of them is missing.
+"""Saves and loads the clients' parts of a store by their keys, and reports missing keys.
 
-The views are `client_views`', the file is `manifest`'s. Nothing here knows Flower.
+`client_views` has the views, `manifest` the file. Independent of Flower.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ V = TypeVar("V", bound="View | list[str]")
 
 
 class NamedParts(dict[int, V]):
-    """Each client's part by its number, and the names of clients that have one."""
+    """Each client's part by number, with `names` of clients by number."""
 
     def __init__(self, parts: Mapping[int, V], names: Mapping[int, str]) -> None:
         super().__init__(parts)
@@ -57,29 +57,28 @@ def save_partition(
     names: Mapping[int, str] | None = None,
     test: View | Iterable[str | Key] | None = None,
 ) -> Manifest:
-    """Write down which client has which samples, in a file that outlives rows and machines.
+    """Save each client's keys in a file that stays valid after compactions and on other machines.
 
     Parameters
     ----------
     partitions : mapping of int or str, or sequence, of View or keys
-        What `partition` returns, or each client's part by a name such as "site-1". A part of it is enough for a
-        machine that is to know its own clients alone. What `load_partition` returns keeps its classes, names, test
-        set and seed.
+        The parts that `partition` returned, or each client's part by a name such as "site-1". A machine that must not
+        know other clients gets its own clients only. Classes, names, test set and seed of a `Partitions` are kept.
     file : path_like
-        Written whole and durably; one that is there is replaced.
+        Written atomically and durably. An existing file is replaced.
     scheme : str or mapping
-        How the samples were shared out, for whoever reads it: ``"Dirichlet, alpha 0.5"``, or anything that JSON holds.
+        Description of the assignment for readers: ``"Dirichlet, alpha 0.5"``, or a JSON value.
     seed : int, optional
-        Of that; also of each client's split into train and test, unless another is given there.
+        Seed of the scheme, and default seed of each client's split into train and test.
     config : mapping, optional
-        Of the store: needed where there are only keys, before anything is encoded.
+        The store's config. Required if there are only keys and no view.
     classes : sequence of str, optional
-        What labels are places in. By default the classes of all keys, sorted; if the file is there and of the same
-        config, its classes keep their places, and new ones follow. Needed where `partitions` is a part.
+        Labels are indices into this list. Default: the classes of all keys, sorted. If the file exists and has the
+        same config, its classes keep their labels, and new ones follow. Required if `partitions` is a part.
     names : mapping of int to str, optional
-        Names of clients that have a number; those of natural ids, unless given.
+        Names of clients with a number. Default: their natural ids.
     test : View, or keys, optional
-        A given test set, such as the official one: it takes the place of a share of each client's rows.
+        A given test set, such as the official one. It replaces the share of each client's rows.
 
     Returns
     -------
@@ -88,9 +87,13 @@ def save_partition(
     Raises
     ------
     OtherStoreManifestError
-        Views are of stores with different configs.
+        The views are of stores with different configs.
     FileFormatError, UnsupportedFormatError
-        The file is there, and is no manifest.
+        The file exists, and is not a manifest.
+    TypeError
+        There are only keys, and no config.
+    ValueError
+        See `Manifest.of`.
     KeyFormatError, ReadOnlyError, StorageFullError
     """
     parts = _by_client(partitions)
@@ -104,7 +107,7 @@ def save_partition(
     views = [part for part in (*parts.values(), test) if isinstance(part, View)]
     if config is None:
         if not views:
-            raise TypeError("keys alone don't say of which store they are: give its config")
+            raise TypeError("expected config=, as keys without a view do not identify a store")
         config = views[0].store.config
     manifest = Manifest.of(
         {client: part.keys if isinstance(part, View) else part for client, part in parts.items()},  # type: ignore[arg-type]
@@ -123,7 +126,7 @@ def save_partition(
 
 
 def _classes_before(file: str | os.PathLike[str], config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the classes of the manifest that is replaced: in the middle of a run, labels must not move."""
+    """Return the classes of the manifest that is replaced. Labels must not change during a run."""
     try:
         before = Manifest.read(file)
     except ManifestNotFoundError:
@@ -132,10 +135,9 @@ def _classes_before(file: str | os.PathLike[str], config: Mapping[str, Any]) -> 
 
 
 def load_partition(file: str | os.PathLike[str], store: EmbeddingStore) -> Partitions:
-    """Return each client's view of a store, as a manifest has it.
+    """Load each client's view of a store from a manifest.
 
-    The store may be another one than that which it was made of, as long as it has the same config: on another machine,
-    compacted, or not filled yet.
+    Any store with the same config fits: on another machine, compacted, or not filled yet.
 
     Parameters
     ----------
@@ -151,7 +153,7 @@ def load_partition(file: str | os.PathLike[str], store: EmbeddingStore) -> Parti
     Raises
     ------
     OtherStoreManifestError
-        The store has another config; says in what it differs.
+        The store has another config. The message lists the differences.
     ManifestNotFoundError, FileFormatError, UnsupportedFormatError
     """
     return Partitions(Manifest.read(file), store)
@@ -162,15 +164,15 @@ def load_partition(file: str | os.PathLike[str], store: EmbeddingStore) -> Parti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientCoverage:
-    """How much of a client's part is stored.
+    """Coverage of one client's part.
 
     Attributes
     ----------
     client : int or str
     wanted : int
-        Keys that the client has.
+        Number of the client's keys.
     missing : tuple of str
-        Those that are not stored.
+        Keys that are not stored.
 
     Examples
     --------
@@ -188,7 +190,7 @@ class ClientCoverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How much of each client's part is stored. As text, a line for each client that lacks something.
+    """Coverage of all clients' parts. Its text has a line for each client with missing keys.
 
     Attributes
     ----------
@@ -199,12 +201,12 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether no key is missing."""
         return not any(client.missing for client in self.clients)
 
     @property
     def missing(self) -> dict[Client, tuple[str, ...]]:
-        """The keys that are not stored, of each client that has such."""
+        """Missing keys by client, for clients with missing keys."""
         return {client.client: client.missing for client in self.clients if client.missing}
 
     def __str__(self) -> str:
@@ -218,15 +220,15 @@ class Coverage:
 
 
 def coverage(partitions: Parts | Partitions | Manifest, store: EmbeddingStore | None = None) -> Coverage:
-    """Say what of each client's part is stored, before the first round.
+    """Return the stored and missing keys of each client, to check before the first round.
 
-    A test set that no client has a key of is no client's part.
+    A test set without any client's keys is not counted.
 
     Parameters
     ----------
     partitions : Partitions, Manifest, or mapping or sequence of View or keys
     store : EmbeddingStore, optional
-        Where to look; that of the partitions, unless given. It is moved on to its newest commit.
+        Store to search, refreshed first. Default: the partitions' own.
 
     Returns
     -------
@@ -236,11 +238,11 @@ def coverage(partitions: Parts | Partitions | Manifest, store: EmbeddingStore | 
     ------
     OtherStoreManifestError
     TypeError
-        There is no store to look in.
+        `store` is missing, and `partitions` has no store.
     """
     if isinstance(partitions, Manifest):
         if store is None:
-            raise TypeError("a manifest does not say where its store lies: give it")
+            raise TypeError("expected store=, as a manifest has no path of a store")
         partitions = Partitions(partitions, store)
     if isinstance(partitions, Partitions):
         store = store or partitions.store
@@ -252,7 +254,7 @@ def coverage(partitions: Parts | Partitions | Manifest, store: EmbeddingStore | 
     for client, part in parts.items():
         place = store if store is not None else part.store if isinstance(part, View) else None
         if place is None:
-            raise TypeError(f"the keys of client {client} don't say where they are stored: give the store")
+            raise TypeError(f"expected store=, as the keys of client {client} have no store")
         place.refresh()
         keys = part.keys if isinstance(part, View) else list(part)
         found.append(ClientCoverage(client=client, wanted=len(keys), missing=tuple(place.missing(keys))))

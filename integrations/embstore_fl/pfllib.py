@@ -1,7 +1,7 @@
-"""PFLlib on a store: `read_client_data` of its ``utils.data_utils``, with nothing to read from an ``.npz``.
+"""PFLlib adapter: replaces `read_client_data` of its ``utils.data_utils``, which reads ``.npz`` files, by a store.
 
-`install` splits the clients' rows, and puts the function in place before ``flcore`` binds the old one. How rows are
-split is `holdout`'s, what a client gets is `clientdata`'s. Written against PFLlib at commit d832e76.
+`install` splits the clients' rows, and replaces the function before ``flcore`` binds the old one. `holdout` splits the
+rows, and `clientdata` has a client's samples. Written against PFLlib at commit d832e76.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ Partition = View | Sequence[int] | Sequence[str] | Sequence[Key] | NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """What `install` has put in place.
+    """Result of `install`.
 
     Attributes
     ----------
     dataset : str or None
-        The name that it answers to; None for every name.
+        PFLlib's name of the data set. None matches every name.
     classes : tuple of str
-        A label is a place in it.
+        A label is an index into it.
     feature_dim : int
-        Numbers in a row: what a model's head takes.
+        Numbers in a row: the input size of a model's head.
     train, test : dict of int to ClientData
         By the client's number.
     names : tuple of str
-        Of clients that were given by name: a client's number is its place. Empty otherwise.
+        Names of clients that were given by name. A client's number is its index. Empty otherwise.
     """
 
     dataset: str | None
@@ -66,16 +66,16 @@ class Installed:
 
     @property
     def num_classes(self) -> int:
-        """Labels that there are: what a model's head gives."""
+        """Number of labels: the output size of a model's head."""
         return len(self.classes)
 
     @property
     def num_clients(self) -> int:
-        """Clients that there are."""
+        """Number of clients."""
         return len(self.train)
 
     def read(self, idx: SupportsIndex | str, is_train: bool = True, few_shot: int = 0) -> ClientData:
-        """Return a client's samples; see `read_client_data`."""
+        """Return a client's samples. See `read_client_data`."""
         part = self.train if is_train else self.test
         client = self._number(idx)
         if client not in part:
@@ -92,27 +92,26 @@ class Installed:
         return operator.index(idx)
 
 
-_installed: dict[str | None, Installed] = {}  # by the name of the data set; under None alone, for every name
+_installed: dict[str | None, Installed] = {}  # by the data set's name, or the single key None for every name
 
 
 def read_client_data(
     dataset: str, idx: SupportsIndex | str, is_train: bool = True, few_shot: int = 0
 ) -> Sequence[tuple[Any, Any]]:
-    """Return a client's samples, as PFLlib's function of this name does.
+    """Return a client's samples. Replaces PFLlib's function of this name.
 
-    Nothing is read or made here: the same call returns the same sequence, which reads a sample when it is asked
-    for it.
+    No row is read here. The same call returns the same sequence, which reads a sample on access.
 
     Parameters
     ----------
     dataset : str
-        The name that was given to `install`; any, if none was.
+        The name that was passed to `install`. Any name if none was passed.
     idx : int or str
-        The client's number, or its name.
+        The client's number or name.
     is_train : bool
-        Whether the rows to train on, or those to test.
+        True for training rows, False for test rows.
     few_shot : int
-        Of the rows to train on, only the first so many of each label; all for 0.
+        Return only this many training rows of each label, the first ones. 0 for all.
 
     Returns
     -------
@@ -139,34 +138,33 @@ def install(
     dataset: str | None = None,
     field: str | None = None,
 ) -> Installed:
-    """Put `read_client_data` in place in PFLlib's ``utils.data_utils``, before ``flcore`` is imported.
+    """Replace `read_client_data` in PFLlib's ``utils.data_utils``. Call it before ``flcore`` is imported.
 
     Parameters
     ----------
     store : EmbeddingStore
     partitions : mapping of int or str, or sequence
-        What each client holds: a view, row numbers or keys. PFLlib numbers its clients: with names, a client's number
-        is its place.
+        Each client's view, row numbers or keys. PFLlib numbers its clients: a named client's number is its position.
     classes : sequence of str
-        Gives the labels: a class's place in this list, the same for all clients.
+        Labels are indices into this list, the same for all clients.
     test : float, view, row numbers or keys, optional
-        A share of each client's rows, and of each of its classes, that is for testing; the same for each call
-        with this seed, since it follows from the rows' keys (see `holdout`). A row that two clients hold is never
-        one's for testing and the other's to train on. Or a given test set, such as the official one: a client is
-        tested on its own rows of it; if no client has any of them, each client is tested on the whole set. By default
-        the test set of the partitions' manifest, or else 0.25.
+        A float is the share of each client's rows, and of each of its classes, for testing. The keys and the seed
+        decide the rows (see `holdout`), so each call returns the same. No row is for testing in one client and for
+        training in another. Anything else is a given test set, such as the official one: a client is tested on its
+        own rows of it. If no client has any of them, each client is tested on the whole set. Default: the test set
+        of the partitions' manifest, or else 0.25.
     seed : int, optional
-        By default that of the partitions' manifest, or else 0.
+        Default: the seed of the partitions' manifest, or else 0.
     dataset : str, optional
-        The name that PFLlib will ask for, needed where several are installed; answers to any, unless given. One
-        that is installed under the same name gives way, and so does one without a name.
+        PFLlib's name of the data set, required for several installations. Default: every name. An installation of
+        the same name, or of every name, is replaced.
     field : str, optional
-        The store's only one, unless given.
+        Default: the store's only field.
 
     Returns
     -------
     Installed
-        Has `feature_dim` and `num_classes`, for the model's head.
+        Its `feature_dim` and `num_classes` are the sizes of the model's head.
 
     Raises
     ------
@@ -175,7 +173,7 @@ def install(
     GivenTestError
         `test` is given, and the partitions' manifest has a test set.
     ShapeError
-        The field is ragged: PFLlib's models take rows of one shape.
+        The field is ragged. PFLlib's models take rows of one shape.
     UnknownFieldError, MissingKeysError, IndexError
     ValueError
         `test` is not between 0 and 1.
@@ -212,7 +210,7 @@ def install(
 
 
 def _data_utils() -> Any:
-    """Import the module of PFLlib that has the function."""
+    """Import PFLlib's ``utils.data_utils``."""
     try:
         module = importlib.import_module("utils.data_utils")
     except ModuleNotFoundError as error:
@@ -233,7 +231,7 @@ def _split(
     test: float | Partition,
     seed: int,
 ) -> tuple[Datas, Datas]:
-    """Return what each client trains on, and what it is tested on."""
+    """Return the training and the test samples of each client."""
     clients = _clients(partitions)
     whole = {number: _whole(store, client, part, classes, name) for number, (client, part) in clients.items()}
     called = {number: client for number, (client, _) in clients.items()}
@@ -243,13 +241,13 @@ def _split(
         train, tested = _by_test_set(whole, _whole(store, "(test set)", test, classes, name))
     for part, parts in (("train", train), ("test", tested)):
         for number, data in parts.items():
-            if not len(data):  # a DataLoader that shuffles takes no data set without samples
+            if not len(data):  # a shuffling DataLoader raises for an empty data set
                 raise ClientRowsError(called[number], 0, part=part)
     return train, tested
 
 
 def _clients(partitions: Mapping[Any, Partition] | Sequence[Partition]) -> dict[int, tuple[int | str, Partition]]:
-    """Return what each client holds, and what it is called, by its number: a name's number is its place."""
+    """Return each client's number or name and its part, by number. A named client's number is its position."""
     if not isinstance(partitions, Mapping):
         return {number: (number, part) for number, part in enumerate(partitions)}
     if partitions and all(isinstance(client, str) for client in partitions):
@@ -258,7 +256,7 @@ def _clients(partitions: Mapping[Any, Partition] | Sequence[Partition]) -> dict[
 
 
 def _whole(store: EmbeddingStore, client: int | str, part: Partition, classes: Sequence[str], name: str) -> ClientData:
-    """Return all that a client holds, with its labels."""
+    """Return all samples of a client."""
     view = _view(store, client, part)
     try:
         return ClientData(view, view.labels(classes), name)
@@ -267,7 +265,7 @@ def _whole(store: EmbeddingStore, client: int | str, part: Partition, classes: S
 
 
 def _by_share(whole: Datas, clients: Mapping[int, int | str], test: float, seed: int) -> tuple[Datas, Datas]:
-    """Return what each client trains on, and the share of its rows that it is tested on."""
+    """Split each client's samples, with a share of its rows for testing."""
     if not 0 < test < 1:
         raise ValueError(f"expected test, a share, above 0 and below 1, found {test}")
     held: dict[int, Held] = {}
@@ -282,7 +280,7 @@ def _by_share(whole: Datas, clients: Mapping[int, int | str], test: float, seed:
 
 
 def _by_test_set(whole: Datas, tested: ClientData) -> tuple[Datas, Datas]:
-    """Return what each client trains on, and the rows of a given test set that it is tested on."""
+    """Split each client's samples by a given test set."""
     chosen = {number: np.isin(data.view.rows, tested.view.rows) for number, data in whole.items()}
     if not any(mask.any() for mask in chosen.values()):
         return whole, dict.fromkeys(whole, tested)
@@ -300,6 +298,6 @@ def _view(store: EmbeddingStore, client: int | str, partition: Partition) -> Vie
     if len(partition) and isinstance(partition[0], str | Key):
         return store.select(keys=cast("Sequence[str | Key]", partition))
     rows = np.asarray(partition if len(partition) else np.empty(0, np.int64))
-    if rows.ndim != 1 or rows.dtype.kind not in "iu":  # a mask would be taken for rows 0 and 1
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":  # a mask would be read as rows 0 and 1
         raise TypeError(f"client {client}: expected a view, row numbers or keys, found {rows.dtype} {rows.shape}")
     return store.select(rows=rows)

@@ -1,9 +1,9 @@
-"""Which sample belongs to which node, and to which split: decided once over the whole data set, class by class. Pure.
+"""Assigns samples to nodes and splits, class by class over the whole data set. Pure functions, no I/O.
 
-The samples of a class get one order, drawn by a generator that is seeded from (seed, class) alone. Splits are laid over
-the positions of that order in an even pattern, and a node's share is a stretch of it. So whatever classes a node takes,
-and however many nodes there are: a sample's split is the same for all, two nodes' shares have no sample in common, and
-each share has the splits in their ratios. Shares don't depend on ratios, nor splits on shares.
+The samples of a class get one random order. Its generator is seeded by (seed, class) only. An even pattern over the
+positions of that order assigns the splits, and a node's share is a contiguous slice of it. For any selection of
+classes and any number of nodes: a sample's split is the same on all nodes, shares of two nodes are disjoint, and each
+share has the splits in their ratios. Shares do not depend on ratios, nor splits on shares.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ RATIOS: Final[Mapping[str, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
 SEED: Final = 42
 _STARTS: Final = 100
 _LARGEST_ERROR: Final = 1e-6
-"""By which ratios may miss 1: a test ratio is mostly what a subtraction left."""
+"""Tolerance for the sum of the ratios, since a test ratio is often the result of a subtraction."""
 
 Group = Hashable
 
 
 def rng_of(seed: int, class_name: str) -> np.random.Generator:
-    """Return the generator of a class, which depends on nothing but these two."""
+    """Return the random generator of a class. It depends only on the seed and the class."""
     digest = blake2b(f"{seed}\0{class_name}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitScheme:
-    """How samples are split into train, val and test.
+    """Scheme of the split into train, val and test.
 
     Attributes
     ----------
     by : {"ratio", "official", "fold"}
-        At random; as the data set's authors did; or by the folds named.
+        At random, by the split of the data set's authors, or by the folds in `folds`.
     ratios : mapping of str to float
-        Sum to 1. By "official" and "fold", only what they say of val beside train is used, where the data set has
-        no validation samples of its own, or none were named: they are drawn from those for training.
+        Must sum to 1. With "official" and "fold", only the ratio of val to train is used, if the data set has no
+        validation samples or no folds are named for val: validation samples are then drawn from those for training.
     folds : mapping of str to tuple
         The folds of each split.
     seed : int
@@ -53,8 +53,10 @@ class SplitScheme:
     Raises
     ------
     RatiosError
+    TypeError
+        Folds that are not tuples.
     ValueError
-        Another `by`, or a fold in two splits.
+        Another `by`, an unknown split, or a fold in two splits.
     """
 
     by: Literal["ratio", "official", "fold"] = "ratio"
@@ -75,28 +77,28 @@ class SplitScheme:
             raise TypeError(f"expected tuples of folds, found {dict(self.folds)}")
         named = [fold for folds in self.folds.values() for fold in folds]
         if len(set(named)) < len(named):
-            raise ValueError(f"a fold is in one split alone, found {dict(self.folds)}")
+            raise ValueError(f"expected each fold in one split, found {dict(self.folds)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeShare:
-    """Which node of how many, of each class: a stretch of the class's order.
+    """A node's share of each class: a contiguous slice of the class's order.
 
     Attributes
     ----------
     node : int
         From 0.
     num_nodes : int or None
-        Each gets as many samples of a class, or one more.
+        Number of nodes. Their shares of a class differ by at most one sample.
     samples_per_node : int or None
-        Or each gets this many of a class, as long as there are.
+        Samples of each class for a node, while the class has enough.
 
     Raises
     ------
     NodeError
-        Both of them are given, or neither, or one that is not positive.
+        Both of `num_nodes` and `samples_per_node` are given, or neither, or one that is not positive.
     NodeRangeError
-        There is no such node.
+        The node is negative, or not below `num_nodes`.
 
     Examples
     --------
@@ -113,17 +115,17 @@ class NodeShare:
     def __post_init__(self) -> None:
         given = {"num_nodes": self.num_nodes, "samples_per_node": self.samples_per_node}
         if None not in given.values():
-            raise NodeError(given, "num_nodes and samples_per_node say the same in two ways: give one of them")
+            raise NodeError(given, "expected num_nodes or samples_per_node, not both")
         counts = [count for count in given.values() if count is not None]
         if not counts:
-            raise NodeError({"node": self.node}, "a node needs num_nodes or samples_per_node beside its number")
+            raise NodeError({"node": self.node}, "expected num_nodes or samples_per_node with a node's number")
         if counts[0] < 1:
             raise NodeError(given, "expected a positive number")
         if self.node < 0 or (self.num_nodes is not None and self.node >= self.num_nodes):
             raise NodeRangeError(self.node, self.num_nodes)
 
     def bounds(self, count: int) -> tuple[int, int]:
-        """Return where the node's stretch of `count` positions starts and stops."""
+        """Return start and stop of the node's slice of `count` positions."""
         if self.num_nodes is not None:
             each, more = divmod(count, self.num_nodes)
             start = self.node * each + min(self.node, more)
@@ -133,12 +135,12 @@ class NodeShare:
         return start, min(count, start + self.samples_per_node)
 
     def check(self, counts: Mapping[str, int]) -> list[str]:
-        """Return the classes that the node gets fewer samples of than it asks for.
+        """Return the classes with fewer samples for the node than `samples_per_node`.
 
         Raises
         ------
         NodeRangeError
-            It gets none of any class.
+            The node gets no sample of any class.
         """
         if self.samples_per_node is None:
             return []
@@ -154,15 +156,15 @@ class NodeShare:
 
 
 def class_order(groups: Sequence[Group], *, rng: np.random.Generator) -> list[int]:
-    """Return the order of a class: places, each once.
+    """Return the random order of a class: each index once.
 
-    Samples of a group (a fold, an official split) are spread evenly over it, so that each node's stretch has all of
-    them in proportion.
+    Samples of a group (a fold, an official split) are spread evenly, so that each node's slice has all groups in
+    proportion.
 
     Parameters
     ----------
     groups : sequence
-        Of each sample, None for none. The samples themselves must come in an order that does not change.
+        Group of each sample, or None. The samples must always be in the same order.
     rng : numpy.random.Generator
     """
     members: dict[Group, list[int]] = {}
@@ -178,7 +180,7 @@ def class_order(groups: Sequence[Group], *, rng: np.random.Generator) -> list[in
 
 
 def even_pattern(count: int, ratios: Mapping[str, float], *, start: int = 0) -> list[str]:
-    """Return the split of each of `count` positions: each stretch of them has the splits in their ratios, but for one.
+    """Return the split of each of `count` positions. Any slice has the splits in their ratios to within one.
 
     Examples
     --------
@@ -186,13 +188,13 @@ def even_pattern(count: int, ratios: Mapping[str, float], *, start: int = 0) -> 
     ['train', 'train', 'test', 'train', 'train', 'val', 'train', 'train', 'test', 'train']
     """
     needed = start + count
-    # The same for all classes and nodes: made once, and a little longer than it is needed.
+    # The pattern is the same for all classes and nodes, so a longer one is made once and cached.
     return list(_pattern(tuple(ratios.items()), 1 << max(7, needed.bit_length()))[start:needed])
 
 
 @functools.lru_cache(maxsize=64)
 def _pattern(ratios: tuple[tuple[str, float], ...], count: int) -> tuple[str, ...]:
-    """Give each position to the split that lacks the most."""
+    """Assign each position to the split that is furthest below its ratio."""
     given = [0] * len(ratios)
     pattern = []
     for position in range(1, count + 1):
@@ -209,7 +211,7 @@ def splits_of(ordered: Sequence[Group], scheme: SplitScheme, *, rng: np.random.G
     Parameters
     ----------
     ordered : sequence
-        The group of each, in the class's order: its fold, or its official split.
+        Group of each sample (its fold or official split), in the class's order.
     scheme : SplitScheme
     rng : numpy.random.Generator
 

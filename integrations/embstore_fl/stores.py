@@ -1,6 +1,6 @@
-"""Stores that are open in this process: each once, whichever nodes read it, and their rows as tensors over its map.
+"""One open reader for each store in this process, shared by all nodes, and its rows as tensors over its map.
 
-Ten nodes that each mapped ten gigabytes in thousands of files would use up the maps that a process may have.
+Ten nodes with their own maps of ten gigabytes in thousands of files would exceed a process's limit of maps.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ State = tuple[str, int]
 
 
 class Rows:
-    """Rows of a field as tensors, by number.
+    """Rows of a field as tensors, by row number.
 
-    Each is a stretch of one tensor over the store's private map: nothing is copied, and nothing is read before it is
-    looked at. torch has no read-only tensors, and writing through one that lies over a read-only map would end the
-    process; so the map is a writable one of this process's own. What is written into a row in place is seen by all
-    who read this row here, and never by the files. Where a store can't be mapped, each row is a copy.
+    Each is a slice of one tensor over a private map of the store: no copy, and read from disk on first access. torch
+    has no read-only tensors, and a write through a read-only map kills the process. The map is therefore private and
+    writable. A write into a row changes this row for all readers in this process, and never the files. If a store
+    can't be mapped, each row is a copy.
     """
 
     def __init__(self, store: EmbeddingStore, field: str) -> None:
@@ -56,7 +56,7 @@ class Rows:
 
 
 class OpenStore:
-    """A store that is open for reading in this process.
+    """A reader of a store, shared in this process.
 
     Attributes
     ----------
@@ -69,12 +69,12 @@ class OpenStore:
 
     @property
     def state(self) -> State:
-        """What changes when row numbers mean something else, or rows were blanked."""
+        """Generation and epoch: they change when row numbers change, or rows were blanked."""
         record = self.store.snapshot.record
         return record.generation, record.epoch
 
     def rows(self, field: str, *, least: int) -> Rows:
-        """Return the rows of a field, at least up to the number `least`: mapped anew where the store has grown."""
+        """Return the rows of a field, at least up to row number `least`. A store that has grown is mapped again."""
         state, known = self._rows.get(field, (None, None))
         if known is None or state != self.state or known.length <= least:
             known = Rows(self.store, field)
@@ -82,7 +82,7 @@ class OpenStore:
         return known
 
     def refresh(self) -> None:
-        """Move on to the newest commit."""
+        """Read the newest commit."""
         self.store.refresh()
 
 
@@ -91,7 +91,7 @@ _lock = threading.Lock()
 
 
 def _renewed() -> None:
-    """Have a lock that is free, in a process that was forked while another thread held it."""
+    """Make a free lock in a forked process. Another thread may have held the old one."""
     global _lock
     _lock = threading.Lock()
 
@@ -100,7 +100,7 @@ os.register_at_fork(after_in_child=_renewed)
 
 
 def open_shared(path: str | os.PathLike[str]) -> OpenStore:
-    """Return this process's reader of a store, at the newest commit. It is let go of with the last who use it."""
+    """Return this process's reader of a store, at the newest commit. It is closed with its last reference."""
     place = Path(path).resolve()
     with _lock:
         known = _open.get(place)
@@ -113,7 +113,7 @@ def open_shared(path: str | os.PathLike[str]) -> OpenStore:
 
 
 def refresh_shared(path: str | os.PathLike[str]) -> None:
-    """Move this process's reader of a store on to the newest commit, if there is one."""
+    """Refresh this process's reader of a store, if it is open."""
     place = Path(path).resolve()
     with _lock:
         known = _open.get(place)

@@ -1,4 +1,4 @@
-"""Withdrawal: a client's rows erased from a store, physically, while all others go on."""
+"""Withdrawal of a client: erases its rows from a store, while other clients continue."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from embstore_fl.errors import SharedKeysError
 from embstore_fl.stores import refresh_shared
 
 Partition = Any
-"""A view, a data set of a node's, or the keys themselves."""
+"""A view, a node's data set, or a sequence of keys."""
 
 
 def erase_client(
     store: EmbeddingStore | str | os.PathLike[str], partition: Partition, *, others: Iterable[Partition] = ()
 ) -> EraseReceipt:
-    """Erase a client's rows: they are deleted, and blanked in the store's files.
+    """Erase a client's rows: delete them, and blank them in the store's files.
 
-    Other clients' views, data sets and manifests stay valid, as rows keep their numbers. Keys of the client's that
-    were never stored, or are erased already, are passed over, so that it may be repeated.
+    Other clients' views, data sets and manifests stay valid, as rows keep their numbers. Keys that were never stored
+    or are erased already are skipped, so the call may be repeated.
 
     Parameters
     ----------
     store : EmbeddingStore or path_like
-        One that is open for reading will do: it is opened once more for the erase, and refreshed.
+        A read-only store is opened a second time for writing, and refreshed afterwards.
     partition : View, data set, or sequence of keys
-        What is the client's.
+        The client's rows.
     others : iterable of the same, optional
-        What is other clients': a key that one of them has too is an error, and nothing is erased.
+        Rows of other clients. If one of them shares a key, the call raises and erases nothing.
 
     Returns
     -------
     EraseReceipt
-        Of what was erased, and what an erase can't reach.
+        The erased rows, and the copies that an erase can't reach.
 
     Raises
     ------
     SharedKeysError
+        One of `others` shares a key.
     ReadOnlyError, StoreLockedError, StorageFullError
 
     Examples

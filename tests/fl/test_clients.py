@@ -119,7 +119,7 @@ def test_labels_begin_anew_for_another_config_and_where_classes_are_given(file):
 
 def test_a_file_that_is_no_manifest_is_not_replaced(file):
     file.write_text("notes")
-    with pytest.raises(FileFormatError, match="no manifest of a partition"):
+    with pytest.raises(FileFormatError, match="not a manifest of a partition"):
         save_partition([["1:dog"]], file, scheme="s", config=CONFIG)
     assert file.read_text() == "notes"
 
@@ -225,7 +225,7 @@ def test_a_fold_of_esc50_in_both_adapters(tmp_path, file, context):
 def test_a_share_beside_a_test_set_is_refused(store, file, context):
     save_partition([store.select(rows=range(100))], file, scheme="s", test=list(store)[:10])
     partitions = load_partition(file, store)
-    with pytest.raises(GivenTestError, match=r"has a test set.*found test=0\.25; leave it out"):
+    with pytest.raises(GivenTestError, match=r"has a test set.*found test=0\.25; omit test="):
         pfllib.install(store, partitions, store.classes, test=0.25)
     with pytest.raises(GivenTestError):
         partitions.view(0, "train", test=0.5)
@@ -331,7 +331,7 @@ def test_names_come_back_in_their_order(store, sites, file):
     assert again.keys_of("site-2", "test")
     assert "site-2" in again
     assert "site-3" not in again
-    with pytest.raises(UnknownClientError, match="there is no client 'site-3'; there are 'site-10', 'site-2', "):
+    with pytest.raises(UnknownClientError, match="no client 'site-3'; clients: 'site-10', 'site-2', "):
         again["site-3"]
     assert list(pickle.loads(pickle.dumps(again))) == SITES
     store.delete(sites["site-2"].keys[:4])
@@ -460,9 +460,9 @@ def test_no_manifest(tmp_path, store, file, context):
         lambda: client_dataset(context(0)),
         lambda: server_keys(context(0)),
     ):
-        with pytest.raises(ManifestNotFoundError, match="there is no manifest; save_partition") as caught:
+        with pytest.raises(ManifestNotFoundError, match="no manifest; save_partition") as caught:
             call()
         assert caught.value.path == file
         assert isinstance(caught.value, FileNotFoundError)
-    with pytest.raises(FileFormatError, match="it is a folder"):
+    with pytest.raises(FileFormatError, match="found a folder"):
         load_partition(tmp_path, store)

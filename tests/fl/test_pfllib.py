@@ -87,7 +87,7 @@ def test_a_server_and_its_clients_read_the_store(store):
 
 def test_after_flcore_it_is_too_late(store):
     importlib.import_module("flcore.clients.clientbase")
-    with pytest.raises(FlcoreImportedError, match="before anything of flcore") as caught:
+    with pytest.raises(FlcoreImportedError, match="before importing flcore") as caught:
         pfllib.install(store, PARTS, CLASSES)
     assert "flcore.clients.clientbase" in caught.value.modules
     assert sys.modules["utils.data_utils"].read_client_data is not pfllib.read_client_data

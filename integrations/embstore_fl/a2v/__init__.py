@@ -1,7 +1,7 @@
-"""A2V: the names that lucapalazzo/fedgfe has at commit 8c08e90, over the store.
+"""Adapter for the audio-to-visual (A2V) code base lucapalazzo/fedgfe at commit 8c08e90, with its own names.
 
-`A2VDataset`, `A2VClient` and `A2VServer` are mix-ins for classes that are there; `VEGASDataset`, `ESC50Dataset` and
-`VGGSoundDataset` take the place of data sets. Names are imported when they are first used.
+`A2VDataset`, `A2VClient` and `A2VServer` are mix-ins for its classes. `VEGASDataset`, `ESC50Dataset` and
+`VGGSoundDataset` replace its data sets. Names are imported on first use.
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-if not TYPE_CHECKING:  # it would accept any misspelt name
+if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts any misspelt name
     __getattr__, __dir__ = lazily(__name__, _HOMES)

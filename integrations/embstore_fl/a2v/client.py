@@ -1,4 +1,4 @@
-"""The client's side: embeddings that a training loop made are kept, and looked for before it makes them again."""
+"""Client mix-in: keeps the embeddings that a training loop makes, and looks them up before the next extraction."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ logger = logging.getLogger("embstore")
 
 
 def base_of(dataset: Any) -> Any:
-    """Return a dataset, or the one that it is a `torch.utils.data.Subset` of."""
+    """Return the data set itself, or the data set below a `torch.utils.data.Subset`."""
     while hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     return dataset
 
 
 class A2VClient(MixIn):
-    """Gives a client the names that today's training loop calls.
+    """Mix-in with the client methods that the A2V training loop calls.
 
-    What it needs of the client is ``node_data.train_dataset``, of an `A2VDataset`; to extract a part of a batch, also
-    ``model.ast_feature_extractor`` and ``model.ast_model``, or an `extract_audio_embeddings` of its own.
+    The client needs ``node_data.train_dataset``, an `A2VDataset`. To extract a part of a batch it also needs
+    ``model.ast_feature_extractor`` and ``model.ast_model``, or its own `extract_audio_embeddings`.
     """
 
     provides: ClassVar[tuple[str, ...]] = (
@@ -33,7 +33,7 @@ class A2VClient(MixIn):
 
     @property
     def audio_embedding_store(self) -> dict[str, Any]:
-        """What this client made and the server has not saved yet, by ``file_id:class``."""
+        """Embeddings that this client made and the server has not saved yet, by ``file_id:class``."""
         found: dict[str, Any] = self.__dict__.setdefault("_audio_embedding_store", {})
         return found
 
@@ -52,20 +52,20 @@ class A2VClient(MixIn):
         dataloader: Any = None,
         device: str = "cpu",
     ) -> None:
-        """Keep the embeddings of a batch that the model made: with the dataset, and for the server to save.
+        """Keep new embeddings of a batch, in the data set and for the server to save.
 
-        Those that the dataset has already are not kept again: a store's rows would come into memory.
+        Embeddings that the data set has already are not kept again, as this would copy rows of a store into memory.
 
         Parameters
         ----------
         samples : mapping
-            The batch, with ``file_id`` and ``class_name``.
+            The batch, with the lists ``file_id`` and ``class_name`` of length n.
         outputs : mapping
-            With ``audio_embeddings``, ``(n, *shape)``.
+            Its ``audio_embeddings`` is a tensor ``(n, *shape)``.
         dataloader : DataLoader, optional
-            Whose dataset it is; the training dataset by default.
+            Loader of the data set that gets the embeddings. Default: the training data set.
         device : str
-            Where they are kept.
+            Device to keep the embeddings on.
         """
         keys = _keys(samples)
         if keys is None:
@@ -77,7 +77,7 @@ class A2VClient(MixIn):
 
     def _keep(self, embeddings: Any, keys: Sequence[str], places: Sequence[int], rows: Any, device: str) -> None:
         for place in places:
-            # A copy of this row: a view would keep the whole batch in memory, and change with it.
+            # Copy the row: a view keeps the whole batch in memory and changes with it.
             row = rows[place].detach().to(device).clone()
             embeddings[keys[place]] = row
             if getattr(self, "store_audio_embedding", True):
@@ -85,13 +85,18 @@ class A2VClient(MixIn):
         logger.debug("node %s: kept %d of %d embeddings", getattr(self, "id", "?"), len(places), len(keys))
 
     def audio_embedding_cache_load(self, samples: Mapping[str, Any]) -> Any:
-        """Return the embeddings of a batch: those that are there, and of the others alone new ones.
+        """Return the embeddings of a batch, and extract only those that are missing.
+
+        Parameters
+        ----------
+        samples : mapping
+            The batch, with the lists ``file_id`` and ``class_name`` of length n, and perhaps ``audio``.
 
         Returns
         -------
         Tensor, (n, *shape), or None
-            A copy. None, if there is none of any sample, or the others can't be extracted here: then the model is to
-            make all of them, as today.
+            A copy. None if no sample has an embedding, or if the missing ones can't be extracted here. The training
+            loop then extracts the whole batch.
         """
         import torch
 
@@ -117,7 +122,17 @@ class A2VClient(MixIn):
         return torch.stack([row.detach().to(first.dtype) for row in found])
 
     def extract_audio_embeddings(self, audio: Any) -> Any:
-        """Return embeddings of clips ``(n, samples)``, by the model that the client shares; None, if it has none."""
+        """Extract embeddings with the AST of the client's model.
+
+        Parameters
+        ----------
+        audio : Tensor, (n, samples)
+
+        Returns
+        -------
+        Tensor, (n, *shape), or None
+            None if the client's model has no AST.
+        """
         import torch
 
         model = getattr(self, "model", None)
@@ -131,7 +146,7 @@ class A2VClient(MixIn):
 
 
 def _keys(samples: Mapping[str, Any]) -> list[str] | None:
-    """Return the keys of a batch; None, if it does not say them."""
+    """Return the keys of a batch, or None if it lacks ``file_id`` or ``class_name``."""
     file_ids, classes = samples.get("file_id"), samples.get("class_name")
     if file_ids is None or classes is None:
         return None

@@ -1,4 +1,4 @@
-"""The dataset's side: today's names for its embeddings, over stores that are found by three attributes.
+"""Data set mix-in: the A2V names for embeddings, over stores that are found by three attributes.
 
 Imports neither torch nor an encoder.
 """
@@ -34,7 +34,7 @@ _SHOWN: Final = 5
 
 @dataclass(kw_only=True)
 class _State:
-    """What the mix-in keeps of a dataset, so that the dataset's own ``__init__`` need not know of it."""
+    """State of the mix-in. It is made on first use, so the data set's ``__init__`` stays unchanged."""
 
     owner: weakref.ref[A2VDataset] | None
     embeddings: AudioEmbeddings
@@ -44,28 +44,29 @@ class _State:
     unreadable: tuple[Unreadable, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the owner out: a split goes to a worker process without the whole."""
+        """Return the state without the owner, so that a split is pickled for a worker without the whole data set."""
         return {**self.__dict__, "owner": None}
 
 
 class A2VDataset(MixIn):
-    """Gives a dataset the embeddings that today's code calls ``audio_embs``, and their cache.
+    """Mix-in that gives a data set ``audio_embs`` and their cache.
 
-    What it needs of the dataset is ``samples``: a sequence of mappings with ``file_id``, ``class_name`` and
-    ``audio_path``, as the three data sets of today's code have; and, where they are set, `enable_ast_cache`,
-    `ast_cache_dir`, and ``train``, ``val`` and ``test``, which are given the same embeddings.
+    The data set needs ``samples``: a sequence of mappings with ``file_id``, ``class_name`` and ``audio_path``, as the
+    three A2V data sets have it. `enable_ast_cache` and `ast_cache_dir` are read where they are set. Where the data set
+    has the splits ``train``, ``val`` and ``test``, they share its embeddings.
 
     Attributes
     ----------
     enable_ast_cache : bool
+        False: no store is read or written.
     ast_cache_dir : path_like
-        Folder of the stores; ``ast_cache`` below ``root_dir``, unless it is set.
+        Folder of the stores. Default: ``ast_cache`` below ``root_dir``.
     ast_dataset_name : str
-        The config's ``dataset``; by default the class's name without "Dataset".
+        The config's ``dataset``. Default: the class's name without "Dataset".
     ast_config : mapping or None
-        An encoder's config, where several stores have the three attributes that are asked for.
+        An encoder's config. It chooses between several stores with the same three attributes.
     ast_field : str or None
-        Of a store with several fields; "last_hidden_state" or "embedding", unless it is set.
+        Field to read. Default: "last_hidden_state", then "embedding", then the store's only field.
     """
 
     provides: ClassVar[tuple[str, ...]] = (
@@ -89,16 +90,22 @@ class A2VDataset(MixIn):
 
     @property
     def ast_keys(self) -> list[str]:
-        """Keys of the dataset's own samples."""
+        """Keys of the data set's own samples."""
         samples: Sequence[Mapping[str, Any]] = getattr(self, "samples", ())
         return [f"{sample['file_id']}:{str(sample['class_name']).lower()}" for sample in samples]
 
     def ast_source(self, keys: Sequence[str] | None = None) -> Source:
-        """Return the files of some of its samples, or of all, as a source for `embstore.embed`."""
+        """Return the files of its samples as a source for `embstore.embed`.
+
+        Parameters
+        ----------
+        keys : sequence of str, optional
+            Keys of the samples. Default: all.
+        """
         return stored.Files(self._ast_name, self._ast_files(keys))
 
     def _ast_files(self, keys: Sequence[str] | None = None) -> dict[str, FileSample]:
-        """Return the samples' files by key; one that is not there can't be read, which a run tells of."""
+        """Return the samples' files by key. `embstore.embed` lists missing files as failed."""
         samples: Sequence[Mapping[str, Any]] = getattr(self, "samples", ())
         wanted = None if keys is None else set(keys)
         return {
@@ -126,7 +133,7 @@ class A2VDataset(MixIn):
 
     @property
     def _whole(self) -> A2VDataset:
-        """The dataset that this is a split of, as long as there is one; else itself."""
+        """The data set that this is a split of, while it is alive, else this data set."""
         owner = self._ast_state().owner
         found = None if owner is None else owner()
         return self if found is None else found
@@ -135,12 +142,12 @@ class A2VDataset(MixIn):
         return AudioEmbeddings()
 
     def _shared_state(self) -> _State:
-        """Return the state, once it knows the dataset's samples, and its splits know the state."""
+        """Return the state with its keys up to date, and share it with the splits."""
         state = self._ast_state()
-        if self._whole is not self:  # a split: the whole dataset's state is its own
+        if self._whole is not self:  # a split shares the state of the whole data set
             return state
         if (own := dict.fromkeys(self.ast_keys)) != state.embeddings.own:
-            state.embeddings.own = own  # today's classes list their samples after they were made, and more than once
+            state.embeddings.own = own  # the A2V classes list their samples after `__init__`, and more than once
             state.keys_by_path = {}
         for split in _SPLITS:
             part = getattr(self, split, None)
@@ -150,9 +157,9 @@ class A2VDataset(MixIn):
 
     @property
     def audio_embs(self) -> AudioEmbeddings:
-        """The embeddings by ``file_id:class``: rows of stores, and what was assigned, in memory alone."""
+        """Embeddings by ``file_id:class``: rows of stores, and assigned ones, which are in memory only."""
         embeddings = self._ast_state().embeddings
-        if not embeddings.own:  # the samples may have been listed since
+        if not embeddings.own:  # the samples may have been listed after the last call
             self._shared_state()
         return embeddings
 
@@ -164,29 +171,29 @@ class A2VDataset(MixIn):
 
     @property
     def audio_embs_from_file(self) -> Mapping[str, Any] | None:
-        """What was found in the cache or in a file; None, if nothing was looked for, or nothing found."""
+        """Embeddings found in the cache or in a file. None before the first load, or if it found nothing."""
         return self._ast_state().from_file
 
     @audio_embs_from_file.setter
     def audio_embs_from_file(self, values: Mapping[str, Any] | None) -> None:
         state = self._ast_state()
         state.from_file = values
-        if values is not None:  # today's server copies them from another client, and filters them no more
+        if values is not None:  # the A2V server copies them from another client and does not filter them
             self.filter_audio_embeddings_from_file()
 
     @property
     def ast_missing(self) -> list[str]:
-        """Keys of the dataset's own samples that have no embedding yet."""
+        """Keys of the data set's own samples without an embedding."""
         return self._shared_state().embeddings.missing
 
     @property
     def ast_report(self) -> CacheReport:
-        """What the cache had, when it was asked last."""
+        """Result of the last look-up in the cache."""
         return self._ast_state().report
 
     @property
     def ast_unreadable(self) -> tuple[Unreadable, ...]:
-        """What could not be read of the file, or of the mapping to save, that was given last."""
+        """Entries that the last file, or the last mapping to save, had and that could not be used."""
         return self._ast_state().unreadable
 
     # -- cache --------------------------------------------------------------------------------
@@ -194,20 +201,29 @@ class A2VDataset(MixIn):
     def load_ast_embeddings_from_cache(
         self, sample_rate: int = 16000, duration: float = 5.0, model_name: str = "ast"
     ) -> bool:
-        """Read embeddings from the store that has these attributes, whoever made it.
+        """Read embeddings from the store that has these attributes.
 
-        What is there is read from then on, here and in ``train``, ``val`` and ``test``; `ast_missing` says what is not.
-        A row that was made from other content than its file has now is not read.
+        ``audio_embs`` reads the rows it finds from then on, here and in ``train``, ``val`` and ``test``. `ast_missing`
+        lists the other keys. Stale rows, made from other content than the file has now, are not read.
+
+        Parameters
+        ----------
+        sample_rate : int
+            Hz.
+        duration : float
+            Seconds.
+        model_name : str
+            A model's id, its last part, or "ast" or "ast-finetuned".
 
         Returns
         -------
         bool
-            Whether every sample of the dataset's own has its embedding there.
+            True if every sample of the data set has its embedding there.
 
         Raises
         ------
         AmbiguousConfigError
-            Several encoders' stores have these attributes.
+            Stores of several encoders have these attributes.
         """
         state = self._shared_state()
         if not self.enable_ast_cache:
@@ -223,7 +239,7 @@ class A2VDataset(MixIn):
             reason = f"{names.nearest(cache, wanted)}; wanted {wanted}"
             layers, report = [], CacheReport(missing=tuple(own), reason=reason)
         state.report = report
-        # What came from a file or from another client stays: it is only looked into after the cache.
+        # Layers of a file or of another client stay. They are searched after the cache.
         others = [one for one in state.embeddings.layers if not stored.lies_in(one, cache.path)]
         state.embeddings.load([*layers, *others])
         state.from_file = state.embeddings if layers else None
@@ -241,21 +257,26 @@ class A2VDataset(MixIn):
         model_name: str = "ast",
         embedding_shape: Sequence[int] | None = None,
     ) -> bool:
-        """Append embeddings to the store of these attributes; rows that it has stay, but for stale ones.
+        """Append embeddings to the store of these attributes. Stored rows stay, and stale rows are replaced.
 
         Parameters
         ----------
         embeddings : mapping
-            Tensors or arrays by ``file_id:class``, or what today's client keeps: see `embstore_fl.a2v.entries`.
-        sample_rate, duration, model_name
+            Tensors or arrays by ``file_id:class``, or the other forms in `embstore_fl.a2v.entries`.
+        sample_rate : int
+            Hz.
+        duration : float
+            Seconds.
+        model_name : str
+            A model's id, its last part, or "ast" or "ast-finetuned".
         embedding_shape : sequence of int, optional
-            Of a row; that of most rows, unless given. Rows of another shape, and rows with NaN, are not saved but
-            listed in `ast_unreadable`.
+            Shape of a row. Default: the shape that most rows have. Rows of another shape, and rows with NaN or
+            infinity, are not saved. `ast_unreadable` lists them.
 
         Returns
         -------
         bool
-            Whether all of them are stored now; False if the cache is off, or there are none.
+            True if all of them are stored now. False also if the cache is off or `embeddings` is empty.
 
         Raises
         ------
@@ -280,9 +301,17 @@ class A2VDataset(MixIn):
     def clear_ast_cache(
         self, sample_rate: int | None = None, duration: float | None = None, model_name: str | None = None
     ) -> None:
-        """Remove this data set's stores: all, or those that have the attributes given.
+        """Remove this data set's stores: all, or those with the given attributes.
 
-        A store that a writer is at work on is left, which is logged.
+        A store that a writer holds is logged and kept.
+
+        Parameters
+        ----------
+        sample_rate : int, optional
+            Hz.
+        duration : float, optional
+            Seconds.
+        model_name : str, optional
         """
         if not self.enable_ast_cache:
             logger.warning("%s: not cleared: the cache is off", self._ast_name)
@@ -302,20 +331,23 @@ class A2VDataset(MixIn):
         left = [one for one in embeddings.layers if not (isinstance(one, StoreLayer) and one.path in removed)]
         embeddings.load(left)
 
-    # -- files of today's code ----------------------------------------------------------------
+    # -- files of the A2V code ----------------------------------------------------------------
 
     def load_audio_embeddings_from_file(self, embedding_file: str | os.PathLike[str]) -> None:
-        """Read embeddings from a file of `torch.save`'s, of the dataset's own samples; nothing in it is run.
+        """Read embeddings of the data set's own samples from a file of `torch.save`. No code in it is run.
 
-        What was found already goes before it. What can't be read is in `ast_unreadable`, and logged.
+        Embeddings that were found before take precedence. Unreadable entries are logged and in `ast_unreadable`.
 
         Raises
         ------
-        UnsafeFileError, FileFormatError
+        UnsafeFileError
+            Loading the file would run code.
+        FileFormatError
+            The file is broken, or holds no embeddings.
         """
         state = self._shared_state()
         if not os.path.isfile(embedding_file):
-            logger.warning("%s: there is no such file", embedding_file)
+            logger.warning("%s: no such file", embedding_file)
             return
         self.audio_embedding_file = embedding_file
         found = read_file(embedding_file, state.embeddings.own)
@@ -325,7 +357,7 @@ class A2VDataset(MixIn):
         logger.info("%s: embeddings of %d samples", embedding_file, len(found.values))
 
     def filter_audio_embeddings_from_file(self) -> None:
-        """Have in ``audio_embs`` what was found for the dataset's own samples, whichever way it was kept."""
+        """Add the embeddings of `audio_embs_from_file` to ``audio_embs``, for the data set's own samples only."""
         state = self._shared_state()
         values = state.from_file
         if values is None:
@@ -345,7 +377,7 @@ class A2VDataset(MixIn):
             logger.warning("%s: %d can't be used: %s", where, len(unreadable), shown)
 
     def ast_leave_out(self, keys: Collection[str]) -> None:
-        """Go on without these samples, here and in the splits: their clips can't be decoded."""
+        """Remove samples whose clips can't be decoded, here and in the splits."""
         gone = set(keys)
         for dataset in (self, *(getattr(self, split, None) for split in _SPLITS)):
             if isinstance(dataset, A2VDataset):
@@ -357,12 +389,16 @@ class A2VDataset(MixIn):
     # -- audio --------------------------------------------------------------------------------
 
     def _load_audio(self, audio_path: str | os.PathLike[str]) -> Any:
-        """Return a clip, or a tensor of no length where the sample has its embedding.
+        """Return a clip, or an empty tensor where the sample has its embedding.
+
+        Returns
+        -------
+        Tensor, (samples,) or (0,) float32
 
         Raises
         ------
         DecodeError, SampleError
-            It can't be decoded. Today's code makes silence of it, and keeps the embedding of that.
+            The clip can't be decoded. (The A2V code returns silence, and would keep the embedding of silence.)
         """
         import torch
 

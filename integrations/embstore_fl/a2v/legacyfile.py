@@ -1,4 +1,4 @@
-"""The ``.pt`` file of today's code: read without running anything in it, and written whole."""
+"""Reads the ``.pt`` file of the A2V code without running code in it, and writes it atomically."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from embstore_fl.a2v.entries import OPTIONS, Entries, as_tensor, of_mapping
 
 
 def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) -> Entries:
-    """Read a file of `torch.save`'s without running anything in it; tensors stay in the file, mapped.
+    """Read a file of `torch.save` without running code in it. Tensors stay mapped from the file.
 
     Parameters
     ----------
     path : path_like
     own : iterable of str, optional
-        The keys that are wanted: no others are taken. All, unless given.
+        Keys to read. Default: all.
 
     Raises
     ------
     UnsafeFileError
-        Loading it would run code.
+        Loading the file would run code.
     FileFormatError
-        It is broken, or holds no embeddings.
+        The file is broken, or holds no embeddings.
     """
     table = legacy.read_table(Path(path), OPTIONS)
     wanted, names = None if own is None else set(own), [one for block in table.row_names() for one in block]
@@ -49,7 +49,7 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
             found.values[key] = as_tensor(tensors[place].reshape(shape))
         return found
     start = 0
-    for block in table.field(name):  # a matrix with the names of its rows: a block at a time
+    for block in table.field(name):  # a matrix with names of its rows, read block by block
         count = len(block.values)
         for place in range(start, start + count):
             if place in keys and place - start not in block.bad:
@@ -60,14 +60,14 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
 
 
 def write_file(path: str | os.PathLike[str], values: Mapping[Any, Any]) -> None:
-    """Write embeddings as ``{"file_id:class": tensor}``; what a file there has of other samples stays in it.
+    """Write embeddings as ``{"file_id:class": tensor}``. An existing file keeps its entries of other samples.
 
-    Keys of both kinds become this one; an entry that can't be read is written as it is.
+    Keys in either order are written in this form. An unreadable entry is written unchanged.
 
     Raises
     ------
     UnsafeFileError, FileFormatError
-        There is a file already, and it can't be read: it stays as it is.
+        The existing file can't be read. It is left unchanged.
     StorageFullError
     """
     import torch
@@ -81,9 +81,10 @@ def write_file(path: str | os.PathLike[str], values: Mapping[Any, Any]) -> None:
 
 
 def _alone(value: Any) -> Any:
-    """Return a tensor over the same memory with a storage of its own: `torch.save` writes whole storages.
+    """Return a tensor over the same memory with its own storage.
 
-    A row of a store is a stretch of one tensor, with all other clients' rows in its storage.
+    `torch.save` writes whole storages. A row of a store is a slice of one tensor, whose storage holds the rows of all
+    other clients.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""How a mix-in comes before methods that a class has of its own already."""
+"""Lets a mix-in replace methods that a class defines itself."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ logger = logging.getLogger("embstore")
 
 
 class MixIn:
-    """A class whose methods are to take the place of those that a code base has by the same names.
+    """Base of mix-ins whose methods replace those of a code base with the same names.
 
-    A method in a class's own body comes before any base class's. So a class that inherits from a mix-in and keeps its
-    own methods would go on as before; this is logged. With ``existing="replace"`` in its class statement these methods
-    give way, and nothing else in the class has to change::
+    A method in a class's own body has precedence over any base class. A class that inherits from a mix-in and keeps
+    its own methods therefore behaves as before, which is logged. With ``existing="replace"`` in the class statement
+    its own methods are removed, and nothing else in the class has to change::
 
         class clientA2V(A2VClient, Client, existing="replace"): ...
     """
@@ -30,5 +30,5 @@ class MixIn:
         for name in own if existing == "replace" else ():
             delattr(cls, name)
         if own:
-            what = "give way to embstore_fl's" if existing == "replace" else "come before embstore_fl's"
+            what = "are replaced by embstore_fl's" if existing == "replace" else "override embstore_fl's"
             logger.info("%s: its own %s %s", cls.__qualname__, ", ".join(own), what)

@@ -1,8 +1,8 @@
-"""From the three attributes that today's code has (sample rate, duration, model) to the stores that have them.
+"""Finds stores by the three attributes of the A2V code: sample rate, duration and model.
 
-`embstore.from_pretrained` calls them ``preprocessing.sample_rate``, ``preprocessing.duration`` and ``encoder.id``; what
-`A2VDataset` saves itself, and configs written by hand, have ``sample_rate``, ``duration`` and ``encoder``; today's own
-files have ``model_name``.
+`embstore.from_pretrained` writes them as ``preprocessing.sample_rate``, ``preprocessing.duration`` and ``encoder.id``.
+Stores that `A2VDataset` saves, and configs written by hand, have ``sample_rate``, ``duration`` and ``encoder``. The
+A2V code's own files have ``model_name``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from embstore import Cache, CacheEntry, Config, Difference
 from embstore.errors import AmbiguousConfigError
 
 AST: Final = "MIT/ast-finetuned-audioset-10-10-0.4593"
-"""The model that today's code means by "ast" and by "ast-finetuned"."""
+"""The model that the A2V code calls "ast" and "ast-finetuned"."""
 
 _ALIASES: Final = ("ast", "ast-finetuned", AST.rpartition("/")[2])
 _ATTRIBUTES: Final = ("model_name", "sample_rate", "duration")
@@ -23,7 +23,7 @@ _ATTRIBUTES: Final = ("model_name", "sample_rate", "duration")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What embeddings are asked for; None for whichever.
+    """Attributes of the wanted embeddings. None matches any value.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Wanted:
         return AST if self.model_name in _ALIASES else self.model_name
 
     def is_model(self, name: object) -> bool:
-        """Tell whether a name is the model's: in full, or its last part in full. No other part of a name is one.
+        """Return whether a name is the model's full id, or the last part of it.
 
         Examples
         --------
@@ -63,7 +63,7 @@ class Wanted:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Those that are asked for, and the data set."""
+        """The attributes that are not None, and the data set."""
         asked = {name: value for name in _ATTRIBUTES if (value := getattr(self, name)) is not None}
         return {"dataset": self.dataset, **asked}
 
@@ -72,7 +72,7 @@ class Wanted:
 
 
 def config_of(wanted: Wanted, shape: tuple[int, ...]) -> Config:
-    """Return the config of a store of which no more than the three attributes, and the shape of its rows, are known."""
+    """Return the config of a store whose encoder is not known: the three attributes and the shape of its rows."""
     return Config(
         encoder=wanted.model,
         sample_rate=wanted.sample_rate,
@@ -83,12 +83,13 @@ def config_of(wanted: Wanted, shape: tuple[int, ...]) -> Config:
 
 
 def find_stores(cache: Cache, wanted: Wanted) -> list[CacheEntry]:
-    """Return the stores that have the attributes: that of an encoder first, then the one that says no more than these.
+    """Return the stores with these attributes: first the store of an encoder, then one without an encoder's config.
 
     Raises
     ------
     AmbiguousConfigError
-        Several encoders' stores have them, or there is none and several of the others; says in what they differ.
+        Stores of several encoders match, or several stores without an encoder's config and none with one. The message
+        lists the differences.
     """
     fitting = [entry for entry in cache.find(dataset=wanted.dataset) if not differences(wanted, entry.config)]
     found: list[CacheEntry] = []
@@ -110,7 +111,7 @@ def _last(name: str) -> str:
 
 
 def described(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the three attributes of a config, in whichever form it has them."""
+    """Return the three attributes of a config of any form."""
     encoder, preprocessing = config.get("encoder"), config.get("preprocessing")
     if isinstance(encoder, Mapping):
         said = preprocessing if isinstance(preprocessing, Mapping) else {}
@@ -122,7 +123,7 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(wanted: Wanted, config: Mapping[str, Any]) -> list[Difference]:
-    """Return in which of the three attributes a config is not what is wanted."""
+    """Return the wanted attributes that a config does not match."""
     found = described(config)
     expected = {name: getattr(wanted, name) for name in _ATTRIBUTES}
     if wanted.is_model(found["model_name"]):
@@ -135,7 +136,7 @@ def differences(wanted: Wanted, config: Mapping[str, Any]) -> list[Difference]:
 
 
 def nearest(cache: Cache, wanted: Wanted) -> str:
-    """Say why there is no such store: how the one that is nearest differs."""
+    """Return a message: how the most similar store differs from the wanted one."""
     entries = [entry for entry in cache.entries() if entry.config.get("dataset") == wanted.dataset]
     if not entries:
         return f"no store of {wanted.dataset!r} in {cache.path}"

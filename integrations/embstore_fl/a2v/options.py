@@ -1,4 +1,4 @@
-"""The options of today's data sets, and what they mean here."""
+"""The constructor options of the A2V data sets."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ File = str | os.PathLike[str] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What today's constructors take. Options without a meaning here are taken, and said in the log to do nothing.
+    """Options of the A2V constructors. Options without an effect here are accepted and logged.
 
     Attributes
     ----------
     selected_classes, excluded_classes, num_samples_per_class
         See `embstore_fl.datasets.Selection`.
     split : str or None
-        "train", "val" or "test" for one of them; "all" and None for all, with ``.train``, ``.val`` and ``.test``.
+        "train", "val" or "test" for one split. "all" and None for all, with ``.train``, ``.val`` and ``.test``.
     splits_to_load : sequence of str or None
-        Several of them in one.
+        Several splits in one data set.
     train_ratio, val_ratio, test_ratio : float
     split_ratio : float or None
-        Of train and val together, in place of `test_ratio`.
+        Ratio of train and val together, instead of `test_ratio`.
     use_folds, train_folds, val_folds, test_folds
     use_official_split : bool
     node_split_id, num_nodes, samples_per_node, node_split_seed
     node_id : int or None
-        Of ESC-50 and VGGSound, where it was a seed: two nodes then disagreed on what is for testing. It does nothing.
+        No effect. ESC-50 and VGGSound used it as a seed, so two nodes disagreed on the test samples.
     embedding_file, text_embedding_file : path_like or None
-        Of the classes' names, by the name that VEGAS or the others have for it.
+        Embeddings of the class names. VEGAS has the first name for it, the others the second.
     audio_embedding_file : path_like or None
     audio_sample_rate, audio_duration, load_audio
     ast_cache_dir, enable_ast_cache
@@ -100,15 +100,15 @@ class Options:
             ("transform_audio", None),
         ):
             if getattr(self, name) != usual:
-                logger.warning("%s=%r does nothing here", name, getattr(self, name))
+                logger.warning("%s=%r has no effect", name, getattr(self, name))
 
     @property
     def clip(self) -> AudioSettings:
-        """What clips are decoded to."""
+        """Sample rate (Hz) and duration (seconds) of decoded clips."""
         return AudioSettings(sample_rate=self.audio_sample_rate, duration=self.audio_duration)
 
     def selection(self, source: AudioSource) -> Selection:
-        """Return what of a data set they ask for.
+        """Return the selection that the options describe.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Options:
         return {"train": self.split_ratio - self.val_ratio, "val": self.val_ratio, "test": 1 - self.split_ratio}
 
     def _folds(self, source: AudioSource) -> dict[str, tuple[int, ...]]:
-        """Return the folds of each split; without any, the last is for testing and the others for training."""
+        """Return the folds of each split. Default: the last fold for testing, the others for training."""
         given = {"train": self.train_folds, "val": self.val_folds, "test": self.test_folds}
         if not any(given.values()):
             return {"train": source.folds[:-1], "test": source.folds[-1:]}

@@ -1,6 +1,6 @@
-"""Data sets that take the place of today's: their names and their words, over `embstore_fl.datasets`.
+"""Replacements for the A2V data sets, with the same names and attributes, over `embstore_fl.datasets`.
 
-Imports torch when it is imported.
+Importing this module imports torch.
 """
 
 from __future__ import annotations
@@ -30,24 +30,26 @@ except ImportError as error:
 
 
 class ReadyDataset(A2VDataset, FLDataset):
-    """A data set with the words of today's.
+    """A data set with the names and options of the A2V data sets.
 
     Parameters
     ----------
     root_dir : path_like, optional
-        `default_root_dir`, unless given.
+        Folder of the data set. Default: `default_root_dir`.
     **options
-        As today: see `embstore_fl.a2v.options.Options`, whose defaults are today's, too.
+        See `embstore_fl.a2v.options.Options`. Names and defaults are those of the A2V code.
 
     Attributes
     ----------
     default_root_dir : path_like or None
-        Of the class: today's have a folder of their author's there.
+        Class attribute, None here. The A2V classes have a folder of their author's machine.
 
     Raises
     ------
+    TypeError
+        Neither `root_dir` nor `default_root_dir` is set.
     UnknownClassError, UnknownSplitError, RatiosError, NodeError, NodeRangeError
-        Where today's warn, or go on with another selection.
+        The A2V classes only warn here, or use another selection.
     """
 
     source_class: ClassVar[type[AudioSource]]
@@ -79,14 +81,14 @@ class ReadyDataset(A2VDataset, FLDataset):
             self.load_audio_embeddings_from_file(file)
 
     def make_source(self, root: str | os.PathLike[str]) -> AudioSource:
-        """Return the recordings below a folder."""
+        """Return the source of the recordings below a folder."""
         return self.source_class(root)
 
-    # -- what the mix-in needs, without a dictionary a sample ---------------------------------
+    # -- overrides of the mix-in that make no dictionary for each sample -----------------------
 
     @property
     def ast_keys(self) -> list[str]:
-        """Keys of the dataset's own samples."""
+        """Keys of the data set's own samples."""
         return self._keys
 
     def _ast_files(self, keys: Sequence[str] | None = None) -> dict[str, FileSample]:
@@ -98,19 +100,19 @@ class ReadyDataset(A2VDataset, FLDataset):
         return self._embeddings
 
     def ast_leave_out(self, keys: Collection[str]) -> None:
-        """Go on without these samples, here and in the splits: their clips can't be decoded."""
+        """Remove samples whose clips can't be decoded, here and in the splits."""
         self.leave_out(keys)
 
     def part(self, split: str) -> Self:
-        """Return the samples of a split, which share this one's embeddings."""
-        self._ast_state()  # before the copy, so that they share what the mix-in keeps, too
+        """Return the samples of a split. It shares the embeddings of this data set."""
+        self._ast_state()  # before the copy, so that both share the state of the mix-in
         return super().part(split)
 
     # -- samples ------------------------------------------------------------------------------
 
     @cached_property
     def captions(self) -> Mapping[str, str]:
-        """What ``captions.json`` says of samples, if it is there."""
+        """Captions by file_id from ``captions.json``, empty without that file."""
         path = Path(self.root_dir) / "captions.json"
         found: dict[str, str] = read_json(path, dict) if path.exists() else {}
         return found
@@ -125,7 +127,7 @@ class ReadyDataset(A2VDataset, FLDataset):
 
     @property
     def text_embs(self) -> Mapping[str, Any] | None:
-        """Embeddings of the classes' names, by class; read when they are first asked for, and handed on as they are."""
+        """Embeddings of the class names by class, unchanged from the file. Read on first use."""
         return self.__dict__["_text_embs"] if self.__dict__.get("_text_embs") is not None else self._text_embeddings
 
     @text_embs.setter
@@ -133,7 +135,7 @@ class ReadyDataset(A2VDataset, FLDataset):
         self.__dict__["_text_embs"] = values
 
     def details(self, place: int) -> dict[str, Any]:
-        """Return what is known of a sample without reading it."""
+        """Return the metadata of a sample. No recording is opened."""
         found = {"image_path": None, "video_path": None, **super().details(place)}
         found["original_class_label"] = found["class_label"]
         found["end_second"] = found.get("end_second") or float(found.get("start_second", 0)) + self.audio_duration
@@ -146,7 +148,7 @@ class ReadyDataset(A2VDataset, FLDataset):
         sample = super()._sample(place, embedding)
         return sample | {name: more[name] for name in (*names, "fold", "caption") if name in more}
 
-    # -- today's words ------------------------------------------------------------------------
+    # -- names of the A2V data sets -----------------------------------------------------------
 
     @property
     def CLASS_LABELS(self) -> dict[str, int]:
@@ -160,18 +162,18 @@ class ReadyDataset(A2VDataset, FLDataset):
 
     @property
     def available_classes(self) -> list[str]:
-        """All classes of the data set, by their labels."""
+        """All classes of the data set, in the order of their labels."""
         return self.source.classes
 
     @property
     def selected_classes(self) -> list[str] | None:
-        """The classes that were asked for."""
+        """The classes of the option `selected_classes`, by name."""
         chosen = self.selection.selected_classes
         return None if chosen is None else self.source.names_of(chosen)
 
     @property
     def excluded_classes(self) -> list[str] | None:
-        """The classes that were excluded."""
+        """The classes of the option `excluded_classes`, by name."""
         chosen = self.selection.excluded_classes
         return None if chosen is None else self.source.names_of(chosen)
 
@@ -180,56 +182,56 @@ class ReadyDataset(A2VDataset, FLDataset):
         return list(self.active_classes)
 
     def get_class_labels(self) -> list[int]:
-        """Return their labels."""
+        """Return the labels of the selected classes."""
         return list(self.active_classes.values())
 
     def get_num_classes(self) -> int:
-        """Return how many are selected; for a model's output, see `get_max_class_label`."""
+        """Return the number of selected classes. For the size of a model's output, see `get_max_class_label`."""
         return len(self.active_classes)
 
     def get_max_class_label(self) -> int:
-        """Return the largest of their labels."""
+        """Return the largest label of the selected classes."""
         return max(self.active_classes.values())
 
     def get_samples_per_class(self) -> dict[str, int]:
-        """Return how many samples each class has that has any."""
+        """Return the number of samples of each class that has samples."""
         counts: dict[str, int] = {}
         for chosen in self.chosen:
             counts[chosen.listed.class_name] = counts.get(chosen.listed.class_name, 0) + 1
         return counts
 
     def get_class_distribution(self) -> dict[str, float]:
-        """Return the percentage of each class."""
+        """Return the percentage of samples of each class, from 0 to 100."""
         return {name: 100 * count / len(self) for name, count in self.get_samples_per_class().items()}
 
     def get_text_embeddings(self, class_name: str) -> Any:
-        """Return the embedding of a class's name; None, if there is none."""
+        """Return the embedding of a class name, or None."""
         return (self.text_embs or {}).get(class_name.lower())
 
     def get_collate_fn(self) -> Any:
-        """Return the function that makes a batch of samples."""
+        """Return the collate function."""
         return collate
 
     def to(self, device: Any) -> Self:
-        """Note the device; samples stay where they are, and the training loop moves batches."""
+        """Set `device`. Samples stay on the CPU. The training loop moves batches."""
         self.device = torch.device(device)
         return self
 
 
 class VEGASDataset(ReadyDataset):
-    """VEGAS, in the place of ``datautils.dataset_vegas.VEGASDataset``."""
+    """VEGAS. Replaces ``datautils.dataset_vegas.VEGASDataset``."""
 
     source_class = VEGAS
 
 
 class ESC50Dataset(ReadyDataset):
-    """ESC-50 in either layout, in the place of ``datautils.dataset_esc50.ESC50Dataset``."""
+    """ESC-50 in either layout. Replaces ``datautils.dataset_esc50.ESC50Dataset``."""
 
     source_class = ESC50
 
 
 class VGGSoundDataset(ReadyDataset):
-    """VGGSound, in the place of ``datautils.dataset_vggsound.VGGSoundDataset``."""
+    """VGGSound. Replaces ``datautils.dataset_vggsound.VGGSoundDataset``."""
 
     source_class = VGGSound
     defaults: ClassVar[Mapping[str, Any]] = {"audio_duration": 10.0, "use_official_split": True}
@@ -249,16 +251,22 @@ _LISTED = {
 
 
 def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Make a batch, with the names that today's training loop reads.
+    """Collate samples into a batch with the names that the A2V training loop reads.
 
-    Of ``text_emb``, a batch has each sample's own: ``(n, …)``, where each is ``(1, …)``. (Today's takes the first
-    sample's for all.)
+    ``text_emb`` holds the text embedding of each sample: ``(n, …)`` from samples of ``(1, …)``. (The A2V code repeats
+    the first sample's for the whole batch.)
+
+    Parameters
+    ----------
+    batch : sequence of n mappings
+        Samples of a `ReadyDataset`.
 
     Returns
     -------
     dict
-        ``labels`` (also as ``label``), ``audio``, ``audio_emb`` and ``text_emb`` as far as the samples have them,
-        ``class_name``, ``file_id``, ``audio_filename``, and ``metadata``.
+        ``labels`` and ``label``, the same tensor ``(n,) int64``. ``audio``, ``audio_emb`` and ``text_emb``, each if
+        all samples have it. The lists ``class_name``, ``file_id`` and ``audio_filename``. ``metadata``, a dict of
+        lists.
     """
     out: dict[str, Any] = {"labels": torch.stack([sample["label"] for sample in batch])}
     out["label"] = out["labels"]
@@ -276,7 +284,7 @@ def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _together(values: Sequence[Any]) -> Any:
-    """Put together tensors, or mappings of them; one that has an axis of one before it goes without."""
+    """Stack tensors, or mappings of tensors. A leading axis of length 1 becomes the batch axis."""
     if isinstance(values[0], Mapping):
         return {name: _together([value[name] for value in values]) for name in values[0]}
     if isinstance(values[0], torch.Tensor):

@@ -1,4 +1,4 @@
-"""What became of a node's embeddings: where they were looked for, what they take, and what they saved."""
+"""Reports on a node's embeddings: where they were searched, their bytes, and the seconds that they saved."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ Where = Literal["cache", "other clients", "legacy file", "extraction"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One place where a node's embeddings were looked for.
+    """One place that was searched for a node's embeddings.
 
     Attributes
     ----------
     where : {"cache", "other clients", "legacy file", "extraction"}
-    found, left : int
-        Found there; still missing after that.
+    found : int
+        Embeddings found there.
+    left : int
+        Embeddings missing after that.
     reason : str
     seconds : float
     """
@@ -36,7 +38,7 @@ class Attempt:
 
     @property
     def outcome(self) -> str:
-        """In a word: "hit" if nothing is missing any more, "partial", or "miss" if nothing was found."""
+        """Outcome: "hit" if nothing is missing afterwards, "partial" if something was found, else "miss"."""
         return "hit" if not self.left else "partial" if self.found else "miss"
 
     def __str__(self) -> str:
@@ -48,15 +50,15 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeEmbeddings:
-    """What became of a node's embeddings.
+    """Result of `A2VServer.load_node_embeddings`.
 
     Attributes
     ----------
     attempts : tuple of Attempt
     missing : tuple of str
-        Keys without an embedding after all of them.
+        Keys without an embedding after all attempts.
     failed : tuple of Failure
-        Clips that could not be read, decoded or encoded, each with its reason: the dataset goes on without them.
+        Clips that could not be read, decoded or encoded, with the reason. The data set no longer has these samples.
     metrics : NodeMetrics
     """
 
@@ -67,12 +69,12 @@ class NodeEmbeddings:
 
     @property
     def complete(self) -> bool:
-        """Whether every sample that the dataset goes on with has its embedding."""
+        """Whether every remaining sample of the data set has its embedding."""
         return not self.missing
 
 
 def seconds_saved(embeddings: AudioEmbeddings) -> float:
-    """Return what the rows that stores have would have taken, at the mean of those that were encoded there."""
+    """Return the seconds to encode the rows that stores have, at the mean of the rows encoded there."""
     total = 0.0
     for layer, keys in embeddings.origins():
         if isinstance(layer, StoreLayer):
@@ -82,7 +84,7 @@ def seconds_saved(embeddings: AudioEmbeddings) -> float:
 
 
 def nbytes_of(embeddings: AudioEmbeddings) -> int:
-    """Return the bytes of embeddings, wherever they lie."""
+    """Return the bytes of all embeddings, in stores and in memory."""
     total = sum(int(value.nbytes) for value in embeddings.written.values())
     for layer, keys in embeddings.origins():
         if isinstance(layer, StoreLayer):

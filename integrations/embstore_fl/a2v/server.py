@@ -1,4 +1,4 @@
-"""The server's side: where a node's embeddings come from, in which order, and how all clients' are saved."""
+"""Server mix-in: loads a node's embeddings from each place in order, and saves the embeddings of all clients."""
 
 from __future__ import annotations
 
@@ -29,18 +29,23 @@ logger = logging.getLogger("embstore")
 
 
 class A2VServer(MixIn):
-    """Gives a server the names of today's, and one method for what it does for each node's dataset.
+    """Mix-in with the server methods of the A2V code, and `load_node_embeddings` for each node's data set.
 
-    What it needs of the server is ``clients``, each with ``node_data.train_dataset``, and, where they are set,
-    `audio_embedding_file_name` and the attributes below.
+    The server needs ``clients``, each with ``node_data.train_dataset``. The attributes below and
+    `audio_embedding_file_name` are read where they are set.
 
     Attributes
     ----------
-    ast_sample_rate, ast_duration, ast_model_name
-        What embeddings are asked for and saved as.
+    ast_sample_rate : int
+        Hz, of the embeddings to load and save.
+    ast_duration : float
+        Seconds, of the embeddings to load and save.
+    ast_model_name : str
+        Model of the embeddings to load and save.
     ast_model : path_like
-        A folder, or a model of the Hugging Face Hub, to extract with.
+        Folder or Hugging Face id of the model that extracts.
     ast_batch_size : int
+        Clips.
     """
 
     provides: ClassVar[tuple[str, ...]] = ("save_audio_embeddings",)
@@ -53,7 +58,7 @@ class A2VServer(MixIn):
     audio_embedding_file_name: str | None = None
 
     def make_ast_encoder(self) -> Encoder:
-        """Return the encoder that extracts; called once, and only if something must be extracted."""
+        """Return the encoder that extracts. Called once, and only if something must be extracted."""
         import embstore
 
         return embstore.from_pretrained(self.ast_model, duration=self.ast_duration, fields=["last_hidden_state"])
@@ -76,16 +81,16 @@ class A2VServer(MixIn):
     # -- a node's embeddings ------------------------------------------------------------------
 
     def load_node_embeddings(self, dataset: A2VDataset, node: object = None) -> NodeEmbeddings:
-        """Find a dataset's embeddings: in the cache, with other clients, in a legacy file; extract the rest.
+        """Load a data set's embeddings from the cache, other clients and a legacy file, and extract the rest.
 
-        Each is asked only for what the one before did not have, and tells in one line of the log how it went. A clip
-        that can't be decoded gets no embedding, and the dataset goes on without it.
+        Each place is searched only for the keys that are still missing, and logs its result in one line. A clip that
+        can't be decoded gets no embedding, and its sample is removed from the data set.
 
         Parameters
         ----------
         dataset : A2VDataset
         node : optional
-            Its name, for the log and the metrics; one more than the number of clients, unless given.
+            Name of the node for the log and the metrics. Default: the number of clients so far.
 
         Returns
         -------
@@ -94,13 +99,13 @@ class A2VServer(MixIn):
         Raises
         ------
         AmbiguousConfigError
-            Several encoders' stores have the attributes that are asked for.
+            Stores of several encoders have these attributes.
         ModelFilesError, MissingLibraryError
-            Something is to be extracted, and the model is not there.
+            Something must be extracted, and the model or its library is missing.
         """
         node = len(self._clients()) if node is None else node
         started = time.perf_counter()
-        if dataset.enable_ast_cache:  # look again for what was found before, and count it
+        if dataset.enable_ast_cache:  # search again for rows found before, so that they are counted
             folder, embeddings = dataset._ast_cache.path, dataset.audio_embs
             embeddings.load([layer for layer in embeddings.layers if not stored.lies_in(layer, folder)])
         wanted = left = len(dataset.ast_missing)
@@ -122,7 +127,7 @@ class A2VServer(MixIn):
             attempts.append(
                 Attempt(
                     where=where,
-                    found=left - now - len(failed),  # clips that failed are missing no more: they are left out
+                    found=left - now - len(failed),  # failed clips are not in `now`, as their samples are removed
                     left=now,
                     reason=reason,
                     seconds=time.perf_counter() - began,
@@ -157,7 +162,7 @@ class A2VServer(MixIn):
         try:
             dataset.load_ast_embeddings_from_cache(*arguments)
         except AmbiguousConfigError:
-            # The encoder's own config tells them apart; it is known without the model being loaded.
+            # The encoder's own config chooses the store. It is known before the model is loaded.
             dataset.ast_config = dict(self.ast_encoder.config)
             dataset.load_ast_embeddings_from_cache(*arguments)
         return dataset.ast_report.reason
@@ -173,7 +178,7 @@ class A2VServer(MixIn):
     def _from_file(self, dataset: A2VDataset) -> str:
         file = self.audio_embedding_file_name
         if not file or not os.path.isfile(file):
-            return f"there is no file {file}" if file else "no file is named"
+            return f"no file {file}" if file else "no file is named"
         found = read_file(file, dataset.ast_missing)
         asked = names.Wanted(
             dataset=dataset._ast_name,
@@ -183,13 +188,13 @@ class A2VServer(MixIn):
         )
         said = {name: value for name, value in names.described(found.config or {}).items() if value is not None}
         if differing := [d for d in names.differences(asked, found.config or {}) if d.name in said]:
-            return f"{file} is of another configuration: {'; '.join(map(str, differing))}"
+            return f"{file} has another config: {'; '.join(map(str, differing))}"
         dataset._tell_unreadable(found.unreadable, file)
         dataset.audio_embs.also(found.values)
         return f"{file}, {len(found.unreadable):,} of its entries can't be read"
 
     def _not_mixed(self, dataset: A2VDataset) -> int:
-        """Let go of rows that another encoder made than the one that is to make the rest; return their number."""
+        """Drop rows of another encoder than the one that extracts the rest. Return their number."""
         if not dataset.enable_ast_cache:
             return 0
         before = len(dataset.ast_missing)
@@ -228,7 +233,7 @@ class A2VServer(MixIn):
         return f"{result.encoded:,} encoded, {len(result.failed):,} failed, in {result.path}"
 
     def _datasets(self) -> Iterator[A2VDataset]:
-        """Yield the clients' datasets, each once."""
+        """Yield the clients' data sets, each once."""
         seen: set[int] = set()
         for client in getattr(self, "clients", ()):
             dataset = base_of(getattr(getattr(client, "node_data", None), "train_dataset", None))
@@ -239,17 +244,17 @@ class A2VServer(MixIn):
     # -- saving -------------------------------------------------------------------------------
 
     def save_audio_embeddings(self, file_name: str | os.PathLike[str] | None = None) -> bool:
-        """Append what all clients made to their data sets' stores, and let go of it in memory.
+        """Append the new embeddings of all clients to the stores of their data sets, and free their memory.
 
         Parameters
         ----------
         file_name : path_like, optional
-            Where to write them as today, too: ``{"file_id:class": tensor}`` by `torch.save`, put in place whole.
+            File of `torch.save` to write as well: ``{"file_id:class": tensor}``, replaced atomically.
 
         Returns
         -------
         bool
-            Whether all of them are stored now.
+            True if there were new embeddings and all of them are stored now.
         """
         arguments = (self.ast_sample_rate, self.ast_duration, self.ast_model_name)
         saved = made = 0

@@ -1,6 +1,6 @@
-"""Between a dataset's keys and the stores of a cache: what they have of it, and rows added to them.
+"""Looks up a data set's keys in the stores of a cache, and appends rows to them.
 
-Which files the keys stand for, the caller says; which stores fit, `names`.
+The caller passes the files of the keys. `names` chooses the stores.
 """
 
 from __future__ import annotations
@@ -31,20 +31,24 @@ _BLOCK_NBYTES: Final = 256 * 2**20
 _FIELDS: Final = ("last_hidden_state", "embedding")
 
 FilesOf = Callable[[Sequence[str]], Mapping[str, FileSample]]
-"""Gives the files of keys, as they are now."""
+"""Function that returns the files of keys in their current state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheReport:
-    """What the cache had of a dataset's own samples.
+    """Result of a look-up of a data set's own samples in the cache.
 
     Attributes
     ----------
-    stored, missing, stale : tuple of str
-        Keys: there and current; not there; there, but made from other content than the file has now.
+    stored : tuple of str
+        Keys with a current row.
+    missing : tuple of str
+        Keys without a row.
+    stale : tuple of str
+        Keys with a row made from other content than the file has now.
     reason : str
     paths : tuple of Path
-        Of the stores that they were found in.
+        Stores with these rows.
     """
 
     stored: tuple[str, ...] = ()
@@ -55,17 +59,17 @@ class CacheReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every sample's embedding is there and current."""
+        """Whether every sample has a current row."""
         return bool(self.paths) and not self.missing and not self.stale
 
     @property
     def outcome(self) -> str:
-        """In a word: "hit", "partial" or "miss"."""
+        """Outcome: "hit", "partial" or "miss"."""
         return "hit" if self.complete else "partial" if self.stored else "miss"
 
 
 def paths_of(cache: Cache, wanted: names.Wanted, config: Mapping[str, Any] | None) -> list[Path]:
-    """Return where the stores that fit lie: that of a config, if one is given.
+    """Return the paths of matching stores. With a config, only its store.
 
     Raises
     ------
@@ -80,7 +84,7 @@ def paths_of(cache: Cache, wanted: names.Wanted, config: Mapping[str, Any] | Non
 def look_up(
     paths: Sequence[Path], own: Sequence[str], files: FilesOf, *, field: str | None = None
 ) -> tuple[list[StoreLayer], CacheReport]:
-    """Look for keys in stores, each in the first that has it.
+    """Look up keys in stores. Each key is read from the first store that has it.
 
     Parameters
     ----------
@@ -88,7 +92,7 @@ def look_up(
     own : sequence of str
     files : callable
     field : str, optional
-        Of stores with several.
+        Field to read from stores with several fields.
     """
     layers: list[StoreLayer] = []
     left, stored, stale = list(own), [], set()
@@ -96,7 +100,7 @@ def look_up(
         store = open_shared(path).store
         name = field_of(store, field)
         if name is None or (layers and store.fields[name].shape != layers[0].shape):
-            logger.info("%s: left out, as its rows are others: %s", path, store.fields)
+            logger.info("%s: skipped, no field with rows of this shape: %s", path, store.fields)
             continue
         fresh, old = fresh_keys(store, left, files)
         count(path, hits=len(fresh), misses=len(left) - len(fresh), served=len(fresh), encoded=0, seconds=0)
@@ -119,10 +123,10 @@ def look_up(
 
 
 def fresh_keys(store: EmbeddingStore, keys: Sequence[str], files: FilesOf) -> tuple[list[str], list[str]]:
-    """Return which keys are stored and current, and which are stale.
+    """Return the keys with current rows, and the keys with stale rows.
 
-    A row is stale if it was made from other content than its file has now. Of rows that a training loop or an old file
-    gave without a word on their content, nothing can be said: they count as current.
+    A row is stale if it was made from other content than its file has now. Rows of a training loop or an old file may
+    have neither stamp nor digest. They count as current.
     """
     rows = store.find(keys)
     there = np.flatnonzero(rows >= 0)
@@ -131,7 +135,7 @@ def fresh_keys(store: EmbeddingStore, keys: Sequence[str], files: FilesOf) -> tu
         return found, []
     view = store.select(rows=rows[there])
     told = view.column(SIZE_COLUMN) >= 0
-    if not told.all():  # by no stamp: by a digest, or not at all
+    if not told.all():  # rows without a stamp may have a digest
         doubtful = np.flatnonzero(~told)
         told[doubtful] = [digest != "" for digest in view[doubtful].column(DIGEST_COLUMN)]
     known = files([key for key, one in zip(found, told.tolist(), strict=True) if one])
@@ -147,14 +151,14 @@ def append(
     *,
     files: Mapping[str, FileSample],
 ) -> list[Unreadable]:
-    """Add embeddings to the store of a config, a block at a time, each with the stamp of its file.
+    """Append embeddings with the stamps of their files to the store of a config, block by block.
 
-    A row that is stored already stays, unless its file has changed since.
+    A stored row stays, unless its file has changed since.
 
     Returns
     -------
     list of Unreadable
-        What was not added: rows with NaN or infinity.
+        Rows with NaN or infinity, which were not appended.
 
     Raises
     ------
@@ -173,7 +177,7 @@ def append(
             chosen = [key for key, ok in zip(new, finite, strict=True) if ok]
             stamps = [files[key].stamp if key in files else UNKNOWN for key in chosen]
             columns = {
-                DIGEST_COLUMN: "",  # the content was not read here: its stamp alone tells whether it is still the same
+                DIGEST_COLUMN: "",  # the content was not read here, so only the stamp shows a change
                 SIZE_COLUMN: [stamp.size for stamp in stamps],
                 MTIME_COLUMN: [stamp.mtime for stamp in stamps],
             }
@@ -187,7 +191,7 @@ def append(
 
 
 def _new_keys(store: EmbeddingStore, keys: Sequence[str], files: Mapping[str, FileSample]) -> list[str]:
-    """Return the keys that a store does not have, or has of other content than their file has now."""
+    """Return the keys without a row, and those with a stale row."""
     store.refresh()
     fresh, _ = fresh_keys(store, [key for key in keys if key in files], lambda some: {k: files[k] for k in some})
     known = {*fresh, *(key for key in keys if key not in files and key in store)}
@@ -195,7 +199,7 @@ def _new_keys(store: EmbeddingStore, keys: Sequence[str], files: Mapping[str, Fi
 
 
 def field_of(store: EmbeddingStore, wanted: str | None) -> str | None:
-    """Return the field to read: the one wanted, or the sequence of tokens; None, if there is none of that kind."""
+    """Return the field to read: `wanted`, or else the field with all tokens. None if the store lacks it."""
     for name in (wanted,) if wanted is not None else _FIELDS:
         if name in store.fields:
             return name
@@ -206,7 +210,7 @@ def field_of(store: EmbeddingStore, wanted: str | None) -> str | None:
 
 
 class Files:
-    """Some files, as a source."""
+    """A source of given files."""
 
     def __init__(self, name: str, files: Mapping[str, FileSample]) -> None:
         self.name = name
@@ -217,12 +221,12 @@ class Files:
 
 
 def lies_in(layer: Layer, folder: Path) -> bool:
-    """Tell whether a layer is a store of this cache."""
+    """Return whether a layer is a store of this cache."""
     return isinstance(layer, StoreLayer) and layer.path.parent == folder
 
 
 def file_of(key: str, path: Path) -> FileSample:
-    """Return the sample of a file; one that can't be read, if it is not there."""
+    """Return the sample of a file. Reading it raises if the file is missing."""
     try:
         return file_sample(key, path, path.stat())
     except OSError:
@@ -230,6 +234,6 @@ def file_of(key: str, path: Path) -> FileSample:
 
 
 def shape_of_most(values: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape that most embeddings have."""
+    """Return the most frequent shape."""
     shapes = [tuple(value.shape) for value in values.values()]
     return max(shapes, key=shapes.count) if shapes else ()

@@ -1,7 +1,7 @@
-"""Data sets of recordings in their real layouts, as sources for `embstore.embed` and as data sets of FL's nodes.
+"""Data sets of recordings in their real layouts: sources for `embstore.embed`, and PyTorch data sets of FL nodes.
 
-`VEGAS`, `ESC50` and `VGGSound` know where files lie and what their classes and labels are; `Selection` says which of
-them a node has; `FLDataset` gives them as samples with their embeddings. Names are imported when they are first used.
+`VEGAS`, `ESC50` and `VGGSound` list files, classes and labels. A `Selection` chooses the recordings of a node.
+`FLDataset` returns samples with their embeddings. Names are imported on first use.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-if not TYPE_CHECKING:  # it would accept any misspelt name
+if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts any misspelt name
     __getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -1,7 +1,6 @@
-"""What the three data sets share: recordings that are listed by class, with labels that never change.
+"""Base of the three data sets: recordings listed by class, with fixed labels.
 
-`listed` has the protocol of a data set that lists its recordings, `selection` chooses those of a node. No recording is
-read here.
+`listed` has the protocol of such a data set, `selection` chooses the recordings of a node. No recording is read here.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class AudioSource:
     ----------
     root : path_like
     name : str, optional
-        Name of the data set: it becomes the config's ``dataset``.
+        Name of the data set, used as the config's ``dataset``.
 
     Attributes
     ----------
@@ -40,9 +39,14 @@ class AudioSource:
     root : Path
         Absolute.
     folds : tuple of int
-        Those that the layout has.
+        Folds of the layout.
     official_splits : tuple of str
-        Those that its authors made.
+        Splits made by the authors of the data set.
+
+    Raises
+    ------
+    EmptySourceError
+        `root` is not a folder.
     """
 
     default_name: ClassVar[str]
@@ -53,39 +57,45 @@ class AudioSource:
         self.name = checked_name(self.default_name if name is None else name)
         self.root = Path(root).absolute()
         if not self.root.is_dir():
-            raise EmptySourceError(self.root, "it is a file" if self.root.exists() else "there is no such folder")
+            raise EmptySourceError(self.root, "it is a file" if self.root.exists() else "no such folder")
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
-        """The label of each class of the whole data set, whichever of them are selected."""
+        """Label of each class of the whole data set, independent of any selection."""
         raise NotImplementedError
 
     @property
     def classes(self) -> list[str]:
-        """All classes, by their labels."""
+        """All classes, in the order of their labels."""
         return sorted(self.labels, key=self.labels.__getitem__)
 
     def listing(self, classes: Collection[str] | None = None) -> list[Listed]:
-        """List all recordings of these classes: by class, and then by file_id. No file is opened."""
+        """Return all recordings of these classes, sorted by class and file_id. No recording is opened.
+
+        Parameters
+        ----------
+        classes : collection of str, optional
+            Default: all classes.
+        """
         raise NotImplementedError
 
     def details(self, listed: Listed) -> dict[str, Any]:
-        """Return what else the data set says of a recording: such as its fold, or where on YouTube it is from."""
+        """Return further metadata of a recording, such as its fold or its YouTube id."""
         return {}
 
     def names_of(self, classes: Iterable[str | int]) -> list[str]:
-        """Return classes, given as names or labels, as names.
+        """Return the names of classes that are given as names or labels, each once.
 
         Raises
         ------
         UnknownClassError
-            Names all that the data set does not have.
+            The data set lacks some of them. The error names all of these.
         """
         by_label = {label: name for name, label in self.labels.items()}
         found: list[str] = []
         unknown: list[str] = []
         for given in classes:
-            # A bool is an int, but no label.
+            # `_label` refuses a bool, which is an int.
             name = self.class_name(given) if isinstance(given, str) else by_label.get(_label(given))
             if name in self.labels:
                 found.append(str(name))
@@ -96,15 +106,15 @@ class AudioSource:
         return list(dict.fromkeys(found))
 
     def class_name(self, written: str) -> str:
-        """Return a class's name, as it stands in keys, from how people write it."""
+        """Return the class's name in keys for a name as people write it."""
         return written
 
     def select(self, **selection: Any) -> Selected:
-        """Return a part of the data set as a source; see `Selection.of`."""
+        """Return a part of the data set as a source. See `Selection.of`."""
         return Selected(self, Selection.of(**selection))
 
     def sample(self, listed: Listed) -> FileSample:
-        """Return the sample of a recording; where there is no file, one that can't be read."""
+        """Return the sample of a recording. Reading it raises if the file is missing."""
         path = Path(listed.path)
         try:
             return file_sample(listed.key, path, os.stat(listed.path))
@@ -112,7 +122,7 @@ class AudioSource:
             return FileSample(listed.key, path, UNKNOWN)
 
     def samples_of(self, listed: Iterable[Listed], *, empty: str) -> Iterator[FileSample]:
-        """Yield the samples of recordings, once their keys are known to be keys, and to differ.
+        """Yield the samples of recordings, after a check that their keys are valid and different.
 
         Raises
         ------
@@ -122,21 +132,21 @@ class AudioSource:
         return distinct(found, empty=empty, path=self.root)
 
     def __iter__(self) -> Iterator[FileSample]:
-        return self.samples_of(self.listing(), empty="there are no recordings in it")
+        return self.samples_of(self.listing(), empty="it has no recordings")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {str(self.root)!r}>"
 
 
 def _label(given: object) -> int:
-    """Return a label, also of NumPy's; one that no class has, for anything else."""
+    """Return an integer, also of NumPy's, as an int. Return -1, which is not a label, for anything else."""
     if isinstance(given, bool) or not hasattr(given, "__index__"):
         return -1
     return int(given.__index__())
 
 
 def files_in(folder: str | os.PathLike[str], suffix: str = SUFFIX) -> list[str]:
-    """Return the names of the files of a suffix in a folder, sorted; none, if there is no such folder."""
+    """Return the sorted names of files with a suffix in a folder. Empty if the folder is missing."""
     try:
         with os.scandir(folder) as entries:
             return sorted(e.name for e in entries if e.name.lower().endswith(suffix) and not e.name.startswith("."))
@@ -145,12 +155,12 @@ def files_in(folder: str | os.PathLike[str], suffix: str = SUFFIX) -> list[str]:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """Read a JSON file that holds one thing of a kind.
+    """Read a JSON file whose top level is of type `kind`.
 
     Raises
     ------
     DatasetLayoutError
-        It is not there, not JSON, or holds something else.
+        The file is missing, is not JSON, or has another type.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

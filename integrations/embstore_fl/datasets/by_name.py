@@ -1,4 +1,4 @@
-"""The data sets by the names that a command takes. None of them is imported before it is asked for."""
+"""The data sets by the names of the command line. Each is imported on use."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from embstore_fl.datasets.selection import Selected
 
 DATASETS: Final = {"vegas": "VEGAS", "esc50": "ESC50", "vggsound": "VGGSound"}
-"""Their classes; `pyproject.toml` declares the same names in the entry-point group `embstore.sources`."""
+"""Classes by name. `pyproject.toml` declares the same names in the entry-point group `embstore.sources`."""
 
 
 def source_for(name: str, root: str | os.PathLike[str], **selection: Any) -> AudioSource | Selected:
-    """Return a data set, or what a node has of it, as a source for `embstore.embed`.
+    """Return a data set, or a selection of it, as a source for `embstore.embed`.
 
     Parameters
     ----------
     name : str
-        "vegas", "esc50" or "vggsound", in whichever case.
+        "vegas", "esc50" or "vggsound", in upper or lower case.
     root : path_like
     **selection
-        See `Selection.of`.
+        Arguments of `Selection.of`. Arguments that are None are ignored.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def source_for(name: str, root: str | os.PathLike[str], **selection: Any) -> Aud
     --------
     >>> source_for("imagenet", ".")
     Traceback (most recent call last):
-    embstore_fl.errors.UnknownDatasetError: there is no data set 'imagenet'; there are 'vegas', 'esc50', 'vggsound'
+    embstore_fl.errors.UnknownDatasetError: no data set 'imagenet'; data sets: 'vegas', 'esc50', 'vggsound'
     """
     found = DATASETS.get(name.lower().replace("-", ""))
     if found is None:

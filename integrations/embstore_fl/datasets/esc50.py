@@ -1,4 +1,4 @@
-"""ESC-50: 2,000 clips in five folds, in the official layout, or in the one with a folder and a JSON file a fold."""
+"""ESC-50: 2,000 clips in five folds, in the official layout, or in a layout with a folder and a JSON file a fold."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _FOLDERS: Final = tuple(range(5))
 class ESC50(AudioSource):
     """Clips such as ``1-100032-A-0.wav``, with the keys ``1-100032-A-0:dog``.
 
-    The layout is found by its files: ``meta/esc50.csv`` beside ``audio/*.wav``, whose folds are 1 to 5; or
-    ``class_labels.json`` and ``fold00.json`` to ``fold04.json`` beside ``audio/fold00/`` to ``audio/fold04/``, whose
-    folds are 0 to 4. Labels are those of the table, or of ``class_labels.json``.
+    The files decide the layout. The official one has ``meta/esc50.csv`` beside ``audio/*.wav``, and folds 1 to 5. The
+    other has ``class_labels.json`` and ``fold00.json`` to ``fold04.json`` beside ``audio/fold00/`` to
+    ``audio/fold04/``, and folds 0 to 4. Labels come from the table, or from ``class_labels.json``.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ESC50(AudioSource):
     Raises
     ------
     DatasetLayoutError
-        Neither layout, or a file of it that says something impossible.
+        Neither layout, or a file with contradictory or malformed content.
     """
 
     default_name = "ESC50"
@@ -50,23 +50,23 @@ class ESC50(AudioSource):
 
     @cached_property
     def _clips(self) -> list[Listed]:
-        """All clips that are listed, in the order of their class's label and their name."""
+        """All listed clips, sorted by label and name."""
         clips = list(_from_table(self.root) if self.official else _from_folders(self.root, self.labels))
         there = {folder: set(files_in(folder)) for folder in {os.path.dirname(clip.path) for clip in clips}}
         found = [clip for clip in clips if clip.audio_filename in there[os.path.dirname(clip.path)]]
         if len(found) < len(clips):
             gone = len(clips) - len(found)
-            logger.warning("%s: %d of %d listed clips are not there", self.root, gone, len(clips))
+            logger.warning("%s: %d of %d listed clips are missing", self.root, gone, len(clips))
         return sorted(found, key=lambda clip: (self.labels[clip.class_name], clip.file_id))
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
-        """The label of each class."""
+        """Label of each class."""
         if not self.official:
             path = self.root / _LABELS
             found = read_json(path, dict)
             if not all(isinstance(label, int) for label in found.values()) or len({*found.values()}) != len(found):
-                raise DatasetLayoutError(path, "expected a number of its own for each class")
+                raise DatasetLayoutError(path, "expected a different number for each class")
             return dict(found)
         labels: dict[str, int] = {}
         for clip in _from_table(self.root):
@@ -78,11 +78,11 @@ class ESC50(AudioSource):
 
     @cached_property
     def folds(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The folds that there are."""
+        """Folds of the listed clips."""
         return tuple(sorted({int(clip.group) for clip in self._clips if clip.group is not None}))
 
     def listing(self, classes: Collection[str] | None = None) -> list[Listed]:
-        """List the clips of these classes."""
+        """Return the clips of these classes. Default: all classes."""
         return [clip for clip in self._clips if classes is None or clip.class_name in classes]
 
     def details(self, listed: Listed) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _from_table(root: Path) -> Iterator[Listed]:
 
 
 def _from_folders(root: Path, labels: Mapping[str, int]) -> Iterator[Listed]:
-    """Read the five files of the folds; one that is not there is an empty fold, which is logged."""
+    """Read the five files of the folds. A missing file is logged, and its fold is empty."""
     for fold in _FOLDERS:
         path = root / f"fold{fold:02d}.json"
         if not path.exists():

@@ -1,4 +1,4 @@
-"""A node's samples with their embeddings, as a PyTorch data set. Imports torch when it is imported."""
+"""A node's samples with their embeddings, as a PyTorch data set. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ CLIP: Final = AudioSettings(sample_rate=16_000, duration=5.0)
 
 
 class FLDataset(Dataset[dict[str, Any]]):
-    """What a node has of a data set. Making it, and reading all of its samples, decodes and copies nothing.
+    """A node's samples of a data set. With the default options, reading samples decodes and copies nothing.
 
-    A sample is a mapping: ``file_id``, ``class_name``, ``audio_filename``, ``label`` (an int64 tensor of no dimension),
-    ``audio_emb`` if there is an embedding, ``text_emb`` if its class has one, and ``audio`` as asked for.
-    An ``audio_emb`` is a tensor over the store's map and no copy: see `embstore_fl.stores.Rows` for what writing into
-    it means. A batch that was collated is a copy.
+    A sample is a mapping: ``file_id``, ``class_name``, ``audio_filename``, ``label`` (a tensor ``() int64``),
+    ``audio_emb`` if it has an embedding, ``text_emb`` if its class has one, and ``audio`` (``(samples,) float32``)
+    according to `load_audio`. ``audio_emb`` is a tensor over the store's map, not a copy. See `embstore_fl.stores.Rows`
+    for the effect of a write into it. A collated batch is a copy.
 
     Parameters
     ----------
     source : AudioSource
     selection : Selection, optional
+        Default: all samples.
     load_audio : {"never", "missing", "always"}
-        Which clips to decode. For "missing" ones, samples with an embedding have an ``audio`` of no length, and where
-        a batch has clips of both kinds, all of them are decoded and none has its embedding.
+        Clips to decode. With "missing", a sample with an embedding has an empty ``audio``. If a batch has samples
+        with and without an embedding, all its clips are decoded, and no sample has its ``audio_emb``.
     audio : AudioSettings
-        What clips are decoded to.
+        Sample rate (Hz) and duration (seconds) of decoded clips.
     text_embs : mapping, optional
-        By class; handed on as they are.
+        Text embeddings by class, passed on unchanged.
     client : optional
         The node's name, for errors.
 
@@ -56,9 +57,9 @@ class FLDataset(Dataset[dict[str, Any]]):
     source : AudioSource
     selection : Selection
     audio_embs : AudioEmbeddings
-        Also of `train`, `val` and `test`.
+        Shared with `train`, `val` and `test`.
     split : str
-        "all", or which one it is.
+        "all", or the name of the one split.
 
     Raises
     ------
@@ -96,42 +97,42 @@ class FLDataset(Dataset[dict[str, Any]]):
         self.labels = torch.tensor([self.source.labels[c.listed.class_name] for c in self.chosen], dtype=torch.int64)
         self._keys = [c.listed.key for c in self.chosen]
 
-    # -- what it has --------------------------------------------------------------------------
+    # -- content ------------------------------------------------------------------------------
 
     @property
     def keys(self) -> list[str]:
-        """Keys of the samples, in their order."""
+        """Keys of the samples, in order."""
         return list(self._keys)
 
     @property
     def active_classes(self) -> dict[str, int]:
-        """The classes that are selected, with their labels among all of the data set."""
+        """Selected classes with their labels in the whole data set."""
         labels = self.source.labels
         return {name: labels[name] for name in self.selection.classes_of(self.source)}
 
     @property
     def samples(self) -> Samples:
-        """What is known of each sample without reading it, as dictionaries that are made when they are asked for."""
+        """Metadata of each sample, as dictionaries that are made on access. No recording is opened."""
         return Samples(self)
 
     @property
     def recordings(self) -> Selected:
-        """The samples' files, as a source for `embstore.embed`."""
+        """The files of the samples, as a source for `embstore.embed`."""
         return Selected(self.source, self.chosen)
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def part(self, split: str) -> Self:
-        """Return the samples of a split, which share this one's embeddings.
+        """Return the samples of a split. It shares the embeddings of this data set.
 
         Raises
         ------
         AttributeError
-            It is one split itself, or a sample of one.
+            This data set is one split itself.
         """
         if self.split != "all":
-            raise AttributeError(f"{self!r} is one split, and has no others")
+            raise AttributeError(f"{self!r} is one split and has no other splits")
         if split not in self._parts:
             part = copy.copy(self)
             part.split = split
@@ -159,7 +160,7 @@ class FLDataset(Dataset[dict[str, Any]]):
 
     @property
     def audio_embs(self) -> AudioEmbeddings:
-        """The embeddings, by key; shared with the splits. Another mapping may be assigned, and is not copied."""
+        """Embeddings by key, shared with the splits. Another mapping may be assigned. It is not copied."""
         return self._embeddings
 
     @audio_embs.setter
@@ -168,12 +169,22 @@ class FLDataset(Dataset[dict[str, Any]]):
             self._embeddings.become(values)
 
     def use(self, store: EmbeddingStore | str | os.PathLike[str], field: str | None = None) -> list[str]:
-        """Read embeddings from a store; return the keys that it does not have.
+        """Read embeddings from a store. Return the keys that the store lacks.
+
+        Parameters
+        ----------
+        store : EmbeddingStore or path_like
+        field : str, optional
+            Default: the store's only field.
+
+        Returns
+        -------
+        list of str
 
         Raises
         ------
         UnknownFieldError
-            It has several fields, and none is named, or not this one.
+            The store lacks `field`, or has several fields and `field` is None.
         """
         shared = open_shared(store.path if isinstance(store, EmbeddingStore) else store)
         field = shared.store.field_name(field)
@@ -181,7 +192,7 @@ class FLDataset(Dataset[dict[str, Any]]):
         return self._embeddings.missing
 
     def leave_out(self, keys: Collection[str]) -> None:
-        """Go on without these samples, here and in the splits: clips that can't be decoded, for one."""
+        """Remove these samples, here and in the splits, for example if their clips can't be decoded."""
         gone = set(keys)
         self._take([chosen for chosen in self.chosen if chosen.listed.key not in gone])
         for part in self._parts.values():
@@ -197,13 +208,13 @@ class FLDataset(Dataset[dict[str, Any]]):
         Raises
         ------
         DecodeError, SampleError
-            Its clip is to be decoded, and can't be.
+            Its clip must be decoded and can't be.
         """
         place = range(len(self))[index]
         return self._sample(place, self._embeddings.find(self._keys[place]))
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the samples of a batch: all with their embedding, or none."""
+        """Return the samples of a batch. With `load_audio` "missing", all of them have ``audio_emb``, or none has."""
         places = [range(len(self))[index] for index in indices]
         found = [self._embeddings.find(self._keys[place]) for place in places]
         if self.audio_mode == "missing" and any(emb is None for emb in found):
@@ -226,7 +237,7 @@ class FLDataset(Dataset[dict[str, Any]]):
         return sample
 
     def _decoded(self, place: int) -> torch.Tensor:
-        """Decode a clip. One that can't be is an error: silence would be trained on, and kept as its embedding."""
+        """Decode a clip, or raise: silence instead would be trained on, and its embedding stored."""
         file = self.source.sample(self.chosen[place].listed)
         try:
             return torch.from_numpy(decode_audio(file.read().value, self.clip))
@@ -234,7 +245,7 @@ class FLDataset(Dataset[dict[str, Any]]):
             raise DecodeError(error.reason, path=file.path) from error
 
     def details(self, place: int) -> dict[str, Any]:
-        """Return what is known of a sample without reading it."""
+        """Return the metadata of a sample. No recording is opened."""
         chosen = self.chosen[place]
         listed = chosen.listed
         return {
@@ -254,7 +265,7 @@ class FLDataset(Dataset[dict[str, Any]]):
 
 
 class Samples(Sequence[dict[str, Any]]):
-    """What is known of each sample, as dictionaries that are made when they are asked for."""
+    """Metadata of each sample, as dictionaries that are made on access."""
 
     def __init__(self, dataset: FLDataset) -> None:
         self._dataset = dataset

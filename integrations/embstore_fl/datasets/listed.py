@@ -1,4 +1,4 @@
-"""A recording as its data set lists it, and the protocol of a data set that lists its recordings."""
+"""A listed recording, and the protocol of a data set that lists recordings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from embstore.sources import FileSample
 
 
 class Listed(NamedTuple):
-    """A recording as its data set lists it.
+    """A recording in the listing of its data set.
 
     Attributes
     ----------
     class_name, file_id : str
     path : str
     group : int, str or None
-        Its fold, or the split that the data set's authors put it in.
+        Its fold, or its split by the data set's authors.
     about : tuple
-        What else its layout says of it; `AudioSource.details` gives names to it.
+        Further values of the layout. `AudioSource.details` names them.
     """
 
     class_name: str
@@ -30,7 +30,7 @@ class Listed(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its key's text."""
+        """The text of its key."""
         return f"{self.file_id}:{self.class_name}"
 
     @property
@@ -46,11 +46,11 @@ class Catalog(Protocol):
 
     @property
     def labels(self) -> Mapping[str, int]:
-        """The label of each class of the whole data set."""
+        """Label of each class of the whole data set."""
 
     @property
     def classes(self) -> list[str]:
-        """All classes, by their labels."""
+        """All classes, in the order of their labels."""
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -58,13 +58,13 @@ class Catalog(Protocol):
 
     @property
     def official_splits(self) -> tuple[str, ...]:
-        """Splits that the authors of the data set made."""
+        """Splits made by the authors of the data set."""
 
     def listing(self, classes: Collection[str] | None = None) -> list[Listed]:
-        """List the recordings of these classes; of all, by default."""
+        """Return the recordings of these classes. Default: all classes."""
 
     def names_of(self, classes: Iterable[str | int]) -> list[str]:
-        """Return classes, given as names or labels, as names."""
+        """Return the names of classes that are given as names or labels."""
 
     def samples_of(self, listed: Iterable[Listed], *, empty: str) -> Iterator[FileSample]:
         """Yield the samples of recordings."""

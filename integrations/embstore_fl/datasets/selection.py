@@ -1,4 +1,4 @@
-"""Which recordings of a data set a node has, and in which split each is, as `splits` decides. Opens no recording."""
+"""Chooses the recordings of a node, with the split of each from `splits`. Opens no recording."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN: Final = 5
 
 
 class Chosen(NamedTuple):
-    """A recording that a node has, and its split; None for one whose fold is in no split."""
+    """A recording of a node, and its split. The split is None if its fold is in no split."""
 
     listed: Listed
     split: str | None
@@ -28,25 +28,26 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What of a data set is wanted. The default is all of it.
+    """A selection of recordings. The default is all of a data set.
 
     Attributes
     ----------
     selected_classes, excluded_classes : tuple of str or int, or None
         Names or labels.
     num_samples_per_class : int or None
-        At most: the first of the node's share, in the class's order, so that splits keep their ratios.
+        Largest number of samples of each class. The first ones of the node's share in the class's order are taken, so
+        that splits keep their ratios.
     share : NodeShare or None
-        Of which node; None for all.
+        The node's share. None for all samples.
     scheme : SplitScheme
     splits : tuple of str or None
-        Only recordings of these splits.
+        Only recordings of these splits. None for all.
 
     Raises
     ------
     UnknownSplitError
     ValueError
-        A number that is negative.
+        `num_samples_per_class` is negative.
     """
 
     selected_classes: tuple[str | int, ...] | None = None
@@ -76,7 +77,7 @@ class Selection:
         splits: Sequence[str] | str | None = None,
         **scheme: Any,
     ) -> Self:
-        """Make a selection from its words, as commands and configuration files have them.
+        """Return a selection from the options of commands and configuration files.
 
         Parameters
         ----------
@@ -84,10 +85,10 @@ class Selection:
         num_samples_per_class : int, optional
             None and 0 for all.
         num_nodes, samples_per_node, node_split_id : int, optional
-            One of the first two, and the node's number.
+            Number of nodes, or samples of a class for each node, with the node's number.
         splits : str or sequence of str, optional
         **scheme
-            Of `SplitScheme`.
+            Arguments of `SplitScheme`.
 
         Raises
         ------
@@ -99,8 +100,8 @@ class Selection:
         elif num_nodes is not None or samples_per_node is not None:
             given = {"num_nodes": num_nodes, "samples_per_node": samples_per_node}
             if None not in given.values():
-                raise NodeError(given, "num_nodes and samples_per_node say the same in two ways: give one of them")
-            raise NodeError({**given, "node_split_id": None}, "node_split_id is to say which of the nodes it is")
+                raise NodeError(given, "expected num_nodes or samples_per_node, not both")
+            raise NodeError({**given, "node_split_id": None}, "expected node_split_id, the node's number")
         return cls(
             selected_classes=None if selected_classes is None else _listed(selected_classes),
             excluded_classes=None if excluded_classes is None else _listed(excluded_classes),
@@ -111,24 +112,24 @@ class Selection:
         )
 
     def classes_of(self, source: Catalog) -> list[str]:
-        """Return the classes that are wanted, by their labels.
+        """Return the selected classes, in the order of their labels.
 
         Raises
         ------
         UnknownClassError
-            Classes that are not of the data set; or none is left.
+            The data set lacks a class, or all classes are excluded.
         """
         chosen = source.classes if self.selected_classes is None else source.names_of(self.selected_classes)
         excluded = source.names_of(self.excluded_classes or ())
         left = [name for name in source.classes if name in chosen and name not in excluded]
         if not left:
-            raise UnknownClassError(["(none is left)"], source.classes)
+            raise UnknownClassError(["(all are excluded)"], source.classes)
         return left
 
 
 def _listed(classes: Sequence[str | int]) -> tuple[str | int, ...]:
     if isinstance(classes, str):
-        raise TypeError(f"expected a list of classes, found one: {classes!r}")
+        raise TypeError(f"expected a list of classes, found {classes!r}")
     return tuple(classes)
 
 
@@ -143,23 +144,23 @@ def _check_scheme(source: Catalog, scheme: SplitScheme) -> None:
 
 
 def choose(source: Catalog, selection: Selection) -> list[Chosen]:
-    """Return the recordings that a selection takes, by class and file_id.
+    """Return the recordings of a selection, sorted by class and file_id.
 
-    Whose and in which split a recording is, is decided over all recordings of its class, and does not depend on which
-    classes are selected.
+    Node and split of a recording are decided over all recordings of its class. They do not depend on the selected
+    classes.
 
     Raises
     ------
     UnknownClassError
     UnknownSplitError
-        A fold that the data set does not have, or folds or an official split of one that has none.
+        The data set lacks a fold, or folds, or an official split.
     NodeRangeError
     DuplicateKeysError
     """
     _check_scheme(source, selection.scheme)
     classes = selection.classes_of(source)
     by_class: dict[str, list[Listed]] = {name: [] for name in classes}
-    # That a class was not asked for by name, and has no recordings, is nothing to tell of.
+    # Without `selected_classes` list everything, so that a class without recordings is not logged.
     for listed in source.listing(None if selection.selected_classes is None else classes):
         if listed.class_name in by_class:
             by_class[listed.class_name].append(listed)
@@ -172,7 +173,7 @@ def choose(source: Catalog, selection: Selection) -> list[Chosen]:
 
 
 def _of_class(name: str, members: list[Listed], selection: Selection) -> list[Chosen]:
-    members.sort(key=lambda listed: listed.file_id)  # so that the order does not depend on how they were found
+    members.sort(key=lambda listed: listed.file_id)  # the result must not depend on the order of the listing
     for one, other in itertools.pairwise(members):
         if one.file_id == other.file_id:
             raise DuplicateKeysError([one.key], found_at=(one.path, other.path))
@@ -199,7 +200,7 @@ class Selected:
     ----------
     base : Catalog
     name : str
-        That of the whole data set: its parts share a store.
+        Name of the whole data set, since its parts share a store.
     chosen : tuple of Chosen
     """
 

@@ -1,4 +1,4 @@
-"""VEGAS: ten classes, a folder each, with ``audios/``, and perhaps ``img/``, ``videos/`` and ``video_info.csv``."""
+"""VEGAS: a folder for each of ten classes, with ``audios/``, and optional ``img/``, ``videos/``, ``video_info.csv``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class VEGAS(AudioSource):
     root : path_like
     name : str
     classes : sequence of str
-        Of a folder that is laid out like VEGAS and has other classes: in the order of their labels.
+        Classes in the order of their labels, for another data set with the layout of VEGAS.
 
     Examples
     --------
@@ -64,18 +64,18 @@ class VEGAS(AudioSource):
     ) -> None:
         super().__init__(root, name=name)
         if len(set(classes)) != len(classes):
-            raise ValueError(f"a class occurs more than once in {list(classes)!r}")
+            raise ValueError(f"expected different classes, found {list(classes)!r}")
         self._classes = tuple(classes)
         self._videos: dict[str, list[tuple[str, str, str]]] = {}
         self._beside: dict[tuple[str, str], frozenset[str]] = {}
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
-        """The label of each class: its place in the list."""
+        """Label of each class: its index in the list."""
         return {name: label for label, name in enumerate(self._classes)}
 
     def listing(self, classes: Collection[str] | None = None) -> list[Listed]:
-        """List the recordings of these classes; a class without its folder has none, which is logged."""
+        """Return the recordings of these classes. A class in `classes` without recordings is logged."""
         found: list[Listed] = []
         for class_name in self._classes:
             if classes is not None and class_name not in classes:
@@ -83,12 +83,12 @@ class VEGAS(AudioSource):
             folder = f"{self.root}/{class_name}/audios"
             names = files_in(folder)
             if not names and classes is not None:
-                logger.warning("%s: there are no %s files in it", folder, SUFFIX)
+                logger.warning("%s: no %s files", folder, SUFFIX)
             found += [Listed(class_name, name[: -len(SUFFIX)], f"{folder}/{name}") for name in names]
         return found
 
     def details(self, listed: Listed) -> dict[str, Any]:
-        """Return the names of image and video, and where on YouTube the video is from, as far as that is there."""
+        """Return paths and names of image and video, and the video's YouTube id and seconds, as far as they exist."""
         found: dict[str, Any] = {"video_id": listed.file_id}
         for kind, folder, suffix in _BESIDE:
             place, name = (listed.class_name, folder), listed.file_id + suffix
@@ -100,7 +100,7 @@ class VEGAS(AudioSource):
         return found | dict(zip(_OF_VIDEOS, self._video(listed), strict=False))
 
     def _video(self, listed: Listed) -> tuple[Any, ...]:
-        """Return what ``video_info.csv`` says; its rows are numbered from 0, as the files are."""
+        """Return the row of ``video_info.csv``. Rows and files are numbered from 0."""
         name, number = listed.class_name, listed.file_id.rpartition("_")[2]
         if name not in self._videos:
             self._videos[name] = _read_videos(self.root / name / "video_info.csv")
@@ -112,7 +112,7 @@ class VEGAS(AudioSource):
 
 
 def _read_videos(path: Path) -> list[tuple[str, str, str]]:
-    """Read YouTube ids, and first and last seconds; none, if there is no such file."""
+    """Read YouTube ids, and first and last seconds. Empty if the file is missing."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -120,4 +120,4 @@ def _read_videos(path: Path) -> list[tuple[str, str, str]]:
             rows = csv.DictReader(file)
             return [tuple((row.get(name) or "") for name in ("YTID", "start_second", "end_second")) for row in rows]  # type: ignore[misc]
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DatasetLayoutError(path, f"it is not CSV in UTF-8: {error}") from error
+            raise DatasetLayoutError(path, f"not CSV in UTF-8: {error}") from error

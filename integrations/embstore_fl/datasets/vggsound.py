@@ -1,4 +1,4 @@
-"""VGGSound: clips from YouTube, listed in ``vggsound.csv`` with their class and their official split."""
+"""VGGSound: clips from YouTube, listed in ``vggsound.csv`` with class and official split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TABLE: Final = "vggsound.csv"
 
 
 class _Row(NamedTuple):
-    """A line of the table: what its clip's file is called, its class, and its split."""
+    """A row of the table."""
 
     file_id: str
     class_name: str
@@ -29,24 +29,25 @@ class _Row(NamedTuple):
 
 
 class VGGSound(AudioSource):
-    """Clips ``<YouTube id>_<first second, six digits>.wav`` in any folder below the root, as the table lists them.
+    """Clips ``<YouTube id>_<first second, six digits>.wav`` of the table, in any folder below the root.
 
-    A class's name is lowered, with ``_`` for blanks. Labels are places among all names of the table, sorted, whichever
-    clips are there: many have gone from YouTube, and those that are not there are left out, and counted in the log.
+    A class's name is in lower case, with ``_`` for blanks. A label is the index of the class among all sorted names of
+    the table, independent of the clips on disk. Many clips are no longer on YouTube: missing clips are skipped, and
+    their number is logged.
 
     Parameters
     ----------
     root : path_like
     name : str, optional
     table : path_like, optional
-        By default ``vggsound.csv`` below the root.
+        Default: ``vggsound.csv`` below the root.
 
     Raises
     ------
     DatasetLayoutError
-        There is no such table, or a line of it is not (id, second, label, "train" or "test").
+        The table is missing, or a line of it is not (id, second, label, "train" or "test").
     DuplicateKeysError
-        When listed: two files have one name.
+        On listing, if two files have the same name.
     """
 
     default_name = "VGGSound"
@@ -62,10 +63,10 @@ class VGGSound(AudioSource):
         super().__init__(root, name=name)
         self.table = self.root / _TABLE if table is None else Path(table).absolute()
         if not self.table.is_file():
-            raise DatasetLayoutError(self.table, "it is missing; it says which class a clip is of")
+            raise DatasetLayoutError(self.table, "expected the table of classes, found no such file")
 
     def class_name(self, written: str) -> str:
-        """Return a class's name as it stands in keys.
+        """Return the name of a class in keys.
 
         Examples
         --------
@@ -80,7 +81,7 @@ class VGGSound(AudioSource):
             try:
                 return [self._row(number, cells) for number, cells in enumerate(csv.reader(file), 1) if cells]
             except (csv.Error, UnicodeDecodeError) as error:
-                raise DatasetLayoutError(self.table, f"it is not CSV in UTF-8: {error}") from error
+                raise DatasetLayoutError(self.table, f"not CSV in UTF-8: {error}") from error
 
     def _row(self, number: int, cells: list[str]) -> _Row:
         try:
@@ -94,21 +95,21 @@ class VGGSound(AudioSource):
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
-        """The label of each class: its place among all of the table, sorted."""
+        """Label of each class: its index among all sorted classes of the table."""
         return {name: label for label, name in enumerate(sorted({row.class_name for row in self._rows}))}
 
     def listing(self, classes: Collection[str] | None = None) -> list[Listed]:
-        """List the clips of these classes that are there."""
+        """Return the clips of these classes that exist on disk. Default: all classes."""
         files = self._files()
-        rows = list(dict.fromkeys(self._rows))  # a line that stands there twice says nothing new
+        rows = list(dict.fromkeys(self._rows))  # without repeated lines
         wanted = [row for row in rows if classes is None or row.class_name in classes]
         there = [Listed(r.class_name, r.file_id, files[r.file_id], r.split) for r in wanted if r.file_id in files]
         if len(there) < len(wanted):
-            logger.info("%s: %d of %d listed clips are not there", self.root, len(wanted) - len(there), len(wanted))
+            logger.info("%s: %d of %d listed clips are missing", self.root, len(wanted) - len(there), len(wanted))
         return sorted(there, key=lambda clip: (self.labels[clip.class_name], clip.file_id))
 
     def _files(self) -> dict[str, str]:
-        """Return the paths of all WAV files by their file_id."""
+        """Return the paths of all WAV files by file_id."""
         found: dict[str, str] = {}
         for path in sorted(_below(str(self.root))):
             file_id = os.path.basename(path)[: -len(SUFFIX)]
@@ -118,7 +119,7 @@ class VGGSound(AudioSource):
         return found
 
     def details(self, listed: Listed) -> dict[str, Any]:
-        """Return where on YouTube the clip is from."""
+        """Return the clip's YouTube id, first second and official split."""
         ytid, _, start = listed.file_id.rpartition("_")
         names = {"image_filename": "", "video_filename": f"{listed.file_id}.mp4"}
         return {**names, "ytid": ytid, "start_second": int(start), "official_split": listed.group}
