@@ -1,8 +1,8 @@
-"""Recordings through a real audio model, three times: what the first run costs, and what the store saves the others.
+"""Encode recordings with a real audio model in a first run, and measure the time that the store saves two later runs.
 
 ``make demo-audio`` runs it with 165 recordings and AST. The architectures are the real ones at their base size (86
-million weights of AST, 20 of Whisper's encoder, 94 of wav2vec 2.0). The weights are random, from a fixed seed: that
-changes what the rows say, and nothing of how long they take.
+million weights of AST, 20 of Whisper's encoder, 94 of wav2vec 2.0). The weights are random, from a fixed seed. This
+changes the values of the rows, but not the time to compute them.
 """
 
 import argparse
@@ -24,11 +24,11 @@ WHISPER_BASE = {
     **{"decoder_layers": 6, "decoder_attention_heads": 8, "decoder_ffn_dim": 2048},
 }
 MODELS = {"ast": ("AST", {}), "whisper": ("Whisper", WHISPER_BASE), "wav2vec2": ("Wav2Vec2", {})}
-"""How the classes of transformers begin, and what of the base size is not their default."""
+"""Prefix of the class names in transformers, and the options of the base size that are not defaults."""
 
 
 def make_model(kind: str, folder: Path) -> None:
-    """Save a model at its base size, with random weights from a fixed seed, and what prepares its clips."""
+    """Save a model at its base size, with random weights from a fixed seed, and its feature extractor."""
     import transformers
     from torch import manual_seed
 

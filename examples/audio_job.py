@@ -1,6 +1,6 @@
-"""The audio job, as a project would have it: recordings through a model into a cache, then all rows in RAM.
+"""Audio job of a typical project: encode recordings into a cache, then read all rows into RAM.
 
-It is the same script for the first run, which encodes, and for all others, which find everything stored.
+The first run encodes. Later runs of the same script find everything stored.
 """
 
 import argparse

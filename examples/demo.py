@@ -1,6 +1,6 @@
-"""The whole of embstore on real input: docstrings of the standard library through a real encoder, once.
+"""Demonstrate embstore on real input: docstrings of the standard library, encoded once by a real encoder.
 
-Run by ``make demo``. The store is made in ``demo.cache``; the next run finds it there.
+``make demo`` runs it. The store is made in ``demo.cache``, and the next run finds it there.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import embstore
 
 
 def first_part(module: str) -> bool:
-    """Tell whether a module belongs to the first run; the others are added later."""
+    """Return whether a module belongs to the first run. The others are added later."""
     return module[0].lower() < "t"
 
 

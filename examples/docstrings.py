@@ -1,6 +1,6 @@
-"""Texts with classes that every Python has: the docstrings of its standard library.
+"""Texts with classes, from the docstrings of the standard library, which every Python has.
 
-They are found by parsing the source files, which are never imported.
+The source files are parsed, and never imported.
 """
 
 import ast

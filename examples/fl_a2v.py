@@ -1,10 +1,10 @@
-"""Audio to visual, federated: two servers started one after the other, four clients each, and one cache.
+"""Federated audio-to-visual training: two servers run one after the other with four clients each and one cache.
 
-``make demo-fl`` runs it after the Flower app. Recordings (Debian's sonic-pi-samples) are laid out as VEGAS is, a class
-for each name's first part. The clients' class lists overlap. The first server finds nothing and extracts, each clip
-once, whichever clients have it; the second finds everything, and imports no transformers. Both train the same
-adapters. AST has its real input and sequence of 1,214 tokens in a small configuration, with random weights from a
-fixed seed.
+``make demo-fl`` runs it after the Flower app. Recordings (Debian's sonic-pi-samples) are copied into the layout of
+VEGAS, with the first part of each name as the class. The clients' class lists overlap. The first server finds no
+embeddings and extracts each clip once, even if several clients have it. The second finds all of them, and does not
+import transformers. Both train the same adapters. AST has its real input and sequence of 1,214 tokens in a small
+configuration, with random weights from a fixed seed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ DURATION = 5.0
 MODEL_NAME = "small-ast"
 SMALL = {"hidden_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 768}
 LEAST = 8
-"""Recordings that a class must have."""
+"""Least number of recordings of a class."""
 
 
 def _write_wav(recording: Path, wav: Path) -> None:
@@ -39,7 +39,7 @@ def _write_wav(recording: Path, wav: Path) -> None:
 
 
 def lay_out(samples: Path, root: Path) -> list[str]:
-    """Copy recordings to ``<class>/audios/video_00000.wav``; return the classes."""
+    """Copy recordings to ``<class>/audios/video_00000.wav``. Return the classes."""
     files = sorted(samples.glob("*_*.flac"))
     counts = Counter(file.name.partition("_")[0] for file in files)
     classes = sorted(name for name, count in counts.items() if count >= LEAST)
@@ -67,11 +67,11 @@ def make_model(folder: Path) -> None:
     transformers.ASTFeatureExtractor().save_pretrained(folder)
 
 
-# -- what a server does, in a process of its own -------------------------------------------------
+# -- a server, in its own process ----------------------------------------------------------------
 
 
 def serve(work: Path, classes: list[str]) -> None:
-    """Make four nodes, find their embeddings, and train each node's adapter for a round."""
+    """Make four nodes, load their embeddings, and train each node's adapter for a round."""
     import torch
 
     from embstore_fl.a2v import A2VClient, A2VServer, VEGASDataset
@@ -89,7 +89,7 @@ def serve(work: Path, classes: list[str]) -> None:
             self.node_data = SimpleNamespace(train_dataset=dataset.train, test_dataset=dataset.test)
 
         def train(self, adapter: torch.nn.Module) -> tuple[float, float]:
-            """Train for a round; return the last loss, and the accuracy on the node's test samples."""
+            """Train for a round. Return the last loss, and the accuracy on the node's test samples."""
             train, test = self.node_data.train_dataset, self.node_data.test_dataset
             options = {"batch_size": 8, "collate_fn": train.get_collate_fn()}
             optimizer = torch.optim.Adam(adapter.parameters(), lr=0.01)

@@ -1,4 +1,4 @@
-"""A Flower app twice: encoding its texts anew in each round, and once. What a round takes, and what it gives.
+"""Run a Flower app twice, encoding its texts in each round or only once, and compare times and results of a round.
 
 The first half of ``make demo-fl``. Five clients share a thousand docstrings, and train a linear head on frozen MiniLM
 for three rounds (see ``examples/flower``). Both ways encode the same batches, so both give the same head.
@@ -25,24 +25,24 @@ Rounds = list[dict[str, Any]]
 def rounds_of(
     simulation: Simulator, prepared: Prepared, folder: Path, way: str, rounds: int, tested_by: str = "clients"
 ) -> Rounds:
-    """Run the app one way, and return what it reports of each round."""
+    """Run the app in one of the two ways, and return its report of each round."""
     report, config = folder / f"{way}.json", folder / f"{way}.toml"
     given = {"encode": way, "tested-by": tested_by, "rounds": rounds, "report": str(report)}
     config.write_text(prepared.run_config(**given))
     report.unlink(missing_ok=True)
     simulation.run(APP, config, clients=prepared.clients)
-    if not report.exists():  # `flwr run` itself ends well if the app does not
+    if not report.exists():  # `flwr run` exits with 0 even if the app fails
         raise SystemExit(f"the app failed:\n{simulation.said[-5000:]}")
     return json.loads(report.read_text())
 
 
 def client_seconds(this: dict[str, Any]) -> float:
-    """Return what all clients together (and a server that tests) took for data, training and testing in a round."""
+    """Return the seconds of all clients (and of a server that tests) for data, training and testing in a round."""
     return sum(sum(this[f"{part}-seconds"]) for part in ("read", "train", "test"))
 
 
 def as_told(this: dict[str, Any]) -> dict[str, Any]:
-    """Return what a round gave, without what it took."""
+    """Return the results of a round without its times."""
     return {name: value for name, value in this.items() if not name.endswith("seconds")}
 
 

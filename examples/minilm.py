@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 as an encoder: its config is known without loading it, and it is loaded when it is used."""
+"""all-MiniLM-L6-v2 as an encoder. Its config needs no loaded model, and the model is loaded on first use."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -29,7 +29,7 @@ class MiniLM:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """All that the values depend on."""
+        """Everything that the values depend on."""
         return {
             "encoder": {"id": "sentence-transformers/all-MiniLM-L6-v2", "weights": self._digest("model.safetensors")},
             "preprocessing": {"tokenizer": self._digest("tokenizer.json"), "max_tokens": MAX_TOKENS},

@@ -1,4 +1,4 @@
-"""What a store costs and saves, as the table that the demos print."""
+"""Cost and saving of a store, as the table that the demos print."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ def median_ms(action: Callable[[], object], repeat: int = 9) -> float:
 
 
 def print_saving(result: embstore.EmbedResult, seconds: float, encoded: int) -> None:
-    """Print what the store of a run costs and saves, against the seconds that encoding took."""
+    """Print the cost and the saving of a run's store, compared with the seconds of encoding."""
     store = embstore.open(result.path, config=result.config)
     keys = list(store)
     largest = max(store.classes, key=lambda name: len(store.select(classes=name)))

@@ -1,9 +1,9 @@
-"""Share docstrings of the standard library out among five clients, before any of them is encoded.
+"""Assign docstrings of the standard library to five clients, before any of them is encoded.
 
     python examples/flower/prepare.py FOLDER
 
-FOLDER gets the texts, the manifest (who has which), a store without rows, and ``run.toml``, which
-``flwr run --run-config`` takes.
+FOLDER gets the texts, the manifest (each client's keys), an empty store, and ``run.toml`` for
+``flwr run --run-config``.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CLASSES, ALPHA = 20, 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What a run needs: the texts and the manifest of who has which, and the store that is to be filled."""
+    """Inputs of a run: the texts, the manifest of each client's keys, and the store to fill."""
 
     texts: Path
     manifest: Path
@@ -39,23 +39,23 @@ class Prepared:
     samples: int
 
     def run_config(self, **more: str | int | float) -> str:
-        """Return what ``flwr run --run-config`` takes, as TOML."""
+        """Return the TOML for ``flwr run --run-config``."""
         given = {"texts": str(self.texts), "embstore.store": str(self.store), "embstore.manifest": str(self.manifest)}
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in {**given, **more}.items())
 
 
 def chosen_texts(count: int) -> dict[str, str]:
-    """Return docstrings of the modules that have most of them, by key, the shortest first: like lengths pad less."""
+    """Return docstrings of the modules with most of them, by key, shortest first: similar lengths need less padding."""
     texts = {str(sample.key): sample.load() for sample in Docstrings(lambda module: True)}
     found = Counter(embstore.Key.parse(key).class_name for key in texts)
     classes = {name for name, _ in found.most_common(CLASSES)}
     keys = [key for key in texts if embstore.Key.parse(key).class_name in classes]
-    keys = sorted(keys, key=embstore.digest_of)[:count]  # an order that has nothing to do with what they say
+    keys = sorted(keys, key=embstore.digest_of)[:count]  # an order independent of their content
     return {key: texts[key] for key in sorted(keys, key=lambda key: (len(texts[key]), key))}
 
 
 def prepare(folder: Path, *, texts: int = 1000, clients: int = 5, seed: int = 0) -> Prepared:
-    """Write what a run needs into a folder."""
+    """Write the inputs of a run into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     prepared = Prepared(
         texts=folder / "texts.json",
@@ -67,7 +67,7 @@ def prepare(folder: Path, *, texts: int = 1000, clients: int = 5, seed: int = 0)
     chosen = chosen_texts(texts)
     prepared.texts.write_text(json.dumps(chosen))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a draw that leaves a client with too little is repeated with a warning
+        warnings.simplefilter("ignore")  # a draw with too few samples for a client is repeated with a warning
         partitioner = DirichletPartitioner(clients, "label", alpha=ALPHA, min_partition_size=20, seed=seed)
         parts = partition(list(chosen), partitioner)
     scheme = {"partitioner": "Dirichlet", "alpha": ALPHA, "by": "label"}
@@ -78,7 +78,7 @@ def prepare(folder: Path, *, texts: int = 1000, clients: int = 5, seed: int = 0)
 
 
 def store_config() -> dict[str, object]:
-    """Return all that the embeddings depend on: known before the model is loaded."""
+    """Return the config of the embeddings. It is known before the model is loaded."""
     return {**MiniLM().config, "dataset": NAME}
 
 

@@ -1,7 +1,7 @@
-"""``flwr run`` without a trace: Flower's and Ray's processes and files are gone when it is done.
+"""``flwr run`` that removes all of its processes and files, and those of Ray, at the end.
 
-``flwr run`` leaves a SuperLink behind that runs on, and files in the home folder. Here the SuperLink is our own, on
-free ports, with a temporary folder as its home, and asks nobody for anything: no telemetry, no update check, no hub.
+Plain ``flwr run`` leaves a running SuperLink and files in the home folder. This SuperLink uses free ports and a
+temporary folder as its home, and makes no outside requests: no telemetry, no update check, no hub.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ STARTUP, SHUTDOWN = 60.0, 20.0  # seconds
 SILENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else each run makes an environment from PyPI
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # otherwise each run makes an environment from PyPI
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # else actors yield to all others on the machine, and rounds measure those
+    "RAY_worker_niceness": "0",  # otherwise actors yield to other processes, and the times of rounds include these
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -33,7 +33,7 @@ SILENT = {
 
 @contextlib.contextmanager
 def simulator() -> Iterator["Simulator"]:
-    """Start a SuperLink for simulations; end it, and all that it started, with the block."""
+    """Start a SuperLink for simulations. At the end of the block, stop it and all processes that it started."""
     home = Path(tempfile.mkdtemp(prefix="flwr-", dir=short_folder()))
     port, control = free_ports(2)
     environment = {**os.environ, **SILENT, "FLWR_HOME": str(home), "RAY_TMPDIR": str(home)}
@@ -47,7 +47,7 @@ def simulator() -> Iterator["Simulator"]:
     command += ["--database", str(home / "state.db")]
     with (home / "superlink.log").open("w") as log:
         superlink = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # by itself it would skip what follows
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # the default skips the clean-up
     try:
         wait_until_up(superlink, port, home / "superlink.log")
         yield Simulator(environment)
@@ -59,13 +59,13 @@ def simulator() -> Iterator["Simulator"]:
 
 
 class Simulator:
-    """A SuperLink that is up."""
+    """A running SuperLink."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
 
     def run(self, app: Path, run_config: Path, *, clients: int, quiet: bool = True) -> None:
-        """Run an app to its end; raises with what it printed if it failed, or did not get to its end."""
+        """Run an app to its end. Raise with its output if it failed or stopped early."""
         command = ["flwr", "run", str(app), "--stream", "--run-config", str(run_config)]
         command += ["--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1"]
         done = subprocess.run(
@@ -79,12 +79,12 @@ class Simulator:
 
 
 def short_folder() -> str | None:
-    """Return where temporary files go: Ray's sockets lie 70 bytes below, and their paths may have 107."""
+    """Return a folder for temporary files: Ray's sockets add 70 bytes to it, and their paths may have 107."""
     return None if len(tempfile.gettempdir()) < 20 else "/tmp"
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens at just now."""
+    """Return ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -103,18 +103,18 @@ def wait_until_up(superlink: subprocess.Popen, port: int, log: Path) -> None:
 
 
 def started_here(home: Path) -> list[int]:
-    """Return the processes that have this home: only those that were started for this run can have it."""
+    """Return the processes with this home. Only processes of this run have it."""
     mark = f"FLWR_HOME={home}\0".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended just now, or is another user's
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             if mark in (folder / "environ").read_bytes() and "\nState:\tZ" not in (folder / "status").read_text():
                 found.append(int(folder.name))
     return found
 
 
 def end_all(home: Path) -> None:
-    """End what was started for this run, kindly first."""
+    """End the processes of this run, by SIGINT first and SIGKILL last."""
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         for process in started_here(home):
             with contextlib.suppress(ProcessLookupError):

@@ -1,1 +1,1 @@
-"""A Flower app: a linear head on frozen MiniLM, which each client's texts go through once."""
+"""A Flower app: a linear head on frozen MiniLM, which encodes each client's texts once."""

@@ -1,4 +1,4 @@
-"""A client: it encodes its own texts when they are first needed, and reads the embeddings from then on."""
+"""A client. It encodes its own texts in the first round, and reads the embeddings after that."""
 
 import time
 
@@ -14,7 +14,7 @@ app = ClientApp()
 
 
 def prepared(message: Message, context: Context, split: str) -> tuple[torch.nn.Linear, Dataset, float]:
-    """Return the head that the server sent, the samples, and the seconds that these took."""
+    """Return the head that the server sent, the samples, and the seconds to get the samples."""
     started = time.perf_counter()
     data = client_samples(context, split)
     taken = time.perf_counter() - started

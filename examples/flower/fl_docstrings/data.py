@@ -1,4 +1,4 @@
-"""Samples of a client, and those that a server tests with: from the store, or encoded again as it is without one."""
+"""Samples of a client, and test samples of a server: from the store, or encoded again as without a store."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def client_samples(context: Context, split: str) -> Dataset:
 
 
 def server_samples(context: Context) -> Dataset:
-    """Return what all clients hold out for testing."""
+    """Return the test samples of all clients."""
     return _samples(context, "test", server_keys, server_dataset)
 
 
@@ -33,13 +33,13 @@ def _samples(
         return _encoded_again(context, keys(context, split))
     try:
         return stored(context, split)
-    except MissingKeysError as error:  # when they are first needed
+    except MissingKeysError as error:  # in the first round
         encode_into_store(error.keys, str(context.run_config["texts"]), Path(str(context.run_config["embstore.store"])))
         return stored(context, split)
 
 
 def _encoded_again(context: Context, keys: list[str]) -> Dataset:
-    """Return the same samples as they are had without a store: encoded each time."""
+    """Return the same samples, encoded on each call, as without a store."""
     classes = Manifest.read(str(context.run_config["embstore.manifest"])).classes
     labels = [classes.index(key.rpartition(":")[2]) for key in keys]
     return TensorDataset(encode_anew(keys, str(context.run_config["texts"])), torch.tensor(labels))

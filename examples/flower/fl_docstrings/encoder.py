@@ -23,10 +23,10 @@ def weights() -> Path:
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2: ``(384,) float32`` a text. Batches are encoded as they come.
+    """all-MiniLM-L6-v2: ``(384,) float32`` a text. Batches are encoded in the given order.
 
-    `embstore.from_pretrained` alone would have `embed` sort texts by length. Then with a store and without one
-    the batches would be others, and a text's numbers depend in the last digits on those that it is padded with.
+    With `embstore.from_pretrained` alone, `embed` sorts texts by length. The batches would then differ between runs
+    with and without a store, and the last digits of a text's values depend on the texts it is padded with.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class MiniLM:
 
     @property
     def config(self) -> dict[str, Any]:
-        """All that the values depend on."""
+        """Everything that the values depend on."""
         return dict(self._encoder.config)
 
     def encode(self, texts: Sequence[str]) -> Any:
@@ -44,7 +44,7 @@ class MiniLM:
 
 @cache  # once a process: clients take turns in it
 def encoder() -> MiniLM:
-    """Return the encoder; its weights are loaded when it is first used."""
+    """Return the encoder. Its weights are loaded on first use."""
     return MiniLM()
 
 
@@ -62,6 +62,6 @@ def encode_anew(keys: list[str], texts: str) -> Any:
 
 
 def encode_into_store(keys: Sequence[str], texts: str, store: Path) -> None:
-    """Encode a client's texts that its store lacks; other clients may be doing so at the same time."""
+    """Encode a client's texts that its store lacks. Other clients may do the same at the same time."""
     own = Items({key: _texts(texts)[key] for key in keys}, name=NAME)
     embstore.embed(own, encoder(), store.parent, batch_size=BATCH)

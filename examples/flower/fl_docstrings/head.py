@@ -1,4 +1,4 @@
-"""The linear head that is trained, and how."""
+"""The linear head, and its training."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +11,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 def new_head(classes: int) -> nn.Linear:
-    """Return a head that knows nothing: all zeros, the same everywhere."""
+    """Return an untrained head: all zeros, the same in each client."""
     head = nn.Linear(DIM, classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -19,14 +19,14 @@ def new_head(classes: int) -> nn.Linear:
 
 
 def loaded_head(state: Mapping[str, torch.Tensor]) -> nn.Linear:
-    """Return a head as it was sent."""
+    """Return a received head."""
     head = new_head(len(state["bias"]))
     head.load_state_dict(state)
     return head
 
 
 def fit(head: nn.Linear, batches: Batches, *, epochs: int, learning_rate: float) -> float:
-    """Train the head; gives the mean loss of the last epoch."""
+    """Train the head. Return the mean loss of the last epoch."""
     optimizer = torch.optim.SGD(head.parameters(), lr=learning_rate)
     for _ in range(epochs):
         total, count = 0.0, 0
@@ -41,5 +41,5 @@ def fit(head: nn.Linear, batches: Batches, *, epochs: int, learning_rate: float)
 
 @torch.no_grad()
 def hits(head: nn.Linear, batches: Batches) -> int:
-    """Return how many samples the head gets right."""
+    """Return the number of samples that the head classifies correctly."""
     return sum(int((head(features).argmax(1) == labels).sum()) for features, labels in batches)

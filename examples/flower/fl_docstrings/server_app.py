@@ -1,4 +1,4 @@
-"""The server: federated averaging, and a report of what each round took and gave."""
+"""The server: federated averaging, and a report with times and results of each round."""
 
 import json
 import time
@@ -21,9 +21,9 @@ app = ServerApp()
 
 
 class Reported(FedAvg):
-    """Federated averaging that takes replies in the order of clients, and notes what each round took.
+    """Federated averaging that sorts replies by client, and records the times of each round.
 
-    Replies come in any order, and sums of floats depend on it: without this, two runs of the same would differ.
+    Replies arrive in any order, and sums of floats depend on the order. Without sorting, two equal runs differ.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -32,8 +32,8 @@ class Reported(FedAvg):
         self._started = 0.0
 
     def tested_here(self, context: Context, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Test the averaged head on what all clients hold out, in place of the clients, and end the round."""
-        if not server_round:  # Flower asks before the first round as well
+        """Test the averaged head on the test samples of all clients, and end the round."""
+        if not server_round:  # Flower also calls it before the first round
             return None
         began, started = time.process_time(), time.perf_counter()
         data = server_samples(context)
@@ -53,13 +53,13 @@ class Reported(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average what clients trained."""
+        """Average the heads that the clients trained."""
         ordered = in_order(replies)
         self.rounds.append({"round": server_round, **noted(ordered, "train-seconds", "loss")})
         return super().aggregate_train(server_round, ordered)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Average what clients tested, if they did, and end the round."""
+        """Average the clients' test results, if there are any, and end the round."""
         ordered = in_order(replies)
         if ordered:
             self._end(noted(ordered, "test-seconds", "hits"))
@@ -75,7 +75,7 @@ class Reported(FedAvg):
 
 
 def in_order(replies: Iterable[Message]) -> list[Message]:
-    """Return the replies of all clients, in the order of their numbers; a client that failed ends the run."""
+    """Return the replies of all clients, sorted by number. Raise if a client failed."""
     found = list(replies)
     for reply in found:
         if reply.has_error():
@@ -91,7 +91,7 @@ def noted(replies: list[Message], *names: str) -> dict[str, list[Any]]:
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Say what is stored, train, and write the report."""
+    """Log the coverage, train, and write the report."""
     config = context.run_config
     store = embstore.open(str(config["embstore.store"]))
     partitions = load_partition(str(config["embstore.manifest"]), store)
