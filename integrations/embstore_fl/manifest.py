@@ -17,7 +17,7 @@ import operator
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -364,9 +364,7 @@ def _part(keys: list[str]) -> list[str] | Packed:
 
 
 def _as_json(part: list[str] | Packed) -> Any:
-    if isinstance(part, list):
-        return part
-    return {"count": part.count, "nbytes": part.nbytes, "deflated": part.deflated}
+    return part if isinstance(part, list) else asdict(part)
 
 
 def _from_json(part: Any) -> list[str] | Packed:

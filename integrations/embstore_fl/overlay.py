@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from embstore import Config
 from embstore.errors import MissingKeysError, StoreChangedError, StoreReplacedError
@@ -12,36 +12,6 @@ from embstore_fl.errors import ForeignKeysError
 from embstore_fl.stores import OpenStore, open_shared
 
 _ATTEMPTS: Final = 20
-
-
-class Layer(Protocol):
-    """A place with embeddings by key."""
-
-    def find(self, key: str) -> Any:
-        """Return the embedding of a key, or None."""
-
-    def __contains__(self, key: object) -> bool: ...
-
-    def lacking(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys without an embedding here."""
-
-
-class MemoryLayer:
-    """Embeddings of another mapping, unchanged."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
-
-    def find(self, key: str) -> Any:
-        """Return the embedding of a key, or None."""
-        return self.values.get(key)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.values
-
-    def lacking(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys without an embedding here."""
-        return [key for key in keys if key not in self.values]
 
 
 class StoreLayer:
@@ -97,7 +67,7 @@ class StoreLayer:
             self._state = shared.state
         return shared, self._rows
 
-    def find(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         """Return a row as a tensor over the store's map (see `embstore_fl.stores.Rows`), or None."""
         for _ in range(_ATTEMPTS):
             shared, rows = self._followed()
@@ -107,16 +77,11 @@ class StoreLayer:
             try:
                 return shared.rows(self.field, least=row)[row]
             except (StoreChangedError, StoreReplacedError):  # an erase or a compaction by another process
-                shared.refresh()
+                shared.store.refresh()
         raise StoreReplacedError(self.path, f"it was replaced {_ATTEMPTS} times while a row was read")
 
     def __contains__(self, key: object) -> bool:
         return key in self.rows
-
-    def lacking(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys without an embedding here."""
-        rows = self.rows
-        return [key for key in keys if key not in rows]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "field": self.field, "_keys": self._keys}
@@ -126,6 +91,16 @@ class StoreLayer:
 
     def __repr__(self) -> str:
         return f"<StoreLayer of {len(self._keys):,} keys in {str(self.path)!r}>"
+
+
+Layer = StoreLayer | Mapping[str, Any]
+"""A place with embeddings by key: a store, or a mapping in memory."""
+
+
+def _lacking(layer: Layer, keys: Iterable[str]) -> list[str]:
+    """Return the keys without an embedding in a layer. A store's row numbers are looked up once."""
+    found = layer.rows if isinstance(layer, StoreLayer) else layer
+    return [key for key in keys if key not in found]
 
 
 class AudioEmbeddings(MutableMapping[str, Any]):
@@ -144,7 +119,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
 
     Attributes
     ----------
-    layers : tuple of Layer
+    layers : tuple of StoreLayer or mapping
         Places that are searched in this order, after `written`.
     written : dict
         Assigned embeddings.
@@ -152,7 +127,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
     Examples
     --------
     >>> embs = AudioEmbeddings(["a:dog", "b:dog"])
-    >>> embs.layers = (MemoryLayer({"a:dog": 1.0, "x:cat": 2.0}),)
+    >>> embs.layers = ({"a:dog": 1.0, "x:cat": 2.0},)
     >>> embs["b:dog"] = 3.0
     >>> dict(embs), "x:cat" in embs
     ({'a:dog': 1.0, 'b:dog': 3.0}, False)
@@ -175,7 +150,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         if key not in self.own or key in self._hidden:
             return None
         for layer in self.layers:
-            found = layer.find(key)
+            found = layer.get(str(key))
             if found is not None:
                 return found
         return None
@@ -231,7 +206,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
     def also(self, values: Mapping[str, Any] | None) -> None:
         """Add embeddings of another mapping, for the node's own keys without an embedding."""
         left = self.missing
-        self.layers += tuple(layer for layer in _layers_of(values) if len(layer.lacking(left)) < len(left))
+        self.layers += tuple(layer for layer in _layers_of(values) if len(_lacking(layer, left)) < len(left))
 
     def load(self, layers: Sequence[Layer]) -> None:
         """Replace the layers. Assigned embeddings stay, and deletions are undone."""
@@ -247,7 +222,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         """Yield each layer with the node's keys that are read from it."""
         left = [key for key in self.own if key not in self.written and key not in self._hidden]
         for layer in self.layers:
-            lacking = dict.fromkeys(layer.lacking(left))
+            lacking = dict.fromkeys(_lacking(layer, left))
             yield layer, [key for key in left if key not in lacking]
             left = list(lacking)
 
@@ -258,7 +233,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         if self._hidden:
             return [key for key in left if key not in self]
         for layer in self.layers:
-            left = layer.lacking(left) if left else left
+            left = _lacking(layer, left) if left else left
         return left
 
     def __iter__(self) -> Iterator[str]:
@@ -279,5 +254,5 @@ class AudioEmbeddings(MutableMapping[str, Any]):
 def _layers_of(values: Mapping[str, Any] | None) -> tuple[Layer, ...]:
     """Return the layers of a mapping. Later changes of an `AudioEmbeddings` do not affect them."""
     if isinstance(values, AudioEmbeddings):
-        return (*((MemoryLayer(dict(values.written)),) if values.written else ()), *values.layers)
-    return (MemoryLayer(values),) if values else ()
+        return (*((dict(values.written),) if values.written else ()), *values.layers)
+    return (values,) if values else ()

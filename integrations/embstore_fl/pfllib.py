@@ -235,10 +235,17 @@ def _split(
     clients = _clients(partitions)
     whole = {number: _whole(store, client, part, classes, name) for number, (client, part) in clients.items()}
     called = {number: client for number, (client, _) in clients.items()}
+    given = None
     if isinstance(test, float | int):
-        train, tested = _by_share(whole, called, test, seed)
+        chosen = _by_share(whole, called, test, seed)
     else:
-        train, tested = _by_test_set(whole, _whole(store, "(test set)", test, classes, name))
+        given = _whole(store, "(test set)", test, classes, name)
+        chosen = {number: np.isin(data.view.rows, given.view.rows) for number, data in whole.items()}
+    train = {number: data.at(~chosen[number]) for number, data in whole.items()}
+    if given is not None and not any(mask.any() for mask in chosen.values()):
+        tested = dict.fromkeys(whole, given)  # no client has a row of the test set, so each is tested on all of it
+    else:
+        tested = {number: data.at(chosen[number]) for number, data in whole.items()}
     for part, parts in (("train", train), ("test", tested)):
         for number, data in parts.items():
             if not len(data):  # a shuffling DataLoader raises for an empty data set
@@ -264,8 +271,10 @@ def _whole(store: EmbeddingStore, client: int | str, part: Partition, classes: S
         raise ClientClassesError(error.class_names, classes, client=client) from error
 
 
-def _by_share(whole: Datas, clients: Mapping[int, int | str], test: float, seed: int) -> tuple[Datas, Datas]:
-    """Split each client's samples, with a share of its rows for testing."""
+def _by_share(
+    whole: Datas, clients: Mapping[int, int | str], test: float, seed: int
+) -> Mapping[int, NDArray[np.bool_]]:
+    """Return where each client's rows are for testing, by a share of them."""
     if not 0 < test < 1:
         raise ValueError(f"expected test, a share, above 0 and below 1, found {test}")
     held: dict[int, Held] = {}
@@ -274,18 +283,7 @@ def _by_share(whole: Datas, clients: Mapping[int, int | str], test: float, seed:
             raise ClientRowsError(clients[number], count)
         ranks = ranks_of(data.view.snapshot().take("key_hash", data.view.rows), seed)
         held[number] = Held(rows=data.view.rows, labels=data.labels, ranks=ranks)
-    chosen = held_out(held, test)
-    train = {number: data.at(~chosen[number]) for number, data in whole.items()}
-    return train, {number: data.at(chosen[number]) for number, data in whole.items()}
-
-
-def _by_test_set(whole: Datas, tested: ClientData) -> tuple[Datas, Datas]:
-    """Split each client's samples by a given test set."""
-    chosen = {number: np.isin(data.view.rows, tested.view.rows) for number, data in whole.items()}
-    if not any(mask.any() for mask in chosen.values()):
-        return whole, dict.fromkeys(whole, tested)
-    train = {number: data.at(~chosen[number]) for number, data in whole.items()}
-    return train, {number: data.at(chosen[number]) for number, data in whole.items()}
+    return held_out(held, test)
 
 
 def _view(store: EmbeddingStore, client: int | str, partition: Partition) -> View:

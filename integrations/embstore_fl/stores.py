@@ -42,7 +42,7 @@ class Rows:
         ragged = snapshot.record.fields[field].ragged
         if column.in_place and not available(0, column.array.chunks):
             self._whole = store.tensor(field, dead="include")
-        self.copies = self._whole is None
+
         self.length = len(snapshot.numeric(offsets_name(field))) - 1 if ragged else len(column)
 
     def __getitem__(self, row: int) -> Any:
@@ -81,10 +81,6 @@ class OpenStore:
             self._rows[field] = (self.state, known)
         return known
 
-    def refresh(self) -> None:
-        """Read the newest commit."""
-        self.store.refresh()
-
 
 _open: weakref.WeakValueDictionary[Path, OpenStore] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
@@ -106,7 +102,7 @@ def open_shared(path: str | os.PathLike[str]) -> OpenStore:
         known = _open.get(place)
         if known is not None:
             with contextlib.suppress(StoreReplacedError):  # a store of another config took its place
-                known.refresh()
+                known.store.refresh()
                 return known
         known = _open[place] = OpenStore(place)
         return known
@@ -118,4 +114,4 @@ def refresh_shared(path: str | os.PathLike[str]) -> None:
     with _lock:
         known = _open.get(place)
     if known is not None:
-        known.refresh()
+        known.store.refresh()

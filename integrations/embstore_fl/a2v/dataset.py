@@ -24,6 +24,7 @@ from embstore_fl.a2v import entries, names, stored
 from embstore_fl.a2v.legacyfile import read_file
 from embstore_fl.a2v.mixing import MixIn
 from embstore_fl.a2v.stored import CacheReport
+from embstore_fl.datasets.listed import file_of
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 
 logger = logging.getLogger("embstore")
@@ -109,7 +110,7 @@ class A2VDataset(MixIn):
         samples: Sequence[Mapping[str, Any]] = getattr(self, "samples", ())
         wanted = None if keys is None else set(keys)
         return {
-            key: stored.file_of(key, Path(sample["audio_path"]))
+            key: file_of(key, sample["audio_path"])
             for key, sample in zip(self.ast_keys, samples, strict=True)
             if wanted is None or key in wanted
         }

@@ -90,5 +90,5 @@ def nbytes_of(embeddings: AudioEmbeddings) -> int:
         if isinstance(layer, StoreLayer):
             total += len(keys) * layer.row_nbytes
         else:
-            total += sum(int(layer.find(key).nbytes) for key in keys)
+            total += sum(int(layer[key].nbytes) for key in keys)
     return total

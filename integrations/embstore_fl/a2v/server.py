@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from embstore import Config
@@ -63,20 +64,15 @@ class A2VServer(MixIn):
 
         return embstore.from_pretrained(self.ast_model, duration=self.ast_duration, fields=["last_hidden_state"])
 
-    @property
+    @cached_property
     def ast_encoder(self) -> Encoder:
         """The encoder that extracts."""
-        found = self.__dict__.get("_ast_encoder")
-        if found is None:
-            found = self.__dict__["_ast_encoder"] = self.make_ast_encoder()
-        encoder: Encoder = found
-        return encoder
+        return self.make_ast_encoder()
 
-    @property
+    @cached_property
     def embedding_metrics(self) -> Metrics:
         """Hits, misses, rows, bytes and seconds saved, of each node and in total."""
-        found: Metrics = self.__dict__.setdefault("_embedding_metrics", Metrics())
-        return found
+        return Metrics()
 
     # -- a node's embeddings ------------------------------------------------------------------
 

@@ -20,7 +20,6 @@ from embstore.cache.usage import count
 from embstore.exchange import Unreadable
 from embstore.pipeline.freshness import compare_samples
 from embstore.sources import FileSample
-from embstore.sources.base import file_sample
 from embstore_fl.a2v import entries, names
 from embstore_fl.overlay import Layer, StoreLayer
 from embstore_fl.stores import open_shared, refresh_shared
@@ -223,14 +222,6 @@ class Files:
 def lies_in(layer: Layer, folder: Path) -> bool:
     """Return whether a layer is a store of this cache."""
     return isinstance(layer, StoreLayer) and layer.path.parent == folder
-
-
-def file_of(key: str, path: Path) -> FileSample:
-    """Return the sample of a file. Reading it raises if the file is missing."""
-    try:
-        return file_sample(key, path, path.stat())
-    except OSError:
-        return FileSample(key, path, UNKNOWN)
 
 
 def shape_of_most(values: Mapping[str, Any]) -> tuple[int, ...]:

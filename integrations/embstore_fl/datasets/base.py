@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,12 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import EmptySourceError, UnknownClassError
 from embstore.sources import FileSample
-from embstore.sources.base import file_sample
 from embstore.sources.items import checked_name, distinct, key_at
-from embstore_fl.datasets.listed import Listed
+from embstore_fl.datasets.listed import Listed, file_of
 from embstore_fl.datasets.selection import Selected, Selection
 from embstore_fl.errors import DatasetLayoutError
 
@@ -115,11 +114,7 @@ class AudioSource:
 
     def sample(self, listed: Listed) -> FileSample:
         """Return the sample of a recording. Reading it raises if the file is missing."""
-        path = Path(listed.path)
-        try:
-            return file_sample(listed.key, path, os.stat(listed.path))
-        except OSError:
-            return FileSample(listed.key, path, UNKNOWN)
+        return file_of(listed.key, listed.path)
 
     def samples_of(self, listed: Iterable[Listed], *, empty: str) -> Iterator[FileSample]:
         """Yield the samples of recordings, after a check that their keys are valid and different.
@@ -143,6 +138,20 @@ def _label(given: object) -> int:
     if isinstance(given, bool) or not hasattr(given, "__index__"):
         return -1
     return int(given.__index__())
+
+
+def csv_lines(path: Path) -> list[list[str]]:
+    """Read the lines of a CSV file in UTF-8, with or without a byte order mark.
+
+    Raises
+    ------
+    DatasetLayoutError
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [line for line in csv.reader(file) if line]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetLayoutError(path, f"not CSV in UTF-8: {error}") from error
 
 
 def files_in(folder: str | os.PathLike[str], suffix: str = SUFFIX) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -10,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from embstore_fl.datasets.base import SUFFIX, AudioSource, files_in, read_json
+from embstore_fl.datasets.base import SUFFIX, AudioSource, csv_lines, files_in, read_json
 from embstore_fl.datasets.listed import Listed
 from embstore_fl.errors import DatasetLayoutError
 
@@ -92,24 +91,16 @@ class ESC50(AudioSource):
 
 def _from_table(root: Path) -> Iterator[Listed]:
     path = root / _TABLE
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    names, *lines = csv_lines(path) or [[]]
+    if missing := [name for name in _COLUMNS if name not in names]:
+        raise DatasetLayoutError(path, f"it has no column {', '.join(missing)}")
+    for number, line in enumerate(lines, 2):
         try:
-            rows = csv.DictReader(file)
-            if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
-                raise DatasetLayoutError(path, f"it has no column {', '.join(missing)}")
-            for row in rows:
-                name = row["filename"]
-                yield Listed(
-                    row["category"],
-                    name.removesuffix(SUFFIX),
-                    f"{root}/audio/{name}",
-                    int(row["fold"]),
-                    (int(row["target"]),),
-                )
-        except (csv.Error, UnicodeDecodeError, ValueError) as error:
-            if isinstance(error, DatasetLayoutError):
-                raise
-            raise DatasetLayoutError(path, f"it can't be read: {error}") from error
+            row = dict(zip(names, line, strict=True))
+            name, fold, target = row["filename"], int(row["fold"]), int(row["target"])
+        except ValueError as error:
+            raise DatasetLayoutError(path, f"line {number}: expected {', '.join(names)}, found {line}") from error
+        yield Listed(row["category"], name.removesuffix(SUFFIX), f"{root}/audio/{name}", fold, (target,))
 
 
 def _from_folders(root: Path, labels: Mapping[str, int]) -> Iterator[Listed]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from embstore._engine.io.stamps import UNKNOWN
 from embstore.sources import FileSample
+from embstore.sources.base import file_sample
 
 
 class Listed(NamedTuple):
@@ -37,6 +40,14 @@ class Listed(NamedTuple):
     def audio_filename(self) -> str:
         """The file's name."""
         return os.path.basename(self.path)
+
+
+def file_of(key: str, path: str | os.PathLike[str]) -> FileSample:
+    """Return the sample of a file. Reading it raises if the file is missing."""
+    try:
+        return file_sample(key, Path(path), os.stat(path))
+    except OSError:
+        return FileSample(key, Path(path), UNKNOWN)
 
 
 class Catalog(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -10,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from embstore_fl.datasets.base import SUFFIX, AudioSource, files_in
+from embstore_fl.datasets.base import SUFFIX, AudioSource, csv_lines, files_in
 from embstore_fl.datasets.listed import Listed
-from embstore_fl.errors import DatasetLayoutError
 
 logger = logging.getLogger("embstore")
 
@@ -113,11 +111,6 @@ class VEGAS(AudioSource):
 
 def _read_videos(path: Path) -> list[tuple[str, str, str]]:
     """Read YouTube ids, and first and last seconds. Empty if the file is missing."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            rows = csv.DictReader(file)
-            return [tuple((row.get(name) or "") for name in ("YTID", "start_second", "end_second")) for row in rows]  # type: ignore[misc]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DatasetLayoutError(path, f"not CSV in UTF-8: {error}") from error
+    names, *lines = (csv_lines(path) if path.exists() else []) or [[]]
+    rows = [dict(zip(names, line, strict=False)) for line in lines]
+    return [(row.get("YTID", ""), row.get("start_second", ""), row.get("end_second", "")) for row in rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from embstore.errors import DuplicateKeysError
-from embstore_fl.datasets.base import SUFFIX, AudioSource
+from embstore_fl.datasets.base import SUFFIX, AudioSource, csv_lines
 from embstore_fl.datasets.listed import Listed
 from embstore_fl.errors import DatasetLayoutError
 
@@ -77,21 +76,17 @@ class VGGSound(AudioSource):
 
     @cached_property
     def _rows(self) -> list[_Row]:
-        with self.table.open(encoding="utf-8-sig", newline="") as file:
+        rows = []
+        for number, cells in enumerate(csv_lines(self.table), 1):
             try:
-                return [self._row(number, cells) for number, cells in enumerate(csv.reader(file), 1) if cells]
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise DatasetLayoutError(self.table, f"not CSV in UTF-8: {error}") from error
-
-    def _row(self, number: int, cells: list[str]) -> _Row:
-        try:
-            ytid, start, label, split = cells
-            if split not in self.official_splits:
-                raise ValueError(split)
-            return _Row(f"{ytid}_{int(start):06d}", self.class_name(label), split)
-        except ValueError as error:
-            reason = f"line {number}: expected an id, a second, a label and train or test, found {cells}"
-            raise DatasetLayoutError(self.table, reason) from error
+                ytid, start, label, split = cells
+                if split not in self.official_splits:
+                    raise ValueError(split)
+                rows.append(_Row(f"{ytid}_{int(start):06d}", self.class_name(label), split))
+            except ValueError as error:
+                reason = f"line {number}: expected an id, a second, a label and train or test, found {cells}"
+                raise DatasetLayoutError(self.table, reason) from error
+        return rows
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
