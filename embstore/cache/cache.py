@@ -15,17 +15,19 @@ from typing import Any, Final
 from embstore._engine.chunks.record_file import read_record
 from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.keys import Key
+from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import local_path
 from embstore._engine.pickles import by_name
 from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
-from embstore.cache.prune import StoreUse, choose_for_removal, remove_leftovers, remove_stores, use_of
-from embstore.cache.usage import last_use, mark_used, usage_of
+from embstore.cache.prune import StoreUse, choose_for_removal, remove_leftovers, remove_store, use_of
+from embstore.cache.usage import mark_used, usage_of
 from embstore.errors import (
     AmbiguousConfigError,
     CacheMissError,
     CorruptStoreError,
     NotAStoreError,
+    StoreLockedError,
     UnsupportedFormatError,
 )
 from embstore.store.embedding_store import EmbeddingStore
@@ -76,7 +78,7 @@ class Cache:
 
     def path_of(self, config: Mapping[str, Any]) -> Path:
         """Return where the store of a config lies, or would."""
-        config = _as_config(config)
+        config = Config(config)
         return self.path / f"{_slug(config)}-{config.fingerprint[:16]}{_SUFFIX}"
 
     def open(self, config: Mapping[str, Any], mode: Mode = "r", **options: Any) -> EmbeddingStore:
@@ -96,7 +98,7 @@ class Cache:
         CacheMissError
             There is no store of this config; says how the nearest one differs.
         """
-        config = _as_config(config)
+        config = Config(config)
         path = self.path_of(config)
         if not path.exists():
             lookup = self.lookup(config)
@@ -113,10 +115,10 @@ class Cache:
     def entries(self) -> list[CacheEntry]:
         """List the stores, by name. One that can't be read is left out, with a logged warning."""
         found = []
-        for path in sorted(self.path.glob(f"*{_SUFFIX}")) if self.path.is_dir() else []:
+        for path in sorted(self.path.glob(f"*{_SUFFIX}")):
             try:
                 record = read_record(Folder.open(path))[0]
-                used = last_use(path, usage_of(path))
+                used = max(usage_of(path).last_used, (path / METADATA_NAME).stat().st_mtime)
             except (NotAStoreError, CorruptStoreError, UnsupportedFormatError, OSError) as error:
                 logger.warning("%s: left out of the cache: %s", path, error)
                 continue
@@ -175,7 +177,7 @@ class Cache:
             For each key, the digest of its content now. Where the stored one (the column
             ``source_digest``) differs, the key is stale.
         """
-        config = _as_config(config)
+        config = Config(config)
         path = self.path_of(config)
         wanted = [str(Key.parse(key)) for key in keys or ()]
         if not path.exists():
@@ -185,12 +187,9 @@ class Cache:
 
     def nearest(self, config: Mapping[str, Any]) -> tuple[CacheEntry | None, tuple[Difference, ...]]:
         """Return the store whose config differs in the fewest attributes, and these; None, if the cache is empty."""
-        config = _as_config(config)
-        compared = [(config.diff(entry.config), entry) for entry in self.entries()]
-        if not compared:
-            return None, ()
-        differences, entry = min(compared, key=lambda pair: len(pair[0]))
-        return entry, differences
+        config = Config(config)
+        compared = [(entry, config.diff(entry.config)) for entry in self.entries()]
+        return min(compared, key=lambda pair: len(pair[1]), default=(None, ()))
 
     def stats(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[StoreUse]:
         """Say of each store what it takes on disk, and what it was used for.
@@ -200,8 +199,8 @@ class Cache:
         attributes, **more
             Only of those whose config has these; see `find`.
         """
-        found = (use_of(entry.path, entry.config, entry.rows) for entry in self.find(attributes, **more))
-        return [store for store in found if store is not None]
+        uses = [use_of(entry) for entry in self.find(attributes, **more)]
+        return [store for store in uses if store.path.exists()]  # another process may have removed one
 
     def prune(
         self,
@@ -251,9 +250,15 @@ class Cache:
 
     def remove(self, stores: Sequence[StoreUse]) -> list[StoreUse]:
         """Remove just these stores, as `stats` gave them; see `prune`."""
-        if self.path.is_dir():
-            remove_leftovers(self.path, _SUFFIX)
-        return remove_stores(stores)
+        remove_leftovers(self.path, _SUFFIX)
+        gone = []
+        for store in stores:
+            try:
+                remove_store(store.path)
+                gone.append(store)
+            except (StoreLockedError, NotAStoreError) as error:
+                logger.warning("%s: not removed: %s", store.path, error)
+        return gone
 
     def __len__(self) -> int:
         return len(self.entries())
@@ -274,10 +279,6 @@ class Cache:
         )
         head = "<tr><th>store</th><th>rows</th><th>config</th></tr>"
         return f"<table><caption>{html.escape(str(self.path))}</caption>{head}{rows}</table>"
-
-
-def _as_config(config: Mapping[str, Any]) -> Config:
-    return config if isinstance(config, Config) else Config(config)
 
 
 def _slug(config: Config) -> str:

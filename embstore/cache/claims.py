@@ -17,7 +17,7 @@ from embstore._engine.io.locks import FileLock, lock
 
 _FOLDER: Final = ".claims"
 _NBYTES: Final = 16  # of a key's hash
-_HELD: Final = ".held"
+_CHOOSING: Final = "choosing"
 _WAIT: Final = 60.0
 
 
@@ -33,32 +33,28 @@ class Claims:
     def __init__(self, path: Path) -> None:
         self._folder = _place(path)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._own = self._folder / uuid.uuid4().hex
-        self._held = FileLock(self._own.with_suffix(_HELD))
-        with _alone(self._folder):  # else another process may find the lock before it is held
-            self._held.acquire()
+        self._own = FileLock(self._folder / uuid.uuid4().hex)
+        with _alone(self._folder):  # else another process may find the file before it is locked
+            self._own.acquire()
 
     @contextlib.contextmanager
     def choosing(self) -> Iterator[set[bytes]]:
         """Keep others from claiming meanwhile; gives the hashes of the keys that they have claimed."""
         with _alone(self._folder):
-            yield self._of_others()
-
-    def _of_others(self) -> set[bytes]:
-        claimed: set[bytes] = set()
-        for claim in _alive(self._folder, self._own):
-            with contextlib.suppress(FileNotFoundError):  # given up just now
-                claimed |= _split(claim.read_bytes())
-        return claimed
+            claimed: set[bytes] = set()
+            for claim in _alive(self._folder, self._own.place):
+                with contextlib.suppress(FileNotFoundError):  # given up just now
+                    data = claim.read_bytes()
+                    claimed.update(data[start : start + _NBYTES] for start in range(0, len(data), _NBYTES))
+            yield claimed
 
     def announce(self, keys: list[str]) -> None:
         """Say which samples this process is at, in place of what it said before. Called inside `choosing`."""
-        self._own.write_bytes(hash_keys(keys).tobytes())
+        self._own.place.write_bytes(hash_keys(keys).tobytes())
 
     def release(self) -> None:
         """Give all claims up."""
-        self._own.unlink(missing_ok=True)
-        self._held.remove()
+        self._own.remove()
 
     def __enter__(self) -> Claims:
         return self
@@ -81,24 +77,19 @@ def _place(path: Path) -> Path:
 
 
 def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
-    return lock(folder / "choosing", timeout=_WAIT)
+    return lock(folder / _CHOOSING, timeout=_WAIT)
 
 
 def _alive(folder: Path, own: Path | None = None) -> Iterator[Path]:
     """Yield the claims of other processes that live, and remove those of others. Called while `_alone`."""
-    for claim in {path.with_suffix("") for path in folder.iterdir() if path.suffix in ("", _HELD)}:
-        if claim == own:
+    for claim in folder.iterdir():
+        if claim == own or claim.stem == _CHOOSING:
             continue
-        held = FileLock(claim.with_suffix(_HELD))
-        if held.acquire():  # whoever claimed this is gone
-            claim.unlink(missing_ok=True)
+        held = FileLock(claim)
+        if held.acquire():  # the process that claimed this is gone
             held.remove()
         else:
             yield claim
-
-
-def _split(data: bytes) -> set[bytes]:
-    return {data[start : start + _NBYTES] for start in range(0, len(data), _NBYTES)}
 
 
 def hashes_of(keys: list[str]) -> list[bytes]:

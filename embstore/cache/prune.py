@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.durable import remove_tree, sibling
@@ -17,58 +16,35 @@ from embstore._engine.io.filesystem import move_into_place, sync_path
 from embstore._engine.io.folder import PARTIAL
 from embstore._engine.io.locks import lock
 from embstore.cache.claims import at_work
-from embstore.cache.usage import Usage, forget, last_use, usage_of
+from embstore.cache.lookup import CacheEntry
+from embstore.cache.usage import Usage, forget, usage_of
 from embstore.errors import NotAStoreError, StoreLockedError
-
-if TYPE_CHECKING:
-    from embstore._engine.format.config import Config
-
-logger = logging.getLogger("embstore")
 
 BACKFILL: Final = ".backfill"
 """Ends the name of the store in which the rows of a new field gather, beside the one that they are for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreUse:
-    """One store of a cache, what it takes and what it was used for.
+class StoreUse(CacheEntry):
+    """One store of a cache, its disk use and its usage.
 
     Attributes
     ----------
-    path : Path
-    config : Config
-    rows : int
-        Live ones.
+    path, config, rows, last_used
+        See `CacheEntry`.
     nbytes : int
-        On disk.
+        Bytes on disk.
     usage : Usage
-    last_used : float
-        The later of `Usage.last_used` and the mtime of the store's record; seconds since the epoch.
     """
 
-    path: Path
-    config: Config
-    rows: int
     nbytes: int
     usage: Usage
-    last_used: float
 
 
-def use_of(path: Path, config: Config, rows: int) -> StoreUse | None:
-    """Look at a store; None, if it was removed meanwhile."""
-    usage = usage_of(path)
-    try:
-        last_used = last_use(path, usage)
-    except FileNotFoundError:
-        return None
-    return StoreUse(
-        path=path,
-        config=config,
-        rows=rows,
-        nbytes=nbytes_on_disk(path),
-        usage=usage,
-        last_used=last_used,
-    )
+def use_of(entry: CacheEntry) -> StoreUse:
+    """Return the disk use and the usage of a store."""
+    known = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    return StoreUse(**known, nbytes=nbytes_on_disk(entry.path), usage=usage_of(entry.path))
 
 
 def nbytes_on_disk(path: Path) -> int:
@@ -104,19 +80,6 @@ def choose_for_removal(
             chosen.append(store)
             total -= store.nbytes
     return chosen
-
-
-def remove_stores(stores: Sequence[StoreUse]) -> list[StoreUse]:
-    """Remove stores; gives those that are gone. What must be left alone is, with a logged warning."""
-    gone = []
-    for store in stores:
-        try:
-            remove_store(store.path)
-        except (StoreLockedError, NotAStoreError) as error:
-            logger.warning("%s: not removed: %s", store.path, error)
-            continue
-        gone.append(store)
-    return gone
 
 
 def remove_store(path: Path, *, timeout: float = 0.0) -> None:

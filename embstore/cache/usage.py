@@ -14,9 +14,8 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.durable import replace_file
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.locks import lock
@@ -25,7 +24,6 @@ from embstore.errors import CorruptStoreError
 logger = logging.getLogger("embstore")
 
 _FOLDER: Final = ".usage"
-_COUNTS: Final = ("runs", "hits", "misses", "served", "encoded")
 _DAY: Final = 86_400.0
 _WAIT: Final = 10.0
 """Seconds to wait for the lock, which a process holds for some milliseconds."""
@@ -100,17 +98,6 @@ def usage_of(path: Path) -> Usage:
         return Usage()
 
 
-def last_use(path: Path, usage: Usage) -> float:
-    """Return when the store at `path` was last used or its record was written, in seconds since the epoch.
-
-    Raises
-    ------
-    FileNotFoundError
-        The store was removed.
-    """
-    return max(usage.last_used, (path / METADATA_NAME).stat().st_mtime)
-
-
 def forget(path: Path) -> None:
     """Remove the usage of a store that was removed."""
     with contextlib.suppress(OSError):
@@ -127,11 +114,9 @@ def _add(path: Path, more: Usage) -> None:
     try:
         folder.mkdir(exist_ok=True)
         with lock(folder / "counting", timeout=_WAIT):
-            before = _read(path)
-            sums = {name: getattr(before, name) + getattr(more, name) for name in _COUNTS}
-            seconds = round(before.seconds + more.seconds, 3)
-            after = Usage(**sums, seconds=seconds, last_used=round(time.time(), 3))
-            replace_file(Folder.open(folder), place.name, [json.dumps(asdict(after)).encode()])
+            sums = {name: round(number + getattr(more, name), 3) for name, number in asdict(_read(path)).items()}
+            sums["last_used"] = round(time.time(), 3)
+            replace_file(Folder.open(folder), place.name, [json.dumps(sums).encode()])
     except OSError as error:  # embstore's own errors that can come here are OSErrors too
         logger.info("%s: this use is not counted: %s", path, error)
 
@@ -161,12 +146,12 @@ def _parsed(data: bytes) -> Usage | None:
     """Return the usage in a file's content, or None if this module did not write it."""
     try:
         found = json.loads(data)
-        numbers: dict[str, Any] = {name: float(found[name]) for name in (*_COUNTS, "seconds", "last_used")}
+        numbers = {name: type(zero)(found[name]) for name, zero in asdict(Usage()).items()}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     if not all(0 <= number < _MOST for number in numbers.values()) or numbers["last_used"] > _LATEST:
         return None
-    return Usage(**numbers | {name: int(numbers[name]) for name in _COUNTS})
+    return Usage(**numbers)
 
 
 def _place(path: Path) -> Path:

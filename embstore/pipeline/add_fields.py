@@ -128,20 +128,11 @@ def _place(store: EmbeddingStore, specs: dict[str, FieldSpec]) -> Path:
 class _Unchanged:
     """A sample that is read only as long as its content is that of the row that is stored."""
 
+    key: str | Key
+    where: str
     sample: AnySample
     digest: str
-
-    @property
-    def key(self) -> str | Key:
-        return self.sample.key
-
-    @property
-    def stamp(self) -> Stamp:
-        return UNKNOWN  # only the digest tells whether a row that gathers is of the row that is stored
-
-    @property
-    def where(self) -> str:
-        return self.sample.where
+    stamp: Stamp = UNKNOWN  # only the digest tells whether a row that gathers is of the row that is stored
 
     def current_digest(self) -> str:
         return self.digest
@@ -157,7 +148,8 @@ def _as_stored(store: EmbeddingStore, samples: Samples) -> dict[str, _Unchanged]
     """Return the samples of all rows that are there; of those that other processes add meanwhile, the next time."""
     view = store.select()
     pairs = zip(view.keys, view.column(DIGEST_COLUMN).tolist(), strict=True)
-    return {key: _Unchanged(samples[key], digest) for key, digest in pairs if key in samples}
+    found = [(samples[key], key, digest) for key, digest in pairs if key in samples]
+    return {key: _Unchanged(key, sample.where, sample, digest) for sample, key, digest in found}
 
 
 def _copy_over(store: EmbeddingStore, rows: EmbeddingStore, names: list[str]) -> None:

@@ -128,10 +128,8 @@ def check(
 
 def _spread(keys: Sequence[str], n: int, rng: np.random.Generator | None) -> list[str]:
     count = min(n, len(keys))
-    if rng is not None:
-        places = np.sort(rng.choice(len(keys), size=count, replace=False))
-    else:
-        places = np.unique(np.linspace(0, len(keys) - 1, count).round().astype(int)) if count else np.empty(0, int)
+    evenly = np.linspace(0, len(keys) - 1, count).round().astype(int)
+    places = evenly if rng is None else np.sort(rng.choice(len(keys), size=count, replace=False))
     return [keys[place] for place in places.tolist()]
 
 
@@ -150,20 +148,18 @@ def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) 
 
 def _difference(name: str, stored: Any, again: Any) -> float:
     """Return the largest difference of two numbers, relative to the largest of the stored row."""
-    rows = stored.values if isinstance(stored, Padded) else stored
+    is_padded = isinstance(stored, Padded)
+    rows = [row[:length] for row, length in zip(*stored, strict=True)] if is_padded else stored
     largest = 0.0
-    for place, row in enumerate(again):
+    for old, row in zip(rows, again, strict=True):
         new = np.asarray(row.double() if hasattr(row, "double") else row, dtype=np.float64)
-        old = rows[place][: len(new)] if isinstance(stored, Padded) else rows[place]
-        if isinstance(stored, Padded) and len(new) != stored.lengths[place]:
-            return float("inf")
+        if is_padded and len(new) != len(old):
+            return np.inf
         if new.shape != old.shape:
             raise ShapeError(name, expected=old.shape, found=new.shape)
         old = old.astype(np.float64)
         same = (new == old) | (np.isnan(new) & np.isnan(old))  # a field may allow NaN and infinity
-        if same.all():
-            continue
         scale = max(float(np.abs(old[np.isfinite(old)]).max(initial=0.0)), 1e-12)
-        difference = np.abs(new[~same] - old[~same]).max()
-        largest = max(largest, float(difference) / scale if np.isfinite(difference) else float("inf"))
+        difference = float(np.abs(new[~same] - old[~same]).max(initial=0.0))
+        largest = max(largest, difference / scale if np.isfinite(difference) else np.inf)
     return largest

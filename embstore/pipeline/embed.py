@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ from embstore.store.open import open as open_store
 logger = logging.getLogger("embstore")
 
 Vanished = Literal["report", "delete", "ignore"]
+
+_SHOWN: Final = 5  # keys in the text of a result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,8 @@ class EmbedResult(PickledByName):
         if self.fields_added:
             lines.append(f"fields added: {', '.join(self.fields_added)}")
         if self.vanished:
-            lines.append(f"{len(self.vanished):,} rows whose sample is gone: {_few(self.vanished)}")
+            keys = ", ".join(self.vanished[:_SHOWN]) + (", …" if len(self.vanished) > _SHOWN else "")
+            lines.append(f"{len(self.vanished):,} rows whose sample is gone: {keys}")
         if self.failed:
             lines += ["failed, and tried again by the next run:", *(f"  {failure}" for failure in self.failed)]
         return "\n".join(lines)
@@ -333,11 +336,12 @@ def _writable(run: Run) -> EmbeddingStore:
         expected_rows=len(run.samples),
         **run.cache.options,
     )
-    blank = dict(UNKNOWN_SOURCE) if store.fields or encoder.fields is not None else {}
+    fills: dict[str, Any] = {}
     if not len(store):  # no row lacks a value of the columns that are given
-        zeros = {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()}
-        blank = zeros | blank
-    for name, fill in blank.items():
+        fills = {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()}
+    if store.fields or encoder.fields is not None:
+        fills |= UNKNOWN_SOURCE
+    for name, fill in fills.items():
         _add_column(store, name, fill)
     return store
 
@@ -360,7 +364,3 @@ def _provenance(encoder: BaseEncoder) -> dict[str, str]:
         "host": platform.node(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _few(keys: tuple[str, ...], shown: int = 5) -> str:
-    return ", ".join(keys[:shown]) + (", …" if len(keys) > shown else "")

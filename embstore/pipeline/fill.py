@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
-
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.write.check_input import Casting
 from embstore._engine.write.row_writer import RowWriter
@@ -105,7 +103,8 @@ class Job:
         chosen = self._claimed(store, samples, rows, claims)
         with contextlib.ExitStack() as stack:
             # Another process may have added a missing row meanwhile: its row is as good.
-            writers = [stack.enter_context(self._writer(store, how)) for how in ("skip", "replace")]
+            options: dict[str, Any] = {"interval": self.run.interval, "casting": self.casting}
+            writers = [stack.enter_context(store.writer(if_exists=how, **options)) for how in ("skip", "replace")]
             ready = decoded_ahead(chosen, self.encoder, workers=self.run.workers, batch_size=self.batch_size)
             stack.enter_context(contextlib.closing(ready))
             for batch in batches(self._without_failures(ready), self.batch_size):
@@ -117,9 +116,6 @@ class Job:
                         self._write(writer, part, values, places)
                     for writer in writers:
                         writer.flush_if_due()
-
-    def _writer(self, store: EmbeddingStore, if_exists: Any) -> RowWriter:
-        return store.writer(interval=self.run.interval, if_exists=if_exists, casting=self.casting)
 
     def _claimed(
         self, store: EmbeddingStore, samples: Samples, rows: Mapping[str, int], claims: Claims
@@ -217,10 +213,8 @@ def pick_rows(values: Any, places: list[int], count: int) -> Any:
         return {name: pick_rows(rows, places, count) for name, rows in values.items()}
     if isinstance(values, Padded):
         return Padded(values.values[places], values.lengths[places])
-    if isinstance(values, list | tuple):
+    if isinstance(values, list | tuple | Ragged):
         return [values[i] for i in places]
-    if isinstance(values, Ragged):
-        return values.take(np.array(places, dtype=np.int64))
     return values[places]
 
 

@@ -149,8 +149,8 @@ def stamp_anew(run: Run, touched: list[str]) -> None:
     are written only if nothing was committed since they were read. Best effort: it is skipped for a
     read-only cache.
     """
-    stamps = {key: run.samples[key].stamp for key in touched}
-    stamps = {key: stamp for key, stamp in stamps.items() if stamp.size >= 0 and settled(stamp, run.began)}
+    found_now = ((key, run.samples[key].stamp) for key in touched)
+    stamps = {key: stamp for key, stamp in found_now if stamp.size >= 0 and settled(stamp, run.began)}
     if not stamps:
         return
     try:

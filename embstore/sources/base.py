@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from embstore._engine.format.keys import Key
 from embstore._engine.io.stamps import UNKNOWN, Stamp, settled, stamp_of
 from embstore._engine.pickles import PickledByName
-from embstore.errors import DuplicateKeysError, SampleError
+from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
+
+_S = TypeVar("_S")
 
 
 class Content(NamedTuple):
@@ -184,10 +186,66 @@ def samples_by_key(source: Source) -> dict[str, AnySample]:
         Two have one key; says where both are.
     KeyFormatError
     """
-    samples: dict[str, AnySample] = {}
-    for sample in source:
-        key = str(Key.parse(sample.key))
-        if key in samples:
-            raise DuplicateKeysError([key], found_at=(samples[key].where, sample.where))
-        samples[key] = sample
-    return samples
+    found = ((sample, Key.parse(sample.key), sample.where) for sample in source)
+    return {str(sample.key): sample for sample in distinct(found)}
+
+
+def checked_name(name: str) -> str:
+    """Return a data set's name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not text; it is empty.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"expected the data set's name, found {type(name).__name__}")
+    if not name.strip():
+        raise ValueError(f"expected the data set's name, found {name!r}")
+    return name
+
+
+def key_at(file_id: str, class_name: str, where: object) -> Key:
+    """Return the key of a sample.
+
+    Raises
+    ------
+    KeyFormatError
+        It can't have one; says where the sample is.
+    """
+    try:
+        return Key.parse(Key(file_id, class_name))
+    except KeyFormatError as error:
+        # As repr: a name that is not UTF-8 could not even be printed.
+        raise KeyFormatError(error.key, f"{error.reason}; found at {str(where)!r}") from error
+
+
+def distinct(
+    found: Iterable[tuple[_S, Key, str]], *, empty: str | None = None, path: Path | None = None
+) -> Iterator[_S]:
+    """Yield samples whose keys differ.
+
+    Parameters
+    ----------
+    found : iterable of (sample, key, place)
+        The place is for people.
+    empty : str, optional
+        Reason of the error if there are no samples. Without it, none is raised.
+    path : Path, optional
+        Where they come from.
+
+    Raises
+    ------
+    DuplicateKeysError
+        Two have one key; names the places of both.
+    EmptySourceError
+        There are none.
+    """
+    places: dict[Key, str] = {}
+    for sample, key, place in found:
+        if key in places:
+            raise DuplicateKeysError([str(key)], path=path, found_at=(places[key], place))
+        places[key] = place
+        yield sample
+    if not places and empty is not None:
+        raise EmptySourceError(path, empty)

@@ -10,10 +10,10 @@ from typing import Any, Final
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import UnknownColumnError
-from embstore.sources.base import FileSample
+from embstore.sources.base import FileSample, checked_name, distinct, key_at
 from embstore.sources.folder import without_suffix
-from embstore.sources.items import checked_name, distinct, key_at
-from embstore.sources.table import RowSample, as_text, refused, text_of
+from embstore.sources.items import LoadedSample
+from embstore.sources.table import as_text, refused, text_of
 
 _FILES: Final = ("Audio", "Image")
 _STRINGS: Final = ("string", "large_string", "string_view")
@@ -89,17 +89,17 @@ class HFDataset:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __iter__(self) -> Iterator[RowSample]:
+    def __iter__(self) -> Iterator[LoadedSample]:
         return distinct(self._found(), empty=f"{self.name} has no rows")
 
-    def _found(self) -> Iterator[tuple[RowSample, Key, str]]:
+    def _found(self) -> Iterator[tuple[LoadedSample, Key, str]]:
         classes = self._classes()
         for number, file_id in enumerate(self._file_ids()):
             where = f"{self.name}[{number}]"
             class_name = as_text(classes[number], where) if classes is not None else ""
             key = key_at(as_text(file_id, where), class_name or UNLABELLED, where)
             load = functools.partial(self._load, self._rows, self._content, number)
-            yield RowSample(key, where, load), key, where
+            yield LoadedSample(key, where, load), key, where
 
     def _column(self, column: str) -> list[Any]:
         return list(self._dataset.select_columns([column])[:][column])

@@ -13,17 +13,19 @@ from typing import Final
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import EmptySourceError
-from embstore.sources.base import FileSample, file_sample
-from embstore.sources.items import checked_name, distinct, key_at
+from embstore.sources.base import FileSample, checked_name, distinct, file_sample, key_at
 
 logger = logging.getLogger("embstore")
 
-_TOKEN: Final = re.compile(
-    r"\{(?P<word>[^{}]*)\}|(?P<folders>(?<![^/])\*\*/)|(?P<wild>\*\*?)|(?P<literal>.)", re.DOTALL
-)
+_TOKEN: Final = re.compile(r"(\{[^{}]*\}|(?<![^/])\*\*/|\*\*?)")
 
-# The class alone is lazy: as short as possible, whatever stands on either side of it.
-_WORDS: Final = {"class": "(?P<class>[^/]+?)", "file_id": "(?P<file_id>.+)"}
+_MEANINGS: Final = {
+    "{class}": "(?P<class>[^/]+?)",  # lazy: as short as possible, whatever stands on either side of it
+    "{file_id}": "(?P<file_id>.+)",
+    "**/": "(?:.*/)?",
+    "**": ".*",
+    "*": "[^/]*",
+}
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -39,23 +41,19 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     >>> compile_pattern("{class}_*.flac").fullmatch("tabla_dhec.flac")["class"]
     'tabla'
     """
-    parts, seen = [], set()
-    for token in _TOKEN.finditer(pattern):
-        word = token["word"]
-        if word is not None:
-            if word not in _WORDS:
-                raise ValueError(f"pattern {pattern!r}: there is no {{{word}}}, only {{class}} and {{file_id}}")
-            if word in seen:
-                raise ValueError(f"pattern {pattern!r}: {{{word}}} stands in it twice")
-            seen.add(word)
-            parts.append(_WORDS[word])
-        elif token["folders"]:
-            parts.append("(?:.*/)?")
-        elif token["wild"]:
-            parts.append(".*" if token["wild"] == "**" else "[^/]*")
-        else:
-            parts.append(re.escape(token["literal"]))
+    parts = _TOKEN.split(pattern)
+    for token in parts[1::2]:
+        if token not in _MEANINGS:
+            raise ValueError(f"pattern {pattern!r}: there is no {token}, only {{class}} and {{file_id}}")
+        if token[0] == "{" and parts.count(token) > 1:
+            raise ValueError(f"pattern {pattern!r}: {token} stands in it twice")
+    parts[::2] = map(re.escape, parts[::2])
+    parts[1::2] = map(_MEANINGS.__getitem__, parts[1::2])
     return re.compile("".join(parts), re.DOTALL)  # a file's name may hold a line break
+
+
+_BY_CLASS: Final = compile_pattern("{class}/**")
+_UNLABELLED: Final = compile_pattern("**")
 
 
 def without_suffix(path: str) -> str:
@@ -137,34 +135,23 @@ class Folder:
         return distinct(self._found(), empty="there are no files in it", path=self.root)
 
     def _found(self) -> Iterator[tuple[FileSample, Key, str]]:
-        for relative, class_name, file_id, entry in self._chosen():
-            if file_id is None:
+        for fit, entry in self._chosen():
+            words, relative = fit.groupdict(), fit.string
+            if (file_id := words.get("file_id")) is None:
                 file_id = self._file_id(PurePosixPath(relative)) if self._file_id else without_suffix(relative)
-            key = key_at(file_id, class_name, entry.path)
+            key = key_at(file_id, words.get("class", UNLABELLED), entry.path)
             yield _sample(key, entry), key, entry.path
 
-    def _chosen(self) -> list[tuple[str, str, str | None, os.DirEntry[str]]]:
-        """Return relative path, class, file_id if the pattern gives it, and entry of each file to take, sorted."""
+    def _chosen(self) -> list[tuple[re.Match[str], os.DirEntry[str]]]:
+        """Return each file to take, sorted: how its relative path fits the pattern, and its entry."""
         files = self._files()
+        layout = self._layout or (_BY_CLASS if any("/" in relative for relative, _ in files) else _UNLABELLED)
+        chosen = [(fit, entry) for relative, entry in files if (fit := layout.fullmatch(relative))]
         if self._layout is not None:
-            fits = [(relative, self._layout.fullmatch(relative), entry) for relative, entry in files]
-            chosen = [
-                (relative, fit.groupdict().get("class", UNLABELLED), fit.groupdict().get("file_id"), entry)
-                for relative, fit, entry in fits
-                if fit is not None
-            ]
             self._tell(len(files), len(chosen), f"fit {self._pattern!r}")
-            return chosen
-        labelled = any("/" in relative for relative, _ in files)
-        found: list[tuple[str, str, str | None, os.DirEntry[str]]] = [
-            (relative, relative.partition("/")[0] if labelled else UNLABELLED, None, entry)
-            for relative, entry in files
-            if "/" in relative or not labelled
-        ]
-        if len(found) < len(files):
-            beside = len(files) - len(found)
+        elif beside := len(files) - len(chosen):
             logger.warning("%s: %d file(s) beside the folders of the classes are left out", self.root, beside)
-        return found
+        return chosen
 
     def _files(self) -> list[tuple[str, os.DirEntry[str]]]:
         """Find the files that have one of the suffixes."""

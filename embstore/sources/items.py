@@ -10,8 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from embstore._engine.format.keys import Key
 from embstore._engine.format.record import BFLOAT16
 from embstore._engine.io.stamps import UNKNOWN, Stamp
 from embstore._engine.read.dtypes import as_rows, is_torch
-from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
-from embstore.sources.base import Content, Sample, digest_of
+from embstore.errors import SampleError
+from embstore.sources.base import Content, Sample, checked_name, digest_of, distinct
 
 _PLAIN_KINDS: Final = "biufcSUMm"
 """Kinds of NumPy dtypes whose bytes are their values: no pointers, and no fields that `dtype.str` leaves out."""
@@ -29,96 +28,27 @@ _PERSON: Final = b"embstore content"  # bytes that spell an array's header don't
 
 _ORIENTATION: Final = 0x0112  # in EXIF
 
-_S = TypeVar("_S")
-
-
-# -- what all sources share --------------------------------------------------------------------
-
-
-def checked_name(name: str) -> str:
-    """Return a data set's name.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is not text; it is empty.
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"expected the data set's name, found {type(name).__name__}")
-    if not name.strip():
-        raise ValueError(f"expected the data set's name, found {name!r}")
-    return name
-
-
-def key_at(file_id: str, class_name: str, where: object) -> Key:
-    """Return the key of a sample.
-
-    Raises
-    ------
-    KeyFormatError
-        It can't have one; says where the sample is.
-    """
-    try:
-        return Key.parse(Key(file_id, class_name))
-    except KeyFormatError as error:
-        # As repr: a name that is not UTF-8 could not even be printed.
-        raise KeyFormatError(error.key, f"{error.reason}; found at {str(where)!r}") from error
-
-
-def distinct(found: Iterable[tuple[_S, Key, str]], *, empty: str, path: Path | None = None) -> Iterator[_S]:
-    """Yield samples whose keys differ.
-
-    Parameters
-    ----------
-    found : iterable of (sample, key, place)
-        The place is for people.
-    empty : str
-        What to say if there are none.
-    path : Path, optional
-        Where they come from.
-
-    Raises
-    ------
-    DuplicateKeysError
-        Two have one key; names the places of both.
-    EmptySourceError
-        There are none.
-    """
-    places: dict[Key, str] = {}
-    for sample, key, place in found:
-        if key in places:
-            raise DuplicateKeysError([str(key)], path=path, found_at=(places[key], place))
-        places[key] = place
-        yield sample
-    if not places:
-        raise EmptySourceError(path, empty)
-
-
-# -- samples in memory -------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, slots=True)
-class ItemSample:
-    """Content that is in memory already, and whose owner may change it in place.
+class LoadedSample:
+    """A sample that is not a file: a row of a table, or content in memory, whose owner may change it in place.
 
     Attributes
     ----------
     key : Key
-    content : text, bytes, array, tensor, PIL image, number, or a tuple, list or dict of these
+    where : str
+        Place of the sample, for people.
+    load : callable
+        Returns the content: text, bytes, array, tensor, PIL image, number, or a tuple, list or dict of these. Raises
+        SampleError if there is no content.
+    stamp : Stamp
+        Unknown.
     """
 
     key: Key
-    content: Any = field(repr=False)
-
-    @property
-    def stamp(self) -> Stamp:
-        """Unknown: there is no file."""
-        return UNKNOWN
-
-    @property
-    def where(self) -> str:
-        """The key; nothing else is known of it."""
-        return str(self.key)
+    where: str
+    load: Callable[[], Any] = field(repr=False)
+    stamp: Stamp = field(default=UNKNOWN, init=False)
 
     def current_digest(self) -> str:
         """Return the digest of the content as it is now.
@@ -131,16 +61,16 @@ class ItemSample:
         return self.read().digest
 
     def read(self) -> Content:
-        """Copy the content: the digest is that of the copy, whatever becomes of the original meanwhile.
+        """Load and copy the content. The digest is that of the copy, so later changes of the original do not matter.
 
         Raises
         ------
         SampleError
-            Text that is not valid Unicode; an image that can't be loaded.
+            There is no content; a text is not valid Unicode; an image can't be loaded.
         TypeError
             There is no digest for this kind of content.
         """
-        content = self.content
+        content = self.load()
         try:
             if isinstance(content, str | bytes):
                 return Content(content, digest_of(content))  # the digest of a file with these bytes
@@ -265,23 +195,22 @@ class Items:
     def __len__(self) -> int:
         return len(self._items)
 
-    def __iter__(self) -> Iterator[Sample | ItemSample]:
+    def __iter__(self) -> Iterator[Sample | LoadedSample]:
         return distinct(self._found(), empty=f"{self.name} has no items")
 
-    def _found(self) -> Iterator[tuple[Sample | ItemSample, Key, str]]:
+    def _found(self) -> Iterator[tuple[Sample | LoadedSample, Key, str]]:
         items = list(self._items.items() if isinstance(self._items, Mapping) else self._items)
         for number, item in enumerate(items):
             place = f"items[{number}]"
             if not isinstance(item, tuple | list) or len(item) not in (2, 3):
                 raise TypeError(f"{place}: expected (key, content) or (key, content, digest), found {item!r:.80}")
-            key = Key.parse(item[0])
+            key, load = Key.parse(item[0]), functools.partial(_as_given, item[1])
             if len(item) == 2:
-                yield ItemSample(key, item[1]), key, place
-                continue
-            _, content, digest = item
-            if not isinstance(digest, str) or not digest:
-                raise TypeError(f"{place}: expected a digest (text), found {digest!r:.80}")
-            yield Sample(key, functools.partial(_as_given, content), digest), key, place
+                yield LoadedSample(key, str(key), load), key, place
+            elif isinstance(item[2], str) and item[2]:
+                yield Sample(key, load, item[2]), key, place
+            else:
+                raise TypeError(f"{place}: expected a digest (text), found {item[2]!r:.80}")
 
     def __repr__(self) -> str:
         return f"<Items {self.name!r}: {len(self)} item(s)>"

@@ -6,8 +6,7 @@ import csv
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
@@ -15,61 +14,15 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from embstore._engine.format.keys import UNLABELLED, Key
-from embstore._engine.io.stamps import UNKNOWN, Stamp
+from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, UnknownColumnError
-from embstore.sources.base import Content, FileSample, digest_of, file_sample
+from embstore.sources.base import FileSample, checked_name, distinct, file_sample, key_at
 from embstore.sources.folder import without_suffix
-from embstore.sources.items import checked_name, distinct, key_at
+from embstore.sources.items import LoadedSample
 
 _DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 _PARQUET: Final = ".parquet"
 _LARGEST_WHOLE: Final = 2**53  # above it, a float's last digits are not what anyone wrote
-
-
-@dataclass(frozen=True, slots=True)
-class RowSample:
-    """A sample whose content is loaded from a row.
-
-    Attributes
-    ----------
-    key : Key
-    where : str
-        Its place, for people.
-    load : callable
-        Returns its content, text or bytes; raises SampleError if there is none.
-    """
-
-    key: Key
-    where: str
-    load: Callable[[], str | bytes] = field(repr=False)
-
-    @property
-    def stamp(self) -> Stamp:
-        """Unknown: a row has no size and mtime of its own."""
-        return UNKNOWN
-
-    def current_digest(self) -> str:
-        """Load the content and return its digest.
-
-        Raises
-        ------
-        SampleError
-        """
-        return self.read().digest
-
-    def read(self) -> Content:
-        """Load the content.
-
-        Raises
-        ------
-        SampleError
-            There is none, or it is not valid Unicode text.
-        """
-        content = self.load()
-        try:
-            return Content(content, digest_of(content))
-        except UnicodeEncodeError as error:
-            raise SampleError(None, "it is not valid Unicode text") from error
 
 
 def refused(reason: str, path: Path | None = None) -> NoReturn:
@@ -196,23 +149,22 @@ class Table:
         default = self._file.parent if self._file is not None else Path()
         self.root = (Path(root) if root is not None else default).absolute()
 
-    def __iter__(self) -> Iterator[FileSample | RowSample]:
+    def __iter__(self) -> Iterator[FileSample | LoadedSample]:
         return distinct(self._found(), empty="it has no rows", path=self._file)
 
-    def _found(self) -> Iterator[tuple[FileSample | RowSample, Key, str]]:
-        content = self._path if self._path is not None else self._text
-        names = [column for column in (content, self._class_name, self._file_id) if column is not None]
-        columns = dict(zip(names, self._read(names), strict=True))
-        values = columns[content] if content is not None else []
-        classes = repeat(None) if self._class_name is None else columns[self._class_name]
-        file_ids = repeat(None) if self._file_id is None else columns[self._file_id]
+    def _found(self) -> Iterator[tuple[FileSample | LoadedSample, Key, str]]:
+        wanted = (self._text if self._path is None else self._path, self._class_name, self._file_id)
+        names = [column for column in wanted if column is not None]
+        columns: dict[str | None, Iterable[Any]] = {None: repeat(None)}
+        columns |= zip(names, self._read(names), strict=True)
         title = self._file.name if self._file is not None else "the table"
-        for number, (value, label, file_id) in enumerate(zip(values, classes, file_ids, strict=False), 1):
+        rows = zip(*(columns[column] for column in wanted), strict=False)
+        for number, (value, label, file_id) in enumerate(rows, 1):
             place = f"row {number} of {title}"
             class_name = as_text(label, place) or UNLABELLED
             if self._path is None:
                 key = key_at(as_text(file_id, place), class_name, place)
-                yield RowSample(key, place, functools.partial(text_of, value)), key, place
+                yield LoadedSample(key, place, functools.partial(text_of, value)), key, place
             else:
                 relative = as_text(value, place)
                 own = self._id_of(relative) if self._file_id is None else as_text(file_id, place)
@@ -226,19 +178,19 @@ class Table:
             path = path.relative_to(self.root.as_posix())
         return without_suffix(str(path)) if relative else ""
 
-    def _file_sample(self, key: Key, relative: str, place: str) -> FileSample | RowSample:
+    def _file_sample(self, key: Key, relative: str, place: str) -> FileSample | LoadedSample:
         """Return the sample of a listed file; where there is none, one that can't be read."""
         path = self.root / relative
         if not relative:
-            return RowSample(key, place, functools.partial(refused, "no file is named"))
+            return LoadedSample(key, place, functools.partial(refused, "no file is named"))
         try:
             found = os.stat(path)
         except OSError:  # reading it says why
             return FileSample(key, path, UNKNOWN)
         except ValueError as error:  # no name that a file can have
-            return RowSample(key, place, functools.partial(refused, str(error), path))
+            return LoadedSample(key, place, functools.partial(refused, str(error), path))
         if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
-            return RowSample(key, place, functools.partial(refused, "it is not a file", path))
+            return LoadedSample(key, place, functools.partial(refused, "it is not a file", path))
         return file_sample(key, path, found)
 
     def __repr__(self) -> str:
@@ -259,10 +211,8 @@ def _reader(table: Any, file: Path | None, delimiter: str | None) -> Callable[[S
         if delimiter is None:
             raise ValueError(f"{file}: expected .csv, .tsv or .parquet, or delimiter= for another text file")
         return functools.partial(_from_csv, file, delimiter)
-    if isinstance(table, Mapping):
-        return functools.partial(_from_mapping, table)
-    if hasattr(table, "columns") and hasattr(table, "__getitem__"):
-        return functools.partial(_from_frame, table)
+    if isinstance(table, Mapping) or (hasattr(table, "columns") and hasattr(table, "__getitem__")):
+        return functools.partial(_from_columns, table)
     if isinstance(table, Sequence) and not isinstance(table, bytes) and all(isinstance(row, Mapping) for row in table):
         return functools.partial(_from_rows, table)
     raise TypeError(
@@ -320,13 +270,9 @@ def _from_parquet(path: Path, names: Sequence[str]) -> list[list[Any]]:
     return [table.column(name).to_pylist() for name in names]
 
 
-def _from_frame(frame: Any, names: Sequence[str]) -> list[list[Any]]:
-    _check(names, list(frame.columns))
-    return [frame[name].to_list() for name in names]
-
-
-def _from_mapping(table: Mapping[str, Any], names: Sequence[str]) -> list[list[Any]]:
-    _check(names, list(table))
+def _from_columns(table: Any, names: Sequence[str]) -> list[list[Any]]:
+    """Read columns of a mapping or a frame."""
+    _check(names, list(table if isinstance(table, Mapping) else table.columns))
     columns = [_listed(table[name]) for name in names]
     lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
     if len(set(lengths.values())) > 1:
@@ -335,8 +281,9 @@ def _from_mapping(table: Mapping[str, Any], names: Sequence[str]) -> list[list[A
 
 
 def _listed(values: Any) -> list[Any]:
-    """Return an array's or a column's values as Python's own."""
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+    """Return a column's values as Python's own: NumPy and pandas call that `tolist`, polars `to_list`."""
+    convert = getattr(values, "tolist", None) or getattr(values, "to_list", None)
+    return list(convert() if convert is not None else values)
 
 
 def _from_rows(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[Any]]:

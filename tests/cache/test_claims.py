@@ -311,13 +311,13 @@ def test_claims_of_the_dead_are_cleaned_up_by_the_next_that_claims(cache, log):
     for _ in range(3):
         work = start(lambda: embstore.embed(Source(numbers(0, 40)), Numbers(log, during=die), cache, batch_size=4))
         assert end(work) == -signal.SIGKILL
-        assert len(claimed(cache)) == 2  # the claim, and the lock that it was held by: those before it are gone
+        assert len(claimed(cache)) == 1  # those before it are gone
     result = embstore.embed(Source(numbers(0, 40)), Numbers(log), cache)
     check(result.path, numbers(0, 40))
     assert claimed(cache) == []
 
 
-def test_the_lock_of_a_process_that_was_killed_before_it_claimed_is_cleaned_up(cache, log):
+def test_the_file_of_a_process_that_was_killed_before_it_claimed_is_cleaned_up(cache, log):
     def work():
         Claims.announce = lambda claims, keys: os.kill(os.getpid(), signal.SIGKILL)
         embstore.embed(Source(numbers(0, 40)), Numbers(log), cache)
@@ -469,7 +469,7 @@ def test_a_claim_that_was_cut_short_by_a_kill_is_of_the_dead(tmp_path):
         claims = Claims(path)
         with claims.choosing():
             claims.announce(["a:c", "b:c"])
-            with claims._own.open("r+b") as file:
+            with claims._own.place.open("r+b") as file:
                 file.truncate(20)
             os.kill(os.getpid(), signal.SIGKILL)
 
