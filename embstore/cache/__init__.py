@@ -1,1 +1,1 @@
-"""Many stores under one folder, one a config. Their public names are exported by `embstore` itself."""
+"""A folder of stores, one store for each config. The public names are exported by `embstore`."""

@@ -40,11 +40,12 @@ _SUFFIX: Final = ".zarr"
 
 
 class Cache:
-    """A folder of stores, one for each config. It is made with its first store.
+    """A folder of stores, one for each config. The folder is made with its first store.
 
     Parameters
     ----------
     path : path_like
+        Local folder.
     **options
         Passed to `embstore.open` for each store: `mapping`, `check`, `lock_timeout`, `network`.
 
@@ -77,14 +78,14 @@ class Cache:
         self.options = options
 
     def path_of(self, config: Mapping[str, Any]) -> Path:
-        """Return where the store of a config lies, or would."""
+        """Return the path of the store of a config. The store need not exist."""
         config = Config(config)
         return self.path / f"{_slug(config)}-{config.fingerprint[:16]}{_SUFFIX}"
 
     def open(self, config: Mapping[str, Any], mode: Mode = "r", **options: Any) -> EmbeddingStore:
-        """Open the store of a config; with mode "a", make it if there is none.
+        """Open the store of a config. Mode "a" makes a missing store.
 
-        This notes that the store is used, at most once a day and only if the cache may be written to; see `prune`.
+        Opening sets the time of last use, at most once a day and only if the cache is writable. See `prune`.
 
         Parameters
         ----------
@@ -96,7 +97,7 @@ class Cache:
         Raises
         ------
         CacheMissError
-            There is no store of this config; says how the nearest one differs.
+            The cache has no store of this config. The error states how the nearest config differs.
         """
         config = Config(config)
         path = self.path_of(config)
@@ -113,7 +114,7 @@ class Cache:
         return store
 
     def entries(self) -> list[CacheEntry]:
-        """List the stores, by name. One that can't be read is left out, with a logged warning."""
+        """List the stores, sorted by name. Leave out stores that can't be read, with a logged warning."""
         found = []
         for path in sorted(self.path.glob(f"*{_SUFFIX}")):
             try:
@@ -131,7 +132,7 @@ class Cache:
         Parameters
         ----------
         attributes : mapping, optional
-            By name; ``"outer.inner"`` for nested ones.
+            Values by name. ``"outer.inner"`` names a nested attribute.
         **more
             The same, as keywords.
         """
@@ -141,14 +142,14 @@ class Cache:
     def find_one(
         self, attributes: Mapping[str, Any] | None = None, /, *, mode: Mode = "r", **more: Any
     ) -> EmbeddingStore:
-        """Open the one store whose config has all these attributes; `open` says what that notes.
+        """Open the one store whose config has all these attributes. This sets the time of last use, as `open` does.
 
         Raises
         ------
         AmbiguousConfigError
-            Several have; lists them, and the attributes in which they differ.
+            Several stores match. The error lists them and the attributes in which they differ.
         CacheMissError
-            None has.
+            No store matches.
         """
         wanted = {**(attributes or {}), **more}
         found = self.find(wanted)
@@ -167,15 +168,15 @@ class Cache:
         *,
         digests: Mapping[str, str] | None = None,
     ) -> Lookup:
-        """Say what the cache has of what is wanted, and why not the rest.
+        """Return which of the wanted keys the cache has, and why it lacks the others.
 
         Parameters
         ----------
         config : mapping
         keys : sequence of str or Key, optional
         digests : mapping of str to str, optional
-            For each key, the digest of its content now. Where the stored one (the column
-            ``source_digest``) differs, the key is stale.
+            Digest of each key's present content. A key is stale if the stored digest (column ``source_digest``)
+            differs.
         """
         config = Config(config)
         path = self.path_of(config)
@@ -186,18 +187,18 @@ class Cache:
             return look_up(path, store, wanted, digests or {})
 
     def nearest(self, config: Mapping[str, Any]) -> tuple[CacheEntry | None, tuple[Difference, ...]]:
-        """Return the store whose config differs in the fewest attributes, and these; None, if the cache is empty."""
+        """Return the store whose config differs in the fewest attributes, and these. Return None for an empty cache."""
         config = Config(config)
         compared = [(entry, config.diff(entry.config)) for entry in self.entries()]
         return min(compared, key=lambda pair: len(pair[1]), default=(None, ()))
 
     def stats(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[StoreUse]:
-        """Say of each store what it takes on disk, and what it was used for.
+        """Return the disk use and the usage of each store.
 
         Parameters
         ----------
         attributes, **more
-            Only of those whose config has these; see `find`.
+            Only stores whose config has these attributes. See `find`.
         """
         uses = [use_of(entry) for entry in self.find(attributes, **more)]
         return [store for store in uses if store.path.exists()]  # another process may have removed one
@@ -212,24 +213,24 @@ class Cache:
         dry_run: bool = False,
         **more: Any,
     ) -> list[StoreUse]:
-        """Remove the stores that were not used for long, or those used longest ago until the others fit.
+        """Remove stores by age or by size.
 
         Parameters
         ----------
         attributes, **more
-            Only those whose config has these; see `find`.
+            Only stores whose config has these attributes. See `find`.
         max_nbytes : int, optional
-            What the stores that are kept may take on disk.
+            Bytes on disk for the stores that are kept. The stores used longest ago are removed first.
         unused_for : timedelta or float, optional
-            Seconds. A store is used by each run of `embed`, and when it is opened through the cache, which is noted at
-            most once a day. Opening it by its path is not noted.
+            Seconds. Stores that were last used longer ago are removed. A run of `embed` is a use, and so is opening
+            through the cache, which is recorded at most once a day. Opening a store by its path is not recorded.
         dry_run : bool
-            Remove nothing, and only say which they are.
+            Return the stores, but do not remove them.
 
         Returns
         -------
         list of StoreUse
-            What was removed. A store that a writer is at work on is left alone, with a logged warning.
+            Removed stores. A store with an active writer is kept, with a logged warning.
         """
         if max_nbytes is None and unused_for is None:
             raise TypeError("prune needs max_nbytes or unused_for; clear() removes all")
@@ -244,12 +245,12 @@ class Cache:
     def clear(
         self, attributes: Mapping[str, Any] | None = None, /, *, dry_run: bool = False, **more: Any
     ) -> list[StoreUse]:
-        """Remove all stores, or those whose config has these attributes; see `find` and `prune`."""
+        """Remove all stores, or those whose config has these attributes. See `find` and `prune`."""
         chosen = self.stats(attributes, **more)
         return chosen if dry_run else self.remove(chosen)
 
     def remove(self, stores: Sequence[StoreUse]) -> list[StoreUse]:
-        """Remove just these stores, as `stats` gave them; see `prune`."""
+        """Remove these stores, which `stats` returned. See `prune`."""
         remove_leftovers(self.path, _SUFFIX)
         gone = []
         for store in stores:
@@ -282,7 +283,7 @@ class Cache:
 
 
 def _slug(config: Config) -> str:
-    """Name a store for people, after its encoder; it is found by its fingerprint."""
+    """Return a readable part of a store's name, from its encoder. The fingerprint makes the name unique."""
     encoder = config.get("encoder", "store")
     if isinstance(encoder, Mapping):
         encoder = encoder.get("id", encoder.get("name", "store"))
@@ -291,7 +292,7 @@ def _slug(config: Config) -> str:
 
 
 def _has(config: Config, wanted: Mapping[str, Any]) -> bool:
-    """Tell whether a config has all these attributes, named with dots where they are nested."""
+    """Return whether a config has all these attributes. A dotted name is a nested attribute."""
     for name, value in wanted.items():
         found: Any = config
         for part in [name] if name in config else name.split("."):

@@ -1,7 +1,7 @@
-"""Claims: processes that fill one store tell each other which samples they are at, so that none is encoded twice.
+"""Claims: processes that fill one store publish the samples they work on, so that each sample is encoded once.
 
-A claim is a file of key hashes that belongs to a process as long as that holds the lock beside it; a killed process
-loses its lock, and so its claims. They are a courtesy: without them rows are encoded twice, but never wrong.
+A claim is a file of key hashes. It is valid while its process holds a lock on the file. A killed process loses the lock
+and so the claim. Claims save work only: without them rows are encoded twice, but never wrong.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ _WAIT: Final = 60.0
 
 
 class Claims:
-    """What this process and others are at, of the samples of one store.
+    """Claims of this process and of others on the samples of one store.
 
     Parameters
     ----------
     path : Path
-        Of the store.
+        Path of the store.
     """
 
     def __init__(self, path: Path) -> None:
         self._folder = _place(path)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._own = FileLock(self._folder / uuid.uuid4().hex)
-        with _alone(self._folder):  # else another process may find the file before it is locked
+        with _alone(self._folder):  # otherwise another process may find the file before it is locked
             self._own.acquire()
 
     @contextlib.contextmanager
     def choosing(self) -> Iterator[set[bytes]]:
-        """Keep others from claiming meanwhile; gives the hashes of the keys that they have claimed."""
+        """Yield the hashes of the keys that other processes have claimed. None of them can claim inside the block."""
         with _alone(self._folder):
             claimed: set[bytes] = set()
             for claim in _alive(self._folder, self._own.place):
-                with contextlib.suppress(FileNotFoundError):  # given up just now
+                with contextlib.suppress(FileNotFoundError):  # its process released it just now
                     data = claim.read_bytes()
                     claimed.update(data[start : start + _NBYTES] for start in range(0, len(data), _NBYTES))
             yield claimed
 
     def announce(self, keys: list[str]) -> None:
-        """Say which samples this process is at, in place of what it said before. Called inside `choosing`."""
+        """Replace the claims of this process. Called inside `choosing`."""
         self._own.place.write_bytes(hash_keys(keys).tobytes())
 
     def release(self) -> None:
-        """Give all claims up."""
+        """Release all claims."""
         self._own.remove()
 
     def __enter__(self) -> Claims:
@@ -64,7 +64,7 @@ class Claims:
 
 
 def at_work(path: Path) -> bool:
-    """Tell whether any process is encoding into the store at `path`."""
+    """Return whether any process is encoding into the store at `path`."""
     folder = _place(path)
     if not folder.is_dir():
         return False
@@ -81,17 +81,17 @@ def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _alive(folder: Path, own: Path | None = None) -> Iterator[Path]:
-    """Yield the claims of other processes that live, and remove those of others. Called while `_alone`."""
+    """Yield the claims of other running processes, and remove those of ended ones. Called inside `_alone`."""
     for claim in folder.iterdir():
         if claim == own or claim.stem == _CHOOSING:
             continue
         held = FileLock(claim)
-        if held.acquire():  # the process that claimed this is gone
+        if held.acquire():  # its process has ended
             held.remove()
         else:
             yield claim
 
 
 def hashes_of(keys: list[str]) -> list[bytes]:
-    """Return the hash of each key, as it stands in a claim."""
+    """Return the hash of each key in the form that claims have."""
     return [row.tobytes() for row in hash_keys(keys)]

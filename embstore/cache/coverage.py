@@ -1,6 +1,6 @@
 """Coverage: which of the wanted keys a store has, compared by the digests of their content.
 
-`embstore.pipeline.freshness` compares with samples instead: it reads those whose stamp changed.
+`embstore.pipeline.freshness` compares with samples, and reads those whose stamp changed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 """Row numbers; -1 for keys that are not stored."""
 
 DIGEST_COLUMN: Final = "source_digest"
-"""The column with the digest of the content that each row was computed from."""
+"""Column with the digest of the content that each row was computed from."""
 
 SIZE_COLUMN: Final = "source_size"
 MTIME_COLUMN: Final = "source_mtime"
-"""The columns with the stamp of the file that each row was computed from: bytes, and ns since the epoch."""
+"""Columns with the stamp of the file that each row was computed from: bytes, and ns since the epoch."""
 
 SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, SIZE_COLUMN: "int64", MTIME_COLUMN: "int64"}
 """Dtypes of these columns."""
 
 UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", SIZE_COLUMN: -1, MTIME_COLUMN: -1}
-"""Their values for a row whose content is not known."""
+"""Values of these columns for a row of unknown content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +63,14 @@ class Coverage:
 
     @property
     def reason(self) -> str:
-        """In words: hit, partial or miss, and the numbers."""
+        """Hit, partial or miss, with the counts, as text."""
         counts = {"stored": self.stored, "missing": self.missing, "stale": self.stale}
         words = "hit" if self.complete else "partial" if self.stored else "miss"
         return f"{words}: " + ", ".join(f"{len(keys):,} {name}" for name, keys in counts.items())
 
 
 def compare_digests(store: EmbeddingStore, keys: Sequence[str], digests: Mapping[str, str]) -> Coverage:
-    """Compare with digests of the present content. A key without a digest is current if it is stored."""
+    """Compare the stored digests with those of the present content. A stored key without a digest is current."""
     rows = store.find(keys)
     there = np.flatnonzero(rows >= 0)
     stale: set[str] = set()
@@ -88,7 +88,7 @@ def sort_keys(
     unreadable: dict[str, SampleError],
     touched: list[str],
 ) -> Coverage:
-    """Return the coverage of keys from the row of each, and from the findings on those that are stored."""
+    """Return the coverage of keys from their row numbers and from the comparison of the stored ones."""
     there = [key for key, row in zip(keys, rows.tolist(), strict=True) if row >= 0]
     return Coverage(
         stored=[key for key in there if key not in stale and key not in unreadable],
@@ -101,7 +101,7 @@ def sort_keys(
 
 def stored_digests(store: EmbeddingStore, rows: Rows) -> list[str]:
     """Return the stored digest of each row, or "" for all if the store has no digests."""
-    if DIGEST_COLUMN not in store.columns:  # rows of unknown content can't be said to be current
+    if DIGEST_COLUMN not in store.columns:  # rows of unknown content never count as current
         return [""] * len(rows)
     digests: list[str] = store.select(rows=rows).column(DIGEST_COLUMN).tolist()
     return digests

@@ -26,7 +26,7 @@ class CacheEntry(PickledByName):
     rows : int
         Live rows.
     last_used : float
-        Seconds since the epoch, as in `StoreUse`.
+        The later of `Usage.last_used` and the mtime of the store's record, in seconds since the epoch.
     """
 
     path: Path
@@ -48,9 +48,9 @@ class Lookup(PickledByName):
     hit : bool
         Whether all wanted keys are stored and current.
     reason : str
-        In words, for a log or a person.
+        Text for logs and people.
     path : Path
-        Of the config's store, which need not exist.
+        Path of the config's store, which need not exist.
     stored : tuple of str
         Wanted keys that are stored and current.
     missing : tuple of str
@@ -74,13 +74,13 @@ class Lookup(PickledByName):
 
     @property
     def coverage(self) -> float:
-        """Part of the wanted keys that is stored and current, from 0 to 1."""
+        """Fraction of the wanted keys that are stored and current, from 0 to 1."""
         wanted = len(self.stored) + len(self.missing) + len(self.stale)
         return len(self.stored) / wanted if wanted else float(self.hit)
 
 
 def look_up(path: Path, store: EmbeddingStore, wanted: list[str], digests: Mapping[str, str]) -> Lookup:
-    """Look the wanted keys up in a store, which its cache has at `path`."""
+    """Look up the wanted keys in the store at `path`."""
     found = compare_digests(store, wanted, digests)
     return Lookup(
         hit=found.complete,

@@ -1,4 +1,4 @@
-"""Upkeep of a cache: disk use and usage of each store, which stores to remove, and how a store is removed."""
+"""Maintenance of a cache: disk use and usage of each store, the choice of stores to remove, and their removal."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from embstore.cache.usage import Usage, forget, usage_of
 from embstore.errors import NotAStoreError, StoreLockedError
 
 BACKFILL: Final = ".backfill"
-"""Ends the name of the store in which the rows of a new field gather, beside the one that they are for."""
+"""Suffix of the store that gathers the rows of a new field, beside the store that will get the field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreUse(CacheEntry):
-    """One store of a cache, its disk use and its usage.
+    """A store of a cache, with its disk use and usage.
 
     Attributes
     ----------
@@ -48,11 +48,11 @@ def use_of(entry: CacheEntry) -> StoreUse:
 
 
 def nbytes_on_disk(path: Path) -> int:
-    """Return the bytes that a folder's files take on disk (holes take none)."""
+    """Return the bytes of a folder's files on disk. Holes count as 0 bytes."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # a writer at work
+            with contextlib.suppress(FileNotFoundError):  # a writer may remove files
                 total += os.lstat(os.path.join(folder, name)).st_blocks * 512
     return total
 
@@ -60,7 +60,7 @@ def nbytes_on_disk(path: Path) -> int:
 def choose_for_removal(
     stores: Sequence[StoreUse], *, now: float, max_nbytes: int | None = None, unused_for: float | None = None
 ) -> list[StoreUse]:
-    """Return the stores to remove, those that were used longest ago first.
+    """Return the stores to remove, those used longest ago first.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ def choose_for_removal(
     now : float
         Seconds since the epoch.
     max_nbytes : int, optional
-        Bytes that the other stores may take together.
+        Bytes for all other stores together.
     unused_for : float, optional
-        Seconds; a store that was not used for longer is removed.
+        Seconds. Stores that were last used longer ago are removed.
     """
     chosen: list[StoreUse] = []
     total = sum(store.nbytes for store in stores)
@@ -83,10 +83,10 @@ def choose_for_removal(
 
 
 def remove_store(path: Path, *, timeout: float = 0.0) -> None:
-    """Remove a store, and what was counted of its use. Readers that have it open keep what they have mapped.
+    """Remove a store and its usage. Open readers keep the chunks that they have mapped.
 
-    From one moment to the next there is no store at its place any more; a process that is killed later leaves a
-    folder of another name, which the next writer removes, or `remove_leftovers`.
+    One rename takes the whole store away from `path`. A process that is killed after it leaves a folder of another
+    name, which the next writer or `remove_leftovers` removes.
 
     Parameters
     ----------
@@ -97,9 +97,9 @@ def remove_store(path: Path, *, timeout: float = 0.0) -> None:
     Raises
     ------
     StoreLockedError
-        A writer is at work, or a process is encoding what it will write.
+        A writer is active, or a process is encoding rows for the store.
     NotAStoreError
-        It is a symbolic link: what that leads to may be in use elsewhere.
+        `path` is a symbolic link. Its target may be in use elsewhere.
     ReadOnlyError
     """
     if path.is_symlink():
@@ -109,32 +109,32 @@ def remove_store(path: Path, *, timeout: float = 0.0) -> None:
         if any(map(at_work, [path, *fields])):
             raise StoreLockedError(path, holder="a process that encodes", timeout=timeout)
         _remove_beside(path)
-        if path.exists():  # else another process was faster
+        if path.exists():  # otherwise another process has removed it
             move_into_place(path, sibling(path))
             forget(path)
             _remove_beside(path)
         for gathered in fields:
-            with contextlib.suppress(FileNotFoundError):  # another process removes it, which found it done
+            with contextlib.suppress(FileNotFoundError):  # a process that has committed the field removes it
                 remove_tree(gathered, last_first=METADATA_NAME)
 
 
 def _remove_beside(path: Path) -> None:
-    """Remove what a killed process left beside a store. Called under its lock."""
+    """Remove the folder that a killed process left beside a store. Called under the store's lock."""
     beside = sibling(path)
     if beside.exists():
-        sync_path(beside.parent)  # it may have come there by a rename that is not on disk yet
+        sync_path(beside.parent)  # the rename that made it may not be durable yet
         remove_tree(beside, last_first=METADATA_NAME)
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:
-    """Remove leftovers of killed processes beside stores, where no writer is at work.
+    """Remove the folders that killed processes left beside stores without an active writer.
 
     Parameters
     ----------
     folder : Path
-        A cache's.
+        Folder of a cache.
     suffix : str
-        Of its stores.
+        Suffix of its stores.
     """
     for beside in folder.glob(f".*{suffix}{PARTIAL}"):
         path = beside.with_name(beside.name.removeprefix(".").removesuffix(PARTIAL))

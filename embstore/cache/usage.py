@@ -1,8 +1,8 @@
 """Usage of a cached store: when it was last used, hits, misses, rows served and seconds saved.
 
 Each store has one JSON file, ``.usage/<store>.json`` in the folder of the stores. A process reads it, adds to it and
-replaces it whole under a lock, so that processes that count at once lose nothing. All of this is best effort: a
-failure is logged and stops no run.
+replaces it whole under a lock, so concurrent counts are not lost. Counting is best effort: a failure is logged and
+stops no run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WAIT: Final = 10.0
 _MOST_NBYTES: Final = 4096
 _MOST: Final = 2.0**53
 _LATEST: Final = 253_402_214_400.0
-"""The year 9999: later times can't be formatted."""
+"""Year 9999. Later times can't be formatted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,8 @@ class Usage:
     seconds : float
         Duration of the runs that encoded them.
     last_used : float
-        Time of the last run, or of the last opening through the cache, which is noted at most once a day. Seconds
-        since the epoch, or 0 if the store was never used.
+        Time of the last run, or of the last opening through the cache, which is recorded at most once a day. Seconds
+        since the epoch, or 0 if no use was recorded.
     """
 
     runs: int = 0
@@ -82,16 +82,16 @@ def count(path: Path, *, hits: int, misses: int, served: int, encoded: int, seco
 
 
 def mark_used(path: Path) -> None:
-    """Note that the store at `path` is used now, unless it was noted within a day.
+    """Set the time of last use of the store at `path`, unless it is less than a day old.
 
-    A time in the future, from a clock that was wrong, is replaced too.
+    A time more than a day ahead, from a wrong clock, is replaced too.
     """
     if abs(time.time() - usage_of(path).last_used) >= _DAY:
         _add(path, Usage())
 
 
 def usage_of(path: Path) -> Usage:
-    """Return the usage of the store at `path`. Without a readable file, it is empty."""
+    """Return the usage of the store at `path`. It is empty without a readable file."""
     try:
         return _read(path)
     except OSError:
@@ -105,7 +105,7 @@ def forget(path: Path) -> None:
 
 
 def _add(path: Path, more: Usage) -> None:
-    """Add to the counts of a store, and set its time of last use to now."""
+    """Add to the counts of a store, and set its time of last use."""
     place = _place(path)
     folder = place.parent
     if not os.access(folder if folder.exists() else path.parent, os.W_OK):
@@ -117,24 +117,24 @@ def _add(path: Path, more: Usage) -> None:
             sums = {name: round(number + getattr(more, name), 3) for name, number in asdict(_read(path)).items()}
             sums["last_used"] = round(time.time(), 3)
             replace_file(Folder.open(folder), place.name, [json.dumps(sums).encode()])
-    except OSError as error:  # embstore's own errors that can come here are OSErrors too
+    except OSError as error:  # embstore's own errors here are OSErrors too
         logger.info("%s: this use is not counted: %s", path, error)
 
 
 def _read(path: Path) -> Usage:
-    """Read the usage of a store. Without a file it is empty.
+    """Read the usage of a store. It is empty without a file.
 
     Raises
     ------
     OSError
-        The file can't be read. Its counts must not be replaced then.
+        The file can't be read. Its counts must then not be replaced.
     """
     place = _place(path)
     try:
         data = Folder.open(place.parent).read(place.name, most=_MOST_NBYTES)
     except FileNotFoundError:
         return Usage()
-    except CorruptStoreError:  # too large, or a link: the next count replaces it
+    except CorruptStoreError:  # too large, or a link. The next count replaces it.
         data = b""
     usage = _parsed(data)
     if usage is None:

@@ -1,4 +1,4 @@
-"""Why a lookup misses, attribute by attribute, for a person to read."""
+"""Explanations of cache misses, attribute by attribute, as text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from embstore.store.open import open as open_store
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
-    """Why a lookup hits or misses; shows itself as text.
+    """Why a lookup hits or misses. `str` and `repr` return the text.
 
     Attributes
     ----------
     lookup : Lookup
     missing_fields : tuple of str
-        Fields wanted that the store of this config does not have yet.
+        Wanted fields that the store of this config lacks.
     text : str
     """
 
@@ -33,7 +33,7 @@ class Explanation:
 
     @property
     def hit(self) -> bool:
-        """Whether there is a store of this config with the fields wanted."""
+        """Whether a store of this config has the wanted fields."""
         return self.lookup.hit and not self.missing_fields
 
     def __str__(self) -> str:
@@ -48,15 +48,15 @@ def why(
     *,
     fields: Iterable[str] | None = None,
 ) -> Explanation:
-    """Explain why a config is found in a cache or not: how it differs from the nearest one stored.
+    """Explain why a cache has a config or not, and how the nearest stored config differs.
 
     Parameters
     ----------
     config : mapping
-        All that the values depend on: ``{**encoder.config, "dataset": source.name}``, of `embed`.
+        All that the values depend on. For `embed` it is ``{**encoder.config, "dataset": source.name}``.
     cache : Cache or path_like
     fields : iterable of str, optional
-        That are wanted, too.
+        Wanted fields.
 
     Examples
     --------

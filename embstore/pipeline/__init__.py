@@ -1,4 +1,4 @@
-"""From samples to rows in a store. Names are imported when they are first used."""
+"""The pipeline from samples to rows in a store. Names are imported on first use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Backfill: a field that a store does not have yet, encoded for the rows that are there, and committed whole.
+"""Backfill: a new field of a store, encoded for all stored rows and committed whole.
 
-The new rows gather in a store of their own beside the first, so that a run that is killed goes on where it was, and
-several processes can share the work. When all are there, they are copied over in one commit.
+The new rows gather in a separate store beside the first. So a killed run resumes, and several processes can share the
+work. Once all rows have gathered, one commit copies them.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ..
     store : EmbeddingStore
         Open for writing.
     names : list of str
-        Of fields that the job's encoder has.
+        Fields of the job's encoder.
     job : Job
-        Of a run on the whole source.
+        Job of a run on the whole source.
 
     Returns
     -------
     tuple of str
-        The fields added; none, if samples failed: the next run tries these alone.
+        Added fields. Empty if samples failed: the next run encodes only these.
 
     Raises
     ------
     MissingKeysError
-        Rows are stored whose samples are not in the source: nothing can be encoded for them.
+        Stored rows have no sample in the source, so their field can't be encoded.
     """
     specs = {name: spec for name, spec in (job.encoder.fields or {}).items() if name in names}
     samples, options = job.run.samples, job.run.cache.options
@@ -66,16 +66,16 @@ def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ..
     logger.info("%s: adding %s for %d rows", store.path, ", ".join(names), len(store))
     while not own.failures and not _added(store, names):
         check_backfill(store, names, samples)
-        own.done.clear()  # what was encoded before may be of rows that were renewed since
+        own.done.clear()  # rows encoded before may have been replaced since
         try:
             with open_store(path, "a", config=store.config, fields=specs, columns=SOURCE_COLUMNS, **options) as rows:
-                if not _added(store, names):  # else the store in which rows gathered was gone already
+                if not _added(store, names):  # otherwise the gathered rows were removed before they were opened
                     own.fill(rows, _as_stored(store, samples))
                     if not own.failures:
                         _copy_over(store, rows, names)
         except (StoreReplacedError, StoreChangedError, CorruptStoreError, FileNotFoundError):
             if not _added(store, names) and path.exists():
-                raise  # it was not another process, which was done first
+                raise  # no other process has added the fields
     if added := _added(store, names):
         with contextlib.suppress(FileNotFoundError):  # another process removes it
             remove_tree(path, last_first=METADATA_NAME)
@@ -86,7 +86,7 @@ def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ..
 
 
 def check_backfill(store: EmbeddingStore, names: list[str], samples: Samples) -> None:
-    """Check that there is a sample for every row.
+    """Check that every row has a sample.
 
     Raises
     ------
@@ -97,13 +97,13 @@ def check_backfill(store: EmbeddingStore, names: list[str], samples: Samples) ->
 
 
 def remove_backfill_leftovers(store: EmbeddingStore) -> None:
-    """Remove the gathered rows of a process that was killed after its commit and before it removed them."""
+    """Remove gathered rows of a process that was killed between its commit and their removal."""
     for path in store.path.parent.glob(f".{store.path.name}.*{BACKFILL}"):
         try:
             with open_store(path) as rows:
                 done = rows.fields.keys() <= store.fields.keys()
         except (NotAStoreError, CorruptStoreError) as error:
-            # The record goes first: without it, it is half removed, by one that was killed or is at it.
+            # The record is removed first. Without it, a killed or a running process has removed a part.
             if isinstance(error, CorruptStoreError) and (path / METADATA_NAME).exists():
                 raise
             done = True
@@ -113,26 +113,26 @@ def remove_backfill_leftovers(store: EmbeddingStore) -> None:
 
 
 def _added(store: EmbeddingStore, names: list[str]) -> bool:
-    """Tell whether the store has the fields by now, from this process or another."""
+    """Return whether the store has the fields, from this process or another."""
     store.refresh()
     return set(names) <= store.fields.keys()
 
 
 def _place(store: EmbeddingStore, specs: dict[str, FieldSpec]) -> Path:
-    """Say where the rows of just these fields gather; no cache takes it for a store of its own."""
+    """Return the path where the rows of these fields gather. Caches don't list it as a store."""
     told = digest_of(repr(sorted(specs.items())))[:8]
     return store.path.with_name(f".{store.path.name}.{told}{BACKFILL}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Unchanged:
-    """A sample that is read only as long as its content is that of the row that is stored."""
+    """A sample that can be read only while its content is that of the stored row."""
 
     key: str | Key
     where: str
     sample: AnySample
     digest: str
-    stamp: Stamp = UNKNOWN  # only the digest tells whether a row that gathers is of the row that is stored
+    stamp: Stamp = UNKNOWN  # only the digest relates a gathered row to the stored one
 
     def current_digest(self) -> str:
         return self.digest
@@ -145,7 +145,7 @@ class _Unchanged:
 
 
 def _as_stored(store: EmbeddingStore, samples: Samples) -> dict[str, _Unchanged]:
-    """Return the samples of all rows that are there; of those that other processes add meanwhile, the next time."""
+    """Return the samples of all stored rows. Rows that other processes add later follow on the next call."""
     view = store.select()
     pairs = zip(view.keys, view.column(DIGEST_COLUMN).tolist(), strict=True)
     found = [(samples[key], key, digest) for key, digest in pairs if key in samples]
@@ -153,6 +153,6 @@ def _as_stored(store: EmbeddingStore, samples: Samples) -> dict[str, _Unchanged]
 
 
 def _copy_over(store: EmbeddingStore, rows: EmbeddingStore, names: list[str]) -> None:
-    """Copy the fields over, unless rows were added or renewed by another process, or it was first."""
+    """Copy the fields, unless another process added or replaced rows or added the fields."""
     with contextlib.suppress(MissingKeysError, NameRefusedError):
         store.copy_fields(rows, names, same=[DIGEST_COLUMN])

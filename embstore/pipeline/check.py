@@ -1,4 +1,4 @@
-"""Canaries: a few stored samples encoded again, to see whether an upgrade of the libraries changed the values."""
+"""Canaries: a few stored samples are encoded again, to find values that an upgrade of the libraries changed."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from embstore.pipeline.run import Samples
 from embstore.sources.base import Source, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
 
-_OTHERS = 16  # times as many samples are looked at, where some are stale
+_OTHERS = 16  # factor of further samples that are compared if some are stale
 _TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "float64": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryReport(PickledByName):
-    """How stored rows compare with what the encoder gives now.
+    """Comparison of stored rows with the encoder's present values.
 
     Attributes
     ----------
     keys : tuple of str
         Samples that were encoded again.
     differences : dict of str to float
-        By field: the largest difference of two numbers, relative to the largest number of the stored row.
+        Largest difference of two numbers by field, relative to the largest number of the stored row.
     tolerances : dict of str to float
-        By field.
+        Tolerance by field.
     stale : tuple of str
-        Samples that were passed over, since their content is not what was encoded.
+        Samples that were skipped, because their content differs from the encoded one.
     """
 
     keys: tuple[str, ...]
@@ -44,7 +44,7 @@ class CanaryReport(PickledByName):
 
     @property
     def ok(self) -> bool:
-        """Whether the store still holds what the encoder gives."""
+        """Whether all differences are within the tolerances."""
         return all(found <= self.tolerances[name] for name, found in self.differences.items())
 
     def __str__(self) -> str:
@@ -67,33 +67,34 @@ def check(
     tolerance: float | None = None,
     rng: np.random.Generator | None = None,
 ) -> CanaryReport:
-    """Encode a few stored samples again, and compare.
+    """Encode a few stored samples again, and compare them with the stored rows.
 
-    Batch size alone changes the last bits, and so do the machine and the versions of torch and transformers. These are
-    not in the fingerprint; after an upgrade this tells whether what is stored still counts.
+    Batch size alone changes the last bits, and so do the machine and the versions of torch and transformers. The
+    fingerprint does not include these. After an upgrade, `check` shows whether the stored rows are still valid.
 
     Parameters
     ----------
     store : EmbeddingStore
     encoder : Encoder
+        Encoder that was given to `embed`.
     source : Source
-        Both as they were given to `embed`.
+        Source that was given to `embed`.
     n : int
-        How many samples.
+        Number of samples.
     batch_size : int
-        Samples that are encoded, and compared, at a time.
+        Samples that are encoded and compared at a time.
     tolerance : float, optional
-        Largest difference that is taken for the same, relative to the largest number of a row; for float32 1e-4, for
-        float16 1e-2, for bfloat16 3e-2, unless given.
+        Largest accepted difference, relative to the largest number of a row. By default 1e-4 for float32, 1e-2 for
+        float16 and 3e-2 for bfloat16.
     rng : numpy.random.Generator, optional
-        Chooses the samples; they are spread evenly over the source, unless given.
+        Generator that chooses the samples. By default they are spread evenly over the source.
 
     Raises
     ------
     ConfigMismatchError
-        The store was made with another encoder or source: there is nothing to compare.
+        The store was made with another encoder or source.
     EmptySourceError
-        None of the source's samples is stored with the content that it has now.
+        None of the source's samples is stored with its present content.
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
@@ -104,7 +105,7 @@ def check(
     stored = [key for key, row in zip(samples, store.find(list(samples)).tolist(), strict=True) if row >= 0]
     chosen = _spread(stored, n, rng)
     found = compare_samples(store, {key: samples[key] for key in chosen})
-    if len(found.stored) < len(chosen):  # others, in place of those whose content changed
+    if len(found.stored) < len(chosen):  # take others for those whose content changed
         seen = set(chosen)
         others = _spread([key for key in stored if key not in seen], _OTHERS * n, rng)
         more = compare_samples(store, {key: samples[key] for key in others}).stored
@@ -134,7 +135,7 @@ def _spread(keys: Sequence[str], n: int, rng: np.random.Generator | None) -> lis
 
 
 def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) -> dict[str, float]:
-    """Return by field how much a batch differs from its stored rows; nothing of the batch outlives this."""
+    """Return how much a batch differs from its stored rows, by field. Only one batch is in memory at a time."""
     values = encoder.encode([encoder.decode(sample.read().value) for sample in samples.values()])
     named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
     known = {name: rows for name, rows in named.items() if name in store.fields}
@@ -147,7 +148,7 @@ def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) 
 
 
 def _difference(name: str, stored: Any, again: Any) -> float:
-    """Return the largest difference of two numbers, relative to the largest of the stored row."""
+    """Return the largest difference of two numbers, relative to the largest number of the stored row."""
     is_padded = isinstance(stored, Padded)
     rows = [row[:length] for row, length in zip(*stored, strict=True)] if is_padded else stored
     largest = 0.0

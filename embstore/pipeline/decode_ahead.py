@@ -1,4 +1,4 @@
-"""Reading and decoding ahead: samples through threads into batches, while the encoder is at the batch before."""
+"""Reading and decoding ahead: threads prepare the next batches while the encoder runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from embstore.sources.base import AnySample
 
 _BATCHES_AHEAD: Final = 2
 _BATCHES_SORTED: Final = 8
-"""Of how many batches the items are sorted by length, where the encoder pads."""
+"""Number of batches whose items are sorted by length, if the encoder pads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A sample that is ready to be encoded, with the digest and stamp of just the content that was decoded."""
+    """A sample that is ready to be encoded, with the digest and stamp of the very content that was decoded."""
 
     key: str
     sample: AnySample
@@ -34,13 +34,13 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A sample that could not be encoded; no row is made of it, and the next run tries it again.
+    """A sample that could not be encoded. It makes no row, and the next run tries it again.
 
     Attributes
     ----------
     key : str
     where : str
-        The file, or what else is known of where it comes from.
+        Path of the file, or another description of the sample's origin.
     reason : str
     """
 
@@ -67,15 +67,15 @@ def _decoded(key: str, sample: AnySample, encoder: BaseEncoder) -> Decoded | Fai
 def decoded_ahead(
     samples: Iterable[tuple[str, AnySample]], encoder: BaseEncoder, *, workers: int, batch_size: int
 ) -> Generator[Decoded | Failure]:
-    """Read and decode samples in threads, in their order; a few batches are under way at a time.
+    """Read and decode samples in threads, and yield them in order. A few batches are in progress at a time.
 
     Parameters
     ----------
     samples : iterable of (str, Sample)
-        Taken as they are needed: what is taken will be decoded.
+        Consumed on demand: each consumed sample is decoded.
     encoder : BaseEncoder
     workers : int
-        Threads.
+        Number of threads.
     batch_size : int
 
     Yields
@@ -101,9 +101,9 @@ def decoded_ahead(
 
 
 def batches(items: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
-    """Gather items into batches; where they have lengths, those of like lengths, the longest first.
+    """Gather items into batches. Items with lengths are sorted by length, the longest first.
 
-    The longest come first so that what does not fit the memory shows at once.
+    The longest come first, so that a batch too large for the memory fails at once.
     """
     left = iter(items)
     while gathered := list(itertools.islice(left, batch_size)):

@@ -1,4 +1,4 @@
-"""`embed`: samples through an encoder into a cache, only those that are missing or stale, for every field wanted."""
+"""`embed`: encode the missing and stale samples of a source into a cache, for all wanted fields."""
 
 from __future__ import annotations
 
@@ -45,26 +45,35 @@ _SHOWN: Final = 5  # keys in the text of a result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult(PickledByName):
-    """What a run of `embed` did: the wanted samples, by what became of them, and where they are.
+    """Result of a run of `embed`.
 
     Attributes
     ----------
     path : Path
-        Of the store.
+        Path of the store.
     config : Config
     reason : str
-        Why the run found what it found: a hit, or in what it missed.
-    samples, hits, encoded, stale : int
-        Wanted; found as they should be; encoded by this run; of those wanted, stored of other content before.
+        Hit, or how the cache missed.
+    samples : int
+        Wanted samples.
+    hits : int
+        Wanted samples that were stored and current.
+    encoded : int
+        Samples that this run encoded.
+    stale : int
+        Wanted samples that were stored with other content.
     failed : tuple of Failure
         Samples that could not be read, decoded or encoded. The next run tries them again.
     vanished : tuple of str
-        Keys that are stored, and not in the source any more; deleted only on request.
+        Stored keys that the source no longer has. They are deleted only on request.
     fields_added : tuple of str
         Fields that were stored for the first time.
-    rows, nbytes : int
-        What the store holds now: live rows, and bytes of all rows.
+    rows : int
+        Live rows of the store.
+    nbytes : int
+        Bytes of all rows of the store.
     seconds : float
+        Duration of the run.
     """
 
     path: Path
@@ -87,7 +96,7 @@ class EmbedResult(PickledByName):
 
     @property
     def ok(self) -> bool:
-        """Whether every sample that was wanted is stored now."""
+        """Whether every wanted sample is stored."""
         return not self.failed
 
     @property
@@ -124,13 +133,12 @@ def embed(
     progress: Progress = None,
     columns: Callable[[AnySample], Mapping[str, Any]] | None = None,
 ) -> EmbedResult:
-    """Encode the samples of a source that a cache does not have, or has of other content.
+    """Encode the samples of a source that a cache lacks or has with other content.
 
-    Rows are committed at least every `interval` seconds, so that a killed run loses no more work than that and
-    the batch at hand, and the next run goes on from there. Several processes may do this at once with one cache: no
-    sample is encoded twice. If nothing is missing, nothing is loaded. A sample that can't be read, decoded or
-    encoded is recorded in the result; no row is made of it. A field that the store does not have yet is encoded for
-    all rows that are there, and committed whole.
+    Rows are committed at least every `interval` seconds. A killed run loses at most this much work and the current
+    batch, and the next run resumes. Several processes may fill one cache at once: no sample is encoded twice. If
+    nothing is missing, nothing is loaded. A sample that can't be read, decoded or encoded makes no row, and the
+    result lists it. A field that the store lacks is encoded for all stored rows and committed whole.
 
     Parameters
     ----------
@@ -138,21 +146,22 @@ def embed(
     encoder : Encoder
     cache : Cache or path_like
     batch_size : int
-        Samples that are encoded at a time; halved where they don't fit the memory. It is not part of the config.
+        Samples that are encoded at a time. It is halved if a batch does not fit the memory, and is not part of the
+        config.
     workers : int, optional
-        Threads that read and decode ahead of the encoder; as many as there are processors, 8 at most, unless given.
+        Threads that read and decode ahead of the encoder. By default the number of processors, at most 8.
     interval : float
-        Seconds.
+        Seconds between commits.
     shard : (int, int), optional
-        ``(i, n)``: only the i-th of n parts of the samples, into a store of its own (`part_path`), for array jobs on
-        several machines; `embstore.merge` puts the parts together. What the whole store holds already is a hit.
+        ``(i, n)``: encode only part i of n into a separate store (`part_path`), for array jobs on several machines.
+        `embstore.merge` joins the parts. Rows of the whole store count as hits.
     vanished : {"report", "delete", "ignore"}
-        What to do with rows whose sample is not in the source any more. They are not looked for, where the source is
-        a part of what the store holds.
+        Treatment of rows whose sample is no longer in the source. "ignore" does not look for them, for a source that
+        is a part of the store.
     progress : callable, bool or None
         A function of (done, total), or True for a bar.
     columns : callable, optional
-        Gives a sample's values of further columns.
+        Returns a sample's values of further columns.
 
     Returns
     -------
@@ -165,9 +174,9 @@ def embed(
     FieldMismatchError
         A field of the encoder is stored with another shape, dtype, layer or pooling.
     UnknownFieldError
-        The store has a field that the encoder does not give, so that new rows would lack it.
+        The store has a field that the encoder lacks, so new rows would lack it.
     MissingKeysError
-        A field is to be added, but rows are stored whose samples are gone.
+        A field is to be added, but samples of stored rows are gone.
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
@@ -213,14 +222,14 @@ def embed(
 
 
 def _carry_out(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[str, ...]:
-    """Encode what is wanted; returns the fields that were added."""
+    """Encode the wanted samples and fields, and return the added fields."""
     encoder, samples = job.run.encoder, job.run.samples
     added: tuple[str, ...] = ()
     remove_backfill_leftovers(store)
-    if new_fields := new_fields_of(store, encoder):  # another process may have added them since the store was compared
+    if new_fields := new_fields_of(store, encoder):  # another process may have added them since
         check_backfill(store, new_fields, samples)
         if status.found.stale:
-            # Rows of other content first: a new field is made of the content that is there now.
+            # Replace stale rows first: the new field is made of the present content.
             _give_all(job, store)
             job.fill(store, {key: samples[key] for key in status.found.stale})
         job.encoder = encoder
@@ -235,7 +244,7 @@ def _carry_out(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[st
             store.refresh()
             if store.fields.keys() == fields:
                 raise
-            job.done.clear()  # another process added a field: rows without it were not taken
+            job.done.clear()  # another process added a field, so rows without it were refused
     return added
 
 
@@ -271,7 +280,7 @@ def _finished(status: StoreStatus, job: Job, added: tuple[str, ...], started: fl
 
 
 def _delete(store: EmbeddingStore, gone: list[str]) -> None:
-    """Delete rows whose samples are gone, as far as no other process has."""
+    """Delete rows whose samples are gone, and that no other process has deleted."""
     while there := [key for key in gone if key in store]:
         try:
             store.delete(there)
@@ -281,13 +290,13 @@ def _delete(store: EmbeddingStore, gone: list[str]) -> None:
 
 
 def part_path(path: Path, shard: tuple[int, int]) -> Path:
-    """Return where a shard's part of the store at `path` lies; no cache takes it for a store of its own."""
+    """Return the path of a shard's part of the store at `path`. Caches don't list parts as stores."""
     index, count = shard
     return path.with_name(f"{path.name}.part-{index}-of-{count}")
 
 
 def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
-    """Return a shard's samples: by the hash of the key, which does not depend on what else is in the source."""
+    """Return a shard's samples by the hash of the key, which does not depend on the other samples."""
     index, count = shard
     if not (isinstance(index, int) and isinstance(count, int) and 0 <= index < count):
         raise ValueError(f"expected shard (i, n) of whole numbers with 0 <= i < n, found {shard}")
@@ -296,12 +305,12 @@ def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
 
 
 def _give_all(job: Job, store: EmbeddingStore) -> None:
-    """Have a job give all fields that a new row of the store needs, and no others.
+    """Set the fields of a job's encoder to those of the store, which a new row needs.
 
     Raises
     ------
     UnknownFieldError
-        The encoder does not have one of them.
+        The encoder lacks one of them.
     """
     encoder, stored = job.run.encoder, store.fields
     job.encoder = encoder
@@ -314,11 +323,11 @@ def _give_all(job: Job, store: EmbeddingStore) -> None:
         except UnknownFieldError as error:
             hint = f"new rows need all fields that are stored: make the encoder with {', '.join(stored)}"
             raise UnknownFieldError(error.field, error.available, hint=hint) from error
-        job.casting = "same_kind"  # the dtype that is stored was chosen when the field was made
+        job.casting = "same_kind"  # the stored dtype was chosen when the field was made
 
 
 def _writable(run: Run) -> EmbeddingStore:
-    """Open the store of a run for writing, or make it, with the columns that tell what its rows were made from."""
+    """Open or make the store of a run for writing, with the columns on the content that its rows were made from."""
     encoder, columns = run.encoder, run.columns
     provenance = {} if run.path.exists() else _provenance(encoder)
     described: dict[str, str] = {}
@@ -337,7 +346,7 @@ def _writable(run: Run) -> EmbeddingStore:
         **run.cache.options,
     )
     fills: dict[str, Any] = {}
-    if not len(store):  # no row lacks a value of the columns that are given
+    if not len(store):  # no row lacks a value of these columns
         fills = {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()}
     if store.fields or encoder.fields is not None:
         fills |= UNKNOWN_SOURCE
@@ -347,7 +356,7 @@ def _writable(run: Run) -> EmbeddingStore:
 
 
 def _add_column(store: EmbeddingStore, name: str, fill: Any) -> None:
-    """Add a column, unless another process does so meanwhile; rows that are there have the value `fill`."""
+    """Add a column with the value `fill` in stored rows, unless another process adds it."""
     while name not in store.columns:
         try:
             store.set_column(name, [], [], fill=fill, commit_id=store.snapshot.record.commit_id)

@@ -1,4 +1,4 @@
-"""Encoding what is missing: claimed, decoded ahead, encoded in batches that fit the memory, committed as it goes.
+"""Encoding of missing samples: claim, decode ahead, encode in batches that fit the memory, commit at intervals.
 
 One `Job` fills one store with samples. `embed` and `add_fields` choose the samples and the store.
 """
@@ -28,21 +28,21 @@ from embstore.store.embedding_store import EmbeddingStore
 
 logger = logging.getLogger("embstore")
 
-_POLL: Final = 0.1  # seconds between looks at what other processes have done
+_POLL: Final = 0.1  # seconds between checks for rows of other processes
 _CLAIMED_BATCHES: Final = 4
 
 
 @dataclass(kw_only=True)
 class Job:
-    """How samples are encoded, and what became of them.
+    """Options and results of encoding samples.
 
     Attributes
     ----------
     run : Run
     encoder : BaseEncoder
-        The run's, with the fields that the rows need.
+        Encoder of the run, with the fields that the rows need.
     batch_size : int
-        The run's, halved for good where a batch does not fit the memory.
+        Batch size of the run, halved for good if a batch does not fit the memory.
     advance : callable
         Called with the number of samples done.
     casting : {"no", "same_kind"}
@@ -50,10 +50,10 @@ class Job:
     encoded : int
         Rows made so far.
     failures : dict of str to Failure
-        By key.
+        Failed samples by key.
     done : set of str
-        Keys of the samples encoded so far. One that changes again meanwhile is the next run's: a file that never
-        stops changing must not hold up this one.
+        Keys of the samples encoded so far. If one changes again, the next run encodes it: a file that never stops
+        changing must not keep this run from ending.
     """
 
     run: Run
@@ -66,10 +66,10 @@ class Job:
     done: set[str] = field(default_factory=set)
 
     def fill(self, store: EmbeddingStore, samples: Samples) -> None:
-        """Encode into a store those samples that it lacks or has of other content; all but what fails.
+        """Encode the samples that a store lacks or has with other content.
 
-        Several processes may do so at once: each takes what no other is at, and waits for the others at the end,
-        since one that is killed leaves its samples undone.
+        Several processes may do so at once. Each takes samples that no other has claimed, and waits for the others at
+        the end, because a killed process leaves its samples undone.
 
         Parameters
         ----------
@@ -98,11 +98,11 @@ class Job:
         return [*found.missing, *found.stale]
 
     def _round(self, store: EmbeddingStore, samples: Samples, claims: Claims) -> None:
-        """Encode those samples that no other process is at."""
+        """Encode the samples that no other process has claimed."""
         rows = dict(zip(samples, store.find(list(samples)).tolist(), strict=True))
         chosen = self._claimed(store, samples, rows, claims)
         with contextlib.ExitStack() as stack:
-            # Another process may have added a missing row meanwhile: its row is as good.
+            # Another process may have added a missing row since. Its row is equally good, so it is kept ("skip").
             options: dict[str, Any] = {"interval": self.run.interval, "casting": self.casting}
             writers = [stack.enter_context(store.writer(if_exists=how, **options)) for how in ("skip", "replace")]
             ready = decoded_ahead(chosen, self.encoder, workers=self.run.workers, batch_size=self.batch_size)
@@ -120,7 +120,7 @@ class Job:
     def _claimed(
         self, store: EmbeddingStore, samples: Samples, rows: Mapping[str, int], claims: Claims
     ) -> Iterator[tuple[str, AnySample]]:
-        """Yield samples as they are needed, each once no other process has it or is at it."""
+        """Yield samples on demand, once it is known that no other process has claimed or stored them."""
         left = deque(zip(samples, hashes_of(list(samples)), strict=True))
         mine: list[str] = []
         size = _CLAIMED_BATCHES * self.batch_size
@@ -140,7 +140,7 @@ class Job:
 
     @staticmethod
     def _undone(store: EmbeddingStore, keys: list[str], rows: Mapping[str, int]) -> list[str]:
-        """Return the keys that still have the row that they had before; a row that was made or renewed is another."""
+        """Return the keys whose row number has not changed. An added or replaced row has another number."""
         found = store.find(keys).tolist()
         return [key for key, row in zip(keys, found, strict=True) if row == rows[key]]
 
@@ -157,7 +157,7 @@ class Job:
         self.advance(1)
 
     def _encoded(self, batch: list[Decoded]) -> Iterator[tuple[list[Decoded], Any]]:
-        """Encode a batch, in halves where it does not fit the memory."""
+        """Encode a batch, in halves if it does not fit the memory."""
         left = batch
         while left:
             part = left[: self.batch_size]
@@ -173,7 +173,7 @@ class Job:
             left = left[len(part) :]
 
     def _write(self, writer: RowWriter, part: list[Decoded], values: Any, places: list[int]) -> None:
-        """Give a writer the rows at some places; those with NaN are failures of their samples."""
+        """Pass the rows at some places to a writer. Rows with NaN or infinity become failures of their samples."""
         chosen = [part[i] for i in places]
         if not chosen:
             return
@@ -206,7 +206,7 @@ class Job:
 
 
 def pick_rows(values: Any, places: list[int], count: int) -> Any:
-    """Return some of an encoder's rows, of each field where there are several."""
+    """Return some of an encoder's rows, for each field."""
     if len(places) == count:
         return values
     if isinstance(values, Mapping):
@@ -219,7 +219,7 @@ def pick_rows(values: Any, places: list[int], count: int) -> Any:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an encoder failed for want of memory: torch's errors are told by name, without importing it."""
+    """Return whether an error is out of memory. Errors of torch are recognised by name, so it is not imported."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()

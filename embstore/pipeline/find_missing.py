@@ -1,6 +1,6 @@
-"""What a store has of the samples and fields that a run wants: stored, missing, stale, gone, and in which fields.
+"""Comparison of a store with the samples and fields that a run wants: stored, missing, stale, gone, new fields.
 
-`freshness` tells which rows are of the current content, and `embed` acts on it.
+`freshness` finds the rows of the current content. `embed` acts on the result.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ logger = logging.getLogger("embstore")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatus:
-    """How a store compares with the samples and fields that a run wants.
+    """Result of comparing a store with the samples and fields that a run wants.
 
     Attributes
     ----------
     found : Coverage
     reason : str
-        In words: hit, field miss, partial or miss.
+        Text: hit, field miss, partial or miss.
     new_fields : list of str
-        Fields of the encoder that the store does not have yet.
+        Fields of the encoder that the store lacks.
     gone : list of str
         Keys of rows whose sample is no longer in the source.
     made : bool
@@ -60,7 +60,7 @@ class StoreStatus:
 
     @property
     def work(self) -> bool:
-        """Whether anything is to be written."""
+        """Whether the run has to write."""
         return bool(self.wanted or self.new_fields or not self.made)
 
 
@@ -71,7 +71,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
     ----------
     run : Run
     whole : Coverage, optional
-        Of a shard's part: what the whole store has.
+        For a shard: coverage of its samples by the whole store.
     gone : bool
         Whether to look for rows whose sample is gone.
     """
@@ -94,7 +94,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
 
 
 def whole_store(run: Run) -> Coverage | None:
-    """Return what the store of a run's config has of a shard's samples; None, if there is no such store yet."""
+    """Return the coverage of a shard's samples by the whole store, or None if that store does not exist."""
     path = run.cache.path_of(run.config)
     if not path.exists():
         return None
@@ -106,7 +106,7 @@ def whole_store(run: Run) -> Coverage | None:
 
 
 def _together(whole: Coverage, part: Coverage) -> Coverage:
-    """Return what there is of a shard's samples: in the whole store or, of those left, in the part."""
+    """Join the coverage by the whole store with that of the remaining samples by the shard's part."""
     outdated = set(whole.stale)
     return Coverage(
         stored=[*whole.stored, *part.stored],
@@ -118,7 +118,7 @@ def _together(whole: Coverage, part: Coverage) -> Coverage:
 
 
 def new_fields_of(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
-    """Return which of the encoder's fields a store does not have.
+    """Return the encoder's fields that a store lacks.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def new_fields_of(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
 
 
 def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> list[str]:
-    """Return the keys of rows that are stored but not in the source."""
+    """Return the stored keys that the source lacks."""
     if len(store) == len(samples) - len(found.missing):  # each row has its sample
         return []
     left = np.setdiff1d(store.rows, store.find(list(samples)))
@@ -143,11 +143,11 @@ def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> list[str]
 
 
 def stamp_anew(run: Run, touched: list[str]) -> None:
-    """Remember the stamps of files that were only touched, so that the next run need not read them.
+    """Store the new stamps of files that were only touched, so that the next run does not read them.
 
-    Another process may replace a row meanwhile, and its stamp must not become one of the content before: the columns
-    are written only if nothing was committed since they were read. Best effort: it is skipped for a
-    read-only cache.
+    Another process may replace a row at the same time, and the new row must not get the stamp of the old content. So
+    the columns are written only if nothing was committed since they were read. Best effort: skipped for a read-only
+    cache.
     """
     found_now = ((key, run.samples[key].stamp) for key in touched)
     stamps = {key: stamp for key, stamp in found_now if stamp.size >= 0 and settled(stamp, run.began)}

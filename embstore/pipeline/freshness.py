@@ -1,6 +1,6 @@
-"""Freshness: which of the wanted samples a store has, and whether it has them of the content that they have now.
+"""Freshness: which of the wanted samples a store has, and whether their rows are of the present content.
 
-Samples are compared by the stamps of their files, and only where these differ by their content.
+Samples are compared by the stamps of their files, and by their content only if the stamps differ.
 `embstore.cache.coverage` compares with digests that are known.
 """
 
@@ -19,20 +19,20 @@ from embstore.store.embedding_store import EmbeddingStore
 
 
 def compare_samples(store: EmbeddingStore, samples: Mapping[str, AnySample], *, workers: int = 8) -> Coverage:
-    """Compare with samples: by the stamps of their files, and by their content only where these differ.
+    """Compare a store with samples: by the stamps of their files, and by their content only if the stamps differ.
 
     Parameters
     ----------
     store : EmbeddingStore
     samples : mapping of str to Sample
-        By key.
+        Samples by key.
     workers : int
         Threads that read files whose stamp differs.
     """
     while True:
         try:
             return _compare(store, samples, workers)
-        except StoreChangedError:  # another process renewed a column that was about to be read
+        except StoreChangedError:  # another process replaced a column before it was read
             if not store.refresh():
                 raise
 
@@ -61,7 +61,7 @@ def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: i
 
 
 def _doubtful(store: EmbeddingStore, rows: Rows, stamps: Sequence[Stamp]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Tell for which rows the stamp does not say that the content is the one stored."""
+    """Return a mask of the rows whose stamp does not prove that the content is the stored one."""
     if not {SIZE_COLUMN, MTIME_COLUMN, DIGEST_COLUMN} <= store.columns.keys():
         return np.ones(len(rows), dtype=bool)
     view = store.select(rows=rows)

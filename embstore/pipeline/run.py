@@ -24,17 +24,17 @@ class Run:
     ----------
     cache : Cache
     path : Path
-        Of the store that the run fills: the one of the config, or a shard's part of it.
+        Path of the store that the run fills: the store of the config, or a shard's part of it.
     config : Config
     encoder : BaseEncoder
     samples : mapping of str to Sample
         Wanted samples, by key.
     columns : callable or None
-        Gives a sample's values of further columns.
+        Returns a sample's values of further columns.
     batch_size, workers, interval
         See `embed`.
     began : int
-        Time before any file was looked at, in ns since the epoch.
+        Time before the source was read, in ns since the epoch.
     """
 
     cache: Cache

@@ -1,6 +1,6 @@
-"""Sources: where samples come from. They find samples and tell whether they changed; decoding is the encoders'.
+"""Sources: they find samples and detect changes. Encoders decode the content.
 
-The names below are imported when they are first used, as those of `embstore` are.
+Names are imported on first use, as in `embstore`.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-if not TYPE_CHECKING:  # it would accept any misspelt name
+if not TYPE_CHECKING:  # type checkers would accept any misspelt name
     __getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -1,4 +1,7 @@
-"""What a source is: samples with their keys, their content, and a cheap way to tell whether that changed."""
+"""The protocols of sources and samples: keys, content, and a cheap check whether the content changed.
+
+Names and keys of all sources are checked here too.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _S = TypeVar("_S")
 
 
 class Content(NamedTuple):
-    """A sample's content, the digest of just this content, and the stamp of the file that it was read from."""
+    """A sample's content, the digest of this very content, and the stamp of the file that it was read from."""
 
     value: Any
     digest: str
@@ -33,22 +36,22 @@ def digest_of(content: bytes | str) -> str:
 
 
 class AnySample(Protocol):
-    """One thing to encode, wherever it comes from."""
+    """One item to encode, from any source."""
 
     @property
     def key(self) -> str | Key:
-        """Its key."""
+        """Key of the sample."""
 
     @property
     def stamp(self) -> Stamp:
-        """Of its file, as the source found it; `UNKNOWN` for what is no file."""
+        """Stamp of the file when the source found it. `UNKNOWN` for content that is not a file."""
 
     @property
     def where(self) -> str:
-        """Where it comes from, for people: a path, a row of a table."""
+        """Origin as text: a path, a row of a table."""
 
     def current_digest(self) -> str:
-        """Return the digest of the content as it is now.
+        """Return the digest of the present content.
 
         Raises
         ------
@@ -56,7 +59,7 @@ class AnySample(Protocol):
         """
 
     def read(self) -> Content:
-        """Read the content, with the digest and stamp of just this content.
+        """Read the content, with the digest and stamp of this very content.
 
         Raises
         ------
@@ -66,15 +69,15 @@ class AnySample(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample(PickledByName):
-    """One thing to encode.
+    """One item to encode.
 
     Attributes
     ----------
     key : str or Key
     load : callable
-        Returns its content, which the encoder's `decode` takes; called only if the sample is to be encoded.
+        Returns the content, which the encoder's `decode` takes. Called only if the sample is to be encoded.
     digest : str
-        Of the content that `load` returns; another one makes the stored row stale.
+        Digest of the content that `load` returns. Another digest makes the stored row stale.
     """
 
     key: str | Key
@@ -83,16 +86,16 @@ class Sample(PickledByName):
 
     @property
     def stamp(self) -> Stamp:
-        """Unknown: there is no file whose size and mtime could be compared."""
+        """Unknown, since no file has a size and mtime to compare."""
         return UNKNOWN
 
     @property
     def where(self) -> str:
-        """Where the content comes from, for people; the key, as nothing else is known."""
+        """The key, as the origin is not known."""
         return str(self.key)
 
     def current_digest(self) -> str:
-        """Return the digest of the content as it is now."""
+        """Return the digest of the present content."""
         return self.digest
 
     def read(self) -> Content:
@@ -102,14 +105,14 @@ class Sample(PickledByName):
 
 @dataclass(frozen=True, slots=True)
 class FileSample:
-    """A file to encode; its content is its bytes, and its digest is that of the very bytes that were read.
+    """A file to encode. The content is the bytes of the file, and the digest is of the very bytes that were read.
 
     Attributes
     ----------
     key : str or Key
     path : Path
     stamp : Stamp
-        As the source found it.
+        Stamp when the source found the file.
     """
 
     key: str | Key
@@ -136,7 +139,7 @@ class FileSample:
         Raises
         ------
         SampleError
-            It can't be read, or it changed while it was.
+            The file can't be read, or it changed while it was read.
         """
         now = time.time_ns()
         try:
@@ -153,12 +156,12 @@ class FileSample:
 
 
 def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None) -> FileSample:
-    """Return the sample of a file that is there.
+    """Return the sample of an existing file.
 
     Raises
     ------
     SampleError
-        It is not.
+        The file does not exist.
     """
     try:
         return FileSample(key, path, stamp_of(found or path.stat()))
@@ -167,11 +170,11 @@ def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None)
 
 
 class Source(Protocol):
-    """Where samples come from."""
+    """An iterable of samples with a name."""
 
     @property
     def name(self) -> str:
-        """Name of the data set. It becomes the config's ``dataset``, so that no two share rows."""
+        """Name of the data set. It becomes the config's ``dataset``, so two data sets never share rows."""
 
     def __iter__(self) -> Iterator[AnySample]:
         """Iterate over the samples, without loading them."""
@@ -183,7 +186,7 @@ def samples_by_key(source: Source) -> dict[str, AnySample]:
     Raises
     ------
     DuplicateKeysError
-        Two have one key; says where both are.
+        Two samples have one key. The error states the origin of both.
     KeyFormatError
     """
     found = ((sample, Key.parse(sample.key), sample.where) for sample in source)
@@ -196,7 +199,7 @@ def checked_name(name: str) -> str:
     Raises
     ------
     TypeError, ValueError
-        It is not text; it is empty.
+        The name is not text, or it is empty.
     """
     if not isinstance(name, str):
         raise TypeError(f"expected the data set's name, found {type(name).__name__}")
@@ -211,12 +214,12 @@ def key_at(file_id: str, class_name: str, where: object) -> Key:
     Raises
     ------
     KeyFormatError
-        It can't have one; says where the sample is.
+        The parts make no key. The error states the sample's origin.
     """
     try:
         return Key.parse(Key(file_id, class_name))
     except KeyFormatError as error:
-        # As repr: a name that is not UTF-8 could not even be printed.
+        # As repr, because a name that is not UTF-8 can't be printed.
         raise KeyFormatError(error.key, f"{error.reason}; found at {str(where)!r}") from error
 
 
@@ -228,18 +231,18 @@ def distinct(
     Parameters
     ----------
     found : iterable of (sample, key, place)
-        The place is for people.
+        The place is text for messages.
     empty : str, optional
-        Reason of the error if there are no samples. Without it, none is raised.
+        Reason of the EmptySourceError. By default an empty iterable is accepted.
     path : Path, optional
-        Where they come from.
+        Path of the source, for messages.
 
     Raises
     ------
     DuplicateKeysError
-        Two have one key; names the places of both.
+        Two samples have one key. The error names the places of both.
     EmptySourceError
-        There are none.
+        `found` is empty.
     """
     places: dict[Key, str] = {}
     for sample, key, place in found:

@@ -1,4 +1,4 @@
-"""A data set of Hugging Face `datasets`: content as it is stored, never decoded there."""
+"""A data set of Hugging Face `datasets`: the stored content, which `datasets` never decodes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NAMELESS: Final = "name a file_id column: a row's number changes when the data 
 
 
 class HFDataset:
-    """The rows of a `datasets.Dataset`, one split of it.
+    """The rows of one split of a `datasets.Dataset`.
 
-    Content is loaded row by row, when it is asked for. Formats and transforms that were set on the data set are left
-    aside, and nothing of torch, torchcodec or PIL is needed to read it.
+    Content is loaded row by row, on demand. Formats and transforms of the data set are ignored. Reading needs neither
+    torch nor torchcodec nor PIL.
 
     Parameters
     ----------
@@ -33,23 +33,23 @@ class HFDataset:
     name : str
         Name of the data set.
     content : str
-        The column of texts, of bytes, or of the features `Audio` or `Image`, whose files are the content.
+        Column of texts, of bytes, or of the features `Audio` or `Image`, whose files are the content.
     class_name : str, optional
-        The column of classes; of a `ClassLabel`, the names are taken. One that is missing, and each without this
-        column, is ``_``.
+        Column of classes. The names of a `ClassLabel` are used. A missing class is ``_``, as are all classes without
+        this column.
     file_id : str, optional
-        The column of file_ids. For `Audio` and `Image`, it is the file's name by default, without folders (which
-        differ from machine to machine) and without its last suffix.
+        Column of file_ids. The default for `Audio` and `Image` is the file's name without folders (which differ from
+        machine to machine) and without the last suffix.
 
     Raises
     ------
     TypeError
-        Not a data set with a length: several splits, or one that streams; a content column of another type.
+        The data set has several splits or is streamed, or the content column has another type.
     UnknownColumnError
     ValueError
-        No `file_id` for texts or bytes. When iterated: no `file_id`, and a file without a name.
+        Texts or bytes without `file_id`. On iteration: a file without a name, and no `file_id`.
     KeyFormatError, DuplicateKeysError, EmptySourceError
-        When iterated. Rows are named as in Python: ``name[0]`` is the first.
+        On iteration. Messages number rows as Python does: ``name[0]`` is the first.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class HFDataset:
         names = getattr(self._dataset.features[self._class_name], "names", None)
         if names is None:
             return values
-        return [names[value] if value is not None and value >= 0 else None for value in values]  # -1: unlabelled
+        return [names[value] if value is not None and value >= 0 else None for value in values]  # -1 is unlabelled
 
     def _file_ids(self) -> list[Any]:
         if self._file_id is not None:
             return self._column(self._file_id)
-        # The paths alone: the column that they lie in holds all the bytes as well.
+        # Read the paths alone, since their column also holds all the bytes.
         column = f"{self._content}.path"
         paths = self._rows.flatten().select_columns([column])[:][column]
         for number, path in enumerate(paths):
@@ -138,7 +138,7 @@ def _bytes_at(rows: Any, column: str, number: int) -> bytes:
 
 
 def _file_at(rows: Any, column: str, number: int) -> bytes:
-    """Return the bytes of a file that is stored in the data set, or that it names.
+    """Return the bytes of a file that the data set stores or names.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Files under a folder: found, sorted, and given their keys by where they lie."""
+"""Files under a folder, sorted, with keys from their paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("embstore")
 _TOKEN: Final = re.compile(r"(\{[^{}]*\}|(?<![^/])\*\*/|\*\*?)")
 
 _MEANINGS: Final = {
-    "{class}": "(?P<class>[^/]+?)",  # lazy: as short as possible, whatever stands on either side of it
+    "{class}": "(?P<class>[^/]+?)",  # lazy: as short as possible on both sides
     "{file_id}": "(?P<file_id>.+)",
     "**/": "(?:.*/)?",
     "**": ".*",
@@ -29,12 +29,12 @@ _MEANINGS: Final = {
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Turn a template over relative POSIX paths into a regular expression for `fullmatch`.
+    """Return a template over relative POSIX paths as a regular expression for `fullmatch`.
 
     Raises
     ------
     ValueError
-        An unknown word in braces, or one that occurs twice.
+        A word in braces is unknown or occurs twice.
 
     Examples
     --------
@@ -62,10 +62,10 @@ def without_suffix(path: str) -> str:
 
 
 class Folder:
-    """The files under a folder, sorted by their relative paths; each iteration looks again.
+    """The files under a folder, sorted by their relative paths. Each iteration lists the folder again.
 
-    Hidden files and folders (with a leading dot) are left out. Links are followed, but not to a folder that they
-    lie in. A link to nowhere is a sample that can't be read, so that a run tells of it.
+    Hidden files and folders (with a leading dot) are left out. Links are followed, except to a folder that contains
+    the link. A broken link is a sample that can't be read, so a run reports it.
 
     Parameters
     ----------
@@ -73,17 +73,17 @@ class Folder:
     name : str
         Name of the data set.
     pattern : str, optional
-        How relative POSIX paths, ``/`` between their parts, spell keys. ``{class}`` stands for a class (within one
-        part, as short as possible), ``{file_id}`` for a file_id (may span parts), ``*`` for anything within one part,
-        ``**`` for anything, and ``**/`` for any number of folders, or none; all else for itself. Files that don't fit
-        are left out, and their number is logged. Without ``{class}``, samples are unlabelled.
+        Template of relative POSIX paths. ``{class}`` matches a class (within one part, as short as possible),
+        ``{file_id}`` a file_id (may span parts), ``*`` any text within one part, ``**`` any text, and ``**/`` zero or
+        more folders. All other characters match themselves. Files that don't match are left out, and their number is
+        logged. Without ``{class}``, samples are unlabelled.
 
-        By default each first folder is a class, and files beside these folders are left out, with a logged warning;
-        where all files lie beside each other, they are unlabelled.
+        By default each first folder is a class, and files beside these folders are left out, with a logged warning.
+        If the folder has no subfolders with files, samples are unlabelled.
     suffixes : iterable of str, optional
-        The endings of files to take, such as ``(".flac", ".wav")``, whatever their case.
+        Suffixes of files to take, such as ``(".flac", ".wav")``, in any case.
     file_id : callable, optional
-        From the relative path (a `PurePosixPath`) to the file_id. By default it is that path without its last suffix.
+        Function from the relative path (a `PurePosixPath`) to the file_id. The default removes the last suffix.
 
     Attributes
     ----------
@@ -94,14 +94,14 @@ class Folder:
     Raises
     ------
     ValueError
-        A pattern with an unknown word, or with one word twice; ``{file_id}`` in it and `file_id` as well; a suffix
-        without its dot.
+        A pattern has an unknown word or one word twice. Both ``{file_id}`` and `file_id` are given. A suffix lacks
+        its dot.
     EmptySourceError
-        When iterated: there is no such folder, or no file in it is wanted.
+        On iteration: the folder does not exist, or no file is to be taken.
     DuplicateKeysError
-        When iterated: two files have one key, such as ``a.wav`` and ``a.flac``.
+        On iteration: two files have one key, such as ``a.wav`` and ``a.flac``.
     KeyFormatError
-        When iterated: a file's name makes no key.
+        On iteration: a file's name makes no key.
 
     Examples
     --------
@@ -143,7 +143,7 @@ class Folder:
             yield _sample(key, entry), key, entry.path
 
     def _chosen(self) -> list[tuple[re.Match[str], os.DirEntry[str]]]:
-        """Return each file to take, sorted: how its relative path fits the pattern, and its entry."""
+        """Return the match of the relative path and the entry of each file to take, sorted."""
         files = self._files()
         layout = self._layout or (_BY_CLASS if any("/" in relative for relative, _ in files) else _UNLABELLED)
         chosen = [(fit, entry) for relative, entry in files if (fit := layout.fullmatch(relative))]
@@ -154,7 +154,7 @@ class Folder:
         return chosen
 
     def _files(self) -> list[tuple[str, os.DirEntry[str]]]:
-        """Find the files that have one of the suffixes."""
+        """Return the files that have one of the suffixes."""
         if not self.root.is_dir():
             raise EmptySourceError(self.root, "it is a file" if self.root.exists() else "there is no such folder")
         files = sorted(_walk(self.root), key=lambda file: file[0])
@@ -165,7 +165,7 @@ class Folder:
         return chosen
 
     def _tell(self, files: int, chosen: int, what: str) -> None:
-        """Log how many files were left out; refuse to go on with none."""
+        """Log the number of files that were left out. Raise EmptySourceError if no file is left."""
         if files and not chosen:
             raise EmptySourceError(self.root, f"none of its {files:,} file(s) is one of those that {what}")
         if chosen < files:
@@ -187,13 +187,13 @@ def _checked_suffixes(suffixes: Iterable[str]) -> tuple[str, ...]:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield the relative path and entry of each file, in no order. Files that are not links aren't looked at."""
+    """Yield the relative path and entry of each file, unsorted. Only links are looked up with a call of `stat`."""
     above: frozenset[tuple[int, int]] = frozenset()
     folders = [(str(root), "", above)]
     while folders:
         folder, prefix, above = folders.pop()
         found = os.stat(folder)
-        if (found.st_dev, found.st_ino) in above:  # a link to a folder that it lies in
+        if (found.st_dev, found.st_ino) in above:  # a link to a folder that contains it
             continue
         above |= {(found.st_dev, found.st_ino)}
         with os.scandir(folder) as entries:
@@ -209,12 +209,12 @@ def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that can't be followed, to itself perhaps: it fails when it is read
+    except OSError:  # a link to itself, for example. Reading it fails.
         return False
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Tell files, and links that can't be followed, from pipes and devices, whose reading might never end."""
+    """Return True for files and broken links, and False for pipes and devices, whose reading might never end."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:
@@ -225,5 +225,5 @@ def _sample(key: Key, entry: os.DirEntry[str]) -> FileSample:
     path = Path(entry.path)
     try:
         return file_sample(key, path, entry.stat())
-    except OSError:  # a link to nowhere, or removed just now: reading it will say so, and the run goes on
+    except OSError:  # a broken link, or removed just now. Reading it fails, and the run goes on.
         return FileSample(key, path, UNKNOWN)

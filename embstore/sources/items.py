@@ -1,6 +1,6 @@
-"""Samples in memory, and what all sources do with names and keys.
+"""Samples in memory, and samples of rows, which are loaded into memory.
 
-Content in memory has no stamp: whether it changed is told by its digest alone, taken each time it is asked for.
+Content in memory has no stamp. Only its digest shows a change, so each request computes the digest again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from embstore.errors import SampleError
 from embstore.sources.base import Content, Sample, checked_name, digest_of, distinct
 
 _PLAIN_KINDS: Final = "biufcSUMm"
-"""Kinds of NumPy dtypes whose bytes are their values: no pointers, and no fields that `dtype.str` leaves out."""
+"""Kinds of NumPy dtypes whose bytes are their values: no pointers, and no fields, which `dtype.str` omits."""
 
 _PERSON: Final = b"embstore content"  # bytes that spell an array's header don't have the array's digest
 
@@ -31,16 +31,16 @@ _ORIENTATION: Final = 0x0112  # in EXIF
 
 @dataclass(frozen=True, slots=True)
 class LoadedSample:
-    """A sample that is not a file: a row of a table, or content in memory, whose owner may change it in place.
+    """A sample that is not a file: a row of a table, or content in memory, which its owner may change in place.
 
     Attributes
     ----------
     key : Key
     where : str
-        Place of the sample, for people.
+        Origin of the sample as text.
     load : callable
         Returns the content: text, bytes, array, tensor, PIL image, number, or a tuple, list or dict of these. Raises
-        SampleError if there is no content.
+        SampleError if the content is missing.
     stamp : Stamp
         Unknown.
     """
@@ -51,12 +51,12 @@ class LoadedSample:
     stamp: Stamp = field(default=UNKNOWN, init=False)
 
     def current_digest(self) -> str:
-        """Return the digest of the content as it is now.
+        """Load the content and return its digest.
 
         Raises
         ------
         SampleError, TypeError
-            As `read` does.
+            See `read`.
         """
         return self.read().digest
 
@@ -66,19 +66,19 @@ class LoadedSample:
         Raises
         ------
         SampleError
-            There is no content; a text is not valid Unicode; an image can't be loaded.
+            The content is missing, a text is not valid Unicode, or an image can't be loaded.
         TypeError
-            There is no digest for this kind of content.
+            This type of content has no digest.
         """
         content = self.load()
         try:
             if isinstance(content, str | bytes):
-                return Content(content, digest_of(content))  # the digest of a file with these bytes
+                return Content(content, digest_of(content))  # equal to the digest of a file with these bytes
             state = blake2b(digest_size=16, person=_PERSON)
             copy = _take(content, state.update)
         except UnicodeEncodeError as error:
             raise SampleError(None, "it is not valid Unicode text") from error
-        except OSError as error:  # PIL reads an image's file when its pixels are first asked for
+        except OSError as error:  # PIL reads an image's file on the first access to pixels
             raise SampleError(None, error.strerror or str(error)) from error
         except TypeError as error:
             raise TypeError(f"{self.key}: {error}") from error
@@ -86,7 +86,7 @@ class LoadedSample:
 
 
 def _take(content: Any, update: Callable[[bytes | memoryview], None]) -> Any:
-    """Copy content, and feed the copy, part by part and each with its kind and length, to a digest."""
+    """Copy content, and feed each part of the copy, with its kind and length, to a digest."""
     if isinstance(content, str | bytes):
         data = content.encode() if isinstance(content, str) else content
         update(f"{'text' if isinstance(content, str) else 'bytes'} {len(data)}\0".encode())
@@ -132,17 +132,17 @@ def _feed_array(values: np.ndarray[Any, Any], dtype: str, update: Callable[[byte
 
 
 def _is_image(content: Any) -> bool:
-    """Tell an image of PIL's, without importing it: whoever made one has."""
+    """Return whether content is an image of PIL. PIL is not imported, since an image proves that it is."""
     pil = sys.modules.get("PIL.Image")
     return pil is not None and isinstance(content, pil.Image)
 
 
 def _take_image(image: Any, update: Callable[[bytes | memoryview], None]) -> Any:
-    """Copy an image and feed all that decides how it looks: its palette, transparency and orientation as well."""
+    """Copy an image, and feed its pixels, palette, transparency and orientation to a digest."""
     copy = image.copy()
     orientation = image.getexif().get(_ORIENTATION)
     if orientation is not None:
-        copy.getexif()[_ORIENTATION] = orientation  # PIL copies that of the file, not what was set since
+        copy.getexif()[_ORIENTATION] = orientation  # PIL copies the value of the file, not a later one
     else:
         copy.getexif().pop(_ORIENTATION, None)
     palette = copy.getpalette("RGBA") if copy.palette is not None else None
@@ -164,7 +164,7 @@ class Items:
     ----------
     items : list or mapping
         ``(key, content)`` pairs, or content by key. Content is text, bytes, an array or tensor, a PIL image, a number,
-        or a tuple, list or dict of these, such as ``(waveform, sample_rate)``; anything else comes as
+        or a tuple, list or dict of these, such as ``(waveform, sample_rate)``. Other content needs
         ``(key, content, digest)``, with a digest that changes whenever the content does. An iterator is read at once.
     name : str
         Name of the data set.
@@ -172,9 +172,9 @@ class Items:
     Raises
     ------
     KeyFormatError, DuplicateKeysError, EmptySourceError
-        When iterated.
+        On iteration.
     TypeError
-        When iterated: an item is not one of the above. When a sample is read: its content has no digest.
+        On iteration: an item has another form. On reading a sample: its content has no digest.
 
     Examples
     --------
@@ -189,7 +189,7 @@ class Items:
         self, items: Mapping[str | Key, Any] | Mapping[str, Any] | Iterable[Sequence[Any]], *, name: str
     ) -> None:
         self.name = checked_name(name)
-        # An iterator could be iterated over only once.
+        # An iterator can be consumed only once.
         self._items: Any = items if isinstance(items, Mapping | Sequence) else list(items)
 
     def __len__(self) -> int:

@@ -22,21 +22,21 @@ from embstore.sources.items import LoadedSample
 
 _DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 _PARQUET: Final = ".parquet"
-_LARGEST_WHOLE: Final = 2**53  # above it, a float's last digits are not what anyone wrote
+_LARGEST_WHOLE: Final = 2**53  # larger floats are not exact integers
 
 
 def refused(reason: str, path: Path | None = None) -> NoReturn:
-    """Raise SampleError: what a sample without content has for loading it. Whoever reads it knows its place."""
+    """Raise SampleError. Samples without content use this function as `load`. The caller adds the place."""
     raise SampleError(path, reason)
 
 
 def text_of(value: Any) -> str:
-    """Return a text.
+    """Return a value if it is text.
 
     Raises
     ------
     SampleError
-        It is none.
+        The value is not text.
     """
     if not isinstance(value, str):
         refused(f"expected text, found {'nothing' if _is_missing(value) else type(value).__name__}")
@@ -44,12 +44,12 @@ def text_of(value: Any) -> str:
 
 
 def as_text(value: Any, where: str) -> str:
-    """Return a cell as a part of a key: whole numbers without a point, what is missing as the empty text.
+    """Return a cell as a part of a key: whole numbers without a decimal point, missing values as empty text.
 
     Raises
     ------
     KeyFormatError
-        Several values, or bytes.
+        The cell has several values, or bytes.
 
     Examples
     --------
@@ -64,37 +64,37 @@ def as_text(value: Any, where: str) -> str:
         return ""
     if hasattr(value, "__len__") or hasattr(value, "__iter__"):
         raise KeyFormatError(value, f"expected text or a number, found {type(value).__name__}; found at {where!r}")
-    # Integers beside missing values become floats in many a table.
+    # Integers beside missing values become floats in many tables.
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_WHOLE:
         return str(int(value))
     return str(value)
 
 
 def _is_missing(value: Any) -> bool:
-    """Tell None, NaN, and pandas' NA and NaT, which can't all be compared."""
+    """Return True for None, NaN, and pandas' NA and NaT, some of which can't be compared."""
     return value is None or type(value).__name__ in ("NAType", "NaTType") or (value != value) is True
 
 
 class Table:
-    """The files that a table lists, or the texts that it holds; each iteration reads it again.
+    """The files that a table lists, or the texts in a table. Each iteration reads the table again.
 
     Parameters
     ----------
     table : path_like, DataFrame, mapping or list
-        A ``.csv`` or ``.tsv`` file (UTF-8, with a header) or ``.parquet``; a DataFrame of pandas or polars; a mapping
-        of columns; a list of rows, each a mapping.
+        A ``.csv`` or ``.tsv`` file (UTF-8, with a header) or ``.parquet``, a DataFrame of pandas or polars, a mapping
+        of columns, or a list of rows, each a mapping.
     name : str
         Name of the data set.
     path, text : str
-        The column of files, relative to `root`, or of texts: exactly one of the two.
+        Column of files, relative to `root`, or of texts. Exactly one of the two is required.
     class_name : str, optional
-        The column of classes. A missing one, and each without this column, is ``_``.
+        Column of classes. A missing class is ``_``, as are all classes without this column.
     file_id : str, optional
-        The column of file_ids. For files, it is the relative path without its last suffix by default.
+        Column of file_ids. The default for files is the relative path without its last suffix.
     root : path_like, optional
-        By default the table's folder; the working directory for a table in memory.
+        Folder of relative paths. The default is the table's folder, or the working directory for a table in memory.
     delimiter : str, optional
-        Between the cells of a text file; by default as its suffix says.
+        Delimiter of a text file. The default follows from its suffix.
 
     Attributes
     ----------
@@ -105,14 +105,14 @@ class Table:
     Raises
     ------
     ValueError
-        Neither or both of `path` and `text`; `text` without `file_id`; a file of another suffix. When iterated: a
-        file that is not UTF-8, or a row with more or fewer cells than the header.
+        Neither or both of `path` and `text` are given, `text` is given without `file_id`, or the file has another
+        suffix. On iteration: the file is not UTF-8, or a row has more or fewer cells than the header.
     UnknownColumnError, EmptySourceError, KeyFormatError, DuplicateKeysError
-        When iterated. Rows are counted from 1, without the header.
+        On iteration. Messages count rows from 1, without the header.
 
     Notes
     -----
-    A listed file that is not there is a sample that can't be read, so that a run tells of it.
+    A listed file that does not exist is a sample that can't be read, so a run reports it.
 
     Examples
     --------
@@ -172,22 +172,22 @@ class Table:
                 yield self._file_sample(key, relative, place), key, f"{place} ({relative})"
 
     def _id_of(self, relative: str) -> str:
-        """Return a file's own file_id: its path below the root, so that it does not depend on the machine."""
+        """Return a file's default file_id: its path below the root, which does not depend on the machine."""
         path = PurePosixPath(relative)
         if path.is_absolute() and path.is_relative_to(self.root.as_posix()):
             path = path.relative_to(self.root.as_posix())
         return without_suffix(str(path)) if relative else ""
 
     def _file_sample(self, key: Key, relative: str, place: str) -> FileSample | LoadedSample:
-        """Return the sample of a listed file; where there is none, one that can't be read."""
+        """Return the sample of a listed file. If the file does not exist, reading the sample raises."""
         path = self.root / relative
         if not relative:
             return LoadedSample(key, place, functools.partial(refused, "no file is named"))
         try:
             found = os.stat(path)
-        except OSError:  # reading it says why
+        except OSError:  # reading it states the reason
             return FileSample(key, path, UNKNOWN)
-        except ValueError as error:  # no name that a file can have
+        except ValueError as error:  # no file can have this name
             return LoadedSample(key, place, functools.partial(refused, str(error), path))
         if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
             return LoadedSample(key, place, functools.partial(refused, "it is not a file", path))
@@ -197,7 +197,7 @@ class Table:
         return f"<Table {self.name!r}: {self._kind if self._file is None else repr(str(self._file))}>"
 
 
-# -- reading tables: each takes the names of columns, and returns their values as lists ------------
+# -- readers of tables: they return the values of the named columns as lists -----------------------
 
 
 def _reader(table: Any, file: Path | None, delimiter: str | None) -> Callable[[Sequence[str]], list[list[Any]]]:
@@ -221,7 +221,7 @@ def _reader(table: Any, file: Path | None, delimiter: str | None) -> Callable[[S
 
 
 def _check(names: Sequence[str], available: Sequence[Any], path: Path | None = None) -> None:
-    """Refuse columns that are not there, or there twice."""
+    """Raise an error for columns that are missing or occur twice."""
     for name in names:
         if name not in available:
             raise UnknownColumnError(name, map(str, available), path=path)
@@ -254,7 +254,7 @@ def _from_csv(path: Path, delimiter: str, names: Sequence[str]) -> list[list[str
                     column.append(row[place])
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text, after row {number}: {error}") from error
-        except csv.Error as error:  # a text longer than csv.field_size_limit(), most likely
+        except csv.Error as error:  # usually a text longer than csv.field_size_limit()
             raise ValueError(f"{path}, after row {number}: {error}; see csv.field_size_limit") from error
     return columns
 
@@ -265,13 +265,13 @@ def _from_parquet(path: Path, names: Sequence[str]) -> list[list[Any]]:
     except ImportError as error:
         raise ImportError("reading Parquet needs pyarrow: pip install 'embstore[tables]'") from error
     _check(names, parquet.read_schema(_existing(path)).names, path)
-    # A folder named "split=train" above the file makes no column of it.
+    # partitioning=None: otherwise a folder named "split=train" above the file becomes a column.
     table = parquet.read_table(path, columns=list(dict.fromkeys(names)), partitioning=None)
     return [table.column(name).to_pylist() for name in names]
 
 
 def _from_columns(table: Any, names: Sequence[str]) -> list[list[Any]]:
-    """Read columns of a mapping or a frame."""
+    """Return columns of a mapping or a frame."""
     _check(names, list(table if isinstance(table, Mapping) else table.columns))
     columns = [_listed(table[name]) for name in names]
     lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
@@ -281,7 +281,7 @@ def _from_columns(table: Any, names: Sequence[str]) -> list[list[Any]]:
 
 
 def _listed(values: Any) -> list[Any]:
-    """Return a column's values as Python's own: NumPy and pandas call that `tolist`, polars `to_list`."""
+    """Return a column's values as Python objects: by `tolist` of NumPy and pandas, or `to_list` of polars."""
     convert = getattr(values, "tolist", None) or getattr(values, "to_list", None)
     return list(convert() if convert is not None else values)
 
