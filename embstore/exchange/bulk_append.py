@@ -214,8 +214,7 @@ class BulkAppend:
         self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_]
     ) -> Iterator[tuple[NDArray[np.int64], Stored, Mapping[int, str]]]:
         """Yield the chosen rows of a field: where they are in the table, as they are stored, and which are bad."""
-        # What comes from a file was not checked; "allow" says just that, whatever the field's own rule is.
-        found = replace(self.table.fields[name], nonfinite="allow")
+        dtype = self.table.fields[name].dtype
         for start, places, block in self._chosen(name, self.table.field(name), chosen):
             bad = {i: block.bad[place] for i, place in enumerate(places.tolist()) if place in block.bad}
             good = np.delete(np.arange(len(places)), list(bad))
@@ -223,7 +222,7 @@ class BulkAppend:
             try:
                 # Places stand for keys, so that the error names the rows by them.
                 keys = list(map(str, good.tolist()))
-                values = field_values(name, spec, Checked(found, values), keys, casting=self.casting)
+                values = field_values(name, spec, values, keys, casting=self.casting, stored_as=dtype)
             except NonFiniteError as error:
                 bad |= {int(key): f"NaN or infinity in {name!r}" for key in error.keys}
             yield places + start, values, bad

@@ -25,10 +25,8 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.plans import row_blocks
 from embstore.errors import DuplicateKeysError, StoreChangedError
 from embstore.exchange.file_contents import Array, format_of, module_of
-from embstore.exchange.outgoing import rows_to_write
 from embstore.exchange.store_metadata import StoreMetadata
 from embstore.store.embedding_store import EmbeddingStore, View
-from embstore.store.view import View
 
 Rows = NDArray[np.int64]
 

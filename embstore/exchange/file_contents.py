@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.ragged import Ragged, sound, unsound
+from embstore._engine.format.ragged import Ragged, offsets_message, sound
 from embstore._engine.format.record import FIELD_DTYPES, STRING, offsets_name, stored_dtype
 from embstore._engine.pickles import PickledByName
 from embstore._engine.write.check_input import Stored
@@ -188,7 +188,7 @@ class ArrayFile:
         parts = [np.asarray(part) for part in self.read(other, even_cuts(self.arrays[other].rows, 8))]
         offsets = np.concatenate([np.empty(0, np.int64), *parts])
         if not sound(offsets, tokens):
-            raise self.wrong(f"{name!r}: {unsound(tokens)}")
+            raise self.wrong(f"{name!r}: {offsets_message(tokens)}")
         rows = rising_cuts(offsets, array.row_nbytes)
         values = self.read(name, [int(offsets[row]) for row in rows])
         for start, stop, part in zip(rows, rows[1:], values, strict=False):

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Final
 from embstore.errors import EmptySourceError, UnknownClassError
 from embstore.sources import FileSample
 from embstore.sources.base import checked_name, distinct, key_at
-from embstore.sources.items import checked_name, distinct, key_at
 from embstore_fl.datasets.listed import Listed, file_of
 from embstore_fl.datasets.selection import Selected, Selection
 from embstore_fl.errors import DatasetLayoutError
