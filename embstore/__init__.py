@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from embstore.store.open import open as open
     from embstore.store.salvage import SalvageReport as SalvageReport
     from embstore.store.salvage import salvage as salvage
+    from embstore.store.verify import Problem as Problem
     from embstore.store.verify import Report as Report
     from embstore.store.verify import verify as verify
 
@@ -70,6 +71,7 @@ _HOMES = {
     "Lookup": "cache.lookup",
     "Padded": "_engine.format.ragged",
     "Ragged": "_engine.format.ragged",
+    "Problem": "store.verify",
     "Report": "store.verify",
     "SalvageReport": "store.salvage",
     "Sample": "sources.base",

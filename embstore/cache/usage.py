@@ -19,6 +19,7 @@ from typing import Final
 from embstore._engine.io.durable import replace_file
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.locks import lock
+from embstore._engine.pickles import PickledByName
 from embstore.errors import CorruptStoreError
 
 logger = logging.getLogger("embstore")
@@ -34,7 +35,7 @@ _LATEST: Final = 253_402_214_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(PickledByName):
     """Usage of a store.
 
     Attributes

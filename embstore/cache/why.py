@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embstore._engine.format.config import ABSENT
+from embstore._engine.pickles import PickledByName
 from embstore.cache.cache import Cache
 from embstore.cache.lookup import Lookup, look_up
 from embstore.store.embedding_store import EmbeddingStore
@@ -16,7 +17,7 @@ from embstore.store.open import open as open_store
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Explanation:
+class Explanation(PickledByName):
     """Why a lookup hits or misses. `str` and `repr` return the text.
 
     Attributes
@@ -91,6 +92,9 @@ def _miss(lookup: Lookup) -> Explanation:
     lines = [f"miss: no store in {lookup.path.parent} has this config"]
     if lookup.nearest is None:
         lines.append("the cache is empty")
+    elif not lookup.differences:
+        # A store that was renamed or copied in: the cache finds a store by the name that the config gives.
+        lines = [f"miss: {lookup.nearest.path} has this config under another name; move it to {lookup.path.name}"]
     else:
         lines.append(f"the nearest is {lookup.nearest.path.name} ({lookup.nearest.rows:,} rows); it differs in")
         rows = [(d.name, f"wanted {_shown(d.expected)}", f"stored {_shown(d.found)}") for d in lookup.differences]

@@ -244,3 +244,12 @@ def test_after_embed(cache):
     text = str(embstore.why({**encoder.config, "version": 2, "dataset": source.name}, cache))
     assert text.endswith("version  wanted 2  stored 1")
     assert "dataset  wanted nothing" in str(embstore.why(encoder.config, cache))
+
+
+def test_a_store_of_this_config_under_another_name(tmp_path):
+    cache = embstore.Cache(tmp_path)
+    with cache.open({"a": 1}, "a") as store:
+        store.path.rename(tmp_path / "renamed.zarr")
+    found = embstore.why({"a": 1}, cache)
+    assert not found.hit
+    assert f"renamed.zarr has this config under another name; move it to {store.path.name}" in found.text
