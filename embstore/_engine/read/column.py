@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,6 @@ from embstore._engine.io.folder import ReadableFolder
 Check = Literal["tail", "touched", "all"]
 Rows = NDArray[np.int64]
 Array = np.ndarray[Any, Any]
-
-T = TypeVar("T")
-
-
-def keep(kept: dict[int, T], index: int, chunk: T, *, most: int) -> None:
-    """Keep a chunk, and let go of those kept longest. Several threads may: each step is one operation on the dict."""
-    for old in list(kept)[: max(0, len(kept) + 1 - most)]:
-        kept.pop(old, None)
-    kept[index] = chunk
 
 
 class NumericColumn:
@@ -56,7 +47,9 @@ class NumericColumn:
 
     def span(self, start: int, stop: int) -> Array:
         """Return neighbouring rows: ``(stop - start, *shape)``, read-only, without a copy where mapped."""
-        raise NotImplementedError
+        out = self.copy(start, stop)
+        out.flags.writeable = False
+        return out
 
     def copy(self, start: int, stop: int) -> Array:
         """Copy neighbouring rows: ``(stop - start, *shape)``, fresh and writable."""

@@ -81,14 +81,8 @@ class ChunkedColumn(FileColumn):
             self._touch(self._chunk_of(rows))
         return self._read_scattered(rows)
 
-    def span(self, start: int, stop: int) -> Array:
-        out = self.copy(start, stop)
-        out.flags.writeable = False
-        return out
-
     def copy(self, start: int, stop: int) -> Array:
-        if self.check != "tail":
-            self._touch(self._chunks_of_span(start, stop))
+        self._touch(self._chunks_of_span(start, stop))
         return self._read_rows(start, stop)
 
     def _check_chunk(self, index: int) -> None:

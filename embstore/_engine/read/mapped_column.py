@@ -163,8 +163,7 @@ class MappedColumn(FileColumn):
     def span(self, start: int, stop: int) -> Array:
         if (by_chunk := self._by_chunk_if_unmappable()) is not None:
             return by_chunk.span(start, stop)
-        if self.check != "tail":
-            self._touch(self._chunks_of_span(start, stop))
+        self._touch(self._chunks_of_span(start, stop))
         return self._values[start:stop]
 
     def read_ahead(self, start: int, stop: int) -> None:

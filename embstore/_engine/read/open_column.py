@@ -9,7 +9,8 @@ from embstore._engine.format.record import STRING, ArrayState, Tail
 from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.mapping import PAGE_NBYTES, Region, available
 from embstore._engine.read.column import Check
-from embstore._engine.read.decoded_column import DecodedColumn, tails_of
+from embstore._engine.read.decoded_chunks import DecodedChunks
+from embstore._engine.read.decoded_column import DecodedColumn
 from embstore._engine.read.file_column import ChunkedColumn, FileColumn, read_by_chunk
 from embstore._engine.read.mapped_column import MappedColumn
 from embstore._engine.read.string_column import StringColumn
@@ -45,9 +46,12 @@ def open_column(
         A chunk has another size than it must have.
     """
     if array.dtype == STRING:
-        return StringColumn(folder, array, tails_of(folder, array, tail_after_erase))
+        return StringColumn(DecodedChunks(folder, array, tail_after_erase))
     if array.compression is not None or not isinstance(folder, Folder):
-        return DecodedColumn(folder, array, check, tails_of(folder, array, tail_after_erase))
+        column = DecodedColumn(DecodedChunks(folder, array, tail_after_erase), check)
+        if check == "all":
+            column.read_all()
+        return column
     return _numeric(folder, array, mapping, check)
 
 

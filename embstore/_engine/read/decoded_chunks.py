@@ -1,0 +1,61 @@
+"""Chunks of one array that are read whole, checked and decoded. The last ones are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from embstore._engine.chunks.chunk_file import read_chunks
+from embstore._engine.format.record import STRING, ArrayState, Tail
+from embstore._engine.io.folder import Folder, ReadableFolder
+
+_KEPT_NBYTES: Final = 64 * 2**20
+_KEPT_STRING_CHUNKS: Final = 64
+
+
+class DecodedChunks:
+    """Reads chunks of an array, and keeps the last ones: up to 64 MiB of numbers, or 64 chunks of strings.
+
+    Parameters
+    ----------
+    folder, array
+    tail_after_erase : Tail, optional
+        The last chunk's rows after an erase that is under way.
+    """
+
+    def __init__(self, folder: ReadableFolder, array: ArrayState, tail_after_erase: Tail | None = None) -> None:
+        self.folder = folder
+        self.array = array
+        is_string = array.dtype == STRING
+        self._most = _KEPT_STRING_CHUNKS if is_string else max(1, _KEPT_NBYTES // max(1, array.chunk_nbytes))
+        self._kept: dict[int, Any] = {}
+        # On this machine, each array's tail is checked when the store is opened.
+        tails = () if isinstance(folder, Folder) else (array.tail, tail_after_erase)
+        self._tails = [tail for tail in tails if tail is not None]
+
+    def read(self, indices: Sequence[int], *, keep: bool = True) -> Iterator[Any]:
+        """Yield chunks in turn. Those that are not kept are read, several at once where that helps."""
+        kept = dict(self._kept)
+        missing = (index for index in indices if index not in kept)
+        fresh = read_chunks(self.folder, self.array, missing, tails=self._tails)
+        for index in indices:
+            chunk = kept.get(index)
+            if chunk is None:
+                chunk = next(fresh)
+                if keep:
+                    self._keep(index, chunk)
+            yield chunk
+
+    def _keep(self, index: int, chunk: Any) -> None:
+        """Keep a chunk in place of the oldest. Several threads may do so: each step is one operation on the dict."""
+        for old in list(self._kept)[: max(0, len(self._kept) + 1 - self._most)]:
+            self._kept.pop(old, None)
+        self._kept[index] = chunk
+
+    def grown(self, array: ArrayState, *, erased: bool) -> DecodedChunks:
+        """Return the chunks of a later commit. Unless rows were erased, they keep the full chunks of this one."""
+        chunks = DecodedChunks(self.folder, array)
+        if not erased:
+            full = self.array.length // self.array.rows_per_chunk
+            chunks._kept = {index: chunk for index, chunk in list(self._kept.items()) if index < full}
+        return chunks
