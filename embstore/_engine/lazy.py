@@ -1,4 +1,4 @@
-"""Names and libraries that are imported when they are first used: importing a package costs next to nothing."""
+"""Lazy imports of names and libraries, which keep ``import embstore`` fast."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
     Parameters
     ----------
     package : str
-        Its name.
+        Name of the package.
     homes : mapping of str to str
-        The module in it that each public name is in; "" for a module of that name.
+        For each public name, the module in the package that defines it. "" stands for a module of that name.
     """
 
     def get(name: str) -> Any:
@@ -44,16 +44,16 @@ def imported(name: str, extra: str, purpose: str) -> Any:
     Parameters
     ----------
     name : str
-        The library's module.
+        Name of the library's module.
     extra : str
-        The extra of embstore's that installs it.
+        The extra of embstore that installs the library.
     purpose : str
-        What it is needed for, as "for this model".
+        Reason for the import, such as "for this model".
 
     Raises
     ------
     MissingLibraryError
-        It is not installed; says what to install.
+        The library is not installed. The message names the package to install.
     """
     try:
         return importlib.import_module(name)

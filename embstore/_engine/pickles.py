@@ -1,4 +1,4 @@
-"""Pickles of public classes: they hold public names alone, so that those in files outlive a move of a module."""
+"""Pickles of public classes. They hold only public names, so pickles in files outlive a move of a module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 
 class _Name:
-    """A public name, pickled as such and unpickled as the function or class that has it."""
+    """A public name. It is pickled as a name, and unpickled as the function or class of that name."""
 
     def __init__(self, place: str) -> None:
         self._place = place
@@ -23,16 +23,16 @@ class _Name:
         return _embstore()._named, (self._place,)
 
 
-_name = cache(_Name)  # a pickle of 100,000 keys has their class once, because it is one object
+_name = cache(_Name)  # one object, so a pickle of 100,000 keys has their class once
 
 
 def _embstore() -> Any:
-    return sys.modules["embstore"]  # no import, because this room stands below the package's public names
+    return sys.modules["embstore"]  # not imported: this module lies below the package's public names
 
 
 @cache
 def _public(cls: type, attribute: str = "") -> Callable[..., Any]:
-    """Return the public name of a class (or its attribute); of another one, such as a subclass of a user's, itself."""
+    """Return the public name of a class or its attribute. Return a class without one, such as a user's subclass."""
     for package in ("embstore", ".".join(cls.__module__.split(".")[:2])):
         if getattr(sys.modules[package], cls.__name__, None) is cls:
             return _name(f"{package}:{cls.__name__}{attribute and '.'}{attribute}")
@@ -46,14 +46,14 @@ def by_name(what: str | type, *args: Any) -> tuple[Any, ...]:
     Parameters
     ----------
     what : str or type
-        A name, such as "embstore:View._restored"; or the object's class, which is found by its own name in
-        `embstore` or in its room.
+        A name, such as "embstore:View._restored". Or the object's class, which is looked up by its own name in
+        `embstore` or in its public subpackage.
     """
     return (_name(what) if isinstance(what, str) else _public(what)), args
 
 
 class PickledByName:
-    """Base of public dataclasses, which are pickled as their public name and the values of their fields."""
+    """Base of public dataclasses. They are pickled as their public name and the values of their fields."""
 
     __slots__ = ()
 

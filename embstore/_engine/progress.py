@@ -1,4 +1,4 @@
-"""Progress: a function called with how much is done, or a bar where one is wanted."""
+"""Progress reports: calls of a function of the user, or a bar."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 Progress = Callable[[int, int], None] | bool | None
-"""A function of (done, total), True for a bar of tqdm's, None or False for nothing."""
+"""A function of (done, total), True for a tqdm bar, or None or False for no report."""
 
 
 @contextlib.contextmanager
 def reporting(progress: Progress, total: int, what: str, *, hits: int = 0) -> Iterator[Callable[[int], None]]:
-    """Give a function to call with the number of things done since the last call.
+    """Yield a function to call with the number of items done since the last call.
 
     Parameters
     ----------
     progress : callable, bool or None
     total : int
-        Things to do.
+        Number of items to do.
     what : str
-        Stands before the bar.
+        Label before the bar.
     hits : int
-        Things that need not be done; a bar shows them as done.
+        Number of cache hits. A bar shows them as done.
     """
     done = 0
     if progress is True:

@@ -1,4 +1,4 @@
-"""Randomness that callers hand in: an int seed or a generator."""
+"""The parameter `rng`: an int seed or a generator."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def generator_of(rng: Any) -> np.random.Generator:
     Raises
     ------
     TypeError
-        Neither an int nor a `numpy.random.Generator`. A bool is refused, too.
+        `rng` is neither an int nor a `numpy.random.Generator`. A bool is refused, too.
     ValueError
-        A negative seed.
+        The seed is negative.
     """
     if isinstance(rng, np.random.Generator):
         return rng

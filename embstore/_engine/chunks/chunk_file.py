@@ -1,7 +1,7 @@
-"""One chunk file: reading it with its checks, and writing it. Which rows go where is the caller's.
+"""Read and check one chunk file, and write one. The caller decides which rows go where.
 
-A missing file is a plain `FileNotFoundError` here: whether it was lost or the store moved on, only
-the snapshot can tell.
+A missing file raises a plain `FileNotFoundError` here. Only the snapshot knows whether the file was lost or is of an
+earlier commit.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _ZEROS: Final = bytes(2**20)
 
 
 def sizes(array: ArrayState) -> tuple[int, int]:
-    """Return how many bytes a chunk's file may have, at least and at most."""
+    """Return the least and the largest size of a chunk's file in bytes."""
     if array.dtype == STRING:
         return _COUNT_NBYTES + 4 * array.rows_per_chunk + CHECKSUM_NBYTES, _MAX_STRING_CHUNK
     nbytes = array.chunk_nbytes + CHECKSUM_NBYTES
     if array.compression is not None:
-        return 1 + CHECKSUM_NBYTES, nbytes + nbytes // 128 + 4096  # what can't be compressed grows a little
+        return 1 + CHECKSUM_NBYTES, nbytes + nbytes // 128 + 4096  # incompressible data grow a little
     return nbytes, nbytes
 
 
@@ -65,19 +65,19 @@ def _wrong_size(path: Path, size: int, allowed: tuple[int, int]) -> CorruptStore
 
 
 def open_chunk(folder: Folder, array: ArrayState, index: int) -> OpenFile:
-    """Open a chunk's file, for a ``with`` block that gets its descriptor and size, which has been checked.
+    """Open a chunk's file, for a ``with`` block that gets its descriptor and size. The size is checked.
 
     Raises
     ------
     CorruptStoreError
-        Its size is not that of the chunk.
+        Its size is not that of a chunk.
     """
     return next(open_chunks(folder, array, [index]))
 
 
 def open_chunks(folder: Folder, array: ArrayState, indices: Iterable[int]) -> Iterator[OpenFile]:
-    """Open the files of chunks in turn, each for a ``with`` block; see `open_chunk`. Thousands, to map a column."""
-    allowed = sizes(array)  # once: it takes as long as opening a file
+    """Open the files of chunks in turn, each as `open_chunk` does. Mapping a column opens thousands."""
+    allowed = sizes(array)  # computed once: it takes as long as opening a file
     for index in indices:
         name = chunk_name(array, index)
         file = folder.opened(name)
@@ -97,13 +97,13 @@ def read_chunk(folder: ReadableFolder, array: ArrayState, index: int) -> Chunk:
 
     Returns
     -------
-    ndarray, (rows_per_chunk, *shape), read-only; or list of str
-        Rows past the committed ones included.
+    ndarray, (rows_per_chunk, *shape), read-only, or list of str
+        All rows of the chunk, including those past the committed ones.
 
     Raises
     ------
     CorruptStoreError
-        Its checksum does not match, or strings do not fit.
+        Its checksum does not match, or its strings are malformed.
     """
     return next(read_chunks(folder, array, [index]))
 
@@ -111,16 +111,16 @@ def read_chunk(folder: ReadableFolder, array: ArrayState, index: int) -> Chunk:
 def read_chunks(
     folder: ReadableFolder, array: ArrayState, indices: Iterable[int], *, tails: Sequence[Tail] = ()
 ) -> Iterator[Chunk]:
-    """Read whole chunks in turn, several at once where that helps; see `read_chunk`.
+    """Read whole chunks in turn as `read_chunk` does, several at once where that helps.
 
     Parameters
     ----------
     folder, array, indices
     tails : sequence of Tail
-        If there are any, the array's last chunk has to begin with the rows of one of them.
+        The array's last chunk must begin with the rows of one of them, unless the sequence is empty.
     """
     last = chunk_name(array, array.chunks - 1)
-    names = (chunk_name(array, index) for index in indices)  # of a record that lies, there may be billions
+    names = (chunk_name(array, index) for index in indices)  # lazy: a forged record may claim billions
     most, held = _most_nbytes(folder, array), _held_nbytes(array)
 
     def decode(path: Path, data: bytes) -> Chunk:
@@ -132,7 +132,7 @@ def read_chunks(
 
 
 def _most_nbytes(folder: ReadableFolder, array: ArrayState) -> int:
-    """Return how many bytes a chunk's file may have; from afar no more than a writer may put into it."""
+    """Return the largest size of a chunk's file in bytes. At a URL it is the most that a writer can put into it."""
     most = sizes(array)[1]
     if array.dtype == STRING and not isinstance(folder, Folder):
         return min(most, _COUNT_NBYTES + array.rows_per_chunk * (4 + MAX_STRING_BYTES) + CHECKSUM_NBYTES)
@@ -140,7 +140,7 @@ def _most_nbytes(folder: ReadableFolder, array: ArrayState) -> int:
 
 
 def _held_nbytes(array: ArrayState) -> int:
-    """Return how many bytes of memory a chunk takes while it is read; of strings, all but a few do with these."""
+    """Return the memory in bytes that a chunk takes while it is read. For strings it is a size that few exceed."""
     if array.dtype == STRING:
         return _USUAL_STRING_CHUNK
     return sizes(array)[1] + (array.chunk_nbytes if array.compression is not None else 0)
@@ -170,8 +170,8 @@ def _decoded(path: Path, array: ArrayState, whole: bytes, tails: Sequence[Tail])
 def read_tail(folder: Folder, array: ArrayState, *, tail_after_erase: Tail | None = None) -> bytes:
     """Read the committed bytes of the last chunk and check them against the record.
 
-    The file may hold more rows than were committed (a writer at work, or killed); its own checksum
-    covers those too, so it is the record's that counts here.
+    The file may hold more rows than were committed, by a writer that is at work or was killed. The file's own checksum
+    covers those rows too, so the record's checksum is used here.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def read_tail(folder: Folder, array: ArrayState, *, tail_after_erase: Tail | Non
     Raises
     ------
     CorruptStoreError
-        The bytes are not those that were committed.
+        The bytes differ from the committed ones.
     """
     for data in _tails(folder, array, tail_after_erase):
         if data is not None:
@@ -207,7 +207,7 @@ def _tails(folder: Folder, array: ArrayState, tail_after_erase: Tail | None) -> 
 
 
 def check_tail(folder: Folder, array: ArrayState, *, tail_after_erase: Tail | None = None) -> None:
-    """Check the last chunk's committed rows, if there are any; see `read_tail`, which also returns them."""
+    """Check the committed rows of the last chunk, if any. `read_tail` also returns them."""
     if array.tail is None:
         return
     if array.compression is not None:
@@ -221,7 +221,7 @@ def check_tail(folder: Folder, array: ArrayState, *, tail_after_erase: Tail | No
 
 
 def _checksum_of(descriptor: int, size: int, array: ArrayState, nbytes: int) -> int | None:
-    """Checksum a chunk's first rows through one small buffer: a large one costs page faults, not I/O."""
+    """Return the checksum of a chunk's first rows. The buffer is small, because a large one costs page faults."""
     position = _COUNT_NBYTES if array.dtype == STRING else 0
     if nbytes > size - position - CHECKSUM_NBYTES:
         return None
@@ -237,7 +237,7 @@ def _checksum_of(descriptor: int, size: int, array: ArrayState, nbytes: int) -> 
 
 
 def tail_differs(path: Path) -> CorruptStoreError:
-    """Return the error of a last chunk that has other rows than were committed."""
+    """Return the error for a last chunk whose rows differ from the committed ones."""
     return CorruptStoreError(path, "its rows are not those committed last")
 
 
@@ -250,7 +250,7 @@ def write_chunk(
     *,
     batch: WriteBatch | None = None,
 ) -> Tail:
-    """Write a chunk file whole and durably, its folder's entry apart.
+    """Write a chunk file whole and durably. The caller syncs its folder.
 
     Parameters
     ----------
@@ -258,14 +258,14 @@ def write_chunk(
     parts : sequence of bytes-like
         The chunk's first rows, one part after the other.
     rows : int
-        How many rows that is; the rest of the chunk is blanked (zeros, or empty strings).
+        Number of rows in `parts`. The rest of the chunk is zeros, or empty strings.
     batch : WriteBatch, optional
-        Publishes the file later; by default it is published at once.
+        Publishes the file later. By default it is published at once.
 
     Returns
     -------
     Tail
-        Of these rows.
+        Size and checksum of these rows.
     """
     put = functools.partial(replace_file if batch is None else batch.write, folder)
     name = chunk_name(array, index)

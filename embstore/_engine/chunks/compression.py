@@ -1,4 +1,4 @@
-"""Compression of a chunk's bytes, by numcodecs: what Zarr's codecs of these names do. Pure."""
+"""Compression of a chunk's bytes by numcodecs, as Zarr's codecs of the same names do. No I/O."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from embstore._engine.format.record import ArrayState
 from embstore._engine.format.zarr_layout import BLOSC, ZSTD_LEVEL
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_BLOSC_HEAD: Final = struct.Struct("<4xIII")  # flags; bytes of the content, of a block, of all that is compressed
+_BLOSC_HEAD: Final = struct.Struct("<4xIII")  # skips the flags. Sizes in bytes: content, block, compressed data
 
 
 def compress(array: ArrayState, data: bytes) -> bytes:
-    """Compress a chunk's bytes, as the array says.
+    """Compress a chunk's bytes with the array's codec.
 
     Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/ (blosc), and the extension ``zstd`` of Zarr v3.
     """
@@ -28,12 +28,12 @@ def decompress(array: ArrayState, data: memoryview) -> np.ndarray[Any, np.dtype[
     Raises
     ------
     ValueError
-        They are not what `compress` makes, or more or fewer than a chunk has.
+        The data are not of the array's codec, or don't have the size of a chunk.
     """
-    # numcodecs fills only a part of `out` where the data say that they are shorter, and does not tell.
+    # numcodecs fills only a part of `out`, without an error, where the data state a shorter size.
     expected, found = array.chunk_nbytes, _content_nbytes(array, data)
     if found != expected:
-        raise ValueError(f"it says that it holds {found:,} bytes, expected {expected:,}")
+        raise ValueError(f"expected a content of {expected:,} bytes, its header states {found:,}")
     out = np.zeros(expected, np.uint8)
     try:
         _codec(array).decode(data, out=out)
@@ -43,7 +43,7 @@ def decompress(array: ArrayState, data: memoryview) -> np.ndarray[Any, np.dtype[
 
 
 def _content_nbytes(array: ArrayState, data: memoryview) -> int:
-    """Return how many bytes compressed ones say that they hold; -1, if they are not of the codec.
+    """Return the size of the content that compressed data state, in bytes, or -1 for data of another codec.
 
     Sources: RFC 8878, section 3.1.1 (the head of a frame); https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
     """
@@ -51,7 +51,7 @@ def _content_nbytes(array: ArrayState, data: memoryview) -> int:
         if len(data) < _BLOSC_HEAD.size:
             return -1
         content, _, compressed = _BLOSC_HEAD.unpack_from(data)
-        return int(content) if compressed == len(data) else -1  # c-blosc reads as far as its head says
+        return int(content) if compressed == len(data) else -1  # c-blosc reads as far as the header states
     if len(data) < 6 or bytes(data[:4]) != _ZSTD_MAGIC:
         return -1
     flags = data[4]
@@ -64,7 +64,7 @@ def _content_nbytes(array: ArrayState, data: memoryview) -> int:
 
 
 def _codec(array: ArrayState) -> Any:
-    import numcodecs  # only stores that are compressed need it, and it takes as long to import as embstore
+    import numcodecs  # imported here, because its import takes as long as that of embstore and few stores need it
 
     if array.compression == "zstd":
         return numcodecs.Zstd(level=ZSTD_LEVEL)

@@ -1,6 +1,6 @@
-"""The commit record as it lies on disk: read with its checksums, and told from one that came later.
+"""Read the commit record from its file, check its checksums, and notice a later commit.
 
-What a reader does with a commit is `snapshot`'s; what a record may say, `parsing`'s.
+`snapshot` reads the rows of a commit. `parse_record` defines which records are valid.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from embstore.errors import CorruptStoreError, NotAStoreError, UnsupportedFormat
 logger = logging.getLogger("embstore")
 
 ATTEMPTS: Final = 200
-"""How often reading starts again when the store moves on meanwhile; each takes a commit to fail."""
+"""Most attempts to read a store. An attempt fails only when a commit comes during it."""
 
 
 def parse_document(path: Path, data: bytes) -> dict[str, Any]:
-    """Parse a group's ``zarr.json`` and check its record's checksum; gives the whole document."""
+    """Parse a group's ``zarr.json`` and check its record's checksum. Return the whole document."""
     try:
         document = json.loads(data)
         attributes = document["attributes"]
@@ -44,7 +44,7 @@ METADATA_REWRITTEN: Final = (
 
 
 def metadata_rewritten(document: dict[str, Any]) -> bool:
-    """Tell whether a group's inline consolidated metadata is another than its record was written with."""
+    """Return whether a group's inline consolidated metadata differs from that written with its record."""
     inline = document.get("consolidated_metadata")
     metadata = inline.get("metadata") if isinstance(inline, dict) else None
     if not isinstance(metadata, dict):
@@ -61,7 +61,7 @@ def check_record(path: Path, attributes: Any) -> None:
 
 
 def parse_record(path: Path, attributes: Any) -> Record:
-    """Turn a checked record into values."""
+    """Turn a checked record into a `Record`."""
     try:
         return record_from_json(attributes)
     except SchemaError as error:
@@ -69,7 +69,7 @@ def parse_record(path: Path, attributes: Any) -> Record:
 
 
 def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
-    """Read the commit record of the store in `folder`, and what tells it from the next one.
+    """Return the commit record of the store in `folder`, and the signature of its file.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
 
 
 def is_newer(folder: ReadableFolder, record: Record | None) -> bool:
-    """Tell whether the store is at another commit than the one that was read."""
+    """Return whether the store is at another commit than `record`."""
     if folder.replaced():
         return True
     if record is None:

@@ -1,1 +1,1 @@
-"""Files, locks, maps and threads. What is in the files is no concern of this room."""
+"""Files, locks, maps and threads. This package does not interpret the content of files."""

@@ -1,8 +1,8 @@
-"""Memory that rows are copied into: it starts on a page, and large blocks are used again.
+"""Memory to copy rows into. It starts on a page, and large blocks are reused.
 
-Fresh memory is zeroed by the kernel, page by page, when it is first touched: for a batch of long rows that takes
-nearly as long as copying them (16 rows of (1214, 768) float32: 12.0 ms into fresh memory, 7.1 into memory that was used
-before). malloc gives blocks of that size back at once, so each batch would be fresh.
+The kernel zeroes fresh memory page by page when it is first touched. For a batch of long rows that takes nearly as
+long as the copy (16 rows of (1214, 768) float32: 12.0 ms into fresh memory, 7.1 ms into reused memory). malloc returns
+blocks of that size to the kernel at once, so each batch would be fresh.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from embstore._engine.io.mapping import HUGE_PAGE_NBYTES, PAGE_NBYTES, advise_hu
 _LARGE_NBYTES: Final = 32 * 2**20
 """malloc keeps smaller blocks itself (glibc, DEFAULT_MMAP_THRESHOLD_MAX)."""
 _KEPT_NBYTES: Final = 128 * 2**20
-"""Memory that may lie ready for the next batch, in all."""
+"""Total size of the blocks that are kept for the next batch."""
 
-_kept: list[tuple[int, int]] = []  # (bytes, address); each change is one operation on the list, in whatever thread
+_kept: list[tuple[int, int]] = []
+"""Kept blocks: (bytes, address). Threads share the list without a lock, because each change is one operation on it."""
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Allocate an array that starts on a page, to copy mapped rows into; what is in it is not known.
+    """Allocate an uninitialized array that starts on a page, to copy mapped rows into.
 
-    Large blocks of malloc start 16 bytes past a page. Copying from a page's start to there is four times
-    slower (measured: 614 MB in 139 instead of 37 ms on Zen 3): the low twelve bits of the addresses are
-    all that the processor compares at first, and each load seems to follow the store just before it.
+    Large blocks of malloc start 16 bytes past a page. A copy from the start of a page to there is four times slower
+    (measured: 614 MB in 139 ms instead of 37 ms on Zen 3). The processor first compares only the low twelve bits of
+    addresses, so each load seems to depend on the store just before it.
     """
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < 4 * PAGE_NBYTES:
@@ -42,19 +43,19 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[An
 
 
 class _Block:
-    """A large block of memory, given back after the last array over it."""
+    """A large block of memory, returned after its last array."""
 
     __slots__ = ("__weakref__", "address")
 
     def __init__(self, nbytes: int) -> None:
         nbytes = -(-nbytes // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
         self.address = _taken(nbytes)
-        # At exit arrays over it may still be read.
+        # At exit its arrays may still be read.
         weakref.finalize(self, _given_back, self.address, nbytes).atexit = False
 
 
 def _taken(nbytes: int) -> int:
-    """Give the address of memory that was used before, if there is some of that size; else of fresh memory."""
+    """Return the address of a kept block of that size, or else of fresh memory."""
     for block in list(_kept):
         if block[0] == nbytes:
             try:
@@ -68,7 +69,7 @@ def _taken(nbytes: int) -> int:
 
 
 def _given_back(address: int, nbytes: int) -> None:
-    """Keep memory for the next batch, in place of what was kept longest; what is too large is unmapped."""
+    """Keep a block for the next batch, in place of the oldest ones. Unmap a block that is too large to keep."""
     if nbytes > _KEPT_NBYTES:
         unmap_memory(address, nbytes)
         return

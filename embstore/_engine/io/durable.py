@@ -1,6 +1,6 @@
 """Durable files: written under a temporary name, synced, then renamed.
 
-Renaming before the sync lost committed rows in simulated power cuts. A rename is durable once its folder is synced.
+A rename before the sync lost committed rows in simulated power cuts. A rename is durable once its folder is synced.
 `folder` has the operations on names, `filesystem` the calls that Python lacks.
 """
 
@@ -20,10 +20,12 @@ from embstore._engine.io.filesystem import explained, start_writeback, sync_desc
 from embstore._engine.io.folder import PARTIAL, Folder, check_name
 from embstore._engine.io.steps import step
 
+_AT_ONCE: Final = 8
+"""Number of files that are synced at the same time."""
 _MOST_OPEN: Final = 64
-"""Files that are written and not yet synced: the disk has work while the processor prepares the next files."""
-
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Number of files written and not yet synced. The disk works on them while the processor prepares the next files."""
+_WORTH_A_THREAD: Final = 2**20
+"""Size of a file in bytes from which its sync takes longer than starting a thread."""
 
 Buffer = bytes | memoryview
 Trailer = tuple[int, bytes]
@@ -31,7 +33,7 @@ Trailer = tuple[int, bytes]
 
 
 class PendingFile:
-    """A file under a temporary name, until `publish` renames it."""
+    """A file that has a temporary name until `publish` renames it."""
 
     __slots__ = ("_descriptor", "_nbytes", "_place", "_temporary", "folder", "name", "partial")
 
@@ -78,7 +80,7 @@ class PendingFile:
                 step("fsync", self._temporary)
                 sync_descriptor(self._descriptor)
             except BaseException:
-                # A failed write or fsync is not retried on that file: its pages may be lost already.
+                # A failed write or fsync is not retried on the same file: its pages may be lost already.
                 self.drop()
                 raise
             self._close()
@@ -108,14 +110,16 @@ class PendingFile:
 
 
 class WriteBatch:
-    """Files that are written in turn, then synced, then renamed, for a ``with`` block.
+    """Files that are written in turn, synced in parallel and then renamed, for a ``with`` block.
 
     The kernel writes each file to the disk while the next ones are written. No file gets its name before `publish`, or
     before the end of the block. A block that raises removes all files that were not published.
     """
 
     def __init__(self) -> None:
-        # Each file that is not synced yet is an open descriptor, and a process may have few of these.
+        self._pool: ThreadPoolExecutor | None = None
+        self._may_start_threads = may_start_threads()
+        # Each file that is not synced yet is an open descriptor, and the limit of a process may be low.
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = _MOST_OPEN if allowed == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, allowed // 8))
         self._open: dict[PendingFile, None] = {}
@@ -125,7 +129,7 @@ class WriteBatch:
     def write(
         self, folder: Folder, name: str, parts: Sequence[Buffer], *, trailer: Trailer | None = None
     ) -> PendingFile:
-        """Write a file under a temporary name; see `replace_file`."""
+        """Write a file under a temporary name, and begin to sync it. `replace_file` has the parameters."""
         if len(self._open) == self._most:
             self._sync_one()
         count = self._written[folder.descriptor]
@@ -146,14 +150,14 @@ class WriteBatch:
         oldest.sync()
 
     def publish(self, files: Iterable[PendingFile] | None = None) -> None:
-        """Rename files, once they are synced, and sync their folders. All that are pending, by default."""
+        """Sync and rename files, by default all that are pending. Then sync their folders."""
         chosen = self.pending() if files is None else list(files)
         self.rename(chosen)
         for folder in {file.folder.descriptor: file.folder for file in chosen}.values():
             folder.sync()
 
     def rename(self, files: Iterable[PendingFile]) -> None:
-        """Rename files, once all are synced. Their folders are not synced: a power cut may undo the renames."""
+        """Sync all files, then rename them. Their folders are not synced, so a power cut may undo the renames."""
         chosen = list(files)
         for file in chosen:
             file.sync()
@@ -163,14 +167,14 @@ class WriteBatch:
             del self._pending[file.folder.descriptor][file]
 
     def discard(self) -> None:
-        """Remove the files that have no name yet."""
+        """Remove the files that were not published."""
         for file in self.pending():
             file.drop()
         self._pending.clear()
         self._open.clear()
 
     def pending(self, folder: Folder | None = None) -> list[PendingFile]:
-        """List the files that have no name yet: of all folders, or of one."""
+        """List the files that were not published, of all folders or of one."""
         if folder is not None:
             return list(self._pending.get(folder.descriptor, ()))
         return [file for files in self._pending.values() for file in files]
@@ -212,10 +216,10 @@ def _write_all(descriptor: int, data: Buffer, position: int) -> int:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`, which replaces it when the block ends: synced, then renamed.
+    """Yield the path of a temporary file, which replaces `path` when the block ends: synced, then renamed.
 
-    If the block raises, the temporary file is removed and the file at `path` stays. A killed process leaves it behind,
-    under a hidden name of its own: no lock is held here, and several processes may write at once.
+    If the block raises, the temporary file is removed and the file at `path` stays. A killed process leaves a temporary
+    file behind. It has a hidden, random name, because no lock is held here and several processes may write at once.
     """
     partial = path.with_name(f".{path.name[:128]}.{secrets.token_hex(4)}{PARTIAL}")
     with explained(path):
@@ -237,12 +241,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sibling(path: Path) -> Path:
-    """Name the one temporary folder beside a store, in which a store is built or compacted."""
+    """Return the path of the temporary folder beside a store, in which a store is built or compacted."""
     return path.with_name(f".{path.name}{PARTIAL}")
 
 
 def remove_tree(path: Path, *, last_first: str | None = None) -> None:
-    """Remove a folder beside a store, the file `last_first` in it before the rest."""
+    """Remove a folder beside a store. Its file `last_first` is removed before the rest."""
     step("rmtree", path)
     if last_first is not None:
         (path / last_first).unlink(missing_ok=True)

@@ -33,8 +33,8 @@ if _sync_file_range is not None:
 
 
 @contextlib.contextmanager
-def explained(path: Path | str) -> Iterator[None]:
-    """Turn a full disk and missing permissions into embstore's errors."""
+def explained(path: Path) -> Iterator[None]:
+    """Turn errors of a full disk and of missing permissions into `StorageFullError` and `ReadOnlyError`."""
     try:
         yield
     except OSError as error:
@@ -46,7 +46,7 @@ def explained(path: Path | str) -> Iterator[None]:
 
 
 def sync_descriptor(descriptor: int) -> None:
-    """Sync to the medium itself: macOS's fsync stops at the drive's cache."""
+    """Sync a file to the medium itself. The fsync of macOS stops at the drive's cache."""
     if sys.platform == "darwin":  # pragma: no cover
         import fcntl
 
@@ -67,7 +67,7 @@ def start_writeback(descriptor: int) -> None:
 
 
 def make_parents(path: Path) -> None:
-    """Make the folders that lead to `path`, where they are not there."""
+    """Make the missing folders that lead to `path`."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -97,12 +97,12 @@ def _renameat2(source: Path, target: Path, linux_flag: int, macos_flag: int) -> 
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Rename a finished folder to its place, durably, unless something is there.
+    """Rename a finished folder to its place, durably, unless the place is taken.
 
     Raises
     ------
     StoreExistsError
-        Something is at `target`; nothing was changed.
+        Something is at `target`. Nothing was changed.
     """
     with explained(target):
         step("move", source, str(target))
@@ -113,25 +113,25 @@ def move_into_place(source: Path, target: Path) -> None:
                 raise StoreExistsError(target) from error
             if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
                 raise
-            if os.path.lexists(target):  # no such flag here: the lock keeps other writers away
+            if os.path.lexists(target):  # this file system lacks the flag, but the lock excludes other writers
                 raise StoreExistsError(target) from error
             os.rename(source, target)
         sync_path(target.parent)
 
 
 def swap_folders(source: Path, target: Path) -> None:
-    """Exchange two folders in one step; durable once their parent was synced."""
+    """Exchange two folders in one step. This is durable once their parent is synced."""
     with explained(target):
         step("exchange", source, str(target))
         _renameat2(source, target, _RENAME_EXCHANGE, _RENAME_SWAP)
 
 
 def filesystem_type(path: Path) -> str:
-    """Name the type of file system that holds `path`: "block" on a disk, else as the mount table does ("" without)."""
+    """Return the type of the file system of `path`: "block" on a disk, else the mount table's name, "" if unknown."""
     try:
         device = os.stat(path).st_dev
         if os.major(device):
-            return "block"  # a disk of this machine: network file systems have no device, and so major number 0
+            return "block"  # a disk of this machine: network file systems have no device, so their major number is 0
         table = Path("/proc/self/mountinfo").read_text()
     except OSError:
         return ""
@@ -150,6 +150,6 @@ def on_network(path: Path) -> str:
 
 
 def refuse_network(path: Path) -> None:
-    """Raise `NetworkFileSystemError` where locks and syncs can't be relied on."""
+    """Raise `NetworkFileSystemError` on a file system whose locks and syncs are not reliable."""
     if kind := on_network(path):
         raise NetworkFileSystemError(path, kind)

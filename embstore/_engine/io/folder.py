@@ -1,7 +1,8 @@
-"""An open folder: everything in it is reached relative to its descriptor.
+"""Open folders: their files and folders are opened relative to a descriptor.
 
-So a folder that is swapped under the same path (a compaction) can't mix into one that was opened before. Symbolic
-links and everything but regular files are refused inside it. `durable` writes files, `locks` keeps writers apart.
+So a folder that is swapped under the same path (a compaction) can't mix with one that was opened before. Symbolic
+links, and everything but regular files, are refused in a folder. `durable` writes files, `locks` excludes other
+writers.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from embstore.errors import CorruptStoreError
 T = TypeVar("T")
 
 PARTIAL: Final = ".partial"
-"""The temporary name in a folder: there is one writer. Several files at once have a number behind it."""
+"""The temporary name in a folder, which has one writer. Several files at once have a number after it."""
 Signature = tuple[int, int, int]
 _NOT_DIRECT: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EMLINK})
 
 
 def is_partial(name: str) -> bool:
-    """Tell whether a name in a folder is a temporary one."""
+    """Return whether a name in a folder is a temporary one."""
     stem, _, number = name.rpartition("-")
     return name == PARTIAL or (stem == PARTIAL and number.isdigit())
 
@@ -48,7 +49,7 @@ def check_name(path: Path, name: str) -> None:
 
 
 class OpenFile:
-    """A file open for reading, closed at the end of its block. Thousands are opened to map a column."""
+    """A file open for reading, closed at the end of its block. Mapping a column opens thousands."""
 
     __slots__ = ("descriptor", "size")
 
@@ -68,11 +69,11 @@ class ReadableFolder(Protocol):
 
     @property
     def path(self) -> Path:
-        """Its place, for messages and errors."""
+        """The path of the folder, for messages and errors."""
 
     @property
     def origin(self) -> tuple[str, dict[str, Any] | None]:
-        """Where another process opens it, and the options for a URL."""
+        """The path or URL for another process to open, and the options for a URL."""
 
     @property
     def last_read(self) -> object:
@@ -107,11 +108,11 @@ class ReadableFolder(Protocol):
         """Return a value that changes whenever the file `name` is replaced."""
 
     def replaced(self) -> bool:
-        """Return whether the path has another folder by now, or no folder."""
+        """Return whether the path leads to another folder by now, or to no folder."""
 
 
 class Folder:
-    """An open folder; everything in it is reached relative to its descriptor."""
+    """An open folder. Its files and folders are opened relative to its descriptor."""
 
     __slots__ = ("__weakref__", "_children", "_close", "descriptor", "path")
 
@@ -128,12 +129,12 @@ class Folder:
         return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)
 
     def identity(self) -> tuple[int, int]:
-        """Return device and inode, which tell this folder from one that took its path."""
+        """Return device and inode, which differ from those of a folder that replaced this one."""
         found = os.fstat(self.descriptor)
         return found.st_dev, found.st_ino
 
     def child(self, name: str) -> Folder:
-        """Return the folder `name` in this one; opened once, and kept until somebody removes it."""
+        """Return the folder `name` in this one. It is opened once and kept until it is removed from the disk."""
         check_name(self.path, name)
         kept = self._children.get(name)
         if kept is None or os.fstat(kept.descriptor).st_nlink == 0:
@@ -154,7 +155,7 @@ class Folder:
         return os.listdir(self.descriptor)
 
     def opened(self, name: str) -> OpenFile:
-        """Open the regular file `name` for reading, for a ``with`` block: gives its descriptor and size."""
+        """Open the regular file `name` for reading, for a ``with`` block that gets its descriptor and size."""
         check_name(self.path, name)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO would block
         try:
@@ -174,7 +175,7 @@ class Folder:
         """Read the whole file `name`, which may have at most `most` bytes."""
         with self.opened(name) as (descriptor, size):
             if size > most:
-                raise CorruptStoreError(self.path / name, f"it has {size:,} bytes, at most {most:,} are allowed")
+                raise CorruptStoreError(self.path / name, f"expected at most {most:,} bytes, found {size:,}")
             return read_exactly(descriptor, size, 0)
 
     def contents(
@@ -185,22 +186,22 @@ class Folder:
             yield parse(self.path / name, self.read(name, most=most))
 
     def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
-        """Read a whole file: its `signature`, and what `parse` makes of it."""
-        signature = self.signature(name)  # before the read: a replacement in between shows later
+        """Read a whole file. Return its `signature`, and its content as `parse` returns it."""
+        signature = self.signature(name)  # before the read, so that a replacement in between shows at the next look
         return signature, parse(self.path / name, self.read(name, most=most))
 
     @property
     def last_read(self) -> object:
-        """What is another object after each read by name; here always, since nobody counts."""
+        """Token that changes after each read. Local folders don't count reads, so it is always new."""
         return object()
 
     @property
     def origin(self) -> tuple[str, dict[str, Any] | None]:
-        """Where another process opens it, and the options for a URL."""
+        """The path, which has no options."""
         return str(self.path), None
 
     def replaced(self) -> bool:
-        """Tell whether another folder is at this one's path, or none."""
+        """Return whether the path leads to another folder by now, or to no folder."""
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
@@ -208,13 +209,13 @@ class Folder:
         return (found.st_dev, found.st_ino) != self.identity()
 
     def signature(self, name: str) -> Signature:
-        """Return what changes whenever the file `name` is replaced: inode, size, time of change (ns)."""
+        """Return inode, size and ctime (ns), which change whenever the file `name` is replaced."""
         check_name(self.path, name)
         found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         return found.st_ino, found.st_size, found.st_ctime_ns
 
     def remove_partials(self) -> None:
-        """Remove what a killed writer left under temporary names."""
+        """Remove the temporary files of a killed writer."""
         for name in self.names():
             if is_partial(name):
                 self.remove(name)
@@ -226,7 +227,7 @@ class Folder:
             sync_descriptor(self.descriptor)
 
     def make_child(self, name: str) -> Folder:
-        """Make the folder `name`; its entry is durable after `sync`."""
+        """Make the folder `name`. Its entry is durable after `sync`."""
         check_name(self.path, name)
         path = self.path / name
         with explained(path):
@@ -235,7 +236,7 @@ class Folder:
         return self.child(name)
 
     def remove(self, name: str) -> None:
-        """Remove the file `name`, if it is there."""
+        """Remove the file `name`, if it exists."""
         check_name(self.path, name)
         path = self.path / name
         with explained(path), contextlib.suppress(FileNotFoundError):
@@ -243,7 +244,7 @@ class Folder:
             os.unlink(name, dir_fd=self.descriptor)
 
     def remove_child(self, name: str) -> None:
-        """Remove the folder `name` with all that is in it, if it is there."""
+        """Remove the folder `name` with its content, if it exists."""
         check_name(self.path, name)
         self._children.pop(name, None)
         path = self.path / name
@@ -253,7 +254,7 @@ class Folder:
 
 
 def read_exactly(descriptor: int, nbytes: int, position: int) -> bytes:
-    """Read `nbytes` at `position`; fewer, where the file is shorter."""
+    """Read `nbytes` at `position`, or fewer from a shorter file."""
     pieces = []
     while nbytes > 0 and (piece := os.pread(descriptor, nbytes, position)):
         pieces.append(piece)
@@ -263,7 +264,7 @@ def read_exactly(descriptor: int, nbytes: int, position: int) -> bytes:
 
 
 def read_into(descriptor: int, buffers: Sequence[memoryview], position: int) -> int:
-    """Fill the buffers in turn from `position`; returns the bytes read, fewer at the file's end."""
+    """Fill the buffers in turn from `position`. Return the number of bytes read, which is smaller at the file's end."""
     total = 0
     for buffer in buffers:
         view = buffer

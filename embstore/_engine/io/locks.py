@@ -1,6 +1,6 @@
-"""Locks among processes: an exclusive ``flock``, which the kernel releases when the process ends.
+"""Locks between processes: an exclusive ``flock``, which the kernel releases when the process ends.
 
-A kind of lock that outlives a killed process is never used instead.
+A lock that outlives a killed process is never used instead.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from embstore.errors import StoreLockedError
 _POLL_SECONDS: Final = 0.002
 
 _held: set[int] = set()
-"""Descriptors of the locks that this process holds. A forked process closes its copies: they would keep a lock of a
-parent that was killed."""
+"""Descriptors of the locks that this process holds. A forked process closes its copies: they would keep the lock after
+its parent is killed."""
 
 
 def _close_copies() -> None:
@@ -34,7 +34,7 @@ os.register_at_fork(after_in_child=_close_copies)
 
 
 class FileLock:
-    """An exclusive lock on the file at `place`, which is made if it is missing. Threads exclude each other too."""
+    """An exclusive lock on the file at `place`, which is made if it is missing. It excludes other threads too."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -42,7 +42,7 @@ class FileLock:
         self._process = 0
 
     def acquire(self, *, timeout: float = 0.0) -> bool:
-        """Take the lock, and wait `timeout` seconds for it. Return whether it is held now.
+        """Take the lock, and wait up to `timeout` seconds for it. Return whether the lock is held now.
 
         Raises
         ------
@@ -65,30 +65,30 @@ class FileLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if not _is_at(self.place, descriptor):  # a file that was removed since keeps nobody out
+        if not _is_at(self.place, descriptor):  # the file was removed since, so its lock excludes no process
             return False
         self._descriptor, self._process = descriptor, os.getpid()
         _held.add(descriptor)
         return True
 
     def release(self) -> None:
-        """Give the lock up. Does nothing in a forked process, whose parent holds it."""
+        """Release the lock. In a forked process, do nothing: its parent holds the lock."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None and self._process == os.getpid():
             _held.discard(descriptor)
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove the file, then give the lock up. A process that finds the name finds it free, or finds no name."""
+        """Remove the file, then release the lock. A process that opens the name finds a free lock, or no file."""
         self.place.unlink(missing_ok=True)
         self.release()
 
     def sign(self) -> None:
-        """Write the process and the host into the file, for the error that another writer may get."""
+        """Write the process and the host into the file, for the error of other writers."""
         assert self._descriptor is not None
         text = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
         if os.pread(self._descriptor, len(text) + 1, 0) != text:
-            with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+            with contextlib.suppress(OSError):  # a full disk does not affect the lock
                 os.ftruncate(self._descriptor, 0)
                 os.pwrite(self._descriptor, text, 0)
 
@@ -108,7 +108,7 @@ def lock(path: Path, *, timeout: float) -> Iterator[None]:
     Raises
     ------
     StoreLockedError
-        The lock was not free within `timeout` seconds; names the holder.
+        The lock was not free within `timeout` seconds. The error names the holder.
     ReadOnlyError
         The folder can't be written to.
     """

@@ -1,8 +1,7 @@
 """Address space: many chunk files mapped side by side, so that they are one NumPy array.
 
-A `Region` reserves one stretch of addresses and maps files into it with ``MAP_FIXED``; the arrays
-shown over it keep it alive, and it is unmapped after the last of them. Nothing here knows of
-chunks, rows or stores.
+A `Region` reserves one range of addresses and maps files into it with ``MAP_FIXED``. Its arrays keep it alive, and it
+is unmapped after the last of them. This module knows nothing about chunks, rows or stores.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ PAGE_NBYTES: Final = mmap.PAGESIZE
 _LEAST_RESERVE: Final = 64 * 2**30
 HUGE_PAGE_NBYTES: Final = 2 * 2**20
 _MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
-_MAP_FIXED: Final = 0x10  # the same on Linux (but for Alpha and HP-PA) and macOS; mmap does not name it
+_MAP_FIXED: Final = 0x10  # the same on Linux (except Alpha and HP-PA) and macOS. The module mmap lacks it
 _FAILED: Final = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -46,7 +45,7 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def _map_limit() -> int:
-    """Return how many maps to use at most: a quarter of what the kernel allows a process."""
+    """Return the most maps to use: a quarter of the kernel's limit for a process."""
     try:
         return int(Path("/proc/sys/vm/max_map_count").read_text()) // 4
     except OSError:  # macOS has no such limit
@@ -54,7 +53,7 @@ def _map_limit() -> int:
 
 
 class _Budget:
-    """Counts the maps, and the bytes of address space, that the regions of this process hold."""
+    """Counter of the maps, and of the bytes of address space, that the regions of this process hold."""
 
     def __init__(self) -> None:
         self.used = 0
@@ -91,7 +90,7 @@ def _mmap(address: int | None, nbytes: int, protection: int, flags: int, descrip
 
 
 def available(nbytes: int, maps: int) -> str:
-    """Say why a column of `nbytes` in `maps` files should not be mapped; "" if it may be."""
+    """Return the reason why a column of `nbytes` in `maps` files can't be mapped, or "" if it can."""
     if budget.used + maps > budget.limit:
         return f"it takes {maps:,} maps, and {budget.used:,} of {budget.limit:,} are in use"
     room = _room()
@@ -101,29 +100,29 @@ def available(nbytes: int, maps: int) -> str:
 
 
 def _room() -> int | None:
-    """Return the bytes of address space that may still be reserved; None, if it is not limited.
+    """Return the number of bytes of address space that may still be reserved, or None without a limit.
 
-    A quarter of the limit in all: the rest is everybody else's.
+    All regions together may take a quarter of the limit. The rest is for the other code of the process.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if limit == resource.RLIM_INFINITY else max(0, limit // 4 - budget.reserved)
 
 
 class Region:
-    """A stretch of address space into which files are mapped.
+    """A range of address space into which files are mapped.
 
     Parameters
     ----------
     nbytes : int
-        What it must hold at least. Reserved is more, so that it can grow in place: 64 GiB or four
-        times as much, halved until the kernel (or ``ulimit -v``) agrees.
+        Least size. More is reserved, so that the region can grow in place: 64 GiB, or four times `nbytes` if that
+        is more. This is halved until the kernel (or ``ulimit -v``) agrees.
     writable : bool
         Whether the maps are copy-on-write: writable, and private to this process. Else they are read-only.
 
     Raises
     ------
     OSError
-        Not even `nbytes` are free.
+        The kernel refuses even `nbytes`.
     """
 
     __slots__ = ("__weakref__", "_finalizer", "_maps", "address", "nbytes", "writable")
@@ -143,33 +142,33 @@ class Region:
                 if wanted == nbytes:
                     raise
                 wanted = max(nbytes, wanted // 2 // PAGE_NBYTES * PAGE_NBYTES)
-        # A file's huge pages can be mapped whole only where its offset and the address agree.
+        # A huge page of a file can be mapped whole only where its offset and its address agree.
         self.address = -(-start // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
         self.nbytes = start + wanted - self.address
         self.writable = writable
         self._maps = [0]
         budget.reserve(wanted)
         self._finalizer = weakref.finalize(self, _unmap, start, wanted, self._maps)
-        # At exit the arrays over it may still be read, by a thread or another finalizer.
+        # At exit the arrays may still be read, by a thread or another finalizer.
         self._finalizer.atexit = False
 
     def charge(self, maps: int) -> None:
-        """Take `maps` more from what this process may map.
+        """Count `maps` more maps of this process.
 
         Raises
         ------
         OSError
-            They are used up (``ENOMEM``).
+            The limit is reached (``ENOMEM``).
         """
         if not budget.take(maps):
             raise OSError(errno.ENOMEM, "the process has used up its share of maps")
         self._maps[0] += maps
 
     def map_file(self, descriptor: int, offset: int, nbytes: int) -> None:
-        """Map the first `nbytes` of a file at `offset` into the region, over what is there.
+        """Map the first `nbytes` of a file at `offset` in the region, in place of earlier maps.
 
-        The caller has checked that the file is that long: reading past a file's end is a SIGBUS,
-        which ends the process.
+        The caller has checked that the file is that long. A read past a file's end is a SIGBUS, which ends the
+        process.
 
         Raises
         ------
@@ -183,44 +182,44 @@ class Region:
         _mmap(self.address + offset, nbytes, protection, flags, descriptor)
 
     def advise(self, advice: str, offset: int, nbytes: int) -> None:
-        """Tell the kernel how a part will be read: ``"RANDOM"``, ``"NORMAL"`` or ``"WILLNEED"``."""
+        """Advise the kernel how a part will be read: ``"RANDOM"``, ``"NORMAL"`` or ``"WILLNEED"``."""
         value = getattr(mmap, f"MADV_{advice}", None)
         if value is not None and nbytes > 0:
             start = offset // PAGE_NBYTES * PAGE_NBYTES
-            _libc.madvise(self.address + start, offset + nbytes - start, value)  # advice: may fail
+            _libc.madvise(self.address + start, offset + nbytes - start, value)  # advice may fail
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Show the region's start as one array; it keeps the region alive, and outlives `close`."""
+        """Return the start of the region as one array, which keeps the region alive."""
         if math.prod(shape) * dtype.itemsize > self.nbytes:
             raise ValueError(f"{shape} of {dtype} does not fit {self.nbytes} bytes")
         return shown(self, self.address, shape, dtype, writable=self.writable)
 
 
 def map_memory(nbytes: int) -> int:
-    """Map fresh memory, of zeros, and give its address, which is that of a page."""
+    """Map fresh memory of zeros. Return its address, which is the start of a page."""
     return _mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
 
 
 def advise_huge(address: int, nbytes: int) -> None:
-    """Ask for huge pages, where the kernel gives them on request: one fault each instead of 512."""
+    """Request huge pages, where the kernel grants them on request. Each takes one fault instead of 512."""
     if (value := getattr(mmap, "MADV_HUGEPAGE", None)) is not None:
         _libc.madvise(address, nbytes, value)
 
 
 def unmap_memory(address: int, nbytes: int) -> None:
-    """Give memory of `map_memory` back."""
+    """Unmap memory of `map_memory`."""
     _libc.munmap(address, nbytes)
 
 
 def shown(
     owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, writable: bool
 ) -> np.ndarray[Any, Any]:
-    """Show memory as an array, all views of which keep its owner alive."""
+    """Return memory as an array. The array and its views keep the owner alive."""
     return np.asarray(_Window(owner, address, shape, dtype, writable))
 
 
 class _Window:
-    """Shows memory through NumPy's array interface, version 3, and keeps its owner alive."""
+    """Memory with NumPy's array interface, version 3. It keeps its owner alive."""
 
     __slots__ = ("__array_interface__", "owner")
 

@@ -1,7 +1,7 @@
-"""A store's folder at a URL, read through fsspec: several files at once, again where the connection fails.
+"""A store's folder at a URL, read through fsspec: several files at once, and again after a failed connection.
 
-No body is read further than the file may be long. What the files hold is `chunks`' and `snapshot`'s to check.
-Nothing here writes.
+No body is read further than the largest allowed size of the file. `chunks` and `snapshot` check the content. This
+module writes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger("embstore")
 T = TypeVar("T")
 
 _ATTEMPTS: Final = 4
-_FIRST_PAUSE: Final = 0.1  # seconds; doubled each time
+_FIRST_PAUSE: Final = 0.1  # seconds, doubled each time
 _AT_ONCE: Final = 16
 _NBYTES_AT_ONCE: Final = 256 * 2**20
 _CONNECT_SECONDS: Final = 30
@@ -35,12 +35,13 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")  # one letter 
 _HEAD: Final = re.compile(r"((?:^|::)[A-Za-z][A-Za-z0-9+.-]+):/+")
 _WITH_USER: Final = re.compile(r"((?:https?|ftps?|sftp|ssh|webdavs?|davs?|smb)://[^/@:]*):[^/@]*@")
 _MADE: Final[dict[int, Any]] = {}
-"""All file systems of this process and, after a fork, its parents'. fsspec keeps its own too, but not across a fork:
-let go of there, they would close their connections, and take them out of the epoll that the parent still waits on."""
+"""All file systems of this process and, after a fork, of its parents. fsspec keeps them too, but not across a fork.
+Freed in the forked process, they would close their connections, and remove them from the epoll on which the parent
+waits."""
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
-    """Tell whether fsspec is to open a place: ``s3://…``, ``http://…``, ``zip://…::…``, but for ``file://``.
+    """Return whether fsspec must open a place: ``s3://…``, ``http://…``, ``zip://…::…``, but not ``file://…``.
 
     Examples
     --------
@@ -52,19 +53,19 @@ def is_url(place: str | os.PathLike[str]) -> bool:
 
 
 class Url(PurePosixPath):
-    """A URL with the words of a path, so that errors and messages name it as they name files.
+    """A URL with the interface of a path, so that errors and messages name it as they name files.
 
-    It is for people: passwords and what follows a "?" are left out.
+    It is for display: passwords, and the query after "?", are left out.
     """
 
     def __str__(self) -> str:
-        """Return the URL; a path has one slash where it has two, or three."""
+        """Return the URL. A path collapses its two or three slashes to one."""
         local = ("file", "local")
         return _HEAD.sub(lambda m: f"{m[1]}:{'///' if m[1].endswith(local) else '//'}", super().__str__())
 
     @classmethod
     def shown(cls, url: str | os.PathLike[str]) -> Path:
-        """Return a URL where a path is expected that is only shown, and joined with names."""
+        """Return a URL as a path that is only displayed and joined with names."""
         links = os.fspath(url).split("::")
         links = [link.partition("?")[0] if link.startswith("http") else link for link in links]
         return cast("Path", cls(_WITH_USER.sub(r"\1@", "::".join(links))))
@@ -76,20 +77,20 @@ def local_path(place: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ReadOnlyError
-        It is a URL. As a path it would be a folder named "s3:".
+        The place is a URL. As a path it would be a folder named "s3:".
     """
     if is_url(place):
-        raise ReadOnlyError(Url.shown(place), "it is a URL; nothing is written there, and embstore.open reads a store")
+        raise ReadOnlyError(Url.shown(place), "expected a local path, found a URL; embstore.open reads one")
     return Path(os.fspath(place).removeprefix("file://"))
 
 
 class Connection:
-    """The file system that fsspec makes for a URL; made anew in a forked process.
+    """The file system that fsspec makes for a URL. It is made anew in a forked process.
 
     Attributes
     ----------
     last_read : object
-        Another one after each fetch of chunks, and there before anybody has what they hold.
+        Token that changes with each fetch of chunks, before their content is returned.
     """
 
     __slots__ = ("_filesystem", "_process", "_root", "last_read", "options", "url")
@@ -106,23 +107,23 @@ class Connection:
         shown = str(Url.shown(self.url))
         options = {name: dict(value) if isinstance(value, dict) else value for name, value in self.options.items()}
         try:
-            self._filesystem, self._root = fsspec.url_to_fs(self.url, **options)  # it changes the dicts of a chain
-        except Exception as error:  # not installed, no such protocol; or what a chain's first link raises
+            self._filesystem, self._root = fsspec.url_to_fs(self.url, **options)  # fsspec changes the dicts of a chain
+        except Exception as error:  # not installed, unknown protocol, or an error of a chain's first link
             raise RemoteError(shown, _detail(error), attempts=0) from error
         if _caches(self._filesystem):
             raise RemoteError(
-                shown, "a cache of files by name would serve those of earlier commits; leave it out", attempts=0
+                shown, "a cache by file name would serve files of earlier commits; open the URL without it", attempts=0
             )
         _MADE[id(self._filesystem)] = self._filesystem
         self._process = os.getpid()
 
     def fetch(self, names: Sequence[str], *, most: int) -> list[Any]:
-        """Fetch files of the store at once, each by its name in it.
+        """Fetch files of the store at once, by their names in it.
 
         Returns
         -------
         list
-            For each its bytes, one more than `most` at the most; or the error.
+            For each file its bytes, or the error. At most ``most + 1`` bytes of a file are fetched.
         """
         if self._process != os.getpid():
             _forget_loop()
@@ -131,19 +132,19 @@ class Connection:
             if _is_http(self._filesystem):
                 return _get_all(self._filesystem, [self._http_url(name) for name in names], most)
             paths = [f"{self._root.rstrip('/')}/{name}" for name in names]
-            self._filesystem.invalidate_cache()  # sizes that it remembers may be those of an earlier commit
-            # Not `cat`, which takes a "?" or "[" in a name for a pattern, and has no end.
+            self._filesystem.invalidate_cache()  # the sizes in it may be those of an earlier commit
+            # Not `cat`: it treats "?" and "[" in a name as a pattern, and has no limit of bytes.
             return list(self._filesystem.cat_ranges(paths, 0, most + 1, on_error="return"))
-        except Exception as error:  # what a file system raises is its library's own, and of no common base
+        except Exception as error:  # errors of file systems come from their own libraries and share no base
             return [error] * len(names)
 
     def _http_url(self, name: str) -> str:
-        place, mark, query = self._root.partition("?")  # a token for the whole folder stays behind each name
+        place, mark, query = self._root.partition("?")  # a token for the whole folder follows each name
         return f"{place.rstrip('/')}/{name}{mark}{query}"
 
 
 class RemoteFolder:
-    """A folder at a URL: it can be read, not listed, and nothing in it has a descriptor."""
+    """A folder at a URL. It can be read but not listed, and its files have no descriptors."""
 
     __slots__ = ("_children", "_connection", "_max_signed_bytes", "_prefix", "path")
 
@@ -169,7 +170,7 @@ class RemoteFolder:
         return cls(Connection(url, options), Url.shown(url), "", max_signed_bytes)
 
     def child(self, name: str) -> RemoteFolder:
-        """Return the folder `name` in this one, which need not be there."""
+        """Return the folder `name` in this one. It need not exist."""
         check_name(self.path, name)
         if name not in self._children:
             child = RemoteFolder(self._connection, self.path / name, f"{self._prefix}{name}/", self._max_signed_bytes)
@@ -178,7 +179,7 @@ class RemoteFolder:
 
     @property
     def origin(self) -> tuple[str, dict[str, Any] | None]:
-        """The URL as it was given, and the options."""
+        """The URL and the options as they were passed."""
         return self._connection.url, self._connection.options
 
     @property
@@ -187,11 +188,11 @@ class RemoteFolder:
         return self._connection.last_read
 
     def replaced(self) -> bool:
-        """Return False: only the record tells, by its generation."""
+        """Return False. Only the record's generation shows a replaced store."""
         return False
 
     def signature(self, name: str) -> Signature:
-        """Return what changes with the file's content, which is fetched for that."""
+        """Return the size and a digest of the file's content, which is fetched for that."""
         return next(self.contents([name], lambda _, data: _signature(data), most=self._max_signed_bytes))
 
     def read(self, name: str, *, most: int) -> bytes:
@@ -199,16 +200,16 @@ class RemoteFolder:
         return next(self.contents([name], lambda _, data: data, most=most))
 
     def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
-        """Read a whole file: its `signature`, and what `parse` makes of it; both of what one fetch brought."""
+        """Read a whole file in one fetch. Return its `signature`, and its content as `parse` returns it."""
         return next(self.contents([name], lambda path, data: (_signature(data), parse(path, data)), most=most))
 
     def contents(
         self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
     ) -> Iterator[T]:
-        """Fetch whole files, several at once, and give in turn what `parse` makes of them.
+        """Fetch whole files, several at once, and yield the content of each in turn as `parse` returns it.
 
-        What fails, or what `parse` finds broken, is fetched again, a few times. All that is in flight has 256 MiB, or
-        is one file.
+        A file that fails, or that `parse` finds broken, is fetched again, up to four times in all. The files in flight
+        together have at most 256 MiB, unless one file alone is larger.
 
         Raises
         ------
@@ -221,14 +222,14 @@ class RemoteFolder:
         while group := list(islice(rest, at_once)):
             found = self._fetched(group, parse, usual, last=usual == most)
             for name in group:
-                if name not in found:  # an unusually long one, which comes alone
+                if name not in found:  # an unusually long file, which is fetched alone
                     found = {**found, **self._fetched([name], parse, most)}
                 yield found.pop(name)
 
     def _fetched(
         self, names: Sequence[str], parse: Callable[[Path, bytes], T], most: int, *, last: bool = True
     ) -> dict[str, T]:
-        """Fetch files at once, again what is broken; leaves out those that are longer, unless nobody asks again."""
+        """Fetch files at once, and broken ones again. Unless `last`, leave out files longer than `most`."""
         for name in names:
             check_name(self.path, name)
         found: dict[str, T] = {}
@@ -236,7 +237,7 @@ class RemoteFolder:
         for attempt in range(1, _ATTEMPTS + 1):
             failed: dict[str, Exception] = {}
             contents = self._connection.fetch([self._prefix + name for name in wanted], most=most)
-            if self._prefix:  # else it is the record itself
+            if self._prefix:  # without a prefix it is the record itself
                 self._connection.last_read = object()
             for name in wanted:
                 data = contents.pop(0)
@@ -257,19 +258,19 @@ class RemoteFolder:
         raise AssertionError("the last attempt returns or raises")
 
     def _content(self, name: str, data: Any, most: int, attempt: int) -> bytes:
-        """Return a file's bytes, or raise what came instead."""
+        """Return a file's bytes, or raise the error that was fetched instead."""
         path = self.path / name
         if isinstance(data, FileNotFoundError):
             raise FileNotFoundError(2, "No such file", path) from data
         if isinstance(data, BaseException):
             raise RemoteError(str(path), _detail(data), attempts=attempt) from data
         if len(data) > most:
-            raise CorruptStoreError(path, f"it has more than the {most:,} bytes that are allowed")
+            raise CorruptStoreError(path, f"expected at most {most:,} bytes, found more")
         return bytes(data)
 
 
 def _detail(error: BaseException) -> str:
-    return str(error)[:_SHOWN] or type(error).__name__  # aiohttp quotes what a server sent
+    return str(error)[:_SHOWN] or type(error).__name__  # bounded, because aiohttp quotes the server's answer
 
 
 def _signature(data: bytes) -> Signature:
@@ -277,7 +278,7 @@ def _signature(data: bytes) -> Signature:
 
 
 def _forget_loop() -> None:
-    """Have fsspec start its event loop anew, if its thread was the parent's; newer ones do so by themselves."""
+    """Restart fsspec's event loop, if the loop's thread was the parent's. Newer versions of fsspec do so themselves."""
     from fsspec import asyn
 
     if asyn.iothread[0] is not None and not asyn.iothread[0].is_alive():
@@ -285,7 +286,7 @@ def _forget_loop() -> None:
 
 
 def _caches(filesystem: Any) -> bool:
-    """Tell whether files come through one of fsspec's caches, which keep them by name."""
+    """Return whether files come through one of fsspec's caches, which keep files by name."""
     from fsspec.implementations.cached import CachingFileSystem
 
     while filesystem is not None:
@@ -296,11 +297,11 @@ def _caches(filesystem: Any) -> bool:
 
 
 class RefusedError(Exception):
-    """A web server that will not answer otherwise if it is asked again; never leaves this module."""
+    """A web server refused a request, and another attempt is useless. It never leaves this module."""
 
 
 def _is_http(filesystem: Any) -> bool:
-    if "http" not in filesystem.protocol:  # else its module, and aiohttp, are there
+    if "http" not in filesystem.protocol:  # otherwise its module and aiohttp are imported already
         return False
     from fsspec.implementations.http import HTTPFileSystem
 
@@ -308,7 +309,7 @@ def _is_http(filesystem: Any) -> bool:
 
 
 def _get_all(filesystem: Any, urls: Sequence[str], most: int) -> list[Any]:
-    """Fetch URLs at once. fsspec's own way to do so reads whatever a server sends, to its end."""
+    """Fetch URLs at once. fsspec's own functions read all that a server sends, without a limit."""
     import asyncio
 
     from fsspec.asyn import sync
@@ -326,7 +327,7 @@ def _request_options(filesystem: Any, most: int) -> dict[str, Any]:
     import aiohttp
 
     options = dict(filesystem.kwargs)
-    # Caches on the way are told to ask whether the file is still the same: names stay, and an erase changes files.
+    # Caches on the way must revalidate each file: an erase changes files and keeps their names.
     unchanged = {"Accept-Encoding": "identity", "Cache-Control": "no-cache"}
     options["headers"] = {**unchanged, **(options.get("headers") or {})}
     if "timeout" not in filesystem.client_kwargs:
@@ -337,17 +338,17 @@ def _request_options(filesystem: Any, most: int) -> dict[str, Any]:
 
 
 async def _get(session: Any, url: Any, options: Mapping[str, Any], most: int) -> bytes:
-    """Fetch one URL, up to one byte more than `most`."""
+    """Fetch one URL, at most ``most + 1`` bytes."""
     async with session.get(url, **options) as response:
         if response.status in (404, 410):
             raise FileNotFoundError(str(url))
         if response.status >= 400:
             again = response.status >= 500 or response.status in (408, 425, 429)
-            reason = f"the server says {response.status} {response.reason or ''}".rstrip()
+            reason = f"the server answered {response.status} {response.reason or ''}".rstrip()
             raise OSError(reason) if again else RefusedError(reason)
         body = bytearray()
         async for part in response.content.iter_any():
             body += part
             if len(body) > most:
-                break  # and the connection is closed
+                break  # this closes the connection
         return bytes(memoryview(body)[: most + 1])

@@ -6,7 +6,7 @@ import os
 from typing import Final, NamedTuple
 
 _SETTLED_NS: Final = 2 * 10**9
-"""A file changed within this time may change again without its stamp showing it: clocks of file systems tick."""
+"""A file changed within this time may change again and keep its stamp: clocks of file systems tick."""
 
 
 class Stamp(NamedTuple):
@@ -17,7 +17,7 @@ class Stamp(NamedTuple):
 
 
 UNKNOWN: Final = Stamp(-1, -1)
-"""The stamp of content that is not a file, or of a file that was changed only just now."""
+"""The stamp of content that is not a file, or of a file that was changed too recently."""
 
 
 def stamp_of(found: os.stat_result) -> Stamp:
@@ -26,12 +26,12 @@ def stamp_of(found: os.stat_result) -> Stamp:
 
 
 def settled(stamp: Stamp, now: int) -> bool:
-    """Return whether a file had settled: any change after `now` will show in its stamp.
+    """Return whether any change of a file after `now` will change its stamp.
 
     Parameters
     ----------
     stamp : Stamp
     now : int
-        When the file was looked at, in ns since the epoch.
+        Time of the check, in ns since the epoch.
     """
     return stamp.mtime < now - _SETTLED_NS

@@ -1,4 +1,4 @@
-"""The one seam of all changes of the disk: tests kill the process there, or record what a power cut would leave."""
+"""The one hook before each change of the disk. Tests kill the process there, or record the state of a power cut."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Work for several threads: large copies, since one of them can't take all that memory gives, and decompression.
+"""Work in several threads: large copies, because one thread can't use all of the memory's bandwidth, and decompression.
 
-Threads live as long as one read: a process that forks later inherits none. There are none in a process that was started
-to share the work already (a `DataLoader`'s worker), and none where address space is limited: a thread that finds no
-memory for its first steps is waited for for ever (seen under ulimit -v, Python 3.11).
+Threads live as long as one read, so a process that forks later inherits no threads. No threads are started in a process
+that was itself started to share the work (a `DataLoader`'s worker). No threads are started where address space is
+limited: Python waits for ever for a thread that finds no memory for its first steps (seen under ulimit -v, Python
+3.11).
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 _WORTH_A_THREAD: Final = 8 * 2**20
-"""Bytes of a part: copying them takes a millisecond or two, a thread a tenth of one."""
+"""Least size of a part in bytes. A copy of it takes one or two milliseconds, the start of a thread a tenth of one."""
 _MOST: Final = 4
-"""Parts: by then memory has no more to give."""
+"""Most parts. More parts are not faster: the memory's bandwidth is used up."""
 _AHEAD_NBYTES: Final = 256 * 2**20
-"""That work which is done ahead may hold."""
+"""Most memory of the results that are made ahead, in bytes."""
 
 
 def may_start_threads() -> bool:
-    """Tell whether a thread that is started will run."""
+    """Return whether a started thread is sure to run."""
     return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
@@ -41,15 +42,15 @@ def _cores() -> int:
 
 
 def in_parts(work: Callable[[int, int], None], count: int, nbytes: int) -> None:
-    """Have `work` done on ``range(0, count)``, as a whole or in parts side by side.
+    """Run `work` on ``range(0, count)``, as a whole or in parallel parts.
 
     Parameters
     ----------
     work : callable
-        Takes where a part begins and ends; lets go of Python's global lock while it copies.
+        Takes the start and stop of a part. It must release Python's global lock while it copies.
     count : int
     nbytes : int
-        That are copied in all.
+        Bytes to copy in all.
     """
     parts = min(nbytes // _WORTH_A_THREAD, _MOST, count)
     if parts < 2 or not may_start_threads() or (parts := min(parts, _cores())) < 2:
@@ -65,16 +66,16 @@ def in_parts(work: Callable[[int, int], None], count: int, nbytes: int) -> None:
 
 
 def in_turn(work: Callable[[Item], T], items: Iterable[Item], *, held: int) -> Iterator[T]:
-    """Yield what `work` makes of each item, in their order; done side by side, a few items ahead.
+    """Yield the results of `work` for each item, in order. Threads compute a few items ahead.
 
     Parameters
     ----------
     work : callable
-        Lets go of Python's global lock for most of its time.
+        Must release Python's global lock for most of its time.
     items : iterable
-        Taken as they are needed.
+        Consumed as needed.
     held : int
-        Bytes of memory that one takes.
+        Memory of one item in bytes.
     """
     rest = iter(items)
     some = list(islice(rest, 2))
@@ -98,17 +99,17 @@ def in_turn(work: Callable[[Item], T], items: Iterable[Item], *, held: int) -> I
 def _submitted(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> Future[T]:
     try:
         return pool.submit(work, *arguments)
-    except RuntimeError:  # the interpreter is shutting down, and starts no thread any more
+    except RuntimeError:  # the interpreter is shutting down and starts no threads
         done: Future[T] = Future()
         done.set_result(work(*arguments))
         return done
 
 
 class ThreadLock:
-    """A lock among the threads of one process, free in a forked process. Call it in a ``with`` line: ``with lock():``.
+    """A lock between the threads of one process. It is free in a forked process. Use it as ``with lock():``.
 
-    `threading.Lock` alone would be held for ever in a process that is forked while another thread holds it. This class
-    has no ``__enter__`` of its own, which could be interrupted once it has the lock and before the block begins.
+    A plain `threading.Lock` would stay locked for ever in a process that is forked while another thread holds it. This
+    class has no ``__enter__`` of its own: a signal could interrupt that after it took the lock and before the block.
     """
 
     __slots__ = ("_locks",)

@@ -1,1 +1,1 @@
-"""From a commit to rows."""
+"""Reading the rows of a commit."""

@@ -1,4 +1,4 @@
-"""What every column of numbers has in common, and the words for its rows. How they are read, the others say."""
+"""The base of all columns of numbers, and the types of their rows. The subclasses read the rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 
 class NumericColumn:
-    """What all kinds of numeric column have in common.
+    """Base of the columns of numbers.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class NumericColumn:
         self.array = array
         self.dtype = np.dtype(array.dtype)
         self.check = check
-        self._sound = np.zeros(array.chunks, dtype=bool)  # chunks whose checksum was found right
+        self._sound = np.zeros(array.chunks, dtype=bool)  # chunks whose checksum matched
 
     @property
     def complete(self) -> bool:
@@ -56,14 +56,14 @@ class NumericColumn:
         raise NotImplementedError
 
     def read_ahead(self, start: int, stop: int) -> None:
-        """Tell the kernel, where that helps, that these rows will be read one after the other."""
+        """Advise the kernel, where that helps, that these rows will be read in order."""
 
     def copy_mapped(self, start: int, stop: int) -> Array:
-        """Copy neighbouring rows of a column that is `complete`, whatever became of the files since."""
+        """Copy neighbouring rows of a column that is `complete`. The files may be gone."""
         raise NotImplementedError
 
     def writable_copy(self) -> Array:
-        """Return all rows as a writable array of the caller's own: ``(len(self), *shape)``."""
+        """Return all rows as a writable array that only the caller holds: ``(len(self), *shape)``."""
         return self.copy(0, len(self))
 
     def _check_rows(self, rows: Rows) -> None:
@@ -71,7 +71,7 @@ class NumericColumn:
             raise IndexError(f"rows go from 0 to {self.array.length - 1}, found {rows.min()} to {rows.max()}")
 
     def _touch(self, chunks: NDArray[np.int64] | range) -> None:
-        """Check the chunks that were not checked before, where that was asked for."""
+        """Check the chunks that were not checked before, unless `check` is "tail"."""
         if self.check != "tail":
             for index in chunks:
                 if not self._sound[index]:

@@ -1,4 +1,4 @@
-"""Columns read from chunk files that hold the bytes of their rows as they are. `mapped_column` maps them instead."""
+"""Columns read from chunk files of plain, uncompressed rows. `mapped_column` maps such files instead."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("embstore")
 
 
 class FileColumn(NumericColumn):
-    """A column whose chunk files hold the bytes of its rows as they are."""
+    """Base of the columns whose chunk files hold plain, uncompressed rows."""
 
     folder: Folder
 
@@ -64,12 +64,12 @@ class FileColumn(NumericColumn):
     def _fill(self, descriptor: int, part: memoryview, position: int, index: int) -> None:
         if read_into(descriptor, [part], position) != part.nbytes:
             raise CorruptStoreError(
-                self.folder.path / chunk_name(self.array, index), "it became shorter while it was read"
+                self.folder.path / chunk_name(self.array, index), "it became shorter during the read"
             )
 
 
 class ChunkedColumn(FileColumn):
-    """Rows read from chunk files as they are asked for; where mapping is not possible or not wanted."""
+    """Rows read from chunk files on request, where the files can't or must not be mapped."""
 
     def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
         super().__init__(folder, array, check)

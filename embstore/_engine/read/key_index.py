@@ -1,9 +1,9 @@
-"""The index: from key hashes to row numbers. Derived from ``key_hash`` alone, and never trusted over it.
+"""The index from key hashes to row numbers. It is derived from ``key_hash`` alone, which takes precedence.
 
-Like a log-structured merge tree it is a few sorted runs of (hash, row): one mapped from ``index/`` over the
-store's first rows, the others in memory over the rows since. A hit counts only if ``key_hash`` at that
-row agrees; a miss counts only if the mapped run's checksum was found right. A run that lies is dropped,
-and the index is built again from ``key_hash``.
+Like a log-structured merge tree it is a few sorted runs of (hash, row). One run is mapped from ``index/`` and covers
+the store's first rows. The others are in memory and cover the later rows. A hit counts only if ``key_hash`` at that row
+agrees. A miss counts only if the mapped run's checksum matched. A run that does not match ``key_hash`` is dropped, and
+the index is rebuilt from ``key_hash``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class IndexMismatchError(Exception):
 
 
 class SortedRun:
-    """Rows in the order of the first halves of their key hashes, then of their numbers."""
+    """Row numbers, sorted by the first half of their key hash, then by number."""
 
     __slots__ = ("_checksum", "hashes", "rows", "verified")
 
@@ -61,7 +61,7 @@ class SortedRun:
         return len(self.hashes)
 
     def merged(self, other: SortedRun) -> SortedRun:
-        """Merge with a run over later rows."""
+        """Return this run merged with a run over later rows."""
         hashes = np.concatenate([self.hashes, other.hashes])
         order = np.argsort(hashes, kind="stable")
         return SortedRun(hashes[order], np.concatenate([self.rows, other.rows])[order])
@@ -80,7 +80,7 @@ class SortedRun:
             self.verified = True
 
     def find(self, wanted: Hashes, found: Found, snapshot: Snapshot) -> None:
-        """Set `found` where it is -1 and this run has a live row under the wanted key, the newest."""
+        """Set `found`, where it is -1, to the newest live row of the wanted key in this run."""
         open_ = np.flatnonzero(found < 0)
         place = self.hashes.searchsorted(wanted[open_, 0], side="right") - 1
         while len(open_):
@@ -98,26 +98,26 @@ class SortedRun:
             open_, place = open_[~hit], place[~hit] - 1  # an older row of the same key, or its first half
 
     def find_all(self, wanted: Hashes, snapshot: Snapshot) -> Found | None:
-        """Return the rows of all keys at once; None, unless each is here and its newest row is alive."""
-        # In ascending order, neighbouring searches take the same branches and find the same lines cached.
+        """Return the newest rows of all keys at once, or None if a key is not here or its newest row is deleted."""
+        # In ascending order, neighbouring searches take the same branches and use the same cache lines.
         order = wanted[:, 0].argsort()
         place = np.empty(len(wanted), dtype=np.int64)
         place[order] = self.hashes.searchsorted(wanted[order, 0], side="right") - 1
-        if not (self.hashes[place] == wanted[:, 0]).all():  # a place of -1 is the last one, whose hash differs
+        if not (self.hashes[place] == wanted[:, 0]).all():  # a place of -1 is the last entry, whose hash differs
             return None
         rows: Found = self.rows[place].astype(np.int64)
         try:
             stored = snapshot.take("key_hash", rows)
         except IndexError:
-            return None  # of a later commit, or a run that lies
+            return None  # a row of a later commit, or a wrong run
         if not (stored == wanted).all() or (snapshot.record.dead and snapshot.is_dead(rows).any()):
             return None
         return rows
 
 
 def _confirmed(snapshot: Snapshot, rows: Rows, wanted: Hashes) -> Mask:
-    """Tell which rows are committed, alive, and have the wanted key hash."""
-    usable = rows < snapshot.record.rows  # a run may be of a later commit than the snapshot
+    """Return a mask of the rows that are committed, live, and have the wanted key hash."""
+    usable = rows < snapshot.record.rows  # a run may cover rows of a later commit
     if snapshot.record.dead:
         usable &= ~snapshot.is_dead(rows)
     if len(rows) and rows.min() < 0:
@@ -139,7 +139,7 @@ class KeyIndex:
     ----------
     snapshot : Snapshot
     previous : KeyIndex, optional
-        Of an earlier commit of the same store; its runs are used again.
+        Index of an earlier commit of the same store. Its runs are reused.
     """
 
     def __init__(self, snapshot: Snapshot, previous: KeyIndex | None = None) -> None:
@@ -159,7 +159,7 @@ class KeyIndex:
         return max(0, self.snapshot.record.rows - mapped)
 
     def find_keys(self, keys: Iterable[str | Key]) -> Found:
-        """Return the newest live row of each key, -1 where there is none: ``(len(keys),) int64``.
+        """Return the newest live row of each key, or -1: ``(len(keys),) int64``.
 
         Raises
         ------
@@ -169,7 +169,7 @@ class KeyIndex:
         return self.find(hash_keys(keys))
 
     def find(self, wanted: Hashes) -> Found:
-        """Return the newest live row of each key hash, -1 where there is none.
+        """Return the newest live row of each key hash, or -1.
 
         Parameters
         ----------
@@ -219,9 +219,9 @@ class KeyIndex:
 
 
 def _stored_runs(snapshot: Snapshot) -> Iterator[tuple[int, Folder, str]]:
-    """Yield the stored runs of this generation and epoch, the longest first: rows, the folder around, name."""
+    """Yield the stored runs of this generation and epoch, the longest first: rows, parent folder, name."""
     if not isinstance(snapshot.folder, Folder):
-        return  # a web server does not list names, and readers can do without
+        return  # a web server does not list names, and readers work without an index
     try:
         folder = snapshot.folder.child(FOLDER)
         names = folder.names()
@@ -234,7 +234,7 @@ def _stored_runs(snapshot: Snapshot) -> Iterator[tuple[int, Folder, str]]:
 
 
 def run_tag(snapshot: Snapshot) -> str:
-    """Bind a run to the store's generation and epoch, so that none of another is taken for it."""
+    """Return the tag in a run's name, which binds it to the store's generation and epoch."""
     record = snapshot.record
     return f"{(int(record.generation[:16], 16) + record.epoch) % 2**64:016x}"
 
@@ -244,12 +244,12 @@ def run_array(rows: int) -> ArrayState:
 
 
 def _stored_run(snapshot: Snapshot) -> SortedRun | None:
-    """Map the longest run in ``index/``."""
+    """Return the longest run in ``index/``, mapped where possible."""
     for rows, folder, name in _stored_runs(snapshot):
         try:
             return _open_run(folder.child(name), rows, snapshot.mapping)
         except FileNotFoundError:
-            continue  # a writer has just put a longer one in its place
+            continue  # a writer has just replaced it by a longer run
         except (CorruptStoreError, IndexMismatchError) as error:
             logger.warning("%s: index is broken (%s); rebuilding it", snapshot.folder.path, error)
     return None
@@ -268,7 +268,7 @@ def _open_run(folder: Folder, rows: int, mapping: str) -> SortedRun:
 
 
 def _mapped_run(folder: Folder, descriptor: int, rows: int) -> NDArray[np.uint64] | None:
-    """Map a run; None, with a logged warning, where that is not possible."""
+    """Map a run. Log a warning and return None where that is not possible."""
     nbytes = -(-16 * rows // PAGE_NBYTES) * PAGE_NBYTES
     reason = available(nbytes, 1)
     if not reason:
@@ -285,7 +285,7 @@ def _mapped_run(folder: Folder, descriptor: int, rows: int) -> NDArray[np.uint64
 
 
 def run_problems(snapshot: Snapshot) -> Iterator[tuple[Path, str]]:
-    """Compare each stored run with ``key_hash``; gives the file and what is wrong with it."""
+    """Compare each stored run with ``key_hash``. Yield the files that differ, with a message each."""
     for rows, folder, name in _stored_runs(snapshot):
         path = folder.path / name / "c.0.0"
         try:

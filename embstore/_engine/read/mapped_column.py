@@ -30,14 +30,14 @@ _FEW_ROWS: Final = 1024
 
 
 class State(enum.Enum):
-    """How the rows of a `MappedColumn` are read. The states follow each other, but for `UNMAPPABLE`."""
+    """How the rows of a `MappedColumn` are read. The states follow each other, except `UNMAPPABLE`."""
 
     FRESH = enum.auto()
-    """Nothing was read. The first small batch is read from the files: mapping millions of rows takes longer."""
+    """No row was read. The first small batch is read from the files: mapping millions of rows takes longer."""
     UNMAPPED = enum.auto()
     """The next read maps all chunks."""
     MAPPED = enum.auto()
-    """All chunks are mapped. They may be those of an erase that came before: the record was not re-read since."""
+    """All chunks are mapped. An erase may have changed them before, because the record was not re-read since."""
     SETTLED = enum.auto()
     """All chunks are mapped, and the record was re-read afterwards. Reads no longer touch the files."""
     UNMAPPABLE = enum.auto()
@@ -45,7 +45,7 @@ class State(enum.Enum):
 
 
 class MappedColumn(FileColumn):
-    """All chunk files mapped side by side, at the first read that is worth it.
+    """All chunk files mapped side by side, at the first read that is large enough.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class MappedColumn(FileColumn):
         before: MappedColumn | None = None,
         first: int = 0,
     ) -> None:
-        """Map the chunks from `first` on: now, if `whole`. Those before it, `before` has mapped into the region."""
+        """Map the chunks from `first` on, at once if `whole`. `before` has mapped the earlier ones into the region."""
         super().__init__(folder, array, check)
         self.region = region
         self.state = State.FRESH if check == "tail" else State.UNMAPPED
@@ -85,7 +85,7 @@ class MappedColumn(FileColumn):
 
     @property
     def complete(self) -> bool:
-        """True once all chunks are mapped and the record was re-read afterwards: reads no longer touch the files."""
+        """True once all chunks are mapped and the record was re-read since. Reads then no longer touch the files."""
         return self.state is State.SETTLED
 
     @property
@@ -98,7 +98,7 @@ class MappedColumn(FileColumn):
         self.state = State.SETTLED
 
     def _map(self) -> None:
-        """Map the chunks that are not mapped yet. Two threads may do so at once: they map the same files."""
+        """Map the chunks that are not mapped yet. Two threads may do so at once, because they map the same files."""
         nbytes = self.array.chunk_nbytes
         indices = range(self._first, self.array.chunks)
         for index, file in zip(indices, open_chunks(self.folder, self.array, indices), strict=True):
@@ -108,7 +108,7 @@ class MappedColumn(FileColumn):
                     self._checksums[index] = stored_checksum(descriptor, size)
         # Without this a cold random batch reads a hundred times its bytes.
         self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
-        self.state = State.MAPPED  # from SETTLED too: a second thread may have mapped files that were erased since
+        self.state = State.MAPPED  # from SETTLED too: a second thread may have mapped files that an erase changed since
 
     def _by_chunk_if_unmappable(self) -> ChunkedColumn | None:
         """Map all chunks, unless that is done. Return the column to read instead where the kernel refuses.
@@ -146,8 +146,8 @@ class MappedColumn(FileColumn):
     def copy(self, start: int, stop: int) -> Array:
         large = (stop - start) * self.array.row_nbytes >= _WORTH_READING
         if large and self.array.chunk_nbytes % HUGE_PAGE_NBYTES and self.check == "tail":
-            # No huge page fits these chunks, and each small page is looked up by itself. The kernel has its own
-            # map of all memory: reading copies a tenth faster.
+            # No huge page fits these chunks, and the processor looks up each small page. A read call uses the
+            # kernel's own map of all memory, and copies a tenth faster.
             self._by_chunk_if_unmappable()  # a later read must not depend on the files
             return self._read_rows(start, stop)
         return self.copy_mapped(start, stop)
@@ -167,7 +167,7 @@ class MappedColumn(FileColumn):
         return self._values[start:stop]
 
     def read_ahead(self, start: int, stop: int) -> None:
-        """Tell the kernel that these rows will be read one after the other; once, since that costs as well."""
+        """Advise the kernel that these rows will be read in order. Done once for each chunk, because the call costs."""
         chunks = self._chunks_of_span(start, stop)
         if not self._asked[chunks.start : chunks.stop].all():
             self._asked[chunks.start : chunks.stop] = True
@@ -196,10 +196,10 @@ class MappedColumn(FileColumn):
         needed = array.chunks * array.chunk_nbytes
         if needed > self.region.nbytes or available(0, array.chunks - self.array.chunks):
             return None
-        # Everything from the chunk that was the last: it was replaced by one with more rows. It is mapped over the old
-        # one in one step, and the rows that views of the old commit see are the same.
+        # From the chunk that was the last: a file with more rows replaced it. The new file is mapped over the old one
+        # in one step, and views of the old commit see the same rows.
         first = self.array.length // array.rows_per_chunk if self.mapped and not erased else 0
-        whole = self.mapped or erased  # the maps of erased rows must go
+        whole = self.mapped or erased  # the maps of erased rows must be replaced
         try:
             return MappedColumn(self.folder, array, self.check, self.region, whole=whole, before=self, first=first)
         except (FileNotFoundError, CorruptStoreError):
@@ -210,8 +210,8 @@ class MappedColumn(FileColumn):
     def _check_chunk(self, index: int) -> None:
         size = self.array.rows_per_chunk
         if index == self.array.chunks - 1:
-            # Read, not checked through the map: on a full tmpfs the hole behind the rows can't be filled, and touching
-            # it is a SIGBUS. The mapped rows themselves were checked when the commit was opened.
+            # Read, not checked through the map: a full tmpfs can't fill the hole after the rows, and touching it is a
+            # SIGBUS. The mapped rows themselves were checked when the commit was opened.
             read_chunk(self.folder, self.array, index)
             return
         chunk = self.region.array(((index + 1) * size, *self.array.shape), self.dtype)[index * size :]

@@ -1,4 +1,4 @@
-"""The choice of a column's kind: mapped, read chunk by chunk, decoded, or strings."""
+"""Open a column as one of its kinds: mapped, read chunk by chunk, decoded, or strings."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def open_column(
     Raises
     ------
     FileNotFoundError
-        A chunk is not there.
+        A chunk is missing.
     CorruptStoreError
-        A chunk has another size than it must have.
+        A chunk has the wrong size.
     """
     if array.dtype == STRING:
         return StringColumn(DecodedChunks(folder, array, tail_after_erase))
@@ -61,9 +61,9 @@ def grow_column(column: Column, array: ArrayState, *, mapping: Mapping, erased: 
     Parameters
     ----------
     column
-        Of the earlier commit.
+        Column of the earlier commit.
     array : ArrayState
-        Of the later commit.
+        Array of the later commit.
     mapping
     erased : bool
         Whether rows were erased between the two.
@@ -73,7 +73,7 @@ def grow_column(column: Column, array: ArrayState, *, mapping: Mapping, erased: 
     if isinstance(column, MappedColumn):
         grown = column.grown(array, erased=erased)
         return _numeric(column.folder, array, "auto", column.check) if grown is None else grown
-    # A column that could not be mapped stays so; an empty one was not tried.
+    # A column that could not be mapped is not tried again. An empty one was not tried.
     return _numeric(column.folder, array, mapping if column.array.length == 0 else "never", column.check)
 
 
@@ -83,7 +83,7 @@ def _numeric(folder: Folder, array: ArrayState, mapping: Mapping, check: Check) 
     if mapping == "never" or array.length == 0:
         return ChunkedColumn(folder, array, check)
     if array.chunk_nbytes % PAGE_NBYTES:
-        logger.info("%s: its rows don't fill pages, it is read chunk by chunk", folder.path)
+        logger.info("%s: its chunks don't fill pages; reading it chunk by chunk", folder.path)
         return ChunkedColumn(folder, array, check)
     reason = available(nbytes, array.chunks)
     if not reason:

@@ -1,4 +1,4 @@
-"""Open the newest commit of a store: by path, at a URL, or again where another process has replaced it."""
+"""Open the newest commit of a store: by path, by URL, or again after another process replaced the store."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def open_snapshot(
     if not path.is_dir():
         raise NotAStoreError(path, "it is a file" if path.exists() else "there is nothing")
     if mapping == "auto" and (kind := on_network(path)):
-        logger.info("%s: on %s, read chunk by chunk", path, kind)
+        logger.info("%s: on %s; reading it chunk by chunk", path, kind)
         mapping = "never"
     return _open(path, lambda: Folder.open(path), mapping=mapping, check=check)
 
@@ -55,7 +55,7 @@ def _open(path: Path, find_folder: Callable[[], ReadableFolder], *, mapping: Map
     for _ in range(ATTEMPTS):
         try:
             folder = find_folder()
-        except FileNotFoundError as error:  # it was removed just now
+        except FileNotFoundError as error:  # removed since the check
             raise NotAStoreError(path, "there is nothing") from error
         record: Record | None = None
         try:
@@ -64,19 +64,19 @@ def _open(path: Path, find_folder: Callable[[], ReadableFolder], *, mapping: Map
             snapshot.check_opened()
             return snapshot
         except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:
-            # Either the store moved on while it was opened, or it is broken.
+            # Either there was a newer commit while it was opened, or it is broken.
             if not is_newer(folder, record):
                 raise as_corruption(error) from error.__cause__
     raise StoreReplacedError(path, f"it was replaced {ATTEMPTS} times while it was opened")
 
 
 def open_again(snapshot: Snapshot) -> Snapshot:
-    """Open the newest commit of the store of the same config that is at the path now.
+    """Open the newest commit of the store that is at the path now, which must have the same config.
 
     Raises
     ------
     StoreReplacedError
-        The store at the path has another config: its rows are other values under the same keys.
+        The store at the path has another config, so the same keys have other values.
     """
     folder = snapshot.folder
     if isinstance(folder, RemoteFolder):
@@ -97,19 +97,19 @@ def open_generation(
     check: Check = "tail",
     storage_options: Mapping[str, Any] | None = None,
 ) -> Snapshot:
-    """Open a store whose row numbers were noted earlier, for example in a pickle.
+    """Open a store for row numbers of an earlier commit, for example from a pickle.
 
     Parameters
     ----------
     place
     generation, rows
-        Of the record at that time.
+        The record's values at that commit.
     mapping, check, storage_options
 
     Raises
     ------
     StoreChangedError
-        The row numbers mean other samples by now.
+        The row numbers belong to other samples by now.
     """
     snapshot = open_snapshot(place, mapping=mapping, check=check, storage_options=storage_options)
     record = snapshot.record

@@ -1,8 +1,8 @@
-"""Reading ahead for random batches: whether the rows of a batch are asked for at once, or faulted in one by one.
+"""Read-ahead for random batches: request the rows of a batch from the kernel at once, or fault them in one by one.
 
-A cold page that is touched is one read, and the next begins when it is done; the kernel reads a batch's pages side by
-side once it is told of them all. Telling it costs a system call a row, as much as copying a row that is in memory. So
-it is told only after a row turned out not to be.
+Each touch of a cold page is one read, and the next read begins after it. The kernel reads the pages of a batch in
+parallel if all are requested first. A request costs a system call for each row, as much as the copy of a row that is in
+memory. So rows are requested only after a row was found not to be in memory.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from embstore._engine.io.mapping import PAGE_NBYTES, Region
 from embstore._engine.read.column import Array, Rows
 
 _PROBES: Final = 8
-"""Rows touched to see whether a batch is in memory. Asking for all pays where an eighth or more is not."""
+"""Rows touched to see whether a batch is in memory. Requests pay off where an eighth or more of the rows is not."""
 _WHO: Final = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
 
 def _major_faults() -> int:
-    """Return how often this thread has waited for a page that had to be read."""
+    """Return how many times this thread waited for a page to be read."""
     return resource.getrusage(_WHO).ru_majflt
 
 
 class Prefetcher:
-    """Asks the kernel for the rows of a batch, where they are not in memory.
+    """Requests the rows of a batch from the kernel, where they are not in memory.
 
     Parameters
     ----------
     region : Region
-        With the rows from its start on, one after the other.
+        Holds the rows from its start on, one after the other.
     row_nbytes : int
     """
 
     def __init__(self, region: Region, row_nbytes: int) -> None:
         self._region = region
         self._row_nbytes = row_nbytes
-        self._waited = True  # in the batch before, or there was none
-        self._faults: int | None = None  # before the batch that is under way, unless it was asked for
+        self._waited = True  # in the batch before. True before the first batch
+        self._faults: int | None = None  # count before the current batch, or None if its rows were requested
 
     def before(self, values: Array, rows: Rows) -> None:
-        """Ask for the rows of a batch, if some of the batch before were not in memory, and some of these are not."""
+        """Request the rows of a batch, if rows of the batch before were not in memory and some of these are not."""
         self._faults = _major_faults()
         if not self._waited or len(rows) < _PROBES:
             return
@@ -56,12 +56,12 @@ class Prefetcher:
             self._region.advise("WILLNEED", start, stop - start)
 
     def after(self) -> None:
-        """Look whether the batch was in memory."""
+        """Note whether the batch was in memory."""
         if self._faults is not None and _major_faults() > self._faults:
             self._waited = True
 
     def _pages(self, rows: Rows) -> Iterator[tuple[int, int]]:
-        """Yield the stretches of pages that the rows lie on, from and to which byte."""
+        """Yield the ranges of pages of the rows, as start and stop bytes."""
         rows = np.sort(rows)
         starts = rows * self._row_nbytes // PAGE_NBYTES
         stops = ((rows + 1) * self._row_nbytes - 1) // PAGE_NBYTES + 1

@@ -1,4 +1,4 @@
-"""Values of rows out of a commit: of fields, ragged ones too, and of columns. Which rows, `view` and `store` say."""
+"""Read the values of rows of a commit: of fields, including ragged ones, and of columns."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Array = np.ndarray[Any, Any]
 
 
 def consecutive(rows: Rows) -> bool:
-    """Tell whether each row follows the one before."""
+    """Return whether each row follows the one before."""
     return int(rows[-1]) - int(rows[0]) == len(rows) - 1 and bool((np.diff(rows) == 1).all()) if len(rows) else False
 
 
 def read_field(snapshot: Snapshot, name: str, rows: Rows) -> Array | Ragged:
-    """Copy rows of a field as they are stored; neighbouring rows in one go."""
+    """Copy rows of a field as they are stored. Neighbouring rows are copied in one step."""
     if snapshot.record.fields[name].ragged:
         return read_ragged(snapshot, name, rows)
     if len(rows) > 1 and consecutive(rows):
@@ -30,7 +30,7 @@ def read_field(snapshot: Snapshot, name: str, rows: Rows) -> Array | Ragged:
 
 
 def span_field(snapshot: Snapshot, name: str, row: int) -> Array:
-    """Return one row of a field, read-only, without a copy where it is mapped; ``(length, *shape)`` of a ragged one."""
+    """Return one row of a field, read-only, without a copy where mapped. A ragged row is ``(length, *shape)``."""
     if not snapshot.record.fields[name].ragged:
         values: Array = snapshot.span(name, row, row + 1)[0]
         return values
@@ -40,7 +40,7 @@ def span_field(snapshot: Snapshot, name: str, row: int) -> Array:
 
 
 def read_ragged(snapshot: Snapshot, name: str, rows: Rows) -> Ragged:
-    """Copy rows of a ragged field; neighbouring rows in one go."""
+    """Copy rows of a ragged field. Neighbouring rows are copied in one step."""
     with snapshot.together():
         starts, stops = row_bounds(snapshot, name, rows)
         lengths = stops - starts
@@ -52,7 +52,7 @@ def read_ragged(snapshot: Snapshot, name: str, rows: Rows) -> Ragged:
 
 
 def padded_rows(snapshot: Snapshot, name: str, rows: Rows) -> Padded:
-    """Copy rows of a ragged field into one array with their lengths; one row is not copied, where it is mapped."""
+    """Copy rows of a ragged field into one array with their lengths. A single mapped row is not copied."""
     if len(rows) == 1:
         row = span_field(snapshot, name, int(rows[0]))
         return Padded(row[np.newaxis], np.array([len(row)], dtype=np.int64))
@@ -60,7 +60,7 @@ def padded_rows(snapshot: Snapshot, name: str, rows: Rows) -> Padded:
 
 
 def row_bounds(snapshot: Snapshot, name: str, rows: Rows) -> tuple[Rows, Rows]:
-    """Return where the tokens of rows begin and end, once it is known that they can.
+    """Return where the tokens of rows begin and end, after a check of these offsets.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def row_bounds(snapshot: Snapshot, name: str, rows: Rows) -> tuple[Rows, Rows]:
 
 
 def whole_offsets(snapshot: Snapshot, name: str) -> Rows:
-    """Return all offsets of a ragged field without a copy, once it is known that they are sound.
+    """Return all offsets of a ragged field without a copy, after a check of all of them.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def whole_offsets(snapshot: Snapshot, name: str) -> Rows:
 
 
 def check_ends(snapshot: Snapshot) -> None:
-    """Check that the last row of each ragged field ends with the last token: what is added comes after both.
+    """Check that the last row of each ragged field ends with the last token: new rows and tokens follow both.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Array | list[s
 
 
 def column_of(snapshot: Snapshot, name: str, rows: Rows) -> Array:
-    """Read a column's values at some rows."""
+    """Return the values of a column at some rows."""
     spec = snapshot.record.columns.get(name)
     if spec is None:
         raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)

@@ -1,8 +1,8 @@
-"""A snapshot: one commit of a store, as a reader holds it.
+"""A snapshot: one commit of a store, for reading.
 
-It reads the commit record, hands out the columns that the record names, and notices when what it
-holds is no longer what lies on disk. It never sees half a commit: the record is read first, and
-what it names is immutable but for an erase, which raises the record's epoch before it touches a row.
+It reads the commit record, opens the columns that the record names, and notices when the files on disk change. It never
+sees half a commit: the record is read first, and the rows that it names are immutable except for an erase, which raises
+the record's epoch before it changes a row.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ logger = logging.getLogger("embstore")
 
 _NEEDED: Final = ("class_names", "dead_rows", "class_code")
 _FEW: Final = 8
-"""Chunks, of 64 KiB where they are numbers."""
+"""Most chunks of an array that is read ahead. Chunks of numbers have 64 KiB here."""
 
 
 class Snapshot:
-    """One commit of the store in an open folder; immutable, and safe to share between threads.
+    """One commit of the store in an open folder. It is immutable, and safe to share between threads.
 
     Attributes
     ----------
     record : Record
-        Of this commit.
+        Record of this commit.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class Snapshot:
         self.mapping = mapping
         self.check = check
         self._signature = signature  # of this commit's record, while it is the newest
-        self._seen = signature  # of the newest record that was found not to matter to this commit
+        self._seen = signature  # of the newest record that does not affect this commit
         self._columns = {} if columns is None else columns
-        self._rechecked: object = None  # the last read by name that a look at the record came after
+        self._rechecked: object = None  # `last_read` at the time of the last look at the record
         self._within = threading.local()
         self._class_names: list[str] | None = None
         self._dead_rows: Rows | None = None
 
     @property
     def local_folder(self) -> Folder:
-        """The folder of a store on this machine, which writers need."""
+        """The folder of a store on this machine. Writers need it."""
         assert isinstance(self.folder, Folder), self.folder.path
         return self.folder
 
     def check_opened(self) -> None:
-        """Check the tail of each array, or all chunks where `check` says so, and that the commit is still current."""
+        """Check the tail of each array, or all chunks if `check` is "all", and that the commit is still current."""
         self._check_tails()
         self._read_ahead()
         if self.check == "all":
@@ -84,29 +84,29 @@ class Snapshot:
         self._recheck_record()
 
     def _read_ahead(self) -> None:
-        """Read what every selection needs, if it is little and not here: one look at the record does for all of it."""
+        """At a URL, read the small arrays that every selection needs. One look at the record serves all of them."""
         if isinstance(self.folder, Folder):
             return
         few = {name for name in _NEEDED if self.record.arrays[name].chunks <= _FEW}
         with self.reading():
-            # Kept only once it is known to be of this commit.
+            # Kept only after the look at the record, which proves that they are of this commit.
             names = self._read_class_names() if "class_names" in few else None
             dead = self._read_dead_rows() if "dead_rows" in few else None
-            if rows := self.record.rows:  # the last chunk, at least: then their number is not made up
+            if rows := self.record.rows:  # at least the last chunk: it proves the number of rows
                 self.numeric("class_code").copy(0 if "class_code" in few else rows - 1, rows)
         self._class_names, self._dead_rows = names, dead
 
     def _check_tails(self) -> None:
         if not isinstance(self.folder, Folder):
-            return  # there each last chunk is checked when it is fetched
+            return  # at a URL each last chunk is checked when it is fetched
         erasing = self.record.erasing or {}
         for name, array in self.record.arrays.items():
             check_tail(self.folder.child(name), array, tail_after_erase=erasing.get(name))
 
     def advanced(self, record: Record, signature: Signature) -> Snapshot:
-        """Return the snapshot of a later commit in the same folder; columns in use grow in place."""
+        """Return the snapshot of a later commit in the same folder. Columns in use grow in place."""
         erased = record.epoch != self.record.epoch
-        reuse = isinstance(self.folder, Folder) or not erased  # chunks of a URL are read anew after an erase
+        reuse = isinstance(self.folder, Folder) or not erased  # a column at a URL is opened anew after an erase
         with self._reading():
             columns = {
                 name: grow_column(column, record.arrays[name], mapping=self.mapping, erased=erased)
@@ -116,7 +116,7 @@ class Snapshot:
                 if name in record.arrays and reuse
             }
         snapshot = Snapshot(self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns)
-        # Both only grow, but for a compaction, which is in another folder.
+        # Both arrays only grow, except in a compaction, which makes another folder.
         if record.arrays["class_names"].length == self.record.arrays["class_names"].length:
             snapshot._class_names = self._class_names
         if record.arrays["dead_rows"].length == self.record.arrays["dead_rows"].length:
@@ -124,7 +124,7 @@ class Snapshot:
         return snapshot
 
     def newest(self) -> Snapshot:
-        """Return the newest commit in the same folder; itself, if there is none newer.
+        """Return the newest commit in the same folder, which may be this one.
 
         Raises
         ------
@@ -151,8 +151,8 @@ class Snapshot:
     def ensure_current(self) -> None:
         """Raise if rows were erased, or the folder removed, since this commit was read.
 
-        What was read before this call is what the commit holds; what is read by name after an erase
-        might be blanked rows.
+        Rows that were read before this call are those of the commit. Rows read by file name after an erase may be
+        blanked.
 
         Raises
         ------
@@ -173,17 +173,17 @@ class Snapshot:
         self._seen = signature
 
     def _check_generation(self, record: Record) -> None:
-        # Of an open folder it can't change; what lies at a URL is another folder after a compaction, or an old copy.
+        # An open folder keeps its generation. A URL may lead to another folder after a compaction, or to an old copy.
         if record.generation != self.record.generation or record.rows < self.record.rows:
             raise StoreReplacedError(self.folder.path)
 
     def replaced(self) -> bool:
-        """Tell whether another store is at the path by now, or none."""
+        """Return whether another store is at the path by now, or no store."""
         return self.folder.replaced()
 
     @contextlib.contextmanager
     def _replacement_noticed(self) -> Iterator[None]:
-        """Tell a record that was lost from a folder that a compaction has replaced, and removes."""
+        """Raise StoreReplacedError for a missing or broken record if a compaction replaced the folder."""
         try:
             yield
         except (FileNotFoundError, CorruptStoreError) as error:
@@ -194,7 +194,7 @@ class Snapshot:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Tell a file that was lost from a store that moved on."""
+        """Raise StoreChangedError for a missing file if there is a newer commit, else CorruptStoreError."""
         try:
             yield
         except FileNotFoundError as error:
@@ -212,17 +212,16 @@ class Snapshot:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Guard reads by name: what the block reads is from this commit, or it raises.
+        """Guard reads by file name: the block reads rows of this commit, or it raises.
 
-        The record is looked at once the outermost block is through; not, if nothing was read by name since the
-        last time.
+        The record is re-read at the end of the outermost block, unless no file was read by name since the last look.
         """
         within, self._within.block = getattr(self._within, "block", False), True
         try:
             with self._reading():
                 yield
         except CorruptStoreError:
-            self.ensure_current()  # rows that were blanked meanwhile are not those committed
+            self.ensure_current()  # raises StoreChangedError if an erase blanked rows during the read
             raise
         finally:
             self._within.block = within
@@ -231,7 +230,7 @@ class Snapshot:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Look at the record once for all reads of a block, where each look is a request."""
+        """Re-read the record once for all reads of a block at a URL, where each look is a request."""
         if isinstance(self.folder, Folder):
             yield
         else:
@@ -239,10 +238,10 @@ class Snapshot:
                 yield
 
     def _recheck_record(self) -> None:
-        """Look at the record, if anything was read by name since: that was perhaps read after an erase."""
-        last = self.folder.last_read  # before the look, which is too early for what others read meanwhile
+        """Re-read the record, if a file was read by name since: that read may have come after an erase."""
+        last = self.folder.last_read  # taken before the look, which does not cover reads of other threads during it
         if last is not self._rechecked:
-            # Mapped before the look: one that is mapped later may be of an erase that comes later.
+            # Only columns mapped before the look: one mapped later may have chunks of a later erase.
             mapped = [column for column in list(self._columns.values()) if isinstance(column, MappedColumn)]
             mapped = [column for column in mapped if column.state is State.MAPPED]
             self.ensure_current()
@@ -259,7 +258,7 @@ class Snapshot:
             return column.take(rows)
 
     def span(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray[Any, Any]:
-        """Return neighbouring rows of a numeric array, read-only; all of them, unless told otherwise."""
+        """Return neighbouring rows of a numeric array, read-only, by default all rows."""
         column = self.numeric(name)
         stop = len(column) if stop is None else stop
         if column.complete:
@@ -279,15 +278,15 @@ class Snapshot:
             raise
 
     def mapped(self, name: str) -> np.ndarray[Any, Any] | None:
-        """Return a numeric array as it is mapped, whole and read-only; None, where it is not."""
+        """Return a numeric array as it is mapped, whole and read-only, or None if it is not mapped."""
         column = self.numeric(name)
         if not column.in_place:
             return None
-        self.span(name, 0, 0)  # has it mapped, and looked at
+        self.span(name, 0, 0)  # maps it, and re-reads the record
         return column.span(0, len(column)) if column.complete else None
 
     def writable_copy(self, name: str) -> np.ndarray[Any, Any]:
-        """Return all rows of a numeric array as a writable array of the caller's own."""
+        """Return all rows of a numeric array as a writable array that only the caller holds."""
         with self.reading():
             return self.numeric(name).writable_copy()
 
@@ -297,7 +296,7 @@ class Snapshot:
             return self.strings(name).take(rows)
 
     def column(self, name: str) -> Column:
-        """Return the column of the array `name`; that of its files is opened when it is first asked for."""
+        """Return the column of the array `name`, which is opened at the first call."""
         column = self._columns.get(name)
         if column is None:
             with self._reading():
@@ -309,7 +308,7 @@ class Snapshot:
                     tail_after_erase=(self.record.erasing or {}).get(name),
                 )
             if self.check == "all":
-                self._recheck_record()  # else nothing was read yet
+                self._recheck_record()  # otherwise no chunk was read yet
             column = self._columns.setdefault(name, column)
         return column
 
@@ -337,7 +336,7 @@ class Snapshot:
     def _read_dead_rows(self) -> Rows:
         dead = np.sort(self.span("dead_rows"))
         if len(dead) and (dead[0] < 0 or dead[-1] >= self.record.rows or (np.diff(dead) == 0).any()):
-            raise CorruptStoreError(self.folder.path / "dead_rows", "it names rows that are not there, or twice")
+            raise CorruptStoreError(self.folder.path / "dead_rows", "expected distinct numbers of the store's rows")
         return dead
 
     @cached_property
@@ -350,7 +349,7 @@ class Snapshot:
         return rows
 
     def is_dead(self, rows: Rows) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Tell for each row whether it is deleted."""
+        """Return for each row whether it is deleted."""
         dead = self.dead_rows
         if not len(dead):
             return np.zeros(len(rows), dtype=bool)
@@ -381,7 +380,7 @@ class Snapshot:
         """Return the code of each row's class."""
         codes, names = self.take("class_code", rows), self.class_names
         if len(codes) and not 0 <= codes.min() <= codes.max() < len(names):
-            raise CorruptStoreError(self.folder.path / "class_code", "it names classes that are not there")
+            raise CorruptStoreError(self.folder.path / "class_code", "expected codes of the stored class names")
         return codes
 
     def file_ids_of(self, rows: Rows) -> list[str]:
