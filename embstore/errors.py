@@ -62,7 +62,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY
 from inspect import Parameter, Signature
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
@@ -122,7 +122,7 @@ class _Shown:
 
 
 def _quoted(item: object) -> str:
-    return repr(str(item) if isinstance(item, Path) else item)
+    return repr(str(item) if isinstance(item, PurePath) else item)
 
 
 def _listed(items: Sequence[object], separator: str, shown: Callable[[object], str], most: int) -> str:
@@ -146,6 +146,8 @@ class EmbstoreError(Exception):
     name alone after ``_: KW_ONLY``. Its `template` makes the message of them: ``{path}``, ``{key!r}``, ``{dead:,}``.
     Of a tuple, the first items are shown: ``{keys:quoted}`` quotes them, ``{known:, }`` puts the given separator
     between them as they are. ``{keys:count}`` is their number. The bounds above hold for every fact.
+
+    `path` is a `pathlib.Path`. For a store at a URL it is a `PurePath` that displays the URL.
     """
 
     template: ClassVar[str]
@@ -217,7 +219,7 @@ class DuplicateKeysError(EmbstoreError, ValueError):
 
     keys: Items[str] = Items()
     _: KW_ONLY
-    path: Path | None = None
+    path: PurePath | None = None
     found_at: Items[str] = Items(default=())
 
     def _template(self) -> str:
@@ -230,7 +232,7 @@ class KeysExistError(EmbstoreError, ValueError):
 
     keys: Items[str] = Items()
     _: KW_ONLY
-    path: Path | None = None
+    path: PurePath | None = None
     template = (
         '{keys:count} key(s) are stored already in {path}: {keys:quoted}; use if_exists="skip" or if_exists="replace"'
     )
@@ -293,7 +295,7 @@ class DeadRowsError(EmbstoreError, ValueError):
 
     field: str
     _: KW_ONLY
-    path: Path
+    path: PurePath
     dead: int
     template = (
         "{field!r} of {path} has {dead:,} deleted row(s): ask for dead='include' and index it "
@@ -306,7 +308,7 @@ class MissingKeysError(EmbstoreError, KeyError):
 
     keys: Items[str] = Items()
     _: KW_ONLY
-    path: Path | None = None
+    path: PurePath | None = None
     what: str = ""
 
     def _template(self) -> str:
@@ -319,7 +321,7 @@ class UnknownFieldError(EmbstoreError, KeyError):
     field: str | None
     available: Items[str] = Items()
     _: KW_ONLY
-    path: Path | None = None
+    path: PurePath | None = None
     hint: str = ""
 
     def _template(self) -> str:
@@ -334,7 +336,7 @@ class UnknownColumnError(EmbstoreError, KeyError):
     column: str
     available: Items[str] = Items()
     _: KW_ONLY
-    path: Path | None = None
+    path: PurePath | None = None
     what: str = "no column"
 
     def _template(self) -> str:
@@ -376,7 +378,7 @@ class MissingWeightsError(EmbstoreError, ValueError):
 class ModelFilesError(EmbstoreError, FileNotFoundError):
     """A model's folder lacks a file. Attributes: `path` (of the folder), `missing`."""
 
-    path: Path
+    path: PurePath
     missing: str
     template = "{path} has no {missing}; expected the folder of a whole model"
 
@@ -384,14 +386,14 @@ class ModelFilesError(EmbstoreError, FileNotFoundError):
 class WeightsChangedError(EmbstoreError, RuntimeError):
     """A model's files changed since its fingerprint was taken: make the encoder again. Attribute: `path`."""
 
-    path: Path
+    path: PurePath
     template = "{path} changed since the encoder's fingerprint was taken; call from_pretrained again"
 
 
 class EmptySourceError(EmbstoreError, ValueError):
     """A source without samples. Attributes: `path`, `reason`."""
 
-    path: Path | None
+    path: PurePath | None
     reason: str
 
     def _template(self) -> str:
@@ -401,7 +403,7 @@ class EmptySourceError(EmbstoreError, ValueError):
 class EmptyViewError(EmbstoreError, ValueError):
     """A view without rows, where some are needed. Attributes: `path` (of the store), `what` (a verb, as "plot")."""
 
-    path: Path
+    path: PurePath
     what: str
     template = "cannot {what}: the view of {path} is empty; select at least one row"
 
@@ -427,7 +429,7 @@ class TooManyPairsError(EmbstoreError, ValueError):
 class SampleError(EmbstoreError, ValueError):
     """A sample that can't be read. Attributes: `path` (None for content in memory), `reason`."""
 
-    path: Path | None
+    path: PurePath | None
     reason: str
 
     def _template(self) -> str:
@@ -440,14 +442,14 @@ class DecodeError(SampleError):
     Raised by decoders, which have the content alone: `embed` knows the sample's key and path.
     """
 
-    def __init__(self, reason: str, *, path: Path | None = None) -> None:
+    def __init__(self, reason: str, *, path: PurePath | None = None) -> None:
         super().__init__(path, reason)
 
 
 class NotAStoreError(EmbstoreError, FileNotFoundError):
     """A path that is not an embstore store. Attributes: `path`, `reason`."""
 
-    path: Path
+    path: PurePath
     reason: str
     template = "{path} is not an embstore store: {reason}"
 
@@ -462,7 +464,7 @@ class CacheMissError(EmbstoreError, LookupError):
     _: KW_ONLY
     config: Any
     differences: Items[Any] = Items()
-    path: Path
+    path: PurePath
     template = "{reason}"
 
 
@@ -470,7 +472,7 @@ class AmbiguousConfigError(EmbstoreError, LookupError):
     """Several stores fit where one was wanted. Attributes: `wanted`, `paths`, `detail` (in which they differ)."""
 
     wanted: Mapping[str, object]
-    paths: Items[Path] = Items()
+    paths: Items[PurePath] = Items()
     detail: str
     template = "{paths:count} stores have {wanted!r}; they differ in {detail}: {paths:quoted}"
 
@@ -481,7 +483,7 @@ class ConfigMismatchError(EmbstoreError, ValueError):
     `differences` is a tuple of `embstore.Difference` (name, expected, found).
     """
 
-    path: Path
+    path: PurePath
     differences: Items[Any] = Items()
     template = "the config of {path} differs: {differences:; }"
 
@@ -491,7 +493,7 @@ class FieldMismatchError(EmbstoreError, ValueError):
 
     field: str
     _: KW_ONLY
-    path: Path | None
+    path: PurePath | None
     expected: object
     found: object
     template = "field {field!r} in {path} is {expected}, the encoder gives {found}; give it another name"
@@ -500,14 +502,14 @@ class FieldMismatchError(EmbstoreError, ValueError):
 class StoreExistsError(EmbstoreError, FileExistsError):
     """Something is already at the path. Attribute: `path`."""
 
-    path: Path
+    path: PurePath
     template = "{path} exists already; choose another path, or remove it first"
 
 
 class UnsupportedFormatError(EmbstoreError, ValueError):
     """A store that this version can't read. Attributes: `path`, `expected`, `found`."""
 
-    path: Path | None
+    path: PurePath | None
     _: KW_ONLY
     expected: object
     found: object
@@ -517,7 +519,7 @@ class UnsupportedFormatError(EmbstoreError, ValueError):
 class StoreReplacedError(EmbstoreError, OSError):
     """The store's folder was exchanged or removed: open it again. Attributes: `path`, `detail`."""
 
-    path: Path
+    path: PurePath
     detail: str = "its folder was replaced or removed"
     template = "{path}: {detail} since it was opened; open it again"
 
@@ -525,7 +527,7 @@ class StoreReplacedError(EmbstoreError, OSError):
 class StoreChangedError(EmbstoreError, RuntimeError):
     """Rows were renumbered or erased: select again. Attributes: `path`, `detail`, `expected`, `found`."""
 
-    path: Path
+    path: PurePath
     detail: str
     _: KW_ONLY
     expected: object
@@ -539,7 +541,7 @@ class CommitUncertainError(EmbstoreError, OSError):
     The store holds the commit whole or not at all: `refresh()`, then ask `missing(keys)`.
     """
 
-    path: Path
+    path: PurePath
     commit_id: str
     template = (
         "{path}: commit {commit_id} is in place, but syncing it to disk failed; refresh() "
@@ -550,7 +552,7 @@ class CommitUncertainError(EmbstoreError, OSError):
 class ReadOnlyError(EmbstoreError, PermissionError):
     """Writing to what can't be written. Attributes: `path`, `reason`."""
 
-    path: Path
+    path: PurePath
     reason: str
     template = "can't write to {path}: {reason}"
 
@@ -558,7 +560,7 @@ class ReadOnlyError(EmbstoreError, PermissionError):
 class StoreLockedError(EmbstoreError, TimeoutError):
     """Another writer held the lock for too long. Attributes: `path`, `holder`, `timeout` (seconds)."""
 
-    path: Path
+    path: PurePath
     _: KW_ONLY
     holder: str
     timeout: float
@@ -571,12 +573,12 @@ class StoreLockedError(EmbstoreError, TimeoutError):
 class StorageFullError(EmbstoreError, OSError):
     """No space, quota or file size left; the commit did not happen. Attributes: `path`, `errno`, `reason`."""
 
-    path: Path
+    path: PurePath
     errno: int | None
     reason: str | None
     template = "{path}: {reason}; nothing was committed and nothing was lost"
 
-    def __init__(self, path: Path, cause: OSError) -> None:
+    def __init__(self, path: PurePath, cause: OSError) -> None:
         super().__init__(path, cause.errno, cause.strerror)
 
 
@@ -595,7 +597,7 @@ class RemoteError(EmbstoreError, OSError):
 class NetworkFileSystemError(EmbstoreError, OSError):
     """Writing to a network or FUSE file system without opting in. Attributes: `path`, `filesystem`."""
 
-    path: Path
+    path: PurePath
     filesystem: str
     template = (
         "{path} lies on {filesystem}, whose locks and syncs can't be relied on; pass "
@@ -606,7 +608,7 @@ class NetworkFileSystemError(EmbstoreError, OSError):
 class CorruptStoreError(EmbstoreError, OSError):
     """What is on disk is not what was committed. Attributes: `path` (of the file), `detail`."""
 
-    path: Path
+    path: PurePath
     detail: str
     template = "{path}: {detail}; embstore.verify lists the rows affected, embstore.salvage keeps the rest"
 
@@ -614,7 +616,7 @@ class CorruptStoreError(EmbstoreError, OSError):
 class UnknownFormatError(EmbstoreError, ValueError):
     """A file of a kind that is not imported or exported. Attributes: `path`, `found`, `known` (formats)."""
 
-    path: Path
+    path: PurePath
     found: str
     known: Items[str] = Items()
 
@@ -635,7 +637,7 @@ class MissingLibraryError(EmbstoreError, ImportError):
 class FileFormatError(EmbstoreError, ValueError):
     """A file that is not what it should be, or broken. Attributes: `path`, `reason`."""
 
-    path: Path
+    path: PurePath
     reason: str
     template = "{path}: {reason}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -174,7 +174,7 @@ class BulkAppend:
         appends |= {name: values for name, values in (("class_names", new_names), ("dead_rows", dead)) if len(values)}
         return Plan(replace(record, rows=record.rows + count), appends), result
 
-    def _agreed(self, record: Record, path: Path) -> Record:
+    def _agreed(self, record: Record, path: PurePath) -> Record:
         """Return the record with the file's fields and columns, or say how the store's own differ."""
         if not record.fields:
             for name, spec in self.specs.items():

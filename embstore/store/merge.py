@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -190,7 +190,7 @@ def plan_merge(
 
 
 def _new_only(
-    parts: Sequence[Part], find: Callable[[Any], Rows], if_exists: IfExists, path: Path
+    parts: Sequence[Part], find: Callable[[Any], Rows], if_exists: IfExists, path: PurePath
 ) -> tuple[list[Part], Rows]:
     """Leave out rows whose key is stored already, or in an earlier part; also returns the rows that are replaced."""
     seen, dead = np.empty(0, "V16"), [np.empty(0, np.int64)]

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import numpy as np
@@ -49,14 +49,14 @@ class Problem(PickledByName):
 
     Attributes
     ----------
-    path : Path
+    path : PurePath
         Of the file.
     detail : str
     rows : ndarray of int64
         Live rows that are affected; none, where embstore does not need the file to read them.
     """
 
-    path: Path
+    path: PurePath
     detail: str
     rows: Rows
 
@@ -203,7 +203,7 @@ def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows
     try:
         folder = snapshot.local_folder.child(name)
     except (CorruptStoreError, FileNotFoundError) as error:
-        yield Problem(snapshot.folder.path / name, _detail(error), live)
+        yield Problem(snapshot.local_folder.path / name, _detail(error), live)
         return
     if detail := _metadata_problem(folder, array):
         yield Problem(folder.path / METADATA_NAME, detail, _NO_ROWS)
@@ -248,7 +248,7 @@ def _metadata_problem(folder: Folder, array: ArrayState) -> str:
 
 def _agreement_problems(snapshot: Snapshot, live: Rows) -> Iterator[Problem]:
     """Check what sound arrays say of each other."""
-    root = snapshot.folder.path
+    root = snapshot.local_folder.path
     step = 65_536
     for start in range(0, len(live), step):
         rows = live[start : start + step]
@@ -302,7 +302,7 @@ def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Prob
         wrong[0] |= offsets[0] != 0
         wrong[-1] |= offsets[-1] != tokens
     if not sound(offsets, tokens):
-        path = snapshot.folder.path / offsets_name(name)
+        path = snapshot.local_folder.path / offsets_name(name)
         yield Problem(path, offsets_message(tokens), live[wrong[live]])
 
 

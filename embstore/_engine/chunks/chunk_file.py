@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Final
 
 import numpy as np
@@ -43,7 +43,7 @@ def sizes(array: ArrayState) -> tuple[int, int]:
     return nbytes, nbytes
 
 
-def check_size(path: Path, array: ArrayState, size: int) -> None:
+def check_size(path: PurePath, array: ArrayState, size: int) -> None:
     """Check the size of a chunk's file.
 
     Raises
@@ -58,7 +58,7 @@ def _fits(size: int, allowed: tuple[int, int]) -> bool:
     return allowed[0] <= size <= allowed[1]
 
 
-def _wrong_size(path: Path, size: int, allowed: tuple[int, int]) -> CorruptStoreError:
+def _wrong_size(path: PurePath, size: int, allowed: tuple[int, int]) -> CorruptStoreError:
     least, most = allowed
     expected = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     return CorruptStoreError(path, f"expected {expected} bytes, found {size:,}")
@@ -123,7 +123,7 @@ def read_chunks(
     names = (chunk_name(array, index) for index in indices)  # lazy: a forged record may claim billions
     most, held = _most_nbytes(folder, array), _held_nbytes(array)
 
-    def decode(path: Path, data: bytes) -> Chunk:
+    def decode(path: PurePath, data: bytes) -> Chunk:
         return _decoded(path, array, data, tails if path.name == last else ())
 
     if isinstance(folder, Folder) and array.compression is not None:
@@ -146,7 +146,7 @@ def _held_nbytes(array: ArrayState) -> int:
     return sizes(array)[1] + (array.chunk_nbytes if array.compression is not None else 0)
 
 
-def _decoded(path: Path, array: ArrayState, whole: bytes, tails: Sequence[Tail]) -> Chunk:
+def _decoded(path: PurePath, array: ArrayState, whole: bytes, tails: Sequence[Tail]) -> Chunk:
     """Turn a chunk's file into its rows."""
     check_size(path, array, len(whole))
     data = memoryview(whole)
@@ -236,7 +236,7 @@ def _checksum_of(descriptor: int, size: int, array: ArrayState, nbytes: int) -> 
     return checksum
 
 
-def tail_differs(path: Path) -> CorruptStoreError:
+def tail_differs(path: PurePath) -> CorruptStoreError:
     """Return the error for a last chunk whose rows differ from the committed ones."""
     return CorruptStoreError(path, "its rows are not those committed last")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from embstore._engine.format.parse_record import record_from_json
@@ -23,7 +23,7 @@ ATTEMPTS: Final = 200
 """Most attempts to read a store. An attempt fails only when a commit comes during it."""
 
 
-def parse_document(path: Path, data: bytes) -> dict[str, Any]:
+def parse_document(path: PurePath, data: bytes) -> dict[str, Any]:
     """Parse a group's ``zarr.json`` and check its record's checksum. Return the whole document."""
     try:
         document = json.loads(data)
@@ -52,7 +52,7 @@ def metadata_rewritten(document: dict[str, Any]) -> bool:
     return bool(document["attributes"]["embstore"].get("metadata_checksum") != digest(metadata))
 
 
-def check_record(path: Path, attributes: Any) -> None:
+def check_record(path: PurePath, attributes: Any) -> None:
     """Raise if this version can't read a record, or if its checksum does not match."""
     if beyond := unsupported(attributes):
         raise UnsupportedFormatError(path.parent, expected=f"format {FORMAT}", found=beyond)
@@ -60,7 +60,7 @@ def check_record(path: Path, attributes: Any) -> None:
         raise CorruptStoreError(path, "the commit record's checksum does not match")
 
 
-def parse_record(path: Path, attributes: Any) -> Record:
+def parse_record(path: PurePath, attributes: Any) -> Record:
     """Turn a checked record into a `Record`."""
     try:
         return record_from_json(attributes)
@@ -89,7 +89,7 @@ def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
     return record, signature
 
 
-def _record_in(path: Path, data: bytes) -> tuple[Record, bool]:
+def _record_in(path: PurePath, data: bytes) -> tuple[Record, bool]:
     document = parse_document(path, data)
     return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
 

@@ -14,7 +14,7 @@ import shutil
 import stat
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Protocol, TypeVar
 
 from embstore._engine.io.filesystem import explained, sync_descriptor
@@ -35,7 +35,7 @@ def is_partial(name: str) -> bool:
     return name == PARTIAL or (stem == PARTIAL and number.isdigit())
 
 
-def check_name(path: Path, name: str) -> None:
+def check_name(path: PurePath, name: str) -> None:
     """Raise unless `name` is that of a file or folder directly in the folder at `path`.
 
     Names come from records and indexes, which may be forged.
@@ -68,7 +68,7 @@ class ReadableFolder(Protocol):
     """A store's folder, or one in it, on this machine (`Folder`) or at a URL (`remote.RemoteFolder`)."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> PurePath:
         """The path of the folder, for messages and errors."""
 
     @property
@@ -85,11 +85,11 @@ class ReadableFolder(Protocol):
     def read(self, name: str, *, most: int) -> bytes:
         """Read the whole file `name`, which may have at most `most` bytes."""
 
-    def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
+    def read_marked(self, name: str, parse: Callable[[PurePath, bytes], T], *, most: int) -> tuple[Signature, T]:
         """Read a whole file. Return its `signature`, and its content as `parse` returns it."""
 
     def contents(
-        self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
+        self, names: Iterable[str], parse: Callable[[PurePath, bytes], T], *, most: int, held: int | None = None
     ) -> Iterator[T]:
         """Read whole files in turn, and yield the content of each as `parse` returns it.
 
@@ -179,13 +179,13 @@ class Folder:
             return read_exactly(descriptor, size, 0)
 
     def contents(
-        self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
+        self, names: Iterable[str], parse: Callable[[PurePath, bytes], T], *, most: int, held: int | None = None
     ) -> Iterator[T]:
         """Read whole files in turn, and yield the content of each as `parse` returns it."""
         for name in names:
             yield parse(self.path / name, self.read(name, most=most))
 
-    def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
+    def read_marked(self, name: str, parse: Callable[[PurePath, bytes], T], *, most: int) -> tuple[Signature, T]:
         """Read a whole file. Return its `signature`, and its content as `parse` returns it."""
         signature = self.signature(name)  # before the read, so that a replacement in between shows at the next look
         return signature, parse(self.path / name, self.read(name, most=most))

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeVar, cast
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Final, TypeVar
 
 from embstore._engine.io.folder import Signature, check_name
 from embstore.errors import CorruptStoreError, ReadOnlyError, RemoteError
@@ -53,9 +53,9 @@ def is_url(place: str | os.PathLike[str]) -> bool:
 
 
 class Url(PurePosixPath):
-    """A URL with the interface of a path, so that errors and messages name it as they name files.
+    """A URL for display, which joins with names as a path does. Passwords and the query after "?" are left out.
 
-    It is for display: passwords, and the query after "?", are left out.
+    Only a `pathlib.Path` is on this machine. So a function that needs one does not accept a `Url`.
     """
 
     def __str__(self) -> str:
@@ -64,11 +64,11 @@ class Url(PurePosixPath):
         return _HEAD.sub(lambda m: f"{m[1]}:{'///' if m[1].endswith(local) else '//'}", super().__str__())
 
     @classmethod
-    def shown(cls, url: str | os.PathLike[str]) -> Path:
-        """Return a URL as a path that is only displayed and joined with names."""
+    def shown(cls, url: str | os.PathLike[str]) -> Url:
+        """Return a URL as it is displayed."""
         links = os.fspath(url).split("::")
         links = [link.partition("?")[0] if link.startswith("http") else link for link in links]
-        return cast("Path", cls(_WITH_USER.sub(r"\1@", "::".join(links))))
+        return cls(_WITH_USER.sub(r"\1@", "::".join(links)))
 
 
 def local_path(place: str | os.PathLike[str]) -> Path:
@@ -148,7 +148,7 @@ class RemoteFolder:
 
     __slots__ = ("_children", "_connection", "_max_signed_bytes", "_prefix", "path")
 
-    def __init__(self, connection: Connection, path: Path, prefix: str, max_signed_bytes: int) -> None:
+    def __init__(self, connection: Connection, path: PurePath, prefix: str, max_signed_bytes: int) -> None:
         self.path = path
         self._connection = connection
         self._prefix = prefix
@@ -199,12 +199,12 @@ class RemoteFolder:
         """Read the whole file `name`, which may have at most `most` bytes."""
         return next(self.contents([name], lambda _, data: data, most=most))
 
-    def read_marked(self, name: str, parse: Callable[[Path, bytes], T], *, most: int) -> tuple[Signature, T]:
+    def read_marked(self, name: str, parse: Callable[[PurePath, bytes], T], *, most: int) -> tuple[Signature, T]:
         """Read a whole file in one fetch. Return its `signature`, and its content as `parse` returns it."""
         return next(self.contents([name], lambda path, data: (_signature(data), parse(path, data)), most=most))
 
     def contents(
-        self, names: Iterable[str], parse: Callable[[Path, bytes], T], *, most: int, held: int | None = None
+        self, names: Iterable[str], parse: Callable[[PurePath, bytes], T], *, most: int, held: int | None = None
     ) -> Iterator[T]:
         """Fetch whole files, several at once, and yield the content of each in turn as `parse` returns it.
 
@@ -227,7 +227,7 @@ class RemoteFolder:
                 yield found.pop(name)
 
     def _fetched(
-        self, names: Sequence[str], parse: Callable[[Path, bytes], T], most: int, *, last: bool = True
+        self, names: Sequence[str], parse: Callable[[PurePath, bytes], T], most: int, *, last: bool = True
     ) -> dict[str, T]:
         """Fetch files at once, and broken ones again. Unless `last`, leave out files longer than `most`."""
         for name in names:

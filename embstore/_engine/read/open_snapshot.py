@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from embstore._engine.chunks.record_file import ATTEMPTS, as_corruption, is_newer, read_record
@@ -51,7 +51,9 @@ def _open_remote(folder: RemoteFolder, check: Check) -> Snapshot:
     return _open(folder.path, lambda: folder, mapping="never", check=check)
 
 
-def _open(path: Path, find_folder: Callable[[], ReadableFolder], *, mapping: MappingPolicy, check: Check) -> Snapshot:
+def _open(
+    path: PurePath, find_folder: Callable[[], ReadableFolder], *, mapping: MappingPolicy, check: Check
+) -> Snapshot:
     for _ in range(ATTEMPTS):
         try:
             folder = find_folder()

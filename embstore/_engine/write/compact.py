@@ -80,7 +80,7 @@ def compact(snapshot: Snapshot) -> None:
     OSError
         The folders can't be exchanged here (``EBUSY``, ``EXDEV``, ``EINVAL``); nothing was changed.
     """
-    path = snapshot.folder.path
+    path = snapshot.local_folder.path
     beside = sibling(path)
     # A new checksum must not cover up a flipped bit: each chunk is checked as it is copied.
     checked = open_snapshot(path, mapping=snapshot.mapping, check="touched")

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
@@ -38,7 +39,8 @@ class Session:
     """
 
     def __init__(self, snapshot: Snapshot, *, writable: bool, lock_timeout: float) -> None:
-        self.path: Path = snapshot.folder.path
+        # A `Path` for all stores but those at a URL, which only read: theirs is a `Url`, for display.
+        self.path = cast("Path", snapshot.folder.path)
         self.writable = writable
         self._lock_timeout = lock_timeout
         self._snapshot: Snapshot | None = snapshot
