@@ -43,25 +43,12 @@ def sizes(array: ArrayState) -> tuple[int, int]:
     return nbytes, nbytes
 
 
-def check_size(path: PurePath, array: ArrayState, size: int) -> None:
-    """Check the size of a chunk's file.
-
-    Raises
-    ------
-    CorruptStoreError
-    """
-    if not _fits(size, allowed := sizes(array)):
-        raise _wrong_size(path, size, allowed)
-
-
-def _fits(size: int, allowed: tuple[int, int]) -> bool:
-    return allowed[0] <= size <= allowed[1]
-
-
-def _wrong_size(path: PurePath, size: int, allowed: tuple[int, int]) -> CorruptStoreError:
+def _size_problem(size: int, allowed: tuple[int, int]) -> str:
+    """Return the message for a chunk's file of the wrong size, or ""."""
     least, most = allowed
-    expected = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return CorruptStoreError(path, f"expected {expected} bytes, found {size:,}")
+    if least <= size <= most:
+        return ""
+    return f"expected {least:,}{f' to {most:,}' if least != most else ''} bytes, found {size:,}"
 
 
 def open_chunk(folder: Folder, array: ArrayState, index: int) -> OpenFile:
@@ -81,9 +68,9 @@ def open_chunks(folder: Folder, array: ArrayState, indices: Iterable[int]) -> It
     for index in indices:
         name = chunk_name(array, index)
         file = folder.opened(name)
-        if not _fits(file.size, allowed):
+        if problem := _size_problem(file.size, allowed):
             with file:
-                raise _wrong_size(folder.path / name, file.size, allowed)
+                raise CorruptStoreError(folder.path / name, problem)
         yield file
 
 
@@ -148,7 +135,8 @@ def _held_nbytes(array: ArrayState) -> int:
 
 def _decoded(path: PurePath, array: ArrayState, whole: bytes, tails: Sequence[Tail]) -> Chunk:
     """Turn a chunk's file into its rows."""
-    check_size(path, array, len(whole))
+    if problem := _size_problem(len(whole), sizes(array)):
+        raise CorruptStoreError(path, problem)
     data = memoryview(whole)
     payload = data[:-CHECKSUM_NBYTES]
     if crc32c(payload) != _CHECKSUM.unpack(data[-CHECKSUM_NBYTES:])[0]:

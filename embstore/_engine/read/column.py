@@ -58,10 +58,6 @@ class NumericColumn:
     def read_ahead(self, start: int, stop: int) -> None:
         """Advise the kernel, where that helps, that these rows will be read in order."""
 
-    def copy_mapped(self, start: int, stop: int) -> Array:
-        """Copy neighbouring rows of a column that is `complete`. The files may be gone."""
-        raise NotImplementedError
-
     def writable_copy(self) -> Array:
         """Return all rows as a writable array that only the caller holds: ``(len(self), *shape)``."""
         return self.copy(0, len(self))

@@ -24,9 +24,6 @@ class FileColumn(NumericColumn):
 
     folder: Folder
 
-    def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
-        super().__init__(folder, array, check)
-
     def _read_rows(self, start: int, stop: int) -> Array:
         """Read neighbouring rows from the chunk files."""
         out = aligned_empty((stop - start, *self.array.shape), self.dtype)

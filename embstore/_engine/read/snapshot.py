@@ -273,7 +273,7 @@ class Snapshot:
             with self.reading():
                 return column.copy(start, stop)
         except (StoreChangedError, StoreReplacedError):
-            if column.complete:
+            if isinstance(column, MappedColumn) and column.complete:
                 return column.copy_mapped(start, stop)
             raise
 
