@@ -1,1 +1,1 @@
-"""The format, pure: what `docs/format.md` says, as data. No I/O."""
+"""The format of `docs/format.md` as data. Pure: no I/O."""

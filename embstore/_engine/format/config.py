@@ -1,4 +1,4 @@
-"""Config: all that the stored values depend on, as a frozen JSON mapping with a fingerprint. Pure."""
+"""Config: all settings that the stored values depend on, as a frozen JSON mapping with a fingerprint. Pure."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()
-"""Stands in a `Difference` where one side does not have the attribute."""
+"""The value in a `Difference` where one side lacks the attribute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference(PickledByName):
-    """One attribute that two configs do not share; nested ones are named ``outer.inner``."""
+    """One attribute that differs between two configs. Nested attributes are named ``outer.inner``."""
 
     name: str
     expected: Any
@@ -61,7 +61,7 @@ def _number(value: float) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Write a JSON value in the one form that RFC 8785 (JCS) gives it.
+    """Write a JSON value in its canonical form (RFC 8785, JCS).
 
     Examples
     --------
@@ -82,7 +82,7 @@ def canonical_json(value: Any) -> str:
 
 
 def _plain(value: Any, name: str, depth: int = 0) -> Any:
-    """Turn `value` into plain JSON, or say which attribute can't be."""
+    """Turn `value` into plain JSON, or raise ConfigError with the name of the attribute."""
     if depth > _MAX_DEPTH:
         raise ConfigError(name, type(value).__name__, f"nested more than {_MAX_DEPTH} deep")
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
@@ -125,9 +125,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Config(Mapping[str, Any]):
-    """A frozen mapping of JSON values, equal when its canonical form is.
+    """A frozen mapping of JSON values. Two configs are equal if their canonical forms are.
 
-    Numbers are compared as JSON's: ``5`` is ``5.0``, and ``True`` is not ``1``. NumPy scalars become
+    Numbers are compared as in JSON: ``5`` is ``5.0``, and ``True`` is not ``1``. NumPy scalars become
     numbers and tuples become lists. NaN, infinity, names that are not text and integers beyond
     2**53 are refused.
 
@@ -158,14 +158,14 @@ class Config(Mapping[str, Any]):
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """Parse JSON text; a name that occurs twice is refused."""
+        """Parse JSON text. A name that occurs twice is refused."""
         values = json.loads(text, object_pairs_hook=_no_duplicates, parse_int=_whole_number)
         if not isinstance(values, dict):
             raise ConfigError("", values, "expected a JSON object")
         return cls(values)
 
     def __getitem__(self, name: str) -> Any:
-        """Return a copy of the attribute, so that nothing in the config can be changed."""
+        """Return a copy of the attribute, so that the config can't be changed."""
         return deepcopy(self._values[name])
 
     def __iter__(self) -> Iterator[str]:
@@ -223,7 +223,7 @@ class Config(Mapping[str, Any]):
 
 
 def _whole_number(text: str) -> int | float:
-    """Parse an integer of JSON; one beyond 2**53, as canonical JSON writes large doubles, as the double it is."""
+    """Parse an integer of JSON. Canonical JSON writes doubles beyond 2**53 as integers: return those as floats."""
     number = int(text)
     if _MAX_EXACT_INT < abs(number) < 10**21 and canonical_json(float(number)) == text:
         return float(number)

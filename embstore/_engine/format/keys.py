@@ -1,6 +1,6 @@
-"""Keys: the text ``file_id:class`` and its 128-bit hash. Pure; what is stored under a key is `index`'s to find.
+"""Keys: the text ``file_id:class`` and its 128-bit hash. Pure. `key_index` finds the row of a key.
 
-A key is data, never a path: nothing here or elsewhere opens a file by it.
+A key is data, never a path: no code opens a file by it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from embstore._engine.pickles import by_name
 from embstore.errors import KeyFormatError
 
 UNLABELLED = "_"
-"""The class of samples that have none."""
+"""The class of samples without a class."""
 
 MAX_KEY_BYTES = 65_535
 
@@ -51,7 +51,7 @@ class Key(NamedTuple):
         Raises
         ------
         KeyFormatError
-            No colon, an empty part, a colon in the class, text that is not valid Unicode, or more
+            It has no colon, an empty part, a colon in the class, text that is not valid Unicode, or more
             than 65,535 bytes of UTF-8.
         """
         if isinstance(key, Key):
@@ -80,24 +80,24 @@ class Key(NamedTuple):
         return cls(file_id, class_name)
 
 
-_new_hash = blake2b(digest_size=16).copy  # a quarter faster than making one anew
+_new_hash = blake2b(digest_size=16).copy  # a quarter faster than a new object
 
 
 def hash_keys(keys: Iterable[str | Key]) -> Hashes:
     """Hash keys with BLAKE2b, 16 bytes each (RFC 7693).
 
-    A cryptographic hash, because file names come from outside: with a fast one, two keys that
-    collide could be made on purpose, and one would be served for the other.
+    The hash is cryptographic, because file names come from outside. With a fast hash, two keys that collide could be
+    made on purpose, and the row of one would be returned for the other.
 
     Parameters
     ----------
     keys : iterable of str or Key
-        The UTF-8 bytes of their texts are hashed. Not checked for their form.
+        The UTF-8 bytes of their texts are hashed. Their form is not checked.
 
     Returns
     -------
     ndarray, (n, 2) uint64
-        The digest's two little-endian halves.
+        The two little-endian halves of each digest.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def hash_keys(keys: Iterable[str | Key]) -> Hashes:
     for key in keys:
         state = _new_hash()
         try:
-            state.update(key.encode())  # type: ignore[union-attr] # one try costs less than asking each for its type
+            state.update(key.encode())  # type: ignore[union-attr] # one try costs less than a type check for each key
         except (AttributeError, UnicodeEncodeError):
             state.update(_encoded(key))
         digests.append(state.digest())
@@ -121,7 +121,7 @@ def hash_keys(keys: Iterable[str | Key]) -> Hashes:
 
 
 def _encoded(key: object) -> bytes:
-    """Encode what is not plain text, or say why it can't be."""
+    """Encode a key that is not plain text, or raise KeyFormatError."""
     if not isinstance(key, str | Key):
         raise KeyFormatError(key, f"expected text, found {type(key).__name__}")
     try:

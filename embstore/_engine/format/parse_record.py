@@ -1,4 +1,4 @@
-"""Reading a commit record's JSON: every problem is listed with its place, and no size is believed unchecked. Pure."""
+"""Parse the JSON of a commit record. Every name and size is checked, and every problem is listed. Pure."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def record_from_json(value: Any) -> Record:
     Raises
     ------
     SchemaError
-        With every problem found. Whether the format number and `requires` are known is checked before, by
-        `schema.unsupported`.
+        With every problem found. `record.unsupported` checks the format number and `requires` before.
     """
     parser = _Parser()
     record = parser.record(value)
@@ -51,7 +50,7 @@ def record_from_json(value: Any) -> Record:
 
 
 class _Parser:
-    """Collects the problems of a record's JSON while it turns it into values."""
+    """Turns the JSON of a record into values, and collects its problems."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -88,7 +87,7 @@ class _Parser:
         return record
 
     def _agreement(self, record: Record) -> None:
-        """Check what the parts of a record say of each other."""
+        """Check that the parts of a record agree with each other."""
         arrays = record.arrays
         rows = record.rows
         expected: dict[str, tuple[str, tuple[int, ...], int | None]] = {
@@ -102,7 +101,7 @@ class _Parser:
                 expected[offsets_name(name)] = ("int64", (), rows + 1)
         for name, column in record.columns.items():
             if column.array in (*expected, *KEY_ARRAYS):
-                self.problems.append(f"columns.{name}.array: {column.array!r} is another's")
+                self.problems.append(f"columns.{name}.array: {column.array!r} belongs to another field or column")
             expected[column.array] = (column.dtype, (), rows)
         for name, (dtype, shape, length) in expected.items():
             state = arrays.get(name)

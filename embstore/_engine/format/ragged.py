@@ -1,4 +1,4 @@
-"""Rows of different lengths: tokens one after the other, and offsets that say where each row begins. Pure."""
+"""Rows of different lengths: tokens one after the other, and offsets of the rows. Pure."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Ragged(PickledByName):
         return Ragged(self.values[token_rows(offsets[:-1][rows], lengths)], taken)
 
     def padded(self) -> Padded:
-        """Copy the rows into one array, with zeros past each row's length; one row is only looked at, not copied."""
+        """Copy the rows into one array, with zeros past the length of each row. A single row is a view, not a copy."""
         lengths = self.lengths
         if len(self) == 1:
             return Padded(self[0][None], lengths)
@@ -103,23 +103,23 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return offsets
 
 
-def within_bounds(starts: NDArray[np.int64], stops: NDArray[np.int64], tokens: int) -> bool:
-    """Tell whether all rows begin and end within the tokens, and no row ends before it begins."""
+def rising(starts: NDArray[np.int64], stops: NDArray[np.int64], tokens: int) -> bool:
+    """Return whether all rows begin and end within the tokens, and end where they begin or later."""
     return not len(starts) or bool(starts.min() >= 0 and stops.max() <= tokens and (starts <= stops).all())
 
 
 def sound(offsets: NDArray[np.int64], tokens: int) -> bool:
-    """Tell whether all offsets of a field are what they must be: from 0 to the last token, never falling."""
-    return bool(offsets[0] == 0 and offsets[-1] == tokens) and within_bounds(offsets[:-1], offsets[1:], tokens)
+    """Return whether the offsets of a field are valid: from 0 to the number of tokens, never falling."""
+    return bool(offsets[0] == 0 and offsets[-1] == tokens) and rising(offsets[:-1], offsets[1:], tokens)
 
 
-def offsets_message(tokens: int) -> str:
-    """Return the message for offsets that are not `sound`."""
+def unsound(tokens: int) -> str:
+    """Return the message for offsets that are not valid."""
     return f"its offsets do not rise from 0 to {tokens}"
 
 
 def token_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the tokens of some rows, one row after the other.
+    """Return the numbers of the tokens of some rows, one row after the other.
 
     Examples
     --------
@@ -131,5 +131,5 @@ def token_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray
 
 
 def joined(parts: list[Ragged]) -> Ragged:
-    """Put the rows of several behind each other."""
+    """Concatenate the rows of several parts."""
     return Ragged(np.concatenate([p.values for p in parts]), offsets_of(np.concatenate([p.lengths for p in parts])))

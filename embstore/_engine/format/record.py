@@ -1,6 +1,6 @@
-"""The commit record's vocabulary as data: what `docs/format.md` says, transcribed. Pure.
+"""The vocabulary of the commit record as data, transcribed from `docs/format.md`. Pure.
 
-`Record.to_json` writes a record; `parsing` reads one. How arrays lie in files is `layout`'s.
+`Record.to_json` writes a record, and `parse_record` reads one. `zarr_layout` has the files of arrays.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIELD_DTYPES: Final = frozenset((*NUMERIC, BFLOAT16))
 COLUMN_DTYPES: Final = frozenset((*NUMERIC, STRING))
 COMPRESSIONS: Final = ("zstd", "blosc")
 DEFAULT_FIELD: Final = "embedding"
-"""Name of the field of a store that was given rows without a name."""
+"""Name of the field of a store whose rows came without a name."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 KEY_ARRAYS: Final = ("file_id", "class_code", "class_names", "key_hash", "dead_rows")
 _RESERVED: Final = frozenset((*KEY_ARRAYS, "index", "zarr.json", "key", "class_name", "sample", "row"))
@@ -48,7 +48,7 @@ MAX_DIMENSIONS: Final = 16
 
 
 class SchemaError(ValueError):
-    """A record that breaks the format; `problems` lists each with its place."""
+    """A record that breaks the format. Attribute `problems` lists each problem with its place."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -61,8 +61,8 @@ def check_name(name: object, taken: Iterable[str] = ()) -> str:
     Raises
     ------
     NameRefusedError
-        Not ``[A-Za-z_][A-Za-z0-9_.]*``, reserved, or equal to a taken one but for its case (some
-        file systems do not tell them apart).
+        The name is not ``[A-Za-z_][A-Za-z0-9_.]*``, is reserved, or differs from a taken name in case only (which is
+        one name on some file systems).
     """
     name = check_array_name(name, taken, most=MAX_NAME)
     if name.endswith("_offsets"):
@@ -90,22 +90,22 @@ def check_array_name(name: object, taken: Iterable[str], *, most: int = MAX_ARRA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldSpec(PickledByName):
-    """What a field (an embedding column) holds.
+    """The spec of a field (an embedding column).
 
     Parameters
     ----------
     shape : tuple of int
-        Shape of one row, each at least 1; ``()`` for a number a row. Of one token, in a ragged field.
+        Shape of one row, each size at least 1, or ``()`` for one number a row. In a ragged field, the shape of a token.
     dtype : str
         A NumPy name, or ``"bfloat16"``.
     layer, pooling : str, optional
-        Which output of the encoder it is and how it was pooled.
+        The output of the encoder, and the way in which it was pooled.
     nonfinite : {"refuse", "allow"}
-        What to do with NaN and infinity.
+        Whether NaN and infinity may be stored.
     dims : tuple of str, optional
         Names of the row's dimensions, for xarray.
     ragged : bool
-        Whether each row has a length of its own: ``(length, *shape)``.
+        Whether rows differ in length: ``(length, *shape)``.
     """
 
     shape: tuple[int, ...]
@@ -151,12 +151,12 @@ class FieldSpec(PickledByName):
 
     @property
     def meaning(self) -> dict[str, Any]:
-        """What its values are; names of dimensions and rules of entry are not part of that."""
+        """The members that define the values. `dims` and `nonfinite` do not."""
         return {name: getattr(self, name) for name in ("shape", "dtype", "layer", "pooling", "ragged")}
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of one row; of one token, in a ragged field."""
+        """Bytes of one row, or of one token of a ragged field."""
         return np.dtype(self.zarr_dtype).itemsize * math.prod(self.shape)
 
     @property
@@ -166,18 +166,18 @@ class FieldSpec(PickledByName):
 
 
 def stored_dtype(dtype: str) -> str:
-    """Return NumPy's name of the dtype that values are stored as."""
+    """Return the NumPy name of the dtype of stored values."""
     return "uint16" if dtype == BFLOAT16 else dtype
 
 
 def offsets_name(field: str) -> str:
-    """Name the array that says where a ragged field's rows begin and end."""
+    """Return the name of the array with the offsets of a ragged field."""
     return f"{field}_offsets"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnSpec:
-    """What a column holds (one value a row), and the array that holds it now."""
+    """The dtype of a column (one value a row), and its current array."""
 
     dtype: str
     array: str
@@ -195,9 +195,9 @@ class Tail:
 class ArrayState:
     """One array of the group as a commit left it.
 
-    `dtype` is Zarr's data type (``uint16`` for bfloat16), `shape` that of one row, `fill` the value of a
-    blank row where it is not the data type's own (the NaN of bfloat16), `compression` how its chunks are packed,
-    `length` the committed rows.
+    `dtype` is the Zarr data type (``uint16`` for bfloat16), `shape` the shape of one row, `fill` the value of a
+    blank row if it differs from the default of the data type (the NaN of bfloat16), `compression` the codec of the
+    chunks, `length` the number of committed rows.
     """
 
     dtype: str
@@ -216,7 +216,7 @@ class ArrayState:
 
     @property
     def chunk_nbytes(self) -> int:
-        """Bytes of one chunk's values (of a numeric array), the checksum apart."""
+        """Bytes of the values of one chunk (of a numeric array), without the checksum."""
         return self.row_nbytes * self.rows_per_chunk
 
     @property
@@ -227,7 +227,7 @@ class ArrayState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """The commit record: a store is what its record says."""
+    """The commit record, which defines the content of a store."""
 
     config: dict[str, Any]
     fingerprint: str
@@ -263,7 +263,7 @@ class Record:
 
     @property
     def sample_arrays(self) -> set[str]:
-        """Names of the arrays that have one row a sample."""
+        """Names of the arrays with one row for each sample."""
         others = {name for field in self.ragged for name in (field, offsets_name(field))}
         return self.arrays.keys() - {"class_names", "dead_rows"} - others
 
@@ -272,7 +272,7 @@ class Record:
         return replace(self, arrays={**self.arrays, **arrays})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values, its checksum apart."""
+        """Return the record as JSON values, without its checksum."""
         return {
             "format": FORMAT,
             "requires": self.requires,
@@ -294,9 +294,9 @@ class Record:
 
 
 def unsupported(value: Any) -> str | None:
-    """Say what in a record's JSON this version can't read, if anything."""
+    """Return the format number or features of a record that this version can't read, or None."""
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
-        return None  # not a record at all: the parser says so
+        return None  # not a record at all: the parser raises
     if value["format"] > FORMAT:
         return f"format {value['format']}"
     requires = value.get("requires")
@@ -308,7 +308,7 @@ def unsupported(value: Any) -> str | None:
 
 
 def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
-    """Return provenance as it is recorded: text under names.
+    """Return provenance after a check that it is text under names.
 
     Raises
     ------
@@ -323,7 +323,7 @@ def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
 
 
 def dtype_name(dtype: Any) -> str:
-    """Return a dtype's name: NumPy's, or ``"bfloat16"`` (also for torch's dtypes)."""
+    """Return the NumPy name of a dtype, or ``"bfloat16"``. Takes dtypes of torch too."""
     text = dtype if isinstance(dtype, str) else str(dtype)
     text = text.removeprefix("torch.")
     if text in (BFLOAT16, STRING):

@@ -19,8 +19,8 @@ _LENGTH = struct.Struct("<I")
 
 
 def crc32c_extend(checksum: int, data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
-    """Extend a CRC-32C (RFC 3720, appendix B.4) by more bytes, or by those of a C-contiguous array."""
-    if isinstance(data, memoryview):  # the C code takes no memoryview, but what NumPy makes of it
+    """Extend a CRC-32C (RFC 3720, appendix B.4) by bytes, or by the bytes of a C-contiguous array."""
+    if isinstance(data, memoryview):  # the C code takes arrays, but no memoryview
         data = np.frombuffer(data, np.uint8) if data.nbytes else b""
     elif isinstance(data, np.ndarray):
         data = data.reshape(-1).view(np.uint8)
@@ -28,17 +28,17 @@ def crc32c_extend(checksum: int, data: bytes | memoryview | np.ndarray[Any, Any]
 
 
 def crc32c(data: bytes | memoryview | np.ndarray[Any, Any]) -> int:
-    """Return the CRC-32C of bytes, or of those of a C-contiguous array."""
+    """Return the CRC-32C of bytes, or of the bytes of a C-contiguous array."""
     return crc32c_extend(0, data)
 
 
 def dump_json(value: Any) -> bytes:
-    """Write JSON as it stands in a ``zarr.json``: compact, names in the order given."""
+    """Write JSON for a ``zarr.json``: compact, with names in the order given."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def encode_strings(values: Sequence[str]) -> bytes:
-    """Encode strings as ``vlen-utf8`` does, its leading count apart: each a uint32 length and its UTF-8."""
+    """Encode strings as ``vlen-utf8`` without its leading count: each a uint32 length and its UTF-8."""
     raw = [value.encode() for value in values]
     lengths = np.fromiter(map(len, raw), dtype="<u4", count=len(raw)).tobytes()
     parts = [b""] * (2 * len(raw))
@@ -48,7 +48,7 @@ def encode_strings(values: Sequence[str]) -> bytes:
 
 
 def payload(array: ArrayState, values: Sequence[str] | np.ndarray[Any, Any]) -> bytes | memoryview:
-    """Turn rows into the bytes that a chunk holds of them."""
+    """Return the bytes of rows in a chunk."""
     if array.dtype == STRING:
         return encode_strings(values)  # type: ignore[arg-type]
     numbers = np.ascontiguousarray(values, dtype=np.dtype(array.dtype).newbyteorder("<"))
@@ -61,11 +61,11 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
     Raises
     ------
     ValueError
-        The lengths do not fit the bytes. Nothing is allocated by a length before it was checked.
+        The lengths do not fit the bytes. Each length is checked before memory is allocated for it.
     """
     data = bytes(data)
     unpack, end, position = _LENGTH.unpack_from, len(data), 0
-    padding = len(data.rstrip(b"\0"))  # from there on, strings are empty: nearly all, in a small store's chunk
+    padding = len(data.rstrip(b"\0"))  # from there on strings are empty: nearly all, in the chunk of a small store
     values: list[str] = []
     while len(values) < count and position < padding:
         if position + 4 > end:

@@ -1,7 +1,7 @@
-"""How arrays lie in files: chunk sizes, chunk names, Zarr metadata, the string codec. Pure.
+"""The layout of arrays in files: chunk sizes, chunk names and Zarr metadata. Pure.
 
-The names and metadata are Zarr v3's (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html);
-`docs/format.md` says which of its choices embstore makes, and why.
+Names and metadata follow Zarr v3 (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html). `docs/format.md`
+has the choices of embstore among those of Zarr, and their reasons.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ MAX_ROW_BYTES: Final = MAX_CHUNK_BYTES
 _MANY_CHUNKS: Final = 4096
 _MANY_SIDE_CHUNKS: Final = 512
 _ALIGNMENTS: Final = (2 * 2**20, 64 * 2**10, 16 * 2**10, 4 * 2**10)
-"""A huge page (one fault and one TLB entry where the page cache has it whole), then pages on some ARM, on
-Apple, elsewhere."""
+"""A huge page (one fault and one TLB entry where the page cache has it whole), then the page size of some ARM systems,
+of Apple's, and of others."""
 ZSTD_LEVEL: Final = 3
 BLOSC: Final = {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "blocksize": 0}
 
 
 def rows_per_chunk(row_nbytes: int, target_nbytes: int) -> int:
-    """Choose a number of rows whose bytes are near `target_nbytes` and a multiple of a page.
+    """Return a number of rows whose bytes are near `target_nbytes` and a multiple of a page.
 
-    A multiple of 2 MiB if that stays within twice the target (and 16 MiB, if the target does), else of 64,
-    16 or 4 KiB; a row that fits none is read chunk by chunk instead of mapped.
+    The bytes are a multiple of 2 MiB if that stays within twice the target (and 16 MiB, if the target does), else of
+    64, 16 or 4 KiB. Where no multiple fits, columns are read chunk by chunk instead of mapped.
 
     Examples
     --------
@@ -64,7 +64,7 @@ def _array(
 ) -> ArrayState:
     """Describe an empty numeric array.
 
-    `sizes` are the bytes of its chunks at least and at most, and how many of them are too many.
+    `sizes` are the least and most bytes of a chunk, and the number of chunks from which chunks grow.
     """
     least, most, many = sizes
     row_nbytes = np.dtype(dtype).itemsize * math.prod(shape)
@@ -89,7 +89,7 @@ def field_array(
 
 
 def field_arrays(name: str, spec: FieldSpec, *, expected_rows: int = 0, **options: Any) -> dict[str, ArrayState]:
-    """Describe the empty arrays of a field: one, or tokens and offsets where it is ragged. See `field_array`."""
+    """Describe the empty arrays of a field: one, or tokens and offsets if it is ragged. See `field_array`."""
     arrays = {name: field_array(name, spec, expected_rows=expected_rows, **options)}
     if spec.ragged:
         arrays[offsets_name(name)] = column_array("int64", expected_rows=expected_rows, dim=f"{name}_offset")
@@ -100,7 +100,7 @@ _SIDE_SIZES: Final = (_SIDE_CHUNK_BYTES, _MAX_SIDE_CHUNK_BYTES, _MANY_SIDE_CHUNK
 
 
 def column_array(dtype: str, *, expected_rows: int = 0, dim: str = "sample") -> ArrayState:
-    """Describe the empty array of a column (or of any side array with one value a row)."""
+    """Describe the empty array of a column, or of another array with one value a row."""
     if dtype == STRING:
         rows = _STRING_CHUNK_ROWS
         while rows * _MANY_SIDE_CHUNKS < expected_rows and rows < _MAX_STRING_CHUNK_ROWS:
@@ -110,7 +110,7 @@ def column_array(dtype: str, *, expected_rows: int = 0, dim: str = "sample") -> 
 
 
 def key_arrays(*, expected_rows: int = 0) -> dict[str, ArrayState]:
-    """Describe the empty arrays that every store has."""
+    """Describe the five empty arrays that every store has."""
     return {
         "file_id": column_array(STRING, expected_rows=expected_rows),
         "class_code": column_array("int32", expected_rows=expected_rows),
@@ -121,7 +121,7 @@ def key_arrays(*, expected_rows: int = 0) -> dict[str, ArrayState]:
 
 
 def chunk_name(array: ArrayState, index: int) -> str:
-    """Name the file of chunk `index` along the first dimension.
+    """Return the file name of chunk `index` along the first dimension.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def chunk_name(array: ArrayState, index: int) -> str:
 
 
 def blank(array: ArrayState) -> Any:
-    """Return the value that a blanked row has, and that a chunk gone missing reads as elsewhere."""
+    """Return the value of a blank row. Other Zarr readers return it for a missing chunk too."""
     if array.dtype == STRING:
         return ""
     if array.fill is not None:
@@ -141,7 +141,7 @@ def blank(array: ArrayState) -> Any:
 
 
 def array_metadata(array: ArrayState) -> dict[str, Any]:
-    """Return an array's Zarr v3 metadata."""
+    """Return the Zarr v3 metadata of an array."""
     if array.dtype == STRING:
         fill: Any = ""
         encoder: dict[str, Any] = {"name": "vlen-utf8", "configuration": {}}

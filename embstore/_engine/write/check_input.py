@@ -1,6 +1,6 @@
-"""What comes in: keys, rows and column values, checked and turned into what arrays hold. No I/O.
+"""Check keys, rows and column values, and convert them to stored values. No I/O.
 
-Takes what `dtypes.as_rows` takes: NumPy arrays, lists, and torch tensors of any device.
+Rows may be NumPy arrays, lists, and torch tensors of any device, as for `dtypes.as_rows`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK: Final = 2**20  # values checked at a time
 
 @dataclass(frozen=True, slots=True)
 class KeyBatch:
-    """Keys that were checked: their texts and parts, all in one order."""
+    """Checked keys: their texts and parts, all in one order."""
 
     texts: list[str]
     file_ids: list[str]
@@ -38,13 +38,13 @@ class KeyBatch:
         return len(self.texts)
 
     def at(self, places: NDArray[np.int64]) -> KeyBatch:
-        """Return the keys at some places."""
+        """Return the keys at the given positions."""
         chosen = places.tolist()
         return KeyBatch(*([part[i] for i in chosen] for part in (self.texts, self.file_ids, self.class_names)))
 
 
 def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
-    """Check keys to be stored: each well formed, none twice.
+    """Return keys to be stored, after a check that each is well formed and none occurs twice.
 
     Raises
     ------
@@ -61,12 +61,12 @@ def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
 
 
 def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
-    """Split keys into texts, file_ids and classes, all at once where they are all well formed."""
+    """Split keys into texts, file_ids and classes. A fast path splits all at once if all are well formed."""
     if set(map(type, keys)) <= {str}:
         texts = cast("list[str]", keys)
-        cuts = [text.rfind(":") for text in texts]  # no tuples: 200,000 of them keep the garbage collector busy
+        cuts = [text.rfind(":") for text in texts]  # not partition(): 200,000 tuples keep the garbage collector busy
         class_names = [text[cut + 1 :] for text, cut in zip(texts, cuts, strict=True)]
-        short = 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES  # of four bytes a character
+        short = 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES  # UTF-8 has four bytes a character at most
         if min(cuts, default=1) > 0 and all(class_names) and short and _is_unicode(texts):
             return texts, [text[:cut] for text, cut in zip(texts, cuts, strict=True)], class_names
     parsed = [Key.parse(key) for key in keys]
@@ -82,12 +82,12 @@ def _is_unicode(texts: list[str]) -> bool:
 
 
 def infer_field(name: str, values: Any) -> FieldSpec:
-    """Describe the field that rows would make.
+    """Return the spec of the field that rows would make.
 
     Raises
     ------
     DtypeError
-        float64 (most often an accident, and twice the bytes), or no numbers at all.
+        float64 (most often an accident, and twice the bytes), or not numbers.
     """
     ragged = isinstance(values, Ragged | Padded)
     rows, dtype = as_rows(values.values if ragged else values)
@@ -166,7 +166,7 @@ def field_values(
 
 
 def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any, Any], str, NDArray[np.int64]]:
-    """Return the tokens of ragged rows one after the other, the name of their dtype, and the rows' offsets."""
+    """Return the tokens of ragged rows one after the other, the name of their dtype, and the offsets of the rows."""
     if isinstance(values, Ragged):
         tokens, dtype = as_rows(values.values)
         offsets = _whole_numbers(name, values.offsets)
@@ -194,7 +194,7 @@ def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any,
 
 
 def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
-    """Return offsets or lengths as they are counted."""
+    """Return offsets or lengths as int64."""
     numbers, dtype = as_rows(values)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise ShapeError(
@@ -226,7 +226,7 @@ def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, castin
 
 
 def _nonfinite_rows(rows: np.ndarray[Any, Any], dtype: str) -> NDArray[np.int64]:
-    """Return the places of rows with NaN or infinity."""
+    """Return the positions of rows with NaN or infinity."""
     if not len(rows):
         return np.empty(0, np.int64)
     step = max(1, _BLOCK // max(1, rows[0].size))
@@ -235,7 +235,7 @@ def _nonfinite_rows(rows: np.ndarray[Any, Any], dtype: str) -> NDArray[np.int64]
         block = rows[start : start + step]
         if dtype == BFLOAT16:
             block = widen_bfloat16(block)
-        # A sum is not finite if any of its terms is not; that is a fraction of the cost of isfinite.
+        # A sum is not finite if one of its terms is not. It costs a fraction of isfinite.
         with np.errstate(all="ignore"):
             if np.isfinite(block.sum(dtype=np.float64 if block.dtype == np.float64 else np.float32)):
                 continue
@@ -245,12 +245,12 @@ def _nonfinite_rows(rows: np.ndarray[Any, Any], dtype: str) -> NDArray[np.int64]
 
 
 def column_values(name: str, dtype: str | None, values: Any, count: int) -> tuple[str, Any]:
-    """Check a column's values; a single string or number stands for all rows.
+    """Check the values of a column. A single string or number stands for all rows.
 
     Returns
     -------
     str, ndarray or list of str
-        Zarr's data type, and the values.
+        The Zarr data type, and the values.
 
     Raises
     ------
@@ -268,7 +268,7 @@ def column_values(name: str, dtype: str | None, values: Any, count: int) -> tupl
         raise DtypeError(name, expected=dtype or sorted(COLUMN_DTYPES), found=array.dtype)
     wanted = dtype or array.dtype.name
     if not np.can_cast(array.dtype, wanted, "safe"):
-        # Python's own numbers have no width: 0.5 may go into float32, and 7 into int8.
+        # Numbers of Python have no width: 0.5 may go into float32, and 7 into int8.
         plain = array is not values and np.can_cast(array.dtype, wanted, "same_kind")
         with np.errstate(over="ignore"):
             converted = array.astype(wanted)

@@ -1,8 +1,7 @@
-"""The commit: rows added to the ends of arrays, then one rename that makes them so.
+"""The commit: rows are added to the ends of arrays, then one rename makes them part of the store.
 
-All of it runs under the store's lock. Chunk files first, each synced before it is renamed, and their folders; then the
-group's ``zarr.json``, whose rename is the commit; then what only other readers need. What a killed writer
-left behind is mended by the next one, in `recovery`. Which rows to add is the caller's to say.
+The caller holds the lock of the store and chooses the rows. `publish` has the order of the steps, which section 11 of
+``docs/format.md`` specifies. `recover` removes the files of a killed writer.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError
 logger = logging.getLogger("embstore")
 
 BACKUP_ARRAY = "key_hash"
-"""The array whose own metadata carries a copy of the record, for a salvage without ``zarr.json``."""
+"""The array whose own metadata has a copy of the record, for a salvage without ``zarr.json``."""
 Values = np.ndarray[Any, Any] | Sequence[str]
 Blocks = Values | Iterator[Values]
-"""Rows, or an iterator over blocks of them, where they are more than should be in memory at once."""
+"""Rows, or an iterator over blocks of rows if they are too many to be in memory at once."""
 
 
 class Committed(NamedTuple):
-    """The record as it was committed, and whether all that other readers need was brought up to it."""
+    """The committed record, and whether the metadata of all arrays was brought up to it (`tidy`)."""
 
     record: Record
     tidy: bool
@@ -53,7 +52,7 @@ def _append_block(batch: WriteBatch, folder: Folder, array: ArrayState, values: 
     count, size = len(values), array.rows_per_chunk
     used = array.length % size
     if used:
-        batch.publish(batch.pending(folder))  # the last chunk may be one of them
+        batch.publish(batch.pending(folder))  # the last chunk may be among them
     # The old rows are checked as they are read: a new checksum must not cover up a flipped bit.
     head = [read_tail(folder, array)] if used else []
     tail, start = array.tail, 0
@@ -71,14 +70,12 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Block
     Parameters
     ----------
     folder : Folder
-        Of the store, whose lock is held.
+        Of the store. The caller holds its lock.
     old : Record
-        The record that is committed now.
+        The newest commit.
     new : Record
-        The record to commit, with the old lengths of the arrays in `appends`. Arrays that `old` does not have are
-        made.
-    appends : mapping of str to rows, or to an iterator over blocks of rows
-        By the name of the array.
+        The record to commit, with the old lengths of the arrays in `appends`. Arrays that are not in `old` are made.
+    appends : mapping of array names to rows, or to an iterator over blocks of rows
 
     Returns
     -------
@@ -89,9 +86,9 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Block
     CommitUncertainError
         The record is in place, but may not be on disk.
     StoreExistsError
-        A folder that embstore did not make has the name of a new array.
+        A folder of other files has the name of a new array.
     SchemaError
-        The record breaks the format: nothing was committed.
+        The record breaks the format. Nothing was committed.
     OSError
         Nothing was committed.
     """
@@ -102,19 +99,19 @@ def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Block
         folder.sync()
     with WriteBatch() as batch:
         grown = {name: append_rows(batch, folder.child(name), new.arrays[name], v) for name, v in appends.items()}
-        dropped = () if new.dropped == old.dropped else new.dropped  # the last commit's are removed by now
+        dropped = () if new.dropped == old.dropped else new.dropped  # those of the last commit are removed by now
         record = replace(new.with_arrays(**grown), dropped=dropped, commit_id=new_id())
-        if made:  # otherwise only numbers changed, and an append need not pay for this (0.5 of 18 ms)
+        if made:  # otherwise only numbers changed, and an append saves this check (0.5 of 18 ms)
             refuse_unreadable(record)
         return publish(batch, folder, old, record)
 
 
 def publish(batch: WriteBatch, folder: Folder, old: Record | None, record: Record) -> Committed:
-    """Make a record, and the chunks that a batch has written for it, the newest commit of the store in `folder`.
+    """Commit a record, and the chunks that a batch has written for it, to the store in `folder`.
 
-    All files are synced under temporary names. Then the chunks get their names, then the group's ``zarr.json``, whose
-    rename is the commit. The arrays' own ``zarr.json`` come last: only other readers need them, so they may lag after a
-    power cut. Their content is synced too, since other readers can't open an array whose metadata is torn.
+    All files are synced under temporary names. Then the chunks are renamed, then the ``zarr.json`` of the group, whose
+    rename is the commit. The ``zarr.json`` of the arrays are renamed last. Only other readers need them, so they may
+    lag after a power cut. Their content is synced too, since other readers can't open an array whose metadata is torn.
 
     Raises
     ------
@@ -145,9 +142,11 @@ def publish(batch: WriteBatch, folder: Folder, old: Record | None, record: Recor
             folder.remove_child(name)
             folder.sync()
     except OSError as error:
-        # The commit is on disk. Only readers that ignore consolidated metadata lag.
+        # The commit is on disk. Only the metadata for readers that ignore consolidated metadata lags.
         batch.discard()
-        logger.warning("%s: committed, but not tidied up (%s); the next commit does", folder.path, error)
+        logger.warning(
+            "%s: committed, but the metadata of some arrays lags (%s); the next commit updates it", folder.path, error
+        )
         return Committed(record, tidy=False)
     return Committed(record, tidy=True)
 
@@ -163,7 +162,7 @@ def _make_array_folder(folder: Folder, name: str) -> None:
 
 
 def unfinished_array(folder: Folder, name: str) -> bool:
-    """Tell whether `name` is an array of a commit that was never made: chunks of ours, and no metadata."""
+    """Return whether `name` is a folder of chunk files and temporary files alone, from a commit that was never made."""
     try:
         inside = folder.child(name).names()
     except (CorruptStoreError, OSError):
@@ -172,7 +171,7 @@ def unfinished_array(folder: Folder, name: str) -> bool:
 
 
 def refuse_unreadable(record: Record) -> None:
-    """Raise if no reader would take a record: once it is in place, nothing opens the store any more.
+    """Raise if readers would refuse a record. Once such a record is in place, the store can't be opened.
 
     Raises
     ------
@@ -189,7 +188,7 @@ def _dump_group(document: dict[str, Any]) -> bytes:
 
 
 def own_metadata(name: str, document: dict[str, Any]) -> bytes:
-    """Return the ``zarr.json`` of one array of a group, for readers that ignore consolidated metadata."""
+    """Return the ``zarr.json`` of one array, for readers that ignore consolidated metadata."""
     metadata = document["consolidated_metadata"]["metadata"][name]
     if name == BACKUP_ARRAY:
         metadata = {**metadata, "attributes": {"embstore_backup": document["attributes"]["embstore"]}}
@@ -197,7 +196,7 @@ def own_metadata(name: str, document: dict[str, Any]) -> bytes:
 
 
 def create(path: Path, record: Record) -> None:
-    """Make a new store at `path`: built beside its place, then renamed in.
+    """Make a new store at `path`: build it beside the path, then rename it.
 
     Raises
     ------
@@ -209,7 +208,7 @@ def create(path: Path, record: Record) -> None:
 
 
 def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
-    """Make a new store in the sibling of `path`, and return its folder and its record."""
+    """Make a new store in the sibling of `path`. Return its folder and its record."""
     beside = sibling(path)
     parent = Folder.open(path.parent)
     parent.remove_child(beside.name)

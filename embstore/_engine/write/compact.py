@@ -1,4 +1,4 @@
-"""Rows copied in blocks from one store into a new one: for a compaction, and for a salvage."""
+"""Copy rows in blocks from one store into a new one, for a compaction and for a salvage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("embstore")
 
 
 def emptied(record: Record) -> Record:
-    """Return the record of a store of the same fields and columns, without rows, of a new generation."""
+    """Return the record of a store with the same fields and columns, without rows, and of a new generation."""
     columns = {name: replace(spec, array=name) for name, spec in record.columns.items()}
     renamed = {spec.array: name for name, spec in record.columns.items()}
     arrays = {renamed.get(name, name): replace(array, length=0, tail=None) for name, array in record.arrays.items()}
@@ -73,12 +73,12 @@ def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
 
 
 def compact(snapshot: Snapshot) -> None:
-    """Put a store without its deleted rows in the place of this one. Called under the lock.
+    """Replace a store by a copy without its deleted rows. The caller holds the lock.
 
     Raises
     ------
     OSError
-        The folders can't be exchanged here (``EBUSY``, ``EXDEV``, ``EINVAL``); nothing was changed.
+        The folders can't be exchanged here (``EBUSY``, ``EXDEV``, ``EINVAL``). Nothing was changed.
     """
     path = snapshot.local_folder.path
     beside = sibling(path)
@@ -88,7 +88,7 @@ def compact(snapshot: Snapshot) -> None:
         record = copy_rows(checked, checked.live_rows, path)
         swap_folders(beside, path)
     except OSError:
-        with contextlib.suppress(OSError):  # else the next writer does
+        with contextlib.suppress(OSError):  # the next writer removes it otherwise
             remove_tree(beside, last_first=METADATA_NAME)
         raise
     try:
@@ -96,7 +96,7 @@ def compact(snapshot: Snapshot) -> None:
     except OSError as error:
         raise CommitUncertainError(path, record.commit_id) from error
     logger.info("%s: compacted, %d rows kept of %d", path, record.rows, snapshot.record.rows)
-    # A reader that has just opened the old folder finds no record in it, and starts again.
+    # A reader that has just opened the old folder finds no record in it and starts again.
     remove_tree(beside, last_first=METADATA_NAME)
 
 

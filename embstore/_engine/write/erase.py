@@ -1,8 +1,8 @@
-"""Erase: deleted rows blanked in the files themselves, so that a withdrawn sample is gone.
+"""Erase: blank deleted rows in the files themselves, so that a withdrawn sample is gone.
 
-It rewrites chunks under their names, which nothing else does. So a commit comes first that raises the
-record's epoch, by which readers of earlier commits notice; it also says what the last chunks will
-become, so that an erase that was killed can be opened, and is finished by the next writer.
+An erase is the only operation that rewrites committed chunks under their names. So a first commit raises the epoch of
+the record, which readers of earlier commits notice. That commit also has the checksums that the last chunks will have.
+So a store in the middle of an erase can be opened, and the next writer finishes the erase of a killed one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from embstore.errors import CorruptStoreError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EraseReceipt(PickledByName):
-    """What an erase did, and what it can't reach.
+    """Result of an erase, with the copies that it can't reach.
 
     Attributes
     ----------
     path : Path
     key_hashes : tuple of str
-        BLAKE2b-128 of the keys, 32 hexadecimal digits each; the keys themselves are gone.
+        BLAKE2b-128 of the keys, 32 hexadecimal digits each. The keys themselves are gone.
     rows : tuple of int
     files_rewritten : int
     not_reached : tuple of str
@@ -67,7 +67,7 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
     Returns
     -------
     Committed, int
-        The last commit; number of files that were rewritten.
+        The last commit, and the number of files that were rewritten.
     """
     rows = np.sort(np.asarray(dead, dtype=np.int64))
     tails = {}
@@ -76,31 +76,31 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
         last = (array.chunks - 1) * array.rows_per_chunk
         if len(gone) and gone[-1] >= last:
             tails[name] = _blanked_tail(folder.child(name), array, gone[gone >= last] - last)
-    # From here on no reader of an earlier commit trusts what it reads by name, and a reader of this
-    # one accepts the last chunks as they are and as they will be.
+    # From here on a reader of an earlier commit does not use bytes that it reads by name, and a reader of this
+    # commit accepts the last chunks before and after the erase.
     record, _ = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)
     return _blank_all(folder, record, rows)
 
 
 def finish_erase(folder: Folder, record: Record) -> Record:
-    """Finish the erase of a writer that was killed."""
+    """Finish the erase of a killed writer."""
     return _blank_all(folder, record, np.sort(_numbers(folder, record, "dead_rows")))[0].record
 
 
 def _numbers(folder: Folder, record: Record, name: str) -> NDArray[np.int64]:
-    """Read an array of row numbers whole."""
+    """Read a whole array of row numbers."""
     array = record.arrays[name]
     parts = [np.asarray(read_chunk(folder.child(name), array, i)) for i in range(array.chunks)]
     return np.concatenate(parts)[: array.length] if parts else np.empty(0, np.int64)
 
 
 def _rows_to_blank(folder: Folder, record: Record, dead: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    """Say for each array which of its rows belong to deleted samples, ascending; tokens, of a ragged field."""
+    """Return the rows of deleted samples for each array, ascending. For a ragged field these are tokens."""
     rows = dict.fromkeys(record.sample_arrays, dead)
     for name in record.ragged:
         offsets = _numbers(folder, record, offsets_name(name))
         tokens = record.arrays[name].length
-        # All of them: where they fall, a row seems to have its neighbours' tokens, and these must not be blanked.
+        # All offsets are checked: where they fall, a row seems to have the tokens of its neighbours, which must stay.
         if not sound(offsets, tokens):
             raise CorruptStoreError(folder.path / offsets_name(name), offsets_message(tokens))
         rows[name] = token_rows(offsets[dead], offsets[dead + 1] - offsets[dead])
@@ -129,7 +129,7 @@ def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
 
 
 def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
-    """Rewrite the chunks that hold dead rows with these blanked, then commit that it is done."""
+    """Rewrite the chunks that hold dead rows with these rows blanked, then commit the end of the erase."""
     files, arrays = 0, {}
     for name, gone in _rows_to_blank(folder, record, dead).items():
         array, child = record.arrays[name], folder.child(name)

@@ -1,4 +1,4 @@
-"""The stored index: a sorted run over all rows, written when many rows are indexed in memory only."""
+"""Write the stored index: a sorted run over all rows, once many rows are indexed in memory only."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
 
 
 def wants_run(*, rows: int, in_memory: int) -> bool:
-    """Tell whether of a store's rows so many are indexed in memory only that a run should be written."""
+    """Return whether to write a run: more than 65,536 rows, and an eighth of the others, are in memory only."""
     return in_memory > max(_LEAST_RUN, (rows - in_memory) // 8)
 
 
 def write_run(snapshot: Snapshot) -> None:
-    """Write a run over all rows of the snapshot, and remove the others. Called under the lock.
+    """Write a run over all rows of the snapshot, and remove the other runs. The caller holds the lock.
 
-    Each step may be the last: a run without its chunk is not opened, and one that is not the newest
-    is right as far as it goes.
+    A kill at any step is safe: a run without its chunk is not opened, and an older run is right for the rows that it
+    covers.
     """
     rows = snapshot.record.rows
     root = snapshot.local_folder
@@ -55,7 +55,7 @@ def write_run(snapshot: Snapshot) -> None:
 
 
 def remove_partials(folder: Folder) -> None:
-    """Remove what a killed writer left half written in ``index/``."""
+    """Remove the temporary files of a killed writer in ``index/``."""
     folder.remove_partials()
     for name in folder.names():
         if RUN_NAME.fullmatch(name):
@@ -63,7 +63,7 @@ def remove_partials(folder: Folder) -> None:
 
 
 def drop_runs(folder: Folder) -> None:
-    """Remove all stored runs (their hashes are of rows that an erase withdraws)."""
+    """Remove all stored runs: they hold hashes of the keys that an erase withdraws."""
     if FOLDER in folder.names():
         folder.remove_child(FOLDER)
         folder.sync()

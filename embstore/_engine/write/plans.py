@@ -1,6 +1,6 @@
-"""Changes: what a call asks for, turned into a new record and the rows to add to each array.
+"""Plans: a call turned into a new record and the rows to add to each array.
 
-Each function looks at one snapshot and writes nothing; `session` carries the plan out, under the same lock.
+Each function reads one snapshot and writes nothing. `Session` carries the plan out under the same lock.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BLOCK_ROWS: Final = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppendResult(PickledByName):
-    """What an append did, in rows."""
+    """Result of an append, in rows."""
 
     appended: int = 0
     skipped: int = 0
@@ -42,7 +42,7 @@ class AppendResult(PickledByName):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A record to commit, and the rows to add to arrays by their names."""
+    """A record to commit, and the rows to add, by the name of the array."""
 
     record: Record
     appends: Mapping[str, Blocks]
@@ -59,7 +59,7 @@ def plan_append(
     casting: Casting,
     checked: Mapping[str, FieldSpec] | None = None,
 ) -> tuple[Plan | None, AppendResult]:
-    """Plan the append of rows. The plan is None if there is nothing to add.
+    """Plan the append of rows. Without rows to add, return None as the plan.
 
     Parameters
     ----------
@@ -128,12 +128,12 @@ def plan_append(
 
 
 def _hashed(keys: list[str]) -> Iterator[Values]:
-    """Yield the hashes of keys that nothing is looked up by: once the disk is busy with the fields."""
+    """Yield the hashes of keys that need no lookup: late, when the disk is busy with the fields."""
     yield hash_keys(keys)
 
 
 def field_appends(record: Record, rows: Mapping[str, Stored]) -> dict[str, Values]:
-    """Say which values to add to which arrays, for rows of fields; ragged ones have two."""
+    """Return the values to add to each array for rows of fields. Ragged fields have two arrays."""
     appends: dict[str, Values] = {}
     for name, values in rows.items():
         if isinstance(values, Ragged):
@@ -146,7 +146,7 @@ def field_appends(record: Record, rows: Mapping[str, Stored]) -> dict[str, Value
 
 
 def pick(values: Any, chosen: NDArray[np.int64] | None) -> Any:
-    """Return the values at some places; all, as they are, for None."""
+    """Return the values at the given positions. None returns all values, as they are."""
     if chosen is None:
         return values
     if isinstance(values, Ragged):
@@ -157,7 +157,7 @@ def pick(values: Any, chosen: NDArray[np.int64] | None) -> Any:
 
 
 def name_fields(record: Record, fields: Mapping[str | None, Any], path: Any) -> dict[str, Any]:
-    """Give rows without a name the store's only field, and check that no field is left out.
+    """Name unnamed rows by the only field of the store, and check that no field is left out.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def name_fields(record: Record, fields: Mapping[str | None, Any], path: Any) -> 
 
 
 def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> Mapping[str, Any]:
-    """Check that the columns given are those of the store.
+    """Return `columns` if they are the columns of the store.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> Mapp
 
 
 def class_codes(known: list[str], class_names: list[str]) -> tuple[NDArray[np.int32], list[str]]:
-    """Return the code of each row's class, and the classes that are new, in order of appearance."""
+    """Return the class code of each row, and the new classes in order of appearance."""
     names = list(dict.fromkeys([*known, *class_names]))
     codes = {name: code for code, name in enumerate(names)}
     values = np.fromiter(map(codes.__getitem__, class_names), dtype=np.int32, count=len(class_names))
@@ -203,7 +203,7 @@ def plan_delete(snapshot: Snapshot, rows: Rows) -> Plan:
 
 
 def spread(array: ArrayState, snapshot: Snapshot, rows: Rows, values: Any) -> Any:
-    """Lay values of some rows out over all rows; the others are blank, or have no tokens."""
+    """Spread the values of some rows over all rows. The other rows are blank, or without tokens."""
     count = snapshot.record.rows
     if isinstance(values, Ragged):
         lengths = np.zeros(count, dtype=np.int64)
@@ -225,7 +225,7 @@ def spread(array: ArrayState, snapshot: Snapshot, rows: Rows, values: Any) -> An
 def plan_field(
     snapshot: Snapshot, name: str, rows: Rows, keys: list[str], values: Any, spec: FieldSpec | None, casting: Casting
 ) -> Plan:
-    """Plan a further field, with values for all live rows.
+    """Plan a new field, with values for all live rows.
 
     Raises
     ------
@@ -239,7 +239,7 @@ def plan_field(
 
 
 def plan_fields(snapshot: Snapshot, other: Snapshot, specs: Mapping[str, FieldSpec], rows: Rows) -> Plan:
-    """Plan further fields, copied from another store in blocks.
+    """Plan new fields, copied from another store in blocks.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def plan_fields(snapshot: Snapshot, other: Snapshot, specs: Mapping[str, FieldSp
     specs : mapping of str to FieldSpec
         As `other` has them.
     rows : ndarray, (rows of snapshot,) int64
-        The row of `other` for each row; -1 for those that are to be blank.
+        The row of `other` for each row, or -1 for rows that are to be blank.
 
     Raises
     ------
@@ -269,7 +269,7 @@ def plan_fields(snapshot: Snapshot, other: Snapshot, specs: Mapping[str, FieldSp
 
 
 def _field_blocks(array: ArrayState, other: Snapshot, name: str, rows: Rows) -> Iterator[Values]:
-    """Yield rows of a field as another store has them; blank, or without tokens, where it has none."""
+    """Yield rows of a field from another store. Rows that it lacks (-1) are blank, or without tokens."""
     for block in row_blocks(other, rows):
         there = np.flatnonzero(block >= 0)
         values = read_field(other, name, block[there])
@@ -282,10 +282,10 @@ def _field_blocks(array: ArrayState, other: Snapshot, name: str, rows: Rows) -> 
 
 
 def row_blocks(snapshot: Snapshot, rows: Rows) -> Iterator[Rows]:
-    """Cut rows into blocks that are good to hold in memory."""
+    """Yield rows in blocks of at most 64 MiB of the widest field, and 65,536 rows."""
     record = snapshot.record
     states = [record.arrays[name] for name in record.fields]
-    # A ragged field's rows have as many tokens as they have on average.
+    # The rows of a ragged field are counted with their average number of tokens.
     widest = max((-(-state.row_nbytes * state.length // max(1, record.rows)) for state in states), default=1)
     step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, widest)))
     for start in range(0, len(rows), step):
@@ -293,10 +293,10 @@ def row_blocks(snapshot: Snapshot, rows: Rows) -> Iterator[Rows]:
 
 
 def plan_column(snapshot: Snapshot, name: str, rows: Rows, values: Any) -> Plan:
-    """Plan a column, new or in place of the one of that name, with values for all live rows.
+    """Plan a column with values for all live rows: a new one, or the replacement of one of the same name.
 
-    A column that is there is not written over: readers may be at it. Its successor is an array of
-    another name (``score.v2``), and the record says which of them is the column.
+    The array of the old column is not overwritten, since readers may use it. Its successor is an array of another name
+    (``score.v2``), and the record names the array of the column.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Edits of a record: a new one, and one with a field or a column more. Pure."""
+"""Make a new record, or a record with one more field or column. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def new_record(
     compression: str | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Record:
-    """Describe an empty store."""
+    """Return the record of an empty store."""
     if compression not in (None, *COMPRESSIONS):
         raise ValueError(f"expected compression to be one of {COMPRESSIONS} or None, found {compression!r}")
     if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
@@ -62,7 +62,7 @@ def new_record(
 
 
 def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
-    """Return the record with a field more, whose array is empty."""
+    """Return the record with one more field, whose array is empty."""
     check_name(name, (*record.fields, *record.columns, *record.arrays))
     ragged = [*record.ragged, *([name] if spec.ragged else [])]
     own_dims = {f"{field}_{what}" for field in ragged for what in ("token", "offset")}
@@ -88,7 +88,7 @@ def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
 
 
 def with_column(record: Record, name: str, dtype: str, *, array_name: str | None = None) -> Record:
-    """Return the record with a column more, whose array is empty."""
+    """Return the record with one more column, whose array is empty."""
     own = {name, record.columns[name].array} if name in record.columns else set()
     taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - own
     check_name(name, taken)
@@ -101,7 +101,7 @@ def with_column(record: Record, name: str, dtype: str, *, array_name: str | None
 
 
 def _successor(array: str, record: Record) -> str:
-    """Name the array that takes over from `array`: ``score``, ``score.v2``, ``score.v3``, as far as it is free."""
+    """Return a free name for the array that replaces `array`: ``score.v2`` after ``score``, then ``score.v3``."""
     taken = {name.casefold() for name in (*record.arrays, *record.fields, *record.columns)}
     stem, dot, number = array.rpartition(".v")
     stem, last = (stem, int(number)) if dot and number.isdigit() else (array, 1)

@@ -1,6 +1,6 @@
-"""Recovery: what a killed writer left is mended by the next one, and no reader ever saw it.
+"""Recovery: remove the files of a killed writer, which no reader ever saw.
 
-Also where the record's spare copy is read, for a salvage without ``zarr.json``.
+Also reads the spare copy of the record, for a salvage without ``zarr.json``.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ _CHUNK_NAME = re.compile(r"c\.([0-9]+)")  # not str.isdigit: int("²") raises, a
 
 
 def recover(folder: Folder, record: Record) -> Record:
-    """Mend what a killed writer may have left; nothing of it was visible to a reader.
+    """Remove the files that a killed writer may have left, and bring array metadata up to the record.
 
     Returns
     -------
     Record
-        Another than `record` only if an erase had to be finished.
+        Differs from `record` only if an erase had to be finished.
     """
     beside = sibling(folder.path)
     if beside.exists():
-        sync_path(beside.parent)  # it may be the old store, and the exchange not yet on disk
+        sync_path(beside.parent)  # it may be the old store of an exchange that is not on disk yet
         remove_tree(beside, last_first=METADATA_NAME)
     folder.remove_partials()
     names = folder.names()
     for name in record.dropped:
         folder.remove_child(name)
     for name in set(names) - record.arrays.keys() - {METADATA_NAME, INDEX_FOLDER}:
-        if unfinished_array(folder, name):  # anything else is somebody else's
+        if unfinished_array(folder, name):  # other folders belong to others
             folder.remove_child(name)
     document = group_document(record)
     for name, array in record.arrays.items():

@@ -1,4 +1,4 @@
-"""The row writer: gathers rows and commits them in batches, so that a kill loses little work."""
+"""The row writer: it gathers rows and commits them in batches, so that a kill loses little work."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from embstore.errors import UnknownColumnError, UnknownFieldError
 class RowWriter:
     """Gathers rows and commits them: on `flush`, every `interval` seconds, and when its block ends.
 
-    A commit is made by the `add` that finds the last one `interval` seconds old, so that rows which took
-    longer than that to make are on disk at once. A block that ends by an exception is committed as well: the rows
-    that were added are whole. Made by `EmbeddingStore.writer`.
+    `add` commits if the last commit is `interval` seconds old. So rows that took longer than that to make are on disk
+    at once. A block that ends by an exception is committed as well: the rows that were added are whole. Made by
+    `EmbeddingStore.writer`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RowWriter:
         self._last = time.monotonic()
 
     def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
-        """Add one row: `value` of the field's shape, or a mapping of field names to these."""
+        """Add one row: a `value` of the shape of the field, or a mapping of field names to values."""
         fields = dict(value) if isinstance(value, Mapping) else {None: value}
         one = {name: np.asarray(row)[np.newaxis] if not is_torch(row) else row[None] for name, row in fields.items()}
         self.add_many([key], one, columns={name: [v] for name, v in (columns or {}).items()})
@@ -51,8 +51,8 @@ class RowWriter:
     ) -> None:
         """Add several rows at once, as `EmbeddingStore.append` takes them.
 
-        They are checked and copied here, so that rows which are refused don't hold up those before them, and an
-        encoder may use its buffer again.
+        Rows are checked and copied here. So refused rows don't block the rows before them, and an encoder may use its
+        buffer again.
         """
         given = dict(values) if isinstance(values, Mapping) else {None: values}
         texts = [str(Key.parse(key)) for key in keys]
@@ -74,7 +74,7 @@ class RowWriter:
         self.flush_if_due()
 
     def _checked_columns(self, record: Record, columns: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
-        """Check column values against the store's columns, or against those of the first rows given."""
+        """Check column values against the columns of the store, or against those of the first rows."""
         if record.fields:
             self._columns = {name: spec.dtype for name, spec in record.columns.items()}
         elif self._columns is None:
@@ -87,12 +87,12 @@ class RowWriter:
         }
 
     def flush_if_due(self) -> None:
-        """Commit what was gathered, if the last commit is `interval` seconds old."""
+        """Commit the gathered rows if the last commit is `interval` seconds old."""
         if time.monotonic() - self._last >= self._interval:
             self.flush()
 
     def flush(self) -> AppendResult:
-        """Commit what was gathered. If that fails, the rows stay gathered."""
+        """Commit the gathered rows. On failure they stay gathered."""
         result = AppendResult()
         if self._pending:
             keys = [key for batch, _, _ in self._pending for key in batch]

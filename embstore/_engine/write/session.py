@@ -1,7 +1,7 @@
-"""A session with one store: which commit is read, the index over it, and how a writer gets to commit.
+"""A session with one store: the commit that is read, its key index, and the way to the next commit.
 
-Every change runs inside `writing`: under the lock, on the newest commit, and after what a killed writer left
-was mended. What a change is, `plans` says; how it is written, `commit`.
+Every change runs inside `writing`: under the lock, on the newest commit, and after recovery. `plans` makes a change,
+and `commit` writes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger("embstore")
 
 
 class Session:
-    """The commit that a store object reads, and its way to the next one.
+    """The commit that a store object reads, and its way to the next commit.
 
     Parameters
     ----------
@@ -45,24 +45,24 @@ class Session:
         self._lock_timeout = lock_timeout
         self._snapshot: Snapshot | None = snapshot
         self._index: KeyIndex | None = None
-        self._recovered = ""  # the record up to which nothing can be left to mend
+        self._recovered = ""  # commit_id of the newest record that needs no recovery
         self._mutex = threading.RLock()
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the session was closed."""
         return self._snapshot is None
 
     @property
     def snapshot(self) -> Snapshot:
-        """The commit that is read from."""
+        """The commit that is read."""
         if self._snapshot is None:
             raise ValueError(f"the store {self.path} is closed")
         return self._snapshot
 
     @property
     def index(self) -> KeyIndex:
-        """The index over that commit."""
+        """The key index of that commit."""
         snapshot, index = self.snapshot, self._index
         if index is None or index.snapshot is not snapshot:
             same = index is not None and index.snapshot.record.generation == snapshot.record.generation
@@ -70,40 +70,40 @@ class Session:
         return index
 
     def close(self) -> None:
-        """Let go of the store; maps stay as long as arrays over them."""
+        """Release the store. Maps stay as long as arrays over them."""
         self._snapshot = None
         self._index = None
 
     def refresh(self) -> bool:
-        """Move on to the newest commit; returns whether there was one."""
+        """Move to the newest commit. Return whether it is another commit."""
         with self._mutex:
             before = self.snapshot
             self._snapshot = self._newest()
             return self._snapshot.record.commit_id != before.record.commit_id
 
     def reopen(self) -> None:
-        """Take up the store that is at the path now, whichever it is."""
+        """Open the store that is at the path now."""
         self._snapshot = open_again(self.snapshot)
         self._index = None
 
     def _newest(self) -> Snapshot:
-        """Return the newest commit at the path; from the folder that is open, if it is still there."""
+        """Return the newest commit at the path: from the open folder, if it is still there."""
         old = self.snapshot
         if not old.replaced():
-            # Otherwise it is erased or replaced at this very moment, and opened anew.
+            # If these are raised, the store was erased or replaced at this moment, and is opened again.
             with contextlib.suppress(StoreChangedError, StoreReplacedError):
                 return old.newest()
         self._index = None
         return open_again(old)
 
     def check_writable(self) -> None:
-        """Raise `ReadOnlyError` if it was opened for reading."""
+        """Raise `ReadOnlyError` if the store was opened for reading."""
         if not self.writable:
             raise ReadOnlyError(self.path, 'it was opened with mode "r"')
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Snapshot]:
-        """Hold the lock, on the newest commit, with nothing left behind by a killed writer."""
+        """Hold the lock, at the newest commit, after recovery from a killed writer."""
         self.check_writable()
         with self._mutex, lock(self.path, timeout=self._lock_timeout):
             self._snapshot = self._newest()
@@ -113,16 +113,16 @@ class Session:
             try:
                 yield self.snapshot
             except BaseException:
-                self._recovered = ""  # whatever was left half done is mended first
+                self._recovered = ""  # the next change recovers first
                 raise
 
     def commit(self, plan: Plan) -> None:
-        """Carry out a plan. Called inside `writing`."""
+        """Carry out a plan. Call it inside `writing`."""
         self._recovered = ""
         self.moved_to(commit(self.snapshot.local_folder, self.snapshot.record, plan.record, plan.appends))
 
     def apply(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, AppendResult]]) -> AppendResult:
-        """Plan on the newest commit, under the lock, and carry the plan out: one commit, or none without a plan."""
+        """Plan on the newest commit, under the lock, and carry the plan out. A plan of None makes no commit."""
         with self.writing() as snapshot:
             plan, result = planner(snapshot, self.index)
             if plan is not None:
@@ -131,19 +131,19 @@ class Session:
         return result
 
     def moved_to(self, committed: Committed) -> None:
-        """Take up a commit that was just written."""
+        """Move to a commit that was just written."""
         snapshot = self.snapshot
         if committed.record.commit_id != snapshot.record.commit_id:
             self._snapshot = snapshot.advanced(committed.record, snapshot.folder.signature(METADATA_NAME))
         self._recovered = committed.record.commit_id if committed.tidy else ""
 
     def tidy_index(self) -> None:
-        """Write the index anew, if many rows are indexed in memory only. Called inside `writing`."""
+        """Write the index again if many rows are indexed in memory only. Call it inside `writing`."""
         if wants_run(rows=self.snapshot.record.rows, in_memory=self.index.in_memory):
             try:
                 write_run(self.snapshot)
             except OSError as error:
-                # It is derived, and the commit stands: readers index the rows themselves.
+                # The index is derived, and the commit stands. Readers index the rows in memory.
                 logger.warning("%s: the index could not be written: %s", self.path, error)
                 self._recovered = ""
             self._index = None
