@@ -1,4 +1,4 @@
-"""Every error that embstore raises on purpose, chosen by what the caller should do next.
+"""Every error that embstore raises on purpose, grouped by the next step of the caller.
 
 ::
 
@@ -6,7 +6,7 @@
     |-- the call is wrong: change it
     |   |-- KeyFormatError (ValueError)         a key is not "file_id:class"
     |   |-- DuplicateKeysError (ValueError)     one key twice in one append
-    |   |-- KeysExistError (ValueError)         stored already; see if_exists=
+    |   |-- KeysExistError (ValueError)         stored already, see if_exists=
     |   |-- ShapeError (ValueError)             rows of another shape or number
     |   |-- DtypeError (TypeError)              a dtype that would need a cast
     |   |-- NonFiniteError (ValueError)         NaN or infinity
@@ -18,7 +18,7 @@
     |   |-- EmptyViewError (ValueError)         a view without rows, where some are needed
     |   |-- AlignmentError (ValueError)         views that can't be joined row by row
     |   |-- TooManyPairsError (ValueError)      more near duplicates than anyone reads
-    |   |-- UnknownFormatError (ValueError)     a file of a kind that is not imported or exported
+    |   |-- UnknownFormatError (ValueError)     a file in a format that is not imported or exported
     |   `-- DeadRowsError (ValueError)          a whole column that has deleted rows
     |-- it is not there: look elsewhere, or make it
     |   |-- MissingKeysError (KeyError)
@@ -29,32 +29,32 @@
     |   |-- ModelFilesError (FileNotFoundError) a model's folder without a file that it needs
     |   |-- CacheMissError (LookupError)        no store has this config
     |   `-- AmbiguousConfigError (LookupError)  several stores fit: say which
-    |-- it is another one than you think: compare, or make a new one
+    |-- it differs from the expected one: compare, or make a new one
     |   |-- ConfigMismatchError (ValueError)
     |   |-- FieldMismatchError (ValueError)     a field of that name holds something else
     |   |-- WeightsChangedError (RuntimeError)  a model's files changed under its encoder
     |   |-- StoreExistsError (FileExistsError)
     |   `-- UnsupportedFormatError (ValueError) written by a newer embstore
-    |-- it moved on: refresh or open again, then repeat
+    |-- the store changed: refresh or open again, then repeat
     |   |-- StoreReplacedError (OSError)        the folder was exchanged or removed
     |   |-- StoreChangedError (RuntimeError)    rows were renumbered or erased
-    |   `-- CommitUncertainError (OSError)      re-read: the commit is whole or absent
-    |-- the machine refuses: mend that, then repeat
+    |   `-- CommitUncertainError (OSError)      re-read, the commit is whole or absent
+    |-- the machine refuses: repair that, then repeat
     |   |-- ReadOnlyError (PermissionError)
     |   |-- StoreLockedError (TimeoutError)
     |   |-- StorageFullError (OSError)
     |   |-- MissingLibraryError (ImportError)   a library that comes with an extra
-    |   |-- RemoteError (OSError)               a server that fails, again and again
+    |   |-- RemoteError (OSError)               a server that fails repeatedly
     |   `-- NetworkFileSystemError (OSError)
-    |-- the sample is bad: mend or remove the file; a run records it and goes on
+    |-- the sample is bad: repair or remove the file (a run records it and goes on)
     |   `-- SampleError (ValueError)            it can't be read
-    |       `-- DecodeError                     it was read, and is not what it should be
-    |-- the file to import is bad: get it anew, or save it in another way
+    |       `-- DecodeError                     it was read, and its content is not valid
+    |-- the file to import is bad: get it again, or save it in another way
     |   `-- FileFormatError (ValueError)        it is broken, or holds something else
     |       `-- UnsafeFileError                 reading it could run code
     `-- CorruptStoreError (OSError)             verify, then salvage
 
-Each carries its facts as attributes, named in the class. Nothing here does I/O.
+Each error has its facts as attributes, which the docstring of its class names. No I/O.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
 
-# The bounds of a message: 20,000 keys, or one key of a megabyte, are facts of an error, and not to be printed whole.
+# The bounds of a message: an error may have 20,000 keys, or one key of a megabyte, which a message must not show whole.
 _MOST_VALUE = 1000  # characters of one value
 _MOST_LIST = 2000  # characters of a list
 _MOST_ITEM = 500  # characters of one item in a list
@@ -75,7 +75,7 @@ _MOST_QUOTED = 10  # items of a list of keys
 
 
 def _cut(text: str, most: int) -> str:
-    """Return the start and the end of a text that is longer than `most` characters."""
+    """Return a text of at most `most` characters. Of a longer one, return the start and the end."""
     if len(text) <= most:
         return text
     end = most // 2
@@ -83,7 +83,7 @@ def _cut(text: str, most: int) -> str:
 
 
 class Items(Generic[_T]):
-    """A fact that is given as any iterable, and kept as a tuple."""
+    """A fact that is given as any iterable and kept as a tuple."""
 
     def __init__(self, *, default: Any = Parameter.empty) -> None:
         self.default = default
@@ -92,7 +92,7 @@ class Items(Generic[_T]):
         self._name = name
 
     def __get__(self, error: object, owner: type) -> tuple[_T, ...]:
-        """Return the items; the class itself has none."""
+        """Return the items. On the class itself, raise AttributeError."""
         if error is None or self._name not in vars(error):
             raise AttributeError(self._name)
         found: tuple[_T, ...] = vars(error)[self._name]
@@ -103,7 +103,7 @@ class Items(Generic[_T]):
 
 
 class _Shown:
-    """A fact as a template shows it: bounded, whatever it is."""
+    """A fact as a template shows it, cut to the bounds above."""
 
     def __init__(self, value: object) -> None:
         self._value = value
@@ -126,7 +126,7 @@ def _quoted(item: object) -> str:
 
 
 def _listed(items: Sequence[object], separator: str, shown: Callable[[object], str], most: int) -> str:
-    """Return the first items, `most` or fewer, and how many more there are."""
+    """Return the first items, `most` or fewer, and the number of the others."""
     texts, room = [], _MOST_LIST
     for item in items[:most]:
         text = _cut(shown(item), _MOST_ITEM)
@@ -140,21 +140,19 @@ def _listed(items: Sequence[object], separator: str, shown: Callable[[object], s
 
 @dataclass_transform(eq_default=False, field_specifiers=(Items,))
 class EmbstoreError(Exception):
-    """Base of all errors raised by embstore; its facts are attributes.
+    """Base of all errors raised by embstore. Its facts are attributes.
 
-    A subclass annotates its facts, as a dataclass does: they are the parameters of its constructor, in this order, by
-    name alone after ``_: KW_ONLY``. Its `template` makes the message of them: ``{path}``, ``{key!r}``, ``{dead:,}``.
-    Of a tuple, the first items are shown: ``{keys:quoted}`` quotes them, ``{known:, }`` puts the given separator
-    between them as they are. ``{keys:count}`` is their number. The bounds above hold for every fact.
-
-    `path` is a `pathlib.Path`. For a store at a URL it is a `PurePath` that displays the URL.
+    A subclass annotates its facts, as a dataclass does. They are the parameters of its constructor, in this order, and
+    keyword-only after ``_: KW_ONLY``. Its `template` makes the message: ``{path}``, ``{key!r}``, ``{dead:,}``.
+    Of a tuple, the first items are shown: ``{keys:quoted}`` quotes them, ``{known:, }`` joins them with the given
+    separator. ``{keys:count}`` is their number. The bounds above hold for every fact.
     """
 
     template: ClassVar[str]
     _signature: ClassVar[Signature] = Signature()
 
     def __init_subclass__(cls) -> None:
-        """Take the annotations as the constructor's parameters."""
+        """Make the parameters of the constructor from the annotations."""
         super().__init_subclass__()
         kind: Any = Parameter.POSITIONAL_OR_KEYWORD
         parameters = list(cls._signature.parameters.values())
@@ -175,7 +173,7 @@ class EmbstoreError(Exception):
         self._fill(self._template().format_map({name: _Shown(fact) for name, fact in kept.items()}), kept)
 
     def _fill(self, message: str, facts: Mapping[str, Any]) -> None:
-        super().__init__(message)  # before the facts, because OSError's constructor empties `errno`
+        super().__init__(message)  # before the facts, because the constructor of OSError empties `errno`
         self.message = message
         self._hold(facts)
 
@@ -184,7 +182,7 @@ class EmbstoreError(Exception):
             setattr(self, name, fact)
 
     def _template(self) -> str:
-        """Return the template; a subclass may choose one by its facts."""
+        """Return the template. A subclass may choose one by its facts."""
         return self.template
 
     @property
@@ -192,11 +190,11 @@ class EmbstoreError(Exception):
         return {name: getattr(self, name) for name in self._signature.parameters}
 
     def __str__(self) -> str:
-        """Return the message (KeyError and OSError would show it otherwise)."""
+        """Return the message. KeyError would quote it, and OSError would add its arguments."""
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with the facts, so that an error crosses from a worker process."""
+        """Pickle with the facts, so that an error can come from a worker process."""
         return _rebuild, (type(self), self.message, self._facts)
 
 
@@ -215,7 +213,7 @@ class KeyFormatError(EmbstoreError, ValueError):
 
 
 class DuplicateKeysError(EmbstoreError, ValueError):
-    """The same key more than once in one append, or source. Attributes: `keys`, `path`, `found_at` (where each was)."""
+    """The same key more than once in one append or source. Attributes: `keys`, `path`, `found_at` (their places)."""
 
     keys: Items[str] = Items()
     _: KW_ONLY
@@ -262,7 +260,7 @@ class DtypeError(EmbstoreError, TypeError):
 
 
 class NonFiniteError(EmbstoreError, ValueError):
-    """NaN or infinity in rows to be stored, or to be calculated with. Attributes: `field`, `keys`, `hint`."""
+    """NaN or infinity in rows to be stored or used in a calculation. Attributes: `field`, `keys`, `hint`."""
 
     field: str
     keys: Items[str] = Items()
@@ -304,7 +302,7 @@ class DeadRowsError(EmbstoreError, ValueError):
 
 
 class MissingKeysError(EmbstoreError, KeyError):
-    """Keys that are not stored, all of them. Attributes: `keys`, `path`, `what` (in place of "in `path`")."""
+    """Keys that are not stored: all of them. Attributes: `keys`, `path`, `what` (replaces "in `path`")."""
 
     keys: Items[str] = Items()
     _: KW_ONLY
@@ -331,7 +329,7 @@ class UnknownFieldError(EmbstoreError, KeyError):
 
 
 class UnknownColumnError(EmbstoreError, KeyError):
-    """A column that the store lacks, or that an append left out. Attributes: `column`, `available`, `path`, `what`."""
+    """A column that the store lacks, or that an append omits. Attributes: `column`, `available`, `path`, `what`."""
 
     column: str
     available: Items[str] = Items()
@@ -364,19 +362,19 @@ class UnknownModelError(EmbstoreError, ValueError):
 
 
 class MissingWeightsError(EmbstoreError, ValueError):
-    """Weights that a checkpoint lacks, so that they would be random. Attributes: `model`, `weights`, `fields`."""
+    """Weights that a checkpoint lacks. They would be random. Attributes: `model`, `weights`, `fields`."""
 
     model: str
     weights: Items[str] = Items()
     fields: Items[str] = Items()
     template = (
-        "{model} has no weights for {weights:quoted}; {fields:, } would be random, "
-        "and others at each load: ask for other fields"
+        "{model} has no weights for {weights:quoted}; {fields:, } would be random "
+        "and differ at each load: ask for other fields"
     )
 
 
 class ModelFilesError(EmbstoreError, FileNotFoundError):
-    """A model's folder lacks a file. Attributes: `path` (of the folder), `missing`."""
+    """The folder of a model lacks a file. Attributes: `path` (of the folder), `missing`."""
 
     path: PurePath
     missing: str
@@ -384,7 +382,7 @@ class ModelFilesError(EmbstoreError, FileNotFoundError):
 
 
 class WeightsChangedError(EmbstoreError, RuntimeError):
-    """A model's files changed since its fingerprint was taken: make the encoder again. Attribute: `path`."""
+    """The files of a model changed since its fingerprint was taken. Make the encoder again. Attribute: `path`."""
 
     path: PurePath
     template = "{path} changed since the encoder's fingerprint was taken; call from_pretrained again"
@@ -419,11 +417,11 @@ class AlignmentError(EmbstoreError, ValueError):
 
 
 class TooManyPairsError(EmbstoreError, ValueError):
-    """More pairs than were allowed: raise the threshold. Attributes: `threshold`, `most`."""
+    """More pairs than allowed. Raise the threshold. Attributes: `threshold`, `most`."""
 
     threshold: float
     most: int
-    template = "more than {most:,} pairs are at least {threshold:g} alike: raise threshold=, or most="
+    template = "more than {most:,} pairs have a similarity of at least {threshold:g}: raise threshold= or most="
 
 
 class SampleError(EmbstoreError, ValueError):
@@ -437,9 +435,9 @@ class SampleError(EmbstoreError, ValueError):
 
 
 class DecodeError(SampleError):
-    """Content that is not what it should be: empty, of another format, too short. Attributes: `path`, `reason`.
+    """Content that is not valid: empty, in another format, too short. Attributes: `path`, `reason`.
 
-    Raised by decoders, which have the content alone: `embed` knows the sample's key and path.
+    Raised by decoders, which have the content alone. `embed` knows the key and path of the sample.
     """
 
     def __init__(self, reason: str, *, path: PurePath | None = None) -> None:
@@ -457,7 +455,7 @@ class NotAStoreError(EmbstoreError, FileNotFoundError):
 class CacheMissError(EmbstoreError, LookupError):
     """No store of this config. Attributes: `config`, `differences` (from the nearest), `path`, `reason`.
 
-    `path` is that of the cache.
+    `path` is the path of the cache.
     """
 
     reason: str
@@ -469,7 +467,7 @@ class CacheMissError(EmbstoreError, LookupError):
 
 
 class AmbiguousConfigError(EmbstoreError, LookupError):
-    """Several stores fit where one was wanted. Attributes: `wanted`, `paths`, `detail` (in which they differ)."""
+    """Several stores match where one is needed. Attributes: `wanted`, `paths`, `detail` (their differences)."""
 
     wanted: Mapping[str, object]
     paths: Items[PurePath] = Items()
@@ -478,7 +476,7 @@ class AmbiguousConfigError(EmbstoreError, LookupError):
 
 
 class ConfigMismatchError(EmbstoreError, ValueError):
-    """The store's config differs from the one given. Attributes: `path`, `differences`.
+    """The config of the store differs from the given one. Attributes: `path`, `differences`.
 
     `differences` is a tuple of `embstore.Difference` (name, expected, found).
     """
@@ -517,7 +515,7 @@ class UnsupportedFormatError(EmbstoreError, ValueError):
 
 
 class StoreReplacedError(EmbstoreError, OSError):
-    """The store's folder was exchanged or removed: open it again. Attributes: `path`, `detail`."""
+    """The folder of the store was exchanged or removed. Open it again. Attributes: `path`, `detail`."""
 
     path: PurePath
     detail: str = "its folder was replaced or removed"
@@ -525,7 +523,7 @@ class StoreReplacedError(EmbstoreError, OSError):
 
 
 class StoreChangedError(EmbstoreError, RuntimeError):
-    """Rows were renumbered or erased: select again. Attributes: `path`, `detail`, `expected`, `found`."""
+    """Rows were renumbered or erased. Select again. Attributes: `path`, `detail`, `expected`, `found`."""
 
     path: PurePath
     detail: str
@@ -536,21 +534,21 @@ class StoreChangedError(EmbstoreError, RuntimeError):
 
 
 class CommitUncertainError(EmbstoreError, OSError):
-    """The commit was renamed into place but not known to be on disk. Attributes: `path`, `commit_id`.
+    """The commit was renamed into place, but may not be on disk. Attributes: `path`, `commit_id`.
 
-    The store holds the commit whole or not at all: `refresh()`, then ask `missing(keys)`.
+    The store holds the commit whole or not at all. Call `refresh()`, then `missing(keys)`.
     """
 
     path: PurePath
     commit_id: str
     template = (
-        "{path}: commit {commit_id} is in place, but syncing it to disk failed; refresh() "
-        "and ask missing(keys) before repeating it"
+        "{path}: commit {commit_id} is in place, but syncing it to disk failed; call refresh() "
+        "and missing(keys) before you repeat it"
     )
 
 
 class ReadOnlyError(EmbstoreError, PermissionError):
-    """Writing to what can't be written. Attributes: `path`, `reason`."""
+    """The path is read-only, or the store was opened for reading. Attributes: `path`, `reason`."""
 
     path: PurePath
     reason: str
@@ -571,7 +569,7 @@ class StoreLockedError(EmbstoreError, TimeoutError):
 
 
 class StorageFullError(EmbstoreError, OSError):
-    """No space, quota or file size left; the commit did not happen. Attributes: `path`, `errno`, `reason`."""
+    """No space, quota or file size is left. The commit did not happen. Attributes: `path`, `errno`, `reason`."""
 
     path: PurePath
     errno: int | None
@@ -595,18 +593,18 @@ class RemoteError(EmbstoreError, OSError):
 
 
 class NetworkFileSystemError(EmbstoreError, OSError):
-    """Writing to a network or FUSE file system without opting in. Attributes: `path`, `filesystem`."""
+    """Writing to a network or FUSE file system without ``network="allow"``. Attributes: `path`, `filesystem`."""
 
     path: PurePath
     filesystem: str
     template = (
         "{path} lies on {filesystem}, whose locks and syncs can't be relied on; pass "
-        'network="allow" to write there all the same, from one machine at a time'
+        'network="allow" to write there anyway, from one machine at a time'
     )
 
 
 class CorruptStoreError(EmbstoreError, OSError):
-    """What is on disk is not what was committed. Attributes: `path` (of the file), `detail`."""
+    """A file differs from the committed one. Attributes: `path` (of the file), `detail`."""
 
     path: PurePath
     detail: str
@@ -614,7 +612,7 @@ class CorruptStoreError(EmbstoreError, OSError):
 
 
 class UnknownFormatError(EmbstoreError, ValueError):
-    """A file of a kind that is not imported or exported. Attributes: `path`, `found`, `known` (formats)."""
+    """A file in a format that is not imported or exported. Attributes: `path`, `found`, `known` (formats)."""
 
     path: PurePath
     found: str
@@ -622,11 +620,11 @@ class UnknownFormatError(EmbstoreError, ValueError):
 
     def _template(self) -> str:
         found = "{found!r}" if self.found else "'no suffix'"
-        return f"{{path}}: {found} is not one of {{known:, }}; name another file's kind with format="
+        return f"{{path}}: {found} is not one of {{known:, }}; name the format with format="
 
 
 class MissingLibraryError(EmbstoreError, ImportError):
-    """A library that comes with an extra, and is not installed. Attributes: `library`, `extra`, `purpose`."""
+    """A library of an extra is not installed. Attributes: `library`, `extra`, `purpose`."""
 
     library: str
     extra: str
@@ -635,7 +633,7 @@ class MissingLibraryError(EmbstoreError, ImportError):
 
 
 class FileFormatError(EmbstoreError, ValueError):
-    """A file that is not what it should be, or broken. Attributes: `path`, `reason`."""
+    """A file that is broken, or has other content than expected. Attributes: `path`, `reason`."""
 
     path: PurePath
     reason: str
@@ -643,4 +641,4 @@ class FileFormatError(EmbstoreError, ValueError):
 
 
 class UnsafeFileError(FileFormatError):
-    """A file that can't be read without running code from it; none was run. Attributes: `path`, `reason`."""
+    """A file that can't be read without running its code. It was not run. Attributes: `path`, `reason`."""
