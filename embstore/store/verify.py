@@ -302,7 +302,7 @@ def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Prob
         wrong[0] |= offsets[0] != 0
         wrong[-1] |= offsets[-1] != tokens
     if not sound(offsets, tokens):
-        path = snapshot.local_folder.path / offsets_name(name)
+        path = snapshot.folder.path / offsets_name(name)
         yield Problem(path, offsets_message(tokens), live[wrong[live]])
 
 

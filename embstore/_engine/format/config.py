@@ -118,9 +118,9 @@ def _plain(value: Any, name: str, depth: int = 0) -> Any:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ConfigError(twice, dict(pairs), "the same name occurs twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ConfigError(twice, result, "the same name occurs twice")
     return result
 
 

@@ -103,17 +103,17 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return offsets
 
 
-def rising(starts: NDArray[np.int64], stops: NDArray[np.int64], tokens: int) -> bool:
+def within_bounds(starts: NDArray[np.int64], stops: NDArray[np.int64], tokens: int) -> bool:
     """Return whether all rows begin and end within the tokens, and end where they begin or later."""
     return not len(starts) or bool(starts.min() >= 0 and stops.max() <= tokens and (starts <= stops).all())
 
 
 def sound(offsets: NDArray[np.int64], tokens: int) -> bool:
     """Return whether the offsets of a field are valid: from 0 to the number of tokens, never falling."""
-    return bool(offsets[0] == 0 and offsets[-1] == tokens) and rising(offsets[:-1], offsets[1:], tokens)
+    return bool(offsets[0] == 0 and offsets[-1] == tokens) and within_bounds(offsets[:-1], offsets[1:], tokens)
 
 
-def unsound(tokens: int) -> str:
+def offsets_message(tokens: int) -> str:
     """Return the message for offsets that are not valid."""
     return f"its offsets do not rise from 0 to {tokens}"
 

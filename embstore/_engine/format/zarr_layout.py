@@ -72,25 +72,21 @@ def _array(
     return ArrayState(dtype=dtype, shape=shape, dims=dims, rows_per_chunk=rows_per_chunk(row_nbytes, target))
 
 
-def field_array(
+def field_arrays(
     name: str,
     spec: FieldSpec,
     *,
     expected_rows: int = 0,
     chunk_bytes: int = FIELD_CHUNK_BYTES,
     compression: str | None = None,
-) -> ArrayState:
-    """Describe the empty array of a field."""
+) -> dict[str, ArrayState]:
+    """Describe the empty arrays of a field: one, or tokens and offsets if it is ragged."""
     first = f"{name}_token" if spec.ragged else "sample"
     dims = (first, *(spec.dims or tuple(f"{name}_{i}" for i in range(len(spec.shape)))))
     sizes = (chunk_bytes, _MAX_FIELD_CHUNK_BYTES, _MANY_CHUNKS)
     array = _array(spec.zarr_dtype, spec.shape, dims, sizes, expected_rows)
-    return replace(array, fill=BFLOAT16_NAN if spec.dtype == BFLOAT16 else None, compression=compression)
-
-
-def field_arrays(name: str, spec: FieldSpec, *, expected_rows: int = 0, **options: Any) -> dict[str, ArrayState]:
-    """Describe the empty arrays of a field: one, or tokens and offsets if it is ragged. See `field_array`."""
-    arrays = {name: field_array(name, spec, expected_rows=expected_rows, **options)}
+    fill = BFLOAT16_NAN if spec.dtype == BFLOAT16 else None
+    arrays = {name: replace(array, fill=fill, compression=compression)}
     if spec.ragged:
         arrays[offsets_name(name)] = column_array("int64", expected_rows=expected_rows, dim=f"{name}_offset")
     return arrays
@@ -125,7 +121,7 @@ def chunk_name(array: ArrayState, index: int) -> str:
 
     Examples
     --------
-    >>> chunk_name(field_array("mean", FieldSpec(shape=(768,))), 12)
+    >>> chunk_name(field_arrays("mean", FieldSpec(shape=(768,)))["mean"], 12)
     'c.12.0'
     """
     return f"c.{index}" + ".0" * len(array.shape)

@@ -23,7 +23,7 @@ from embstore._engine.read.read_rows import check_ends, read_field, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import Casting, KeyBatch, Stored, column_values, field_values, infer_field
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.record_edits import _successor, with_column, with_field
+from embstore._engine.write.record_edits import successor, with_column, with_field
 from embstore.errors import KeysExistError, UnknownColumnError, UnknownFieldError
 
 IfExists = Literal["error", "skip", "replace"]
@@ -304,7 +304,7 @@ def plan_column(snapshot: Snapshot, name: str, rows: Rows, values: Any) -> Plan:
     """
     old = snapshot.record.columns.get(name)
     dtype, checked = column_values(name, None, values, len(rows))
-    array_name = _successor(old.array, snapshot.record) if old else name
+    array_name = successor(old.array, snapshot.record) if old else name
     record = with_column(snapshot.record, name, dtype, array_name=array_name)
     whole = spread(record.arrays[array_name], snapshot, rows, checked)
     if old:

@@ -100,7 +100,7 @@ def with_column(record: Record, name: str, dtype: str, *, array_name: str | None
     return replace(record.with_arrays(**{array_name: array}), columns={**record.columns, name: column})
 
 
-def _successor(array: str, record: Record) -> str:
+def successor(array: str, record: Record) -> str:
     """Return a free name for the array that replaces `array`: ``score.v2`` after ``score``, then ``score.v3``."""
     taken = {name.casefold() for name in (*record.arrays, *record.fields, *record.columns)}
     stem, dot, number = array.rpartition(".v")
