@@ -94,13 +94,15 @@ class _Parser:
             "file_id": (STRING, (), rows),
             "class_code": ("int32", (), rows),
             "key_hash": ("uint64", (2,), rows),
+            "class_names": (STRING, (), None),
+            "dead_rows": ("int64", (), None),
         }
         for name, spec in record.fields.items():
             expected[name] = (spec.zarr_dtype, spec.shape, None if spec.ragged else rows)
             if spec.ragged:
                 expected[offsets_name(name)] = ("int64", (), rows + 1)
         for name, column in record.columns.items():
-            if column.array in (*expected, *KEY_ARRAYS):
+            if column.array in expected:
                 self.problems.append(f"columns.{name}.array: {column.array!r} belongs to another field or column")
             expected[column.array] = (column.dtype, (), rows)
         for name, (dtype, shape, length) in expected.items():
@@ -112,14 +114,10 @@ class _Parser:
                     f"arrays.{name}: expected {dtype} {shape} of {length if length is not None else 'any'} rows, "
                     f"found {state.dtype} {state.shape} of {state.length}"
                 )
-        for name, dtype in (("class_names", STRING), ("dead_rows", "int64")):
-            state = arrays.get(name)
-            if state is None or (state.dtype, state.shape) != (dtype, ()):
-                self.problems.append(f"arrays.{name}: missing or of another type")
         for name, array in arrays.items():
             if array.compression is not None and name not in record.fields:
                 self.problems.append(f"arrays.{name}.compression: only fields are compressed")
-        for name in arrays.keys() - expected.keys() - set(KEY_ARRAYS):
+        for name in arrays.keys() - expected.keys():
             self.problems.append(f"arrays.{name}: expected the array of a field or a column")
         for name in arrays.keys() - set(KEY_ARRAYS):
             self._may_name(check_array_name, name, arrays.keys() - {name}, "arrays")
@@ -129,7 +127,7 @@ class _Parser:
             self._may_name(check_name, name, (), "fields" if name in record.fields else "columns")
         try:
             if Config(record.config).fingerprint != record.fingerprint:
-                self.problems.append("fingerprint: it is not that of the config")
+                self.problems.append("fingerprint: it does not match the config")
         except ConfigError as error:
             self.problems.append(f"config: {error}")
 
@@ -150,7 +148,7 @@ class _Parser:
         for name, item in self._object(value, place).items():
             where = f"{place}.{name}"
             if not NAME.fullmatch(name) or len(name) > MAX_ARRAY_NAME:
-                self.problems.append(f"{where}: not a name")
+                self.problems.append(f"{where}: expected {MAX_ARRAY_NAME} letters, digits, '_' and '.' at most")
             elif (parsed := parse(item, where)) is not None:
                 result[name] = parsed
         return result
@@ -198,12 +196,14 @@ class _Parser:
             tail=None if tail is None else self._tail(tail, f"{place}.tail"),
         )
         if dtype != STRING and state.chunk_nbytes > _MAX_CHUNK_BYTES:
-            self.problems.append(f"{place}: a chunk of {state.chunk_nbytes:,} bytes, {_MAX_CHUNK_BYTES:,} are allowed")
+            self.problems.append(
+                f"{place}: expected chunks of at most {_MAX_CHUNK_BYTES} bytes, found {state.chunk_nbytes}"
+            )
             return None
         if len(state.dims) != len(state.shape) + 1:
             self.problems.append(f"{place}.dims: expected {len(state.shape) + 1} names, found {len(state.dims)}")
         if (state.length == 0) != (state.tail is None):
-            self.problems.append(f"{place}.tail: expected one just where there are rows")
+            self.problems.append(f"{place}.tail: expected it for arrays with rows, and only these")
         elif state.tail is not None and dtype != STRING:
             rows = (state.length - 1) % state.rows_per_chunk + 1
             if state.tail.nbytes != rows * state.row_nbytes:
