@@ -1,7 +1,7 @@
 """embstore: run a frozen encoder once. Embeddings as chunked Zarr arrays, read back without a copy.
 
-The names below are the public ones. They are imported when they are first used, so that importing embstore
-costs next to nothing, and loads none of zarr, torch and transformers.
+The names below are public. They are imported when they are first used, so `import embstore` is fast, and loads
+neither zarr nor torch nor transformers.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ __all__ = ["__version__", *_HOMES]
 
 
 def _named(place: str) -> Any:
-    """Return what has a public name, such as "embstore:View"; pickles hold these (see `embstore._engine.pickles`)."""
+    """Return the object of a public name, such as "embstore:View". See `embstore._engine.pickles`."""
     from pkgutil import resolve_name
 
     return resolve_name(place)

@@ -1,4 +1,4 @@
-"""A view as a PyTorch Dataset. Importing this module imports torch; `import embstore` does not."""
+"""A view as a PyTorch Dataset. Importing this module imports torch. `import embstore` does not."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from embstore.store.embedding_store import EmbeddingStore, View
 __all__ = ["EmbeddingDataset"]
 
 _KEY_COLUMNS = {"key": "keys_of", "file_id": "file_ids_of", "class_name": "class_names_of"}
-"""Columns that are made of keys, and the snapshot's method that reads each."""
+"""Columns derived from keys, with the snapshot's method that reads each."""
 
 
 class EmbeddingDataset(Dataset[Any]):
-    """A map-style dataset over a view, made for `torch.utils.data.DataLoader` and its default collate.
+    """A map-style dataset over a view for `torch.utils.data.DataLoader` and its default collate.
 
-    A batch is one gather (``__getitems__``), not as many samples collated; with no worker processes that is
-    faster than with them, and it is what to use. It works under fork and spawn as well: what is pickled is
-    where the store is, and row numbers.
+    A batch is read with one gather (``__getitems__``), not collated from samples. Without worker processes this is
+    faster than with them, so use ``num_workers=0``. Workers work under fork and spawn as well: a pickled dataset holds
+    the path of the store and row numbers.
 
     Parameters
     ----------
     view : View or EmbeddingStore
-        All rows of a store.
+        For a store, all its live rows.
     classes : sequence of str, optional
-        Gives the labels: a class's place in this list, and only in this list, so that clients and machines
+        The label of a class is its place in this list. The list is required for labels, so that clients and machines
         agree.
     fields : sequence of str, optional
-        For mappings with these fields, instead of tuples with the only one.
+        Samples are mappings with these fields. By default they are tuples with the only field.
     columns : sequence of str, optional
-        For mappings with these columns as well; ``"key"``, ``"file_id"`` and ``"class_name"`` are columns, too.
+        Samples are mappings with these columns as well. ``"key"``, ``"file_id"`` and ``"class_name"`` are allowed.
     dtype : torch.dtype, optional
-        To convert embeddings to.
+        Embeddings are converted to it. Default: the stored dtype.
 
     Attributes
     ----------
@@ -59,9 +59,9 @@ class EmbeddingDataset(Dataset[Any]):
 
     Returns
     -------
-    A sample is ``(embedding, label)``; ``(embedding,)`` without `classes`, as `TensorDataset` has it; or a
-    mapping, with ``"label"`` where there are `classes`. A ragged field's batch ``(n, longest, *shape)`` is followed by
-    its lengths ``(n,) int64``, in a mapping under the field's name with ``_lengths``.
+    A sample is ``(embedding, label)``. Without `classes` it is ``(embedding,)``, as in `TensorDataset`. A mapping has
+    ``"label"`` if there are `classes`. The batch of a ragged field ``(n, longest, *shape)`` is followed by its lengths
+    ``(n,) int64``, in a mapping under the field's name with ``_lengths``.
 
     Raises
     ------
@@ -101,20 +101,20 @@ class EmbeddingDataset(Dataset[Any]):
             if name not in store.columns and name not in _KEY_COLUMNS:
                 raise UnknownColumnError(name, [*store.columns, *_KEY_COLUMNS], path=store.path)
         if self.classes is not None and "label" in (*self._fields, *self._columns) and self._as_mapping:
-            raise ValueError('"label" is the class\'s place in `classes`: leave out the field or column of that name')
+            raise ValueError('"label" is the class\'s place in `classes`; leave out the field or column of that name')
         for name in self._fields:
             other = f"{name}_lengths"
             if store.fields[name].ragged and self._as_mapping and other in (*self._fields, *self._columns):
-                raise ValueError(f"{other!r} is the lengths of {name!r}: leave out the field or column of that name")
+                raise ValueError(f"{other!r} has the lengths of {name!r}; leave out the field or column of that name")
         self._dtype = dtype
-        _ = self._labels  # raises now, and not in the middle of an epoch
+        _ = self._labels  # raise now instead of in the middle of an epoch
 
     def __len__(self) -> int:
         return len(self.view)
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """Labels of all samples: ``(len(dataset),) int64``; None without classes."""
+        """The labels of all samples: ``(len(dataset),) int64``. None without classes."""
         return None if self._labels is None else torch.from_numpy(self._labels.copy())
 
     @cached_property
@@ -126,7 +126,7 @@ class EmbeddingDataset(Dataset[Any]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Return the samples of a batch, gathered at once; the default collate takes them whole."""
+        """Return the samples of a batch, read at once. PyTorch's default collate does not copy them again."""
         places = np.asarray(indices, dtype=np.int64)
         snapshot = self.view.snapshot()
         rows = self.view.rows[places]
@@ -152,7 +152,7 @@ class EmbeddingDataset(Dataset[Any]):
         return Batch(list(values.values()), len(places), [list(values).index(name) for name in ragged])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the labels out: they follow from the rows."""
+        """Leave out the labels. They are derived from the rows again."""
         return {name: value for name, value in self.__dict__.items() if name != "_labels"}
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 import embstore
 import embstore.errors as errors
+from embstore._outputs import tensors
 from tests._helpers.crash import run_in_child
 
 torch = pytest.importorskip("torch")
@@ -55,8 +56,8 @@ def gathers(monkeypatch):
         made.append(rows.tolist())
         return read_field(snapshot, name, rows)
 
-    read_field = embstore.torch.read_field
-    monkeypatch.setattr(embstore.torch, "read_field", counted)
+    read_field = tensors.read_field
+    monkeypatch.setattr(tensors, "read_field", counted)
     return made
 
 

@@ -1,1 +1,1 @@
-"""Rows as something else: vectors, neighbors, tables, tensors, plots."""
+"""Rows as vectors, neighbours, tables, tensors and plots."""

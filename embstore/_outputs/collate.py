@@ -1,4 +1,4 @@
-"""Batches that were gathered at once, and the default collate of PyTorch, which takes them whole. Imports torch."""
+"""Batches that were read with one gather, and their part in PyTorch's default collate. Imports torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 
 class Batch(Sequence[Any]):
-    """A batch that was gathered, which behaves as a list of its samples for any other collate function."""
+    """A batch that was read with one gather. For any other collate function it is a list of its samples."""
 
     def __init__(self, whole: Any, count: int, ragged: Sequence[Any] = ()) -> None:
         self.whole = whole
-        self.ragged = ragged  # where in a sample padded rows are
+        self.ragged = ragged  # places or names of padded rows in a sample
         self._count = count
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class Batch(Sequence[Any]):
 
 
 class _TupleSample(tuple[Any, ...]):
-    """A sample that remembers the batch in which it was gathered."""
+    """A sample that has a reference to its batch."""
 
     batch: Batch
 
@@ -45,7 +45,7 @@ class _TupleSample(tuple[Any, ...]):
 
 
 class _MappingSample(dict[str, Any]):
-    """A sample that remembers the batch in which it was gathered."""
+    """A sample that has a reference to its batch."""
 
     batch: Batch
 
@@ -54,10 +54,10 @@ class _MappingSample(dict[str, Any]):
 
 
 def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    """Collate a batch that was gathered: it is whole already."""
+    """Collate a gathered batch, which needs no copy. Samples that were read one by one are padded and collated."""
     if isinstance(batch, Batch):
         return batch.whole
-    plain = [list(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples gathered one by one
+    plain = [list(s) if isinstance(s, tuple) else dict(s) for s in batch]  # samples read one by one
     for place in batch[0].batch.ragged:
         padded = pad_sequence([sample[place] for sample in plain], batch_first=True)
         for sample, rows in zip(plain, padded, strict=True):
@@ -65,7 +65,7 @@ def _whole(batch: Any, *, collate_fn_map: Any = None) -> Any:
     return torch.utils.data.default_collate([tuple(s) if isinstance(s, list) else s for s in plain])
 
 
-# The default collate looks here by the type of a batch's first sample; it is the way that torch documents for
-# types of one's own (torch.utils.data.default_collate).
+# The default collate looks up the type of a batch's first sample here. torch documents this for custom types
+# (torch.utils.data.default_collate).
 default_collate_fn_map[_TupleSample] = _whole
 default_collate_fn_map[_MappingSample] = _whole

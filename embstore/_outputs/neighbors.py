@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, a block of rows at a time: the whole column is never in RAM, nor all scores at once."""
+"""Exact nearest neighbours, a block of rows at a time. RAM holds neither the whole field nor all scores."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Metric = Literal["cosine", "dot", "euclidean"]
 
 _BLOCK_BYTES: Final = 64 * 2**20
 _COPIED_BYTES: Final = 16 * 2**20
-"""Of a block's scores, and of its vectors: where these are not copied, and where they are. Each product is a barrier
-for BLAS's threads: on a machine with six times as much to do as it has cores, small blocks took 1.5 times the
-processor time of large ones."""
+"""Limits of a block's scores and of its vectors: the first where vectors are mapped, the second where they are copied.
+Each product is a barrier for BLAS's threads. On a machine with six times as many runnable threads as cores, small
+blocks took 1.5 times the processor time of large ones."""
 
 _LEAST_NORM: Final = 1e-12
 _NOTHING_NEAR: Final = "nothing is near to that"
@@ -32,17 +32,17 @@ _NOTHING_NEAR: Final = "nothing is near to that"
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """Nearest rows, the nearest first; of several that are equally near, the first in the view.
+    """Nearest rows, the nearest first. Of equally near rows the first in the view comes first.
 
     Attributes
     ----------
     keys : list of str, or list of lists
-        One list for one query, a list a query for many.
+        One list for one query, one list for each query for many.
     scores : ndarray, (k,) or (n, k) float32
         Cosine similarity or dot product (higher is nearer), or Euclidean distance (lower is nearer).
     rows : ndarray, (k,) or (n, k) int64
     queries : list of str, optional
-        The keys that were asked for, if it was by key.
+        The query keys, if the queries were keys.
     """
 
     keys: Any
@@ -51,7 +51,7 @@ class Neighbors:
     queries: list[str] | None = None
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a row for each neighbour of each query.
+        """Return a table with one row for each neighbour of each query.
 
         Returns
         -------
@@ -85,7 +85,7 @@ def neighbors_of(
     itself: Literal["exclude", "include"],
     rows_of: Callable[[list[str]], Rows],
 ) -> Neighbors:
-    """Find the vectors nearest to what `View.nearest` takes: vectors, or keys, whose rows `rows_of` gives."""
+    """Find the vectors nearest to vectors or keys, as `View.nearest` does. `rows_of` returns the rows of keys."""
     if itself not in ("exclude", "include"):
         raise ValueError(f"expected itself 'exclude' or 'include', found {itself!r}")
     own: Rows | None = None
@@ -107,7 +107,7 @@ def neighbors_of(
 
 
 def _as_keys(query: Any) -> list[str] | None:
-    """Return the keys that a query is made of; None, if it is made of numbers."""
+    """Return the keys of a query, or None for a query of numbers."""
     if isinstance(query, str | Key):
         return [str(query)]
     if isinstance(query, list | tuple) or getattr(getattr(query, "dtype", None), "kind", "") in ("O", "U", "T"):
@@ -118,14 +118,14 @@ def _as_keys(query: Any) -> list[str] | None:
 
 
 def _as_queries(query: Any, dim: int) -> NDArray[np.float32]:
-    """Return queries as an array, ``(dim,)`` or ``(n, dim) float32``, once it is known that rows can be near to them.
+    """Return finite queries as an array, ``(dim,)`` or ``(n, dim) float32``.
 
     Raises
     ------
     ShapeError
-        Of another dimension than the rows.
+        The dimension differs from that of the rows.
     NonFiniteError
-        NaN or infinity.
+        A query has NaN or infinity.
     """
     given = np.asarray(query.detach().cpu() if hasattr(query, "detach") else query, dtype=np.float32)
     if given.ndim not in (1, 2):
@@ -138,7 +138,7 @@ def _as_queries(query: Any, dim: int) -> NDArray[np.float32]:
 
 
 def norms(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the length of each vector, those of none as next to nothing: ``(n,) float32``."""
+    """Return the length of each vector, at least 1e-12 (no division by zero): ``(n,) float32``."""
     lengths: NDArray[np.float32] = np.maximum(np.sqrt(np.vecdot(block, block)), _LEAST_NORM)
     return lengths
 
@@ -160,19 +160,19 @@ def nearest_rows(
     k : int
     metric : {"cosine", "dot", "euclidean"}
     left_out : ndarray, (n,) int64, optional
-        A row for each query that is not to be among its neighbours.
+        For each query one row that is excluded from its neighbours.
 
     Returns
     -------
     scores : ndarray, (n, k) float32
-        The nearest first. Rows with NaN come last, infinitely far.
+        The nearest first. Rows with NaN come last, at infinite distance.
     rows : ndarray, (n, k) int64
-        Fewer than `k`, where there are fewer for any of the queries.
+        Fewer than `k` columns if any query has fewer neighbours.
 
     Raises
     ------
     ValueError
-        `k` below 1, or an unknown metric.
+        `k` is below 1, or the metric is unknown.
     """
     if k < 1:
         raise ValueError(f"expected k of at least 1, found {k}")
@@ -194,7 +194,7 @@ def nearest_rows(
 
 
 class _Best:
-    """The best so far of each query, in order; NaN where there is none yet."""
+    """The best rows of each query so far, in order. Free places have the score NaN."""
 
     def __init__(self, queries: int, k: int) -> None:
         self.k = k
@@ -203,18 +203,18 @@ class _Best:
         self.full = False
 
     def add(self, scores: NDArray[np.float32], start: int, left_out: NDArray[np.bool_] | None) -> None:
-        """Take a block's scores in, which begins at the place `start`."""
+        """Merge the scores ``(queries, rows)`` of the block that begins at the place `start`."""
         if not self.full:
             np.copyto(scores, -np.inf, where=np.isnan(scores))
         if left_out is not None:
-            scores[left_out] = np.nan  # which is neither above nor at any threshold
-        # Once there are k, few of a block are better than all of them: no need to sort the others.
+            scores[left_out] = np.nan  # NaN is neither above nor equal to any threshold
+        # Once there are k, few scores of a block are better than all k. The others need no sorting.
         mask = scores > self.scores[:, -1:] if self.full else scores >= self._kth(scores)
         if mask.any():
             self._merge(scores, mask, start)
 
     def _kth(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the k-th best of a block for each query: ``(queries, 1)``."""
+        """Return the k-th best score of a block for each query: ``(queries, 1)``."""
         if scores.shape[1] <= self.k:
             return np.full((len(scores), 1), -np.inf, dtype=np.float32)
         kth = -np.partition(-scores, self.k - 1, axis=1)[:, self.k - 1 : self.k]
@@ -229,22 +229,22 @@ class _Best:
         found = np.pad(self.places, room, constant_values=-1)
         merged[queries, slots] = scores[queries, places]
         found[queries, slots] = places + start
-        # Stable, and the blocks come in order: of equals the first stays first. NaN goes last.
+        # A stable sort, and blocks come in order, so of equal scores the first stays first. NaN goes last.
         order = np.argsort(-merged, axis=1, kind="stable")[:, : self.k]
         self.scores, self.places = np.take_along_axis(merged, order, 1), np.take_along_axis(found, order, 1)
         self.full = not np.isnan(self.scores[:, -1]).any()
 
     def found(self) -> tuple[NDArray[np.float32], Rows]:
-        """Return as many as every query has."""
+        """Return scores and places, as many as every query has: both ``(queries, width)``."""
         width = int((self.places >= 0).sum(axis=1).min())
         return self.scores[:, :width], self.places[:, :width]
 
 
 def _scores(queries: NDArray[np.float32], block: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
-    """Score each row of a block for each query, higher is nearer: ``(queries, rows)``."""
-    with np.errstate(invalid="ignore", over="ignore"):  # rows may hold infinity, where their field allows it
+    """Return the score of each row of a block for each query: ``(queries, rows)``. Higher is nearer."""
+    with np.errstate(invalid="ignore", over="ignore"):  # rows may hold infinity if their field allows it
         if metric == "euclidean":
-            # Distances are differences of squares here. Measured from a query, they don't cancel out far from zero.
+            # These are differences of squares. Measured from a query, they don't cancel out far from zero.
             origin = queries[0]
             queries, block = queries - origin, block - origin
         dot: NDArray[np.float32] = queries @ block.T

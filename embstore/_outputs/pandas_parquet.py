@@ -1,4 +1,4 @@
-"""Rows as tables: a pandas DataFrame, and a Parquet file as embedding-atlas and others open it."""
+"""Rows as tables: a pandas DataFrame, or a Parquet file that embedding-atlas and others open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _GROUP_BYTES: Final = 64 * 2**20
 _GROUP_ROWS: Final = 65_536
-"""Of a row group: what is in RAM at a time, and the least that a reader can skip."""
+"""Size of a row group: one is in RAM at a time, and a reader skips whole groups."""
 
 _VECTOR, _X, _Y = "vector", "x", "y"
 
@@ -32,7 +32,7 @@ _VECTOR, _X, _Y = "vector", "x", "y"
 def as_frame(
     snapshot: Snapshot, rows: Rows, *, fields: Sequence[str] = (), index: Literal["key", "file_id"] = "key"
 ) -> pd.DataFrame:
-    """Return keys, columns and, if asked for, fields as a DataFrame; see `View.to_pandas`."""
+    """Return keys, columns and the given fields as a DataFrame. See `View.to_pandas`."""
     if index not in ("key", "file_id"):
         raise ValueError(f"expected the index 'key' or 'file_id', found {index!r}")
     pandas = imported("pandas", "analysis", "for a DataFrame")
@@ -47,7 +47,7 @@ def as_frame(
 
 
 def _cells(values: Any) -> NDArray[np.object_]:
-    """Return rows as objects, an array a cell (assigned at once, they would be taken for one of more dimensions)."""
+    """Return rows as objects, one array in each cell. NumPy would take one assignment of all for more dimensions."""
     cells = np.empty(len(values), dtype=object)
     for place, row in enumerate(values):
         cells[place] = row
@@ -55,28 +55,28 @@ def _cells(values: Any) -> NDArray[np.object_]:
 
 
 def _texts(snapshot: Snapshot, rows: Rows) -> dict[str, list[str]]:
-    """Return keys and what they are made of, each read once."""
+    """Return keys, file_ids and classes, each read once."""
     file_ids, class_names = snapshot.file_ids_of(rows), snapshot.class_names_of(rows)
     keys = [f"{file_id}:{name}" for file_id, name in zip(file_ids, class_names, strict=True)]
     return {"key": keys, "file_id": file_ids, "class_name": class_names}
 
 
 def write_parquet(path: Path, vectors: Vectors, points: NDArray[np.float32] | None = None) -> None:
-    """Write keys, columns and vectors, a row group at a time; see `View.to_parquet`.
+    """Write keys, columns and vectors, a row group at a time. See `View.to_parquet`.
 
     Parameters
     ----------
     path : Path
     vectors : Vectors
     points : ndarray, (n, 2) float32, optional
-        What becomes the columns ``x`` and ``y``.
+        The columns ``x`` and ``y``.
 
     Raises
     ------
     NameRefusedError
-        The store has a column that is called as one of the file's own.
+        A column of the store is named like one of the file's own columns.
     ShapeError
-        Not as many points as vectors.
+        The number of points differs from the number of vectors.
     """
     pa = imported("pyarrow", "analysis", "to write Parquet")
     parquet = imported("pyarrow.parquet", "analysis", "to write Parquet")
@@ -85,7 +85,7 @@ def write_parquet(path: Path, vectors: Vectors, points: NDArray[np.float32] | No
     snapshot, columns = vectors.snapshot, vectors.snapshot.record.columns
     own = {_VECTOR: pa.list_(pa.float32())} | ({} if points is None else {_X: pa.float32(), _Y: pa.float32()})
     for name in columns:
-        if name.casefold() in own:  # SQL, which these files are for, does not tell cases apart
+        if name.casefold() in own:  # these files are read by SQL, which ignores case
             raise NameRefusedError(name, f"the file has a column {name.casefold()!r} of its own")
     types = {name: pa.string() for name in ("key", "file_id", "class_name")}
     types |= {

@@ -24,18 +24,18 @@ _PAGES: Final = (".html", ".htm")
 _PICTURES: Final = (".png", ".svg", ".pdf")
 
 _MOST_SVG: Final = 10_000
-"""Points that a browser draws well one by one; more are drawn by WebGL."""
+"""Points that a browser draws well as SVG. More points are drawn by WebGL."""
 
-_MOST_LISTED: Final = 30  # groups in a picture's legend; a page's scrolls
-_LISTED_SIZE: Final = 30  # of a marker there, in square points
+_MOST_LISTED: Final = 30  # groups in the legend of a picture (that of a page scrolls)
+_LISTED_SIZE: Final = 30  # of a marker in a legend, in square points
 _MOST_TEXT: Final = 200  # characters of a value that are shown
 
-_SHADE: Final = "shade of a point"  # a column of the page's frame; the spaces keep it apart from a store's columns
+_SHADE: Final = "shade of a point"  # a column of the page's frame (no column of a store has spaces in its name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Scene:
-    """Everything on a plot: the rows, their points ``(n, 2) float32``, and the titles of the plot and of both axes."""
+    """The content of a plot: rows, their points ``(n, 2) float32``, and the titles of the plot and both axes."""
 
     vectors: Vectors
     points: NDArray[np.float32]
@@ -53,7 +53,7 @@ def plot_vectors(
     max_points: int,
     rng: np.random.Generator,
 ) -> Any:
-    """Plot vectors into a file, or return plotly's figure; see `View.plot`."""
+    """Plot vectors into a file, or return plotly's figure. See `View.plot`."""
     if file is not None and (suffix := file.suffix.lower()) not in (*_PAGES, *_PICTURES):
         raise ValueError(f"{file}: expected a file that ends in {', '.join((*_PAGES, *_PICTURES))}")
     if max_points < 1:
@@ -94,11 +94,11 @@ def _scene(vectors: Vectors, total: int, color: str | None, method: Method, rng:
 
 
 def _figure(scene: _Scene) -> Any:
-    """Draw with plotly express: keys and columns under the pointer."""
+    """Draw with plotly express, with keys and columns under the pointer."""
     express = imported("plotly.express", "analysis", "for a page")
     frame = as_frame(scene.vectors.snapshot, scene.vectors.rows).reset_index()
     notes = [name for name in frame.columns if name != "file_id"]  # the key first
-    frame = frame[notes].map(_escaped)  # numbers, too: JavaScript rounds an int64
+    frame = frame[notes].map(_escaped)  # numbers as well: JavaScript rounds an int64
     frame[scene.axes[0]], frame[scene.axes[1]] = scene.points.T
     options: dict[str, Any] = {"color_discrete_sequence": COLOURS, "color_continuous_scale": "Viridis"}
     shades, groups = scene.shades, None
@@ -107,7 +107,7 @@ def _figure(scene: _Scene) -> Any:
         frame[_SHADE] = shades.values
         groups = shades.groups
     if shades is not None and groups is not None:
-        # By place, not by name: names that are equal once they are cut would become one group.
+        # By place, not by name: names that are equal after they are cut would become one group.
         frame[_SHADE] = frame[_SHADE].astype(str)
         styles = {str(place): style for place, style in enumerate(shades.styles())}
         options |= {
@@ -137,19 +137,19 @@ def _figure(scene: _Scene) -> Any:
         for place, trace in enumerate(figure.data):
             trace.name = _escaped(groups[place])
         if shades.folded:
-            figure.data[0].legendrank = 1_001  # the last: others have 1,000
+            figure.data[0].legendrank = 1_001  # last, because the others have 1,000
     return figure
 
 
 def _write_picture(scene: _Scene, path: Path, suffix: str) -> None:
-    """Draw with matplotlib, without its global state."""
+    """Draw with matplotlib. Its global state is not used."""
     imported("matplotlib", "analysis", "for a picture")
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_aspect("equal", adjustable="datalim")  # one scale for both axes keeps distances true
+    axes.set_aspect("equal", adjustable="datalim")  # one scale for both axes keeps distances comparable
     size = float(np.clip(20_000 / max(1, len(scene.points)), 2, 40))
     style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.8, "rasterized": True}
     shades, (x, y) = scene.shades, scene.points.T
@@ -173,14 +173,14 @@ def _write_picture(scene: _Scene, path: Path, suffix: str) -> None:
 
 
 def _legend(axes: Any, shades: Shades, drawn: list[Any], size: float) -> None:
-    """List the groups, of many those with the most points, with markers that can be told apart."""
+    """List the groups with the most points, with markers of a readable size."""
     names = shades.groups or []
     counts = np.bincount(shades.values, minlength=len(names))
     counts[: shades.folded] = 0
     largest = np.sort(np.argsort(-counts, kind="stable")[:_MOST_LISTED]).tolist()
     title = shades.title(len(largest))
     listed = [*largest, *range(shades.folded)]
-    # matplotlib leaves out labels that begin with "_", as the class of unlabelled samples does. So names are set after.
+    # matplotlib leaves out labels that begin with "_", as the class of unlabelled samples does: set the names later.
     legend = axes.legend(
         [drawn[i] for i in listed],
         ["-"] * len(listed),
@@ -200,5 +200,5 @@ def _cut(text: str) -> str:
 
 
 def _escaped(value: Any) -> str:
-    """Return text that plotly shows literally: it takes some HTML as markup."""
+    """Return text that plotly shows literally. It treats some HTML as markup."""
     return html.escape(_cut(str(value)), quote=False)

@@ -1,4 +1,4 @@
-"""Vectors in two dimensions, or a few: PCA by passes over blocks, or UMAP."""
+"""Project vectors to a few dimensions: PCA by passes over blocks, or UMAP."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from embstore.errors import EmptyViewError
 Method = Literal["pca", "umap"]
 
 _MOST_EXACT: Final = 2_048
-"""Dimensions up to which the covariance is decomposed whole: 4 s and 32 MiB there, and the cube of it beyond."""
+"""Dimensions up to which the whole covariance is decomposed: 4 s and 32 MiB here. The time grows with the cube."""
 
 _OVERSAMPLED: Final = 10
 _PASSES: Final = 6
 _LEAST_FOR_UMAP: Final = 5
 _LEAST_ROWS: Final = 64
-"""Of a block in subspace iteration: each block is added to all of the axes, which may be larger than its rows."""
+"""Least rows of a block in subspace iteration. Each block updates all axes, which may be larger than the block."""
 
 Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Projection:
-    """Where vectors are in fewer dimensions.
+    """Vectors projected to fewer dimensions.
 
     Attributes
     ----------
     method : str
     points : ndarray, (n, dimensions) float32
     explained : ndarray, (dimensions,) float64, optional
-        Each component's share of the variance; PCA's alone.
+        The share of the variance of each component. None for UMAP.
     """
 
     method: str
@@ -44,7 +44,7 @@ class Projection:
 
 
 def project_vectors(vectors: Vectors, method: Method, n: int, rng: np.random.Generator) -> Projection:
-    """Project vectors on `n` dimensions; see `embstore.analysis.project`."""
+    """Project vectors to `n` dimensions. See `embstore.analysis.project`."""
     if method not in ("pca", "umap"):
         raise ValueError(f"expected the method pca or umap, found {method!r}")
     if n < 1:
@@ -63,18 +63,19 @@ def _umap(vectors: Vectors, n: int, rng: np.random.Generator) -> Projection:
         n_components=n,
         n_neighbors=min(15, len(rows) - 1),
         metric="cosine",
-        init="spectral" if len(rows) > 10 * n else "random",  # of too few rows there are no spectral coordinates
+        init="spectral" if len(rows) > 10 * n else "random",  # spectral initialisation fails for too few rows
         random_state=int(rng.integers(2**31)),
-        n_jobs=1,  # what a random state means anyhow; umap warns otherwise
+        n_jobs=1,  # a random state implies it, and umap warns otherwise
     )
     return Projection(method="umap", points=np.asarray(model.fit_transform(rows), dtype=np.float32))
 
 
 def _pca(vectors: Vectors, n: int, rng: np.random.Generator) -> Projection:
-    """Project on the directions of most variance.
+    """Project to the directions of largest variance.
 
-    Up to 2,048 dimensions they are the covariance's eigenvectors, from one pass. Beyond, they are found by subspace
-    iteration from random directions (Halko, Martinsson and Tropp, SIAM Review 53, 2011, algorithm 4.4), in eight.
+    Up to 2,048 dimensions these are the eigenvectors of the covariance, from one pass. For more dimensions, subspace
+    iteration from random directions finds them in eight passes (Halko, Martinsson and Tropp, SIAM Review 53, 2011,
+    algorithm 4.4).
     """
     if vectors.dim <= _MOST_EXACT:
         mean, covariance = _moments(vectors)
@@ -87,8 +88,9 @@ def _pca(vectors: Vectors, n: int, rng: np.random.Generator) -> Projection:
         within = _coordinates(vectors, mean, axes).astype(np.float64)
         inner, turn = np.linalg.eigh(within.T @ within / len(vectors))
         variances, axes = inner[::-1][:n].clip(0), (axes @ turn)[:, ::-1][:, :n]
-    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1, 1)  # of two signs, one
-    points = np.zeros((len(vectors), n), dtype=np.float32)  # of fewer directions than asked for, the others are flat
+    # Of the two signs of a component, choose the one whose largest weight is positive.
+    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1, 1)
+    points = np.zeros((len(vectors), n), dtype=np.float32)  # zero beyond the number of directions
     points[:, : axes.shape[1]] = _coordinates(vectors, mean, axes)
     explained = np.zeros(n)
     explained[: len(variances)] = variances / total if total > 0 else 0
@@ -96,13 +98,14 @@ def _pca(vectors: Vectors, n: int, rng: np.random.Generator) -> Projection:
 
 
 def _moments(vectors: Vectors) -> tuple[Doubles, Doubles]:
-    """Return the mean ``(dim,)`` and the covariance ``(dim, dim)``, from one pass."""
+    """Return the mean ``(dim,)`` and the covariance ``(dim, dim)`` from one pass."""
     dim = vectors.dim
     total, products = np.zeros(dim), np.zeros((dim, dim))
     origin: NDArray[np.float32] | None = None
     for _, block in vectors.finite_blocks():
         if origin is None:
-            origin = block.mean(axis=0, dtype=np.float64).astype(np.float32)  # far from zero, squares would cancel out
+            # Without it, squares of vectors far from zero would cancel out.
+            origin = block.mean(axis=0, dtype=np.float64).astype(np.float32)
         block = block - origin
         total += block.sum(axis=0, dtype=np.float64)
         products += block.T @ block
@@ -112,7 +115,7 @@ def _moments(vectors: Vectors) -> tuple[Doubles, Doubles]:
 
 
 def _spread(vectors: Vectors) -> tuple[Doubles, float]:
-    """Return the mean ``(dim,)`` and the variance of all dimensions together."""
+    """Return the mean ``(dim,)`` and the total variance of all dimensions."""
     mean = np.zeros(vectors.dim)
     for _, block in vectors.finite_blocks():
         mean += block.sum(axis=0, dtype=np.float64)
@@ -123,7 +126,7 @@ def _spread(vectors: Vectors) -> tuple[Doubles, float]:
 
 
 def _subspace(vectors: Vectors, mean: Doubles, n: int, rng: np.random.Generator) -> Doubles:
-    """Return orthonormal axes that hold the first `n` components, and some more: ``(dim, n + 10)``."""
+    """Return orthonormal axes that span the first `n` components and up to 10 more: ``(dim, n + 10)``."""
     width = min(n + _OVERSAMPLED, vectors.dim, len(vectors))
     axes = rng.standard_normal((vectors.dim, width))
     for _ in range(_PASSES):
@@ -137,7 +140,7 @@ def _subspace(vectors: Vectors, mean: Doubles, n: int, rng: np.random.Generator)
 
 
 def _coordinates(vectors: Vectors, mean: Doubles, axes: Doubles) -> NDArray[np.float32]:
-    """Return where vectors lie on some axes: ``(n, axes) float32``."""
+    """Return the coordinates of vectors on the axes: ``(n, axes) float32``."""
     narrow, origin = axes.astype(np.float32), mean.astype(np.float32)
     parts: list[Any] = [(block - origin) @ narrow for _, block in vectors.blocks()]
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Colours and markers of the points of a plot: groups of rows, or a continuous scale."""
+"""Colours and markers of the points of a plot: by group, or on a continuous scale."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from embstore._engine.read.read_rows import column_of
 from embstore._outputs.vectors import Vectors, class_places
 
 _FEW_NUMBERS: Final = 20
-"""Different whole numbers up to which they are groups, as folds are; more have a continuous scale."""
+"""A column with up to so many different integers (such as folds) is groups. More get a continuous scale."""
 
 COLOURS: Final = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
 )
 _MARKERS: Final = (("o", "circle"), ("^", "triangle-up"), ("s", "square"), ("D", "diamond"), ("X", "x"))
-"""matplotlib's and plotly's names; the next one where the colours begin again."""
+"""Names in matplotlib and plotly. When the colours are used up, they repeat with the next marker."""
 
 _MOST_NAMED: Final = len(COLOURS) * len(_MARKERS)
-"""Groups that can be told apart: ESC-50's classes, just so. Of more groups the smaller ones share a style."""
+"""Number of distinct styles, exactly enough for the classes of ESC-50. Of more groups the smaller ones share one."""
 
 _OTHERS: Final = ("#d3d3d3", _MARKERS[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shades:
-    """Values that points are coloured by.
+    """Values that set the colour of points.
 
     Attributes
     ----------
     name : str
     values : ndarray, (n,)
-        Places in `groups`; numbers, if `groups` is None.
+        Places in `groups`, or numbers if `groups` is None.
     groups : list of str, optional
-        Names. The first stands for all groups that are not named, if `count` is larger than their number.
+        Names. If there are fewer than `count`, the first one stands for all unnamed groups.
     count : int
-        Groups that occur.
+        The number of groups that occur.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Shades:
 
     @property
     def folded(self) -> bool:
-        """True if the first group stands for many."""
+        """True if the first group stands for several groups."""
         return self.groups is not None and len(self.groups) < self.count
 
     def styles(self) -> list[tuple[str, tuple[str, str]]]:
@@ -60,12 +60,12 @@ class Shades:
         return [_OTHERS, *own] if self.folded else own
 
     def title(self, listed: int) -> str:
-        """Return a legend's title, which says how many groups it lists unless it lists all."""
+        """Return the title of a legend, with the number of listed groups unless it lists all."""
         return self.name if listed == self.count else f"{self.name}: {listed} of {self.count}"
 
 
 def shades_of(vectors: Vectors, color: str) -> Shades:
-    """Return the colours of points: by class in the store's order, or by a column."""
+    """Return the values that colour points: classes in the store's order, or a column."""
     snapshot, rows = vectors.snapshot, vectors.rows
     if color == "class_name":
         groups, places = class_places(snapshot, rows)
@@ -84,7 +84,7 @@ def shades_of(vectors: Vectors, color: str) -> Shades:
 
 
 def _grouped(name: str, values: NDArray[Any], groups: list[str]) -> Shades:
-    """Name the largest groups, and fold the others into one, which is first so that it is drawn below."""
+    """Name the largest groups. The others become one group, which is first so that it is drawn below."""
     count = len(groups)
     if count > _MOST_NAMED:
         largest = np.sort(np.argsort(-np.bincount(values), kind="stable")[:_MOST_NAMED])

@@ -1,4 +1,4 @@
-"""Rows as tensors, without a copy. Imports torch when it is called, and only then."""
+"""Rows as tensors. Calls import torch, importing this module does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def as_tensor(values: np.ndarray[Any, Any], spec: FieldSpec | None = None) -> torch.Tensor:
-    """Show rows (of a field) as a tensor without a copy; bits of bfloat16 as what they are."""
+    """Return rows as a tensor without a copy. For a bfloat16 field the stored bits become bfloat16."""
     imported("torch", "torch", "for a tensor")
     import torch
 

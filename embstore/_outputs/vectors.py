@@ -1,4 +1,4 @@
-"""Rows of a field as flat vectors, a block at a time: without a copy where rows lie side by side in a map."""
+"""Rows of a field as flat vectors, a block at a time. Consecutive rows of a mapped field are not copied."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import NonFiniteError, ShapeError
 
 _BLOCK_BYTES: Final = 16 * 2**20
-"""Of a block, unless told: large enough for the calls that each costs, small enough for copies of it."""
+"""Default size of a block. Large enough to make the calls cheap, and small enough to copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vectors:
-    """Some rows of a field that is not ragged, each flattened.
+    """Rows of a field that is not ragged, each flattened.
 
     Attributes
     ----------
@@ -49,22 +49,22 @@ class Vectors:
 
     @property
     def spec(self) -> FieldSpec:
-        """What the field holds."""
+        """Shape and dtype of the field."""
         return self.snapshot.record.fields[self.field]
 
     @property
     def dim(self) -> int:
-        """Numbers in a row."""
+        """Number of elements of a row."""
         return math.prod(self.spec.shape)
 
     @property
     def step(self) -> int:
-        """Rows in a block."""
+        """Number of rows in a block."""
         return max(1, _BLOCK_BYTES // (4 * self.dim))
 
     @property
     def copied(self) -> bool:
-        """Whether reading takes memory: not of neighbouring rows of a mapped float32 field."""
+        """True if reading copies rows. Consecutive rows of a mapped float32 field are not copied."""
         return not (
             self.snapshot.numeric(self.field).in_place and self.spec.dtype == "float32" and consecutive(self.rows)
         )
@@ -72,7 +72,7 @@ class Vectors:
     def read(self, start: int, stop: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
         """Return the vectors from place `start` to `stop`: ``(stop - start, dim)``, perhaps read-only.
 
-        Neighbouring rows of a mapped float32 field are not copied.
+        Consecutive rows of a mapped float32 field are not copied.
         """
         rows = self.rows[start:stop]
         if consecutive(rows):
@@ -81,12 +81,12 @@ class Vectors:
             self.snapshot.numeric(self.field).read_ahead(first, last)
         else:
             values = self.snapshot.take(self.field, rows)
-        with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, and told as such
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is reported as that
             numbers: np.ndarray[Any, Any] = as_numbers(values, self.spec).astype(dtype, copy=False)
         return numbers.reshape(len(rows), self.dim)
 
     def blocks(self, step: int | None = None, dtype: Any = np.float32) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """Yield all vectors, `step` rows at a time, each block with the place of its first row."""
+        """Yield blocks of `step` rows ``(step, dim)``, each with the place of its first row."""
         step = step or self.step
         for start in range(0, len(self), step):
             yield start, self.read(start, min(start + step, len(self)), dtype)
@@ -94,17 +94,17 @@ class Vectors:
     def finite_blocks(
         self, step: int | None = None, dtype: Any = np.float32
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """Yield as `blocks` does what can be calculated with.
+        """Yield blocks as `blocks` does, after a check that all values are finite.
 
         Raises
         ------
         NonFiniteError
-            Lists the keys of all rows with NaN or infinity.
+            Some rows have NaN or infinity. The error lists the keys of all of them.
         """
         for start, block in self.blocks(step, dtype):
             with np.errstate(all="ignore"):  # a sum is a fraction of the cost of isfinite
                 finite = np.isfinite(block.sum())
-            if not finite and len(bad := self._nonfinite()):  # none are bad where it is the sum that overflowed
+            if not finite and len(bad := self._nonfinite()):  # no row is bad if only the sum overflowed
                 keys = self.snapshot.keys_of(self.rows[bad])
                 raise NonFiniteError(self.field, keys, hint="leave them out: view[np.isfinite(rows).all(axis=1)]")
             yield start, block

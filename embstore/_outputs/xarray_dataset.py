@@ -1,4 +1,4 @@
-"""Rows as an xarray.Dataset, whose values are read when they are asked for. Imports xarray when it is imported."""
+"""Rows as an xarray.Dataset that reads values when they are used. Importing this module imports xarray."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from embstore._engine.read.read_rows import column_of, consecutive, read_field, 
 from embstore._engine.read.snapshot import Snapshot
 
 _BLOCK_BYTES: Final = 16 * 2**20
-"""Read at a time where less than whole rows is wanted: one number of each of 28,000 AST clips is not 105 GB in RAM."""
+"""Bytes read at a time if only parts of rows are used: one number of each of 28,000 AST clips then needs no 105 GB."""
 
 Place = int | slice | Array
 
 
 class _Lazy(BackendArray):
-    """One variable of the Dataset: what its rows are, once they are asked for.
+    """One variable of the Dataset, which reads rows when they are used.
 
     Parameters
     ----------
     snapshot : callable
-        The view's: it raises once its rows don't mean any more what they did.
+        `View.snapshot`, which raises once the row numbers are no longer valid.
     read : callable
-        Of a snapshot, row numbers and whether all of each row is wanted gives values ``(n, *shape)``.
+        Takes a snapshot, row numbers ``(n,)`` and True if whole rows are used. Returns values ``(n, *shape)``.
     rows : ndarray, (n,) int64
     shape : tuple of int
-        Of one row.
+        The shape of one row.
     dtype : dtype
     """
 
@@ -57,7 +57,7 @@ class _Lazy(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._part)
 
     def _part(self, key: tuple[Place, ...]) -> Array:
-        """Read what an outer index picks: a place, a slice or an array of places for each dimension."""
+        """Read the values at an outer index: a place, a slice or an array of places for each dimension."""
         first, *rest = key
         rows = np.atleast_1d(self._rows[first])
         whole = all(isinstance(k, slice) and k == slice(None) for k in rest)
@@ -67,19 +67,19 @@ class _Lazy(BackendArray):
         blocks = [rows[start : start + step] for start in range(0, max(1, len(rows)), step)]
         parts = [_picked(self._read(snapshot, block, whole), rest) for block in blocks]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        values = values if values.flags.writeable else values.copy()  # xarray's own, to change as it likes
+        values = values if values.flags.writeable else values.copy()  # xarray may change it
         return values[0] if isinstance(first, int | np.integer) else values
 
 
 def _picked(values: Array, rest: Sequence[Place]) -> Array:
     """Apply an outer index to all dimensions but the first."""
-    for axis in reversed(range(len(rest))):  # from the last, since a single place removes its dimension
+    for axis in reversed(range(len(rest))):  # from the last axis, because a single place removes its axis
         values = values[(slice(None),) * (axis + 1) + (rest[axis],)]
     return values
 
 
 def _read_rows(name: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
-    """Read a field's rows; of neighbours in a map, if only part of each is wanted, no page that is not asked for."""
+    """Read rows of a field. Of consecutive mapped rows, only the pages of the used parts are read."""
     if not whole and consecutive(rows):
         values: Any = snapshot.span(name, int(rows[0]), int(rows[-1]) + 1)
     else:
@@ -89,7 +89,7 @@ def _read_rows(name: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
 
 
 def _read_padded(name: str, longest: int, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
-    """Read a ragged field's rows with zeros past their lengths: ``(n, longest, *shape)``."""
+    """Read rows of a ragged field, padded with zeros: ``(n, longest, *shape)``."""
     spec = snapshot.record.fields[name]
     out = np.zeros((len(rows), longest, *spec.shape), _dtype(spec))
     for place, row in enumerate(as_numbers(read_ragged(snapshot, name, rows), spec)):
@@ -102,7 +102,7 @@ def _read_column(name: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Arra
 
 
 def _read_texts(method: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
-    """Read keys, or what they are made of."""
+    """Read keys, file_ids or classes as objects: ``(n,)``."""
     texts = np.empty(len(rows), dtype=object)
     texts[:] = getattr(snapshot, method)(rows)
     return texts
@@ -113,19 +113,19 @@ def _dtype(spec: FieldSpec) -> np.dtype[Any]:
 
 
 def as_dataset(snapshot: Callable[[], Snapshot], rows: Rows, fields: Sequence[str]) -> xr.Dataset:
-    """Return rows as a Dataset; see `View.to_xarray`.
+    """Return rows as a Dataset. See `View.to_xarray`.
 
     Parameters
     ----------
     snapshot : callable
-        Gives the commit to read from, or raises; asked again at each read.
+        `View.snapshot`. It is called again at each read.
     rows : ndarray, (n,) int64
     fields : sequence of str
 
     Raises
     ------
     ValueError
-        Two variables of one name, or one named as a dimension.
+        Two variables have one name, or a variable is named like a dimension.
     """
     record = snapshot().record
 

@@ -1,6 +1,6 @@
-"""Functions over views: classes, near duplicates, outliers, projections. Rows are read a block at a time.
+"""Functions over views: classes, near duplicates, outliers and projections. Rows are read a block at a time.
 
-Each takes a view, or a store for all of its rows. Names are imported when they are first used.
+Each function takes a view, or a store for all its live rows. Names are imported when they are first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A view in embedding-atlas, which is a program of its own: a Parquet file for it, and a process to show it."""
+"""Show a view in the program embedding-atlas: write a Parquet file, and start the program."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _PROGRAM = "embedding-atlas"
 
 
 class Exploration:
-    """A running embedding-atlas, with the file that it shows; a context manager that ends both.
+    """A running embedding-atlas and its file. A context manager, whose exit ends the program and removes the file.
 
     Parameters
     ----------
     view : View or EmbeddingStore
     field : str, optional
     method : {"pca", "umap"}
-        How rows are projected, here: embedding-atlas does not do it again.
+        The projection, which is computed here and not by embedding-atlas.
     options : sequence of str
-        More of its command line, as ``["--port", "5056"]``.
+        More options of its command line, such as ``["--port", "5056"]``.
     rng : int or numpy.random.Generator, optional
-        The same at each call, unless given.
+        By default each call uses seed 0.
 
     Attributes
     ----------
     path : Path
-        Of the Parquet file, in a temporary folder.
+        The Parquet file, in a temporary folder.
     process : subprocess.Popen
 
     Raises
@@ -73,11 +73,11 @@ class Exploration:
         logger.info("%s shows %d rows of %s", _PROGRAM, len(view), view.store.path)
 
     def wait(self) -> int:
-        """Wait until it ends; returns its exit status."""
+        """Wait until the program ends, and return its exit status."""
         return self.process.wait()
 
     def close(self) -> None:
-        """End it, and remove its file."""
+        """End the program, and remove its file."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -102,12 +102,14 @@ def explore(
     options: Sequence[str] = (),
     rng: Rng | None = None,
 ) -> int:
-    """Show a view in embedding-atlas until that is ended, as by Ctrl-C; see `Exploration`, which does not wait.
+    """Show a view in embedding-atlas, and wait until the program ends or Ctrl-C is pressed.
+
+    The parameters are those of `Exploration`, which does not wait.
 
     Returns
     -------
     int
-        The program's exit status; 0, if it was ended.
+        The exit status of the program, or 0 after Ctrl-C.
 
     Raises
     ------

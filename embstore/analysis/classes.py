@@ -1,4 +1,4 @@
-"""Classes as a whole: their centroids, how far their rows lie from them, and they from each other."""
+"""Centroids of classes, and distances of rows to centroids and between centroids."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Centroids:
     class_names : list of str
         In the store's order.
     counts : ndarray, (classes,) int64
-        Rows of each.
+        The number of rows of each class.
     values : ndarray, (classes, dim) float64
-        Rows flattened.
+        The mean of the flattened rows.
     """
 
     class_names: list[str]
@@ -39,14 +39,14 @@ class Centroids:
     values: Doubles
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a row a class, a column a dimension."""
+        """Return a DataFrame with one row for each class and one column for each dimension."""
         pandas = imported("pandas", "analysis", "for a DataFrame")
         return pandas.DataFrame(self.values, index=pandas.Index(self.class_names, name="class_name", dtype=object))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Distances:
-    """How far rows are from their class's centroid, and centroids from each other.
+    """Distances of rows to the centroid of their class, and between centroids.
 
     Attributes
     ----------
@@ -54,9 +54,9 @@ class Distances:
     class_names : list of str
     counts : ndarray, (classes,) int64
     within : ndarray, (classes,) float64
-        The mean distance of a class's rows to its centroid.
+        The mean distance of the rows of a class to its centroid.
     between : ndarray, (classes, classes) float64
-        The distance of each centroid to each.
+        The distance between each two centroids.
     """
 
     metric: str
@@ -66,7 +66,7 @@ class Distances:
     between: Doubles
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a row a class: ``count``, ``within``, the ``nearest`` other class and the distance ``to_nearest``."""
+        """Return one row for each class: ``count``, ``within``, the ``nearest`` other class, and ``to_nearest``."""
         pandas = imported("pandas", "analysis", "for a DataFrame")
         others = self.between + np.diag(np.full(len(self.between), np.inf))
         alone = len(others) < 2
@@ -81,7 +81,7 @@ class Distances:
 
 
 def centroids(view: View | EmbeddingStore, field: str | None = None) -> Centroids:
-    """Return the mean row of each class, summed in float64, a block at a time.
+    """Return the mean row of each class. Sums are float64, and rows are read a block at a time.
 
     Raises
     ------
@@ -104,17 +104,17 @@ def centroids(view: View | EmbeddingStore, field: str | None = None) -> Centroid
     exact = np.float32 if vectors.spec.row_nbytes <= 4 * vectors.dim and vectors.spec.floating else np.float64
     for start, block in vectors.finite_blocks(dtype=exact):
         at = places[start : start + len(block)]
-        for place in np.unique(at).tolist():  # NumPy's reduceat takes eight times as long
+        for place in np.unique(at).tolist():  # NumPy's reduceat is eight times slower
             sums[place] += block[at == place].sum(axis=0, dtype=np.float64)
     return Centroids(class_names=names, counts=counts, values=sums / np.maximum(counts, 1)[:, None])
 
 
 def distances(view: View | EmbeddingStore, field: str | None = None, *, metric: Distance = "euclidean") -> Distances:
-    """Measure classes within and between.
+    """Return the distances of rows to the centroid of their class, and between centroids.
 
     With the centroids ``m_c``, ``within[c]`` is the mean of ``d(x, m_c)`` over the rows ``x`` of class ``c``, and
     ``between[c, e]`` is ``d(m_c, m_e)``, where ``d(a, b)`` is ``|a - b|`` (``"euclidean"``) or ``1 - a.b / |a||b|``
-    (``"cosine"``; of a zero vector, 1).
+    (``"cosine"``, and 1 for a zero vector).
 
     Raises
     ------
@@ -131,13 +131,13 @@ def distances(view: View | EmbeddingStore, field: str | None = None, *, metric: 
 def around_centroids(
     view: View, field: str | None, metric: Distance
 ) -> tuple[Centroids, NDArray[np.int64], Doubles, Doubles]:
-    """Measure how far rows lie from the centroid of their class.
+    """Return centroids, and the distance of each row to the centroid of its class.
 
     Returns
     -------
     means : Centroids
     places : ndarray, (len(view),) int64
-        The place of each row's class among them.
+        The place of each row's class in `means`.
     own : ndarray, (len(view),) float64
         The distance of each row to its class's centroid.
     within : ndarray, (classes,) float64
@@ -156,13 +156,13 @@ def around_centroids(
 
 
 def _distance(a: NDArray[Any], b: Doubles, metric: Distance) -> Doubles:
-    """Return the distance of each row to its partner: ``(n,) float64``."""
+    """Return the distance between corresponding rows: ``(n,) float64``."""
     if metric == "euclidean":
         difference = a - b
         far: Doubles = np.sqrt(np.einsum("ij,ij->i", difference, difference))
         return far
     dots = np.einsum("ij,ij->i", np.broadcast_to(a, b.shape), b)
     lengths = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
-    # Rounding takes a vector's distance to itself below zero.
+    # Rounding can make the distance of a vector to itself negative.
     apart: Doubles = np.maximum(1 - np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0), 0)
     return apart

@@ -1,4 +1,4 @@
-"""Near duplicates: pairs of rows that point the same way."""
+"""Near duplicates: pairs of rows with a high cosine similarity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _BLOCK_ROWS: Final = 4_096
 _BLOCK_BYTES: Final = 128 * 2**20
-"""Of each side of a product: as many rows as make it worth reading both, and 64 MiB of scores."""
+"""Limits of each factor of a matrix product: enough rows for an efficient product, and 64 MiB of scores."""
 
 _TINY: Final = np.finfo(np.float64).tiny
 
@@ -37,29 +37,33 @@ def duplicates(
 ) -> pd.DataFrame:
     """List pairs of rows whose cosine similarity is at least `threshold`.
 
-    Every row is compared with every other, in blocks: half a matrix product of the view with itself. A zero vector
-    points nowhere, and is like none.
+    Every row is compared with every other row in blocks: half a matrix product of the view with itself. A zero vector
+    has no direction, and is in no pair.
 
     Parameters
     ----------
     view : View or EmbeddingStore
-        A row that it repeats is not its own duplicate.
+        A row that occurs several times in the view is not a duplicate of itself.
     threshold : float
         Above 0, at most 1.
     across_classes : bool
-        Only pairs of different classes: perhaps wrong labels.
+        List only pairs of different classes, which may be wrong labels.
     field : str, optional
     most : int
-        Pairs at most: of rows that are all alike, there are half their number squared.
+        The largest number of pairs. n equal rows have about n²/2 pairs.
 
     Returns
     -------
     DataFrame
-        Columns ``key_a``, ``key_b``, ``class_a``, ``class_b`` and ``score``, the most alike first.
+        Columns ``key_a``, ``key_b``, ``class_a``, ``class_b`` and ``score``, the highest score first.
 
     Raises
     ------
-    TooManyPairsError, NonFiniteError, ShapeError, UnknownFieldError, MissingLibraryError
+    TooManyPairsError
+        There are more than `most` pairs.
+    NonFiniteError, ShapeError, UnknownFieldError, MissingLibraryError
+    ValueError
+        `threshold` is not above 0 and at most 1.
 
     Examples
     --------
@@ -108,9 +112,9 @@ def duplicates(
 def _alike(
     left: NDArray[np.float32], right: NDArray[np.float32], threshold: float
 ) -> tuple[Places, Places, NDArray[np.float64]]:
-    """Return which rows of two blocks are alike, and how much: places in both, and scores in float64."""
+    """Return similar pairs of two blocks: places in both ``(n,) int64``, and scores ``(n,) float64``."""
     products = (left / norms(left)[:, None]) @ (right / norms(right)[:, None]).T
-    # What float32 may be short of the true cosine by; what is near the threshold is calculated again in float64.
+    # The largest float32 error of a cosine. Pairs near the threshold are computed again in float64.
     rounding = 1e-6 + 4e-7 * left.shape[1] ** 0.5
     a, b = np.nonzero(products >= threshold - rounding)
     del products

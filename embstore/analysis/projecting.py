@@ -1,4 +1,4 @@
-"""A view in two dimensions, or a few."""
+"""Project a view to two or a few dimensions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def project(
     field: str | None = None,
     rng: Rng | None = None,
 ) -> Projection:
-    """Project a view's rows, flattened, on `n` dimensions.
+    """Project the flattened rows of a view to `n` dimensions.
 
-    PCA reads blocks: once for the covariance of up to 2,048 dimensions and once for the points; beyond, nine times,
-    for a randomised subspace iteration (Halko, Martinsson and Tropp, SIAM Review 53, 2011). Of a component's two signs
-    it takes the one whose largest weight is positive. UMAP (McInnes, Healy and Melville, 2018) takes all rows into RAM,
-    and cosine distance.
+    PCA reads blocks. Up to 2,048 dimensions it reads all rows twice, for the covariance and for the points. For more
+    dimensions it reads them nine times, for a randomised subspace iteration (Halko, Martinsson and Tropp, SIAM Review
+    53, 2011). The sign of each component makes its largest weight positive. UMAP (McInnes, Healy and Melville, 2018)
+    reads all rows into RAM, and uses cosine distance.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ def project(
     n : int
     field : str, optional
     rng : int or numpy.random.Generator, optional
-        The same at each call, unless given.
+        By default each call uses seed 0.
 
     Returns
     -------
     Projection
-        `points`: ``(len(view), n) float32``; `explained`: each component's share of the variance.
+        `points` is ``(len(view), n) float32``. `explained` is the share of the variance of each component.
 
     Raises
     ------

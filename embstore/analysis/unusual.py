@@ -1,4 +1,4 @@
-"""Rows that are unlike the others."""
+"""Outliers: rows far from the others."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def outliers(
     metric: Distance = "cosine",
     field: str | None = None,
 ) -> pd.DataFrame:
-    """List the `n` rows that are most unlike the others.
+    """List the `n` rows with the highest outlier scores.
 
-    ``"centroid"`` scores a row by ``d(x, m_c) / within[c]``: its distance to its class's centroid over that of the
-    class's rows on average (see `distances`), so that classes which spread far don't take all places; a class of one
-    row has no outliers. ``"neighbors"`` scores it by the mean distance to the `k` nearest rows of the view (the weight
-    of Angiulli and Pizzuti, PKDD 2002, over k), whatever their class: a matrix product of the view with itself.
+    ``"centroid"`` scores a row by ``d(x, m_c) / within[c]``: its distance to the centroid of its class, divided by the
+    mean distance in that class (see `distances`). So a class with a wide spread does not take all places. A class of
+    one row has no outliers. ``"neighbors"`` scores a row by the mean distance to the `k` nearest rows of the view of
+    any class (the weight of Angiulli and Pizzuti, PKDD 2002, divided by k): a matrix product of the view with itself.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def outliers(
     n : int
     method : {"centroid", "neighbors"}
     k : int
-        Neighbours; fewer, where the view has fewer.
+        The number of neighbours. A smaller view has fewer.
     metric : {"cosine", "euclidean"}
     field : str, optional
 
@@ -88,6 +88,6 @@ def _to_neighbors(view: View, field: str | None, k: int, metric: Distance) -> ND
         own = vectors.rows[start : start + len(queries)]
         scores, _ = nearest_rows(vectors, queries, k, metric=metric, left_out=own)
         far = 1 - scores.astype(np.float64) if metric == "cosine" else scores.astype(np.float64)
-        if far.shape[1]:  # a row alone has no neighbours
+        if far.shape[1]:  # a single row has no neighbours
             found[start : start + len(queries)] = np.maximum(far, 0).mean(axis=1)
     return found

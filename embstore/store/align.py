@@ -1,4 +1,4 @@
-"""Views of several stores joined row by row, so that they are read as one: `align` and what it gives."""
+"""Join views of several stores row by row, to read them as one: `align` and `Aligned`."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def align(
     classes: Sequence[str] | None = None,
     **views: View,
 ) -> Aligned:
-    """Join views row by row: what all of them have, in the order of the first.
+    """Join views row by row: the rows that all of them have, in the order of the first view.
 
     Parameters
     ----------
     on : {"key", "file_id"}
-        What partners have in common. ``"file_id"`` also joins rows whose classes differ.
+        The id that joined rows share. ``"file_id"`` also joins rows of different classes.
     repeats : {"refuse", "allow"}
-        What to do with one that a view has several times (a file of several classes, an augmented one). ``"allow"``
-        repeats its partners; of two views that both have it several times, nobody knows whose partner is whose.
+        How to treat an id that a view has several times (a file of several classes, an augmented file). ``"allow"``
+        repeats the rows of the other views. An id that two views have several times is ambiguous: it always raises.
     fields : mapping of str to str, optional
-        The field of each view whose store has several.
+        The field of each view. Needed where a store has several fields.
     classes : sequence of str, optional
-        Gives samples a ``"label"``: the class's place in this list.
+        Adds a ``"label"`` to each sample: the place of its class in this list.
     **views : View
-        Two or more, under the names that samples have them by.
+        Two or more views. A sample has their rows under the same names.
 
     Raises
     ------
     AlignmentError
-        Repeated ids, see `repeats`; or classes that differ between partners, where labels are wanted.
+        An id is repeated, see `repeats`. Or `classes` is given, and joined rows have different classes.
     NameRefusedError
-        A view under a name that samples need.
+        A view is named ``key``, ``file_id``, ``class_name`` or ``label``.
     UnknownClassError, UnknownFieldError
 
     Examples
@@ -74,11 +74,11 @@ def align(
         raise TypeError(f"expected two views or more, by name, found {len(views)}")
     for name, view in views.items():
         if name in _OWN_NAMES:
-            raise NameRefusedError(name, "samples have that already")
+            raise NameRefusedError(name, "each sample has a value of that name already")
         if not isinstance(view, View):
-            raise TypeError(f"expected views, found {name}={type(view).__name__}; of a store take select()")
+            raise TypeError(f"expected views, found {name}={type(view).__name__}; for a store pass store.select()")
     if unknown := set(fields or ()) - set(views):
-        raise ValueError(f"fields of views that are not there: {', '.join(sorted(unknown))}")
+        raise ValueError(f"fields= names no such view: {', '.join(sorted(unknown))}")
     ids = {name: view.keys if on == "key" else view.file_ids for name, view in views.items()}
     places, left_out = _joined(ids, on, repeats)
     return Aligned(
@@ -93,7 +93,7 @@ def align(
 def _joined(
     ids: Mapping[str, list[str]], on: On, repeats: Literal["refuse", "allow"]
 ) -> tuple[dict[str, Rows], dict[str, int]]:
-    """Return the places of each view's partners, and how many of its rows have none."""
+    """Return the places of the joined rows in each view, and the number of its rows that are left out."""
     common = set.intersection(*(set(texts) for texts in ids.values()))
     places: dict[str, dict[str, list[int]]] = {name: {} for name in ids}
     for name, texts in ids.items():
@@ -117,7 +117,7 @@ def _joined(
         if text in common and text not in taken:
             taken.add(text)
             rows += product(*(found[text] for found in places.values()))
-    if len(several[first]):  # the first view's order, also where it is the one that has several
+    if len(several[first]):  # keep the order of the first view if that view has the repeats
         rows.sort()
     columns = np.array(rows, dtype=np.int64).reshape(-1, len(ids)).T
     left_out = {name: sum(text not in common for text in texts) for name, texts in ids.items()}
@@ -126,22 +126,22 @@ def _joined(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Aligned(PickledByName):
-    """Rows of several views that belong together, made by `align`.
+    """Rows of several views joined on an id, made by `align`.
 
-    As a map-style dataset it goes straight into `torch.utils.data.DataLoader`: a batch is one gather a view. A
-    sample has each view's row under its name, the id that they share, and a label where there are classes; in a
-    batch, a ragged field's rows are padded, and followed by ``<name>_lengths``.
+    It is a map-style dataset for `torch.utils.data.DataLoader`, and reads a batch with one gather for each view. A
+    sample has the row of each view under the name of the view, the shared id, and a label if there are classes. In a
+    batch the rows of a ragged field are padded, and ``<name>_lengths`` has their lengths.
 
     Attributes
     ----------
     on : str
         ``"key"`` or ``"file_id"``.
     views : dict of str to View
-        All of one length, row `i` of each belonging to row `i` of the others.
+        Views of one length. Row `i` of each is joined with row `i` of the others.
     fields : dict of str to str
     classes : tuple of str, optional
     left_out : dict of str to int
-        Rows of each view without a partner.
+        The number of rows of each view that another view lacks.
     """
 
     on: On
@@ -152,11 +152,11 @@ class Aligned(PickledByName):
 
     def __post_init__(self) -> None:
         if self.classes is not None:
-            self.labels(self.classes)  # raises now, and not in the middle of an epoch
+            self.labels(self.classes)  # raise now instead of in the middle of an epoch
 
     @property
     def first(self) -> View:
-        """The view that gives the order."""
+        """The first view. All rows are in its order."""
         return next(iter(self.views.values()))
 
     def __len__(self) -> int:
@@ -164,12 +164,12 @@ class Aligned(PickledByName):
 
     @property
     def keys(self) -> list[str]:
-        """The first view's keys; all views', where they were joined on the key."""
+        """The keys of the first view. Views joined on the key all have these keys."""
         return self.first.keys
 
     @property
     def file_ids(self) -> list[str]:
-        """The file_ids, which all views share."""
+        """The file_id of each row, the same in all views."""
         return self.first.file_ids
 
     def labels(self, classes: Sequence[str]) -> NDArray[np.int64]:
@@ -180,19 +180,19 @@ class Aligned(PickledByName):
         UnknownClassError
             A class is not in the list.
         AlignmentError
-            Partners are of different classes.
+            Joined rows have different classes.
         """
         labels = self.first.labels(classes)
         own = np.array(self.first.class_names)
         others = {} if self.on == "key" else self.views  # a key has one class
         for name, view in others.items():
             if len(differing := np.flatnonzero(np.array(view.class_names) != own)):
-                reason = "it has another class for some, so that they have no one label"
+                reason = "its class differs for some, so no label fits both rows"
                 raise AlignmentError(name, self.on, view_ids(self.first[differing], self.on), reason)
         return labels
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one sample, as a mapping of NumPy arrays; or, of a slice, places or a mask, the `Aligned` of those."""
+        """Return one sample as a mapping of NumPy arrays. For a slice, places or a mask, return an `Aligned`."""
         if isinstance(index, int | np.integer):
             place = range(len(self))[index]
             return self._sample(place)
@@ -210,7 +210,7 @@ class Aligned(PickledByName):
         return sample
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """Return the samples of a batch, as tensors gathered at once; the default collate takes them whole."""
+        """Return the samples of a batch as tensors, read at once. The default collate does not copy them again."""
         from embstore._outputs.collate import Batch
 
         places = np.asarray(indices, dtype=np.int64)
@@ -233,5 +233,5 @@ class Aligned(PickledByName):
 
 
 def view_ids(view: View, on: On) -> list[str]:
-    """Return what a view's rows are joined on."""
+    """Return the keys or the file_ids of a view."""
     return view.keys if on == "key" else view.file_ids

@@ -1,4 +1,4 @@
-"""A view from the first argument of a function over views: a view, or a store for all of its rows."""
+"""Turn the first argument of a function over views into a view."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from embstore.store.embedding_store import EmbeddingStore, View
 
 
 def as_view(given: View | EmbeddingStore) -> View:
-    """Return a view as it is; select all live rows of a store.
+    """Return a view unchanged. For a store, return the view of all its live rows.
 
     Raises
     ------
     TypeError
-        Neither. The message says how to open a path.
+        `given` is neither. For a path, the message shows how to open it.
     """
     if isinstance(given, View):
         return given

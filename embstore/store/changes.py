@@ -1,4 +1,4 @@
-"""Plans for a store as a whole: a column or a field with a value for every live row."""
+"""Plans over all live rows of a store: a column with a value for each, and fields copied from another store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_all_live(snapshot: Snapshot, rows: Rows, what: str) -> None:
 
 
 def plan_filled_column(snapshot: Snapshot, name: str, rows: Rows, values: Any, fill: Any) -> Plan:
-    """Plan a column with `values` in `rows` and `fill` in all other live rows; see `EmbeddingStore.set_column`."""
+    """Plan a column with `values` in `rows` and `fill` in all other live rows. See `EmbeddingStore.set_column`."""
     if fill is None:
         check_all_live(snapshot, rows, f"given a value for {name!r}")
         return plan_column(snapshot, name, rows, values)
@@ -39,7 +39,7 @@ def plan_filled_column(snapshot: Snapshot, name: str, rows: Rows, values: Any, f
 def plan_copied_fields(
     snapshot: Snapshot, other: KeyIndex, specs: Mapping[str, FieldSpec], *, same: Sequence[str]
 ) -> Plan:
-    """Plan fields copied from another store, whose index is `other`; see `EmbeddingStore.copy_fields`."""
+    """Plan fields copied from another store, whose index is `other`. See `EmbeddingStore.copy_fields`."""
     live, theirs = snapshot.live_rows, other.snapshot
     found = other.find(snapshot.take("key_hash", live))
     there = np.flatnonzero(found >= 0)

@@ -12,7 +12,7 @@ _SHOWN = 8
 
 
 def describe(snapshot: Snapshot, *, writable: bool) -> list[tuple[str, str]]:
-    """Describe the store of a commit in lines of (name, text)."""
+    """Return the description of a store as lines of (name, text)."""
     record, names = snapshot.record, snapshot.class_names
     nbytes = sum(record.arrays[name].row_nbytes * record.arrays[name].length for name in record.fields)
     dead = f" and {record.dead:,} deleted" if record.dead else ""
@@ -31,12 +31,12 @@ def describe(snapshot: Snapshot, *, writable: bool) -> list[tuple[str, str]]:
 
 
 def as_text(lines: Iterable[tuple[str, str]]) -> str:
-    """Lay lines out as text."""
+    """Return the lines as text."""
     return "\n".join(f"{name + ':':<9}{text}" for name, text in lines)
 
 
 def as_html(lines: Iterable[tuple[str, str]]) -> str:
-    """Lay lines out as a table."""
+    """Return the lines as an HTML table."""
     left = "style='text-align:left'"
     rows = (f"<tr><th {left}>{html.escape(n)}</th><td {left}>{html.escape(t)}</td></tr>" for n, t in lines)
     return f"<table>{''.join(rows)}</table>"

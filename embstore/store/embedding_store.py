@@ -1,4 +1,8 @@
-"""Stores and views of them: choosing rows, and changing a store."""
+"""Stores and their views: select rows, and change a store.
+
+Both classes are in one module because each returns the other. `reader` and `selected_rows` have the methods that
+read, and `changes` the plans over all live rows.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +34,9 @@ from embstore.store.split_rows import split_rows
 
 
 class EmbeddingStore(StoreReader):
-    """Embeddings of one config, a row a sample, found by key. Made by `embstore.open` or `Cache.open`.
+    """Embeddings of one config, one row for each sample, found by key. Made by `embstore.open` or `Cache.open`.
 
-    A store keeps the commit that it was opened at, or that it wrote last; `refresh` moves on.
+    A store reads the commit at which it was opened, or that it wrote last. `refresh` moves to the newest commit.
     """
 
     def select(
@@ -43,17 +47,17 @@ class EmbeddingStore(StoreReader):
         classes: Sequence[str] | str | None = None,
         where: Mapping[str, Condition] | None = None,
     ) -> View:
-        """Return a lazy selection of rows; all live ones, if nothing is asked for.
+        """Return a lazy selection of rows. Without arguments, select all live rows.
 
         Parameters
         ----------
         keys, rows : sequence, optional
-            These, in this order and with repeats; one of the two.
+            The rows to select, in this order and with repeats. Pass only one of the two.
         classes : str or sequence of str, optional
-            Only these classes.
+            Select only rows of these classes.
         where : mapping, optional
-            A condition for each column named: a value it equals, a list it is in, or a function that
-            takes the values and returns a mask.
+            A condition for each named column: a value, a list of values, or a function that takes the values
+            ``(n,)`` and returns a mask ``(n,) bool``.
 
         Raises
         ------
@@ -85,21 +89,21 @@ class EmbeddingStore(StoreReader):
         if_exists: IfExists = "error",
         casting: Casting = "no",
     ) -> AppendResult:
-        """Add rows, durably and in one commit: all of them or none.
+        """Add rows durably in one commit: all of them or none.
 
-        The first rows of a store that was made without fields decide its fields and columns.
+        If the store was made without fields, its first rows decide the fields and columns.
 
         Parameters
         ----------
         keys : iterable of str or Key
         values : array_like, (n, *shape), or mapping of field names to these
-            NumPy arrays, or torch tensors of any device.
+            NumPy arrays, lists, or torch tensors of any device. A ragged field takes `Ragged`, `Padded` or a list.
         columns : mapping, optional
-            A value a row, or one for all, for each of the store's columns.
+            For each column of the store, one value for each row or one value for all rows.
         if_exists : {"error", "skip", "replace"}
-            What to do with keys that are stored. Replacing gives the key a new row.
+            How to treat keys that are already stored. "replace" gives the key a new row.
         casting : {"no", "same_kind"}
-            Whether values of another dtype may be converted.
+            "same_kind" converts values of another dtype.
 
         Returns
         -------
@@ -129,12 +133,26 @@ class EmbeddingStore(StoreReader):
         if_exists: IfExists = "error",
         casting: Casting = "no",
     ) -> RowWriter:
-        """Return a writer that gathers rows and commits them every `interval` seconds, and at its exit."""
+        """Return a context manager that collects rows and commits them, the last ones at its exit.
+
+        Parameters
+        ----------
+        interval : float
+            Seconds between commits.
+        max_bytes : int
+            Bytes of collected rows at which they are committed early.
+        if_exists, casting
+            As for `append`.
+
+        Raises
+        ------
+        ReadOnlyError
+        """
         self._session.check_writable()
         return RowWriter(self._session, interval=interval, max_bytes=max_bytes, if_exists=if_exists, casting=casting)
 
     def delete(self, keys: Sequence[str | Key]) -> int:
-        """Delete rows: they are marked, and their files stay as they are. Returns their number.
+        """Mark rows as deleted, and return their number. Their bytes stay in the files: see `erase` and `compact`.
 
         Raises
         ------
@@ -148,9 +166,9 @@ class EmbeddingStore(StoreReader):
         return len(rows)
 
     def erase(self, keys: Sequence[str | Key]) -> EraseReceipt:
-        """Delete rows and blank them in the files; all rows deleted before are blanked too.
+        """Delete rows and blank them in the files. Rows that were deleted before are blanked as well.
 
-        Row numbers stay, and so do views that hold none of these rows.
+        Row numbers stay the same. Views without these rows stay valid.
 
         Raises
         ------
@@ -170,14 +188,14 @@ class EmbeddingStore(StoreReader):
         return EraseReceipt(path=self.path, key_hashes=hashes, rows=tuple(rows.tolist()), files_rewritten=files)
 
     def compact(self) -> None:
-        """Write the store anew without its deleted rows, and exchange the folders in one step.
+        """Write the store again without its deleted rows, and exchange the folders in one step.
 
-        Views made before raise `StoreChangedError`; other readers keep what they have open.
+        Views made before raise `StoreChangedError`. Other readers keep the files that they have open.
 
         Raises
         ------
         OSError
-            The file system can't exchange folders; nothing was changed.
+            The file system can't exchange folders. Nothing was changed.
         """
         with self._session.writing() as snapshot:
             compact(snapshot)
@@ -186,24 +204,24 @@ class EmbeddingStore(StoreReader):
     def set_column(
         self, name: str, keys: Sequence[str | Key], values: Any, *, fill: Any = None, commit_id: str | None = None
     ) -> None:
-        """Add a column, or replace one, with a value for every live row; one commit.
+        """Add or replace a column in one commit, with a value for every live row.
 
         Parameters
         ----------
         name : str
         keys : sequence of str or Key
-        values : array_like, (len(keys),), or one value for all
+        values : array_like, (len(keys),), or one value for all `keys`
         fill : optional
-            The value of live rows that `keys` leaves out, also of those that another process adds meanwhile.
+            The value of live rows that are not in `keys`, including rows that another process has added.
         commit_id : str, optional
-            Of the commit that the store must still be at; nothing is written if it is not.
+            The commit at which the store must still be. Otherwise nothing is written.
 
         Raises
         ------
         StoreChangedError
             The store is at another commit than `commit_id`.
         MissingKeysError
-            Keys that are not stored, or live rows left without a value and no `fill`.
+            Some keys are not stored, or live rows get no value and `fill` is None.
         ShapeError, DtypeError, NameRefusedError
         """
         with self._session.writing() as snapshot:
@@ -222,12 +240,22 @@ class EmbeddingStore(StoreReader):
         spec: FieldSpec | None = None,
         casting: Casting = "no",
     ) -> None:
-        """Add a field, with rows for every live row; one commit. The other fields are not touched.
+        """Add a field in one commit, with values for every live row. The other fields don't change.
+
+        Parameters
+        ----------
+        name : str
+        keys : sequence of str or Key
+        values : array_like, (len(keys), *shape)
+        spec : FieldSpec, optional
+            By default it follows from `values`.
+        casting : {"no", "same_kind"}
+            As for `append`.
 
         Raises
         ------
         MissingKeysError
-            Keys that are not stored, or live rows left without values.
+            Some keys are not stored, or live rows get no values.
         NameRefusedError, ShapeError, DtypeError, NonFiniteError
         """
         with self._session.writing() as snapshot:
@@ -237,20 +265,20 @@ class EmbeddingStore(StoreReader):
             self._session.commit(plan_field(snapshot, name, rows, texts, values, spec, casting))
 
     def copy_fields(self, other: EmbeddingStore, names: Sequence[str], *, same: Sequence[str] = ()) -> None:
-        """Add fields that another store has for all live keys of this one, a block at a time; one commit.
+        """Copy fields from a store that has all live keys of this one, a block at a time and in one commit.
 
         Parameters
         ----------
         other : EmbeddingStore
         names : sequence of str
-            Of fields that this store does not have.
+            Fields of `other` that this store does not have.
         same : sequence of str
-            Columns in which the rows of both must agree; where they don't, the other's row does not count.
+            Columns in which both rows of a key must agree. A row of `other` that differs is treated as missing.
 
         Raises
         ------
         MissingKeysError
-            Lists the live keys that have no such row in the other store.
+            Some live keys have no such row in `other`. The error lists them.
         UnknownFieldError, UnknownColumnError, NameRefusedError
         """
         specs = {name: other.fields[other.field_name(name)] for name in names}
@@ -258,7 +286,7 @@ class EmbeddingStore(StoreReader):
             self._session.commit(plan_copied_fields(snapshot, other._session.index, specs, same=same))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the path, generation and number of rows; opened again for reading."""
+        """Pickle the path, the generation and the number of rows. Unpickling opens the store for reading."""
         snapshot, record = self.snapshot, self.snapshot.record
         place, options = snapshot.folder.origin
         how = {"mapping": snapshot.mapping, "check": snapshot.check, "storage_options": options}
@@ -271,10 +299,16 @@ class EmbeddingStore(StoreReader):
 
 
 class View(SelectedRows):
-    """Some rows of a store, in an order.
+    """Rows of a store in a given order. A view holds row numbers and copies no vectors.
 
-    Made by `EmbeddingStore.select`; it stays valid while the store grows, and raises
-    `StoreChangedError` once its rows were erased or renumbered (by a compaction).
+    Made by `EmbeddingStore.select`. A view stays valid while the store grows. It raises `StoreChangedError` once its
+    rows were erased, or renumbered by a compaction.
+
+    Attributes
+    ----------
+    store : EmbeddingStore
+    rows : ndarray, (len(view),) int64
+        Row numbers, read-only.
     """
 
     __slots__ = ()
@@ -282,16 +316,16 @@ class View(SelectedRows):
     store: EmbeddingStore
 
     def __getitem__(self, places: slice | Sequence[int] | NDArray[Any]) -> View:
-        """Return the view of some places of this one: a slice, a list of places or a mask."""
+        """Return the view of some places of this view: a slice, a list of places or a mask ``(len(view),) bool``."""
         if isinstance(places, int | np.integer | str):
             raise TypeError(
-                f"a view is indexed by a slice, a list of places or a mask, found {places!r}; for one row "
+                f"expected a slice, a list of places or a mask, found {places!r}; for one row "
                 f"use view.to_numpy()[i], or store[key]"
             )
         return self._restored(self.store, self.rows[places], self._generation, self._epoch)
 
     def batches(self, size: int) -> Iterator[View]:
-        """Yield the view in pieces of `size` rows; the last may be smaller."""
+        """Yield views of `size` rows each. The last one may be smaller."""
         if size < 1:
             raise ValueError(f"expected a batch of at least one row, found {size}")
         for start in range(0, len(self), size):
@@ -303,25 +337,25 @@ class View(SelectedRows):
         classes: Sequence[str] | str | None = None,
         where: Mapping[str, Condition] | None = None,
     ) -> View:
-        """Return the rows of this view that are also of these classes, and that meet the conditions.
+        """Return the view of those rows that belong to the classes and meet the conditions.
 
-        See `EmbeddingStore.select`.
+        The parameters are those of `EmbeddingStore.select`.
         """
         return View(self.store, filter_rows(self.snapshot(), self.rows, classes, where))
 
     def sample(self, n: int, *, rng: Rng) -> View:
-        """Return `n` rows drawn without replacement.
+        """Return the view of `n` rows drawn at random without replacement.
 
         Parameters
         ----------
         n : int
         rng : int or numpy.random.Generator
-            A seed gives the same rows at each call.
+            A seed draws the same rows at each call.
 
         Raises
         ------
         ValueError
-            There are fewer.
+            The view has fewer than `n` rows.
         """
         return self[generator_of(rng).choice(len(self), size=n, replace=False)]
 
@@ -338,18 +372,18 @@ class View(SelectedRows):
         Parameters
         ----------
         ratios : mapping of str to float
-            Sum to 1.
+            The share of each part. The shares sum to 1.
         rng : int or numpy.random.Generator
         by : str, optional
-            ``"class"``, a column, or None: each of its values is split in these ratios.
+            ``"class"`` or a column: the rows of each value are split in these ratios. None: all rows together.
         group : str, optional
-            A column; rows that share its value stay together (augmented views of one recording leak
-            from train into test otherwise).
+            A column. Rows with the same value stay together. Otherwise augmented views of one recording leak from
+            train into test.
 
         Returns
         -------
         dict of str to View
-            Each in the order of this view.
+            Each part in the order of this view.
         """
         snapshot = self.snapshot()
         strata = None
@@ -360,7 +394,7 @@ class View(SelectedRows):
         return {name: self[chosen] for name, chosen in places.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the store and the row numbers."""
+        """Pickle the store and the row numbers."""
         rows: Any = self.rows
         if len(rows) and (np.diff(rows) == 1).all():
             rows = (int(rows[0]), int(rows[-1]) + 1)
@@ -382,5 +416,5 @@ class View(SelectedRows):
 
 
 def session_of(store: EmbeddingStore) -> Session:
-    """Return the session of a store, for the rooms that plan commits of their own."""
+    """Return the session of a store, for `merge` and imports, which plan their own commits."""
     return store._session

@@ -17,7 +17,7 @@ Condition = Any
 
 
 def row_numbers(rows: Any) -> Rows:
-    """Return rows as numbers; a mask would be taken for rows 0 and 1."""
+    """Return row numbers as ``(n,) int64``. A mask is refused: it would read rows 0 and 1."""
     found = np.asarray(rows)
     if found.dtype == bool:
         raise TypeError(
@@ -32,7 +32,12 @@ def filter_rows(
     classes: Sequence[str] | str | None,
     where: Mapping[str, Condition] | None,
 ) -> Rows:
-    """Return those of `rows` that are of the classes and meet the conditions, in their order."""
+    """Return those of `rows` that belong to the classes and meet the conditions, in their order: ``(n,) int64``.
+
+    Raises
+    ------
+    UnknownClassError, UnknownColumnError, ValueError
+    """
     if classes is not None:
         wanted = [classes] if isinstance(classes, str) else list(classes)
         codes = {name: code for code, name in enumerate(snapshot.class_names)}
@@ -49,7 +54,7 @@ def filter_rows(
 
 
 def _meets(name: str, values: np.ndarray[Any, Any], condition: Condition) -> NDArray[np.bool_]:
-    """Tell which values meet a condition: equal to a scalar, in a list, or by a function's mask."""
+    """Return the mask of the values that meet a condition: ``(n,) bool``."""
     if isinstance(condition, Callable):  # type: ignore[arg-type]
         mask = np.asarray(condition(values))
         if mask.shape != values.shape or mask.dtype != bool:

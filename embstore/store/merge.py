@@ -1,4 +1,4 @@
-"""Merge: the rows of several stores of one config in one, by one commit; the stores merged are left alone."""
+"""Merge the rows of several stores of one config into one store, in one commit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from embstore.store.open import open as open_store
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one of the stores that are merged."""
+    """Rows of one of the merged stores."""
 
     snapshot: Snapshot
     rows: Rows
@@ -45,7 +45,7 @@ class Part:
 
     @property
     def hashes(self) -> np.ndarray[Any, Any]:
-        """Hashes of the keys: ``(n,)``, each 16 bytes."""
+        """The hashes of the keys: ``(n,)``, 16 bytes each."""
         return np.ascontiguousarray(self.snapshot.take("key_hash", self.rows)).view("V16").reshape(-1)
 
 
@@ -55,17 +55,17 @@ def merge(
     if_exists: IfExists = "error",
     **options: Any,
 ) -> AppendResult:
-    """Add the rows of several stores to one, in one commit; it is made, if it is not there.
+    """Add the rows of several stores to one store, in one commit. It is made if it does not exist.
 
     Parameters
     ----------
     dest : path_like
     *parts : path_like
-        Stores of the same config, fields and columns; they are not changed.
+        Stores with the same config, fields and columns. They are not changed.
     if_exists : {"error", "skip", "replace"}
-        What to do with keys that are in `dest` already; to skip them is to skip those of an earlier part, too.
+        How to treat keys that `dest` already has. "skip" also skips keys of an earlier part.
     **options
-        Of `dest`, as for `embstore.open`.
+        Options of `embstore.open` for `dest`.
 
     Returns
     -------
@@ -74,27 +74,31 @@ def merge(
     Raises
     ------
     ConfigMismatchError
-        A part has another config than the first, or than `dest`.
+        The config of a part differs from that of the first part, or of `dest`.
     FieldMismatchError, UnknownFieldError, UnknownColumnError
         A part has other fields or columns.
-    KeysExistError, DuplicateKeysError
+    KeysExistError
+        `dest` has some of the keys, and `if_exists` is "error".
+    DuplicateKeysError
+        Two parts have the same key, and `if_exists` is not "skip".
     """
     if not parts:
         raise TypeError("expected stores to merge, found none")
     if if_exists not in ("error", "skip", "replace"):
         raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
-    opened = [open_store(part, check="touched") for part in parts]  # a new checksum must not cover up a flipped bit
+    opened = [open_store(part, check="touched") for part in parts]  # a new checksum must not hide a flipped bit
     for store in opened:
         if differences := opened[0].config.diff(store.config):
             raise ConfigMismatchError(store.path, differences)
-    # One without rows, whose first rows were to decide its fields, has nothing to merge, and nothing that differs.
+    # A store without rows and fields (its first rows would decide them) has nothing to merge or to compare.
     snapshots = [store.snapshot for store in opened if store.fields or len(store)]
     first = (snapshots[0] if snapshots else opened[0].snapshot).record
     for snapshot in snapshots:
         _check_same(first, snapshot)
     live = [Part(snapshot, snapshot.live_rows) for snapshot in snapshots]
     if if_exists != "skip":
-        _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, opened[0].path)  # before anything is made
+        # Raise before `dest` is made.
+        _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, opened[0].path)
     made = {
         "fields": first.fields,
         "columns": {name: spec.dtype for name, spec in first.columns.items()},
@@ -108,7 +112,7 @@ def merge(
 
 
 def _check_same(record: Record, part: Snapshot) -> None:
-    """Check that a part has the fields and columns of the store that it goes to."""
+    """Check that a part has the fields and columns of the destination."""
     path = part.folder.path
     for name in sorted(part.record.fields.keys() ^ record.fields.keys()):
         raise UnknownFieldError(name, record.fields, path=path)
@@ -125,7 +129,7 @@ def _check_same(record: Record, part: Snapshot) -> None:
 
 
 def _decided(record: Record, parts: Sequence[Part]) -> Record:
-    """Return the record with the fields and columns of the first part, if its first rows are to decide them."""
+    """Return the record. If it has no fields yet, add the fields and columns of the first part."""
     if record.fields or not parts:
         return record
     first = parts[0].snapshot.record
@@ -139,13 +143,13 @@ def _decided(record: Record, parts: Sequence[Part]) -> Record:
 def plan_merge(
     snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: IfExists
 ) -> tuple[Plan | None, AppendResult]:
-    """Plan the merge; values are read while it is carried out, a block at a time.
+    """Plan the merge. The commit reads the values, a block at a time.
 
     Parameters
     ----------
     snapshot : Snapshot
     find : callable
-        Gives the rows of key hashes in it, -1 where there are none.
+        Returns the row of each key hash ``(n, 2) uint64`` in the snapshot, and -1 for an unknown hash.
     parts : sequence of Part
     if_exists : {"error", "skip", "replace"}
 
@@ -155,7 +159,7 @@ def plan_merge(
     """
     check_ends(snapshot)
     record = _decided(snapshot.record, parts)
-    for part in parts:  # under the lock: another process may have changed the store since it was opened
+    for part in parts:  # again, under the lock: another process may have changed the store
         _check_same(record, part.snapshot)
     total = sum(len(part.rows) for part in parts)
     parts, dead = _new_only(parts, find, if_exists, snapshot.folder.path)
@@ -192,7 +196,7 @@ def plan_merge(
 def _new_only(
     parts: Sequence[Part], find: Callable[[Any], Rows], if_exists: IfExists, path: PurePath
 ) -> tuple[list[Part], Rows]:
-    """Leave out rows whose key is stored already, or in an earlier part; also returns the rows that are replaced."""
+    """Return the parts without keys that are stored or in an earlier part, and the stored rows to replace."""
     seen, dead = np.empty(0, "V16"), [np.empty(0, np.int64)]
     chosen = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""Opening a store, or making one: `embstore.open`."""
+"""Open or make a store: `embstore.open`."""
 
 from __future__ import annotations
 
@@ -42,39 +42,39 @@ def open(
     provenance: Mapping[str, str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> EmbeddingStore:
-    """Open a store, or make one.
+    """Open a store, or make a new one.
 
     Parameters
     ----------
     path : path_like
-        Or a URL that fsspec opens (``https://…``, ``s3://…``, ``memory://…``): read only, and chunk by chunk.
+        Or a URL that fsspec opens (``https://…``, ``s3://…``, ``memory://…``), read-only and chunk by chunk.
     mode : {"r", "r+", "a", "w-", "x"}
-        Read only (takes no lock, writes nothing); read and write what exists; read and write, made if
-        absent; make it, or fail if something is there ("x" is the same).
+        "r" reads, takes no lock and writes nothing. "r+" reads and writes an existing store. "a" also makes the store
+        if it does not exist. "w-" makes a new store, and fails if the path exists. "x" is the same as "w-".
     config : mapping, optional
-        All that the values depend on. Compared with the store's; needed to make one.
+        Everything that the values depend on. Needed to make a store. Compared with the config of an existing store.
     fields : mapping of str to FieldSpec, optional
-        Of a new store; else its first rows decide.
+        Fields of a new store. By default its first rows decide.
     columns : mapping of str to str, optional
-        Dtypes of a new store's columns (NumPy's names, or ``"string"``).
+        The dtype of each column of a new store: a NumPy name, or ``"string"``.
     check : {"tail", "touched", "all"}
-        Which checksums to check: of the rows committed last, of each chunk when it is first read, or of
-        all chunks of a column when it is opened.
+        The checksums to check: of the rows committed last, of each chunk when it is first read, or of all chunks of a
+        column when the column is opened.
     mapping : {"auto", "never"}
-        Whether columns may be mapped into memory.
+        Whether columns may be mapped into memory. "never" reads them.
     lock_timeout : float
-        Seconds to wait for another writer.
+        Seconds to wait for the lock of another writer.
     network : {"refuse", "allow"}
-        Whether to write to a network or FUSE file system.
+        Whether the store may be written on a network or FUSE file system.
     chunk_bytes, expected_rows : int
-        Of a new store: bytes of a field's chunk, and how many rows are to be expected.
+        For a new store: bytes of a chunk of a field, and the number of rows to expect.
     compression : {"zstd", "blosc"}, optional
-        Of a new store, of its fields: for storage that is cold or far away. What is compressed can't be mapped: a
-        random row costs its chunk.
+        Compression of the fields of a new store, for cold or distant storage. Compressed chunks can't be mapped:
+        reading a random row decodes its whole chunk.
     provenance : mapping of str to str, optional
-        Of a new store: what is worth knowing (versions, host), but does not decide the values.
+        For a new store: facts (versions, host) that the values don't depend on.
     storage_options : mapping, optional
-        For a URL's file system: credentials, endpoint. A store that is pickled carries them along.
+        Options of the file system of a URL: credentials, endpoint. A pickled store contains them.
 
     Raises
     ------
@@ -99,17 +99,17 @@ def open(
     wanted = None if config is None else config if isinstance(config, Config) else Config(config)
     if is_url(path):
         if mode != "r":
-            raise ReadOnlyError(Url.shown(path), "a store at a URL is read only")
+            raise ReadOnlyError(Url.shown(path), "a store at a URL is read-only")
         return _opened(open_snapshot(path, check=check, storage_options=storage_options), wanted)
     if storage_options is not None:
-        raise ValueError(f"storage_options are for URLs, found them with {os.fspath(path)!r}")
+        raise ValueError(f"expected a URL with storage_options, found the path {os.fspath(path)!r}")
     place = local_path(path).resolve()
     writable = mode != "r"
     if writable and network != "allow":
         refuse_network(place if place.exists() else place.parent)
     if mode in ("w-", "x") or (mode == "a" and not place.exists()):
         if wanted is None:
-            raise TypeError("a new store needs a config: all that its values depend on")
+            raise TypeError("a new store needs config=, everything that its values depend on")
         record = new_record(
             wanted,
             fields=fields,

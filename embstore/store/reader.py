@@ -30,38 +30,38 @@ class StoreReader:
         self._session = session
         self._config: Config | None = None
 
-    # -- what it is ---------------------------------------------------------------------------
+    # -- description --------------------------------------------------------------------------
 
     @property
     def path(self) -> Path:
-        """Where the store lies, resolved."""
+        """The folder of the store, resolved."""
         return self._session.path
 
     @property
     def snapshot(self) -> Snapshot:
-        """The commit that is read from."""
+        """The commit that is read."""
         return self._session.snapshot
 
     @property
     def config(self) -> Config:
-        """All that the values depend on."""
+        """The config: everything that the values depend on."""
         if self._config is None:
             self._config = Config(self.snapshot.record.config)
         return self._config
 
     @property
     def fields(self) -> dict[str, FieldSpec]:
-        """The embedding columns, by name."""
+        """The embedding fields by name."""
         return dict(self.snapshot.record.fields)
 
     @property
     def columns(self) -> dict[str, str]:
-        """The other columns' dtypes, by name."""
+        """The dtype of each column by name: a NumPy name, or ``"string"``."""
         return {name: spec.dtype for name, spec in self.snapshot.record.columns.items()}
 
     @property
     def classes(self) -> list[str]:
-        """All classes, in the order in which they first came."""
+        """All classes, in the order of their first rows."""
         return list(self.snapshot.class_names)
 
     @property
@@ -71,13 +71,13 @@ class StoreReader:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows of all fields."""
+        """Bytes of all rows of all fields, before compression and with deleted rows."""
         record = self.snapshot.record
         return sum(record.arrays[name].row_nbytes * record.arrays[name].length for name in record.fields)
 
     @property
     def writable(self) -> bool:
-        """Whether it was opened for writing."""
+        """True if the store was opened for writing."""
         return self._session.writable
 
     def __len__(self) -> int:
@@ -85,11 +85,12 @@ class StoreReader:
         return record.rows - record.dead
 
     def field_name(self, field: str | None = None) -> str:
-        """Return the field's name; the only one's, for None.
+        """Return the name of the field. None stands for the only field.
 
         Raises
         ------
         UnknownFieldError
+            The store has no such field, or `field` is None and the store has several.
         """
         names = self.snapshot.record.fields
         if field is None and len(names) == 1:
@@ -101,18 +102,18 @@ class StoreReader:
     # -- rows by key --------------------------------------------------------------------------
 
     def find(self, keys: Sequence[str | Key]) -> Rows:
-        """Return the row of each key, -1 where it is not stored: ``(len(keys),) int64``."""
+        """Return the row of each key, and -1 for a key that is not stored: ``(len(keys),) int64``."""
         return self._session.index.find_keys(keys)
 
     def rows_of(self, keys: Sequence[str | Key]) -> Rows:
-        """Return the row of each key, in their order: ``(len(keys),) int64``.
+        """Return the row of each key, in the order of `keys`: ``(len(keys),) int64``.
 
         Raises
         ------
         MissingKeysError
-            Lists all that are not stored.
+            Some keys are not stored. The error lists all of them.
         KeyFormatError
-            One of those is not a key.
+            One of the missing keys is malformed.
         """
         rows = self.find(keys)
         if len(rows) and rows.min() < 0:
@@ -123,7 +124,7 @@ class StoreReader:
         return rows
 
     def missing(self, keys: Iterable[str | Key]) -> list[str]:
-        """Return the keys that are not stored, in their order."""
+        """Return the keys that are not stored, in the order of `keys`."""
         texts = [str(Key.parse(key)) for key in keys]
         rows = self.find(texts)
         return [texts[i] for i in np.flatnonzero(rows < 0).tolist()]
@@ -132,7 +133,7 @@ class StoreReader:
         return isinstance(key, str | Key) and bool(self.find([key])[0] >= 0)
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the keys of the live rows, in the order of rows."""
+        """Iterate over the keys of the live rows, in row order."""
         snapshot = self.snapshot
         step = 65_536
         rows = snapshot.live_rows
@@ -140,16 +141,21 @@ class StoreReader:
             yield from snapshot.keys_of(rows[start : start + step])
 
     def __getitem__(self, key: str | Key | Sequence[str | Key]) -> Any:
-        """Return the only field's row of a key, read-only; or fresh rows of several keys, as `fetch` does."""
+        """Return the row of one key in the only field, read-only. For a list of keys, copy rows as `fetch` does.
+
+        Raises
+        ------
+        MissingKeysError, UnknownFieldError
+        """
         if isinstance(key, str | Key):
             row, name = int(self.rows_of([key])[0]), self.field_name()
             return as_numbers(span_field(self.snapshot, name, row), self.snapshot.record.fields[name])
         if isinstance(key, list | tuple | np.ndarray) and (not len(key) or isinstance(key[0], str | Key)):
             return self.fetch(key)
-        raise TypeError(f"a store is indexed by a key or a list of keys, found {key!r}; by row, use take()")
+        raise TypeError(f"expected a key or a list of keys, found {key!r}; for row numbers use take()")
 
     def fetch(self, keys: Sequence[str | Key], field: str | None = None) -> Any:
-        """Copy the rows of `keys`, in their order and with their repeats: ``(len(keys), *shape)``; see `take`.
+        """Copy the rows of `keys`, in their order and with repeats: ``(len(keys), *shape)``. See `take`.
 
         Raises
         ------
@@ -158,18 +164,18 @@ class StoreReader:
         return self.take(self.rows_of(keys), field)
 
     def take(self, rows: Any, field: str | None = None) -> Any:
-        """Copy rows by number, writable; bfloat16 comes as float32.
+        """Copy rows by number. The copy is writable, and bfloat16 is converted to float32.
 
         Returns
         -------
         ndarray, (len(rows), *shape)
-            Of a ragged field `Padded` instead: values ``(len(rows), longest, *shape)``, and lengths. One row of
-            it is not copied, but read-only.
+            For a ragged field `Padded`: values ``(len(rows), longest, *shape)``, and lengths ``(len(rows),) int64``.
+            A single row of a ragged field is not copied, and is read-only.
 
         Raises
         ------
         IndexError
-            A number that is negative or not below the number of rows.
+            A number is negative, or not below the number of rows.
         """
         name = self.field_name(field)
         rows = row_numbers(rows)
@@ -188,34 +194,38 @@ class StoreReader:
         return name
 
     def array(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> Any:
-        """Return a whole column without a copy: ``(rows, *shape)``, read-only; a ragged field's as `Ragged`.
+        """Return a whole field without a copy: ``(rows, *shape)``, read-only. A ragged field is returned as `Ragged`.
 
-        It stays valid after `close`. Where the store can't be mapped it is read into RAM.
+        The array stays valid after `close`. A store that can't be mapped is read into RAM.
 
         Raises
         ------
         DeadRowsError
-            There are deleted rows, and `dead` is not ``"include"``.
+            The store has deleted rows, and `dead` is not ``"include"``.
         DtypeError
-            It is bfloat16, which NumPy does not have.
+            The field is bfloat16. NumPy has no such dtype.
         """
         name = self._whole(field, dead)
         if self.snapshot.record.fields[name].dtype == BFLOAT16:
-            raise DtypeError(
-                name, expected="a dtype of NumPy's", found=BFLOAT16, hint="use tensor() or select().to_numpy()"
-            )
+            raise DtypeError(name, expected="a NumPy dtype", found=BFLOAT16, hint="use tensor() or select().to_numpy()")
         if self.snapshot.record.fields[name].ragged:
             return Ragged(self.snapshot.span(name), whole_offsets(self.snapshot, name))
         return self.snapshot.span(name)
 
     def tensor(self, field: str | None = None, *, dead: Literal["refuse", "include"] = "refuse") -> Any:
-        """Return a whole column as a tensor without a copy: ``(rows, *shape)``; a ragged field's as `Ragged` ones.
+        """Return a whole field as a tensor without a copy: ``(rows, *shape)``. A ragged field is returned as `Ragged`.
 
-        torch has no read-only tensors: this one may be written to, and keeps what is written to itself
-        (pages are copied as they are written); the files never change.
+        torch has no read-only tensors. Writes to this tensor are private: each page is copied when it is first
+        written, and the files never change.
 
-        Each call maps the column again. Read it in order: for batches in random order
+        Each call maps the field again. Read the tensor in order. For batches in random order
         `embstore.torch.EmbeddingDataset` is 6 to 27 times as fast as ``store.tensor()[indices]``.
+
+        Raises
+        ------
+        DeadRowsError
+            The store has deleted rows, and `dead` is not ``"include"``.
+        UnknownFieldError, MissingLibraryError
         """
         name = self._whole(field, dead)
         values = as_tensor(self.snapshot.writable_copy(name), self.snapshot.record.fields[name])
@@ -223,10 +233,10 @@ class StoreReader:
             return Ragged(values, as_tensor(whole_offsets(self.snapshot, name).copy()))
         return values
 
-    # -- moving on ----------------------------------------------------------------------------
+    # -- commits ------------------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Move on to the newest commit; returns whether there was one. Views stay valid.
+        """Move to the newest commit. Return True if it is another commit than before. Views stay valid.
 
         Raises
         ------
@@ -235,7 +245,7 @@ class StoreReader:
         return self._session.refresh()
 
     def close(self) -> None:
-        """Let go of the store. Arrays that were handed out stay valid."""
+        """Close the store. Arrays that it returned stay valid."""
         self._session.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Salvage: the sound rows of a broken store, copied into a new one."""
+"""Copy the undamaged rows of a damaged store into a new store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import local_path
-from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.write.compact import write_copy
 from embstore.errors import CorruptStoreError, StoreExistsError
@@ -22,8 +21,20 @@ logger = logging.getLogger("embstore")
 
 
 @dataclass(frozen=True, slots=True)
-class SalvageReport(PickledByName):
-    """What `salvage` kept: the new store's path and rows, and the rows and keys that were lost."""
+class SalvageReport:
+    """The result of `salvage`.
+
+    Attributes
+    ----------
+    path : Path
+        The new store.
+    rows_kept : int
+    rows_lost : ndarray, (n,) int64
+        Row numbers in the damaged store.
+    keys_lost : tuple of str
+        Their keys, as far as they can be read.
+    problems : tuple of Problem
+    """
 
     path: Path
     rows_kept: int
@@ -33,14 +44,16 @@ class SalvageReport(PickledByName):
 
 
 def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageReport:
-    """Copy the sound rows of a broken store into a new one; the broken one is left as it is.
+    """Copy the undamaged rows of a damaged store into a new store. The damaged store is not changed.
 
     Raises
     ------
     NotAStoreError
-        There is no store at `path`, nor the remains of one; or it is a URL.
+        `path` is a URL, or has neither a store nor the remains of one.
+    CorruptStoreError
+        Neither the record nor its copy can be read.
     StoreExistsError
-        Something is at `dest`.
+        `dest` exists.
     ReadOnlyError
         `dest` is a URL.
     """

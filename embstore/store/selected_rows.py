@@ -1,4 +1,4 @@
-"""What a view's rows become: arrays, tensors, tables, neighbours, plots. Which rows, `view` says."""
+"""The rows of a view as arrays, tensors, tables, neighbours and plots. `embedding_store.View` selects rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SelectedRows:
 
     def __init__(self, store: StoreReader, rows: Rows) -> None:
         rows = np.asarray(rows, dtype=np.int64)
-        if rows.flags.writeable:  # the caller's own, to change as they like
+        if rows.flags.writeable:  # the caller may change it
             rows = rows.copy()
             rows.flags.writeable = False
         self.store = store
@@ -58,7 +58,7 @@ class SelectedRows:
         return iter(self.keys)
 
     def snapshot(self) -> Snapshot:
-        """Return the store's commit, once it is known that the rows still mean what they did.
+        """Return the commit of the store, after a check that the row numbers are still valid.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class SelectedRows:
 
     @property
     def keys(self) -> list[str]:
-        """Keys, in the view's order."""
+        """The key of each row."""
         return self.snapshot().keys_of(self.rows)
 
     @property
@@ -95,18 +95,20 @@ class SelectedRows:
 
     @property
     def classes(self) -> list[str]:
-        """The different classes that occur, in the store's order."""
+        """The classes that occur, each once, in the store's order."""
         return class_places(self.snapshot(), self.rows)[0]
 
     def labels(self, classes: Sequence[str]) -> NDArray[np.int64]:
         """Return each row's place in `classes`: ``(len(view),) int64``.
 
-        Only through a given list, so that labels agree between clients and machines.
+        The list is required, so that labels agree between clients and machines.
 
         Raises
         ------
         UnknownClassError
             A row's class is not in the list.
+        ValueError
+            A class occurs twice in the list.
         """
         if len(set(classes)) != len(classes):
             raise ValueError(f"a class occurs more than once in {list(classes)!r}")
@@ -120,7 +122,7 @@ class SelectedRows:
         return labels
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
-        """Return a column's values: ``(len(view),)``, strings as objects.
+        """Return the values of a column: ``(len(view),)`` of its dtype, strings as objects.
 
         Raises
         ------
@@ -134,12 +136,12 @@ class SelectedRows:
         return read_field(snapshot, name, self.rows), snapshot.record.fields[name]
 
     def to_numpy(self, field: str | None = None) -> Any:
-        """Copy the rows to RAM, writable; bfloat16 comes as float32.
+        """Copy the rows to RAM. The copy is writable, and bfloat16 is converted to float32.
 
         Returns
         -------
         ndarray, (len(view), *shape)
-            Of a ragged field `Padded` instead: values ``(len(view), longest, *shape)``, and lengths.
+            For a ragged field `Padded`: values ``(len(view), longest, *shape)``, and lengths ``(len(view),) int64``.
 
         Raises
         ------
@@ -149,12 +151,13 @@ class SelectedRows:
         return values.padded() if isinstance(values, Ragged) else values
 
     def to_ragged(self, field: str | None = None) -> Ragged:
-        """Copy the rows of a ragged field to RAM without padding; bfloat16 comes as float32.
+        """Copy the rows of a ragged field to RAM without padding. bfloat16 is converted to float32.
 
         Raises
         ------
         ShapeError
-            The field's rows are of one length.
+            The field is not ragged.
+        UnknownFieldError, StoreChangedError
         """
         values = as_numbers(*self._read(field))
         if not isinstance(values, Ragged):
@@ -162,15 +165,19 @@ class SelectedRows:
         return values
 
     def to_torch(self, field: str | None = None, *, device: Any = None, dtype: torch.dtype | None = None) -> Any:
-        """Copy the rows to a fresh tensor: ``(len(view), *shape)``; a ragged field's to `Padded` ones.
+        """Copy the rows to a new tensor ``(len(view), *shape)``. Rows of a ragged field become `Padded` tensors.
 
         Parameters
         ----------
         field : str, optional
-            The store's only one, unless given.
+            Default: the only field.
         device : str or torch.device, optional
         dtype : torch.dtype, optional
-            The stored one, unless given.
+            Default: the stored dtype.
+
+        Raises
+        ------
+        UnknownFieldError, StoreChangedError, MissingLibraryError
         """
         rows, lengths = field_tensors(self.snapshot(), self.store.field_name(field), self.rows)
         rows = rows.to(device=device, dtype=dtype)
@@ -179,40 +186,44 @@ class SelectedRows:
     def to_pandas(
         self, fields: Sequence[str] | str | None = None, *, index: Literal["key", "file_id"] = "key"
     ) -> pd.DataFrame:
-        """Return keys, their parts and the columns as a DataFrame.
+        """Return keys, file_ids, classes and columns as a DataFrame.
 
         Parameters
         ----------
         fields : sequence of str, optional
-            Fields to add, an array a cell; vectors are left out unless asked for.
+            Fields to add, one array in each cell. By default no vectors are read.
         index : {"key", "file_id"}
-            ``view.to_pandas(index="file_id").join(metadata)`` joins a table of one row a file.
+            ``view.to_pandas(index="file_id").join(metadata)`` joins a table that has one row for each file.
+
+        Raises
+        ------
+        UnknownFieldError, StoreChangedError, MissingLibraryError
         """
         from embstore._outputs.pandas_parquet import as_frame
 
         return as_frame(self.snapshot(), self.rows, fields=self._field_names(fields or []), index=index)
 
     def to_xarray(self, fields: Sequence[str] | str | None = None) -> xr.Dataset:
-        """Return a Dataset whose values are read when they are asked for, and only those.
+        """Return a Dataset that reads values only when they are used.
 
         Parameters
         ----------
         fields : sequence of str, optional
-            All, unless told.
+            Default: all fields.
 
         Returns
         -------
         Dataset
-            A variable ``(sample, *dims)`` a field; key, file_id, class_name and the columns as coordinates along
-            ``sample``. bfloat16 is float32. A ragged field is padded with zeros to the longest row of the view,
-            ``(sample, <field>_token, *dims)``, and has the coordinate ``<field>_length``. To select by key,
-            ``.set_xindex("key").sel(key=…)``, which reads the keys.
+            One variable ``(sample, *dims)`` for each field. key, file_id, class_name and the columns are coordinates
+            along ``sample``. bfloat16 is converted to float32. A ragged field is padded with zeros to the longest row
+            of the view, ``(sample, <field>_token, *dims)``, and has the coordinate ``<field>_length``. To select by
+            key, use ``.set_xindex("key").sel(key=…)``, which reads the keys.
 
         Raises
         ------
         UnknownFieldError, MissingLibraryError
         ValueError
-            Names that xarray can't tell apart: leave that field out.
+            Two variables have one name, or a variable is named like a dimension. Leave that field out.
         """
         imported("xarray", "analysis", "for a Dataset")
         from embstore._outputs.xarray_dataset import as_dataset
@@ -230,23 +241,23 @@ class SelectedRows:
     ) -> Path:
         """Write keys, columns and vectors to a Parquet file, a row group at a time.
 
-        ``embedding-atlas FILE --vector vector --x x --y y`` shows it; see `embstore.analysis.explore`.
+        ``embedding-atlas FILE --vector vector --x x --y y`` shows the file. See `embstore.analysis.explore`.
 
         Parameters
         ----------
         file : path
-            Replaced, if it is there.
+            An existing file is replaced.
         field : str, optional
-            Becomes the column ``vector``, a list of float32; rows are flattened.
+            Becomes the column ``vector``: each row flattened, as a list of float32.
         projection : {"pca", "umap"} or ndarray, (len(view), 2), optional
             Becomes the columns ``x`` and ``y``.
         rng : int or numpy.random.Generator, optional
-            For a projection that needs one; the same at each call, unless given.
+            For a projection that needs it. Default: seed 0.
 
         Returns
         -------
         Path
-            The file's.
+            The path of the file.
 
         Raises
         ------
@@ -271,32 +282,32 @@ class SelectedRows:
         max_points: int = 100_000,
         rng: Rng | None = None,
     ) -> Any:
-        """Plot the rows in two dimensions, a point a row.
+        """Plot the rows in two dimensions, one point for each row.
 
         Parameters
         ----------
         file : path, optional
-            ``.html`` for a page that needs no network, with key and columns under the pointer; ``.png``, ``.svg`` or
-            ``.pdf`` for a picture. Replaced, if it is there.
+            ``.html`` for a page that needs no network and shows the key and columns under the pointer. ``.png``,
+            ``.svg`` or ``.pdf`` for a picture. An existing file is replaced.
         field : str, optional
         color : str, optional
             ``"class_name"``, a column, or None.
         method : {"pca", "umap"}
         max_points : int
-            Of more rows as many are drawn at random, and the title says so.
+            Of a larger view so many random rows are drawn, and the title says so.
         rng : int or numpy.random.Generator, optional
-            The same at each call, unless given.
+            Default: seed 0.
 
         Returns
         -------
         Path or plotly.graph_objects.Figure
-            The file's; the figure, if there is none.
+            The path of the file. Without `file`, the figure.
 
         Raises
         ------
         EmptyViewError, UnknownColumnError, ShapeError, NonFiniteError, MissingLibraryError, ReadOnlyError
         ValueError
-            A file of another kind.
+            The file has another suffix.
         """
         from embstore._outputs.plot import plot_vectors
 
@@ -313,7 +324,7 @@ class SelectedRows:
         return [self.store.field_name(name) for name in ([fields] if isinstance(fields, str) else fields)]
 
     def vectors(self, field: str | None = None) -> Vectors:
-        """Return the rows as flat vectors, to be read a block at a time.
+        """Return the rows as flat vectors ``(len(view), dim)``, which are read a block at a time.
 
         Raises
         ------
@@ -331,25 +342,25 @@ class SelectedRows:
         metric: Metric = "cosine",
         itself: Literal["exclude", "include"] = "exclude",
     ) -> Neighbors:
-        """Find the rows nearest to one or many queries, exactly, a block at a time.
+        """Find the rows nearest to one or many queries. The search is exact, and reads a block at a time.
 
         Parameters
         ----------
         query : array_like, (dim,) or (n, dim), or str, Key or list of these
-            Vectors, or keys of the store, whose vectors are looked up; they need not be in the view.
+            Vectors, or keys of the store, whose vectors are looked up. The keys need not be in the view.
         k : int
-            How many; all rows, where the view has fewer.
+            The number of neighbours. A smaller view returns all its rows.
         field : str, optional
             Its rows are flattened.
         metric : {"cosine", "dot", "euclidean"}
         itself : {"exclude", "include"}
-            Whether the row of a key that was asked for may be among its neighbours.
+            Whether the row of a query key may be among its own neighbours.
 
         Returns
         -------
         Neighbors
             `keys`, `scores` and `rows`, the nearest first: of length k for one query, ``(n, k)`` for many.
-            `to_pandas` gives a table.
+            `Neighbors.to_pandas` returns a table.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Random splits of places into named parts: stratified, and by groups that stay together. Pure."""
+"""Split places at random into named parts: stratified, and by groups that stay together. No I/O."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def split_rows(
     ----------
     count : int
     ratios : mapping of str to float
-        Sum to 1.
+        The share of each part. The shares sum to 1.
     rng : int or numpy.random.Generator
     strata : sequence, optional
-        Each of its values is split in these ratios; a group counts for the stratum of its first place.
+        The places of each value are split in these ratios. A group belongs to the stratum of its first place.
     groups : sequence, optional
-        Places that share a value stay together.
+        Places with the same value stay together.
 
     Returns
     -------
     dict of str to ndarray of int64
-        Ascending, disjoint, all places in all.
+        The places of each part, ascending. Each place is in exactly one part.
 
     Raises
     ------
     ValueError
-        Ratios that are negative or don't sum to 1.
+        A ratio is negative, or the ratios don't sum to 1.
 
     Examples
     --------
@@ -64,8 +64,8 @@ def split_rows(
     ends = np.cumsum(list(ratios.values()))
     for stratum in units.values():
         order = rng.permutation(len(stratum))
-        # Rounding the ends, not the sizes, gives each unit to one part and keeps the total; up or down at random,
-        # or else a part of a fifth would never get one of the only two of a class. Whole numbers stay.
+        # Round the ends, not the sizes: then each unit is in one part, and the total stays. Round up or down at
+        # random: else a part of a fifth would never get one of the only two units of a class. Whole numbers stay.
         cuts = np.floor(np.round(ends * len(stratum), 9) + rng.random()).astype(int)
         for name, part in zip(chosen, np.split(order, cuts[:-1]), strict=True):
             chosen[name] += [place for unit in part for place in members[stratum[unit]]]

@@ -1,4 +1,4 @@
-"""Check and salvage: what of a store is as it was committed, and how to keep that part."""
+"""Check every byte of a store against the last commit, and find the rows that damage affects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from embstore._engine.format.record import ArrayState, Record, offsets_name
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import Url, is_url, local_path
-from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import run_problems
 from embstore._engine.read.read_rows import row_bounds
@@ -40,20 +39,20 @@ logger = logging.getLogger("embstore")
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _ATTEMPTS: Final = 5
-"""How often a store is checked that moves on meanwhile: each time, all of it."""
+"""How often a store is checked if it changes during the check. Each time all of it is checked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem(PickledByName):
-    """One thing that is not as it was committed.
+class Problem:
+    """One difference between a store and its last commit.
 
     Attributes
     ----------
-    path : PurePath
-        Of the file.
+    path : Path
+        The file.
     detail : str
-    rows : ndarray of int64
-        Live rows that are affected; none, where embstore does not need the file to read them.
+    rows : ndarray, (n,) int64
+        The affected live rows. Empty if embstore can read them without the file.
     """
 
     path: PurePath
@@ -66,17 +65,17 @@ class Problem(PickledByName):
 
 
 @dataclass(frozen=True, slots=True)
-class Report(PickledByName):
-    """What `verify` found.
+class Report:
+    """The result of `verify`.
 
     Attributes
     ----------
     path : Path
     rows : int
-        Live rows.
+        The number of live rows.
     problems : tuple of Problem
     keys_affected : tuple of str
-        Keys of the affected rows, as far as they can be read.
+        The keys of the affected rows, as far as they can be read.
     """
 
     path: Path
@@ -86,12 +85,12 @@ class Report(PickledByName):
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as it was committed."""
+        """True if the store is as it was committed."""
         return not self.problems
 
     @property
     def rows_affected(self) -> Rows:
-        """Numbers of the live rows that are affected, ascending."""
+        """Numbers of the affected live rows, ascending: ``(n,) int64``."""
         return np.unique(np.concatenate([_NO_ROWS, *(problem.rows for problem in self.problems)]))
 
     def __str__(self) -> str:
@@ -102,34 +101,34 @@ class Report(PickledByName):
 
 
 class _Damaged(Snapshot):
-    """A commit whose files are read one by one, as far as they are sound."""
+    """A commit whose undamaged files can be read although others are damaged."""
 
     def ensure_current(self) -> None:
-        """Do nothing: there may be no record to compare with."""
+        """Do nothing: the record on disk may be unreadable."""
 
 
 def verify(path: str | PathLike[str]) -> Report:
-    """Check every byte of a store against what was committed. Takes no lock and writes nothing.
+    """Check every byte of a store against the last commit. Take no lock, and write nothing.
 
     Raises
     ------
     NotAStoreError
-        There is no store at `path`, nor the remains of one; or it is a URL.
+        `path` is a URL, or has neither a store nor the remains of one.
     UnsupportedFormatError
     """
     return examine(local_place(path))[1]
 
 
 def local_place(path: str | PathLike[str]) -> Path:
-    """Resolve a path, and refuse a URL."""
+    """Return the resolved path. Raise `NotAStoreError` for a URL."""
     if is_url(path):
-        reason = 'it is a URL; embstore.open(url, check="all") reads all that is there, and checks it'
+        reason = 'it is a URL; embstore.open(url, check="all") checks all that it reads'
         raise NotAStoreError(Url.shown(path), reason)
     return local_path(path).resolve()
 
 
 def examine(place: Path) -> tuple[Snapshot | None, Report]:
-    """Check a store; again, where something seems wrong because it has moved on meanwhile."""
+    """Check a store. Check again if there are problems and another commit was written during the check."""
     for _ in range(_ATTEMPTS):
         snapshot, problems = _opened(place)
         report = _report(place, snapshot, problems)
@@ -139,7 +138,7 @@ def examine(place: Path) -> tuple[Snapshot | None, Report]:
 
 
 def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
-    """Open a store by its record, or by the record's copy."""
+    """Open a store by its record, or by the copy of the record."""
     if not place.is_dir():
         raise NotAStoreError(place, "it is a file" if place.exists() else "there is nothing")
     folder = Folder.open(place)
@@ -174,7 +173,7 @@ def _from_backup(folder: Folder) -> Record | None:
 
 
 def live_rows_of(snapshot: Snapshot) -> Rows:
-    """Return the live rows; none, if which ones are deleted can't be read."""
+    """Return the live rows: ``(n,) int64``. If the list of deleted rows can't be read, return all rows."""
     try:
         return snapshot.live_rows
     except (EmbstoreError, OSError):
@@ -199,7 +198,7 @@ def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> 
 
 
 def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows) -> Iterator[Problem]:
-    """Check one array's folder, metadata, chunks and tail."""
+    """Check the folder, metadata, chunks and tail of an array."""
     try:
         folder = snapshot.local_folder.child(name)
     except (CorruptStoreError, FileNotFoundError) as error:
@@ -219,21 +218,21 @@ def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows
 
 
 def _rows_in(snapshot: Snapshot, name: str, first: int, stop: int, live: Rows) -> Rows:
-    """Return the live samples that need the rows from `first` to `stop` of an array."""
+    """Return the live rows that need the elements from `first` to `stop` of an array."""
     record = snapshot.record
     if name in record.sample_arrays:
         return live[(live >= first) & (live < stop)]
-    if name in map(offsets_name, record.ragged):  # a sample needs its own offset, and the next
+    if name in map(offsets_name, record.ragged):  # a row needs its own offset, and the next
         return live[(live >= first - 1) & (live < stop)]
     if name in record.ragged:
         known, starts, stops = _readable_bounds(snapshot, name, live)
         return known[(starts < stop) & (stops > first) & (starts < stops)]
-    # Without a chunk of names no class, and without one of deletions no row, can be trusted.
+    # Without a chunk of class names no class can be trusted, and without a chunk of deletions no row.
     return live
 
 
 def _metadata_problem(folder: Folder, array: ArrayState) -> str:
-    """Compare an array's own metadata, which may lag behind the commit, but not say anything else."""
+    """Return the problem of an array's own metadata, or "". Its length may be that of an earlier commit."""
     try:
         own = json.loads(folder.read(METADATA_NAME, most=MAX_METADATA_BYTES))
         expected: dict[str, Any] = array_metadata(array)
@@ -247,8 +246,8 @@ def _metadata_problem(folder: Folder, array: ArrayState) -> str:
 
 
 def _agreement_problems(snapshot: Snapshot, live: Rows) -> Iterator[Problem]:
-    """Check what sound arrays say of each other."""
-    root = snapshot.local_folder.path
+    """Check that undamaged arrays agree: hashes with keys. Also check that no row is deleted twice."""
+    root = snapshot.folder.path
     step = 65_536
     for start in range(0, len(live), step):
         rows = live[start : start + step]
@@ -266,9 +265,9 @@ def _agreement_problems(snapshot: Snapshot, live: Rows) -> Iterator[Problem]:
 
 
 def _readable_bounds(snapshot: Snapshot, name: str, live: Rows) -> tuple[Rows, Rows, Rows]:
-    """Return those live rows whose offsets can be read, and where their tokens begin and end.
+    """Return the live rows whose offsets can be read, and the begin and end of their tokens.
 
-    The others are affected already, by the chunk of offsets that can't be read.
+    The other rows are listed already, under their unreadable chunk of offsets.
     """
     found: list[tuple[Rows, Rows, Rows]] = []
     step = snapshot.record.arrays[offsets_name(name)].rows_per_chunk
@@ -276,7 +275,7 @@ def _readable_bounds(snapshot: Snapshot, name: str, live: Rows) -> tuple[Rows, R
         block = live[start : start + step]
         try:
             found.append((block, *row_bounds(snapshot, name, block)))
-        except (EmbstoreError, OSError):  # one by one, as far as it goes
+        except (EmbstoreError, OSError):  # row by row, to keep those that can be read
             for row in block:
                 with contextlib.suppress(EmbstoreError, OSError):
                     found.append((np.array([row]), *row_bounds(snapshot, name, np.array([row]))))
@@ -287,7 +286,7 @@ def _readable_bounds(snapshot: Snapshot, name: str, live: Rows) -> tuple[Rows, R
 
 
 def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Problem]:
-    """Check that a ragged field's offsets begin with 0, never fall, and end with the last token."""
+    """Check that the offsets of a ragged field begin with 0, never decrease, and end with the last token."""
     array = snapshot.record.arrays[offsets_name(name)]
     tokens = snapshot.record.arrays[name].length
     try:
@@ -295,9 +294,9 @@ def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Prob
             [np.asarray(read_chunk(snapshot.folder.child(offsets_name(name)), array, i)) for i in range(array.chunks)]
         )[: array.length]
     except (CorruptStoreError, FileNotFoundError):
-        return  # reported already; row by row, `row_bounds` tells what can be believed
+        return  # it is reported already, and `row_bounds` checks row by row
     wrong = (offsets[:-1] > offsets[1:]) | (offsets[:-1] < 0) | (offsets[1:] > tokens)
-    # Tokens before the first row or after the last are somebody's: that row is not whole.
+    # Tokens before the first row or after the last one belong to that row, which is incomplete then.
     if len(wrong):
         wrong[0] |= offsets[0] != 0
         wrong[-1] |= offsets[-1] != tokens
@@ -311,7 +310,7 @@ def _readable_keys(snapshot: Snapshot, rows: Rows) -> Iterator[str]:
         try:
             yield snapshot.keys_of(np.array([row]))[0]
         except (EmbstoreError, OSError):
-            continue  # its name is lost with it; the report has its number
+            continue  # the key is lost with the row, and the report has its number
 
 
 def _detail(error: Exception) -> str:

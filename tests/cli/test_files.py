@@ -353,7 +353,7 @@ def test_plot(store, said, file, library):
         (["p.png", "--method", "nonsense"], WRONG, "'nonsense' is not one of"),
         (["p.png", "--seed", "-1"], WRONG, "-1 is not in the range"),
         (["p.png", "--max-points", "0"], WRONG, "0 is not in the range"),
-        (["p.png", "--storage", "a=1"], WRONG, "storage_options are for URLs"),
+        (["p.png", "--storage", "a=1"], WRONG, "expected a URL with storage_options"),
         (["."], WRONG, "is not a file"),
         (["nowhere/p.png"], ABSENT, "nowhere"),
     ],

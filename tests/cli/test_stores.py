@@ -219,7 +219,7 @@ def test_a_url(store, said, refused):
     refused(AGAIN, "compact", url)
     for words in (["verify", url], ["salvage", url, "dest"], ["merge", "dest", url], ["merge", url, store]):
         assert f"{url} is a URL" in refused(WRONG, *words)
-    assert "storage_options are for URLs" in refused(WRONG, "info", store, "--storage", "a=1")
+    assert "expected a URL with storage_options" in refused(WRONG, "info", store, "--storage", "a=1")
     assert said("ls", f"file://{store}") == KEYS
 
 
