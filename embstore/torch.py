@@ -21,6 +21,7 @@ from embstore._engine.format.record import STRING
 from embstore._engine.read.read_rows import column_of
 from embstore._outputs.collate import Batch
 from embstore._outputs.tensors import field_tensors
+from embstore.store.arguments import row_numbers
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
 
@@ -127,7 +128,7 @@ class EmbeddingDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return the samples of a batch, read at once. PyTorch's default collate does not copy them again."""
-        places = np.asarray(indices, dtype=np.int64)
+        places = row_numbers(indices)
         snapshot = self.view.snapshot()
         rows = self.view.rows[places]
         values: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._outputs.tensors import as_tensor, field_tensors
 from embstore.errors import AlignmentError, NameRefusedError
+from embstore.store.arguments import row_numbers
 from embstore.store.embedding_store import View
 
 On = Literal["key", "file_id"]
@@ -213,7 +214,7 @@ class Aligned(PickledByName):
         """Return the samples of a batch as tensors, read at once. The default collate does not copy them again."""
         from embstore._outputs.collate import Batch
 
-        places = np.asarray(indices, dtype=np.int64)
+        places = row_numbers(indices)
         whole: dict[str, Any] = {}
         ragged = []
         for name, view in self.views.items():

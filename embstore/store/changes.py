@@ -12,7 +12,9 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.erase import erase_dead
 from embstore._engine.write.plans import Plan, plan_column, plan_fields
+from embstore._engine.write.session import Session
 from embstore.errors import MissingKeysError
 
 
@@ -51,3 +53,13 @@ def plan_copied_fields(
     rows = np.full(snapshot.record.rows, -1, dtype=np.int64)
     rows[live] = found
     return plan_fields(snapshot, theirs, specs, rows)
+
+
+def erase_rows(session: Session, rows: Rows) -> int:
+    """Delete live rows, blank all deleted rows, and return the number of rewritten files. Call it inside `writing`."""
+    snapshot = session.snapshot
+    dead, new = np.concatenate([snapshot.dead_rows, rows]), {"dead_rows": rows} if len(rows) else {}
+    committed, files = erase_dead(snapshot.folder, snapshot.record, dead, new)
+    session.moved_to(committed)
+    session.tidy_index()
+    return files

@@ -6,7 +6,6 @@ read, and `changes` the plans over all live rows.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,18 +15,18 @@ from numpy.typing import NDArray
 from embstore._engine.format.keys import Key, hash_keys
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.pickles import by_name
-from embstore._engine.read.open_snapshot import open_generation
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.rng import Rng, generator_of
 from embstore._engine.write.check_input import Casting, read_keys
 from embstore._engine.write.compact import compact
-from embstore._engine.write.erase import EraseReceipt, erase_dead
+from embstore._engine.write.erase import EraseReceipt
 from embstore._engine.write.plans import AppendResult, IfExists, plan_append, plan_delete, plan_field
 from embstore._engine.write.row_writer import RowWriter
 from embstore._engine.write.session import Session
 from embstore.errors import StoreChangedError
-from embstore.store.changes import check_all_live, plan_copied_fields, plan_filled_column
-from embstore.store.filter_rows import Condition, filter_rows, row_numbers
+from embstore.store.arguments import check_if_exists, key_list, mapping_of
+from embstore.store.changes import check_all_live, erase_rows, plan_copied_fields, plan_filled_column
+from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
 from embstore.store.reader import StoreReader
 from embstore.store.selected_rows import SelectedRows
 from embstore.store.split_rows import split_rows
@@ -42,7 +41,7 @@ class EmbeddingStore(StoreReader):
     def select(
         self,
         *,
-        keys: Sequence[str | Key] | None = None,
+        keys: Iterable[str | Key] | None = None,
         rows: Any = None,
         classes: Sequence[str] | str | None = None,
         where: Mapping[str, Condition] | None = None,
@@ -51,17 +50,22 @@ class EmbeddingStore(StoreReader):
 
         Parameters
         ----------
-        keys, rows : sequence, optional
-            The rows to select, in this order and with repeats. Pass only one of the two.
+        keys : iterable of str or Key, optional
+            Select the rows of these keys, in this order and with repeats.
+        rows : array_like of int, (n,), optional
+            Select these rows, in this order and with repeats. Not together with `keys`.
         classes : str or sequence of str, optional
             Select only rows of these classes.
         where : mapping, optional
-            A condition for each named column: a value, a list of values, or a function that takes the values
+            A condition for each named column: a value, an iterable of values, or a function that takes the values
             ``(n,)`` and returns a mask ``(n,) bool``.
 
         Raises
         ------
         MissingKeysError, UnknownClassError, UnknownColumnError, IndexError
+        TypeError
+            A condition is a value of another type than the column, a row number is not an integer, or both `keys`
+            and `rows` are given.
         """
         snapshot = self.snapshot
         if keys is not None and rows is not None:
@@ -69,11 +73,7 @@ class EmbeddingStore(StoreReader):
         if keys is not None:
             chosen = self.rows_of(keys)
         elif rows is not None:
-            chosen = row_numbers(rows)
-            if len(chosen) and not 0 <= chosen.min() <= chosen.max() < snapshot.record.rows:
-                raise IndexError(f"rows go from 0 to {snapshot.record.rows - 1}")
-            if snapshot.is_dead(chosen).any():
-                raise IndexError("some of these rows were deleted; live ones are in store.rows")
+            chosen = live_rows_at(snapshot, rows)
         else:
             chosen = snapshot.live_rows
         return View(self, filter_rows(snapshot, chosen, classes, where))
@@ -115,13 +115,16 @@ class EmbeddingStore(StoreReader):
         ShapeError, DtypeError, NonFiniteError, UnknownFieldError, UnknownColumnError
         ReadOnlyError, StoreLockedError, StorageFullError, CommitUncertainError
         """
-        if if_exists not in ("error", "skip", "replace"):
-            raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
-        batch = read_keys(keys)
+        check_if_exists(if_exists)
+        batch = read_keys(key_list(keys))
         fields = dict(values) if isinstance(values, Mapping) else {None: values}
+        described = mapping_of("columns", columns, "column names to values")
+        if not len(batch) and all(isinstance(rows, list | tuple) and not rows for rows in fields.values()):
+            self._session.check_writable()  # empty lists have no dtype and no shape to check
+            return AppendResult()
         return self._session.apply(
             lambda snapshot, index: plan_append(
-                snapshot, index, batch, fields, columns or {}, if_exists=if_exists, casting=casting
+                snapshot, index, batch, fields, described, if_exists=if_exists, casting=casting
             )
         )
 
@@ -151,7 +154,7 @@ class EmbeddingStore(StoreReader):
         self._session.check_writable()
         return RowWriter(self._session, interval=interval, max_bytes=max_bytes, if_exists=if_exists, casting=casting)
 
-    def delete(self, keys: Sequence[str | Key]) -> int:
+    def delete(self, keys: Iterable[str | Key]) -> int:
         """Mark rows as deleted, and return their number. Their bytes stay in the files: see `erase` and `compact`.
 
         Raises
@@ -160,12 +163,12 @@ class EmbeddingStore(StoreReader):
             Nothing was deleted.
         """
         with self._session.writing() as snapshot:
-            rows = np.unique(self.rows_of(list(keys)))
+            rows = np.unique(self.rows_of(keys))
             if len(rows):
                 self._session.commit(plan_delete(snapshot, rows))
         return len(rows)
 
-    def erase(self, keys: Sequence[str | Key]) -> EraseReceipt:
+    def erase(self, keys: Iterable[str | Key]) -> EraseReceipt:
         """Delete rows and blank them in the files. Rows that were deleted before are blanked as well.
 
         Row numbers stay the same. Views without these rows stay valid.
@@ -175,15 +178,10 @@ class EmbeddingStore(StoreReader):
         MissingKeysError
             Nothing was erased.
         """
-        keys = list(keys)
-        with self._session.writing() as snapshot:
+        keys = key_list(keys)
+        with self._session.writing():
             rows = np.unique(self.rows_of(keys))
-            dead = np.concatenate([snapshot.dead_rows, rows])
-            committed, files = erase_dead(
-                snapshot.local_folder, snapshot.record, dead, {"dead_rows": rows} if len(rows) else {}
-            )
-            self._session.moved_to(committed)
-            self._session.tidy_index()
+            files = erase_rows(self._session, rows)
         hashes = tuple(digest.tobytes().hex() for digest in hash_keys(keys))
         return EraseReceipt(path=self.path, key_hashes=hashes, rows=tuple(rows.tolist()), files_rewritten=files)
 
@@ -202,14 +200,14 @@ class EmbeddingStore(StoreReader):
             self._session.reopen()
 
     def set_column(
-        self, name: str, keys: Sequence[str | Key], values: Any, *, fill: Any = None, commit_id: str | None = None
+        self, name: str, keys: Iterable[str | Key], values: Any, *, fill: Any = None, commit_id: str | None = None
     ) -> None:
         """Add or replace a column in one commit, with a value for every live row.
 
         Parameters
         ----------
         name : str
-        keys : sequence of str or Key
+        keys : iterable of str or Key
         values : array_like, (len(keys),), or one value for all `keys`
         fill : optional
             The value of live rows that are not in `keys`, including rows that another process has added.
@@ -228,13 +226,13 @@ class EmbeddingStore(StoreReader):
             found = snapshot.record.commit_id
             if commit_id not in (None, found):
                 raise StoreChangedError(self.path, "it is at another commit", expected=commit_id, found=found)
-            rows = self.rows_of(read_keys(keys).texts)
+            rows = self.rows_of(read_keys(key_list(keys)).texts)
             self._session.commit(plan_filled_column(snapshot, name, rows, values, fill))
 
     def add_field(
         self,
         name: str,
-        keys: Sequence[str | Key],
+        keys: Iterable[str | Key],
         values: Any,
         *,
         spec: FieldSpec | None = None,
@@ -245,7 +243,7 @@ class EmbeddingStore(StoreReader):
         Parameters
         ----------
         name : str
-        keys : sequence of str or Key
+        keys : iterable of str or Key
         values : array_like, (len(keys), *shape)
         spec : FieldSpec, optional
             By default it follows from `values`.
@@ -259,7 +257,7 @@ class EmbeddingStore(StoreReader):
         NameRefusedError, ShapeError, DtypeError, NonFiniteError
         """
         with self._session.writing() as snapshot:
-            texts = read_keys(keys).texts
+            texts = read_keys(key_list(keys)).texts
             rows = self.rows_of(texts)
             check_all_live(snapshot, rows, f"given rows for {name!r}")
             self._session.commit(plan_field(snapshot, name, rows, texts, values, spec, casting))
@@ -285,18 +283,6 @@ class EmbeddingStore(StoreReader):
         with self._session.writing() as snapshot:
             self._session.commit(plan_copied_fields(snapshot, other._session.index, specs, same=same))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path, the generation and the number of rows. Unpickling opens the store for reading."""
-        snapshot, record = self.snapshot, self.snapshot.record
-        place, options = snapshot.folder.origin
-        how = {"mapping": snapshot.mapping, "check": snapshot.check, "storage_options": options}
-        return by_name("embstore:EmbeddingStore._reopened", place, record.generation, record.rows, how)
-
-    @classmethod
-    def _reopened(cls, place: str, generation: str, rows: int, how: Mapping[str, Any]) -> EmbeddingStore:
-        snapshot = open_generation(place, generation=generation, rows=rows, **how)
-        return cls(Session(snapshot, writable=False, lock_timeout=0))
-
 
 class View(SelectedRows):
     """Rows of a store in a given order. A view holds row numbers and copies no vectors.
@@ -317,12 +303,13 @@ class View(SelectedRows):
 
     def __getitem__(self, places: slice | Sequence[int] | NDArray[Any]) -> View:
         """Return the view of some places of this view: a slice, a list of places or a mask ``(len(view),) bool``."""
-        if isinstance(places, int | np.integer | str):
+        rows = None if isinstance(places, str) else self.rows[places]
+        if rows is None or rows.ndim != 1:
             raise TypeError(
                 f"expected a slice, a list of places or a mask, found {places!r}; for one row "
                 f"use view.to_numpy()[i], or store[key]"
             )
-        return self._restored(self.store, self.rows[places], self._generation, self._epoch)
+        return self._restored(self.store, rows, self._generation, self._epoch)
 
     def batches(self, size: int) -> Iterator[View]:
         """Yield views of `size` rows each. The last one may be smaller."""
@@ -405,14 +392,6 @@ class View(SelectedRows):
         view = cls(store, np.arange(*rows) if isinstance(rows, tuple) else rows)
         view._generation, view._epoch = generation, epoch
         return view
-
-    def __repr__(self) -> str:
-        names = self.classes
-        shown = ", ".join(names[:6]) + (f", … ({len(names)} classes)" if len(names) > 6 else "")
-        return f"<View of {len(self):,} of {len(self.store):,} rows of {str(self.store.path)!r}: {shown or 'no rows'}>"
-
-    def _repr_html_(self) -> str:
-        return f"<code>{html.escape(repr(self))}</code>"
 
 
 def session_of(store: EmbeddingStore) -> Session:

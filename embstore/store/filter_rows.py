@@ -1,8 +1,9 @@
-"""Choose rows: by number, by class and by conditions on columns."""
+"""Select rows by number, by class and by conditions on columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,24 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import UnknownClassError
+from embstore.store.arguments import mapping_of, row_numbers
 
 Condition = Any
 
 
-def row_numbers(rows: Any) -> Rows:
-    """Return row numbers as ``(n,) int64``. A mask is refused: it would read rows 0 and 1."""
-    found = np.asarray(rows)
-    if found.dtype == bool:
-        raise TypeError(
-            "expected row numbers, found a mask: of a view that is view[mask]; else numpy.flatnonzero(mask)"
-        )
-    return found.astype(np.int64, copy=False) if len(found) else np.empty(0, np.int64)
+def live_rows_at(snapshot: Snapshot, rows: Any) -> Rows:
+    """Return row numbers after a check that these rows are live: ``(n,) int64``.
+
+    Raises
+    ------
+    TypeError, IndexError
+    """
+    chosen = row_numbers(rows)
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < snapshot.record.rows:
+        raise IndexError(f"rows go from 0 to {snapshot.record.rows - 1}, found {chosen.min()} to {chosen.max()}")
+    if snapshot.is_dead(chosen).any():
+        raise IndexError("some of these rows were deleted; live ones are in store.rows")
+    return chosen
 
 
 def filter_rows(
@@ -36,7 +43,7 @@ def filter_rows(
 
     Raises
     ------
-    UnknownClassError, UnknownColumnError, ValueError
+    UnknownClassError, UnknownColumnError, TypeError, ValueError
     """
     if classes is not None:
         wanted = [classes] if isinstance(classes, str) else list(classes)
@@ -47,7 +54,8 @@ def filter_rows(
         mask = np.zeros(len(codes), dtype=bool)
         mask[[codes[name] for name in wanted]] = True
         rows = rows[mask[stored]]
-    for name, condition in (where or {}).items():
+    expected = "columns to conditions; an expression is a function: where={'size': lambda values: values > 3}"
+    for name, condition in mapping_of("where", where, expected).items():
         values = column_of(snapshot, name, rows)
         rows = rows[_meets(name, values, condition)]
     return rows
@@ -62,10 +70,22 @@ def _meets(name: str, values: np.ndarray[Any, Any], condition: Condition) -> NDA
                 f"the condition on {name!r} should give a mask of {len(values)} bools, found {mask.dtype} {mask.shape}"
             )
         return mask
-    if isinstance(condition, list | tuple | set | frozenset | np.ndarray):
-        options = list(condition)
-        mask = np.zeros(len(values), dtype=bool)
-        for option in options:
-            mask |= np.asarray(values == option, dtype=bool)
-        return mask
-    return np.asarray(values == condition, dtype=bool)
+    # One value, of NumPy and torch too, or any iterable of values: an Index, a tensor, a generator.
+    one = (
+        isinstance(condition, str | bytes) or getattr(condition, "ndim", 1) == 0 or not isinstance(condition, Iterable)
+    )
+    mask = np.zeros(len(values), dtype=bool)
+    for value in [condition] if one else condition:
+        option = value.item() if getattr(value, "ndim", 1) == 0 else value
+        _check_fits(name, values.dtype.kind, option, in_list=not one)
+        mask |= np.asarray(values == option, dtype=bool)
+    return mask
+
+
+def _check_fits(name: str, kind: str, option: Any, *, in_list: bool) -> None:
+    """Raise TypeError for a value that no value of the column can equal, such as "2" for 2: it would select no row."""
+    expected, wanted = ("text", str) if kind == "O" else ("a number", Real)
+    mask = in_list and isinstance(option, bool) and kind != "b"
+    if mask or not isinstance(option, wanted):
+        hint = "; for a mask use view[mask]" if mask else ""
+        raise TypeError(f"expected {expected} as the condition on {name!r}, found {option!r:.200}{hint}")

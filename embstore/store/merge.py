@@ -28,6 +28,7 @@ from embstore.errors import (
     UnknownColumnError,
     UnknownFieldError,
 )
+from embstore.store.arguments import check_if_exists
 from embstore.store.embedding_store import session_of
 from embstore.store.open import open as open_store
 
@@ -84,8 +85,7 @@ def merge(
     """
     if not parts:
         raise TypeError("expected stores to merge, found none")
-    if if_exists not in ("error", "skip", "replace"):
-        raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
+    check_if_exists(if_exists)
     opened = [open_store(part, check="touched") for part in parts]  # a new checksum must not hide a flipped bit
     for store in opened:
         if differences := opened[0].config.diff(store.config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,15 +12,17 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.keys import Key
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import BFLOAT16, FieldSpec
+from embstore._engine.pickles import by_name
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
+from embstore._engine.read.open_snapshot import open_generation
 from embstore._engine.read.read_rows import padded_rows, span_field, whole_offsets
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.session import Session
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, UnknownFieldError
+from embstore.store.arguments import key_list, row_numbers
 from embstore.store.describe import as_html, as_text, describe
-from embstore.store.filter_rows import row_numbers
 
 
 class StoreReader:
@@ -101,11 +103,11 @@ class StoreReader:
 
     # -- rows by key --------------------------------------------------------------------------
 
-    def find(self, keys: Sequence[str | Key]) -> Rows:
+    def find(self, keys: Iterable[str | Key]) -> Rows:
         """Return the row of each key, and -1 for a key that is not stored: ``(len(keys),) int64``."""
-        return self._session.index.find_keys(keys)
+        return self._session.index.find_keys(key_list(keys))
 
-    def rows_of(self, keys: Sequence[str | Key]) -> Rows:
+    def rows_of(self, keys: Iterable[str | Key]) -> Rows:
         """Return the row of each key, in the order of `keys`: ``(len(keys),) int64``.
 
         Raises
@@ -115,6 +117,7 @@ class StoreReader:
         KeyFormatError
             One of the missing keys is malformed.
         """
+        keys = key_list(keys)
         rows = self.find(keys)
         if len(rows) and rows.min() < 0:
             missing = [str(keys[i]) for i in np.flatnonzero(rows < 0).tolist()]
@@ -125,7 +128,7 @@ class StoreReader:
 
     def missing(self, keys: Iterable[str | Key]) -> list[str]:
         """Return the keys that are not stored, in the order of `keys`."""
-        texts = [str(Key.parse(key)) for key in keys]
+        texts = [str(Key.parse(key)) for key in key_list(keys)]
         rows = self.find(texts)
         return [texts[i] for i in np.flatnonzero(rows < 0).tolist()]
 
@@ -154,7 +157,7 @@ class StoreReader:
             return self.fetch(key)
         raise TypeError(f"expected a key or a list of keys, found {key!r}; for row numbers use take()")
 
-    def fetch(self, keys: Sequence[str | Key], field: str | None = None) -> Any:
+    def fetch(self, keys: Iterable[str | Key], field: str | None = None) -> Any:
         """Copy the rows of `keys`, in their order and with repeats: ``(len(keys), *shape)``. See `take`.
 
         Raises
@@ -253,6 +256,18 @@ class StoreReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path, the generation and the number of rows. Unpickling opens the store for reading."""
+        snapshot, record = self.snapshot, self.snapshot.record
+        place, options = snapshot.folder.origin
+        how = {"mapping": snapshot.mapping, "check": snapshot.check, "storage_options": options}
+        return by_name("embstore:EmbeddingStore._reopened", place, record.generation, record.rows, how)
+
+    @classmethod
+    def _reopened(cls, place: str, generation: str, rows: int, how: Mapping[str, Any]) -> Self:
+        snapshot = open_generation(place, generation=generation, rows=rows, **how)
+        return cls(Session(snapshot, writable=False, lock_timeout=0))
 
     def __repr__(self) -> str:
         if self._session.closed:

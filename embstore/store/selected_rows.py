@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -56,6 +57,14 @@ class SelectedRows:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys)
+
+    def __repr__(self) -> str:
+        names = self.classes
+        shown = ", ".join(names[:6]) + (f", … ({len(names)} classes)" if len(names) > 6 else "")
+        return f"<View of {len(self):,} of {len(self.store):,} rows of {str(self.store.path)!r}: {shown or 'no rows'}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
 
     def snapshot(self) -> Snapshot:
         """Return the commit of the store, after a check that the row numbers are still valid.

@@ -72,7 +72,7 @@ class Url(PurePosixPath):
 
 
 def local_path(place: str | os.PathLike[str]) -> Path:
-    """Return the path of a place on this machine, which may be written as ``file://…``.
+    """Return the path of a place on this machine, which may be written as ``file://…`` or begin with ``~``.
 
     Raises
     ------
@@ -80,8 +80,8 @@ def local_path(place: str | os.PathLike[str]) -> Path:
         The place is a URL. As a path it would be a folder named "s3:".
     """
     if is_url(place):
-        raise ReadOnlyError(Url.shown(place), "expected a local path, found a URL; embstore.open reads one")
-    return Path(os.fspath(place).removeprefix("file://"))
+        raise ReadOnlyError(Url.shown(place), "it is a URL; nothing is written there, and embstore.open reads a store")
+    return Path(os.path.expanduser(os.fspath(place).removeprefix("file://")))
 
 
 class Connection:
