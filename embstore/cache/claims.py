@@ -1,7 +1,7 @@
 """Claims: processes that fill one store publish the samples they work on, so that each sample is encoded once.
 
-A claim is a file of key hashes. It is valid while its process holds a lock on the file. A killed process loses the lock
-and so the claim. Claims save work only: without them rows are encoded twice, but never wrong.
+A claim is a file of key hashes. It is valid while its process holds the lock beside the file. A killed process loses
+the lock and so the claim. Claims save work only: without them rows are encoded twice, but never wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from embstore._engine.io.locks import FileLock, lock
 
 _FOLDER: Final = ".claims"
 _NBYTES: Final = 16  # of a key's hash
-_CHOOSING: Final = "choosing"
+_HELD: Final = ".held"
+"""Suffix of the lock of a claim. It is a file of its own, because SMB may refuse to read or write a locked file."""
 _WAIT: Final = 60.0
 
 
@@ -33,16 +34,17 @@ class Claims:
     def __init__(self, path: Path) -> None:
         self._folder = _place(path)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._own = FileLock(self._folder / uuid.uuid4().hex)
-        with _alone(self._folder):  # otherwise another process may find the file before it is locked
-            self._own.acquire()
+        self._own = self._folder / uuid.uuid4().hex
+        self._held = FileLock(self._own.with_suffix(_HELD))
+        with _alone(self._folder):  # otherwise another process may find the lock before it is held
+            self._held.acquire()
 
     @contextlib.contextmanager
     def choosing(self) -> Iterator[set[bytes]]:
         """Yield the hashes of the keys that other processes have claimed. None of them can claim inside the block."""
         with _alone(self._folder):
             claimed: set[bytes] = set()
-            for claim in _alive(self._folder, self._own.place):
+            for claim in _alive(self._folder, self._own):
                 with contextlib.suppress(FileNotFoundError):  # its process released it just now
                     data = claim.read_bytes()
                     claimed.update(data[start : start + _NBYTES] for start in range(0, len(data), _NBYTES))
@@ -50,11 +52,12 @@ class Claims:
 
     def announce(self, keys: list[str]) -> None:
         """Replace the claims of this process. Called inside `choosing`."""
-        self._own.place.write_bytes(hash_keys(keys).tobytes())
+        self._own.write_bytes(hash_keys(keys).tobytes())
 
     def release(self) -> None:
         """Release all claims."""
-        self._own.remove()
+        self._own.unlink(missing_ok=True)
+        self._held.remove()
 
     def __enter__(self) -> Claims:
         return self
@@ -77,16 +80,17 @@ def _place(path: Path) -> Path:
 
 
 def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
-    return lock(folder / _CHOOSING, timeout=_WAIT)
+    return lock(folder / "choosing", timeout=_WAIT)
 
 
 def _alive(folder: Path, own: Path | None = None) -> Iterator[Path]:
     """Yield the claims of other running processes, and remove those of ended ones. Called inside `_alone`."""
-    for claim in folder.iterdir():
-        if claim == own or claim.stem == _CHOOSING:
+    for claim in {path.with_suffix("") for path in folder.iterdir() if path.suffix in ("", _HELD)}:
+        if claim == own:
             continue
-        held = FileLock(claim)
+        held = FileLock(claim.with_suffix(_HELD))
         if held.acquire():  # its process has ended
+            claim.unlink(missing_ok=True)
             held.remove()
         else:
             yield claim
