@@ -2,9 +2,13 @@
 
 import os
 import signal
+import stat
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pytest
 
 from embstore._engine.io import steps
 
@@ -26,15 +30,7 @@ class Journal:
 
 def run_in_child(work: Callable[[], None]) -> int:
     """Fork, run `work` in the child, and return how it ended: 0, 1 for an exception, -9 for a kill."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(start(work), 0)[1])
 
 
 def kill_at(step: int) -> None:
@@ -54,3 +50,87 @@ def leftovers(store: Path) -> list[str]:
     """List temporary files and folders, in a store and beside it."""
     found = [str(path) for path in store.rglob(".partial*")]
     return found + [str(path) for path in store.parent.glob(f".{store.name}*")]
+
+
+def start(work: Callable[[], object]) -> int:
+    """Fork a process that does `work`, and return its id.
+
+    The child handles SIGINT itself: a parent under nohup ignores the signal, and a child inherits that.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return child
+
+
+def end(child: int, *, within: float = 60) -> int:
+    """Wait for a process and return its exit code, negative for a signal. Raise TimeoutError if it does not end."""
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        if (found := os.waitpid(child, os.WNOHANG))[0]:
+            return os.waitstatus_to_exitcode(found[1])
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise TimeoutError(f"a process had not ended after {within} seconds")
+
+
+def start_together(works: Sequence[Callable[[], object]]) -> list[int]:
+    """Fork a process for each piece of work, and let all begin at the same moment."""
+    gate, opener = os.pipe()
+
+    def waiting(work):
+        os.close(opener)
+        os.read(gate, 1)  # ends when no process holds the other end
+        work()
+
+    children = [start(lambda work=work: waiting(work)) for work in works]
+    os.close(opener)
+    os.close(gate)
+    return children
+
+
+def end_all(children: Sequence[int]) -> list[int]:
+    """Wait for processes and return their exit codes."""
+    return [end(child) for child in children]
+
+
+def until(condition: Callable[[], object], *, within: float = 60) -> None:
+    """Wait until a condition holds."""
+    limit = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.002)
+
+
+def as_another_user(folder: Path, work: Callable[[], None]) -> int:
+    """Run `work` in a child that is another user, which may enter the folders above `folder`. Needs root."""
+    closed = [(parent, parent.stat().st_mode) for parent in folder.parents if not parent.stat().st_mode & 1]
+    for parent, mode in closed:
+        parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+
+    def as_nobody():
+        os.setgroups([])
+        os.setresgid(65_534, 65_534, 65_534)
+        os.setresuid(65_534, 65_534, 65_534)
+        assert not os.access(folder, os.W_OK)
+        work()
+
+    try:
+        return run_in_child(as_nobody)
+    finally:
+        for parent, mode in closed:
+            parent.chmod(stat.S_IMODE(mode))
+
+
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
+)

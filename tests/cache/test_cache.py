@@ -1,16 +1,15 @@
 """The cache: one store a config; why a lookup hits or misses; what it does with what is broken."""
 
-import contextlib
+import functools
 import logging
 import os
-import stat
 
 import numpy as np
 import pytest
 
 import embstore
 from embstore import errors
-from tests._helpers.crash import leftovers, run_in_child
+from tests._helpers.crash import as_another_user, end_all, leftovers, needs_root, start_together
 
 AST = {
     "encoder": {"id": "MIT/ast-finetuned_audioset", "revision": "f826b80"},
@@ -20,11 +19,6 @@ AST = {
 }
 KEYS = ["1:dog", "2:dog", "3:cat"]
 ROWS = np.arange(9, dtype=np.float32).reshape(3, 3)
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return embstore.Cache(tmp_path / "VEGAS.cache")
 
 
 def fill(cache, config, keys=KEYS, **options):
@@ -91,23 +85,12 @@ def test_another_mode_is_refused_and_makes_nothing(cache, mode):
 def test_two_processes_make_one_store(cache):
     for round_ in range(5):
         config = {**AST, "round": round_}
-        begin, release = os.pipe()
-        children = []
-        for worker in range(4):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                with contextlib.suppress(BaseException):
-                    os.close(release)
-                    os.read(begin, 1)  # all start when the pipe closes
-                    with cache.open(config, "a") as store:
-                        store.append([f"{worker}:c"], np.full((1, 3), worker, np.float32))
-                    code = 0
-                os._exit(code)
-            children.append(child)
-        os.close(begin)
-        os.close(release)
-        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+
+        def work(worker, config=config):
+            with cache.open(config, "a") as store:
+                store.append([f"{worker}:c"], np.full((1, 3), worker, np.float32))
+
+        assert end_all(start_together([functools.partial(work, worker) for worker in range(4)])) == [0] * 4
         store = cache.open(config)
         assert sorted(store) == ["0:c", "1:c", "2:c", "3:c"]
         assert [store[f"{worker}:c"][0] for worker in range(4)] == [0, 1, 2, 3]
@@ -432,24 +415,14 @@ def test_no_descriptor_stays_open(cache):
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+@needs_root
 def test_another_user_reads_what_it_may_not_write(cache):
     path = fill(cache, AST, columns={"source_digest": ["a", "b", "c"]})
     for place in [cache.path, *cache.path.rglob("*")]:
         place.chmod(0o555 if place.is_dir() else 0o444)
-    opened = []
-    for parent in cache.path.parents:  # the test's own folders are closed to others
-        mode = stat.S_IMODE(parent.stat().st_mode)
-        if not mode & stat.S_IXOTH:
-            opened.append((parent, mode))
-            parent.chmod(mode | stat.S_IXOTH)
     before = sorted(cache.path.rglob("*"))
 
     def work():
-        os.setgroups([])
-        os.setegid(65_534)
-        os.seteuid(65_534)
-        assert not os.access(cache.path, os.W_OK, effective_ids=True)
         with cache.open(AST) as store:
             np.testing.assert_array_equal(store[KEYS], ROWS)
             np.testing.assert_array_equal(store.array(), ROWS)
@@ -461,14 +434,10 @@ def test_another_user_reads_what_it_may_not_write(cache):
             with pytest.raises(errors.ReadOnlyError):
                 write()
 
-    try:
-        assert run_in_child(work) == 0
-        assert sorted(cache.path.rglob("*")) == before
-    finally:
-        for place in [cache.path, *cache.path.rglob("*")]:
-            place.chmod(0o755 if place.is_dir() else 0o644)
-        for parent, mode in opened:
-            parent.chmod(mode)
+    assert as_another_user(cache.path, work) == 0
+    assert sorted(cache.path.rglob("*")) == before
+    for place in [cache.path, *cache.path.rglob("*")]:  # so that pytest can remove them
+        place.chmod(0o755 if place.is_dir() else 0o644)
 
 
 # -- how it looks -----------------------------------------------------------------------------

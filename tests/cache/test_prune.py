@@ -14,7 +14,7 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore._engine.io import locks, steps
+from embstore._engine.io import locks
 from embstore.cache import prune as upkeep
 from embstore.cache.claims import Claims
 from embstore.cache.prune import StoreUse, choose_for_removal, remove_leftovers, remove_store
@@ -22,19 +22,7 @@ from embstore.cache.usage import Usage, count, usage_of
 from embstore.pipeline.embed import part_path
 from embstore.sources import Items
 from tests._helpers.caches import KEYS, ROWS, RUN, counted, encoder, fill, warnings
-from tests._helpers.crash import kill_at, leftovers, run_in_child
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return embstore.Cache(tmp_path / "cache")
-
-
-@pytest.fixture(autouse=True)
-def no_hook_is_left():
-    yield
-    steps.step_hook = None
-
+from tests._helpers.crash import end_all, kill_at, leftovers, run_in_child, start_together, until
 
 # -- stats ------------------------------------------------------------------------------------
 
@@ -295,9 +283,7 @@ def test_a_run_that_is_encoding_is_left_alone(cache, caplog, fields):
     thread = threading.Thread(target=work)
     thread.start()
     assert entered.wait(60)
-    until = time.monotonic() + 60
-    while not len(cache) and time.monotonic() < until:
-        time.sleep(0.01)
+    until(lambda: len(cache))
     assert cache.clear() == []
     assert "not removed" in " ".join(warnings(caplog))
     go_on.set()
@@ -380,23 +366,7 @@ def test_processes_that_clear_at_once(cache):
     for round_ in range(5):
         for i in range(4):
             fill(cache, rows=2, i=i)
-        gate, opener = os.pipe()
-        children = []
-        for _ in range(4):
-            child = os.fork()
-            if child == 0:
-                os.close(opener)
-                os.read(gate, 1)
-                code = 1
-                try:
-                    cache.clear()
-                    code = 0
-                finally:
-                    os._exit(code)
-            children.append(child)
-        os.close(gate)
-        os.close(opener)
-        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4, round_
+        assert end_all(start_together([cache.clear] * 4)) == [0] * 4, round_
         cache.clear()  # one that another was removing was left alone
         assert len(cache) == 0
         assert [p for p in cache.path.iterdir() if p.suffix != ".lock" and p.name != ".usage"] == []

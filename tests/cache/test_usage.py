@@ -1,6 +1,7 @@
 """Usage: runs are counted, opening a store is noted once a day, and neither is ever in a run's way."""
 
 import errno
+import functools
 import json
 import logging
 import os
@@ -14,27 +15,16 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore._engine.io import locks, steps
+from embstore._engine.io import locks
 from embstore.cache import usage
 from embstore.cache.usage import Usage, count, mark_used, usage_of
 from embstore.encoders import FunctionEncoder
 from embstore.pipeline.embed import part_path
 from embstore.sources import Items
 from tests._helpers.caches import KEYS, RUN, counted, encoder, fill, warnings
-from tests._helpers.crash import kill_at, run_in_child
+from tests._helpers.crash import as_another_user, end_all, kill_at, needs_root, run_in_child, start_together
 
 DAY = 86_400
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return embstore.Cache(tmp_path / "cache")
-
-
-@pytest.fixture(autouse=True)
-def no_hook_is_left():
-    yield
-    steps.step_hook = None
 
 
 @pytest.fixture
@@ -78,27 +68,20 @@ def test_each_store_has_its_own(tmp_path):
     assert [usage_of(tmp_path / name).runs for name in ("a.zarr", "b.zarr", "a.zarr.part-0-of-2")] == [0, 1, 1]
 
 
-def test_processes_that_count_at_once_lose_no_run(tmp_path):
-    path, each, processes = tmp_path / "s.zarr", 300, 6
-    gate, opener = os.pipe()
-    children = []
-    for worker in range(processes):
-        child = os.fork()
-        if child == 0:
-            os.close(opener)
-            os.read(gate, 1)
-            for i in range(each):
-                count(path, hits=i, misses=worker, served=1, encoded=1, seconds=0.25)
-            os._exit(0)
-        children.append(child)
-    os.close(gate)
-    os.close(opener)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * processes
+def test_processes_that_count_and_open_at_once_lose_no_run(tmp_path):
+    path, each = tmp_path / "s.zarr", 200
+
+    def work(number):
+        for i in range(each):
+            count(path, hits=i, misses=number, served=1, encoded=1, seconds=0.25)
+            usage._add(path, Usage())  # an opening that is noted
+
+    assert end_all(start_together([functools.partial(work, number) for number in range(6)])) == [0] * 6
     found = usage_of(path)
-    assert found.runs == found.served == found.encoded == each * processes
-    assert found.hits == processes * sum(range(each))
-    assert found.misses == each * sum(range(processes))
-    assert found.seconds == 0.25 * each * processes
+    assert found.runs == found.served == found.encoded == each * 6
+    assert found.hits == 6 * sum(range(each))
+    assert found.misses == each * sum(range(6))
+    assert found.seconds == 0.25 * each * 6
 
 
 def test_a_torn_file_counts_as_none(tmp_path):
@@ -247,33 +230,28 @@ def test_a_file_where_the_counts_should_be(tmp_path):
     assert not (tmp_path / "gone").exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_counts_nothing_and_removes_nothing(cache):
+@needs_root
+@pytest.mark.parametrize("there", [False, True], ids=["first time", "after a year"])
+def test_another_user_reads_and_neither_counts_nor_removes(cache, clock, caplog, there):
     path = fill(cache)
-    count(path, **RUN)
-    before = sorted(cache.path.rglob("*"))
-    opened = [(parent, parent.stat().st_mode) for parent in cache.path.parents if not parent.stat().st_mode & 1]
-    for parent, mode in opened:
-        parent.chmod(mode | 1)
+    if there:
+        count(path, **RUN)
+        clock.now += 365 * DAY
+    before = {file: file.stat().st_mtime_ns for file in cache.path.rglob("*")}
 
     def work():
-        os.setgroups([])
-        os.setegid(65_534)
-        os.seteuid(65_534)
+        assert len(cache.open({"a": 1})) == len(cache.find_one(a=1)) == 40
         count(path, **RUN)
+        assert warnings(caplog) == []
         (store,) = cache.stats()
-        assert (store.usage.runs, store.rows) == (1, 40)
+        assert (store.usage.runs, store.rows) == (there, 40)
         assert cache.clear(dry_run=True) == [store]
         for remove in (cache.clear, lambda: cache.prune(max_nbytes=0)):
             with pytest.raises(errors.ReadOnlyError):
                 remove()
 
-    try:
-        assert run_in_child(work) == 0
-    finally:
-        for parent, mode in opened:
-            parent.chmod(mode)
-    assert sorted(cache.path.rglob("*")) == before
+    assert as_another_user(cache.path, work) == 0
+    assert {file: file.stat().st_mtime_ns for file in cache.path.rglob("*")} == before
 
 
 # -- what embed counts ------------------------------------------------------------------------
@@ -443,52 +421,3 @@ def test_entries_say_when_they_were_used(cache):
     assert {store.path: store.last_used for store in cache.stats()} == {
         entry.path: entry.last_used for entry in cache.entries()
     }
-
-
-@pytest.mark.parametrize("there", [False, True], ids=["first time", "after a year"])
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
-def test_a_read_only_cache_is_read_all_the_same(cache, clock, caplog, there):
-    """Another user may read, but not write. Nothing is said of it."""
-    path = fill(cache)
-    if there:
-        count(path, **RUN)
-        clock.now += 365 * DAY
-    before = {file: file.stat().st_mtime_ns for file in cache.path.rglob("*")}
-    opened = [(parent, parent.stat().st_mode) for parent in cache.path.parents if not parent.stat().st_mode & 1]
-    for parent, mode in opened:
-        parent.chmod(mode | 1)
-
-    def work():
-        os.setgroups([])
-        os.setresgid(65_534, 65_534, 65_534)
-        os.setresuid(65_534, 65_534, 65_534)
-        assert len(cache.open({"a": 1})) == len(cache.find_one(a=1)) == 40
-        count(path, **RUN)
-        assert warnings(caplog) == []
-
-    try:
-        assert run_in_child(work) == 0
-    finally:
-        for parent, mode in opened:
-            parent.chmod(mode)
-    assert {file: file.stat().st_mtime_ns for file in cache.path.rglob("*")} == before
-
-
-def test_processes_that_open_and_count_at_once(cache):
-    """An opening that is noted between two runs must not take the first one's counts away."""
-    path, each = fill(cache), 100
-    gate, opener = os.pipe()
-    children = []
-    for worker in range(4):
-        child = os.fork()
-        if child == 0:
-            os.close(opener)
-            os.read(gate, 1)
-            for _ in range(each):
-                count(path, **RUN) if worker % 2 else usage._add(path, Usage())
-            os._exit(0)
-        children.append(child)
-    os.close(gate)
-    os.close(opener)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert counted(cache) == tuple(2 * each * number for number in (1, 1, 2, 3, 4))

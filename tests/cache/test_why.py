@@ -16,11 +16,6 @@ AST = {
 }
 
 
-@pytest.fixture
-def cache(tmp_path):
-    return embstore.Cache(tmp_path / "VEGAS.cache")
-
-
 def fill(cache, config, rows=3, **options):
     with cache.open(config, "a", **options) as store:
         if rows:
@@ -64,12 +59,6 @@ def test_a_hit_in_other_words(cache):
     assert embstore.why(Config(AST), cache).hit
     assert embstore.why(but(preprocessing__duration=5.0, preprocessing__bands=(64, 128)), cache).hit
     assert embstore.why(but(sample_rate=np.int64(16_000)), cache).hit
-
-
-def test_thousands_of_rows(cache):
-    fill(cache, AST, rows=1234)
-    assert "has 1,234 rows" in str(embstore.why(AST, cache))
-    assert "(1,234 rows)" in str(embstore.why(but(sample_rate=8000), cache))
 
 
 def test_a_store_without_rows(cache):
@@ -196,18 +185,15 @@ def test_an_empty_cache(cache):
 
 
 @pytest.mark.parametrize("kind", [str, embstore.Cache, lambda path: path], ids=["text", "Cache", "Path"])
-def test_a_cache_that_does_not_exist_is_not_made(tmp_path, kind):
+def test_a_path_or_a_cache_which_is_not_made(cache, tmp_path, kind):
+    fill(cache, AST, rows=1234)
+    assert "has 1,234 rows" in str(embstore.why(AST, kind(cache.path)))
+    assert "(1,234 rows)" in str(embstore.why(but(sample_rate=8000), kind(cache.path)))
     path = tmp_path / "some" / "where"
     found = embstore.why(AST, kind(path))
     assert not found.hit
     assert str(path) in str(found)
     assert not path.parent.exists()
-
-
-@pytest.mark.parametrize("kind", [str, embstore.Cache, lambda path: path], ids=["text", "Cache", "Path"])
-def test_a_path_or_a_cache(cache, kind):
-    fill(cache, AST)
-    assert embstore.why(AST, kind(cache.path)).hit
 
 
 def test_nothing_is_written(cache):

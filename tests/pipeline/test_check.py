@@ -57,6 +57,17 @@ class Model(BaseEncoder):
         return [item for batch in self.batches for item in batch]
 
 
+def bent(given, fields=PLAIN):
+    """Return a model whose rows `given` bends: a function of a field's name and rows."""
+    model = Model(fields)
+    model.given = given
+    return model
+
+
+def own(run, fields=None):
+    return FunctionEncoder(run, config={"encoder": "own"}, fields=fields)
+
+
 def numbers(n=20, **changed):
     return Items({f"f{i}:c{i % 3}": changed.get(f"f{i}", i) for i in range(n)}, name="numbers")
 
@@ -94,18 +105,14 @@ def test_nothing_is_written(stored):
     assert {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()} == before
 
 
-def test_other_weights_are_told(stored):
-    store = stored(Model())
-    report = embstore.check(store, Model(weight=1.01), numbers())
-    assert not report.ok
-    assert report.differences["mean"] == pytest.approx(0.01, rel=1e-3)
-
-
-@pytest.mark.parametrize(("weight", "ok"), [(1 + 5e-5, True), (1 - 5e-5, True), (1 + 2e-4, False), (1 - 2e-4, False)])
+@pytest.mark.parametrize(
+    ("weight", "ok"),
+    [(1 + 5e-5, True), (1 - 5e-5, True), (1 + 2e-4, False), (1 - 2e-4, False), (1.01, False)],
+)
 def test_the_last_bits_may_differ(stored, weight, ok):
     report = embstore.check(stored(Model()), Model(weight=weight), numbers())
     assert report.ok is ok
-    assert report.differences["mean"] > 0
+    assert report.differences["mean"] == pytest.approx(abs(weight - 1), rel=0.01)
 
 
 @pytest.mark.parametrize(("tolerance", "ok"), [(1e-3, False), (0.02, True), (1, True)])
@@ -122,18 +129,13 @@ def test_no_tolerance_at_all(stored):
 
 
 def test_one_number_of_one_row_is_enough(stored):
-    store = stored(Model())
-    model = Model()
-
     def given(name, rows):
         rows[3, 2] += 1
         return rows
 
-    model.given = given
-    report = embstore.check(store, model, numbers())
+    report = embstore.check(stored(Model()), model := bent(given), numbers())
     assert not report.ok
-    item = model.encoded[3]
-    assert report.differences["mean"] == pytest.approx(1 / (item + 1 + (DIM - 1) / 8), rel=1e-5)
+    assert report.differences["mean"] == pytest.approx(1 / (model.encoded[3] + 1 + (DIM - 1) / 8), rel=1e-5)
 
 
 def test_the_difference_is_relative_to_the_largest_number_of_its_row(stored):
@@ -142,98 +144,80 @@ def test_the_difference_is_relative_to_the_largest_number_of_its_row(stored):
     def rows(items):
         return np.array([[item, item / 2] for item in items], np.float32)
 
-    config = {"encoder": "own"}
     source = Items({"small:c": 1e-6, "large:c": 1e6}, name="two")
-    store = stored(FunctionEncoder(rows, config=config), source)
-    bent = FunctionEncoder(lambda items: rows(items) + np.float32(1e-7), config=config)
-    assert embstore.check(store, bent, source).differences["embedding"] == pytest.approx(0.1, rel=1e-3)
+    store = stored(own(rows), source)
+    found = embstore.check(store, own(lambda items: rows(items) + np.float32(1e-7)), source).differences
+    assert found["embedding"] == pytest.approx(0.1, rel=1e-3)
 
 
 def test_rows_of_zeros(stored):
-    config = {"encoder": "own"}
     source = Items({"a:c": 0, "b:c": 0}, name="zeros")
-    store = stored(FunctionEncoder(lambda items: np.zeros((len(items), 3), np.float32), config=config), source)
-    assert embstore.check(store, FunctionEncoder(lambda items: np.zeros((len(items), 3)), config=config), source).ok
-    other = FunctionEncoder(lambda items: np.full((len(items), 3), 1e-9), config=config)
-    assert not embstore.check(store, other, source).ok
+    store = stored(own(lambda items: np.zeros((len(items), 3), np.float32)), source)
+    assert embstore.check(store, own(lambda items: np.zeros((len(items), 3))), source).ok
+    assert not embstore.check(store, own(lambda items: np.full((len(items), 3), 1e-9)), source).ok
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_now(stored, bad):
-    store = stored(Model())
-    model = Model()
+def test_values_that_are_not_finite(stored, bad):
+    """They are another value, unless the field allows them and they are stored."""
 
     def given(name, rows):
         rows[0, 0] = bad
         return rows
 
-    model.given = given
-    report = embstore.check(store, model, numbers())
+    report = embstore.check(stored(Model()), bent(given), numbers())
     assert report.differences == {"mean": np.inf}
     assert not report.ok
     assert "inf" in str(report)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_no_number_and_was_none(stored, bad):
-    def rows(items):
-        return np.array([[item, bad] for item in items], np.float32)
-
     fields = {"mean": FieldSpec(shape=(2,), nonfinite="allow")}
-    encoder = FunctionEncoder(rows, config={"encoder": "own"}, fields=fields)
+    encoder = own(lambda items: np.array([[item, bad] for item in items], np.float32), fields)
     assert embstore.check(stored(encoder), encoder, numbers()).ok
 
 
 # -- kinds of fields --------------------------------------------------------------------------
 
 
-def test_ragged_rows_of_another_length(stored):
-    store = stored(Model(BOTH))
-    model = Model(BOTH)
-    model.given = lambda name, rows: [row[:1] for row in rows] if name == "tokens" else rows
-    report = embstore.check(store, model, numbers())
-    assert report.differences == {"mean": 0.0, "tokens": np.inf}
+@pytest.mark.parametrize(
+    ("bend", "difference"), [(lambda row: row[:1], np.inf), (lambda row: row * 2, 1)], ids=["lengths", "values"]
+)
+def test_ragged_rows_that_differ(stored, bend, difference):
+    model = bent(lambda name, rows: [bend(row) for row in rows] if name == "tokens" else rows, BOTH)
+    report = embstore.check(stored(Model(BOTH)), model, numbers())
+    assert report.differences == {"mean": 0.0, "tokens": pytest.approx(difference, rel=1e-3)}
     assert not report.ok
 
 
-def test_ragged_rows_of_other_values(stored):
-    store = stored(Model(BOTH))
-    model = Model(BOTH)
-    model.given = lambda name, rows: [row * 2 for row in rows] if name == "tokens" else rows
-    report = embstore.check(store, model, numbers())
-    assert report.differences["tokens"] == pytest.approx(1, rel=1e-3)
-    assert report.differences["mean"] == 0
-
-
-def test_ragged_rows_without_tokens_alone(stored):
-    source = Items({"a:c": 0, "b:c": 3}, name="numbers")
+@pytest.mark.parametrize(("items", "n"), [({"a:c": 0, "b:c": 3}, 8), ({"a:c": 1}, 1)], ids=["no tokens", "one row"])
+def test_ragged_rows_alone(stored, items, n):
+    """One row is handed out as a view of the file, unlike several."""
+    source = Items(items, name="numbers")
     fields = {"tokens": BOTH["tokens"]}
-    assert embstore.check(stored(Model(fields), source), Model(fields), source).ok
+    report = embstore.check(stored(Model(fields), source), Model(fields), source, n=n)
+    assert (report.ok, len(report.keys)) == (True, len(items))
 
 
-def test_one_ragged_row(stored):
-    """It is handed out as a view of the file, unlike several."""
-    fields = {"tokens": BOTH["tokens"]}
-    report = embstore.check(stored(Model(fields)), Model(fields), numbers(), n=1)
-    assert (report.ok, len(report.keys)) == (True, 1)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", "uint8"])
-def test_dtypes(stored, dtype):
-    fields = {"mean": FieldSpec(shape=(2,), dtype=dtype)}
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [*((d, (2,)) for d in ("float32", "float64", "float16", "int32", "uint8")), ("float32", ())]
+)
+def test_dtypes_and_single_numbers(stored, dtype, shape):
+    fields = {"mean": FieldSpec(shape=shape, dtype=dtype)}
 
     def encoder(more):
-        return FunctionEncoder(
-            lambda items: np.array([[item + more, 1] for item in items], dtype),
-            config={"encoder": "own"},
-            fields=fields,
-        )
+        return own(lambda items: np.array([np.full(shape, item + more) for item in items], dtype), fields)
 
     store = stored(encoder(0))
     assert embstore.check(store, encoder(0), numbers()).ok
     report = embstore.check(store, encoder(1), numbers())
     assert not report.ok
     assert report.tolerances["mean"] == {"float16": 1e-2, "int32": 0, "uint8": 0}.get(dtype, 1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("int64", 2**25 + 1), ("int32", 2**25 + 1), ("float64", 1 + 2**-40)])
+def test_tensors_of_more_digits_than_float32_has(stored, dtype, value):
+    torch = pytest.importorskip("torch")
+    fields = {"x": FieldSpec(shape=(2,), dtype=dtype)}
+    encoder = own(lambda items: torch.full((len(items), 2), value, dtype=getattr(torch, dtype)), fields)
+    assert embstore.check(stored(encoder), encoder, numbers(), tolerance=0).differences == {"x": 0}
 
 
 def test_bfloat16(stored):
@@ -246,38 +230,12 @@ def test_bfloat16(stored):
             tokens = [row.repeat(item % 3, 1) for item, row in zip(items, rows, strict=True)]
             return {"mean": rows, "tokens": tokens}
 
-        return FunctionEncoder(run, config={"encoder": "own"}, fields=fields)
+        return own(run, fields)
 
     store = stored(encoder(0))
     assert embstore.check(store, encoder(0), numbers()).ok
     assert embstore.check(store, encoder(0), numbers()).tolerances == dict.fromkeys(fields, 3e-2)
     assert all(found > 0.1 for found in embstore.check(store, encoder(4), numbers()).differences.values())
-
-
-@pytest.mark.parametrize(("dtype", "value"), [("int64", 2**25 + 1), ("int32", 2**25 + 1), ("float64", 1 + 2**-40)])
-def test_tensors_of_more_digits_than_float32_has(stored, dtype, value):
-    torch = pytest.importorskip("torch")
-    encoder = FunctionEncoder(
-        lambda items: torch.full((len(items), 2), value, dtype=getattr(torch, dtype)),
-        config={"encoder": "own"},
-        fields={"x": FieldSpec(shape=(2,), dtype=dtype)},
-    )
-    assert embstore.check(stored(encoder), encoder, numbers(), tolerance=0).differences == {"x": 0}
-
-
-def test_a_field_of_single_numbers(stored):
-    fields = {"score": FieldSpec(shape=())}
-
-    def encoder(factor):
-        return FunctionEncoder(
-            lambda items: np.array([factor * item for item in items], np.float32),
-            config={"encoder": "own"},
-            fields=fields,
-        )
-
-    store = stored(encoder(1))
-    assert embstore.check(store, encoder(1), numbers()).ok
-    assert not embstore.check(store, encoder(2), numbers()).ok
 
 
 def test_fields_that_only_one_side_has(stored):
@@ -299,17 +257,6 @@ def test_no_field_in_common(stored):
         embstore.check(store, Model({"more": FieldSpec(shape=(DIM,))}), numbers())
 
 
-def test_no_field_in_common_of_an_encoder_that_declares_none(stored):
-    config = {"encoder": "own"}
-
-    def rows(items):
-        return np.array([[item, 1] for item in items], np.float32)
-
-    store = stored(FunctionEncoder(lambda items: {"one": rows(items)}, config=config))
-    with pytest.raises(errors.UnknownFieldError):
-        embstore.check(store, FunctionEncoder(lambda items: {"other": 2 * rows(items)}, config=config), numbers())
-
-
 def test_an_encoder_of_two_words_alone(stored):
     class Plain:
         config = {"encoder": "plain"}  # noqa: RUF012
@@ -325,29 +272,27 @@ def test_an_encoder_of_two_words_alone(stored):
     assert not embstore.check(store, encoder, numbers()).ok
 
 
-def test_fewer_rows_than_samples(stored):
-    store = stored(Model())
-    model = Model()
-    model.given = lambda name, rows: rows[:-1]
-    with pytest.raises(errors.ShapeError):
-        embstore.check(store, model, numbers())
+def test_no_field_in_common_of_an_encoder_that_declares_none(stored):
+    def encoder(name):
+        return own(lambda items: {name: np.array([[item, 1] for item in items], np.float32)})
+
+    with pytest.raises(errors.UnknownFieldError):
+        embstore.check(stored(encoder("one")), encoder("other"), numbers())
 
 
-def test_rows_of_another_shape(stored):
-    store = stored(Model())
-    model = Model()
-    model.given = lambda name, rows: np.concatenate([rows, rows], axis=1)
-    with pytest.raises(errors.ShapeError, match="'mean'"):
-        embstore.check(store, model, numbers())
-
-
-def test_rows_of_one_number_alone(stored):
-    def encoder(width):
-        return FunctionEncoder(lambda items: np.ones((len(items), width), np.float32), config={"encoder": "own"})
-
-    store = stored(encoder(3))
-    with pytest.raises(errors.ShapeError):
-        embstore.check(store, encoder(1), numbers())
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda name, rows: rows[:-1], "4 rows"),
+        (lambda name, rows: rows if rows[0, 0] < 5 else rows[:-1], "4 rows"),  # in a later batch
+        (lambda name, rows: np.concatenate([rows, rows], axis=1), "'mean'"),
+        (lambda name, rows: rows[:, :1], "'mean'"),
+    ],
+    ids=["fewer", "fewer later", "wider", "one number"],
+)
+def test_rows_of_another_shape(stored, given, message):
+    with pytest.raises(errors.ShapeError, match=message):
+        embstore.check(stored(Model()), bent(given), numbers(), n=20, batch_size=4)
 
 
 # -- which samples ----------------------------------------------------------------------------
@@ -435,14 +380,6 @@ def test_one_batch_is_in_memory_at_a_time(stored):
     assert len(seen) == 5
 
 
-def test_fewer_rows_than_samples_in_a_later_batch(stored):
-    store = stored(Model())
-    model = Model()
-    model.given = lambda name, rows: rows if len(model.batches) == 1 else rows[:-1]
-    with pytest.raises(errors.ShapeError, match="4 rows"):
-        embstore.check(store, model, numbers(), n=20, batch_size=4)
-
-
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_of_nothing_is_refused(stored, size):
     store = stored(Model())
@@ -466,28 +403,15 @@ def test_stale_samples_are_passed_over(stored):
     assert len(report.keys) == len(set(report.keys)) == 5
     assert {5, 10, 14} < set(model.encoded) < set(range(1, 19))
     assert report.ok
-    report = embstore.check(store, Model(), numbers(20, f0=100, f19=119), n=20)
-    assert len(report.keys) == 18
+    assert len(embstore.check(store, Model(), numbers(20, f0=100, f19=119), n=20).keys) == 18
+    assert len(embstore.check(store, Model(), numbers(20, f0=100), n=1).keys) == 1
 
 
-def test_stale_samples_do_not_keep_the_others_from_being_compared(stored):
+@pytest.mark.parametrize("items", [{f"f{i}:c{i % 3}": i + 50 for i in range(20)}, {"new:c": 1}], ids=["stale", "new"])
+def test_none_of_the_source_is_stored(stored, items):
     store = stored(Model())
-    report = embstore.check(store, Model(), numbers(20, f0=100), n=1)
-    assert len(report.keys) == 1
-
-
-def test_all_samples_are_stale(stored):
-    store = stored(Model())
-    other = Items({f"f{i}:c{i % 3}": i + 50 for i in range(20)}, name="numbers")
     with pytest.raises(errors.EmptySourceError, match="content that it has now"):
-        embstore.check(store, model := Model(), other)
-    assert model.batches == []
-
-
-def test_nothing_of_the_source_is_stored(stored):
-    store = stored(Model())
-    with pytest.raises(errors.EmptySourceError):
-        embstore.check(store, model := Model(), Items({"new:c": 1}, name="numbers"))
+        embstore.check(store, model := Model(), Items(items, name="numbers"))
     assert model.batches == []
 
 

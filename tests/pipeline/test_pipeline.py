@@ -1,7 +1,5 @@
 """The embedding loop: nothing is encoded twice, nothing stale is served, and a kill costs little."""
 
-import os
-import signal
 import sys
 import time
 
@@ -10,7 +8,6 @@ import pytest
 
 import embstore
 from embstore import errors
-from tests._helpers.crash import leftovers, run_in_child
 
 DIM = 4
 
@@ -63,11 +60,6 @@ def check(result, contents):
     digests = store.select(keys=list(contents)).column("source_digest").tolist()
     assert digests == [embstore.digest_of(str(content)) for content in contents.values()]
     assert embstore.verify(result.path).ok
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return embstore.Cache(tmp_path / "cache")
 
 
 # -- what is encoded --------------------------------------------------------------------------
@@ -286,48 +278,6 @@ def test_a_bar_without_tqdm(cache, monkeypatch):
 # -- what goes wrong --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("where", ["encode", "load"])
-def test_what_was_encoded_before_an_error_is_kept(cache, where, error):
-    def fail(items):
-        if 9 in items:
-            raise error("here")
-
-    source = Source(numbers(0, 20))
-    encoder = Encoder(during=fail if where == "encode" else lambda items: None)
-    if where == "load":
-        load = source._load
-        source._load = lambda key: fail([source.contents[key]]) or load(key)
-    with pytest.raises(error, match="here"):
-        embstore.embed(source, encoder, cache, batch_size=4, interval=1000)
-    assert encoder.encoded == list(range(8))
-    (entry,) = cache.entries()
-    assert list(embstore.open(entry.path)) == list(numbers(0, 8))
-    source = Source(numbers(0, 20))
-    result = embstore.embed(source, encoder := Encoder(), cache)
-    assert encoder.encoded == list(range(8, 20))
-    check(result, source.contents)
-
-
-@pytest.mark.parametrize("interval", [0, 1000])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_is_a_failure_of_its_sample_alone(cache, value, interval):
-    class Broken(Encoder):
-        def encode(self, items):
-            rows = super().encode(items)
-            rows[[item in (9, 10) for item in items], 1] = value
-            return rows
-
-    result = embstore.embed(Source(numbers(0, 20)), Broken(), cache, batch_size=4, interval=interval)
-    assert [failure.key for failure in result.failed] == ["f9:c0", "f10:c1"]
-    assert all("NaN or infinity" in failure.reason for failure in result.failed)
-    assert (result.encoded, result.rows, result.ok) == (18, 18, False)
-    check(result, {key: n for key, n in numbers(0, 20).items() if n not in (9, 10)})
-    result = embstore.embed(Source(numbers(0, 20)), encoder := Encoder(), cache)
-    assert encoder.encoded == [9, 10]
-    check(result, numbers(0, 20))
-
-
 @pytest.mark.parametrize("change", ["fewer", "wider", "float64"])
 def test_rows_unlike_the_others_are_refused_with_their_batch_alone(cache, change):
     class Broken(Encoder):
@@ -387,92 +337,3 @@ def test_new_rows_do_not_wait_for_the_stale_ones(cache):
     embstore.embed(Source({**changed, **numbers(8, 12)}), Encoder(during=look), cache, batch_size=2, interval=0.1)
     assert len(seen) == 4
     assert seen[2:] == [4, 4]
-
-
-def count(path):
-    return path.stat().st_size if path.exists() else 0
-
-
-def tally(path, batch):
-    """Count samples in a way that survives a kill: a byte each."""
-    with path.open("ab", buffering=0) as file:
-        file.write(b"x" * batch)
-
-
-def test_killed_at_random_moments(cache, tmp_path, rng):
-    n, batch_size, interval, pace, kills = 600, 4, 0.05, 0.01, 10
-    log = tmp_path / "encoded"
-    source = Source(numbers(0, n))
-
-    def work(items):
-        time.sleep(pace)
-        tally(log, len(items))
-
-    killed = 0
-    for _ in range(kills):
-        before = count(log)
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                embstore.embed(source, Encoder(during=work), cache, batch_size=batch_size, interval=interval)
-                code = 0
-            finally:
-                os._exit(code)
-        while count(log) == before and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.2))
-        os.kill(child, signal.SIGKILL)
-        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert killed == kills
-    result = embstore.embed(source, Encoder(during=work), cache, batch_size=batch_size, interval=interval)
-    check(result, source.contents)
-    assert result.hits > 0
-    assert leftovers(result.path) == []
-    lost = count(log) - n
-    # A batch takes at least `pace`: so many fit the interval, and one more ends it.
-    assert 0 <= lost <= kills * batch_size * (int(interval / pace) + 1)
-
-
-def test_two_processes_embed_one_source(cache, tmp_path, rng):
-    source = Source(numbers(0, 120))
-    children = []
-    for delay in rng.uniform(0.001, 0.004, size=2):
-        child = os.fork()
-        if child == 0:
-            encoder = Encoder(during=lambda items, delay=delay: time.sleep(delay))
-            code = 1
-            try:
-                embstore.embed(source, encoder, cache, batch_size=5, interval=0.01)
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
-    result = embstore.embed(source, encoder := Encoder(), cache)
-    assert encoder.batches == []
-    assert len(cache) == 1
-    check(result, source.contents)
-    assert embstore.open(result.path).snapshot.record.rows == 120  # none was written twice and then deleted
-
-
-def test_two_processes_renew_the_same_rows(cache):
-    embstore.embed(Source(numbers(0, 40)), Encoder(), cache)
-    changed = Source({key: content + 1000 for key, content in numbers(0, 40).items()})
-
-    def work():
-        embstore.embed(changed, Encoder(during=lambda items: time.sleep(0.002)), cache, batch_size=5, interval=0.01)
-
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    assert run_in_child(work) == 0
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    result = embstore.embed(changed, encoder := Encoder(), cache)
-    assert encoder.batches == []
-    check(result, changed.contents)

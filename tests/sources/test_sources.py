@@ -318,39 +318,38 @@ def test_a_file_that_changed(tmp_path):
     assert caught.value.path == tmp_path / "a.wav"
 
 
-@pytest.mark.parametrize("change", ["longer", "shorter", "same size"])
-def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change):
+@pytest.fixture
+def opened(monkeypatch):
+    """Call a function just after the next file was opened."""
+
+    def opened(work):
+        real, calls = os.fstat, [work]
+
+        def fstat(descriptor):
+            found = real(descriptor)
+            if calls:
+                calls.pop()()
+            return found
+
+        monkeypatch.setattr("embstore.sources.base.os.fstat", fstat)
+
+    return opened
+
+
+@pytest.mark.parametrize("content", [b"sounds", b"s", b"SOUND"], ids=["longer", "shorter", "same size"])
+def test_a_file_that_changes_while_it_is_read(tmp_path, opened, content):
     write(tmp_path, "a.wav")
     (sample,) = Folder(tmp_path, name="x")
-    real, calls = os.fstat, []
-
-    def fstat(descriptor):
-        found = real(descriptor)
-        calls.append(descriptor)
-        if len(calls) == 1:  # just after the file was opened
-            content = {"longer": b"sounds", "shorter": b"s", "same size": b"SOUND"}[change]
-            (tmp_path / "a.wav").write_bytes(content)
-        return found
-
-    monkeypatch.setattr("embstore.sources.base.os.fstat", fstat)
+    opened(lambda: (tmp_path / "a.wav").write_bytes(content))
     with pytest.raises(errors.SampleError, match="it changed while it was read"):
         sample.read()
 
 
-def test_a_file_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path, opened):
     write(tmp_path, "a.wav")
     write(tmp_path, "new", content=b"other")
     (sample,) = Folder(tmp_path, name="x", suffixes=[".wav"])
-    real, calls = os.fstat, []
-
-    def fstat(descriptor):
-        found = real(descriptor)
-        calls.append(descriptor)
-        if len(calls) == 1:
-            (tmp_path / "new").rename(tmp_path / "a.wav")
-        return found
-
-    monkeypatch.setattr("embstore.sources.base.os.fstat", fstat)
+    opened(lambda: (tmp_path / "new").rename(tmp_path / "a.wav"))
     # All of it is of the file that was opened: no digest or stamp of one beside the bytes of the other.
     assert sample.read() == (b"sound", digest_of(b"sound"), Stamp(5, OLD))
     assert sample.read().value == b"other"
