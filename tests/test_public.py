@@ -60,7 +60,7 @@ def test_importing_a_package_loads_no_heavy_library():
 import sys
 import embstore
 assert "numpy" not in sys.modules
-import {", ".join(LAZY)}, embstore.errors, embstore_fl.errors, embstore_fl.metrics
+import {", ".join(LAZY)}, embstore.pipeline, embstore.errors, embstore_fl.errors, embstore_fl.metrics
 print(sorted({HEAVY} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

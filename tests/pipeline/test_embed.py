@@ -235,14 +235,15 @@ def test_a_hit_needs_no_right_to_write(cache, log, root, monkeypatch, kind):
     assert embstore.embed(source, Numbers(log), cache).hits == 4
 
 
-def test_padded_rows_of_a_batch_that_is_both_new_and_stale(cache, log):
+@pytest.mark.parametrize("form", [Ragged.padded, lambda rows: rows], ids=["padded", "ragged"])
+def test_tokens_of_a_batch_that_is_both_new_and_stale(cache, log, form):
     class Pads(Numbers):
         def encode(self, items):
             rows = super().encode(items)
             tokens = rows["tokens"]
             lengths = np.array([len(row) for row in tokens])
-            padded = Ragged(np.concatenate(tokens), np.concatenate([[0], np.cumsum(lengths)])).padded()
-            return {**rows, "tokens": padded}
+            joined = Ragged(np.concatenate(tokens), np.concatenate([[0], np.cumsum(lengths)]))
+            return {**rows, "tokens": form(joined)}
 
     fields = ("mean", "tokens")
     embstore.embed(Source(numbers(0, 9)), Pads(log, fields), cache)
