@@ -79,9 +79,7 @@ _WAVES: Final[Mapping[str, Any]] = {
     **_BASE,
     **{"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2), "feat_extract_norm": "group"},
 }
-_WHISPER: Final[Mapping[str, Any]] = {
-    **{"d_model": 384, "encoder_layers": 4, "max_source_positions": 1500, "num_mel_bins": 80}
-}
+_WHISPER: Final = {"d_model": 384, "encoder_layers": 4, "max_source_positions": 1500, "num_mel_bins": 80}
 _CLAP: Final[Mapping[str, Any]] = {"patch_embeds_hidden_size": 96, "depths": (2, 2, 6, 2), "projection_dim": 512}
 
 
@@ -103,30 +101,18 @@ def _text(*, positions: int = 512, pad: int = 0, settings: Mapping[str, Any] | N
     return Family(modality="text", layout="text", settings=said, **more)
 
 
-def _tower(modality: Modality, of: str) -> dict[str, Any]:
-    """Return the names of the parts of a CLIP or CLAP tower, in config.json and in the model."""
-    part = {"image": "vision", "text": "text", "audio": "audio"}[modality]
-    return {
-        "default": ("embeds",),
-        "model": f"{of}{part.capitalize()}ModelWithProjection",
-        "section": f"{part}_config",
-        "body": f"{part}_model",
-        "head": "visual_projection" if modality == "image" else f"{part}_projection",
-    }
-
-
-def _siglip(part: str) -> dict[str, Any]:
-    return {
-        "default": ("embeds",),
-        "model": f"Siglip{part.capitalize()}Model",
-        "section": f"{part}_config",
-        "pooler": ("head.", f"{part}_model.head."),
-        "class_token": False,
-    }
+def _tower(of: str, part: str) -> dict[str, Any]:
+    """Return the names of the parts of a tower, in config.json and in the model."""
+    names = {"default": ("embeds",), "section": f"{part}_config", "model": f"{of}{part.capitalize()}Model"}
+    if of == "Siglip":
+        return {**names, "pooler": ("head.", f"{part}_model.head."), "class_token": False}
+    head = "visual_projection" if part == "vision" else f"{part}_projection"
+    return {**names, "model": f"{names['model']}WithProjection", "body": f"{part}_model", "head": head}
 
 
 _ROBERTA: Final = _text(pad=1, after_padding=True)
-_MASK_TOKEN: Final = ("embeddings.mask_token",)  # used only in training, like the embedding of masked frames
+# The mask token is used only in training, like the embedding of masked frames.
+_DINOV2: Final[Mapping[str, Any]] = {"ignored": ("embeddings.mask_token",), "interpolates": True}
 _SPEECH: Final = _audio("conv", _WAVES, ignored=("masked_spec_embed",))
 
 FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
@@ -139,41 +125,35 @@ FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
             _audio("fixed", _WHISPER, body="encoder", ignored=("decoder.",), sizes=("d_model", "encoder_layers")),
         ),
         "clap": (
-            _audio("pooled", _CLAP, pooler=(), has_pooler=True, **_tower("audio", "Clap")),
+            _audio("pooled", _CLAP, pooler=(), has_pooler=True, **_tower("Clap", "audio")),
             _text(
                 positions=514,
                 pad=1,
                 after_padding=True,
                 pooler=("text_model.pooler.",),
                 settings={"projection_dim": 512},
-                **_tower("text", "Clap"),
+                **_tower("Clap", "text"),
             ),
         ),
         "vit": (_image("ViTImageProcessor", patch_size=16, pooler=("pooler.",)),),
-        "dinov2": (_image("BitImageProcessor", patch_size=14, ignored=_MASK_TOKEN, interpolates=True),),
+        "dinov2": (_image("BitImageProcessor", patch_size=14, **_DINOV2),),
         "dinov2_with_registers": (
-            _image(
-                "BitImageProcessor",
-                patch_size=16,
-                ignored=_MASK_TOKEN,
-                interpolates=True,
-                settings={"num_register_tokens": 4},
-            ),
+            _image("BitImageProcessor", patch_size=16, settings={"num_register_tokens": 4}, **_DINOV2),
         ),
         "clip": (
-            _image("CLIPImageProcessor", patch_size=32, settings={"projection_dim": 512}, **_tower("image", "CLIP")),
+            _image("CLIPImageProcessor", patch_size=32, settings={"projection_dim": 512}, **_tower("CLIP", "vision")),
             _text(
                 positions=77,
                 pad=1,
                 pooler=(),
                 class_token=False,
                 settings={"hidden_size": 512, "projection_dim": 512},
-                **_tower("text", "CLIP"),
+                **_tower("CLIP", "text"),
             ),
         ),
         "siglip": (
-            _image("SiglipImageProcessor", patch_size=16, **_siglip("vision")),
-            _text(positions=64, pad=1, padded=True, **_siglip("text")),
+            _image("SiglipImageProcessor", patch_size=16, **_tower("Siglip", "vision")),
+            _text(positions=64, pad=1, padded=True, **_tower("Siglip", "text")),
         ),
         "bert": (_text(),),
         "roberta": (_ROBERTA,),

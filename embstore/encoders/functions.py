@@ -103,7 +103,7 @@ class FunctionEncoder(BaseEncoder):
             if name not in (self._declared or {}):
                 raise UnknownFieldError(name, self._declared or {}, path=None)
         narrowed = copy.copy(self)
-        narrowed._wanted = tuple(dict.fromkeys(names))
+        narrowed._wanted = tuple(names)
         return narrowed
 
     def decode(self, content: Any) -> Any:

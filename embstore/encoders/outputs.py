@@ -8,7 +8,6 @@ outputs that the model pools itself: ``pooler_output``, ``embeds``, ``sentence_e
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,8 +25,6 @@ SENTENCE: Final = "sentence_embedding"
 DTYPES: Final = ("float32", "float16", "bfloat16")
 """Dtypes that outputs can be stored in."""
 
-_LAYER: Final = re.compile(r"layer_(0|[1-9][0-9]*)")
-
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -40,8 +37,7 @@ class Output:
     @property
     def number(self) -> int | None:
         """The number of the hidden state. None for ``last_hidden_state`` and for vectors."""
-        found = _LAYER.fullmatch(self.layer)
-        return int(found[1]) if found else None
+        return int(self.layer.removeprefix("layer_")) if self.layer.startswith("layer_") else None
 
 
 @dataclass(slots=True)
