@@ -38,22 +38,6 @@ pillow = pytest.mark.skipif(not find_spec("PIL"), reason="needs embstore[image]"
 torch_installed = pytest.mark.skipif(not find_spec("torch"), reason="needs embstore[torch]")
 
 
-def silent_film():
-    import av
-
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        stream = out.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        for _ in range(3):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")):
-                out.mux(packet)
-        for packet in stream.encode(None):
-            out.mux(packet)
-    return file.getvalue()
-
-
 def loudest(clip, rate):
     """Return the frequency, in Hz, that is strongest."""
     spectrum = np.abs(np.fft.rfft(clip * np.hanning(len(clip))))
@@ -109,40 +93,12 @@ def test_settings_are_config():
 
 @sound
 @pytest.mark.parametrize(("kind", "subtype", "rate"), FORMATS)
-def test_each_format(kind, subtype, rate):
-    data = sound_file(np.stack([tone(440, rate=rate), tone(440, rate=rate)], axis=1), rate, kind, subtype)
-    clip = decode_audio(data, native(rate))
-    assert clip.dtype == np.float32
-    assert clip.shape == (rate,)
-    assert loudest(clip, rate) == 440
-    lossy = subtype in ("VORBIS", "OPUS", "MPEG_LAYER_III", "PCM_U8")
-    assert np.abs(clip - tone(440, rate=rate))[2000:-2000].max() < (0.05 if lossy else 1e-4)
-
-
-@sound
-@pytest.mark.parametrize(("kind", "subtype", "rate"), FORMATS)
 def test_a_format_at_another_rate_and_length(kind, subtype, rate):
     data = sound_file(tone(440, 3, rate), rate, kind, subtype)
     clip = decode_audio(data, native(16_000, 2))
     assert clip.shape == (32_000,)
     assert loudest(clip, 16_000) == 440
     assert abs(np.sqrt((clip**2).mean()) - 0.5 / np.sqrt(2)) < 0.01
-
-
-@sound
-@pytest.mark.parametrize(
-    ("container", "codec"),
-    [("ipod", "aac"), ("mp4", "aac"), ("adts", "aac"), ("webm", "libopus"), ("matroska", "flac"), ("ac3", "ac3")],
-)
-def test_formats_that_only_pyav_writes(container, codec):
-    left, right = tone(440, 2, 48_000), np.zeros(96_000, np.float32)
-    data = av_file(np.stack([left, right]), container, codec, layout="stereo")
-    clip = decode_audio(data, native(48_000, 1))
-    assert clip.shape == (48_000,)
-    assert clip.dtype == np.float32
-    assert loudest(clip, 48_000) == 440
-    assert abs(np.abs(clip[4000:]).max() - 0.25) < 0.02  # the mean with silence
-    assert np.array_equal(decode_audio(data, native(48_000))[:48_000], clip)
 
 
 @sound
@@ -372,27 +328,16 @@ def test_not_a_sound_file(data):
 
 @sound
 def test_a_film_without_sound():
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as out:
+        stream = out.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            out.mux(packet)
     with pytest.raises(errors.DecodeError, match="no audio stream"):
-        decode_audio(silent_film(), native())
-
-
-@sound
-@pytest.mark.parametrize("part", [0.3, 0.6, 0.99])
-def test_flac_that_ends_early(rng, part):
-    data = sound_file(rng.uniform(-0.5, 0.5, (RATE, 2)), RATE, "FLAC")
-    with pytest.raises(errors.DecodeError, match="cut short or damaged: it states 44,100 samples"):
-        decode_audio(data[: int(part * len(data))], native())
-
-
-@sound
-@pytest.mark.parametrize("part", [0.4, 0.6, 0.9])
-def test_mp3_that_ends_early(part):
-    data = sound_file(tone(440, 5), RATE, "MP3")
-    with pytest.raises(errors.DecodeError, match=r"it states 220,500 samples \(5.000 s\) and has"):
-        decode_audio(data[: int(part * len(data))], native())
-    # The same is no harm, if it lies after the cut.
-    expected = decode_audio(data, native(16_000, 0.25))
-    assert np.array_equal(decode_audio(data[: int(part * len(data))], native(16_000, 0.25)), expected)
+        decode_audio(file.getvalue(), native())
 
 
 def mp3_without_length(**options):
@@ -413,14 +358,6 @@ def test_mp3_that_does_not_state_its_length_is_read_to_its_end(mode):
 
 
 @sound
-def test_tags_before_and_after_mp3_change_nothing():
-    data = sound_file(tone(440), RATE, "MP3")
-    tag = b"ID3\x03\x00\x00" + bytes([0, 0, 8, 16]) + bytes(8 * 128 + 16)
-    assert np.array_equal(decode_audio(tag + data, native()), decode_audio(data, native()))
-    assert np.array_equal(decode_audio(data + b"TAG" + bytes(125), native()), decode_audio(data, native()))
-
-
-@sound
 def test_flac_of_unknown_length():
     data = bytearray(sound_file(tone(440), RATE, "FLAC"))
     expected = decode_audio(bytes(data), native())
@@ -436,25 +373,6 @@ def test_a_header_that_claims_terabytes():
     data[22:26] = b"\xff" * 4
     with pytest.raises(errors.DecodeError):
         decode_audio(bytes(data), native())
-
-
-@sound
-@pytest.mark.parametrize(("kind", "subtype", "rate"), FORMATS)
-def test_flipped_bits_are_a_clip_or_a_reason(rng, kind, subtype, rate):
-    data = sound_file(tone(440, 0.2, rate), rate, kind, subtype)
-    reasons = []
-    for _ in range(40):
-        broken = bytearray(data)
-        for place in rng.integers(0, len(data), 5):
-            broken[place] ^= 1 << int(rng.integers(8))
-        try:
-            clip = decode_audio(bytes(broken[: rng.integers(len(data) // 2, len(data) + 1)]), native(16_000, 0.1))
-        except errors.DecodeError as error:
-            reasons.append(error.reason)
-        else:
-            assert clip.shape == (1_600,)
-            assert np.isfinite(clip).all()
-    assert all(reasons)
 
 
 @pytest.mark.parametrize("library", ["av", "soxr"])

@@ -231,6 +231,28 @@ def test_a_hundred_bytes_less_are_found(case):
         whole(data)
 
 
+@pytest.mark.parametrize("kind", ["WAV", "W64"])
+def test_a_cut_is_found_behind_a_chunk_of_odd_size(kind):
+    data = made("soundfile", kind, "PCM_16")
+    sound = data.index(b"data" if kind == "WAV" else b"data\xf3\xac")
+    chunk = b"note" + struct.pack("<I", 3) + b"abc\0"
+    if kind == "W64":  # the size counts the head of 24 bytes, and chunks begin at multiples of 8
+        chunk = b"note" + bytes(12) + struct.pack("<Q", 27) + b"abc" + bytes(5)
+    longer = data[:sound] + chunk + data[sound:]
+    assert np.array_equal(whole(longer)[0], whole(data)[0])
+    with pytest.raises(DecodeError, match="bytes of sound"):
+        whole(longer[: len(longer) // 2])
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_a_cut_between_two_pages_of_ogg_is_found(codec):
+    data = sound_file(noise(SECONDS, 48_000), 48_000, "OGG", codec)
+    pages = [place for place in range(len(data)) if data.startswith(b"OggS", place)]
+    assert len(pages) > 3
+    with pytest.raises(DecodeError, match="it has no end-of-stream page"):
+        whole(data[: pages[-1]])
+
+
 def test_the_reason_names_both_lengths():
     data = sound_file(tone(440, 6))
     with pytest.raises(DecodeError) as caught:
@@ -283,10 +305,8 @@ def test_a_length_that_was_left_open_is_no_reason(case, mark, offset, form, size
 
 @pytest.mark.parametrize("kind", ["wav", "aiff", "au", "caf", "w64", "flac", "mp3", "matroska", "asf", "flv"])
 def test_what_ffmpeg_writes_to_a_pipe_is_read(kind):
-    codec = {"flac": "flac", "mp3": "libmp3lame", "matroska": "flac", "asf": "wmav2", "flv": "aac"}.get(
-        kind, "pcm_s16be"
-    )
-    codec = "pcm_s16le" if kind in ("wav", "w64") else codec
+    codecs = {"flac": "flac", "mp3": "libmp3lame", "matroska": "flac", "asf": "wmav2", "flv": "aac"}
+    codec = codecs.get(kind, "pcm_s16le" if kind in ("wav", "w64") else "pcm_s16be")
     samples, rate = whole(av_file(noise(SECONDS, RATE), kind, codec, RATE, pipe=True))
     assert abs(len(samples) / rate - SECONDS) < 0.08
 
@@ -360,12 +380,15 @@ def test_joined_mp3_is_read_whole(between):
 
 @pytest.mark.parametrize("tail", [bytes(500), b"x" * 500, b"TAG" + bytes(125)])
 @pytest.mark.parametrize("make", [mp3, lambda: made("soundfile", "FLAC", "PCM_16"), lambda: vorbis(tone(440))])
-def test_bytes_after_the_sound_change_nothing(make, tail):
+def test_tags_before_and_bytes_after_the_sound_change_nothing(make, tail):
     data = make()
-    assert np.array_equal(whole(data + tail)[0], whole(data)[0])
+    head = ID3 if make is mp3 else b""
+    assert np.array_equal(whole(head + data + tail)[0], whole(data)[0])
 
 
-@pytest.mark.parametrize("case", [case for case in STATED if case[2] in ("libopus", "flac")], ids=label)
+@pytest.mark.parametrize(
+    "case", [*(case for case in STATED if case[2] in ("libopus", "flac")), *UNSTATED[:5]], ids=label
+)
 def test_a_hole_in_the_middle_is_found(case):
     data = made(*case)
     middle = len(data) // 2
