@@ -1,7 +1,7 @@
-"""The command `embstore`: arguments to the functions of the library, and what these return to text, JSON and a status.
+"""The command `embstore`: it calls functions of the library and prints their results as text or JSON.
 
-`encoding`, `stores`, `files` and `caches` have the commands, `options` what several of them take, `output` what they
-print, `exits` how they end. A command's room is imported when it is run: `embstore info` has to answer at once.
+`encoding`, `stores`, `files` and `caches` have the commands, `options` has shared options, `output` prints, `exits` has
+the exit statuses. The module of a command is imported when the command is run: `embstore info` has to answer at once.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 
 @click.group(cls=_Commands, epilog=_epilog(), context_settings=_SETTINGS)
 @click.version_option(__version__, package_name=_NAME, prog_name=_NAME, message="%(prog)s %(version)s")
 def group() -> None:
-    """Run a frozen encoder once, and keep its embeddings."""
+    """Run a frozen encoder once, and store its embeddings."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status, see `exits`."""
+    """Run the command, and return its exit status (see `exits`)."""
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     _write_anything()
     try:
@@ -97,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    """Run the command that the words make; click's own `main` has no status for what becomes of its output."""
-    if _COMPLETION in os.environ:  # a shell asks what a word can become
+    """Run a command line. Unlike click's own `main`, return a status and raise the errors of the output."""
+    if _COMPLETION in os.environ:  # a shell asks for completions
         group.main(list(words), prog_name=_NAME)
     try:
         with group.make_context(_NAME, list(words)) as context:
@@ -109,13 +109,13 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _say(text: str) -> None:
-    """Write one line to standard error, if anybody reads that."""
+    """Write one line to standard error. A closed standard error is ignored."""
     with contextlib.suppress(OSError):
         print(f"embstore: {printable(text)}", file=sys.stderr)
 
 
 def _write_anything() -> None:
-    """Have keys and paths that the terminal's encoding lacks written as escapes, and closed streams take anything."""
+    """Escape characters that the encoding of the terminal lacks, and redirect closed streams to /dev/null."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -125,7 +125,7 @@ def _write_anything() -> None:
 
 
 def _flushed(status: int) -> int:
-    """Write out what was printed; where that can't be done, nothing is left for the interpreter to complain of."""
+    """Flush standard output. If that fails, redirect it, so that the interpreter does not report it again at exit."""
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -23,18 +23,18 @@ _having = click.option(
     type=pair,
     multiple=True,
     metavar="NAME=VALUE",
-    help="Only stores whose config has this, such as encoder.id=MIT/ast or duration=5; may be repeated.",
+    help="Only stores whose config has this value, such as encoder.id=MIT/ast or duration=5. May be repeated.",
 )
 
 
 def _opened(path: Path) -> Cache:
-    """Return the cache at a path, which has to be a folder, and not a store: a typing error would go unnoticed."""
+    """Open the cache at a path. Raise if it is not a folder, or is a store: a typing error would go unnoticed."""
     from embstore import Cache
 
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} is no folder of stores: {'it is a file' if path.exists() else 'not there'}")
+        raise FileNotFoundError(f"{path} is not a folder of stores: {'it is a file' if path.exists() else 'not found'}")
     if (path / "zarr.json").exists():
-        raise ValueError(f"{path} is a store, not a cache: that is the folder which a store lies in")
+        raise ValueError(f"{path} is a store, not a cache; pass the folder that contains it")
     return Cache(path)
 
 
@@ -72,7 +72,7 @@ def ls(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
 @_having
 @to_json
 def stats(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
-    """Say what each store takes, and what it was used for."""
+    """Show the size of each store, its hits and misses, and the time saved."""
     from embstore._engine.sizes import size
 
     stores = _opened(cache).stats(dict(having))
@@ -118,15 +118,15 @@ def _time(seconds: float) -> str:
 
 
 def _removal(function: Callable[..., Any]) -> Callable[..., Any]:
-    dry = click.option("--dry-run", is_flag=True, help="Remove nothing, and only say what would be removed.")
-    yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+    dry = click.option("--dry-run", is_flag=True, help="Show the stores that would be removed, and remove none.")
+    yes = click.option("-y", "--yes", is_flag=True, help="Remove without asking.")
     return CACHE(_having(dry(yes(to_json(function)))))
 
 
 @command("clear")
 @_removal
 def clear(cache: Path, having: list[tuple[str, Any]], **options: bool) -> int:
-    """Remove all stores, or those whose config has some attributes."""
+    """Remove all stores, or those whose config has the given values."""
     opened = _opened(cache)
     return _remove(opened, opened.clear(dict(having), dry_run=True), **options)
 
@@ -134,11 +134,11 @@ def clear(cache: Path, having: list[tuple[str, Any]], **options: bool) -> int:
 @command("prune")
 @_removal
 @click.option("--max-size", type=nbytes, metavar="BYTES", help="Keep stores up to this size on disk, such as 100GB.")
-@click.option("--unused-for", type=duration, metavar="TIME", help="Stores that were not used for so long, such as 30d.")
+@click.option("--unused-for", type=duration, metavar="TIME", help="Remove stores unused for this long, such as 30d.")
 def prune(
     cache: Path, having: list[tuple[str, Any]], max_size: int | None, unused_for: float | None, **options: bool
 ) -> int:
-    """Remove the stores that were used longest ago, by size or by age."""
+    """Remove the least recently used stores, by size or by age."""
     if max_size is None and unused_for is None:
         raise wrong("prune needs --max-size or --unused-for; `cache clear` removes all")
     opened = _opened(cache)
@@ -147,12 +147,12 @@ def prune(
 
 
 def _remove(cache: Cache, chosen: list[StoreUse], *, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Say what is to go, ask, and remove just that."""
+    """Show the chosen stores, ask, and remove exactly those."""
     from embstore._engine.sizes import size
 
     asks = bool(chosen) and not (dry_run or yes)
     if asks and not is_terminal(sys.stdin):
-        raise wrong("nobody is there to be asked whether to remove them: say --yes, or --dry-run")
+        raise wrong("stdin is not a terminal; pass --yes or --dry-run")
     taken = size(sum(store.nbytes for store in chosen))
     if not as_json:
         for store in chosen:
@@ -176,11 +176,11 @@ def _stores(count: int) -> str:
 
 
 def _agreed(question: str) -> bool:
-    """Ask whoever sits at the terminal."""
+    """Ask a yes-or-no question at the terminal."""
     try:
         return click.confirm(question, err=True)
     except click.Abort:
-        click.echo(err=True)  # the cursor is behind the question
+        click.echo(err=True)  # end the line of the question
         raise
 
 

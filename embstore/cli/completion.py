@@ -1,4 +1,4 @@
-"""The command `completion`: what a shell has to run, so that it completes `embstore`'s words."""
+"""The command `completion`: print a script that makes a shell complete the words of `embstore`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embstore.cli.options import command
 @command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print a script that makes a shell complete commands, options and classes.
+    """Print a script for a shell that completes commands, options and classes.
 
     For bash, in ~/.bashrc: eval "$(embstore completion bash)"
     """

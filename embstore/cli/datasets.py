@@ -1,8 +1,8 @@
 """Data sets for ``--dataset``: installed packages declare them in the entry-point group `embstore.sources`.
 
 An entry point is a class or a function that takes a root folder and returns a source. A source with a method `select`
-can be read in part. Entry points are read when ``--dataset`` is parsed, completed or shown in help, and loaded when
-their data set is asked for.
+can be read in part. Entry points are read when ``--dataset`` is parsed, completed or shown in help. They are loaded
+when their data set is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BrokenDatasetError(EmbstoreError, ImportError):
     reason: str
     template = (
         "data set {dataset!r} of the package {package}: {reason}; "
-        f"mend or remove the package's entry point in the group {GROUP}"
+        f"fix or remove the package's entry point in the group {GROUP}"
     )
 
 
@@ -138,7 +138,7 @@ else:
 
 
 class DatasetName(_ParamType):
-    """The name of a declared data set; converted to a `Dataset`."""
+    """The name of a declared data set, converted to a `Dataset`."""
 
     name = "NAME"
 

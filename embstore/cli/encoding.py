@@ -1,4 +1,4 @@
-"""The commands `embed`, `why` and `check`: they say which encoder, which samples and which cache."""
+"""The commands `embed`, `why` and `check`. They take an encoder, samples and a cache."""
 
 from __future__ import annotations
 
@@ -28,23 +28,36 @@ def _shard(text: str) -> tuple[int, int]:
 
 _WHAT: Final = (
     *SOURCE,
-    click.option("--model", required=True, help="A model's folder, or its id on the hub."),
+    click.option("--model", required=True, help="Folder of the model, or its id on the hub."),
     click.option("--cache", required=True, type=PATH, help="Folder of the stores."),
-    click.option("--revision", help="Of a model on the hub."),
-    click.option("--id", help="Name of the model in the config (default: its id, or its folder's name)."),
-    click.option("--fields", type=names, metavar="NAMES", help="Such as mean,layer_6.mean (default: the model's own)."),
-    click.option("--dtype", default="float32", help="That is stored: float32, float16 or bfloat16."),
-    click.option("--duration", type=float, metavar="SECONDS", help="Clips are cut, or padded with zeros."),
-    click.option("--max-tokens", type=int, metavar="N", help="Texts are cut."),
-    click.option("--modality", type=click.Choice(["audio", "image", "text"]), help="Of a model of two."),
-    click.option("--compute-dtype", default="float32", help="float32, or bfloat16 or float16 by autocast."),
-    click.option("--preprocess-version", type=int, default=1, metavar="N", help="Raise it to encode anew."),
-    click.option("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)."),
+    click.option("--revision", help="Revision of a model on the hub."),
+    click.option("--id", help="Name of the model in the config (default: its id or folder)."),
+    click.option(
+        "--fields",
+        type=names,
+        metavar="NAMES",
+        help="Fields, such as mean,layer_6.mean (default: the model decides).",
+    ),
+    click.option("--dtype", default="float32", help="Stored dtype: float32, float16 or bfloat16."),
+    click.option(
+        "--duration", type=float, metavar="SECONDS", help="Clips are cut, or padded with zeros, to this length."
+    ),
+    click.option("--max-tokens", type=int, metavar="N", help="Texts are cut to N tokens."),
+    click.option("--modality", type=click.Choice(["audio", "image", "text"]), help="Modality of a model with two."),
+    click.option(
+        "--compute-dtype",
+        default="float32",
+        help="Dtype of computation: float32, or bfloat16 or float16 by autocast.",
+    ),
+    click.option(
+        "--preprocess-version", type=int, default=1, metavar="N", help="Increase it to encode all samples again."
+    ),
+    click.option("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest that is available)."),
 )
 
 
 def _what(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which encoder, which samples and which cache."""
+    """Add the options of the encoder, the samples and the cache."""
     for option in reversed(_WHAT):
         function = option(function)
     return function
@@ -60,10 +73,10 @@ def _encoder(given: dict[str, Any]) -> BaseEncoder:
 
 @command("embed")
 @_what
-@click.option("--batch-size", type=int, default=32, metavar="N", help="Samples that are encoded at a time.")
-@click.option("--workers", type=int, metavar="N", help="Threads that read and decode.")
-@click.option("--shard", type=_shard, metavar="I/N", help="Only part I (from 0) of N, into a store of its own.")
-@click.option("--delete-vanished", is_flag=True, help="Delete rows whose sample is gone.")
+@click.option("--batch-size", type=int, default=32, metavar="N", help="Samples that are encoded at once.")
+@click.option("--workers", type=int, metavar="N", help="Number of threads that read and decode.")
+@click.option("--shard", type=_shard, metavar="I/N", help="Encode only part I (from 0) of N, into its own store.")
+@click.option("--delete-vanished", is_flag=True, help="Delete rows whose sample is not in the source.")
 @quiet
 @to_json
 def embed(
@@ -75,15 +88,17 @@ def embed(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Encode the samples that a cache does not have, or has of other content.
+    """Encode the samples that a cache lacks, and those whose content has changed.
 
-    SOURCE is a folder, or a table: .csv, .tsv or .parquet; with --dataset the root of that data set.
+    SOURCE is a folder, or a table (.csv, .tsv or .parquet). With --dataset it is the root folder of the data set.
     """
     from embstore import embed
 
     source, encoder = source_of(given), _encoder(given)
     if delete_vanished and is_part(given):
-        raise ValueError("--delete-vanished would delete the rows of all that is not in this part of the data set")
+        raise ValueError(
+            "--delete-vanished would delete all rows outside this part of the data set; drop one of the options"
+        )
     try:
         result = embed(
             source,
@@ -96,7 +111,7 @@ def embed(
             progress=shows_progress(quiet),
         )
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("what was encoded is stored, the same command goes on from there") from error
+        raise KeyboardInterrupt("encoded samples are stored, the same command continues from there") from error
     return print_result(as_json, result, f"{result.reason}\n{result}")
 
 
@@ -104,7 +119,7 @@ def embed(
 @_what
 @to_json
 def why(as_json: bool, **given: Any) -> int:
-    """Say why a lookup misses, attribute by attribute."""
+    """Show why a lookup misses, attribute by attribute."""
     from embstore import why
 
     encoder = _encoder(given)
@@ -118,7 +133,7 @@ def why(as_json: bool, **given: Any) -> int:
 
 
 def _sides(difference: Difference) -> dict[str, Any]:
-    """Return what is wanted and what is stored; a side that does not have the attribute is left out."""
+    """Return the wanted and the stored value. A side without the attribute is left out."""
     from embstore._engine.format.config import ABSENT
 
     sides = {"wanted": difference.expected, "stored": difference.found}
@@ -127,8 +142,8 @@ def _sides(difference: Difference) -> dict[str, Any]:
 
 @command("check")
 @_what
-@click.option("-n", "n", type=int, default=8, metavar="N", show_default=True, help="How many samples.")
-@click.option("--tolerance", type=float, help="Largest difference, relative to the largest number of a row.")
+@click.option("-n", "n", type=int, default=8, metavar="N", show_default=True, help="Number of samples.")
+@click.option("--tolerance", type=float, help="Largest accepted difference, relative to the largest number of a row.")
 @to_json
 def check(n: int, tolerance: float | None, as_json: bool, **given: Any) -> int:
     """Encode a few stored samples again, and report the largest difference."""

@@ -1,4 +1,4 @@
-"""How the command ends: a status for each thing that a caller can do next."""
+"""Exit statuses: one for each reaction of a caller."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from embstore import errors
 DONE, PARTLY, WRONG, ABSENT, ANOTHER, AGAIN, BROKEN, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 5, 6, 130, 141
 
 EXITS: Final = {
-    DONE: "all that was asked for is done",
+    DONE: "done",
     PARTLY: "done in part, or the answer is no: samples failed, a lookup missed, damage was found",
-    WRONG: "the command is wrong: change it",
-    ABSENT: "it is not there: a store, a file, a key, a library",
-    ANOTHER: "it is another one than you think: config, fields, something is at the path already",
-    AGAIN: "the machine or the network refuses, or a store moved on: mend that, and repeat",
+    WRONG: "the command line is wrong: change it",
+    ABSENT: "not found: a store, a file, a key, a library",
+    ANOTHER: "not the expected one: another config, other fields, or something exists at the path",
+    AGAIN: "the machine or the network failed, or the store has changed: fix that, and repeat",
     BROKEN: "a store or a file is damaged",
     INTERRUPTED: "interrupted",
-    UNREAD: "whoever read the output went away",
+    UNREAD: "the reader of the output closed it",
 }
 
 _STATUSES: Final[tuple[tuple[int, tuple[type[BaseException], ...]], ...]] = (
@@ -39,5 +39,5 @@ _STATUSES: Final[tuple[tuple[int, tuple[type[BaseException], ...]], ...]] = (
 
 
 def status_of(error: BaseException) -> int:
-    """Return the status that an error ends the command with."""
+    """Return the exit status for an error."""
     return next((status for status, classes in _STATUSES if isinstance(error, classes)), WRONG)

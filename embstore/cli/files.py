@@ -21,12 +21,12 @@ _KEYS = click.Choice(["file_id:class", "class:file_id", "class:file_name", "file
 
 
 def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
-    """Return the config that the options say: a file's, with attributes over it; nested ones are named with dots.
+    """Return the config of a file, updated by NAME=VALUE pairs. Names of nested attributes have dots.
 
     Raises
     ------
     ValueError
-        The file is not a JSON object, or something is to be an attribute and to have some.
+        The file is not a JSON object, or a pair contradicts the nesting.
     """
     config: dict[str, Any] = {}
     if file is not None:
@@ -52,29 +52,29 @@ def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, An
 @command("import")
 @click.argument("file", type=PATH)
 @click.argument("dest", type=PATH, required=False)
-@click.option("--cache", type=PATH, help="Instead of DEST: the folder of stores that the file's config belongs to.")
-@click.option("--config", "config_file", type=PATH, help="A JSON file: what the values depend on.")
+@click.option("--cache", type=PATH, help="Cache to import to, instead of DEST.")
+@click.option("--config", "config_file", type=PATH, help="JSON file of the config: all that the values depend on.")
 @click.option(
     "--set",
     "pairs",
     type=pair,
     multiple=True,
     metavar="NAME=VALUE",
-    help="An attribute of it, such as encoder.id=MIT/ast; may be repeated.",
+    help="An attribute of the config, such as encoder.id=MIT/ast. May be repeated.",
 )
-@click.option("--format", type=_FORMATS, help="Whatever the file's suffix says.")
-@click.option("--field", help="The only field to take, or what to call the file's only one.")
-@click.option("--column", "columns", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
-@click.option("--keys", type=_KEYS, help="The order in names such as dog:v1, where the file does not state the class.")
-@click.option("--class", "class_name", metavar="NAME", help="Of keys that have none.")
-@click.option("--ragged", is_flag=True, help="Rows may have lengths of their own.")
-@click.option("--cast", is_flag=True, help="Convert values to the store's dtype; float64 to float32.")
+@click.option("--format", type=_FORMATS, help="Format of the file (default: by its suffix).")
+@click.option("--field", help="The only field to take, or a new name for the only field of the file.")
+@click.option("--column", "columns", multiple=True, metavar="NAME", help="Only this one. May be repeated.")
+@click.option("--keys", type=_KEYS, help="Order in names such as dog:v1, if the file does not state the class.")
+@click.option("--class", "class_name", metavar="NAME", help="Class of keys without one.")
+@click.option("--ragged", is_flag=True, help="Store rows of different lengths as a ragged field.")
+@click.option("--cast", is_flag=True, help="Convert values to the dtype of the store, and float64 to float32.")
 @click.option(
     "--if-exists",
     type=click.Choice(["error", "skip", "replace"]),
     default="error",
     show_default=True,
-    help="What to do with keys that are stored already.",
+    help="Action for keys that are stored already.",
 )
 @quiet
 @to_json
@@ -91,15 +91,15 @@ def import_(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Put the rows of a .pt, .npz, .h5, .safetensors or .parquet FILE into the store DEST, which is made if absent.
+    """Import the rows of a .pt, .npz, .h5, .safetensors or .parquet FILE to the store DEST, which is made if absent.
 
-    A config has to say what the values depend on: the file's own, or --config, or --set.
+    The config states all that the values depend on. It comes from the file, --config or --set.
     """
     from embstore import Cache
     from embstore.exchange import import_file
 
     if (dest is None) == (cache is None):
-        raise wrong("say where to: either DEST, a store, or --cache, a folder of stores")
+        raise wrong("pass either DEST, a store, or --cache, a folder of stores")
     target = Cache(cache) if cache is not None else dest
     assert target is not None
     given = _config(config_file, pairs)
@@ -118,15 +118,15 @@ def import_(
     except TypeError as error:
         if given is not None or "depend on" not in str(error):
             raise
-        raise wrong(f"{file} does not say what its values depend on: say it with --config or --set") from error
+        raise wrong(f"{file} does not state its config; pass --config or --set") from error
     return print_result(as_json, result)
 
 
 @command("export")
 @opens_rows
 @click.argument("file", type=OUTPUT)
-@click.option("--field", "fields", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
-@click.option("--format", type=_FORMATS, help="Whatever the file's suffix says.")
+@click.option("--field", "fields", multiple=True, metavar="NAME", help="Only this one. May be repeated.")
+@click.option("--format", type=_FORMATS, help="Format of the file (default: by its suffix).")
 def export(view: View, file: Path, fields: list[str], format: str | None) -> None:
     """Write rows of a store to a .pt, .npz, .h5, .safetensors or .parquet FILE, with config and columns."""
     from embstore.exchange import export_file
@@ -136,29 +136,35 @@ def export(view: View, file: Path, fields: list[str], format: str | None) -> Non
 
 
 def _projected(function: Callable[..., Any]) -> Callable[..., Any]:
-    field = click.option("--field", help="Of several.")
+    field = click.option("--field", help="Field to use, if there are several.")
     method = click.option(
-        "--method", type=click.Choice(["pca", "umap"]), default="pca", show_default=True, help="How to project."
+        "--method",
+        type=click.Choice(["pca", "umap"]),
+        default="pca",
+        show_default=True,
+        help="Method of the projection.",
     )
-    seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is random.")
+    seed = click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of random choices."
+    )
     return field(method(seed(function)))
 
 
 @command("plot")
 @opens_rows
 @click.argument("file", type=OUTPUT)
-@click.option("--color", default="class_name", show_default=True, metavar="COLUMN", help="What gives the colour.")
+@click.option("--color", default="class_name", show_default=True, metavar="COLUMN", help="Column of the colours.")
 @click.option(
     "--max-points",
     type=click.IntRange(min=1),
     default=100_000,
     show_default=True,
     metavar="N",
-    help="Of more rows as many are drawn at random.",
+    help="If there are more rows, N of them are drawn at random.",
 )
 @_projected
 def plot(view: View, file: Path, seed: int, max_points: int, **options: Any) -> None:
-    """Draw rows in two dimensions: a .png, .svg or .pdf, or an .html page that shows keys and columns on hover."""
+    """Plot rows in two dimensions: as .png, .svg or .pdf, or as an .html page that shows keys and columns on hover."""
     import numpy as np
 
     view.plot(file, max_points=max_points, rng=np.random.default_rng(seed), **options)
@@ -169,7 +175,7 @@ def plot(view: View, file: Path, seed: int, max_points: int, **options: Any) -> 
 @opens_rows
 @_projected
 def explore(view: View, seed: int, **options: Any) -> int:
-    """Look at rows in the browser, with embedding-atlas where it is installed; Ctrl-C ends it."""
+    """Show rows in the browser with embedding-atlas, until Ctrl-C."""
     import numpy as np
 
     from embstore.analysis import explore

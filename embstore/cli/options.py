@@ -1,4 +1,4 @@
-"""Options that several commands take, and what their values mean."""
+"""Options of several commands, and how their values are read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")  # as `remote.
 
 
 class _Place(click.Path):
-    """A path or URL that is not empty: a shell makes that of a variable that is not set, and Python makes it `.`."""
+    """A path or URL. An empty one is refused: a shell makes it of an unset variable, and Python reads it as `.`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip():
@@ -36,7 +36,7 @@ class _Place(click.Path):
         try:
             os.stat(value)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # else it is for the command to say
+            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # other errors are left to the command
                 self.fail(f"{value}: {error.strerror}", param, ctx)
         return super().convert(value, param, ctx)
 
@@ -46,12 +46,12 @@ class _Local(_Place):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if _URL.match(text := str(value).removeprefix("file://")):
-            self.fail(f"{text} is a URL; this has to be on this machine", param, ctx)
+            self.fail(f"{text} is a URL; pass a path on this machine", param, ctx)
         return super().convert(text, param, ctx)
 
 
 class _Output(_Local):
-    """A file to be written, which may be there: a folder or a device, such as /dev/null, would be replaced by it."""
+    """A file to write. A folder or a device, such as /dev/null, is refused: the file would replace it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
@@ -72,7 +72,7 @@ def _verbosity(_: click.Context, __: click.Parameter, count: int) -> int:
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command, with the options that all have."""
+    """Turn a function into a command, with the options of all commands."""
 
     def made(function: Callable[..., Any]) -> click.Command:
         verbose = click.option(
@@ -80,7 +80,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
             count=True,
             expose_value=False,
             callback=_verbosity,
-            help="Say more; twice for all of it.",
+            help="Log more. Twice logs everything.",
         )
         return click.command(name)(verbose(function))
 
@@ -88,7 +88,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
 
 
 def wrong(message: str) -> click.UsageError:
-    """Return the error that says how the command is to be used instead."""
+    """Return an error that shows the usage of the command."""
     return click.UsageError(message, click.get_current_context())
 
 
@@ -97,12 +97,12 @@ quiet = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 
 
 def shows_progress(quiet: bool) -> bool:
-    """Tell whether a bar is to be shown: to people alone, where the library for it is installed."""
+    """Return True to show a progress bar: at a terminal, if tqdm is installed."""
     return not quiet and is_terminal(sys.stderr) and find_spec("tqdm") is not None
 
 
 def _parsed(text: str) -> Any:
-    """Return what a value means: JSON, or else text."""
+    """Read a value as JSON, or as text if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -133,7 +133,7 @@ storage_options = click.option(
     type=pair,
     multiple=True,
     metavar="NAME=VALUE",
-    help="For a URL: an option of its file system; may be repeated.",
+    help="Option of the file system of a URL. May be repeated.",
 )
 
 
@@ -158,10 +158,10 @@ _NUMBER: Final = re.compile(rf"(\d{{1,{_MOST_DIGITS}}}(?:\.\d{{1,{_MOST_DIGITS}}
 
 
 def _class_names(ctx: click.Context, _: click.Parameter, begun: str) -> list[str]:
-    """Complete a class's name from the store on the command line; nothing, where that can't be opened."""
+    """Complete the name of a class from the store on the command line. Empty if the store can't be opened."""
     from embstore.errors import EmbstoreError
 
-    # An option whose value is still to come is an error for click's parser, which then names no argument.
+    # Click's parser fails at an option that has no value yet, and then names no argument.
     place = ctx.params.get("store") or next(iter(ctx.args), "")
     try:
         with open_place(place) as store:
@@ -171,32 +171,32 @@ def _class_names(ctx: click.Context, _: click.Parameter, begun: str) -> list[str
 
 
 def selection(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which rows of a store."""
+    """Add the options that choose rows of a store."""
     classes = click.option(
         *("--class", "classes"),
         multiple=True,
         metavar="NAME",
         shell_complete=_class_names,
-        help="Only rows of this class; may be repeated.",
+        help="Only rows of this class. May be repeated.",
     )
     where = click.option(
         "--where",
         type=condition,
         multiple=True,
         metavar="COLUMN=VALUE",
-        help="Only rows whose column has this value, such as split=train; of one column several: any of them.",
+        help="Only rows whose column has this value, such as split=train. Several values of a column: any of them.",
     )
     return classes(where(function))
 
 
 def selected(store: EmbeddingStore, classes: Sequence[str], where: Sequence[tuple[str, str]]) -> View:
-    """Return the rows that the options of `selection` ask for.
+    """Return the rows that the options of `selection` choose.
 
     Raises
     ------
     UnknownClassError, UnknownColumnError
     click.BadParameter
-        The column holds numbers, and the value is none.
+        The column holds numbers, and the value is not a number.
     """
     from embstore.errors import UnknownColumnError
 
@@ -204,14 +204,14 @@ def selected(store: EmbeddingStore, classes: Sequence[str], where: Sequence[tupl
     for name, text in where:
         if name not in store.columns:
             if name in ("class", "class_name"):
-                raise click.BadParameter(f"classes are chosen by --class {text}", param_hint="--where")
+                raise click.BadParameter(f"use --class {text} to choose a class", param_hint="--where")
             raise UnknownColumnError(name, store.columns, path=store.path)
         conditions.setdefault(name, []).extend(_values(name, store.columns[name], text))
     return store.select(classes=list(classes) or None, where=conditions)
 
 
 def _values(column: str, dtype: str, text: str) -> list[Any]:
-    """Return the values that a condition allows: one, or those of a JSON list. In a column of texts 1 is a text."""
+    """Return the values of a condition: one, or those of a JSON list. In a column of texts, 1 is a text."""
     parsed = _parsed(text)
     given = parsed if isinstance(parsed, list) else [parsed]
     if dtype == "string":

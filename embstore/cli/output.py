@@ -1,7 +1,7 @@
-"""What commands print: tables for people, JSON for programs. Text goes to standard output, nothing else does.
+"""Output of commands: tables for people, JSON for programs. Only results go to standard output.
 
-Keys, classes and paths are data, and may hold anything: as text, what would end a line or steer a terminal is written
-as an escape; JSON has them as they are.
+Keys, classes and paths are data, and may have any characters. Text output escapes those that end a line or control a
+terminal. JSON output has them unchanged.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Final
 
 from embstore.cli.exits import DONE, PARTLY
 
-# Control characters, line separators, and what reverses the direction of text.
+# Control characters, line separators, and marks that reverse the direction of text.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    r"""Escape what would end the line or steer the terminal.
+    r"""Escape characters that end the line or control the terminal.
 
     Examples
     --------
@@ -34,12 +34,12 @@ def printable(text: str) -> str:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Tell whether a person sees, or types, what goes through a stream; a closed one is None."""
+    """Return True if a stream is a terminal. Python has None for a closed stream."""
     return stream is not None and bool(stream.isatty())
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into what JSON has: paths and times to text, arrays to lists, dataclasses to objects."""
+    """Return a value as JSON values: paths and times as text, arrays as lists, dataclasses as objects."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str | int) or value is None:
@@ -58,11 +58,11 @@ def plain(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on one line, so that several can follow each other."""
+    """Print a JSON document on one line, so that several can follow each other."""
     text = json.dumps(found := plain(value), ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:  # the terminal lacks a character, or a path is no text: escapes are JSON all the same
+    except UnicodeEncodeError:  # the terminal lacks a character, or a path is not Unicode: escapes are JSON too
         text = json.dumps(found)
     print(text)
 
@@ -82,7 +82,7 @@ def print_result(as_json: bool, result: Any, text: str | None = None) -> int:
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
-    """Print names and what they are, below each other."""
+    """Print names and values, one pair a line."""
     pairs = [(printable(name), printable(text)) for name, text in pairs]
     width = max((len(name) for name, _ in pairs), default=0)
     for name, text in pairs:
@@ -92,16 +92,16 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), head: bool = True
 ) -> None:
-    """Print a table: folded to the terminal's width there, plain for a pipe.
+    """Print a table: folded to the width of a terminal, plain for a pipe.
 
     Parameters
     ----------
     columns : sequence of str
     rows : sequence of sequence of str
     right : sequence of str
-        Columns of numbers.
+        Columns to align to the right: numbers.
     head : bool
-        Whether the columns are named above; not, where the table goes on.
+        True to print the names of the columns. False where a table continues.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
@@ -123,5 +123,5 @@ def print_table(
 
 
 def when(seconds: float) -> str:
-    """Write a time for people; ``never`` for 0."""
+    """Return a time as text, ``never`` for 0."""
     return datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="minutes") if seconds else "never"

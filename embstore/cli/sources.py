@@ -1,4 +1,4 @@
-"""The options that say which samples: a folder, a table, or a data set in its real layout."""
+"""Options that choose samples: a folder, a table, or a data set in its published layout."""
 
 from __future__ import annotations
 
@@ -29,27 +29,31 @@ _KINDS: Final = {"a folder": _FOLDER, "a table": _TABLE, "a data set": _DATASET}
 
 SOURCE: Final = (
     click.argument("source", type=PATH),
-    click.option("--name", help="Of the data set; part of what rows are found by. Needed without --dataset."),
-    click.option("--pattern", help="Layout of a folder: '{class}_*.flac' (default: a sub-folder a class)."),
-    click.option("--suffix", multiple=True, metavar=".EXT", help="Only files of this suffix; may be repeated."),
-    click.option("--path-column", metavar="NAME", help="Of a table: names of files."),
-    click.option("--text-column", metavar="NAME", help="Of a table: texts."),
-    click.option("--class-column", metavar="NAME", help="Of a table: classes."),
-    click.option("--id-column", metavar="NAME", help="Of a table: what stands before the class in a key."),
-    click.option("--root", type=PATH, help="Folder that a table's files are relative to."),
-    click.option("--dataset", type=DatasetName(), help="SOURCE has its layout."),
-    click.option("--classes", type=names, metavar="NAMES", help="Of a data set: only these, names or numbers."),
-    click.option("--exclude", type=names, metavar="NAMES", help="Of a data set: all classes but these."),
-    click.option("--samples-per-class", type=int, metavar="N", help="Of a data set: at most."),
-    click.option("--nodes", type=int, metavar="N", help="Of a data set: into how many it is split."),
-    click.option("--node", type=int, metavar="I", help="Of a data set: which of the nodes, from 0."),
-    click.option("--splits", type=names, metavar="NAMES", help="Of a data set: train,val,test (default: all)."),
-    click.option("--seed", type=int, help="Of a data set: of its split into nodes."),
+    click.option("--name", help="Name of the data set, a part of the config. Required without --dataset."),
+    click.option(
+        "--pattern", help="Layout of a folder, such as '{class}_*.flac' (default: a sub-folder for each class)."
+    ),
+    click.option("--suffix", multiple=True, metavar=".EXT", help="Only files with this suffix. May be repeated."),
+    click.option("--path-column", metavar="NAME", help="Column of file names in a table."),
+    click.option("--text-column", metavar="NAME", help="Column of texts in a table."),
+    click.option("--class-column", metavar="NAME", help="Column of classes in a table."),
+    click.option("--id-column", metavar="NAME", help="Column of file_ids in a table: the first part of a key."),
+    click.option("--root", type=PATH, help="Folder that the file names of a table are relative to."),
+    click.option("--dataset", type=DatasetName(), help="Data set whose layout SOURCE has."),
+    click.option("--classes", type=names, metavar="NAMES", help="Only these classes of a data set, by name or number."),
+    click.option("--exclude", type=names, metavar="NAMES", help="All classes of a data set but these."),
+    click.option("--samples-per-class", type=int, metavar="N", help="Most samples for each class of a data set."),
+    click.option("--nodes", type=int, metavar="N", help="Number of nodes that a data set is split into."),
+    click.option("--node", type=int, metavar="I", help="Only this node of the split, from 0."),
+    click.option(
+        "--splits", type=names, metavar="NAMES", help="Only these splits of a data set: train,val,test (default: all)."
+    ),
+    click.option("--seed", type=int, help="Seed of the split into nodes."),
 )
 
 
 def name_of(given: dict[str, Any]) -> str:
-    """Return the data set's name: as given, or its own."""
+    """Return the given name, or that of the data set."""
     name: str | None = given["name"]
     if name is not None:
         return name
@@ -59,17 +63,17 @@ def name_of(given: dict[str, Any]) -> str:
 
 
 def is_part(given: dict[str, Any]) -> bool:
-    """Tell whether only a part of a data set is asked for, so that rows of others are nothing to wonder at."""
+    """Return True if only a part of a data set is chosen. Rows of other samples are then expected."""
     return any(given[name] not in (None, ()) for name in _DATASET)
 
 
 def source_of(given: dict[str, Any]) -> Source:
-    """Return the samples that the options ask for.
+    """Return the samples that the options choose.
 
     Raises
     ------
     ValueError
-        An option of another kind of source.
+        An option belongs to another kind of source.
     """
     place: Path = given["source"]
     table = place.suffix.lower() in (".csv", ".tsv", ".parquet")
@@ -77,7 +81,7 @@ def source_of(given: dict[str, Any]) -> Source:
     for other, options in _KINDS.items():
         for name in options if other != kind else ():
             if given[name] not in (None, ()):
-                raise ValueError(f"--{name.replace('_', '-')} is for {other}, and {place} is taken for {kind}")
+                raise ValueError(f"--{name.replace('_', '-')} is for {other}, but {place} is read as {kind}")
     if kind == "a data set":
         return _dataset(given)
     from embstore.sources import Folder, Table

@@ -35,11 +35,11 @@ _SHOWN: Final = 50
 _SHOWN_CLASSES: Final = 12
 _BLOCK_ROWS: Final = 65_536
 _TERMINAL_ROWS: Final = 1_000
-"""Rows laid out at a time: rich takes a second for ten times as many."""
+"""Rows of a table laid out at once: rich takes a second for ten times as many."""
 
 
 def _cache_at(place: str) -> Path | None:
-    """Return the folder of stores that lies at a place; None, if there is something else, or it is a URL."""
+    """Return the cache at a place, or None if it is something else or a URL."""
     from embstore._engine.io.remote import is_url, local_path
 
     if is_url(place):
@@ -53,9 +53,9 @@ def _cache_at(place: str) -> Path | None:
 @storage_options
 @to_json
 def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
-    """Say what a store is: rows, classes, fields, columns, config.
+    """Show a store: its rows, classes, fields, columns and config.
 
-    STORE is a path, a URL, or a cache, whose stores are listed.
+    STORE is a path or a URL. For the path of a cache, its stores are listed.
     """
     if not storage and (cache := _cache_at(store)):
         print_entries(cache, as_json=as_json)
@@ -108,7 +108,7 @@ def _shape(spec: Any) -> str:
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Name nested attributes with dots, as differences and `cache` do."""
+    """Flatten nested attributes. Their names have dots, as in differences and in `cache`."""
     pairs: list[tuple[str, Any]] = []
     for name, value in config.items():
         if isinstance(value, dict) and value:
@@ -126,9 +126,13 @@ def _short(value: Any, most: int = 80) -> str:
 @command("ls")
 @STORE
 @selection
-@click.option("-l", "--long", "long", is_flag=True, help="With the columns.")
+@click.option("-l", "--long", "long", is_flag=True, help="Show the columns too.")
 @click.option(
-    *("-n", "--limit"), type=click.IntRange(min=0), default=_SHOWN, show_default=True, help="At most; 0 for all."
+    *("-n", "--limit"),
+    type=click.IntRange(min=0),
+    default=_SHOWN,
+    show_default=True,
+    help="Most rows to list, or 0 for all.",
 )
 @storage_options
 @to_json
@@ -141,7 +145,7 @@ def ls(
     storage: list[tuple[str, Any]],
     as_json: bool,
 ) -> None:
-    """List keys, or the stores of a cache. With --json an object a line."""
+    """List keys, or the stores of a cache. --json prints an object for each."""
     if not storage and (cache := _cache_at(store)):
         if classes or where or long:
             raise wrong(f"{store} is a cache: --class, --where and --long are for the rows of one store")
@@ -169,11 +173,14 @@ def ls(
 @command("get")
 @opens_store
 @click.argument("keys", nargs=-1, required=True)
-@click.option("--field", help="Of several.")
+@click.option("--field", help="Field to read, if there are several.")
 @click.option("-o", "--output", type=OUTPUT, help="Write the rows to this .npy file, in the order of the keys.")
 @to_json
 def get(store: EmbeddingStore, keys: tuple[str, ...], field: str | None, output: Path | None, as_json: bool) -> None:
-    """Print rows by their keys, or write them to a file. KEYS may be -, for keys on standard input, one a line."""
+    """Print rows by their keys, or write them to a file.
+
+    With - for KEYS, keys are read from standard input, one a line.
+    """
     import numpy as np
 
     wanted = list(_typed()) if keys == ("-",) else list(keys)
@@ -193,14 +200,14 @@ def get(store: EmbeddingStore, keys: tuple[str, ...], field: str | None, output:
 
 
 def _typed() -> Iterator[str]:
-    """Yield the lines of standard input, UTF-8 whatever the terminal's encoding is: keys are."""
+    """Yield the lines of standard input, read as UTF-8 like keys, in any encoding of the terminal."""
     for line in sys.stdin.buffer if sys.stdin is not None else ():
         if text := line.decode().removesuffix("\n").removesuffix("\r"):
             yield text
 
 
 def _write_npy(path: Path, values: Any) -> None:
-    """Write rows of one shape; of a ragged field those of one length."""
+    """Write rows of one shape to a .npy file. Rows of a ragged field must have one length."""
     import numpy as np
 
     from embstore._engine.format.ragged import Padded
@@ -209,9 +216,11 @@ def _write_npy(path: Path, values: Any) -> None:
     if isinstance(values, Padded):
         if len(values.lengths) and values.lengths.min() < values.lengths.max():
             lengths = f"{values.lengths.min()} to {values.lengths.max()}"
-            raise ValueError(f"rows of {lengths} tokens are no one array: write them with embstore export, to .npz")
+            raise ValueError(
+                f"expected rows of one length, found {lengths} tokens; use embstore export to write an .npz"
+            )
         values = values.values
-    with replacing(path) as partial, partial.open("wb") as file:  # np.save itself would add a suffix
+    with replacing(path) as partial, partial.open("wb") as file:  # np.save would add a suffix to a path
         np.save(file, values, allow_pickle=False)
 
 
@@ -219,7 +228,7 @@ def _write_npy(path: Path, values: Any) -> None:
 @click.argument("store", type=PATH, metavar="STORE")
 @to_json
 def verify(store: Path, as_json: bool) -> int:
-    """Check every byte of a store against what was committed."""
+    """Check every byte of a store against its checksums."""
     from embstore import verify
 
     report = verify(store)
@@ -234,7 +243,7 @@ def verify(store: Path, as_json: bool) -> int:
 @click.argument("dest", type=PATH)
 @to_json
 def salvage(store: Path, dest: Path, as_json: bool) -> int:
-    """Copy the sound rows of a broken store to DEST, which must not be there; the broken one is left as it is."""
+    """Copy the sound rows of a damaged store to DEST, which must not exist. The damaged store is not changed."""
     from embstore import salvage
 
     report = salvage(store, dest)
@@ -249,7 +258,7 @@ def salvage(store: Path, dest: Path, as_json: bool) -> int:
 @STORE
 @to_json
 def compact(store: str, as_json: bool) -> None:
-    """Write a store anew without its deleted rows. Views and row numbers of before are no longer valid."""
+    """Rewrite a store without its deleted rows. Older views and row numbers are no longer valid."""
     with open_place(store, writable=True) as opened:
         dead = opened.snapshot.record.dead
         opened.compact()
@@ -266,12 +275,12 @@ def compact(store: str, as_json: bool) -> None:
     type=click.Choice(["error", "skip", "replace"]),
     default="error",
     show_default=True,
-    help="What to do with keys that DEST has already.",
+    help="Action for keys that DEST has already.",
 )
-@click.option("--compression", type=click.Choice(["zstd", "blosc"]), help="Of DEST, if it is made by this.")
+@click.option("--compression", type=click.Choice(["zstd", "blosc"]), help="Compression of DEST, if it is new.")
 @to_json
 def merge(dest: Path, parts: tuple[Path, ...], if_exists: Any, compression: str | None, as_json: bool) -> None:
-    """Put the rows of several stores of one config into DEST, in one commit; it is made if it is not there."""
+    """Merge the rows of stores with one config into DEST, in one commit. DEST is made if it is absent."""
     from embstore import merge
 
     result = merge(dest, *parts, if_exists=if_exists, **({"compression": compression} if compression else {}))

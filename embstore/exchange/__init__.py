@@ -1,7 +1,7 @@
-"""Exchange: old files in, other tools' files out. Names are imported when they are first used.
+"""Import files into a store, and export rows to files of other tools. Names are imported when they are first used.
 
-`import_file` reads ``.pt``, ``.npz``, ``.h5``, ``.safetensors`` and ``.parquet`` into a store, `export_file` writes
-rows of a store to them. Each format's module says only how its files are laid out.
+`import_file` reads ``.pt``, ``.npz``, ``.h5``, ``.safetensors`` and ``.parquet`` files, `export_file` writes them. The
+module of a format knows only the layout of its files.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ _HOMES = {
 
 __all__ = [*_HOMES]
 
-if not TYPE_CHECKING:  # it would accept any misspelt name
+if not TYPE_CHECKING:  # type checkers would accept any misspelt name
     __getattr__, __dir__ = lazily(__name__, _HOMES)

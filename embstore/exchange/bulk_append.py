@@ -1,7 +1,7 @@
-"""BulkAppend: the rows of a table in a store, in one commit, read and written a block at a time.
+"""BulkAppend: write the rows of a table to a store in one commit, a block at a time.
 
-Rows that can't be used are found while they are written: the commit is then given up, all rows are looked at, and it is
-made anew without those. So a sound file is read once. `importing` opens the table and the store.
+Rows that can't be used are found while they are written. The commit is then abandoned, all rows are checked, and a new
+commit leaves out the bad ones. So a sound file is read once. `importing` opens the table and the store.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import replace
 from itertools import chain
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -83,7 +82,7 @@ class BulkAppend:
     # -- which rows ---------------------------------------------------------------------------
 
     def _read_keys(self) -> None:
-        """Read all keys, and leave out rows without one, or with one that others have too."""
+        """Read all keys. Leave out rows without a key, and all rows of a repeated key."""
         hashes: list[Hashes] = [np.empty((0, 2), np.uint64)]
         codes: list[int] = []
         classes: dict[str, int] = {}
@@ -106,7 +105,7 @@ class BulkAppend:
         self._leave_out_twins()
 
     def _leave_out_twins(self) -> None:
-        """Leave out all rows of a key that several have: one that is missing is made anew, one that is wrong is not."""
+        """Leave out all rows of a repeated key: a missing row is encoded again, a wrong one is not."""
         places = np.flatnonzero(self.usable)
         places = places[np.lexsort((places, self.hashes[places, 1], self.hashes[places, 0]))]
         same = (self.hashes[places[1:]] == self.hashes[places[:-1]]).all(axis=1)
@@ -115,14 +114,14 @@ class BulkAppend:
         self._leave_out({int(place): "" for place in np.flatnonzero(twins)})
 
     def _leave_out(self, reasons: Mapping[int, str]) -> None:
-        """Note rows that are not used; without a reason, it is that others have the same key."""
+        """Note rows that are not used. An empty reason stands for a repeated key."""
         for place, found, key in self._named(np.array(sorted(reasons), np.int64)):
             reason = reasons[place] or f"several entries have the key '{key}'"
             self.table.unreadable.append(Unreadable(found, reason))
             self.usable[place] = False
 
     def _named(self, places: NDArray[np.int64]) -> Iterator[tuple[int, object, Any]]:
-        """Yield what the rows at some places are called, and their keys."""
+        """Yield the place, the name and the key of the rows at some places."""
         start, wanted = 0, set(places.tolist())
         for block in self.table.row_names() if wanted else ():
             for place, name in enumerate(block, start):
@@ -131,7 +130,7 @@ class BulkAppend:
             start += len(block)
 
     def _look(self, specs: Mapping[str, FieldSpec]) -> None:
-        """Look at all rows of all fields, and leave out those that can't be used."""
+        """Check all rows of all fields, and leave out those that can't be used."""
         reasons: dict[int, str] = {}
         for name, spec in specs.items():
             for places, _, bad in self._checked(name, spec, self.usable):
@@ -141,7 +140,7 @@ class BulkAppend:
     # -- into the store -----------------------------------------------------------------------
 
     def _plan(self, snapshot: Snapshot, index: KeyIndex) -> tuple[Plan | None, AppendResult]:
-        """Plan the commit; values are read while it is carried out."""
+        """Plan the commit. The values are read later, while it is written."""
         check_ends(snapshot)
         record = self._agreed(snapshot.record, snapshot.folder.path)
         stored = np.full(len(self.usable), -1, np.int64)
@@ -161,7 +160,7 @@ class BulkAppend:
             appends[name] = _whole_chunks(
                 self._rows(name, spec, chosen, lengths, report=place == 0), record.arrays[name]
             )
-            if spec.ragged:  # comes after its tokens, and so after their lengths are known
+            if spec.ragged:  # written after its tokens, when their lengths are known
                 array = record.arrays[offsets_name(name)]
                 appends[offsets_name(name)] = _ends(lengths, record.arrays[name].length, first=not array.length)
         for name, column in record.columns.items():
@@ -174,8 +173,8 @@ class BulkAppend:
         appends |= {name: values for name, values in (("class_names", new_names), ("dead_rows", dead)) if len(values)}
         return Plan(replace(record, rows=record.rows + count), appends), result
 
-    def _agreed(self, record: Record, path: PurePath) -> Record:
-        """Return the record with the file's fields and columns, or say how the store's own differ."""
+    def _agreed(self, record: Record, path: Path) -> Record:
+        """Return the record with the fields and columns of the file. Raise if those of the store differ."""
         if not record.fields:
             for name, spec in self.specs.items():
                 record = with_field(record, name, spec)
@@ -197,11 +196,11 @@ class BulkAppend:
     def _rows(
         self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_], lengths: list[Any], *, report: bool
     ) -> Iterator[Values]:
-        """Yield a field's rows as they are stored; of ragged ones the tokens, and notes their lengths."""
+        """Yield the rows of a field as they are stored. Of ragged rows, yield the tokens and append the lengths."""
         for places, values, bad in self._checked(name, spec, chosen):
             if bad:
                 raise _BadRowsError(bad)
-            if report and places[-1] >= self._reported:  # once for each row, also if it is written twice
+            if report and places[-1] >= self._reported:  # once a row, also if the commit is repeated
                 self.advance(int(places[-1]) + 1 - self._reported)
                 self._reported = int(places[-1]) + 1
             if isinstance(values, Ragged):
@@ -213,14 +212,15 @@ class BulkAppend:
     def _checked(
         self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_]
     ) -> Iterator[tuple[NDArray[np.int64], Stored, Mapping[int, str]]]:
-        """Yield the chosen rows of a field: where they are in the table, as they are stored, and which are bad."""
-        dtype = self.table.fields[name].dtype
+        """Yield the chosen rows of a field: places in the table, stored values, reasons of bad rows."""
+        # "allow", because values from a file are not checked yet. `field_values` applies the rule of the store's field.
+        found = replace(self.table.fields[name], nonfinite="allow")
         for start, places, block in self._chosen(name, self.table.field(name), chosen):
             bad = {i: block.bad[place] for i, place in enumerate(places.tolist()) if place in block.bad}
             good = np.delete(np.arange(len(places)), list(bad))
             values = block.values if len(good) == len(block) else pick(block.values, places[good])
             try:
-                # Places stand for keys, so that the error names the rows by them.
+                # Places are passed as keys, so that the error names the rows by their places.
                 keys = list(map(str, good.tolist()))
                 values = field_values(name, spec, values, keys, casting=self.casting, stored_as=dtype)
             except NonFiniteError as error:
@@ -232,7 +232,8 @@ class BulkAppend:
     ) -> Iterator[tuple[int, NDArray[np.int64], Part]]:
         """Yield the first row of each block, the places of the chosen rows in it, and the block.
 
-        Refuses a file that says it has other rows than it has: what is committed must have as many in each array.
+        Raises FileFormatError if the file has another number of rows than it states: all arrays of a commit must have
+        equally many.
         """
         start = 0
         for block in blocks:
@@ -252,7 +253,7 @@ class BulkAppend:
 
 
 def _whole_chunks(blocks: Iterator[Values], array: ArrayState) -> Iterator[Values]:
-    """Put rows into blocks that end where chunks do: a chunk that is filled in two goes is written and synced twice."""
+    """Cut rows into blocks that end where chunks end: a chunk filled in two steps is written and synced twice."""
     size = array.rows_per_chunk
     bytes_at_once = BLOCK_ROWS if array.dtype == STRING else BLOCK_BYTES // max(1, array.chunk_nbytes) * size
     unit = size * max(1, min(BLOCK_ROWS, bytes_at_once) // size)
@@ -272,13 +273,13 @@ def _whole_chunks(blocks: Iterator[Values], array: ArrayState) -> Iterator[Value
 
 
 def _one(blocks: list[Any]) -> Values:
-    """Put blocks behind each other."""
+    """Concatenate blocks."""
     whole: Values = np.concatenate(blocks) if isinstance(blocks[0], np.ndarray) else list(chain.from_iterable(blocks))
     return whole
 
 
 def _ends(lengths: list[NDArray[np.int64]], tokens: int, *, first: bool) -> Iterator[Values]:
-    """Yield where each row ends, among tokens that follow others."""
+    """Yield the end of each row in the array of tokens, which has `tokens` already."""
     if first:
         yield np.array([tokens], np.int64)
     for block in lengths:

@@ -1,6 +1,6 @@
-"""Export: rows of a store as a file of another kind, put in place whole.
+"""Export: write rows of a store to a file of another format, which replaces an old one atomically.
 
-Each chunk is checked as it is read. Formats take the rows from `Outgoing`, a block at a time.
+Each chunk is checked as it is read. The formats read the rows from `Outgoing`, a block at a time.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """Sizes of texts, which a format needs before it writes them.
+    """Sizes of texts. A format needs them before it writes the texts.
 
     Attributes
     ----------
     longest : int
-        In characters.
+        Length of the longest, in characters.
     has_nul : bool
-        Whether one of them has a NUL: HDF5 cuts it off there, NumPy cuts off NULs at the end.
+        True if one of them has a NUL. HDF5 cuts a text off there, NumPy removes NULs at the end.
     offsets : ndarray, (n + 1,) int64
-        Where each begins in the UTF-8 of all.
+        Start of each in the UTF-8 of all.
     """
 
     longest: int
@@ -51,7 +51,7 @@ class Texts:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of their UTF-8."""
+        """Size of their UTF-8, in bytes."""
         return int(self.offsets[-1])
 
 
@@ -65,7 +65,7 @@ class Member(NamedTuple):
 
 
 class Outgoing:
-    """Rows to be written, as all formats take them.
+    """The rows to write, for all formats.
 
     Attributes
     ----------
@@ -91,11 +91,11 @@ class Outgoing:
 
     @property
     def texts(self) -> list[str]:
-        """Names of the arrays of text: keys and columns."""
+        """Names of the arrays of texts: keys and columns."""
         return ["file_id", "class_name", *(name for name, dtype in self.columns.items() if dtype == STRING)]
 
     def blocks(self) -> Iterator[Rows]:
-        """Cut the rows into blocks that are good to hold in memory."""
+        """Yield the rows in blocks that fit in memory."""
         return row_blocks(self.snapshot, self.rows)
 
     def members(self, text_dtype: Callable[[Texts], Any]) -> Iterator[Member]:
@@ -104,7 +104,7 @@ class Outgoing:
         Parameters
         ----------
         text_dtype : callable
-            Returns the dtype of texts as the format has them. None: they are written as UTF-8 bytes and offsets.
+            Returns the dtype of texts in the format, or None to write them as UTF-8 bytes and offsets.
         """
         for name in self.texts:
             texts = self.measured(name)
@@ -140,7 +140,7 @@ class Outgoing:
         return read_field(self.snapshot, name, rows)
 
     def column(self, name: str, rows: Rows) -> Array | list[str]:
-        """Read a block of a column, of file_ids or classes."""
+        """Read a block of a column, of file_ids or of classes."""
         if name == "class_name":
             return self.snapshot.class_names_of(rows)
         record = self.snapshot.record
@@ -154,12 +154,12 @@ class Outgoing:
             yield values
 
     def utf8(self, name: str) -> Iterator[Array]:
-        """Yield texts as UTF-8, one after the other: ``(nbytes,) uint8``."""
+        """Yield the UTF-8 of texts: ``(nbytes,) uint8``."""
         for values in self.strings(name):
             yield np.frombuffer("".join(values).encode(), np.uint8)
 
     def measured(self, name: str) -> Texts:
-        """Read texts once to measure them."""
+        """Return the sizes of texts, which are read for it."""
         lengths, longest, has_nul = [np.empty(0, np.int64)], 0, False
         for rows in self.blocks():
             values = self.column(name, rows)
@@ -172,13 +172,13 @@ class Outgoing:
 
 
 def rows_to_write(rows: EmbeddingStore | View, fields: Sequence[str] | str | None = None) -> Outgoing:
-    """Return the rows of a store or view as a format writes them.
+    """Return the rows of a store or view for a format to write.
 
     Raises
     ------
     UnknownFieldError, StoreChangedError
     DuplicateKeysError
-        A view that has a row twice.
+        The view has a row twice.
     """
     view = rows if isinstance(rows, View) else rows.select()
     seen = view.snapshot()
@@ -187,7 +187,7 @@ def rows_to_write(rows: EmbeddingStore | View, fields: Sequence[str] | str | Non
     unique, counts = np.unique(view.rows, return_counts=True)
     if len(unique) < len(view.rows):
         raise DuplicateKeysError(seen.keys_of(unique[counts > 1]), path=view.store.path)
-    # Opened again, to check each chunk as it is read: a flipped bit must not get into the file.
+    # Opened again with checks of each chunk: a flipped bit must not get into the file.
     place, options = seen.folder.origin
     snapshot = open_generation(
         place,
@@ -212,11 +212,11 @@ def export_file(
     format: str | None = None,
     fields: Sequence[str] | str | None = None,
 ) -> Path:
-    """Write rows of a store to a file of another kind, which `import_file` can read again.
+    """Write rows of a store to a file of another format, which `import_file` can read again.
 
-    Keys, classes, columns, fields and the config go with the rows. The file is written beside its place, synced and
-    renamed: a file there is replaced whole or not at all. Deleted rows, provenance and the store's checksums stay
-    behind: only a copy of the store's folder has them.
+    Keys, classes, columns, fields and the config are written with the rows. The file is written under a temporary name,
+    synced and renamed: an old file is replaced whole or not at all. Deleted rows, provenance and the store's checksums
+    are not exported. Only a copy of the store's folder has them.
 
     Parameters
     ----------
@@ -224,9 +224,9 @@ def export_file(
         All live rows, or those of the view in its order.
     file : path_like
     format : {"pt", "npz", "hdf5", "safetensors", "parquet"}, optional
-        Otherwise as the suffix says.
+        The default follows from the suffix.
     fields : str or sequence of str, optional
-        All, unless given.
+        The default is all.
 
     Returns
     -------

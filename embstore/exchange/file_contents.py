@@ -49,7 +49,7 @@ FORMATS: Final = tuple(dict.fromkeys(_SUFFIXES.values()))
 BLOCK_BYTES: Final = 32 * 2**20
 BLOCK_ROWS: Final = 65_536
 _MOST_PACKED: Final = 2000
-"""Bytes that one byte of a file may stand for: deflate makes at most 1,032 of one."""
+"""Most bytes of values for one byte of a file: deflate expands one byte to at most 1,032."""
 _SMALL: Final = 256 * 2**20
 _BROKEN: Final[tuple[type[Exception], ...]] = (
     *(AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, OverflowError),
@@ -61,7 +61,7 @@ _BROKEN: Final[tuple[type[Exception], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Unreadable(PickledByName):
-    """Something of a file that did not become a row: its key (or name) as found, and why.
+    """An entry or array of a file that was not imported: its key (or name) as found, and the reason.
 
     Attributes
     ----------
@@ -78,19 +78,19 @@ class Unreadable(PickledByName):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayInfo:
-    """An array of a file, as it describes itself.
+    """The description of an array in its file.
 
     Attributes
     ----------
     dtype : str
-        NumPy's name, ``"bfloat16"`` or ``"string"``; with any other it can't be read.
+        A NumPy name, ``"bfloat16"`` or ``"string"``. An array of any other dtype can't be read.
     shape : tuple of int
-        Of a row; of a token, where it is ragged.
+        Shape of a row, or of a token in a ragged array.
     rows : int
     ragged : bool
-        Whether each row is a list with a length of its own.
+        True if each row has its own length.
     text_nbytes : int
-        Bytes of a text, about.
+        Estimated size of a text, in bytes.
     """
 
     dtype: str
@@ -101,7 +101,7 @@ class ArrayInfo:
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of a row of numbers or texts."""
+        """Size of a row of numbers or texts, in bytes."""
         if self.dtype == STRING:
             return self.text_nbytes
         return math.prod(self.shape) * np.dtype(stored_dtype(self.dtype)).itemsize
@@ -111,7 +111,7 @@ class ArrayInfo:
 
 
 def is_text(found: ArrayInfo) -> bool:
-    """Return whether an array holds texts: as such, or as lists of UTF-8 bytes."""
+    """Return True if an array holds texts, or lists of UTF-8 bytes."""
     return not found.shape and (found.dtype == STRING or (found.ragged and found.dtype == "uint8"))
 
 
@@ -145,14 +145,14 @@ class ArrayFile:
         self.path = path
         self.metadata: StoreMetadata | None = None
         self.arrays: dict[str, ArrayInfo] = {}
-        self._tokens: dict[str, int] = {}  # of arrays that were joined with their offsets
+        self._tokens: dict[str, int] = {}  # number of tokens of arrays joined with their offsets
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield the rows between each cut (a row number) and the next."""
         raise NotImplementedError
 
     def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
-        """Yield rows of numbers: ``(n, *shape)``. Of lists, those of `width` numbers, and the others as bad."""
+        """Yield rows of numbers: ``(n, *shape)``. Lists of another length than `width` are bad rows."""
         found = self.arrays[name]
         for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
             yield Block(np.asarray(values))
@@ -173,7 +173,7 @@ class ArrayFile:
                 raise self.wrong(f"{name!r} is not UTF-8 text: {error}") from error
 
     def join_offsets(self, name: str) -> None:
-        """Take an array and its offsets for one of rows of different lengths."""
+        """Turn an array of tokens and its array of offsets into one ragged array."""
         values, offsets = self.arrays.get(name), self.arrays.get(offsets_name(name))
         if values is None or offsets is None:
             return
@@ -198,7 +198,7 @@ class ArrayFile:
         """Close the file."""
 
     def check_size(self) -> None:
-        """Refuse a file that claims to hold much more than its bytes can: a bomb, or a broken header.
+        """Refuse a file that claims more values than its size allows: a bomb, or a broken header.
 
         Raises
         ------
@@ -210,12 +210,12 @@ class ArrayFile:
         check_claim(self.path, claimed)
 
     def wrong(self, reason: str) -> FileFormatError:
-        """Return the error that says what is wrong with the file."""
+        """Return an error for this file."""
         return FileFormatError(self.path, reason)
 
 
 def check_claim(path: Path, claimed: int) -> None:
-    """Refuse a file that claims to hold much more bytes than it can.
+    """Refuse a file that claims more bytes than its size allows.
 
     Raises
     ------
@@ -316,14 +316,14 @@ def explained(path: Path, *more: type[Exception]) -> Iterator[None]:
     except EmbstoreError:
         raise
     except (*_BROKEN, *more) as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a place that no file has
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek outside any file
             raise
         text = str(error).strip().partition("\n")[0] or type(error).__name__
         raise FileFormatError(path, f"it can't be read: {text}") from error
 
 
 def format_of(path: Path, format: str | None) -> str:
-    """Return a file's format: as told, or by its suffix.
+    """Return the format of a file: the given one, or that of its suffix.
 
     Raises
     ------

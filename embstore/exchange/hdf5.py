@@ -1,7 +1,7 @@
-"""``.h5``, ``.hdf5``: one dataset an array, in the root group, through h5py.
+"""``.h5``, ``.hdf5``: a dataset for each array, in the root group, through h5py.
 
-Datasets are chunked, resizable, and have HDF5's own checksums (fletcher32). What a file takes from elsewhere (links,
-virtual datasets, external storage) is not read: a file to import must not decide which other files are.
+Datasets are chunked, resizable, and have HDF5's own checksums (fletcher32). Links, virtual datasets and external
+storage are not read: a file to import must not decide which other files are read.
 Source: https://docs.h5py.org/en/stable/high/dataset.html
 """
 
@@ -50,7 +50,7 @@ class File(ArrayFile):
             self.metadata = StoreMetadata.parse(found, path)
 
     def _own(self, name: str) -> bool:
-        """Tell whether an array lies in this very file."""
+        """Return True if the file itself holds an array."""
         link = self._file.get(name, getlink=True)
         if not isinstance(link, self._h5py.HardLink):
             return False
@@ -65,7 +65,7 @@ class File(ArrayFile):
         self.arrays[name] = ArrayInfo(dtype=kind, shape=dataset.shape[1:], rows=dataset.shape[0], text_nbytes=8192)
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
-        """Yield what lies between each cut and the next."""
+        """Yield the rows between each cut and the next."""
         is_text = self.arrays[name].dtype == STRING
         with explained(self.path):
             dataset = self._file[name].asstr() if is_text else self._file[name]
@@ -78,7 +78,7 @@ class File(ArrayFile):
                     yield values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
@@ -101,7 +101,7 @@ def _write(file: Any, member: Member) -> None:
         maxshape=(None, *shape[1:]),
         chunks=(max(1, min(step, shape[0])), *shape[1:]),
         dtype=dtype,
-        fletcher32=not dtype.hasobject,  # which does not reach texts: they lie elsewhere
+        fletcher32=not dtype.hasobject,  # it does not cover texts, which lie in the global heap
         track_times=False,
     )
     start = 0

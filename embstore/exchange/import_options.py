@@ -13,7 +13,7 @@ from embstore._engine.write.check_input import Casting
 from embstore.errors import UnknownColumnError, UnknownFieldError
 
 KeyOrder = Literal["file_id:class", "class:file_id", "class:file_name", "file_id"]
-"""Order of file_id and class in names; of a file_name, the suffix is not part of the file_id."""
+"""Order of file_id and class in names. The suffix of a file_name is not part of the file_id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,17 +23,17 @@ class ImportOptions:
     Attributes
     ----------
     field : str or None
-        The only field to take; or the name that the file's only field gets.
+        The only field to take, or a new name for the only field of the file.
     columns : tuple of str or None
-        The columns to take; all, for None.
+        The columns to take. None takes all.
     keys : KeyOrder or callable, optional
-        How names are read; or a function of a name that returns its key.
+        The order in names, or a function of a name that returns its key.
     class_name : str
         The class of names without one.
     ragged : bool
-        Whether rows of different lengths are rows of a ragged field.
+        True if rows of different lengths make a ragged field.
     casting : {"no", "same_kind"}
-        Whether rows of another dtype than most may be converted.
+        "same_kind" converts rows of another dtype than most.
     """
 
     field: str | None = None

@@ -1,7 +1,7 @@
-"""Import: the rows of a file into a store, in one commit.
+"""Import: write the rows of a file to a store, in one commit.
 
-One commit, because half a file in a store is nothing that anyone wants to reason about, and because files of arrays
-come column by column, as a commit takes them. `tables` says what a file gives, `bulk_append` brings it into the store.
+One commit, because half a file in a store is hard to reason about, and because files of arrays are read column by
+column, as a commit takes them. `interpret` reads the arrays as rows, `bulk_append` writes them to the store.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportResult(PickledByName):
-    """What an import did.
+    """The result of an import.
 
     Attributes
     ----------
     path : Path
         Of the store.
     rows, skipped, replaced : int
-        Added (in place of others, too); left as they were; taken the place of.
+        Numbers of rows: added (replacements included), already stored and left unchanged, and replaced.
     unreadable : tuple of Unreadable
-        What did not become a row, by its key as found, and why.
+        Entries that did not become rows: their keys as found, and the reasons.
     left_out : tuple of Unreadable
-        What else did not come over: columns, attributes of the config.
+        Columns and attributes of the config that were not imported.
     config : Config
     seconds : float
     """
@@ -68,7 +68,7 @@ class ImportResult(PickledByName):
 
     @property
     def ok(self) -> bool:
-        """Whether everything came over."""
+        """True if everything was imported."""
         return not self.unreadable and not self.left_out
 
     @property
@@ -112,52 +112,52 @@ def import_file(
     Parameters
     ----------
     file : path_like
-        What `export_file` wrote, or a file of others: see Notes.
+        A file of `export_file`, or of another program: see Notes.
     dest : path_like or Cache
-        A store, made if it is absent; or a cache, and in it the store of the config.
+        A store, which is made if it is absent, or a cache: the rows go to its store of this config.
     config : mapping, optional
-        All that the values depend on; needed where the file does not say it.
+        All that the values depend on. Required if the file does not state it.
     format : {"pt", "npz", "hdf5", "safetensors", "parquet"}, optional
-        Otherwise as the suffix says.
+        The default follows from the suffix.
     field : str, optional
-        The only field to take; or what to call it, if the file has one field and calls it otherwise.
+        The only field to take, or a new name for the only field of the file.
     fields : mapping of str to FieldSpec, optional
-        What fields of a new store are, where the file does not say it: layer, pooling, whether NaN is allowed, dtype.
+        Fields of a new store, if the file does not state them: layer, pooling, dtype, and whether NaN is allowed.
     columns : sequence of str, optional
-        The columns to take; all, unless given.
+        The columns to take. The default is all.
     keys : {"file_id:class", "class:file_id", "class:file_name", "file_id"} or callable, optional
-        How names with a colon are read, where the file states no class beside them. ``"file_id:class"`` splits at the
-        last colon, ``"class:file_id"`` at the first, ``"class:file_name"`` too and removes the file's suffix,
-        ``"file_id"`` not at all. Or a function of a name that returns its `Key`.
+        How to read names with a colon, if the file states no class beside them. ``"file_id:class"`` splits at the last
+        colon. ``"class:file_id"`` splits at the first. ``"class:file_name"`` does too, and removes the file's suffix.
+        ``"file_id"`` does not split. Or a function of a name that returns its `Key`.
     class_name : str
         The class of file_ids without one.
     ragged : bool
-        Whether rows that differ in their first axis alone are rows of a ragged field; else they are unreadable.
+        True to store rows that differ in their first axis alone as a ragged field. Otherwise they are unreadable.
     casting : {"no", "same_kind"}
-        Whether values of another dtype may be converted; float64 then becomes float32, unless `fields` says otherwise.
+        "same_kind" converts values of another dtype. float64 then becomes float32, unless `fields` has another dtype.
     if_exists : {"error", "skip", "replace"}
-        What to do with keys that are stored.
+        The action for keys that are stored already.
     progress : callable or bool, optional
         A function of (done, total), or True for a bar.
     **options
-        Of a new store, as for `embstore.open`.
+        Options of a new store, as for `embstore.open`.
 
     Returns
     -------
     ImportResult
-        A row that can't be used (no key, a key that another row has too, another shape, NaN) is listed in
-        `unreadable`, and does not stop the others.
+        A row that can't be used (no key, a repeated key, another shape, NaN) is listed in `unreadable`. The others are
+        imported.
 
     Raises
     ------
     UnknownFormatError, MissingLibraryError
     FileFormatError, UnsafeFileError
-        The file is broken, or not understood; or reading it could run code; or a name has a colon, and neither the
-        file nor `keys` says which part is the class. Nothing was added.
+        The file is broken or not understood, or reading it could run code. Or a name has a colon, and neither the file
+        nor `keys` states which part is the class. No row was added.
     ConfigMismatchError
-        The file's config is another than `config`, or the store's another than both.
+        The config of the file differs from `config`, or that of the store from both.
     TypeError
-        There is no config.
+        Neither the file nor `config` states a config.
     FieldMismatchError, UnknownFieldError, UnknownColumnError, DtypeError, ShapeError
         The store has other fields or columns.
     KeysExistError
@@ -212,7 +212,7 @@ def import_file(
 
 @contextlib.contextmanager
 def _opened(path: Path, kind: str, options: ImportOptions) -> Iterator[Table]:
-    """Open a file for reading, and say what it gives."""
+    """Open a file, and return its rows."""
     if kind == "pt":
         from embstore.exchange.pt import read_table
 
@@ -224,10 +224,10 @@ def _opened(path: Path, kind: str, options: ImportOptions) -> Iterator[Table]:
 
 
 def _config(table: Table, given: Mapping[str, Any] | None) -> Config:
-    """Return the config: the file's or the one given."""
+    """Return the config of the file, or the given one."""
     if given is None:
         if table.config is None:
-            raise TypeError(f"{table.path} does not say what its values depend on: pass config=")
+            raise TypeError(f"{table.path} does not state the config that its values depend on: pass config=")
         return table.config
     config = given if isinstance(given, Config) else Config(given)
     if table.config is not None and (differences := config.diff(table.config)):
@@ -236,7 +236,7 @@ def _config(table: Table, given: Mapping[str, Any] | None) -> Config:
 
 
 def _spec(table: Table, name: str, declared: FieldSpec | None, casting: Casting) -> FieldSpec:
-    """Say what a field of a new store is."""
+    """Return the spec of a field of a new store."""
     found = table.fields[name]
     if table.declared:
         return found

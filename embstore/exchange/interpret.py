@@ -1,4 +1,4 @@
-"""Arrays of a file as keys, fields and columns: by an export's metadata, else by names and shapes."""
+"""Read arrays of a file as keys, fields and columns: by the metadata of an export, else by names and shapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN: Final = 20
 
 
 def table_of(file: ArrayFile, options: ImportOptions) -> Table:
-    """Return the rows of a file of arrays, by its metadata if an export wrote it, else by names and shapes of arrays.
+    """Return the rows of a file: by the metadata of an export, else by the names and shapes of its arrays.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def table_of(file: ArrayFile, options: ImportOptions) -> Table:
 
 
 def _foreign_table(file: ArrayFile, options: ImportOptions) -> Table:
-    """Return the rows of a file of others. Names and shapes of its arrays decide which are keys, fields and columns."""
+    """Return the rows of another program's file. Names and shapes decide which arrays are keys, fields and columns."""
     names = next((name for name in KEYS if _can_name(file.arrays.get(name))), None)
     if names is None:
         return _one_a_key(file, options)
@@ -85,8 +85,8 @@ def _foreign_table(file: ArrayFile, options: ImportOptions) -> Table:
 def _one_a_key(file: ArrayFile, options: ImportOptions) -> Table:
     """Return the rows of a file with an array for each key, as ``save_file({"v1:dog": tensor, …})`` makes it.
 
-    Without a class in each name, an array may as well be a matrix without keys: then `keys` must say that names are
-    keys. "embeddings" is the name of a matrix all the same.
+    An array whose name has no class may also be a matrix without keys. Then `keys` must state that names are keys.
+    "embeddings" is always the name of a matrix.
     """
     stated = options.keys is not None
     matrix = any(name in file.arrays and file.arrays[name].shape for name in EMBEDDING)
@@ -113,7 +113,7 @@ def _can_name(found: ArrayInfo | None) -> bool:
 def _field_of(
     file: ArrayFile, name: str, found: ArrayInfo, ragged: bool, left_out: list[Unreadable]
 ) -> dict[str, FieldSpec]:
-    """Describe the field that an array makes, if it can."""
+    """Return the spec of the field that an array makes, by its name. Empty if it makes none."""
     if not found.ragged:
         if 0 in found.shape:
             left_out.append(Unreadable(name, f"a row is of the shape {found.shape}"))

@@ -21,22 +21,22 @@ from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Block, 
 from embstore.exchange.scalars import plain
 
 _TEXTS_AT_ONCE: Final = 256
-"""So few that they are gone before the garbage collector takes them for lasting, and looks at all tensors too: with
-65,536, naming 200,000 entries took three times as long."""
+"""So few that they are freed before the garbage collector moves them to an older generation, and then scans all tensors
+too. With 65,536, naming 200,000 entries took three times as long."""
 
 short_dtype = functools.lru_cache(dtype_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """An array that is still in its file.
+    """An array that was not read from its file yet.
 
     Attributes
     ----------
     shape : tuple of int
     dtype : str
     read : callable
-        Returns it; bfloat16 as its bits.
+        Returns the array, bfloat16 as its bits.
     """
 
     shape: tuple[int, ...]
@@ -121,7 +121,7 @@ class MemoryFile(ArrayFile):
 
 
 def _as_array(values: Sequence[Any]) -> Array | list[str] | None:
-    """Return a list of texts as it is, numbers as an array, and None for other lists."""
+    """Return a list of texts unchanged, a list of numbers as an array, and None for others."""
     found = [plain(value) for value in values]
     kinds = set(map(type, found))
     if kinds == {str}:
@@ -135,7 +135,7 @@ def _as_array(values: Sequence[Any]) -> Array | list[str] | None:
 
 
 def numbers_of(tensor: Any, dtype: str) -> Array:
-    """Return a tensor's numbers, bfloat16 as its bits, without a copy if they are of this dtype."""
+    """Return the numbers of a tensor, bfloat16 as its bits. Numbers of this dtype are not copied."""
     if isinstance(tensor, Unread):
         return converted(tensor.read(), tensor.dtype, dtype)
     if isinstance(tensor, np.ndarray):
@@ -153,7 +153,7 @@ def numbers_of(tensor: Any, dtype: str) -> Array:
 
 
 def refusal(value: Any, torch: Any) -> str:
-    """Say why a value can't be a row; "" if it can. `torch` is the module, None where it is not loaded."""
+    """Return why a value can't be a row, or "". `torch` is the module, or None if it is not imported."""
     if not isinstance(value, np.ndarray | Unread):
         if torch is None or type(value) not in (torch.Tensor, torch.nn.Parameter):
             return f"expected a tensor or an array, found {type(value).__name__}"

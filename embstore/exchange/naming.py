@@ -1,4 +1,4 @@
-"""Keys as others write them: the file_id first or the class first, or a bare file_id. Pure."""
+"""Keys as other programs write them: the file_id first or the class first, or a bare file_id. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embstore.exchange.file_contents import Unreadable
 from embstore.exchange.import_options import ImportOptions
 
 RowName = tuple[object, Key] | Unreadable
-"""The name of a row in the file and its key, or why it has no key."""
+"""The name of a row in the file and its key, or the reason why it has no key."""
 
 _COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" separates no class
 

@@ -1,7 +1,7 @@
 """``.npz``: a zip of ``.npy`` members, as NumPy reads and writes them.
 
-Members are streamed through zipfile, stored ones too: it checks their CRC-32, and a map would not. NumPy's own
-readers of headers are used, and no member that would need pickle is read.
+Members are streamed through zipfile, uncompressed ones too: it checks their CRC-32, and a memory map would not. NumPy
+reads the headers. Members that need pickle are not read.
 Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
 
@@ -28,14 +28,14 @@ from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 _NPY: Final = ".npy"
 METADATA: Final = f"__{ENTRY}__"
-"""The array that holds the metadata: no field or column can have this name."""
+"""The array of the metadata. No field or column can have this name."""
 _MOST_METADATA: Final = 256 * 2**20  # bytes
 _PIECE: Final = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One array: its name in the zip, where its values begin in the member, and what they are."""
+    """An array: its name in the zip, the offset of its values in the member, their dtype, shape and order."""
 
     name: str
     start: int
@@ -87,7 +87,7 @@ class File(ArrayFile):
         )
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
-        """Yield what lies between each cut and the next."""
+        """Yield the rows between each cut and the next."""
         member = self._members[name]
         if member.dtype.hasobject:
             hint = "save texts as np.array(…, dtype=str), and rows of one shape as numbers"
@@ -120,8 +120,8 @@ class File(ArrayFile):
                     self._fill(file, values.reshape(-1).view(np.uint8).data)
                 yield values
             with explained(self.path):
-                if file.read(1):  # which also compares the checksum of the whole member
-                    raise self.wrong(f"{member.name!r} is longer than it says")
+                if file.read(1):  # reading the end also checks the CRC-32 of the member
+                    raise self.wrong(f"{member.name!r} is longer than its header states")
 
     def _fill(self, file: IO[bytes], buffer: bytearray | memoryview) -> None:
         view = memoryview(buffer)
@@ -134,7 +134,7 @@ class File(ArrayFile):
                 view = view[len(piece) :]
 
     def _reordered(self, member: _Member, cuts: Sequence[int]) -> Iterator[Array]:
-        """Yield rows of an array that lies column by column: unpacked to a temporary file, and read across."""
+        """Yield rows of an array in Fortran order. It is unpacked to a temporary file and mapped."""
         size = self._archive.getinfo(member.name).file_size - member.start
         with tempfile.TemporaryFile() as beside:
             with explained(self.path), self._archive.open(member.name) as file:
@@ -148,12 +148,12 @@ class File(ArrayFile):
                 yield np.array(values[start:stop], order="C")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._archive.close()
 
 
 def write(path: Path, rows: Outgoing) -> None:
-    """Write rows to a new file; each array is a member, stored as it is, so that others can map it."""
+    """Write rows to a new file. Each array is an uncompressed member, which other programs can map."""
     metadata = np.array(rows.metadata.to_json())
     members = rows.members(lambda texts: _text_dtype(texts, rows.count))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -167,7 +167,7 @@ def write(path: Path, rows: Outgoing) -> None:
 
 
 def _text_dtype(texts: Texts, count: int) -> str | None:
-    """Return NumPy's dtype of texts, or None where its padding would lose NULs or waste memory."""
+    """Return NumPy's dtype of texts, or None if its padding would lose NULs or waste memory."""
     if texts.has_nul or 4 * texts.longest * count > 8 * texts.nbytes + 64 * 2**20:
         return None
     return f"<U{max(1, texts.longest)}"

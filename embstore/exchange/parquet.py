@@ -1,7 +1,7 @@
-"""``.parquet``: a column an array, through pyarrow; rows of a field are fixed-size lists, ragged ones lists.
+"""``.parquet``: a column for each array, through pyarrow. Rows of a field are fixed-size lists, ragged rows are lists.
 
-Row groups are as large as a block. Vectors are neither packed nor put into dictionaries: that costs time, saves
-nothing, and a dictionary would take one NaN for another.
+Row groups are half as large as a block. Vectors are neither compressed nor dictionary-encoded: that costs time, saves
+no space, and a dictionary would replace one NaN by another.
 Source: https://arrow.apache.org/docs/python/parquet.html
 """
 
@@ -23,7 +23,7 @@ from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 
 _BUFFER: Final = 8 * 2**20
 _EXPANDED: Final = 8
-"""How many times its own size a list takes while it is read: with each number come two levels."""
+"""Memory of a list while it is read, in multiples of its size: each number has two levels."""
 _NAMES: Final = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
@@ -71,7 +71,7 @@ class File(ArrayFile):
         return ArrayInfo(dtype=_dtype(kind), shape=(), rows=rows)
 
     def _batches(self, name: str, rows: int) -> Iterator[Any]:
-        """Yield a column's arrays, of at most so many rows."""
+        """Yield the arrays of a column, each of at most `rows` rows."""
         with explained(self.path):
             batches = self._file.iter_batches(batch_size=rows, columns=[name], use_threads=False)
         while True:
@@ -87,7 +87,7 @@ class File(ArrayFile):
             yield array
 
     def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
-        """Yield rows of numbers; of lists, those of `width` numbers, and the others as bad."""
+        """Yield rows of numbers. Lists of another length than `width` are bad rows."""
         found = self.arrays[name]
         if found.ragged:
             assert width is not None
@@ -98,7 +98,7 @@ class File(ArrayFile):
             with explained(self.path):
                 bad = _nulls(array)
                 values = _flat(array.flatten() if found.shape else array, found.dtype).reshape(-1, *found.shape)
-                if found.shape and bad:  # a missing list has no numbers: zeros stand where they would
+                if found.shape and bad:  # a missing list has no numbers: zeros fill its row
                     there = np.ones(len(array), bool)
                     there[list(bad)] = False
                     values, given = np.zeros((len(array), *found.shape), found.dtype), values
@@ -134,13 +134,13 @@ class File(ArrayFile):
             yield Block(rows, _nulls(array))
 
     def strings(self, name: str) -> Iterator[list[str]]:
-        """Yield rows of text; a missing one is empty."""
+        """Yield rows of text. A missing text is empty."""
         for array in self._batches(name, BLOCK_ROWS // 8):
             with explained(self.path):
                 yield [text or "" for text in array.to_pylist()]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
@@ -151,11 +151,13 @@ def _dtype(kind: Any) -> str:
 def _nulls(array: Any) -> dict[int, str]:
     if not array.null_count:
         return {}
-    return dict.fromkeys(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)).tolist(), "there is no value")
+    return dict.fromkeys(
+        np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)).tolist(), "its value is missing"
+    )
 
 
 def _flat(array: Any, dtype: str) -> Array:
-    """Return numbers as NumPy's; a missing one is NaN, or refused where there is none."""
+    """Return numbers as a NumPy array. A missing float is NaN. Other dtypes have no NaN and raise."""
     if array.null_count and not dtype.startswith("float"):
         raise ValueError("a number is missing")
     if dtype == "bool" or array.null_count:
@@ -165,7 +167,7 @@ def _flat(array: Any, dtype: str) -> Array:
 
 
 def write(path: Path, rows: Outgoing) -> None:
-    """Write rows to a new file, a row group a block."""
+    """Write rows to a new file, two row groups for each block."""
     arrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
     schema = arrow.schema([arrow.field(name, kind, nullable=False) for name, kind in _types(arrow, rows)])
     schema = schema.with_metadata({ENTRY: rows.metadata.to_json()})
@@ -178,7 +180,7 @@ def write(path: Path, rows: Outgoing) -> None:
         write_page_checksum=True,
         store_schema=True,
     ) as writer:
-        # Halves: a row group is held in memory until it is written, and its levels beside it.
+        # Halves, because a row group and its levels are in memory until it is written.
         for block in (half for whole in rows.blocks() for half in np.array_split(whole, 2) if len(half)):
             columns = [_values(arrow, rows, name, block, schema.field(name).type) for name in schema.names]
             writer.write_batch(arrow.record_batch(columns, schema=schema), row_group_size=len(block))
@@ -197,7 +199,7 @@ def _types(arrow: Any, rows: Outgoing) -> Iterator[tuple[str, Any]]:
 
 
 def _values(arrow: Any, rows: Outgoing, name: str, block: Any, kind: Any) -> Any:
-    """Return a block of a column as Arrow's, numbers without a copy."""
+    """Return a block of a column as an Arrow array. Numbers are not copied."""
     if name not in rows.fields:
         return arrow.array(rows.column(name, block), kind)
     values = rows.field(name, block)

@@ -1,12 +1,13 @@
-"""Dictionaries of tensors in ``.pt`` files, as `torch.save` writes them: read into a store, and written from one.
+"""Dictionaries of tensors in ``.pt`` files of `torch.save`: read into a store, and written from a store.
 
-Read are ``{key: tensor}``, ``{key: {"embedding": tensor, "class_name": …, other scalars}}`` (or ``"embeddings"``),
-both kinds in one file, and either of them under ``{"embeddings": …, "metadata": …}``, whose metadata is the config.
-Arrays of NumPy's may stand for tensors; they lie in the pickle itself, and so come into memory whole, where tensors are
-mapped. Scalars that most entries have become columns. An entry's ``class_name`` decides how its key is read; keys with
-a colon and without a class need the option `keys`. ``{"ids": list, "embeddings": matrix}`` has a row for each id.
+These forms are read: ``{key: tensor}``, ``{key: {"embedding": tensor, "class_name": …, other scalars}}`` (or
+``"embeddings"``), both kinds in one file, and either of them under ``{"embeddings": …, "metadata": …}``. The metadata
+becomes the config. NumPy arrays may replace tensors. They lie in the pickle itself, and are read into memory whole,
+while tensors are mapped. Scalars that most entries have become columns. The ``class_name`` of an entry decides how its
+key is read. Keys with a colon and without a class need the option `keys`. ``{"ids": list, "embeddings": matrix}`` has a
+row for each id.
 
-Nothing in a file is run: it is loaded with ``weights_only=True``. Imports torch when it is called, and only then.
+No code of a file is run: it is loaded with ``weights_only=True``. torch is imported at the first call.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _torch() -> Any:
 
 
 def read_table(path: Path, options: ImportOptions) -> Table:
-    """Say what a file of tensors gives. Tensors are mapped, and read when they are asked for.
+    """Return the rows of a file of tensors. Tensors are mapped, and read when they are used.
 
     Raises
     ------
@@ -91,25 +92,25 @@ def read_table(path: Path, options: ImportOptions) -> Table:
 
 
 def is_columnar(found: Mapping[Any, Any]) -> bool:
-    """Return whether a dictionary holds arrays of rows, and not an entry for each row."""
+    """Return True if a dictionary holds arrays of rows, False if it has an entry for each row."""
     if any(len(getattr(found.get(name), "shape", ())) > 1 for name in EMBEDDING):
         return True  # "embeddings" is the name of a matrix, not the key of a row
     return any(isinstance(found.get(name), list | tuple) or _is_vector(found.get(name)) for name in KEYS)
 
 
 def _is_vector(value: Any) -> bool:
-    """Return whether a value can hold names, one for each row."""
+    """Return True if a value can hold names, one for each row."""
     return len(getattr(value, "shape", ())) == 1 and dtype_name(value.dtype).startswith(("int", "uint", "str"))
 
 
 def _load(path: Path) -> Any:
-    """Load a file without running anything in it."""
+    """Load a file without running its code."""
     torch = _torch()
     with path.open("rb") as file:
         mapped = file.read(len(_ZIP)) == _ZIP
     if not mapped:
         logger.warning(
-            "%s: it is no zip (torch wrote none before 1.6): it can't be mapped, and is read into memory whole", path
+            "%s: it is not a zip (torch before 1.6 wrote none), so it is read into memory instead of mapped", path
         )
     try:
         with explained(path), _numpy_allowed(torch):
@@ -124,9 +125,9 @@ def _load(path: Path) -> Any:
 
 
 def _numpy_allowed(torch: Any) -> contextlib.AbstractContextManager[Any]:
-    """Let arrays and scalars of NumPy's be loaded, and nothing else that torch does not allow itself."""
+    """Allow NumPy's arrays and scalars to be loaded, besides the types that torch allows."""
     allow = getattr(torch.serialization, "safe_globals", None)
-    if allow is None:  # torch 2.4: their files are refused
+    if allow is None:  # torch 2.4: files with NumPy arrays are refused
         return contextlib.nullcontext()
     rebuild, scalar = np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0]
     kinds = {type(np.dtype(name)) for name in (*NUMERIC, "str", "bytes")}
@@ -145,8 +146,8 @@ def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file, an entry for each: ``{key: {"embedding": tensor, "class_name": …, columns}}``.
 
     Several fields have their own names in the entries. The entries are under ``"embeddings"``, the config is under
-    ``"metadata"``. The tensors handed to `torch.save` lie over the store's files, so that none is in memory. Of a store
-    that can't be mapped (compressed, remote), a whole field is.
+    ``"metadata"``. The tensors passed to `torch.save` are mapped from the store's files, so that none is in memory. A
+    field of a store that can't be mapped (compressed, remote) is in memory whole.
     """
     parts: dict[str, list[Any]] = {name: [] for name in ("file_id", "class_name", *rows.columns)}
     for block in rows.blocks():
@@ -169,8 +170,8 @@ def write(path: Path, rows: Outgoing) -> None:
 
 
 def _tensors(rows: Outgoing, name: str) -> Iterator[Any]:
-    """Yield a field's rows as tensors, each with a storage of its own, over the store's own map."""
-    spec, values = rows.fields[name], rows.snapshot.writable_copy(name)
+    """Yield the rows of a field as tensors over the store's map, each with its own storage."""
+    spec, values = rows.fields[name], rows.snapshot.private(name)
     if spec.ragged:
         bounds = zip(*(found.tolist() for found in row_bounds(rows.snapshot, name, rows.rows)), strict=True)
         return (as_tensor(values[start:stop], spec) for start, stop in bounds)

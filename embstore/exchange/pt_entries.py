@@ -25,23 +25,23 @@ from embstore.exchange.table import LABELS, Table, exported_table
 
 EMBEDDING: Final = ("embedding", "embeddings")
 NAMES: Final = "key"
-"""The array of names: no field or column can be called so."""
+"""The array of names. No field or column can have this name."""
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 def entries_table(path: Path, entries: Mapping[Any, Any], options: ImportOptions) -> Table:
-    """Say what the entries of a dictionary give.
+    """Return the entries of a dictionary as rows.
 
-    The field's shape and dtype are those of most entries. A first axis of one is left out if all entries have it (a
-    batch of one, as models give it).
+    The shape and dtype of the field are those of most entries. A first axis of size one (a batch of one, as models
+    return it) is removed if all entries have it.
 
     Raises
     ------
     FileFormatError
-        None of them is an embedding.
+        No entry is an embedding.
     """
     torch = sys.modules.get("torch")
-    # Lists side by side: a tuple for each of 200,000 entries keeps the garbage collector busy.
+    # Parallel lists, because a tuple for each of 200,000 entries keeps the garbage collector busy.
     names, tensors, others, kinds = [], [], [], []
     codes: dict[tuple[Any, Any], int] = {}
     unreadable: list[Unreadable] = []
@@ -141,7 +141,7 @@ def _stated_column(path: Path, name: str, values: list[Any], dtype: str) -> Arra
 
 
 def _parts(value: Any, torch: Any) -> tuple[Any, Mapping[str, Any], str]:
-    """Return an entry's tensor, what else is in it, and why it can't be a row."""
+    """Return the tensor of an entry, the whole entry, and the reason why it can't be a row or ""."""
     if not isinstance(value, dict):
         return value, _NOTHING, refusal(value, torch)
     there = [name for name in EMBEDDING if name in value]
@@ -151,7 +151,7 @@ def _parts(value: Any, torch: Any) -> tuple[Any, Mapping[str, Any], str]:
 
 
 def _spec_of_most(counted: Mapping[tuple[Any, Any], int], squeezed: bool, ragged: bool) -> FieldSpec | None:
-    """Describe the field that most tensors are rows of; None, if there can be none."""
+    """Return the spec of the field that most tensors fit, or None if no tensor has values."""
     shapes, dtypes = Counter[tuple[int, ...]](), Counter[str]()
     for (shape, dtype), count in counted.items():
         shape = tuple(shape)[squeezed:]
@@ -179,7 +179,7 @@ def _misfit(shape: tuple[int, ...], dtype: str, spec: FieldSpec, options: Import
 
 
 def _add_columns(file: MemoryFile, entries: Sequence[Mapping[str, Any]], options: ImportOptions) -> list[Unreadable]:
-    """Add the scalars that most entries have as columns. Return those that make none."""
+    """Add the scalars that most entries have as columns. Return the others."""
     left_out: list[Unreadable] = []
     columns: list[str] = []
     names = dict.fromkeys(name for entry in entries for name in entry if name not in (*EMBEDDING, LABELS))

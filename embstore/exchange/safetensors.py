@@ -1,7 +1,7 @@
 """``.safetensors``: eight bytes of length, a JSON header, and the values of one tensor after the other.
 
-The library checks a file's header when it opens it; the values are then read where the header says. Files are
-written here, since its `save_file` wants all tensors in memory. The format has no texts: they are bytes and offsets.
+The library checks the header of a file. The values are then read at the offsets of the header. Files are written here,
+because `save_file` of the library needs all tensors in memory. The format has no texts: they are bytes and offsets.
 Source: https://huggingface.co/docs/safetensors/index#format
 """
 
@@ -49,7 +49,7 @@ class File(ArrayFile):
         super().__init__(path)
         library = imported("safetensors", "exchange", "for .safetensors files")
         with explained(path, library.SafetensorError), library.safe_open(path, "np"):
-            pass  # offsets that overlap, leave holes or leave the file are refused there
+            pass  # it refuses offsets that overlap, leave holes or leave the file
         self._file = path.open("rb", buffering=0)
         self._starts: dict[str, int] = {}
         with contextlib.ExitStack() as stack, explained(path):
@@ -60,7 +60,7 @@ class File(ArrayFile):
     def _look(self) -> None:
         length = _LENGTH.unpack(self._file.read(_LENGTH.size))[0]
         if length > min(_MOST_HEADER, os.fstat(self._file.fileno()).st_size):
-            raise self.wrong("its header is longer than it")
+            raise self.wrong("its header is longer than the file")
         header = json.loads(read_exactly(self._file.fileno(), length, _LENGTH.size))
         metadata = header.pop(_METADATA, {}).get(ENTRY)
         if isinstance(metadata, str):
@@ -76,7 +76,7 @@ class File(ArrayFile):
             self._starts[name] = _LENGTH.size + length + start
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
-        """Yield what lies between each cut and the next; bfloat16 as its bits."""
+        """Yield the rows between each cut and the next, bfloat16 as its bits."""
         array, place = self.arrays[name], self._starts[name]
         dtype = np.dtype(stored_dtype(array.dtype))
         for start, stop in itertools.pairwise(cuts):
@@ -87,7 +87,7 @@ class File(ArrayFile):
             yield np.frombuffer(raw, dtype).reshape(stop - start, *array.shape)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
@@ -95,7 +95,7 @@ def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file: the header, then the values."""
     imported("safetensors", "exchange", "for .safetensors files")
     members = [member._replace(dtype=_dtype(member, rows)) for member in rows.members(lambda texts: None)]
-    # The widest first, so that each begins at a multiple of its own width, as in the library's own files.
+    # The widest dtype first, so that each tensor is aligned to its width, as in the files of the library.
     members.sort(key=lambda member: -_width(member.dtype))
     entries, end = {}, 0
     for name, dtype, shape, _ in members:

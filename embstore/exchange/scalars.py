@@ -1,4 +1,4 @@
-"""Scalars beside embeddings: columns of what entries have, and a config of what a file says of itself. Pure."""
+"""Scalars beside embeddings become columns, and the metadata of a file becomes a config. Pure."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from embstore.errors import ConfigError, NameRefusedError
 from embstore.exchange.file_contents import Array, Unreadable
 
 _MOST_VALUES: Final = 64
-"""How many numbers of a tensor a config may hold: a list of class weights, but no embedding."""
+"""Most numbers of a tensor in a config: enough for class weights, too few for an embedding."""
 _MAX_DEPTH: Final = 16
 
 
 def plain(value: Any) -> Any:
-    """Return NumPy's and torch's single values as Python's own, others as they are."""
+    """Return single values of NumPy and torch as Python values, and others unchanged."""
     if isinstance(value, np.generic):
         return value.item()
     return value.item() if _is_array(value) and value.shape == () else value
 
 
 def _is_array(value: Any) -> bool:
-    """Tell arrays, and tensors with values, from what else torch and NumPy have."""
+    """Return True for an array, or a dense tensor in memory."""
     if isinstance(value, np.ndarray):
         return True
     return is_torch(value) and hasattr(value, "layout") and value.device.type == "cpu" and not value.is_nested
 
 
 def column_of(name: object, values: Sequence[Any]) -> Array | list[str] | Unreadable:
-    """Make a column of values, None where one is missing.
+    """Return values, of which None is a missing one, as a column.
 
-    Texts that are missing become empty, numbers NaN. Nothing else stands for what is not there: whole numbers and
-    truth values must be there for all.
+    A missing text becomes empty, a missing float NaN. Integers and booleans have no such value: none may be missing.
 
     Returns
     -------
-    ndarray, (n,); or list of str; or Unreadable, where they make none.
+    ndarray, (n,), or list of str, or Unreadable if the values make no column
 
     Examples
     --------
@@ -89,9 +88,9 @@ def _no_text(values: Sequence[str]) -> str:
 
 
 def config_of(metadata: Mapping[Any, Any]) -> tuple[Config, list[Unreadable]]:
-    """Make a config of what a file says of itself; also returns what a config can't hold.
+    """Return the metadata of a file as a config, and the attributes that a config can't hold.
 
-    Names become text; dtypes, devices and sizes of torch's become what they are in JSON.
+    Names become text. Dtypes, devices and sizes of torch become JSON values.
 
     Examples
     --------
@@ -114,7 +113,7 @@ def config_of(metadata: Mapping[Any, Any]) -> tuple[Config, list[Unreadable]]:
 
 
 def _json(value: Any, depth: int = 0) -> Any:
-    """Return a value as JSON has it, as far as there is only one way."""
+    """Return a value as JSON, if there is only one way to write it."""
     value = plain(value)
     if depth > _MAX_DEPTH:
         return value

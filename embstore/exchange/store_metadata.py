@@ -1,4 +1,4 @@
-"""Metadata that an export writes beside its arrays, as JSON: config, fields and columns of the store. Pure."""
+"""Metadata of an export as JSON: config, fields and columns of the store. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embstore._engine.format.record import COLUMN_DTYPES, FieldSpec, check_name
 from embstore.errors import FileFormatError
 
 ENTRY: Final = "embstore"
-"""Name of the metadata, in formats that have a place for it."""
+"""Name of the metadata in a file."""
 _DEFAULTS: Final = FieldSpec(shape=())
 
 
@@ -34,7 +34,7 @@ class StoreMetadata:
     columns: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metadata as JSON has it. A field has its shape, its dtype and its parts that are not default."""
+        """Return the metadata as JSON values. A field has its shape, its dtype and its parts that are not default."""
         return {
             "config": self.config.to_dict(),
             "fields": {name: _described(spec) for name, spec in self.fields.items()},

@@ -277,7 +277,7 @@ def test_nobody_is_there_to_be_asked(stores, call, monkeypatch, cache, capsys):
     for words in (["clear"], ["prune", "--unused-for", "30d"], ["clear", "--json"]):
         status, out, err = call(words[0], *words[1:])
         assert (status, out) == (WRONG, "")
-        assert "say --yes" in err.splitlines()[-1]
+        assert "pass --yes or --dry-run" in err.splitlines()[-1]
     monkeypatch.setattr(sys, "stdin", None)  # it was closed
     assert main(["cache", "clear", str(cache.path)]) == WRONG
     assert capsys.readouterr().out == ""

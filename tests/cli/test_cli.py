@@ -662,7 +662,7 @@ def test_interrupted(tmp_path, sounds, call, models, capsys):
     models.during = interrupt
     assert call("embed", sounds, "--batch-size", "1", "--workers", "1") == INTERRUPTED
     said = capsys.readouterr()
-    assert "the same command goes on from there" in said.err
+    assert "the same command continues from there" in said.err
     assert len(said.err.splitlines()) == 1
     assert len(stored(tmp_path)) == 1
     models.during = lambda items: None
@@ -840,7 +840,7 @@ def test_a_process_that_is_interrupted(sounds, tmp_path):
     assert process.returncode == INTERRUPTED
     assert out == ""
     assert len(err.splitlines()) == 1
-    assert err.startswith("embstore: interrupted; what was encoded is stored")
+    assert err.startswith("embstore: interrupted; encoded samples are stored")
     assert len(stored(tmp_path)) == 1
 
 

@@ -133,7 +133,7 @@ def test_exports_that_make_no_sense(store, refused, words, status, reason):
 
 
 def test_import_of_a_file_without_a_config(npz, said, refused):
-    assert "say it with --config or --set" in refused(WRONG, "import", npz, "new.zarr")
+    assert "pass --config or --set" in refused(WRONG, "import", npz, "new.zarr")
     assert not Path("new.zarr").exists()
     assert "keys=" in refused(BROKEN, "import", npz, "new.zarr", "--set", "a=1")
     assert not Path("new.zarr").exists()
@@ -217,8 +217,8 @@ def test_rows_of_their_own_lengths(said):
         (["empty.npz", "new.zarr"], BROKEN, "empty.npz"),
         (["old.npz", "new.zarr", "--format", "hdf5"], BROKEN, "old.npz"),
         (["old.txt", "new.zarr"], WRONG, "'.txt' is not one of "),
-        (["old.npz"], WRONG, "say where to"),
-        (["old.npz", "new.zarr", "--cache", "c"], WRONG, "say where to"),
+        (["old.npz"], WRONG, "pass either DEST"),
+        (["old.npz", "new.zarr", "--cache", "c"], WRONG, "pass either DEST"),
         (["old.npz", ""], WRONG, "expected a path"),
         (["", "new.zarr"], WRONG, "expected a path"),
         (["old.npz", "--cache", ""], WRONG, "expected a path"),

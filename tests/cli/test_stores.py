@@ -270,7 +270,7 @@ def test_conditions(store, said, conditions, keys):
     ("words", "status", "reason"),
     [
         (["--where", "nonsense=1"], ABSENT, "no column 'nonsense' in "),
-        (["--where", "class_name=dog"], WRONG, "classes are chosen by --class dog"),
+        (["--where", "class_name=dog"], WRONG, "use --class dog"),
         (["--where", "klass=dog"], ABSENT, "columns: split, n, score"),
         (["--where", "n=two"], WRONG, "column 'n' holds int64, found 'two'"),
         (["--where", "n="], WRONG, "column 'n' holds int64, found ''"),
@@ -401,7 +401,7 @@ def test_get_into_a_file(tmp_path, store, odd, said, refused):
     np.testing.assert_array_equal(np.load(target), [[[2, 3], [4, 5], [6, 7]]] * 2)
     before = target.read_bytes()
     line = refused(WRONG, "get", odd, "x:c", "y:c", "--field", "tokens", "-o", target)
-    assert "rows of 1 to 3 tokens are no one array" in line
+    assert "expected rows of one length, found 1 to 3 tokens" in line
     refused(ABSENT, "get", store, "x:x", "-o", target)
     assert target.read_bytes() == before
     refused(ABSENT, "get", store, "a:dog", "-o", tmp_path / "nowhere" / "x.npy")
