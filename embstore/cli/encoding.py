@@ -32,26 +32,13 @@ _WHAT: Final = (
     click.option("--cache", required=True, type=PATH, help="Folder of the stores."),
     click.option("--revision", help="Revision of a model on the hub."),
     click.option("--id", help="Name of the model in the config (default: its id or folder)."),
-    click.option(
-        "--fields",
-        type=names,
-        metavar="NAMES",
-        help="Fields, such as mean,layer_6.mean (default: the model decides).",
-    ),
+    click.option("--fields", type=names, metavar="NAMES", help="mean,layer_6.mean, … (default: those of the model)."),
     click.option("--dtype", default="float32", help="Stored dtype: float32, float16 or bfloat16."),
-    click.option(
-        "--duration", type=float, metavar="SECONDS", help="Clips are cut, or padded with zeros, to this length."
-    ),
+    click.option("--duration", type=float, metavar="SECONDS", help="Length to cut clips to, or to pad with zeros."),
     click.option("--max-tokens", type=int, metavar="N", help="Texts are cut to N tokens."),
     click.option("--modality", type=click.Choice(["audio", "image", "text"]), help="Modality of a model with two."),
-    click.option(
-        "--compute-dtype",
-        default="float32",
-        help="Dtype of computation: float32, or bfloat16 or float16 by autocast.",
-    ),
-    click.option(
-        "--preprocess-version", type=int, default=1, metavar="N", help="Increase it to encode all samples again."
-    ),
+    click.option("--compute-dtype", default="float32", help="float32, or bfloat16 or float16 by autocast."),
+    click.option("--preprocess-version", type=int, default=1, metavar="N", help="Increase it to encode all again."),
     click.option("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest that is available)."),
 )
 

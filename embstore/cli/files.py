@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import OUTPUT, PATH, command, opens_rows, pair, quiet, shows_progress, to_json, wrong
+from embstore.cli.options import (
+    OUTPUT,
+    PATH,
+    command,
+    if_exists,
+    opens_rows,
+    pair,
+    quiet,
+    shows_progress,
+    to_json,
+    wrong,
+)
 from embstore.cli.output import print_result, printable
 
 if TYPE_CHECKING:
     from embstore import View
 
-_FORMATS = click.Choice(["pt", "npz", "hdf5", "safetensors", "parquet"])
+_format = click.option(
+    "--format",
+    type=click.Choice(["pt", "npz", "hdf5", "safetensors", "parquet"]),
+    help="Format of the file (default: by its suffix).",
+)
 _KEYS = click.Choice(["file_id:class", "class:file_id", "class:file_name", "file_id"])
 
 
@@ -62,20 +77,14 @@ def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, An
     metavar="NAME=VALUE",
     help="An attribute of the config, such as encoder.id=MIT/ast. May be repeated.",
 )
-@click.option("--format", type=_FORMATS, help="Format of the file (default: by its suffix).")
+@_format
 @click.option("--field", help="The only field to take, or a new name for the only field of the file.")
 @click.option("--column", "columns", multiple=True, metavar="NAME", help="Only this one. May be repeated.")
 @click.option("--keys", type=_KEYS, help="Order in names such as dog:v1, if the file does not state the class.")
 @click.option("--class", "class_name", metavar="NAME", help="Class of keys without one.")
 @click.option("--ragged", is_flag=True, help="Store rows of different lengths as a ragged field.")
 @click.option("--cast", is_flag=True, help="Convert values to the dtype of the store, and float64 to float32.")
-@click.option(
-    "--if-exists",
-    type=click.Choice(["error", "skip", "replace"]),
-    default="error",
-    show_default=True,
-    help="Action for keys that are stored already.",
-)
+@if_exists
 @quiet
 @to_json
 def import_(
@@ -126,7 +135,7 @@ def import_(
 @opens_rows
 @click.argument("file", type=OUTPUT)
 @click.option("--field", "fields", multiple=True, metavar="NAME", help="Only this one. May be repeated.")
-@click.option("--format", type=_FORMATS, help="Format of the file (default: by its suffix).")
+@_format
 def export(view: View, file: Path, fields: list[str], format: str | None) -> None:
     """Write rows of a store to a .pt, .npz, .h5, .safetensors or .parquet FILE, with config and columns."""
     from embstore.exchange import export_file
@@ -135,19 +144,11 @@ def export(view: View, file: Path, fields: list[str], format: str | None) -> Non
     print(printable(f"{file}: {len(view):,} rows"))
 
 
-def _projected(function: Callable[..., Any]) -> Callable[..., Any]:
-    field = click.option("--field", help="Field to use, if there are several.")
-    method = click.option(
-        "--method",
-        type=click.Choice(["pca", "umap"]),
-        default="pca",
-        show_default=True,
-        help="Method of the projection.",
-    )
-    seed = click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of random choices."
-    )
-    return field(method(seed(function)))
+_METHOD = click.option(
+    "--method", type=click.Choice(["pca", "umap"]), default="pca", show_default=True, help="Projection."
+)
+_SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random choices.")
+_FIELD = click.option("--field", help="Field to use, if there are several.")
 
 
 @command("plot")
@@ -162,7 +163,9 @@ def _projected(function: Callable[..., Any]) -> Callable[..., Any]:
     metavar="N",
     help="If there are more rows, N of them are drawn at random.",
 )
-@_projected
+@_FIELD
+@_METHOD
+@_SEED
 def plot(view: View, file: Path, seed: int, max_points: int, **options: Any) -> None:
     """Plot rows in two dimensions: as .png, .svg or .pdf, or as an .html page that shows keys and columns on hover."""
     import numpy as np
@@ -173,7 +176,9 @@ def plot(view: View, file: Path, seed: int, max_points: int, **options: Any) -> 
 
 @command("explore")
 @opens_rows
-@_projected
+@_FIELD
+@_METHOD
+@_SEED
 def explore(view: View, seed: int, **options: Any) -> int:
     """Show rows in the browser with embedding-atlas, until Ctrl-C."""
     import numpy as np

@@ -71,20 +71,14 @@ def _verbosity(_: click.Context, __: click.Parameter, count: int) -> int:
     return count
 
 
+_verbose = click.option(
+    *("-v", "--verbose"), count=True, expose_value=False, callback=_verbosity, help="Log more. Twice logs everything."
+)
+
+
 def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     """Turn a function into a command, with the options of all commands."""
-
-    def made(function: Callable[..., Any]) -> click.Command:
-        verbose = click.option(
-            *("-v", "--verbose"),
-            count=True,
-            expose_value=False,
-            callback=_verbosity,
-            help="Log more. Twice logs everything.",
-        )
-        return click.command(name)(verbose(function))
-
-    return made
+    return lambda function: click.command(name)(_verbose(function))
 
 
 def wrong(message: str) -> click.UsageError:
@@ -93,6 +87,13 @@ def wrong(message: str) -> click.UsageError:
 
 
 to_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+if_exists = click.option(
+    "--if-exists",
+    type=click.Choice(["error", "skip", "replace"]),
+    default="error",
+    show_default=True,
+    help="Action for keys that are stored already.",
+)
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 
 

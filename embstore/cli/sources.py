@@ -30,9 +30,7 @@ _KINDS: Final = {"a folder": _FOLDER, "a table": _TABLE, "a data set": _DATASET}
 SOURCE: Final = (
     click.argument("source", type=PATH),
     click.option("--name", help="Name of the data set, a part of the config. Required without --dataset."),
-    click.option(
-        "--pattern", help="Layout of a folder, such as '{class}_*.flac' (default: a sub-folder for each class)."
-    ),
+    click.option("--pattern", help="Layout of a folder, as '{class}_*.flac' (default: a sub-folder for each class)."),
     click.option("--suffix", multiple=True, metavar=".EXT", help="Only files with this suffix. May be repeated."),
     click.option("--path-column", metavar="NAME", help="Column of file names in a table."),
     click.option("--text-column", metavar="NAME", help="Column of texts in a table."),
@@ -45,9 +43,7 @@ SOURCE: Final = (
     click.option("--samples-per-class", type=int, metavar="N", help="Most samples for each class of a data set."),
     click.option("--nodes", type=int, metavar="N", help="Number of nodes that a data set is split into."),
     click.option("--node", type=int, metavar="I", help="Only this node of the split, from 0."),
-    click.option(
-        "--splits", type=names, metavar="NAMES", help="Only these splits of a data set: train,val,test (default: all)."
-    ),
+    click.option("--splits", type=names, metavar="NAMES", help="Splits of a data set: train,val,test (default: all)."),
     click.option("--seed", type=int, help="Seed of the split into nodes."),
 )
 

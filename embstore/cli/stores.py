@@ -18,6 +18,7 @@ from embstore.cli.options import (
     PATH,
     STORE,
     command,
+    if_exists,
     open_place,
     opens_store,
     selected,
@@ -127,13 +128,7 @@ def _short(value: Any, most: int = 80) -> str:
 @STORE
 @selection
 @click.option("-l", "--long", "long", is_flag=True, help="Show the columns too.")
-@click.option(
-    *("-n", "--limit"),
-    type=click.IntRange(min=0),
-    default=_SHOWN,
-    show_default=True,
-    help="Most rows to list, or 0 for all.",
-)
+@click.option("-n", "--limit", type=click.IntRange(min=0), default=_SHOWN, show_default=True, help="0 lists all.")
 @storage_options
 @to_json
 def ls(
@@ -216,9 +211,7 @@ def _write_npy(path: Path, values: Any) -> None:
     if isinstance(values, Padded):
         if len(values.lengths) and values.lengths.min() < values.lengths.max():
             lengths = f"{values.lengths.min()} to {values.lengths.max()}"
-            raise ValueError(
-                f"expected rows of one length, found {lengths} tokens; use embstore export to write an .npz"
-            )
+            raise ValueError(f"expected rows of one length, found {lengths} tokens; embstore export writes an .npz")
         values = values.values
     with replacing(path) as partial, partial.open("wb") as file:  # np.save would add a suffix to a path
         np.save(file, values, allow_pickle=False)
@@ -270,13 +263,7 @@ def compact(store: str, as_json: bool) -> None:
 @command("merge")
 @click.argument("dest", type=PATH)
 @click.argument("parts", type=PATH, nargs=-1, required=True)
-@click.option(
-    "--if-exists",
-    type=click.Choice(["error", "skip", "replace"]),
-    default="error",
-    show_default=True,
-    help="Action for keys that DEST has already.",
-)
+@if_exists
 @click.option("--compression", type=click.Choice(["zstd", "blosc"]), help="Compression of DEST, if it is new.")
 @to_json
 def merge(dest: Path, parts: tuple[Path, ...], if_exists: Any, compression: str | None, as_json: bool) -> None:
