@@ -42,6 +42,8 @@ logger = logging.getLogger("embstore")
 
 _ENTRIES: Final = "embeddings"
 _METADATA: Final = "metadata"
+_EXPECTED: Final[Mapping[Any, str]] = {_METADATA: "a dictionary"}
+_NO_OTHERS: Final = f"nothing but {_ENTRIES!r} and {_METADATA!r}"
 _ZIP: Final = b"PK\x03\x04"
 _UNSAFE: Final = re.compile(r"GLOBAL|reduce|class|function|allowlist", re.IGNORECASE)
 
@@ -70,7 +72,7 @@ def read_table(path: Path, options: ImportOptions) -> Table:
             stated = StoreMetadata.parse({**found[ENTRY], "config": metadata}, path)
             return exported_entries_table(path, entries, stated, options)
         left_out = [
-            Unreadable(name, f"expected nothing but {_ENTRIES!r} and {_METADATA!r}, found {type(value).__name__}")
+            Unreadable(name, f"expected {_EXPECTED.get(name, _NO_OTHERS)}, found {type(value).__name__}")
             for name, value in found.items()
             if name not in (_ENTRIES, ENTRY) and not (name == _METADATA and isinstance(value, dict | None))
         ]
