@@ -510,38 +510,6 @@ def make(path, *keys, **config):
     return str(path)
 
 
-def test_merge(tmp_path, capsys):
-    a, b = make(tmp_path / "a", "1:c", "2:c"), make(tmp_path / "b", "2:c", "3:c")
-    dest = str(tmp_path / "dest.zarr")
-    assert main(["merge", dest, a, b]) == WRONG
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == "embstore: 1 key(s) occur more than once: '2:c'\n"
-    assert main(["merge", dest, a, b, "--if-exists", "skip"]) == 0
-    assert capsys.readouterr().out == f"{dest}: 3 rows added, 1 skipped\n"
-    assert len(embstore.open(dest)) == 3
-
-
-@pytest.mark.parametrize(
-    ("kind", "status"), [("another config", ANOTHER), ("no store", ABSENT), ("a file", ABSENT), ("nothing", ABSENT)]
-)
-def test_merge_of_what_does_not_fit(tmp_path, capsys, kind, status):
-    a = make(tmp_path / "a", "1:c")
-    odd = tmp_path / "odd"
-    if kind == "another config":
-        make(odd, "2:c", version=2)
-    elif kind == "no store":
-        odd.mkdir()
-    elif kind == "a file":
-        odd.write_text("")
-    dest = tmp_path / "dest"
-    assert main(["merge", str(dest), a, str(odd)]) == status
-    said = capsys.readouterr().err
-    assert said.startswith("embstore: ")
-    assert str(odd) in said
-    assert not dest.exists()
-
-
 # -- how it ends ------------------------------------------------------------------------------
 
 
@@ -577,44 +545,28 @@ def test_errors_are_one_line(tmp_path, sounds, call, capsys, command, kind):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "status", "shown"),
     [
-        (OSError("disk"), AGAIN),
-        (TimeoutError("slow"), AGAIN),
-        (FileNotFoundError("file"), ABSENT),
-        (ValueError("value"), WRONG),
-        (ImportError("pip install 'embstore[audio]'"), ABSENT),
-        (errors.DecodeError("it is no sound"), WRONG),
-        (errors.WeightsChangedError(Path("model")), ANOTHER),
-        (errors.CorruptStoreError(Path("file"), "it is short"), BROKEN),
+        (OSError("disk"), AGAIN, "disk"),
+        (TimeoutError("slow"), AGAIN, "slow"),
+        (FileNotFoundError("file"), ABSENT, "file"),
+        (ValueError("value"), WRONG, "value"),
+        (ImportError("pip install 'embstore[audio]'"), ABSENT, "pip install 'embstore[audio]'"),
+        (errors.DecodeError("it is no sound"), WRONG, "it is no sound"),
+        (found := errors.WeightsChangedError(Path("model")), ANOTHER, str(found)),
+        (found := errors.CorruptStoreError(Path("file"), "it is short"), BROKEN, str(found)),
+        (ValueError(), WRONG, "ValueError"),
+        (ValueError("first\nsecond \x1b[31m"), WRONG, "first\\nsecond \\x1b[31m"),
     ],
     ids=repr,
 )
-def test_errors_of_the_encoder(sounds, call, models, capsys, error, status):
+def test_errors_of_the_encoder(sounds, call, models, capsys, error, status, shown):
     def fail(items):
         raise error
 
     models.during = fail
     assert call("embed", sounds) == status
-    assert capsys.readouterr().err == f"embstore: {error}\n"
-
-
-def test_an_error_without_words_is_a_line(sounds, call, models, capsys):
-    def fail(items):
-        raise ValueError
-
-    models.during = fail
-    assert call("embed", sounds) == WRONG
-    assert capsys.readouterr().err == "embstore: ValueError\n"
-
-
-def test_an_error_of_several_lines_is_one(sounds, call, models, capsys):
-    def fail(items):
-        raise ValueError("first\nsecond \x1b[31m")
-
-    models.during = fail
-    assert call("embed", sounds) == WRONG
-    assert capsys.readouterr().err == "embstore: first\\nsecond \\x1b[31m\n"
+    assert capsys.readouterr().err == f"embstore: {shown}\n"
 
 
 def test_every_status_is_explained(capsys):

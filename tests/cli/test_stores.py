@@ -69,36 +69,6 @@ def cache(tmp_path):
     return str(cache.path)
 
 
-@pytest.fixture
-def said(capsys):
-    """Run a command that does what it should, and return what it prints: lines, or JSON documents."""
-
-    def said(*words, status=DONE):
-        assert main([str(word) for word in words]) == status
-        printed = capsys.readouterr()
-        assert printed.err == ""
-        lines = printed.out.split("\n")[:-1]
-        return [json.loads(line) for line in lines] if "--json" in words else lines
-
-    return said
-
-
-@pytest.fixture
-def refused(capsys):
-    """Run a command that can't be done, and return the one line that it says."""
-
-    def refused(status, *words):
-        assert main([str(word) for word in words]) == status
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        *usage, line = printed.err.splitlines()
-        assert line.startswith("Error: ") if usage else line.startswith("embstore: ")
-        assert all(words[0] in text or text == "" for text in usage)
-        return line
-
-    return refused
-
-
 def run(*words, **options):
     """Run the command in a process of its own."""
     options = {"capture_output": True, "text": True, "timeout": 120, "cwd": ROOT, **options}
@@ -703,6 +673,13 @@ def test_merge(tmp_path, store, said, refused):
     ]
     assert said("get", dest, "a:dog") == ["a:dog [2.25 2.5  2.75]"]
     refused(WRONG, "merge", dest, other, "--compression", "zip")
+    new = tmp_path / "new.zarr"
+    assert refused(WRONG, "merge", new, store, other) == "embstore: 1 key(s) occur more than once: 'a:dog'"
+    assert said("merge", new, store, other, "--if-exists", "skip") == [f"{new}: 6 rows added, 1 skipped"]
+    another = fill(tmp_path / "another.zarr", config={**CONFIG, "duration": 10})
+    assert another in refused(ANOTHER, "merge", tmp_path / "none.zarr", store, another)
+    assert "nowhere" in refused(ABSENT, "merge", tmp_path / "none.zarr", store, tmp_path / "nowhere")
+    assert not (tmp_path / "none.zarr").exists()
 
 
 # -- nonsense ---------------------------------------------------------------------------------
