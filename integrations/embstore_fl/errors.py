@@ -13,6 +13,7 @@
     |-- mismatch: compare, or make a new one
     |   |-- OtherStoreManifestError (ValueError)    a manifest of another store
     |   |-- ClassOrderError (ValueError)            a replaced manifest that gives classes other labels
+    |   |-- ClipSettingsError (ValueError)          another sample rate or duration than the data set's clips have
     |   `-- OtherStoreError (ValueError)            a client's view of another store
     `-- wrong call: change it
         |-- FlcoreImportedError (RuntimeError)      install() after PFLlib's own function was imported
@@ -40,6 +41,7 @@ __all__ = [
     "ClassOrderError",
     "ClientClassesError",
     "ClientRowsError",
+    "ClipSettingsError",
     "DatasetLayoutError",
     "FlcoreImportedError",
     "ForeignKeysError",
@@ -94,7 +96,7 @@ class RunConfigError(EmbstoreError, KeyError):
     available: Items[str] = Items()
     _: KW_ONLY
     hint: str
-    template = "{name!r} is not in context.{place}; names there: {available:quoted}; {hint}"
+    template = "{name!r} is not set in context.{place}; names set there: {available:quoted}; {hint}"
 
 
 class OtherStoreManifestError(EmbstoreError, ValueError):
@@ -125,6 +127,20 @@ class ClassOrderError(EmbstoreError, ValueError):
     template = (
         "{path} was replaced by a manifest with other labels: expected the classes {expected:quoted} first, found "
         "{found:quoted}; add new classes at the end, or restart the process"
+    )
+
+
+class ClipSettingsError(EmbstoreError, ValueError):
+    """A sample rate or duration that is not the data set's. Attributes: `dataset`, `name`, `expected`, `found`."""
+
+    dataset: str
+    name: str
+    _: KW_ONLY
+    expected: float
+    found: float
+    template = (
+        "{dataset}: expected {name} {expected}, as its clips are decoded, "
+        "found {found}; omit it, or change the data set's"
     )
 
 

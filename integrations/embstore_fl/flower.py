@@ -103,7 +103,7 @@ def _path(context: Context, name: str) -> str:
         raise RunConfigError(
             name,
             "run_config",
-            context.run_config,
+            [name for name, value in context.run_config.items() if value not in (None, "")],
             hint="set it in the app's pyproject.toml under [tool.flwr.app.config], or by flwr run --run-config",
         )
     return str(found) if is_url(found) else str(Path(found).expanduser())

@@ -9,7 +9,14 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore_fl.errors import ForeignKeysError, NodeError, NodeRangeError, RatiosError, UnknownSplitError
+from embstore_fl.errors import (
+    ClipSettingsError,
+    ForeignKeysError,
+    NodeError,
+    NodeRangeError,
+    RatiosError,
+    UnknownSplitError,
+)
 from tests.fl import layouts
 from tests.fl.conftest import SHAPE, Counting, node, row_of
 
@@ -37,9 +44,9 @@ class Server(A2VServer):
         self.made = 0
         self._log, self._options = log, encoder
 
-    def make_ast_encoder(self):
+    def make_ast_encoder(self, duration):
         self.made += 1
-        return Counting(self._log, **self._options)
+        return Counting(self._log, **{"duration": duration, **self._options})
 
 
 class Client(A2VClient):
@@ -110,11 +117,11 @@ def test_five_and_five_point_zero_are_one_and_model_names_do_not_collide(make, c
     assert dataset.save_ast_embeddings_to_cache(rows, 16_000, 5, "ast_1")
     assert make(selected_classes=["snoring"]).load_ast_embeddings_from_cache(16_000.0, 5.0, "ast_1")
     # "ast_1" and 6000 made the same text as "ast" and "1_6000".
-    for attributes in ((16_000, 5, "ast"), (16_000, 5, "ast_"), (16_000, 5, "ast_11"), (16_000, 10, "ast_1")):
-        other = make(selected_classes=["snoring"])
+    for duration, name in ((5, "ast"), (5, "ast_"), (5, "ast_11"), (10, "ast_1")):
+        other = make(selected_classes=["snoring"], audio_duration=duration)
         with caplog.at_level("INFO", "embstore"):
             caplog.clear()
-            assert not other.load_ast_embeddings_from_cache(*attributes)
+            assert not other.load_ast_embeddings_from_cache(16_000, duration, name)
         assert "VEGAS: miss" in caplog.text
         assert len(other.audio_embs) == 0
     assert "duration: expected 10, found 5" in caplog.text
@@ -371,7 +378,8 @@ def test_the_cache_is_cleared_whole_or_by_any_attribute(make, cache, vegas, log)
     dataset = make(selected_classes=["snoring"])
     rows = rows_of(dataset)
     for rate, duration, name in ((16_000, 5, "ast"), (16_000, 10, "ast"), (8_000, 5, "ast"), (16_000, 5, "other")):
-        dataset.save_ast_embeddings_to_cache(rows, rate, duration, name)
+        dataset.audio_sample_rate, dataset.audio_duration = rate, duration
+        dataset.save_ast_embeddings_to_cache(rows, model_name=name)
     embstore.embed(VEGAS(vegas), Counting(log), cache)
     esc50 = VEGAS(vegas, name="ESC50")
     embstore.embed(esc50, Counting(log), cache)
@@ -386,7 +394,8 @@ def test_the_cache_is_cleared_whole_or_by_any_attribute(make, cache, vegas, log)
     assert left() == 4
     dataset.clear_ast_cache(sample_rate=16_000, duration=5.0, model_name="ast")  # the encoder's, too
     assert left() == 2
-    dataset.load_ast_embeddings_from_cache(8_000, 5.0, "ast")
+    dataset.audio_sample_rate = 8_000
+    dataset.load_ast_embeddings_from_cache()
     assert len(dataset.audio_embs)
     dataset.clear_ast_cache()
     assert [entry.config["dataset"] for entry in embstore.Cache(cache).entries()] == ["ESC50"]
@@ -543,10 +552,96 @@ def test_esc50_and_vggsound_take_the_place_of_todays(tmp_path, cache, log):
     assert {one.listed.group for one in clips.test.chosen} == {"test"}
     assert clips[0]["audio"].shape == (160_000,)
     assert clips[1]["start_second"] in range(0, 200, 30)
-    server = Server(log, duration=10.0)
-    server.ast_duration = 10.0
-    assert server.load_node_embeddings(clips).complete
+    assert Server(log).load_node_embeddings(clips).complete
     assert {entry.config["dataset"] for entry in embstore.Cache(cache).entries()} == {"ESC50", "VGGSound"}
+
+
+# -- facts of each data set ----------------------------------------------------------------------
+
+
+def test_duration_and_rate_come_from_each_data_set(make, tmp_path, cache, log):
+    """One server had one duration for 5 s and 10 s clips, and labelled both as 5 s."""
+    clips = VGGSoundDataset(root_dir=layouts.vggsound(tmp_path / "vggsound"), ast_cache_dir=cache)
+    server = Server(log)
+    for dataset in (make(selected_classes=["snoring"]), clips):
+        assert server.load_node_embeddings(dataset).complete
+        assert dataset.save_ast_embeddings_to_cache(rows_of(dataset), model_name="loop")
+    assert server.made == 2
+    found = [{**entry.config, **entry.config.get("preprocessing", {})} for entry in embstore.Cache(cache).entries()]
+    assert sorted((one["dataset"], one["duration"]) for one in found) == [("VEGAS", 5)] * 2 + [("VGGSound", 10)] * 2
+
+
+@pytest.mark.parametrize("given", [{"duration": 5.0}, {"sample_rate": 8_000}])
+def test_another_duration_or_rate_than_the_data_sets_is_an_error(given, tmp_path, cache, log):
+    clips = VGGSoundDataset(root_dir=layouts.vggsound(tmp_path / "vggsound"), ast_cache_dir=cache)
+    ((name, number),) = given.items()
+    server, made = Server(log), Server(log, duration=5.0)
+    setattr(server, f"ast_{name}", number)
+    calls = [
+        lambda: clips.load_ast_embeddings_from_cache(**given),
+        lambda: clips.save_ast_embeddings_to_cache(rows_of(clips), **given),
+        lambda: server.load_node_embeddings(clips),
+        lambda: made.load_node_embeddings(clips),  # an encoder of its own
+    ]
+    for call in calls if name == "duration" else calls[:3]:
+        with pytest.raises(ClipSettingsError, match=f"VGGSound: expected {name} .* found") as caught:
+            call()
+        assert (caught.value.name, caught.value.found) == (name, number)
+    assert len(embstore.Cache(cache)) == 0
+
+
+def test_a_models_name_follows_from_its_folder(make, vegas, cache, log):
+    embstore.embed(VEGAS(vegas), Counting(log, model="tiny-ast"), cache)
+    server = Server(log)
+    server.ast_model = vegas.parent / "tiny-ast"
+    assert [a.outcome for a in server.load_node_embeddings(make()).attempts] == ["hit"]
+
+
+@pytest.mark.parametrize("form", ["file", "dictionary", "server"])
+def test_bare_ids_get_their_class_from_the_data_set(form, make, vegas, tmp_path, cache, log):
+    """The keys of the ESC-50 and VGGSound data sets were file_ids alone, and none was read."""
+    root = layouts.esc50_official(tmp_path / "ESC-50", ["dog", "rain"])
+    sounds = layouts.vggsound(tmp_path / "vggsound")
+    options = {"ast_cache_dir": cache}
+    made = [(ESC50Dataset, root), (VGGSoundDataset, sounds), (VEGASDataset, vegas)]
+    for kind, folder in made:
+        dataset = kind(root_dir=folder, selected_classes=["dog"] if kind is not VGGSoundDataset else None, **options)
+        bare = {key.rpartition(":")[0]: row for key, row in rows_of(dataset).items()}
+        file = tmp_path / f"{kind.__name__}.pt"
+        torch.save(bare, file)
+        if form == "file":
+            dataset.load_audio_embeddings_from_file(file)
+        elif form == "dictionary":
+            dataset.audio_embs_from_file = bare
+        else:
+            server = Server(log)
+            server.audio_embedding_file_name = str(file)
+            dataset.enable_ast_cache = False
+            server.load_node_embeddings(dataset)
+        if kind is VEGASDataset:  # each class has a video_00000
+            assert len(dataset.audio_embs) == 0
+            assert {one.reason for one in dataset.ast_unreadable} == {"it has no class"}
+        else:
+            assert dataset.ast_missing == []
+            assert dict(dataset.audio_embs).keys() == rows_of(dataset).keys()
+            for key, row in rows_of(dataset).items():
+                assert torch.equal(dataset.audio_embs[key], row)
+
+
+def test_a_missing_text_file_is_an_error_at_once(make, tmp_path):
+    for name in ("embedding_file", "text_embedding_file"):
+        with pytest.raises(FileNotFoundError, match=r"none\.pt"):
+            make(**{name: tmp_path / "none.pt"})
+
+
+def test_rows_of_unknown_weights_beside_an_encoders_are_logged(make, vegas, cache, log, caplog):
+    embstore.embed(VEGAS(vegas).select(selected_classes=["dog"]), Counting(log), cache)
+    loop = make(selected_classes=["drum"])
+    loop.save_ast_embeddings_to_cache(rows_of(loop))
+    with caplog.at_level("INFO", "embstore"):
+        assert not make(selected_classes=["dog", "drum", "snoring"]).load_ast_embeddings_from_cache()
+    assert "20 rows of a training loop, with unknown weights, are used beside rows of an encoder" in caplog.text
+    assert "VEGAS: partial: 40 of 50 there, 10 missing, 0 stale; the rows that are there are used" in caplog.text
 
 
 # -- classes of a code base ----------------------------------------------------------------------

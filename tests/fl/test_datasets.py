@@ -332,7 +332,7 @@ def test_a_sample_is_a_mapping_with_its_embedding(vegas, stored):
 
 
 def test_reading_every_sample_decodes_and_copies_nothing(vegas, stored, monkeypatch):
-    monkeypatch.setattr("embstore_fl.datasets.federated.decode_audio", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("embstore_fl.datasets.federated.decode_clip", lambda *_: pytest.fail("decoded"))
     dataset = FLDataset(VEGAS(vegas))
     dataset.use(stored)
     first = [sample["audio_emb"] for sample in dataset]

@@ -385,6 +385,7 @@ def test_a_name_that_is_not_configured(context, name):
             del lacking.run_config[name]
         with pytest.raises(RunConfigError, match="--run-config") as caught:
             client_view(lacking)
+        assert name not in caught.value.available  # an empty one is not set
         assert (caught.value.name, caught.value.place) == (name, "run_config")
 
 

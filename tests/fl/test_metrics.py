@@ -33,7 +33,7 @@ def test_metrics_of_nodes_and_in_total(vegas, cache, log, caplog):
         def __init__(self):
             self.clients = []
 
-        def make_ast_encoder(self):
+        def make_ast_encoder(self, duration):
             return Counting(log)
 
     for run in ("first", "second"):

@@ -10,43 +10,26 @@ import os
 import time
 import weakref
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
 from embstore import Cache, Source
-from embstore.cache.prune import remove_store
-from embstore.errors import StoreLockedError
 from embstore.exchange import Unreadable
 from embstore.sources import FileSample
-from embstore.sources.base import file_sample
 from embstore_fl.a2v import entries, names, stored
 from embstore_fl.a2v.legacyfile import read_file
 from embstore_fl.a2v.mixing import MixIn
+from embstore_fl.a2v.state import State
 from embstore_fl.a2v.stored import CacheReport
+from embstore_fl.datasets.clips import decode_clip
 from embstore_fl.datasets.listed import file_of
+from embstore_fl.errors import ClipSettingsError
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 
 logger = logging.getLogger("embstore")
 
 _SPLITS: Final = ("train", "val", "test")
 _SHOWN: Final = 5
-
-
-@dataclass(kw_only=True)
-class _State:
-    """State of the mix-in. It is made on first use, so the data set's ``__init__`` stays unchanged."""
-
-    owner: weakref.ref[A2VDataset] | None
-    embeddings: AudioEmbeddings
-    keys_by_path: dict[str, str] = field(default_factory=dict)
-    from_file: Mapping[str, Any] | None = None
-    report: CacheReport = field(default_factory=CacheReport)
-    unreadable: tuple[Unreadable, ...] = ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the owner, so that a split is pickled for a worker without the whole data set."""
-        return {**self.__dict__, "owner": None}
 
 
 class A2VDataset(MixIn):
@@ -95,14 +78,16 @@ class A2VDataset(MixIn):
         samples: Sequence[Mapping[str, Any]] = getattr(self, "samples", ())
         return [f"{sample['file_id']}:{str(sample['class_name']).lower()}" for sample in samples]
 
-    def ast_source(self, keys: Sequence[str] | None = None) -> Source:
-        """Return the files of its samples as a source for `embstore.embed`.
+    def ast_class_of(self, file_id: str) -> str | None:
+        """Return the class of a bare file_id in a legacy file, or None.
 
-        Parameters
-        ----------
-        keys : sequence of str, optional
-            Keys of the samples. Default: all.
+        None here: `samples` may be a selection, and another class may have the same file_id. Override it in a data set
+        whose file_ids are unique.
         """
+        return None
+
+    def ast_source(self, keys: Sequence[str] | None = None) -> Source:
+        """Return the files of its samples, or of those with the given keys, as a source for `embstore.embed`."""
         return stored.Files(self._ast_name, self._ast_files(keys))
 
     def _ast_files(self, keys: Sequence[str] | None = None) -> dict[str, FileSample]:
@@ -126,11 +111,11 @@ class A2VDataset(MixIn):
             folder = Path(getattr(self, "root_dir", ".")) / "ast_cache"
         return Cache(folder)
 
-    def _ast_state(self) -> _State:
+    def _ast_state(self) -> State:
         found = self.__dict__.get("_a2v")
         if found is None:
-            found = self.__dict__["_a2v"] = _State(owner=weakref.ref(self), embeddings=self._new_embeddings())
-        return cast("_State", found)
+            found = self.__dict__["_a2v"] = State(owner=weakref.ref(self), embeddings=self._new_embeddings())
+        return cast("State", found)
 
     @property
     def _whole(self) -> A2VDataset:
@@ -142,7 +127,7 @@ class A2VDataset(MixIn):
     def _new_embeddings(self) -> AudioEmbeddings:
         return AudioEmbeddings()
 
-    def _shared_state(self) -> _State:
+    def _shared_state(self) -> State:
         """Return the state with its keys up to date, and share it with the splits."""
         state = self._ast_state()
         if self._whole is not self:  # a split shares the state of the whole data set
@@ -200,7 +185,7 @@ class A2VDataset(MixIn):
     # -- cache --------------------------------------------------------------------------------
 
     def load_ast_embeddings_from_cache(
-        self, sample_rate: int = 16000, duration: float = 5.0, model_name: str = "ast"
+        self, sample_rate: int | None = None, duration: float | None = None, model_name: str = "ast"
     ) -> bool:
         """Read embeddings from the store that has these attributes.
 
@@ -209,10 +194,10 @@ class A2VDataset(MixIn):
 
         Parameters
         ----------
-        sample_rate : int
-            Hz.
-        duration : float
-            Seconds.
+        sample_rate : int, optional
+            Hz. Default: the data set's.
+        duration : float, optional
+            Seconds. Default: the data set's.
         model_name : str
             A model's id, its last part, or "ast" or "ast-finetuned".
 
@@ -225,6 +210,8 @@ class A2VDataset(MixIn):
         ------
         AmbiguousConfigError
             Stores of several encoders have these attributes.
+        ClipSettingsError
+            `sample_rate` or `duration` is not the data set's.
         """
         state = self._shared_state()
         if not self.enable_ast_cache:
@@ -248,13 +235,23 @@ class A2VDataset(MixIn):
         return bool(report.paths) and {*self.ast_keys} <= {*report.stored}
 
     def _wanted(self, sample_rate: float | None, duration: float | None, model_name: str | None) -> names.Wanted:
-        return names.Wanted(dataset=self._ast_name, sample_rate=sample_rate, duration=duration, model_name=model_name)
+        """Return the attributes of the data set's embeddings. Its own clips decide sample rate and duration."""
+        clip = {"sample_rate": self._ast_clip[0], "duration": self._ast_clip[1]}
+        for name, found in (("sample_rate", sample_rate), ("duration", duration)):
+            if found is not None and found != clip[name]:
+                raise ClipSettingsError(self._ast_name, name, expected=clip[name], found=found)
+        return names.Wanted(dataset=self._ast_name, model_name=model_name, **clip)
+
+    @property
+    def _ast_clip(self) -> tuple[float, float]:
+        """Sample rate (Hz) and duration (seconds) of the clips."""
+        return getattr(self, "audio_sample_rate", 16_000), getattr(self, "audio_duration", 5.0)
 
     def save_ast_embeddings_to_cache(
         self,
         embeddings: Mapping[str, Any],
-        sample_rate: int = 16000,
-        duration: float = 5.0,
+        sample_rate: int | None = None,
+        duration: float | None = None,
         model_name: str = "ast",
         embedding_shape: Sequence[int] | None = None,
     ) -> bool:
@@ -264,10 +261,10 @@ class A2VDataset(MixIn):
         ----------
         embeddings : mapping
             Tensors or arrays by ``file_id:class``, or the other forms in `embstore_fl.a2v.entries`.
-        sample_rate : int
-            Hz.
-        duration : float
-            Seconds.
+        sample_rate : int, optional
+            Hz. Default: the data set's.
+        duration : float, optional
+            Seconds. Default: the data set's.
         model_name : str
             A model's id, its last part, or "ast" or "ast-finetuned".
         embedding_shape : sequence of int, optional
@@ -281,12 +278,14 @@ class A2VDataset(MixIn):
 
         Raises
         ------
+        ClipSettingsError
+            `sample_rate` or `duration` is not the data set's.
         ReadOnlyError, StorageFullError, StoreLockedError
         """
         if not self.enable_ast_cache or not embeddings:
             logger.info("%s: not saved: %s", self._ast_name, "nothing to save" if embeddings else "the cache is off")
             return False
-        found = entries.of_mapping(embeddings)
+        found = entries.of_mapping(embeddings, self.ast_class_of)
         shape = tuple(embedding_shape) if embedding_shape is not None else stored.shape_of_most(found.values)
         sound = {key: value for key, value in found.values.items() if tuple(value.shape) == shape}
         for key, value in found.values.items():
@@ -317,17 +316,8 @@ class A2VDataset(MixIn):
         if not self.enable_ast_cache:
             logger.warning("%s: not cleared: the cache is off", self._ast_name)
             return
-        wanted = self._wanted(sample_rate, duration, model_name)
-        removed: list[Path] = []
-        for entry in self._ast_cache.entries():
-            if entry.config.get("dataset") != self._ast_name or names.differences(wanted, entry.config):
-                continue
-            try:
-                remove_store(entry.path)
-                removed.append(entry.path)
-                logger.info("%s: removed, %d rows", entry.path, entry.rows)
-            except StoreLockedError as error:
-                logger.warning("%s: not removed: %s", entry.path, error)
+        wanted = names.Wanted(dataset=self._ast_name, sample_rate=sample_rate, duration=duration, model_name=model_name)
+        removed = stored.remove(self._ast_cache, wanted)
         embeddings = self._ast_state().embeddings
         left = [one for one in embeddings.layers if not (isinstance(one, StoreLayer) and one.path in removed)]
         embeddings.load(left)
@@ -351,7 +341,7 @@ class A2VDataset(MixIn):
             logger.warning("%s: no such file", embedding_file)
             return
         self.audio_embedding_file = embedding_file
-        found = read_file(embedding_file, state.embeddings.own)
+        found = read_file(embedding_file, state.embeddings.own, self.ast_class_of)
         self._tell_unreadable(found.unreadable, embedding_file)
         state.embeddings.also(found.values)
         state.from_file = state.embeddings
@@ -367,7 +357,7 @@ class A2VDataset(MixIn):
             if values is not state.embeddings:
                 state.embeddings.also(values)
         else:
-            found = entries.of_mapping(values)
+            found = entries.of_mapping(values, self.ast_class_of)
             self._tell_unreadable(found.unreadable, self._ast_name)
             state.embeddings.also({key: value for key, value in found.values.items() if key in state.embeddings.own})
 
@@ -390,22 +380,13 @@ class A2VDataset(MixIn):
     # -- audio --------------------------------------------------------------------------------
 
     def _load_audio(self, audio_path: str | os.PathLike[str]) -> Any:
-        """Return a clip, or an empty tensor where the sample has its embedding.
+        """Return a clip ``(samples,) float32``, or an empty tensor where the sample has its embedding.
 
-        Returns
-        -------
-        Tensor, (samples,) or (0,) float32
-
-        Raises
-        ------
-        DecodeError, SampleError
-            The clip can't be decoded. (The A2V code returns silence, and would keep the embedding of silence.)
+        A clip that can't be decoded raises. (The A2V code returns silence, and would keep the embedding of silence.)
         """
         import torch
 
         from embstore.encoders import AudioSettings
-        from embstore.encoders.audio import decode_audio
-        from embstore.errors import DecodeError
 
         path, state = Path(audio_path), self._shared_state()
         if not state.keys_by_path:
@@ -413,9 +394,6 @@ class A2VDataset(MixIn):
         key = state.keys_by_path.get(str(path))
         if key is not None and key in state.embeddings:
             return torch.empty(0)
-        rate, duration = getattr(self, "audio_sample_rate", 16_000), getattr(self, "audio_duration", 5.0)
-        try:
-            content = file_sample(key or f"{path.stem}:_", path).read().value
-            return torch.from_numpy(decode_audio(content, AudioSettings(sample_rate=rate, duration=duration)))
-        except DecodeError as error:
-            raise DecodeError(error.reason, path=path) from error
+        rate, duration = self._ast_clip
+        settings = AudioSettings(sample_rate=int(rate), duration=duration)
+        return decode_clip(file_of(key or f"{path.stem}:_", path), settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +55,9 @@ OPTIONS: Final = ImportOptions(columns=(), keys=key_of, casting="same_kind")
 """Options for reading files and dictionaries of the A2V code."""
 
 
+ClassOf = Callable[[str], str | None]
+
+
 @dataclass(kw_only=True)
 class Entries:
     """Embeddings by key, and the entries that could not be read.
@@ -66,11 +69,25 @@ class Entries:
         Each with its key as found and the reason.
     config : mapping or None
         Config in the file, if it has one.
+    class_of : callable or None
+        Returns the class of a bare file_id, or None. Without it, bare file_ids are unreadable.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     unreadable: list[Unreadable] = field(default_factory=list)
     config: Mapping[str, Any] | None = None
+    class_of: ClassOf | None = None
+
+    def labelled(self, name: object, key: Key) -> Key | None:
+        """Return the key with its class, or add the name to `unreadable` if its class is not known."""
+        if key.class_name != UNLABELLED:
+            return key
+        file_id = _MEDIA.sub("", key.file_id)
+        class_name = None if self.class_of is None else self.class_of(file_id)
+        if class_name is None:
+            self.unreadable.append(Unreadable(name, "it has no class"))
+            return None
+        return Key(file_id, class_name)
 
     def add(self, key: object, value: Any) -> None:
         """Add an entry: a tensor or an array, or a dictionary of "embedding" or "embeddings" and "class_name".
@@ -88,10 +105,8 @@ class Entries:
         found = row_name(key, class_name, OPTIONS, Path("embeddings"))
         if isinstance(found, Unreadable):
             self.unreadable.append(found)
-        elif found[1].class_name == UNLABELLED:
-            self.unreadable.append(Unreadable(key, "it has no class"))
-        else:
-            self.values.setdefault(str(found[1]), as_tensor(value))  # a sample may be kept under both kinds of key
+        elif labelled := self.labelled(key, found[1]):
+            self.values.setdefault(str(labelled), as_tensor(value))  # a sample may be kept under both kinds of key
 
 
 def as_tensor(value: Any) -> Any:
@@ -108,8 +123,8 @@ def _detached(value: Any) -> Any:
     return value.detach().cpu() if hasattr(value, "detach") else value
 
 
-def of_mapping(entries: Mapping[Any, Any]) -> Entries:
-    """Read a mapping of the A2V code.
+def of_mapping(entries: Mapping[Any, Any], class_of: ClassOf | None = None) -> Entries:
+    """Read a mapping of the A2V code. `class_of` returns the class of a bare file_id, or None.
 
     Examples
     --------
@@ -119,7 +134,7 @@ def of_mapping(entries: Mapping[Any, Any]) -> Entries:
     >>> list(found.values), [one.key for one in found.unreadable]
     (['v1:dog', 'v2:dog'], ['0_sample_3'])
     """
-    found = Entries()
+    found = Entries(class_of=class_of)
     for key, value in entries.items():
         found.add(key, value)
     return found

@@ -14,10 +14,12 @@ from embstore._engine.read.dtypes import as_numbers
 from embstore.exchange import Unreadable
 from embstore.exchange import pt as legacy
 from embstore.exchange.memory_file import MemoryFile
-from embstore_fl.a2v.entries import OPTIONS, Entries, as_tensor, of_mapping
+from embstore_fl.a2v.entries import OPTIONS, ClassOf, Entries, as_tensor, of_mapping
 
 
-def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) -> Entries:
+def read_file(
+    path: str | os.PathLike[str], own: Iterable[str] | None = None, class_of: ClassOf | None = None
+) -> Entries:
     """Read a file of `torch.save` without running code in it. Tensors stay mapped from the file.
 
     Parameters
@@ -25,6 +27,8 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
     path : path_like
     own : iterable of str, optional
         Keys to read. Default: all.
+    class_of : callable, optional
+        Returns the class of a bare file_id, or None. If `own` is given, entries without a class are unreadable.
 
     Raises
     ------
@@ -35,13 +39,15 @@ def read_file(path: str | os.PathLike[str], own: Iterable[str] | None = None) ->
     """
     table = legacy.read_table(Path(path), OPTIONS)
     wanted, names = None if own is None else set(own), [one for block in table.row_names() for one in block]
-    found = Entries(unreadable=list(table.unreadable), config=table.config)
+    found = Entries(unreadable=list(table.unreadable), config=table.config, class_of=class_of)
     keys: dict[int, str] = {}
     for place, one in enumerate(names):
         if isinstance(one, Unreadable):
             found.unreadable.append(one)
-        elif wanted is None or str(one[1]) in wanted:
+        elif wanted is None:
             keys[place] = str(one[1])
+        elif (labelled := found.labelled(*one)) and str(labelled) in wanted:
+            keys[place] = str(labelled)
     name = next(iter(table.fields))
     if isinstance(table.file, MemoryFile) and isinstance(tensors := table.file.values[table.sources[name]], list):
         shape = table.fields[name].shape

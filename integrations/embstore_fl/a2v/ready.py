@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from embstore.errors import MissingLibraryError
 from embstore.sources import FileSample
 from embstore_fl.a2v.dataset import A2VDataset
-from embstore_fl.a2v.options import Options
+from embstore_fl.a2v.options import File, Options
 from embstore_fl.datasets.base import AudioSource, read_json
 from embstore_fl.datasets.esc50 import ESC50
 from embstore_fl.datasets.federated import FLDataset
@@ -43,11 +43,16 @@ class ReadyDataset(A2VDataset, FLDataset):
     ----------
     default_root_dir : path_like or None
         Class attribute, None here. The A2V classes have a folder of their author's machine.
+    defaults : mapping
+        Class attribute: other defaults of options. The A2V classes have files of their author's machine as the default
+        of ``embedding_file``. Without that option samples have no ``text_emb``.
 
     Raises
     ------
     TypeError
         Neither `root_dir` nor `default_root_dir` is set.
+    FileNotFoundError
+        `embedding_file` is missing.
     UnknownClassError, UnknownSplitError, RatiosError, NodeError, NodeRangeError
         The A2V classes only warn here, or use another selection.
     """
@@ -74,6 +79,7 @@ class ReadyDataset(A2VDataset, FLDataset):
             self.options.selection(source),
             load_audio="missing" if self.options.load_audio else "never",
             audio=self.options.clip,
+            text_embs=_text_embeddings(self.options.embedding_file),
             client=self.options.node_split_id,
         )
         self.device = torch.device("cpu")
@@ -96,6 +102,10 @@ class ReadyDataset(A2VDataset, FLDataset):
         listed = [chosen.listed for chosen in self.chosen]
         return {one.key: self.source.sample(one) for one in listed if wanted is None or one.key in wanted}
 
+    def ast_class_of(self, file_id: str) -> str | None:
+        """Return the class of a bare file_id, or None if several classes of the whole data set may have it."""
+        return self.source.class_of(file_id)
+
     def _new_embeddings(self) -> AudioEmbeddings:
         return self._embeddings
 
@@ -116,23 +126,6 @@ class ReadyDataset(A2VDataset, FLDataset):
         path = Path(self.root_dir) / "captions.json"
         found: dict[str, str] = read_json(path, dict) if path.exists() else {}
         return found
-
-    @cached_property
-    def _text_embeddings(self) -> Mapping[str, Any] | None:
-        file = self.options.embedding_file
-        if file is None or not os.path.isfile(file):
-            return None
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return {str(name).lower(): value for name, value in loaded.items()}
-
-    @property
-    def text_embs(self) -> Mapping[str, Any] | None:
-        """Embeddings of the class names by class, unchanged from the file. Read on first use."""
-        return self.__dict__["_text_embs"] if self.__dict__.get("_text_embs") is not None else self._text_embeddings
-
-    @text_embs.setter
-    def text_embs(self, values: Mapping[str, Any] | None) -> None:
-        self.__dict__["_text_embs"] = values
 
     def details(self, place: int) -> dict[str, Any]:
         """Return the metadata of a sample. No recording is opened."""
@@ -235,6 +228,14 @@ class VGGSoundDataset(ReadyDataset):
 
     source_class = VGGSound
     defaults: ClassVar[Mapping[str, Any]] = {"audio_duration": 10.0, "use_official_split": True}
+
+
+def _text_embeddings(file: File) -> dict[str, Any] | None:
+    """Return embeddings of the class names by class in lower case, mapped from a file of `torch.save`."""
+    if file is None:
+        return None
+    loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return {str(name).lower(): value for name, value in loaded.items()}
 
 
 _LISTED = {

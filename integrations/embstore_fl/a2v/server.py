@@ -37,12 +37,12 @@ class A2VServer(MixIn):
 
     Attributes
     ----------
-    ast_sample_rate : int
-        Hz, of the embeddings to load and save.
-    ast_duration : float
-        Seconds, of the embeddings to load and save.
-    ast_model_name : str
-        Model of the embeddings to load and save.
+    ast_sample_rate : int or None
+        Hz, of the embeddings to load and save. Default: each data set's. Another number raises `ClipSettingsError`.
+    ast_duration : float or None
+        Seconds, of the embeddings to load and save. Default: each data set's. Another number raises too.
+    ast_model_name : str or None
+        Model of the embeddings to load and save. Default: the last part of `ast_model`.
     ast_model : path_like
         Folder or Hugging Face id of the model that extracts.
     ast_batch_size : int
@@ -51,23 +51,43 @@ class A2VServer(MixIn):
 
     provides: ClassVar[tuple[str, ...]] = ("save_audio_embeddings",)
 
-    ast_sample_rate: int = 16_000
-    ast_duration: float = 5.0
-    ast_model_name: str = "ast-finetuned"
+    ast_sample_rate: int | None = None
+    ast_duration: float | None = None
+    ast_model_name: str | None = None
     ast_model: str | os.PathLike[str] = names.AST
     ast_batch_size: int = 16
     audio_embedding_file_name: str | None = None
 
-    def make_ast_encoder(self) -> Encoder:
-        """Return the encoder that extracts. Called once, and only if something must be extracted."""
+    def make_ast_encoder(self, duration: float) -> Encoder:
+        """Return the encoder that extracts clips of a duration in seconds.
+
+        Called once for each duration, and only if something must be extracted.
+        """
         import embstore
 
-        return embstore.from_pretrained(self.ast_model, duration=self.ast_duration, fields=["last_hidden_state"])
+        return embstore.from_pretrained(self.ast_model, duration=duration, fields=["last_hidden_state"])
 
     @cached_property
-    def ast_encoder(self) -> Encoder:
-        """The encoder that extracts."""
-        return self.make_ast_encoder()
+    def _ast_encoders(self) -> dict[float, Encoder]:
+        return {}
+
+    def _encoder_of(self, dataset: A2VDataset) -> Encoder:
+        """Return the encoder that extracts a data set's clips, once its config is known to fit them."""
+        duration = dataset._ast_clip[1]
+        if duration not in self._ast_encoders:
+            self._ast_encoders[duration] = self.make_ast_encoder(duration)
+        encoder = self._ast_encoders[duration]
+        said = names.described(encoder.config)
+        dataset._wanted(said["sample_rate"], said["duration"], None)
+        return encoder
+
+    def _wanted(self, dataset: A2VDataset) -> names.Wanted:
+        model = self.ast_model_name or os.path.basename(os.path.normpath(self.ast_model))
+        return dataset._wanted(self.ast_sample_rate, self.ast_duration, model)
+
+    def _attributes(self, dataset: A2VDataset) -> dict[str, Any]:
+        """Return the three attributes of a data set's embeddings, as its methods take them."""
+        return {name: value for name, value in self._wanted(dataset).attributes.items() if name != "dataset"}
 
     @cached_property
     def embedding_metrics(self) -> Metrics:
@@ -154,13 +174,13 @@ class A2VServer(MixIn):
         return NodeEmbeddings(attempts=tuple(attempts), missing=missing, failed=tuple(failed), metrics=metrics)
 
     def _from_cache(self, dataset: A2VDataset) -> str:
-        arguments = (self.ast_sample_rate, self.ast_duration, self.ast_model_name)
+        attributes = self._attributes(dataset)
         try:
-            dataset.load_ast_embeddings_from_cache(*arguments)
+            dataset.load_ast_embeddings_from_cache(**attributes)
         except AmbiguousConfigError:
             # The encoder's own config chooses the store. It is known before the model is loaded.
-            dataset.ast_config = dict(self.ast_encoder.config)
-            dataset.load_ast_embeddings_from_cache(*arguments)
+            dataset.ast_config = dict(self._encoder_of(dataset).config)
+            dataset.load_ast_embeddings_from_cache(**attributes)
         return dataset.ast_report.reason
 
     def _from_clients(self, dataset: A2VDataset) -> str:
@@ -175,13 +195,8 @@ class A2VServer(MixIn):
         file = self.audio_embedding_file_name
         if not file or not os.path.isfile(file):
             return f"no file {file}" if file else "no file is named"
-        found = read_file(file, dataset.ast_missing)
-        asked = names.Wanted(
-            dataset=dataset._ast_name,
-            sample_rate=self.ast_sample_rate,
-            duration=self.ast_duration,
-            model_name=self.ast_model_name,
-        )
+        found = read_file(file, dataset.ast_missing, dataset.ast_class_of)
+        asked = self._wanted(dataset)
         said = {name: value for name, value in names.described(found.config or {}).items() if value is not None}
         if differing := [d for d in names.differences(asked, found.config or {}) if d.name in said]:
             return f"{file} has another config: {'; '.join(map(str, differing))}"
@@ -193,9 +208,9 @@ class A2VServer(MixIn):
         """Drop rows of another encoder than the one that extracts the rest. Return their number."""
         if not dataset.enable_ast_cache:
             return 0
-        before = len(dataset.ast_missing)
-        config = Config(self.ast_encoder.config, dataset=dataset._ast_name)
-        shapes = {spec.shape for spec in (as_encoder(self.ast_encoder).fields or {}).values() if spec.pooling is None}
+        before, encoder = len(dataset.ast_missing), self._encoder_of(dataset)
+        config = Config(encoder.config, dataset=dataset._ast_name)
+        shapes = {spec.shape for spec in (as_encoder(encoder).fields or {}).values() if spec.pooling is None}
         kept: list[Layer] = []
         for layer in dataset.audio_embs.layers:
             if not isinstance(layer, StoreLayer):
@@ -216,7 +231,8 @@ class A2VServer(MixIn):
         import embstore
 
         source = dataset.ast_source(dataset.ast_missing)
-        result = embstore.embed(source, self.ast_encoder, dataset._ast_cache, batch_size=self.ast_batch_size)
+        encoder = self._encoder_of(dataset)
+        result = embstore.embed(source, encoder, dataset._ast_cache, batch_size=self.ast_batch_size)
         field = stored.field_of(open_shared(result.path).store, dataset.ast_field)
         if field is None:
             return f"{result.path} has no field of sequences"
@@ -252,7 +268,6 @@ class A2VServer(MixIn):
         bool
             True if there were new embeddings and all of them are stored now.
         """
-        arguments = (self.ast_sample_rate, self.ast_duration, self.ast_model_name)
         saved = made = 0
         legacy: dict[Any, Any] = {}
         for client in self._clients():
@@ -261,7 +276,7 @@ class A2VServer(MixIn):
             made += len(values)
             if isinstance(dataset, A2VDataset):
                 if values and dataset.enable_ast_cache:
-                    dataset.save_ast_embeddings_to_cache(values, *arguments)
+                    dataset.save_ast_embeddings_to_cache(values, **self._attributes(dataset))
                     left = {one.key for one in dataset.ast_unreadable}
                     client.audio_embedding_store = {key: value for key, value in values.items() if key in left}
                     saved += len(values) - len(client.audio_embedding_store)

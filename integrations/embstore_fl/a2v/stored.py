@@ -16,7 +16,9 @@ import numpy as np
 from embstore import Cache, Config, EmbeddingStore
 from embstore._engine.io.stamps import UNKNOWN
 from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
+from embstore.cache.prune import remove_store
 from embstore.cache.usage import count
+from embstore.errors import StoreLockedError
 from embstore.exchange import Unreadable
 from embstore.pipeline.freshness import compare_samples
 from embstore.sources import FileSample
@@ -111,6 +113,13 @@ def look_up(
     missing = [key for key in left if key not in stale]
     outdated = [key for key in left if key in stale]
     reason = f"{len(stored):,} of {len(own):,} there, {len(missing):,} missing, {len(outdated):,} stale"
+    if 0 < len(stored) < len(own):
+        reason += "; the rows that are there are used"
+    unknown = sum(len(one.rows) for one in layers if not isinstance(one.config.get("encoder"), Mapping))
+    if 0 < unknown < len(stored):
+        mixed = f"{unknown:,} rows of a training loop, with unknown weights, are used beside rows of an encoder"
+        logger.warning("%s", mixed)
+        reason += f"; {mixed}"
     report = CacheReport(
         stored=tuple(stored),
         missing=tuple(missing),
@@ -195,6 +204,21 @@ def _new_keys(store: EmbeddingStore, keys: Sequence[str], files: Mapping[str, Fi
     fresh, _ = fresh_keys(store, [key for key in keys if key in files], lambda some: {k: files[k] for k in some})
     known = {*fresh, *(key for key in keys if key not in files and key in store)}
     return [key for key in keys if key not in known]
+
+
+def remove(cache: Cache, wanted: names.Wanted) -> list[Path]:
+    """Remove a data set's stores with these attributes. Return their paths. A store that a writer holds is kept."""
+    removed: list[Path] = []
+    for entry in cache.entries():
+        if entry.config.get("dataset") != wanted.dataset or names.differences(wanted, entry.config):
+            continue
+        try:
+            remove_store(entry.path)
+            removed.append(entry.path)
+            logger.info("%s: removed, %d rows", entry.path, entry.rows)
+        except StoreLockedError as error:
+            logger.warning("%s: not removed: %s", entry.path, error)
+    return removed
 
 
 def field_of(store: EmbeddingStore, wanted: str | None) -> str | None:

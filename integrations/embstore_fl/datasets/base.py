@@ -49,6 +49,8 @@ class AudioSource:
     """
 
     default_name: ClassVar[str]
+    unique_ids: ClassVar[bool] = True
+    """Whether no two classes have a recording with the same file_id."""
     folds: tuple[int, ...] = ()
     official_splits: tuple[str, ...] = ()
 
@@ -107,6 +109,17 @@ class AudioSource:
     def class_name(self, written: str) -> str:
         """Return the class's name in keys for a name as people write it."""
         return written
+
+    @cached_property
+    def _class_of_id(self) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for listed in self.listing():
+            found[listed.file_id] = None if listed.file_id in found else listed.class_name
+        return found
+
+    def class_of(self, file_id: str) -> str | None:
+        """Return the class of a recording, or None if there is none or several classes may have this file_id."""
+        return self._class_of_id.get(file_id) if self.unique_ids else None
 
     def select(self, **selection: Any) -> Selected:
         """Return a part of the data set as a source. See `Selection.of`."""

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from embstore import EmbeddingStore
 from embstore.encoders import AudioSettings
-from embstore.encoders.audio import decode_audio
-from embstore.errors import DecodeError, MissingLibraryError
+from embstore.errors import MissingLibraryError
 from embstore_fl.datasets.base import AudioSource
+from embstore_fl.datasets.clips import decode_clip
 from embstore_fl.datasets.selection import Chosen, Selected, Selection
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 from embstore_fl.splits import SPLITS
@@ -229,20 +229,12 @@ class FLDataset(Dataset[dict[str, Any]]):
         sample["audio_filename"] = listed.audio_filename
         sample["label"] = self.labels[place]
         if self.audio_mode == "always" or (self.audio_mode == "missing" and embedding is None):
-            sample["audio"] = self._decoded(place)
+            sample["audio"] = decode_clip(self.source.sample(listed), self.clip)
         elif self.audio_mode == "missing":
             sample["audio"] = torch.empty(0)
         if self.text_embs and listed.class_name in self.text_embs:
             sample["text_emb"] = self.text_embs[listed.class_name]
         return sample
-
-    def _decoded(self, place: int) -> torch.Tensor:
-        """Decode a clip, or raise: silence instead would be trained on, and its embedding stored."""
-        file = self.source.sample(self.chosen[place].listed)
-        try:
-            return torch.from_numpy(decode_audio(file.read().value, self.clip))
-        except DecodeError as error:
-            raise DecodeError(error.reason, path=file.path) from error
 
     def details(self, place: int) -> dict[str, Any]:
         """Return the metadata of a sample. No recording is opened."""

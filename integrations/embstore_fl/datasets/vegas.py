@@ -52,6 +52,7 @@ class VEGAS(AudioSource):
     """
 
     default_name = "VEGAS"
+    unique_ids = False  # the files of each class are numbered from 0
 
     def __init__(
         self,
