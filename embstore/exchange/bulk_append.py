@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import replace
 from itertools import chain
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -173,7 +174,7 @@ class BulkAppend:
         appends |= {name: values for name, values in (("class_names", new_names), ("dead_rows", dead)) if len(values)}
         return Plan(replace(record, rows=record.rows + count), appends), result
 
-    def _agreed(self, record: Record, path: Path) -> Record:
+    def _agreed(self, record: Record, path: PurePath) -> Record:
         """Return the record with the fields and columns of the file. Raise if those of the store differ."""
         if not record.fields:
             for name, spec in self.specs.items():
@@ -213,8 +214,7 @@ class BulkAppend:
         self, name: str, spec: FieldSpec, chosen: NDArray[np.bool_]
     ) -> Iterator[tuple[NDArray[np.int64], Stored, Mapping[int, str]]]:
         """Yield the chosen rows of a field: places in the table, stored values, reasons of bad rows."""
-        # "allow", because values from a file are not checked yet. `field_values` applies the rule of the store's field.
-        found = replace(self.table.fields[name], nonfinite="allow")
+        dtype = self.table.fields[name].dtype
         for start, places, block in self._chosen(name, self.table.field(name), chosen):
             bad = {i: block.bad[place] for i, place in enumerate(places.tolist()) if place in block.bad}
             good = np.delete(np.arange(len(places)), list(bad))

@@ -173,7 +173,7 @@ def write(path: Path, rows: Outgoing) -> None:
 
 def _tensors(rows: Outgoing, name: str) -> Iterator[Any]:
     """Yield the rows of a field as tensors over the store's map, each with its own storage."""
-    spec, values = rows.fields[name], rows.snapshot.private(name)
+    spec, values = rows.fields[name], rows.snapshot.writable_copy(name)
     if spec.ragged:
         bounds = zip(*(found.tolist() for found in row_bounds(rows.snapshot, name, rows.rows)), strict=True)
         return (as_tensor(values[start:stop], spec) for start, stop in bounds)

@@ -59,7 +59,7 @@ def erase_rows(session: Session, rows: Rows) -> int:
     """Delete live rows, blank all deleted rows, and return the number of rewritten files. Call it inside `writing`."""
     snapshot = session.snapshot
     dead, new = np.concatenate([snapshot.dead_rows, rows]), {"dead_rows": rows} if len(rows) else {}
-    committed, files = erase_dead(snapshot.folder, snapshot.record, dead, new)
+    committed, files = erase_dead(snapshot.local_folder, snapshot.record, dead, new)
     session.moved_to(committed)
     session.tidy_index()
     return files

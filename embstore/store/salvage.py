@@ -12,6 +12,7 @@ import numpy as np
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import local_path
+from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.write.compact import write_copy
 from embstore.errors import CorruptStoreError, StoreExistsError
@@ -21,7 +22,7 @@ logger = logging.getLogger("embstore")
 
 
 @dataclass(frozen=True, slots=True)
-class SalvageReport:
+class SalvageReport(PickledByName):
     """The result of `salvage`.
 
     Attributes

@@ -28,6 +28,7 @@ from embstore._engine.format.record import ArrayState, Record, offsets_name
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import Url, is_url, local_path
+from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import run_problems
 from embstore._engine.read.read_rows import row_bounds
@@ -43,7 +44,7 @@ _ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(PickledByName):
     """One difference between a store and its last commit.
 
     Attributes
@@ -65,7 +66,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(PickledByName):
     """The result of `verify`.
 
     Attributes

@@ -20,12 +20,10 @@ from embstore._engine.io.filesystem import explained, start_writeback, sync_desc
 from embstore._engine.io.folder import PARTIAL, Folder, check_name
 from embstore._engine.io.steps import step
 
-_AT_ONCE: Final = 8
-"""Number of files that are synced at the same time."""
 _MOST_OPEN: Final = 64
-"""Number of files written and not yet synced. The disk works on them while the processor prepares the next files."""
-_WORTH_A_THREAD: Final = 2**20
-"""Size of a file in bytes from which its sync takes longer than starting a thread."""
+"""Files that are written and not yet synced: the disk has work while the processor prepares the next files."""
+
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Buffer = bytes | memoryview
 Trailer = tuple[int, bytes]
@@ -110,16 +108,14 @@ class PendingFile:
 
 
 class WriteBatch:
-    """Files that are written in turn, synced in parallel and then renamed, for a ``with`` block.
+    """Files that are written in turn, then synced, then renamed, for a ``with`` block.
 
     The kernel writes each file to the disk while the next ones are written. No file gets its name before `publish`, or
     before the end of the block. A block that raises removes all files that were not published.
     """
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._may_start_threads = may_start_threads()
-        # Each file that is not synced yet is an open descriptor, and the limit of a process may be low.
+        # Each file that is not synced yet is an open descriptor, and a process may have few of these.
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = _MOST_OPEN if allowed == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, allowed // 8))
         self._open: dict[PendingFile, None] = {}
@@ -129,7 +125,7 @@ class WriteBatch:
     def write(
         self, folder: Folder, name: str, parts: Sequence[Buffer], *, trailer: Trailer | None = None
     ) -> PendingFile:
-        """Write a file under a temporary name, and begin to sync it. `replace_file` has the parameters."""
+        """Write a file under a temporary name; see `replace_file`."""
         if len(self._open) == self._most:
             self._sync_one()
         count = self._written[folder.descriptor]

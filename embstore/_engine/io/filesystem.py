@@ -33,8 +33,8 @@ if _sync_file_range is not None:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn errors of a full disk and of missing permissions into `StorageFullError` and `ReadOnlyError`."""
+def explained(path: Path | str) -> Iterator[None]:
+    """Turn a full disk and missing permissions into embstore's errors."""
     try:
         yield
     except OSError as error:

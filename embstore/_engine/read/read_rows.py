@@ -73,7 +73,7 @@ def row_bounds(snapshot: Snapshot, name: str, rows: Rows) -> tuple[Rows, Rows]:
     offsets = snapshot.take(offsets_name(name), np.concatenate([rows, rows + 1]))
     starts, stops = offsets[: len(rows)], offsets[len(rows) :]
     if not within_bounds(starts, stops, snapshot.record.arrays[name].length):
-        raise _lying(snapshot, name)
+        raise _broken_offsets(snapshot, name)
     return starts, stops
 
 
@@ -103,7 +103,7 @@ def check_ends(snapshot: Snapshot) -> None:
             raise _broken_offsets(snapshot, name)
 
 
-def _lying(snapshot: Snapshot, name: str) -> CorruptStoreError:
+def _broken_offsets(snapshot: Snapshot, name: str) -> CorruptStoreError:
     return CorruptStoreError(
         snapshot.folder.path / offsets_name(name), offsets_message(snapshot.record.arrays[name].length)
     )
