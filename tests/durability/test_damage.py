@@ -546,6 +546,30 @@ class TestIndex:
         assert embstore.verify(path).ok
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: data.decode().encode("utf-16"),
+        lambda data: data.decode().encode("utf-16-le"),
+        lambda data: data.decode().encode("utf-32"),
+        lambda data: data.replace(b'"attributes":', b'"attributes":{},"attributes":', 1),
+        lambda data: data.replace(b'"zarr_format":3', b'"zarr_format":3,"zarr_format":3', 1),
+    ],
+)
+def test_json_that_the_format_forbids(path, change):
+    """In another encoding, with a byte order mark, or with a name twice: programs would read different records."""
+    embstore.open(path, "w-", config={"a": 1}).append(["1:c"], np.ones((1, 3), np.float32))
+    file = path / "zarr.json"
+    data = file.read_bytes()
+    changed = change(data)
+    assert changed != data
+    file.write_bytes(changed)
+    with pytest.raises(embstore.errors.CorruptStoreError, match="JSON in UTF-8 with each name once"):
+        embstore.open(path)
+    assert not embstore.verify(path).ok
+
+
 def test_a_replaced_column_is_gone_after_the_next_writer(broken):
     """Its array was dropped by the record, whether or not the writer lived to remove it."""
     from embstore._engine.io import steps

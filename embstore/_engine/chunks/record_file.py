@@ -26,16 +26,24 @@ ATTEMPTS: Final = 200
 def parse_document(path: PurePath, data: bytes) -> dict[str, Any]:
     """Parse a group's ``zarr.json`` and check its record's checksum. Return the whole document."""
     try:
-        document = json.loads(data)
+        # `json.loads` of bytes accepts UTF-16 and a byte order mark, and keeps the last of repeated names.
+        document = json.loads(data.decode(), object_pairs_hook=_unique)
         attributes = document["attributes"]
     except (ValueError, RecursionError) as error:
-        raise CorruptStoreError(path, f"it is not JSON ({len(data):,} bytes)") from error
+        raise CorruptStoreError(path, f"it is not JSON in UTF-8 with each name once ({len(data):,} bytes)") from error
     except (TypeError, KeyError) as error:
         raise NotAStoreError(path.parent, "its zarr.json has no attributes") from error
     if not isinstance(attributes, dict) or "embstore" not in attributes:
         raise NotAStoreError(path.parent, "it is a Zarr group, but has no embstore record")
     check_record(path, attributes["embstore"])
     return dict(document)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is repeated")
+    return found
 
 
 METADATA_REWRITTEN: Final = (
