@@ -47,7 +47,8 @@ def open(
     Parameters
     ----------
     path : path_like
-        Or a URL that fsspec opens (``https://…``, ``s3://…``, ``memory://…``), read-only and chunk by chunk.
+        ``~`` is the home folder. Or a URL that fsspec opens (``https://…``, ``s3://…``, ``memory://…``), which is read
+        chunk by chunk and never written.
     mode : {"r", "r+", "a", "w-", "x"}
         "r" reads, takes no lock and writes nothing. "r+" reads and writes an existing store. "a" also makes the store
         if it does not exist. "w-" makes a new store, and fails if the path exists. "x" is the same as "w-".
