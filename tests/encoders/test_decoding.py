@@ -1,4 +1,4 @@
-"""Files and arrays to what models take: the same bits every time, and a reason where they can't be had."""
+"""Files and arrays to inputs of models: the same bits every time, and a reason if decoding fails."""
 
 import io
 import subprocess
@@ -177,7 +177,7 @@ def test_bits_are_the_same_in_eight_threads():
     assert together == alone * 8
 
 
-# -- what is in memory ------------------------------------------------------------------------
+# -- samples in memory ------------------------------------------------------------------------
 
 
 @sound
@@ -590,7 +590,7 @@ def test_an_image_that_would_fill_the_memory(pixels, monkeypatch):
 
 
 @pillow
-@pytest.mark.filterwarnings("ignore")  # Pillow warns of what it can mend
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of damage that it can repair
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_flipped_bits_are_an_image_or_a_reason(rng, kind):
     from PIL import Image

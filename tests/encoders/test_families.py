@@ -1,4 +1,4 @@
-"""What is known of models from their JSON alone, against transformers itself; and the names of their outputs."""
+"""Sizes of models from their JSON alone, compared with transformers, and the names of their outputs."""
 
 import json
 
@@ -274,7 +274,7 @@ def test_outputs_that_a_model_does_not_have(kind, name):
         outputs.declare([name], "float32", shapes(kind, processor={}))
     assert caught.value.field == name
     assert caught.value.path is None
-    for known in caught.value.available:  # what is offered can be had
+    for known in caught.value.available:  # all offered outputs exist
         outputs.declare([known], "float32", shapes(kind, processor={}))
 
 

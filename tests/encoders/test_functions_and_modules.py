@@ -1,4 +1,4 @@
-"""Encoders around functions and modules: the same values as a direct call, under a config that tells the truth."""
+"""Encoders around functions and modules: the same values as a direct call, and a config that matches them."""
 
 import pickle
 from importlib.util import find_spec

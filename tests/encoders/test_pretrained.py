@@ -76,7 +76,7 @@ def own(folder_of, tmp_path):
 
 @pytest.fixture
 def contents(rng):
-    """Samples of each modality, of lengths and sizes of their own; all clips at another rate than is wanted."""
+    """Samples of each modality, of different lengths and sizes. All clips have another rate than the model."""
     return {
         "audio": [(rng.standard_normal(n).astype(np.float32) / 9, 12_000) for n in (4000, 6500, 4000, 2000, 13_000)],
         "image": [rng.integers(0, 255, (n, 40, 3), dtype=np.uint8) for n in (36, 50, 60, 33)],
@@ -85,7 +85,7 @@ def contents(rng):
 
 
 def rewrite(path, **changes):
-    """Change a JSON file; None removes a name."""
+    """Change a JSON file. None removes a name."""
     said = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({name: value for name, value in said.items() if changes.get(name, 0) is not None}))
 
@@ -101,7 +101,7 @@ def run(encoder, samples):
 
 
 def by_hand(model, folder, modality, sample):
-    """What transformers itself gives for one sample: the model as a whole, and what is read off its outputs."""
+    """Return the outputs of transformers itself for one sample, under the names of embstore."""
     head = None
     if modality == "text":
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -946,7 +946,7 @@ def test_of_the_hub_only_what_is_needed_is_asked_for(folder_of, monkeypatch, tmp
     }
 
 
-# -- files that are not what they should be ------------------------------------------------------
+# -- damaged files ---------------------------------------------------------------------------------
 
 
 TRANSFORMER = {"type": "sentence_transformers.models.Transformer"}

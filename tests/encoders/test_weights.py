@@ -316,7 +316,7 @@ def test_processes_at_once_leave_a_whole_memory(write, home, tmp_path):
         with contextlib.suppress(FileNotFoundError):
             assert len(memory(home)) >= 1
     assert [process.communicate()[0].split() for process in started] == [[expected(b"%d" % i) for i in range(40)]] * 2
-    # Each process's last digest was added to what it then read: what is there is right, if not all of it.
+    # Each process added its last digest to the entries that it had read: all entries are right, some may be missing.
     found = {Path(path).name: entry[3] for path, entry in memory(home).items()}
     assert found.items() <= {f"{i}": expected(b"%d" % i) for i in range(40)}.items()
     assert "39" in found
