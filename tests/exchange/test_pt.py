@@ -477,7 +477,15 @@ def test_a_file_of_ours_that_was_edited(tmp_path, file):
     del found["embeddings"][key(0)]
     torch.save(found, file)
     assert import_file(file, tmp_path / "a2.zarr").store.select().keys == store.select().keys[1:]
-    for part in ({"image": X}, {"image": None}, {"k": "a"}, {"k": 1000}, {"split": 1}, {"bits": X.to_sparse()}):
+    for part in (
+        {"image": X},
+        {"image": X[:2].double()},
+        {"image": None},
+        {"k": "a"},
+        {"k": 1000},
+        {"split": 1},
+        {"bits": X.to_sparse()},
+    ):
         entry = found["embeddings"][key(3)]
         found["embeddings"][key(3)] = {**entry, **part}
         torch.save(found, file)
