@@ -812,6 +812,12 @@ def test_metadata_that_is_broken(tmp_path, suffix, text, monkeypatch):
     assert "its metadata 'embstore' is broken" in str(refused(path, tmp_path))
 
 
+def test_metadata_that_is_too_large(tmp_path, monkeypatch):
+    path = export_file(rich(tmp_path / "a.zarr", 3), tmp_path / "x.npz")
+    monkeypatch.setattr("embstore.exchange.npz._MOST_METADATA", 10)
+    assert "too large" in str(refused(path, tmp_path))
+
+
 def test_metadata_is_json_that_others_read(tmp_path):
     store = rich(tmp_path / "a.zarr")
     with np.load(export_file(store, tmp_path / "x.npz")) as file:
