@@ -1,6 +1,7 @@
-"""Ways to end a process in the middle of its work, and to say what the disk then holds."""
+"""Ways to run work in child processes and to end them in the middle, and to see which files are left."""
 
 import os
+import resource
 import signal
 import stat
 import time
@@ -22,15 +23,57 @@ class Journal:
     def acknowledge(self, text):
         os.write(self.write_end, f"{text}\n".encode())
 
-    def lines(self):
+    def reader(self):
+        """Return the file to read the lines from. It ends with the last process that can acknowledge."""
         os.close(self.write_end)
-        with os.fdopen(self.read_end) as pipe:
-            return pipe.read().splitlines()
+        return os.fdopen(self.read_end)
+
+
+def start(work: Callable[[], None]) -> int:
+    """Run `work` in a forked child that ends with 0, or 1 for an exception. Return its process number."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def end_of(child: int) -> int:
+    """Wait for a child, and return how it ended: 0, 1 for an exception, -9 for a kill."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def run_in_child(work: Callable[[], None]) -> int:
-    """Fork, run `work` in the child, and return how it ended: 0, 1 for an exception, -9 for a kill."""
-    return os.waitstatus_to_exitcode(os.waitpid(start(work), 0)[1])
+    """Run `work` in a forked child, and return how it ended."""
+    return end_of(start(work))
+
+
+def run_together(*works: Callable[[], None]) -> list[int]:
+    """Run functions at once, each in a forked child; return how they ended. None of them outlives the call."""
+    children = [start(work) for work in works]
+    ended: list[int] = []
+    try:
+        for child in children:
+            ended.append(end_of(child))
+    finally:
+        for child in children[len(ended) :]:
+            os.kill(child, signal.SIGKILL)
+            end_of(child)
+    return ended
+
+
+def run_with_little_memory(work: Callable[[], None], nbytes: int = 2**36) -> None:
+    """Run `work` in a child that can't take much memory, so that a size believed unchecked shows."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
+        work()
+
+    assert run_in_child(limited) == 0
 
 
 def kill_at(step: int) -> None:
@@ -44,6 +87,21 @@ def kill_at(step: int) -> None:
         count += 1
 
     steps.step_hook = hook
+
+
+def killed_at(step: int, path: Path, change: Callable) -> bool:
+    """Carry out a change of a store in a child that is killed before that step; return whether it was killed."""
+
+    def work():
+        import embstore
+
+        store = embstore.open(path, "r+")
+        kill_at(step)
+        change(store)
+
+    ended = run_in_child(work)
+    assert ended in (0, -signal.SIGKILL)
+    return ended != 0
 
 
 def leftovers(store: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Broken stores: each kind of damage is reported with its file; nothing wrong is ever served."""
 
-import json
 import os
 import shutil
 import warnings
@@ -10,134 +9,120 @@ import pytest
 
 import embstore
 from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, UnsupportedFormatError
-from tests._helpers.crash import run_in_child
+from tests._helpers import kinds
+from tests._helpers.crash import run_in_child, run_with_little_memory
+from tests._helpers.damage import ABSURD, DAMAGES, damage, edit, flip, repair, sealed, setter
+from tests._helpers.kinds import KINDS, assert_rows, key, put, rows_in, rows_of
 
-ARRAYS = {
-    "embedding": "c.1.0",
-    "file_id": "c.0",
-    "class_code": "c.0",
-    "class_names": "c.0",
-    "key_hash": "c.0.0",
-    "dead_rows": "c.0",
-    "split": "c.0",
-    "score": "c.0",
-}
+KEYS = [key(i) for i in range(300)]
+LIVE = [i for i in range(300) if i not in (7, 130)]
+LATER = ["file_id", "class_code", "class_names", "key_hash", "dead_rows", "split", "score"]
+ARRAYS = [("raw", name) for name in LATER] + [(kind, "embedding") for kind in KINDS] + [("ragged", "embedding_offsets")]
+"""Every array of a raw store, and of the other kinds those that are not the same."""
 
 
 @pytest.fixture
-def broken(path, rng):
-    """A store of 300 rows, in chunks of 128, with columns and two deleted rows: (path, keys, rows)."""
-    keys = [f"file_{i:04d}:class_{i % 10}" for i in range(300)]
-    rows = rng.standard_normal((300, 8)).astype(np.float32)
-    with embstore.open(path, "w-", config={"a": 1}, chunk_bytes=4096) as store:
-        store.append(keys, rows, columns={"split": ["train"] * 300, "score": np.arange(300)})
-        store.delete([keys[7], keys[130]])
-    return path, keys, rows
+def kind(request):
+    return getattr(request, "param", "raw")
 
 
-def good(keys):
-    return [key for i, key in enumerate(keys) if i not in (7, 130)]
+@pytest.fixture
+def broken(path, kind):
+    """A store of 300 rows over several chunks, with columns and two deleted rows."""
+    with kinds.new(path, kind, columns={"split": "string", "score": "int64"}) as store:
+        put(store, range(300), columns={"split": ["train"] * 300, "score": np.arange(300)})
+        store.delete([KEYS[7], KEYS[130]])
+        assert store.snapshot.record.arrays["embedding"].chunks >= 3
+    return path
 
 
-def flip(file, place=None, bit=0):
-    data = bytearray(file.read_bytes())
-    data[len(data) // 3 if place is None else place] ^= 1 << bit
-    file.write_bytes(data)
+each_kind = pytest.mark.parametrize("kind", KINDS, indirect=True)
 
 
-def read_all(path, **options):
-    """Everything that a reader can ask for."""
-    store = embstore.open(path, **options)
-    view = store.select()
-    return view.keys, view.to_numpy(), view.column("split"), view.column("score"), store[view.keys]
+def more(store, numbers):
+    numbers = list(numbers)
+    return put(store, numbers, columns={"split": ["train"] * len(numbers), "score": np.array(numbers)})
 
 
-def served_right(path, keys, rows, **options):
-    """Read everything; what comes without an error must be right. Returns the error, if any."""
+def live(*, without=()):
+    return [i for i in LIVE if i not in without]
+
+
+def served_right(path, numbers=LIVE, **options):
+    """Read everything; without an error, all must be right. Return the error, if any."""
     try:
-        found, values, split, score, fetched = read_all(path, **options)
+        store = embstore.open(path, **options)
+        view = store.select()
+        found = view.keys, view.column("split"), view.column("score").tolist()
+        rows = {name: rows_in(view, name) for name in store.fields}
+        fetched = {name: store.fetch(view.keys[::-1], name) for name in store.fields}
     except EmbstoreError as error:
         return error
-    where = {key: i for i, key in enumerate(keys)}
-    places = [where[key] for key in found]
-    np.testing.assert_array_equal(values, rows[places])
-    np.testing.assert_array_equal(fetched, rows[places])
-    assert set(split) == {"train"}
-    assert score.tolist() == places
-    assert found == good(keys)
+    assert found[0] == [key(i) for i in numbers]
+    assert set(found[1]) == {"train"}
+    assert found[2] == list(numbers)
+    for name, spec in store.fields.items():
+        assert_rows(rows[name], rows_of(spec, numbers))
+        assert_rows(fetched[name], list(rows_of(spec, numbers))[::-1])
     return None
 
 
-@pytest.mark.parametrize("mapping", ["auto", "never"])
-@pytest.mark.parametrize("array", ARRAYS)
-def test_a_flipped_bit_is_found(broken, array, mapping):
-    path, keys, rows = broken
-    file = path / array / ARRAYS[array]
-    flip(file)
-    error = served_right(path, keys, rows, check="all", mapping=mapping)
-    assert isinstance(error, CorruptStoreError)
-    assert error.path == file
-    report = embstore.verify(path)
-    assert [problem.path for problem in report.problems] == [file]
-    assert not report.ok
-    assert str(file) in str(report)
+def affected(path, array, chunk):
+    """Return the live rows that have a value in a chunk."""
+    record = embstore.open(path).snapshot.record
+    size = record.arrays[array].rows_per_chunk
+    if record.fields["embedding"].ragged:
+        ends = np.cumsum([0, *map(len, rows_of(kinds.RAGGED, range(300)))])
+        return [
+            i for i in LIVE if ends[i] < ends[i + 1] and ends[i] < (chunk + 1) * size and ends[i + 1] > chunk * size
+        ]
+    return [i for i in LIVE if i // size == chunk]
 
 
-@pytest.mark.parametrize("array", ARRAYS)
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "deleted", "grown", "a folder", "a link", "a fifo"])
-def test_a_broken_chunk_is_reported(broken, array, damage):
-    path, keys, rows = broken
-    file = path / array / ARRAYS[array]
-    if damage == "truncated":
-        os.truncate(file, file.stat().st_size - 4096 if array == "embedding" else 9)
-    elif damage == "emptied":
-        os.truncate(file, 0)
-    elif damage == "grown":
-        with file.open("ab") as f:
-            f.write(b"more")
-    else:
-        copy = path.parent / "copy"
-        shutil.copy(file, copy)
-        file.unlink()
-        if damage == "a folder":
-            file.mkdir()
-        elif damage == "a link":
-            file.symlink_to(copy)
-        elif damage == "a fifo":
-            os.mkfifo(file)
-    for mapping in ("auto", "never"):
-        error = served_right(path, keys, rows, mapping=mapping, check="all")
-        assert isinstance(error, CorruptStoreError), (mapping, error)
-        assert error.path == file
-    report = embstore.verify(path)
-    assert file in [problem.path for problem in report.problems]
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize(("kind", "array"), ARRAYS, indirect=["kind"])
+def test_a_broken_chunk_is_reported_and_never_served(broken, array, how):
+    """The first, the last and one between; with maps and without, and whichever checks are made."""
+    files = sorted((broken / array).glob("c.*"), key=lambda file: int(file.name.split(".")[1]))
+    for file in {files[0], files[len(files) // 2], files[-1]}:
+        content = file.read_bytes()
+        damage(file, how)
+        for options in ({"check": "touched"}, {"check": "all"}, {"check": "all", "mapping": "never"}):
+            error = served_right(broken, **options)
+            assert isinstance(error, CorruptStoreError), (file, options, error)
+            assert error.path == file
+        report = embstore.verify(broken)
+        assert [problem.path for problem in report.problems] == [file]
+        assert not report.ok
+        assert str(file) in str(report)
+        repair(file, content)
+    assert embstore.verify(broken).ok
+    assert served_right(broken, check="all") is None
 
 
+@each_kind
 def test_salvage_keeps_the_rest(broken, tmp_path):
-    path, keys, rows = broken
-    flip(path / "embedding" / "c.1.0")
-    report = embstore.verify(path)
-    assert report.rows_affected.tolist() == [i for i in range(128, 256) if i != 130]
-    assert list(report.keys_affected) == [keys[i] for i in range(128, 256) if i != 130]
-    saved = embstore.salvage(path, tmp_path / "saved.zarr")
-    left = [i for i in range(300) if i not in (7, 130) and not 128 <= i < 256]
-    assert saved.rows_kept == len(left)
-    assert list(saved.keys_lost) == [keys[i] for i in range(128, 256) if i != 130]
-    store = embstore.open(tmp_path / "saved.zarr", config={"a": 1}, check="all")
-    assert list(store) == [keys[i] for i in left]
-    np.testing.assert_array_equal(store.select().to_numpy(), rows[left])
-    assert store.select().column("score").tolist() == left
-    assert embstore.verify(tmp_path / "saved.zarr").ok
-    assert not embstore.verify(path).ok  # the broken one is left as it is
+    lost = affected(broken, "embedding", 1)
+    flip(broken / "embedding" / "c.1.0")
+    report = embstore.verify(broken)
+    assert report.rows_affected.tolist() == lost
+    assert list(report.keys_affected) == [KEYS[i] for i in lost]
+    saved = embstore.salvage(broken, tmp_path / "saved.zarr")
+    left = live(without=lost)
+    assert saved.rows_kept == len(left) > 0
+    assert saved.rows_lost.tolist() == lost
+    assert list(saved.keys_lost) == [KEYS[i] for i in lost]
+    assert served_right(saved.path, left, check="all") is None
+    assert embstore.verify(saved.path).ok
+    assert not embstore.verify(broken).ok  # the broken one is left as it is
 
 
 def test_salvage_of_a_sound_store_keeps_all(broken, tmp_path):
-    path, keys, _ = broken
-    saved = embstore.salvage(path, tmp_path / "saved.zarr")
+    saved = embstore.salvage(broken, tmp_path / "saved.zarr")
     assert saved.rows_kept == 298
-    assert list(embstore.open(saved.path)) == good(keys)
+    assert served_right(saved.path) is None
     with pytest.raises(embstore.errors.StoreExistsError):
-        embstore.salvage(path, tmp_path / "saved.zarr")
+        embstore.salvage(broken, tmp_path / "saved.zarr")
 
 
 RECORDS = {
@@ -151,300 +136,154 @@ RECORDS = {
 }
 
 
-@pytest.mark.parametrize("kind", RECORDS)
-def test_a_broken_record_is_reported_and_salvaged_from_its_copy(broken, tmp_path, kind):
-    path, keys, rows = broken
-    record = path / "zarr.json"
-    content = RECORDS[kind]
-    if content is None:
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [*(("raw", content) for content in RECORDS), *((kind, "half") for kind in KINDS if kind != "raw")],
+    indirect=["kind"],
+)
+def test_a_broken_record_is_reported_and_salvaged_from_its_copy(broken, tmp_path, content):
+    record = broken / "zarr.json"
+    if RECORDS[content] is None:
         record.unlink()
     elif content == "half":
         os.truncate(record, record.stat().st_size // 2)
     else:
-        record.write_bytes(content)
+        record.write_bytes(RECORDS[content])
     with pytest.raises((CorruptStoreError, NotAStoreError)) as caught:
-        embstore.open(path)
-    assert str(path) in str(caught.value)
-    if kind in ("a list", "a number"):
+        embstore.open(broken)
+    assert str(broken) in str(caught.value)
+    if content in ("a list", "a number"):
         return  # a Zarr group of somebody else's, as far as can be told
-    report = embstore.verify(path)
+    report = embstore.verify(broken)
     assert report.problems[0].path == record
     assert report.rows_affected.tolist() == []
-    saved = embstore.salvage(path, tmp_path / "saved.zarr")
-    store = embstore.open(saved.path, config={"a": 1})
-    assert list(store) == good(keys)
-    np.testing.assert_array_equal(store[keys[:3]], rows[:3])
+    saved = embstore.salvage(broken, tmp_path / "saved.zarr")
+    assert served_right(saved.path) is None
 
 
 def test_a_store_without_any_record_is_reported(broken, tmp_path):
-    path, _, _ = broken
-    (path / "zarr.json").unlink()
-    (path / "key_hash" / "zarr.json").write_text("{}")
-    assert not embstore.verify(path).ok
+    (broken / "zarr.json").unlink()
+    (broken / "key_hash" / "zarr.json").write_text("{}")
+    assert not embstore.verify(broken).ok
     with pytest.raises(CorruptStoreError):
-        embstore.salvage(path, tmp_path / "saved.zarr")
+        embstore.salvage(broken, tmp_path / "saved.zarr")
 
 
-def edit(path, change, *, seal=True):
-    """Change the record, and seal it with checksums that are right."""
-    from embstore._engine.format.values import checksum
-
-    document = json.loads((path / "zarr.json").read_text())
-    record = document["attributes"]["embstore"]
-    change(record)
-    if seal:
-        record["checksum"] = checksum(record)
-    (path / "zarr.json").write_text(json.dumps(document))
-
-
-def setter(*names, value):
-    def change(record):
-        for name in names[:-1]:
-            record = record[name]
-        record[names[-1]] = value
-
-    return change
-
-
-ABSURD = {
-    "rows": setter("rows", value=2**60),
-    "negative rows": setter("rows", value=-1),
-    "length": setter("arrays", "embedding", "length", value=2**40),
-    "all lengths": lambda r: [
-        r.update(rows=2**40),
-        *(r["arrays"][n].update(length=2**40) for n in r["arrays"] if n not in ("class_names", "dead_rows")),
-    ],
-    "shape": setter("arrays", "embedding", "shape", value=[2**40, 2**40]),
-    "zero shape": setter("arrays", "embedding", "shape", value=[0]),
-    "chunk": setter("arrays", "embedding", "rows_per_chunk", value=2**31),
-    "zero chunk": setter("arrays", "embedding", "rows_per_chunk", value=0),
-    "dtype": setter("arrays", "embedding", "dtype", value="object"),
-    "tail": setter("arrays", "file_id", "tail", "nbytes", value=2**31),
-    "a path for a name": lambda r: r["arrays"].update({"../../etc": r["arrays"]["embedding"]}),
-    "a number for the record": setter("arrays", value=3),
-    "fields of nothing": setter("fields", value=None),
-    "a column in another's array": setter("columns", "score", "array", value="class_code"),
-    "a dtype that NumPy parses as Python": setter("fields", "embedding", "dtype", value="4*é"),
-    "a dtype by another name": setter("fields", "embedding", "dtype", value="f4"),
-    "a dtype of an array that is no text": setter("arrays", "embedding", "dtype", value=[]),
-    "provenance that is no object": setter("provenance", value=[]),
-    "provenance under no name": setter("provenance", value={"..": "x"}),
-    "options under no name": setter("options", value={"/": 1}),
-    "an option that is no number": setter("options", value={"chunk_bytes": "x"}),
-    "a huge config": setter("config", value={"a": 10**400}),
-}
-
-
-def _named(place, name):
-    """Return a change that puts a forged name at one of the places of a record whose names become paths."""
-
-    def change(record):
-        score = record["arrays"]["score"]
-        if place == "dropped":
-            record["dropped"] = [name]
-        elif place == "erasing":
-            record["erasing"] = {name: score["tail"]}
-        elif place == "a column's array":
-            record["columns"]["score"]["array"] = name
-            record["arrays"][name] = record["arrays"].pop("score")
-        elif place == "a further array":
-            record["arrays"][name] = score
-        else:
-            record[place][name] = record[place].pop("embedding" if place == "fields" else "score")
-            record["arrays"][name] = record["arrays"].pop("embedding" if place == "fields" else "score")
-
-    return change
-
-
-PLACES_OF_NAMES = ["dropped", "erasing", "a column's array", "a further array", "fields", "columns"]
-FORGED_NAMES = ["../victim", "/victim", "victim/../../victim", "..", ".", "", "\0", "embedding/c.0.0", "a" * 300]
-
-
-@pytest.mark.parametrize("name", FORGED_NAMES)
-@pytest.mark.parametrize("place", PLACES_OF_NAMES)
-def test_a_path_in_place_of_a_name_is_refused(broken, place, name):
-    """With a checksum that is right. A path in `dropped` made the next writer remove that folder."""
-    path, _, _ = broken
-    victim = path.parent / "victim"
-    victim.mkdir()
-    if name == "/victim":
-        name = str(victim)
-    edit(path, _named(place, name))
-    for mode in ("r", "r+"):
-        with pytest.raises(CorruptStoreError, match="the commit record breaks the format"):
-            embstore.open(path, mode)
-    assert not embstore.verify(path).ok
-    assert victim.is_dir()
-
-
-RESERVED_NAMES = ["zarr.json", "ZARR.json", "index", "__init__", "ends.", "class_names", "Key_Hash"]
-
-
-@pytest.mark.parametrize("name", RESERVED_NAMES)
-@pytest.mark.parametrize("place", [place for place in PLACES_OF_NAMES if place != "erasing"])
-def test_a_reserved_name_is_refused(broken, place, name):
-    path, _, _ = broken
-    edit(path, _named(place, name))
-    with pytest.raises(CorruptStoreError, match="the commit record breaks the format"):
-        embstore.open(path, "r+")
-
-
-@pytest.mark.parametrize(
-    ("place", "name"),
-    [
-        ("dropped", "embedding"),
-        ("dropped", "Embedding"),
-        ("dropped", "SCORE"),
-        ("a further array", "Embedding"),
-        ("a further array", "SCORE"),
-    ],
-)
-def test_an_array_of_the_store_is_not_dropped_or_named_twice(broken, place, name):
-    path, _, _ = broken
-    edit(path, _named(place, name))
-    with pytest.raises(CorruptStoreError, match="the commit record breaks the format"):
-        embstore.open(path, "r+")
-    assert (path / "embedding").is_dir()
-
-
-@pytest.mark.parametrize("requires", [[[]], [{}], [None], [1], {}, "ragged", None])
-def test_features_that_are_no_names_are_refused(broken, requires):
-    path, _, _ = broken
-    edit(path, setter("requires", value=requires))
-    with pytest.raises(UnsupportedFormatError):
-        embstore.open(path)
-
-
-@pytest.mark.parametrize("name", ["c.²", "c.x", "c.", "c.²²"])
-def test_a_file_that_only_looks_like_a_chunk_blocks_no_writer(broken, name):
-    """`int("²")` raises though `"²".isdigit()` is true: no writer could recover the store."""
-    path, keys, _ = broken
-    (path / "score" / name).write_bytes(b"")
-    with embstore.open(path, "r+") as store:
-        store.delete([keys[1]])
-        assert len(store) == 297
-    assert (path / "score" / name).exists()
-
-
-@pytest.mark.parametrize("kind", ABSURD)
-def test_an_absurd_record_is_refused(broken, kind):
+@pytest.mark.parametrize("what", ABSURD)
+def test_an_absurd_record_is_refused(broken, what):
     """Even with checksums that are right: no size is believed before it was checked."""
-    path, _, _ = broken
-    edit(path, ABSURD[kind])
+    edit(broken, ABSURD[what])
 
     def work():
-        import resource
+        error = served_right(broken)
+        assert isinstance(error, CorruptStoreError)
+        assert str(broken) in str(error)
 
-        resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
-        with pytest.raises(CorruptStoreError) as caught:
-            read_all(path)
-        assert str(path) in str(caught.value)
-
-    assert run_in_child(work) == 0
+    run_with_little_memory(work)
 
 
 def test_a_changed_record_is_refused(broken):
-    path, _, _ = broken
-    edit(path, setter("rows", value=299), seal=False)
+    edit(broken, setter("rows", value=299), seal=False)
     with pytest.raises(CorruptStoreError, match="checksum"):
-        embstore.open(path)
+        embstore.open(broken)
 
 
 def test_a_newer_format_is_refused(broken):
-    path, _, _ = broken
-    edit(path, setter("format", value=2))
+    edit(broken, setter("format", value=2))
     with pytest.raises(UnsupportedFormatError) as caught:
-        embstore.open(path)
+        embstore.open(broken)
     assert caught.value.found == "format 2"
-    edit(path, setter("format", value=1))
-    edit(path, setter("requires", value=["ragged", "knotted"]))
+    edit(broken, setter("format", value=1))
+    edit(broken, setter("requires", value=["ragged", "knotted"]))
     with pytest.raises(UnsupportedFormatError) as caught:
-        embstore.open(path)
+        embstore.open(broken)
     assert "knotted" in str(caught.value)
     assert "ragged" not in str(caught.value)
 
 
+def test_a_store_with_a_journal_is_refused_with_the_remedy(broken):
+    """Format 1 had a journal before its first release. Rows in one are nowhere else."""
+    edit(broken, setter("requires", value=["journal"]))
+    for mode in ("r", "r+"):
+        with pytest.raises(UnsupportedFormatError, match=r"journal.*open the store for writing.*317788e") as caught:
+            embstore.open(broken, mode)
+        assert str(broken) in str(caught.value)
+
+
 def test_strings_that_ask_for_much_are_refused(broken):
     """A chunk of a few bytes may claim billions of strings, or one of gigabytes."""
-    import struct
-
-    from embstore._engine.format.values import crc32c
-
-    path, _, _ = broken
-    for body in (
-        struct.pack("<II", 2**31, 2**31),
-        struct.pack("<I", 4096) + struct.pack("<I", 2**32 - 1) + bytes(4 * 4095),
-    ):
-        (path / "split" / "c.0").write_bytes(body + struct.pack("<I", crc32c(body)))
-        with pytest.raises(CorruptStoreError):
-            read_all(path)
+    for start, size in ((2**31, 8), (4096, 4 + 4 * 4096)):
+        sealed(broken / "split" / "c.0", np.array([start, 2**32 - 1], "<u4").tobytes().ljust(size, b"\0"))
+        assert isinstance(served_right(broken), CorruptStoreError)
 
 
 def test_consolidating_with_zarr_does_no_harm(broken, caplog):
     import zarr
 
-    path, keys, rows = broken
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(path)
-    assert served_right(path, keys, rows) is None
-    assert str(path / "zarr.json") in caplog.text
-    report = embstore.verify(path)
-    assert [problem.path for problem in report.problems] == [path / "zarr.json"]
-    with embstore.open(path, "r+") as store:
-        store.append(["new:c"], rows[:1], columns={"split": "train", "score": 300})
-    assert embstore.verify(path).ok
+        zarr.consolidate_metadata(broken)
+    assert served_right(broken) is None
+    assert str(broken / "zarr.json") in caplog.text
+    report = embstore.verify(broken)
+    assert [problem.path for problem in report.problems] == [broken / "zarr.json"]
+    with embstore.open(broken, "r+") as store:
+        more(store, [300])
+    assert embstore.verify(broken).ok
 
 
+@each_kind
 def test_a_store_copied_while_it_was_written(broken, tmp_path):
     """An old record over newer files, and a new record over older ones."""
-    path, keys, rows = broken
-    early = tmp_path / "early.zarr"
-    shutil.copytree(path, early)
-    more = [f"more_{i}:class_1" for i in range(100)]
-    with embstore.open(path, "r+") as store:
-        store.append(more, rows[:100], columns={"split": "train", "score": np.arange(100)})
-    mixed = tmp_path / "mixed.zarr"
-    shutil.copytree(path, mixed)
-    shutil.copy(early / "zarr.json", mixed / "zarr.json")
-    assert served_right(mixed, keys, rows) is None  # the newer files hold all that the record names
-    shutil.copytree(early, tmp_path / "torn.zarr")
-    shutil.copy(path / "zarr.json", tmp_path / "torn.zarr" / "zarr.json")
+    early, mixed, torn = (tmp_path / f"{name}.zarr" for name in ("early", "mixed", "torn"))
+    shutil.copytree(broken, early)
+    with embstore.open(broken, "r+") as store:
+        more(store, range(300, 400))
+    shutil.copytree(broken, mixed)
+    shutil.copy(early / "zarr.json", mixed)
+    assert served_right(mixed, check="all") is None  # the newer files hold all that the record names
+    with embstore.open(mixed, "r+") as store:
+        more(store, [500])
+    assert served_right(mixed, [*LIVE, 500], check="all") is None
+    assert embstore.verify(mixed).ok
+    shutil.copytree(early, torn)
+    shutil.copy(broken / "zarr.json", torn)
     with pytest.raises(CorruptStoreError):
-        embstore.open(tmp_path / "torn.zarr")
-    assert not embstore.verify(tmp_path / "torn.zarr").ok
+        embstore.open(torn).select().to_numpy("embedding")
+    assert not embstore.verify(torn).ok
 
 
-def test_a_writer_does_not_seal_a_flipped_bit(broken):
+@pytest.mark.parametrize(("kind", "array"), ARRAYS[len(LATER) :], indirect=["kind"])
+def test_a_writer_does_not_seal_a_flipped_bit(broken, array):
     """Appending to a chunk that was damaged must not give it a checksum that is right."""
-    path, _, rows = broken
-    flip(path / "embedding" / "c.2.0", place=5)
+    store = embstore.open(broken, "r+")
+    file = max((broken / array).glob("c.*"), key=lambda file: int(file.name.split(".")[1]))
+    flip(file, place=8)
     with pytest.raises(CorruptStoreError):
-        embstore.open(path, "r+")
-    flip(path / "embedding" / "c.2.0", place=5)
-    store = embstore.open(path, "r+")
-    flip(path / "embedding" / "c.2.0", place=5)
+        embstore.open(broken).select().to_numpy("embedding")
     with pytest.raises(CorruptStoreError) as caught:
-        store.append(["new:c"], rows[:1], columns={"split": "train", "score": 300})
-    assert caught.value.path == path / "embedding" / "c.2.0"
-    with pytest.raises(CorruptStoreError):
-        embstore.open(path)
+        more(store, [301])
+    assert caught.value.path == file
+    assert not embstore.verify(broken).ok
+    flip(file, place=8)
+    more(store, [301])
+    assert served_right(broken, [*LIVE, 301], check="all") is None
 
 
 @pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("chunk", ["c.0.0", "c.1.0"])
+@pytest.mark.parametrize("kind", ["raw", "ragged", "zstd"], indirect=True)
 def test_a_compaction_does_not_seal_a_flipped_bit(broken, chunk, mapping):
     """Chunks that are full are not checked when a store is opened, but as they are copied."""
-    path, _, _ = broken
-    file = path / "embedding" / chunk
+    file = broken / "embedding" / chunk
     flip(file)
-    before = {place: place.read_bytes() for place in path.rglob("*") if place.is_file()}
-    with embstore.open(path, "r+", mapping=mapping) as store, pytest.raises(CorruptStoreError) as caught:
+    before = {place: place.read_bytes() for place in broken.rglob("*") if place.is_file()}
+    with embstore.open(broken, "r+", mapping=mapping) as store, pytest.raises(CorruptStoreError) as caught:
         store.compact()
     assert caught.value.path == file
-    assert {place: place.read_bytes() for place in path.rglob("*") if place.is_file()} == before
-    assert [problem.path for problem in embstore.verify(path).problems] == [file]
-    assert [place for place in path.parent.iterdir() if place.is_dir()] == [path]  # nor is half a copy left
+    assert {place: place.read_bytes() for place in broken.rglob("*") if place.is_file()} == before
+    assert [problem.path for problem in embstore.verify(broken).problems] == [file]
+    assert [place for place in broken.parent.iterdir() if place.is_dir()] == [broken]  # nor is half a copy left
 
 
 class TestIndex:
@@ -462,12 +301,9 @@ class TestIndex:
         return path, keys, runs[0] / "c.0.0"
 
     def rewrite(self, file, change):
-        from embstore._engine.format.values import crc32c
-
         values = np.frombuffer(file.read_bytes()[:-4], "<u8").reshape(2, -1).copy()
         change(values)
-        body = values.tobytes()
-        file.write_bytes(body + crc32c(body).to_bytes(4, "little"))
+        sealed(file, values.tobytes())
 
     def check(self, path, keys):
         store = embstore.open(path)
@@ -574,44 +410,65 @@ def test_a_replaced_column_is_gone_after_the_next_writer(broken):
     """Its array was dropped by the record, whether or not the writer lived to remove it."""
     from embstore._engine.io import steps
 
-    path, keys, _ = broken
-
     def work():
-        store = embstore.open(path, "r+")
+        store = embstore.open(broken, "r+")
 
         def hook(operation, where, data):
             if operation == "rmtree":
                 os._exit(0)
 
         steps.step_hook = hook
-        store.set_column("split", good(keys), ["new"] * 298)
+        store.set_column("split", list(store), ["new"] * 298)
 
     run_in_child(work)
-    assert (path / "split").exists()
-    assert set(embstore.open(path).select().column("split")) == {"new"}
-    with embstore.open(path, "r+") as store:
-        store.delete([keys[0]])
-    assert not (path / "split").exists()
+    assert (broken / "split").exists()
+    assert set(embstore.open(broken).select().column("split")) == {"new"}
+    with embstore.open(broken, "r+") as store:
+        store.delete(KEYS[:1])
+    assert not (broken / "split").exists()
 
 
 def test_what_others_put_there_stays(broken):
-    path, keys, _ = broken
-    (path / "notes").mkdir()
-    (path / "notes" / "mine.txt").write_text("keep")
-    with embstore.open(path, "r+") as store:
+    (broken / "notes").mkdir()
+    (broken / "notes" / "mine.txt").write_text("keep")
+    with embstore.open(broken, "r+") as store:
         with pytest.raises(embstore.errors.StoreExistsError):
-            store.set_column("notes", good(keys), ["x"] * 298)
-        store.delete([keys[0]])
-    assert (path / "notes" / "mine.txt").read_text() == "keep"
+            store.set_column("notes", list(store), ["x"] * 298)
+        store.delete(KEYS[:1])
+    assert (broken / "notes" / "mine.txt").read_text() == "keep"
 
 
 def test_columns_never_share_an_array(broken):
-    path, keys, _ = broken
-    with embstore.open(path, "r+") as store:
-        store.set_column("score.v2", good(keys), np.zeros(298))
-        store.set_column("score", good(keys), np.ones(298))
-        assert set(store.select().column("score.v2")) == {0.0}
-        assert set(store.select().column("score")) == {1.0}
-        store.compact()
-        assert set(store.select().column("score.v2")) == {0.0}
-        assert set(store.select().column("score")) == {1.0}
+    with embstore.open(broken, "r+") as store:
+        store.set_column("score.v2", list(store), np.zeros(298))
+        store.set_column("score", list(store), np.ones(298))
+        for compact in (False, True):
+            if compact:
+                store.compact()
+            assert set(store.select().column("score.v2")) == {0.0}
+            assert set(store.select().column("score")) == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["raw", "zstd", "ragged"], indirect=True)
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_rows_of_a_small_append_are_there_for_zarr_at_once(path, kind, consolidated):
+    """The moment `append` returns, and with metadata of the arrays alone; nothing is left behind by 50 of them."""
+    import zarr
+
+    with kinds.new(path, kind) as store:
+        for i in range(50):
+            put(store, [i])
+            if i % 7:
+                continue
+            group = zarr.open_group(path, mode="r", use_consolidated=consolidated)
+            assert group["file_id"].shape == (i + 1,)
+            expected = rows_of(store.fields["embedding"], range(i + 1))
+            if kind == "ragged":
+                assert group["embedding_offsets"][:].tolist() == np.cumsum([0, *map(len, expected)]).tolist()
+                expected = np.concatenate(expected)
+            np.testing.assert_array_equal(group["embedding"][:], expected)
+        files = [file for file in path.rglob("*") if file.is_file()]
+        record = store.snapshot.record
+    assert len(files) == 1 + sum(1 + array.chunks for array in record.arrays.values())
+    assert {file.name for file in path.iterdir()} == {"zarr.json", *record.arrays}
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}.lock"}

@@ -1,6 +1,8 @@
 """The disk fails at every step in turn: nothing is lost, and the same store object goes on."""
 
 import errno
+import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -8,19 +10,10 @@ import pytest
 import embstore
 from embstore._engine.io import steps
 from embstore.errors import CommitUncertainError, StorageFullError
+from tests._helpers import kinds
 from tests._helpers.crash import leftovers
-from tests.durability import test_kill
-from tests.durability.test_kill import base, key, rows, state
-
-CHANGES = [
-    test_kill.append,
-    test_kill.replace,
-    test_kill.delete,
-    test_kill.erase,
-    test_kill.compact,
-    test_kill.set_column,
-    test_kill.add_field,
-]
+from tests._helpers.kinds import CHANGES, base, key, put, state
+from tests.durability.test_kill import STEPS
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +23,7 @@ def no_hook_is_left():
 
 
 def fail_at(step, code):
-    """Have the `step`-th operation on the disk fail; returns a list that says whether it came to that."""
+    """Have the `step`-th operation on the disk fail; return a list that says whether it came to that."""
     failed, count = [], 0
 
     def hook(operation, path, data):
@@ -44,18 +37,22 @@ def fail_at(step, code):
     return failed
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-@pytest.mark.parametrize("change", CHANGES)
-def test_an_error_at_every_step(tmp_path, change, code):
-    base(tmp_path / "done")
+CASES = [("raw", errno.EIO), ("raw", errno.ENOSPC), *((kind, errno.ENOSPC) for kind in ("ragged", "zstd", "bfloat16"))]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize(("kind", "code"), CASES)
+def test_an_error_at_every_step(tmp_path, kind, code, change):
+    """At every step of a raw store, and at each fifth of the others."""
+    base(tmp_path / "done", kind)
     with embstore.open(tmp_path / "done", "r+") as store:
         before = state(store)
         change(store)
         after = state(store)
-    step, uncertain, full = 0, 0, False
-    while True:
+    uncertain, full, stride = 0, False, 1 if kind == "raw" else 5
+    for step in itertools.count(STEPS[kind][0], stride):
         path = tmp_path / f"{step}.zarr"
-        base(path)
+        base(path, kind)
         store = embstore.open(path, "r+")
         failed = fail_at(step, code)
         expected = [after]
@@ -66,28 +63,27 @@ def test_an_error_at_every_step(tmp_path, change, code):
             expected = [before, after]
         except OSError as error:  # erasing is deleting first, in a commit of its own
             full = full or isinstance(error, StorageFullError)
-            expected = [before, after] if change is test_kill.erase else [before]
+            expected = [before, after] if change is kinds.erase else [before]
         steps.step_hook = None
         assert state(embstore.open(path, check="all")) in expected
         store.refresh()
         found = state(store)
         assert found in expected
-        fields = {name: np.ones((1, *spec.shape), spec.dtype) for name, spec in store.fields.items()}
-        store.append(["next:c"], fields, columns={"score": 1})
+        put(store, [1001], ["next:c"])
         assert state(store)["keys"] == [*found["keys"], "next:c"]
         assert leftovers(path) == []
         report = embstore.verify(path)
         assert report.ok, str(report)
+        shutil.rmtree(path)
         if not failed:
             break
-        step += 1
     assert step > 8
-    assert uncertain > 0
+    assert uncertain > 0 or stride > 1
     assert full == (code == errno.ENOSPC)
 
 
 def test_an_uncertain_commit_can_be_asked_for(path):
-    base(path)
+    base(path, "raw")
     with embstore.open(path, "r+") as store:
         seen = []
 
@@ -99,7 +95,7 @@ def test_an_uncertain_commit_can_be_asked_for(path):
 
         steps.step_hook = hook
         with pytest.raises(CommitUncertainError) as caught:
-            store.append([key(500)], rows([500]), columns={"score": [1]})
+            put(store, [500])
         steps.step_hook = None
         assert caught.value.commit_id
         store.refresh()
@@ -115,10 +111,11 @@ def test_an_index_that_can_not_be_written_does_not_fail_the_append(path, monkeyp
                 raise OSError(errno.ENOSPC, "injected", where)
 
         steps.step_hook = hook
-        assert store.append([key(i) for i in range(50)], rows(range(50))).appended == 50
+        rows = np.ones((50, 3), np.float32)
+        assert store.append([key(i) for i in range(50)], rows).appended == 50
         steps.step_hook = None
         assert "index could not be written" in caplog.text
         assert store.missing([key(i) for i in range(51)]) == [key(50)]
-        store.append([key(50)], rows([50]))
+        store.append([key(50)], rows[:1])
         assert list((path / "index").glob("keys.*"))
     assert embstore.verify(path).ok

@@ -9,8 +9,8 @@ import pytest
 
 import embstore
 from embstore._engine.io import steps
-from tests.durability import test_kill
-from tests.durability.test_kill import base, key, rows, state
+from tests._helpers import kinds
+from tests._helpers.kinds import base, key, put, state
 
 
 class File:
@@ -163,7 +163,7 @@ def recording():
 
 
 def record_operations(path, changes):
-    """Run changes one after the other; returns the operations, with each change's outcome where it was acknowledged."""
+    """Run changes one after the other; return the operations, with each change's outcome where it was acknowledged."""
     with recording() as log, embstore.open(path, "r+") as store:
         for change in changes:
             change(store)
@@ -172,39 +172,34 @@ def record_operations(path, changes):
 
 
 HISTORIES = {
-    "append, replace, delete": [test_kill.append, test_kill.replace, test_kill.delete],
-    "erase": [test_kill.delete, lambda store: store.erase([key(3), key(129)])],
-    "compact": [test_kill.replace, test_kill.compact, test_kill.append],
-    "columns and fields": [test_kill.set_column, test_kill.set_column, test_kill.add_field],
+    "append, replace, delete": [kinds.append, kinds.replace, kinds.delete],
+    "erase": [kinds.delete, lambda store: store.erase([key(3), key(129)])],
+    "compact": [kinds.replace, kinds.compact, kinds.append],
+    "columns and fields": [kinds.set_column, kinds.set_column, kinds.add_field],
 }
 
 
-def write_one_more(store):
-    fields = {n: np.ones((1, *spec.shape), spec.dtype) for n, spec in store.fields.items()}
-    halves = "score" in store.columns and store.select().column("score")[0] % 1
-    store.append(["next:c"], fields, columns={"score": 1.0 if halves else 1})
-
-
 @pytest.mark.parametrize("history", HISTORIES)
-def test_every_prefix_opens_to_a_whole_commit(tmp_path, history):
-    check_every_prefix(tmp_path, HISTORIES[history], write_one_more)
-
-
-def check_every_prefix(tmp_path, changes, write_more):
-    """Make changes; whenever the power is cut, the store opens to a whole commit, and `write_more` may write to it."""
+@pytest.mark.parametrize("kind", ["raw", "ragged", "zstd", "bfloat16"])
+def test_every_prefix_opens_to_a_whole_commit(tmp_path, kind, history):
+    """In each variant for a raw store; in one of them, at each third operation, for the others."""
     work = tmp_path / "work"
     work.mkdir()
     path = work / "store.zarr"
-    base(path)
+    base(path, kind)
     disk = Disk(work)
     outcomes = [state(embstore.open(path))]
-    log = record_operations(path, changes)
+    log = record_operations(path, HISTORIES[history])
     outcomes += [data for operation, _, data in log if operation == "acknowledged"]
     rng = np.random.default_rng(0)
     acknowledged, seen = 0, set()
     for number, (operation, where, data) in enumerate([*log, ("end", None, None)]):
         allowed = outcomes[acknowledged : acknowledged + 2]
-        for variant, (entries, content) in enumerate(VARIANTS):
+        variants = VARIANTS
+        if kind != "raw":
+            few = number % 3 == 0 or operation in ("acknowledged", "end")
+            variants = [VARIANTS[number // 3 % len(VARIANTS)]] if few else []
+        for variant, (entries, content) in enumerate(variants):
             target = tmp_path / "after"
             disk.survive(target, entries, content, rng)
             survivor = target / "store.zarr"
@@ -213,7 +208,7 @@ def check_every_prefix(tmp_path, changes, write_more):
             seen.add(outcomes.index(found))
             if (number + variant) % 5 == 0:  # and the next writer needs no help
                 with embstore.open(survivor, "r+") as store:
-                    write_more(store)
+                    put(store, [1001], ["next:c"])
                 report = embstore.verify(survivor)
                 assert report.ok, str(report)
             shutil.rmtree(target)
@@ -229,9 +224,9 @@ def test_the_simulation_finds_a_rename_without_a_sync(tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     path = work / "store.zarr"
-    base(path)
+    base(path, "raw")
     disk = Disk(work)
-    log = [entry for entry in record_operations(path, [test_kill.append]) if entry[0] != "fsync"]
+    log = [entry for entry in record_operations(path, [kinds.append]) if entry[0] != "fsync"]
     for operation, where, data in log[:-1]:
         disk.do(operation, where, data)
     disk.survive(tmp_path / "after", "all", "dropped", np.random.default_rng(0))
@@ -239,19 +234,20 @@ def test_the_simulation_finds_a_rename_without_a_sync(tmp_path, monkeypatch):
         embstore.open(tmp_path / "after" / "store.zarr")
 
 
-def test_a_new_store_is_there_whole_or_not_at_all(tmp_path):
+@pytest.mark.parametrize("kind", ["raw", "ragged"])
+def test_a_new_store_is_there_whole_or_not_at_all(tmp_path, kind):
     work = tmp_path / "work"
     work.mkdir()
     disk = Disk(work)
     with recording() as log:
-        embstore.open(work / "store.zarr", "w-", config={"n": 1}).close()
+        kinds.new(work / "store.zarr", kind).close()
     rng = np.random.default_rng(0)
     for operation, where, data in [*log, ("end", None, None)]:
         for entries, content in VARIANTS:
             target = tmp_path / "after"
             disk.survive(target, entries, content, rng)
-            with embstore.open(target / "store.zarr", "a", config={"n": 1}) as store:
-                store.append([key(1)], rows([1]))
+            with embstore.open(target / "store.zarr", "a", config={"kind": kind}, **kinds.KINDS[kind]) as store:
+                put(store, [1])
             assert embstore.verify(target / "store.zarr").ok
             shutil.rmtree(target)
         if operation != "end":

@@ -11,39 +11,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import embstore
-from embstore._engine.format.ragged import Padded
-from embstore.errors import KeysExistError, MissingKeysError, StoreChangedError
+from embstore.errors import KeysExistError, MissingKeysError, StoreChangedError, StoreReplacedError
+from tests._helpers.kinds import assert_rows
 
 FORMS = {
-    "float32": ("float32", (8,), "auto"),
-    "float32, read": ("float32", (8,), "never"),
-    "float16": ("float16", (2, 8), "auto"),
-    "float16, read": ("float16", (2, 8), "never"),
-    "bfloat16": ("bfloat16", (16,), "auto"),
-    "bfloat16, read": ("bfloat16", (16,), "never"),
-    "unaligned": ("uint8", (4099,), "auto"),
-    "unaligned, read": ("uint8", (4099,), "never"),
-    "ragged": ("float32", (8,), "auto"),
-    "ragged, read": ("float32", (8,), "never"),
+    "float32": {"shape": (8,)},
+    "float16": {"shape": (2, 8), "dtype": "float16"},
+    "bfloat16": {"shape": (16,), "dtype": "bfloat16"},
+    "unaligned": {"shape": (4099,), "dtype": "uint8"},
+    "ragged": {"shape": (8,), "ragged": True},
+    "ragged bfloat16": {"shape": (8,), "dtype": "bfloat16", "ragged": True},
+    "ragged numbers": {"shape": (), "dtype": "int64", "ragged": True},
+    "zstd": {"shape": (8,)},
+    "blosc": {"shape": (2, 8), "dtype": "float16"},
 }
+COMPRESSED = ("zstd", "blosc")
 KEYS = [f"f{i}:c{i % 3}" for i in range(24)]
 key_lists = st.lists(st.sampled_from(KEYS), unique=True, max_size=12)
 
 
-def assert_rows(found, expected):
-    """Compare rows with what they should be: an array, or a list of arrays of different lengths."""
-    if isinstance(found, Padded):
-        assert found.lengths.tolist() == [len(row) for row in expected]
-        within = np.arange(found.values.shape[1]) < found.lengths[:, None]
-        if expected:
-            np.testing.assert_array_equal(found.values[within], np.concatenate(expected))
-        assert not found.values[~within].any()
-    else:
-        np.testing.assert_array_equal(found, expected)
-
-
 class StoreMachine(RuleBasedStateMachine):
-    dtype, shape, mapping, ragged = "float32", (8,), "auto", False
+    form = "float32"
 
     def __init__(self):
         super().__init__()
@@ -53,18 +41,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.scores = None
         self.counter = 0
         self.views = []  # (view, keys, rows): of selections made before
-        spec = embstore.FieldSpec(shape=self.shape, dtype=self.dtype, ragged=self.ragged)
-        self.store = embstore.open(
-            self.path,
-            "w-",
-            config={"form": self.dtype},
-            fields={"embedding": spec},
-            columns={"split": "string"},
-            chunk_bytes=4096,
-            mapping=self.mapping,
-        )
-        self.reader = embstore.open(self.path, mapping=self.mapping)
         self.reader_model = {}
+        self.spec = embstore.FieldSpec(**FORMS[self.form])
+        self.dtype = "float32" if self.spec.dtype == "bfloat16" else self.spec.dtype
 
     def teardown(self):
         self.store.close()
@@ -75,20 +54,30 @@ class StoreMachine(RuleBasedStateMachine):
     def rows(self, n):
         """Rows that are exact in every dtype, each different; of 0 to 4 tokens, and now and then 133, if ragged."""
         self.counter += n
-        if self.ragged:
-            counts = range(self.counter - n, self.counter)
-            return [np.full((133 if i % 50 == 49 else i % 5, *self.shape), i % 113 + 1, self.dtype) for i in counts]
-        numbers = np.arange(self.counter - n, self.counter).reshape(n, *(1 for _ in self.shape))
-        return np.broadcast_to(numbers % 120, (n, *self.shape)).astype(
-            "float32" if self.dtype == "bfloat16" else self.dtype
-        )
+        numbers = range(self.counter - n, self.counter)
+        if self.spec.ragged:
+            shapes = [(133 if i % 50 == 49 else i % 5, *self.spec.shape) for i in numbers]
+        else:
+            shapes = [self.spec.shape] * n
+        return [np.full(shape, i % 113 + 1, self.dtype) for i, shape in zip(numbers, shapes, strict=True)]
+
+    def given(self, rows):
+        """Return rows as `append` takes them."""
+        return rows if self.spec.ragged or not rows else np.stack(rows)
+
+    def values(self, rows):
+        """Return rows for each field. The second one holds the same as the first."""
+        return dict.fromkeys(self.store.fields, self.given(rows) if rows else np.empty((0, *self.one), self.dtype))
+
+    @property
+    def one(self):
+        return (0, *self.spec.shape) if self.spec.ragged else self.spec.shape
+
+    def columns(self, splits):
+        return {"split": splits} | ({} if self.scores is None else {"score": np.zeros(len(splits))})
 
     def append_to_store(self, keys, rows, splits, **options):
-        casting = "same_kind" if self.dtype == "bfloat16" else "no"
-        columns = {"split": splits}
-        if self.scores is not None:
-            columns["score"] = np.zeros(len(keys))
-        return self.store.append(keys, rows, columns=columns, casting=casting, **options)
+        return self.store.append(keys, self.values(rows), columns=self.columns(splits), casting="same_kind", **options)
 
     def put(self, keys, rows, splits):
         for key, row, split in zip(keys, rows, splits, strict=True):
@@ -97,10 +86,22 @@ class StoreMachine(RuleBasedStateMachine):
             if self.scores is not None:
                 self.scores[key] = 0.0
 
-    @initialize()
-    def fill(self):
+    @initialize(mapping=st.sampled_from(["auto", "never"]))
+    def fill(self, mapping):
         """More rows, or tokens, than a chunk has (128), so that the last one is partly filled."""
-        keys = [f"base{i}:c{i % 3}" for i in range(60 if self.ragged else 150 if self.dtype != "uint8" else 3)]
+        self.mapping = mapping
+        self.store = embstore.open(
+            self.path,
+            "w-",
+            config={"form": self.form},
+            fields={"embedding": self.spec},
+            columns={"split": "string"},
+            chunk_bytes=4096,
+            mapping=mapping,
+            compression=self.form if self.form in COMPRESSED else None,
+        )
+        self.reader = embstore.open(self.path, mapping=mapping)
+        keys = [f"base{i}:c{i % 3}" for i in range(60 if self.spec.ragged else 3 if self.form == "unaligned" else 150)]
         rows = self.rows(len(keys))
         self.append_to_store(keys, rows, ["base"] * len(keys))
         self.put(keys, rows, ["base"] * len(keys))
@@ -130,6 +131,22 @@ class StoreMachine(RuleBasedStateMachine):
         rows = self.rows(len(keys))
         self.append_to_store(keys, rows, ["replace"] * len(keys), if_exists="replace")
         self.put(keys, rows, ["replace"] * len(keys))
+
+    @rule(keys=key_lists)
+    def write(self, keys):
+        rows = self.rows(len(keys))
+        with self.store.writer(if_exists="replace", casting="same_kind", interval=1000) as writer:
+            for key, row in zip(keys, rows, strict=True):
+                columns = {name: values[0] for name, values in self.columns(["written"]).items()}
+                writer.add(key, dict.fromkeys(self.store.fields, row), columns=columns)
+        self.put(keys, rows, ["written"] * len(keys))
+
+    @precondition(lambda self: len(self.store.fields) == 1)
+    @rule()
+    def add_field(self):
+        keys = list(self.model)[::-1]
+        values = self.given([self.model[key][0] for key in keys]) if keys else np.empty((0, *self.one), self.dtype)
+        self.store.add_field("more", keys, values, spec=self.spec, casting="same_kind")
 
     @rule(keys=key_lists, how=st.sampled_from(["delete", "erase"]))
     def remove(self, keys, how):
@@ -167,7 +184,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(check=st.sampled_from(["tail", "touched", "all"]))
     def reopen(self, check):
         self.store.close()
-        self.store = embstore.open(self.path, "r+", config={"form": self.dtype}, mapping=self.mapping, check=check)
+        self.store = embstore.open(self.path, "r+", config={"form": self.form}, mapping=self.mapping, check=check)
         self.views = []
 
     @rule()
@@ -176,22 +193,27 @@ class StoreMachine(RuleBasedStateMachine):
         self.reader_model = {key: row.copy() for key, (row, _) in self.model.items()}
 
     def expected(self, keys):
-        rows = [self.model[key][0] for key in keys]
-        if self.ragged:
-            return rows
-        return np.stack(rows) if rows else np.empty((0, *self.shape))
+        return [self.model[key][0] for key in keys]
 
     @invariant()
     def holds_what_the_model_holds(self):
         keys = list(self.model)
+        expected = self.expected(keys)
         assert list(self.store) == keys
         assert len(self.store) == len(keys)
-        assert_rows(self.store[keys], self.expected(keys))
-        assert_rows(self.store.select().to_numpy(), self.expected(keys))
         assert self.store.missing(KEYS) == [key for key in KEYS if key not in self.model]
+        for name in self.store.fields:
+            assert_rows(self.store.fetch(keys, name), expected)
+            assert_rows(self.store.select().to_numpy(name), expected)
+            assert_rows(self.store.take(self.store.rows[::-3], name), expected[::-3])
+            if self.spec.ragged:
+                assert_rows(self.store.select().to_ragged(name), expected)
+            if self.spec.dtype != "bfloat16":
+                whole = self.store.array(name, dead="include")
+                assert_rows([whole[int(row)] for row in self.store.rows[::7]], expected[::7])
         if keys:
             assert self.store.select().column("split").tolist() == [self.model[key][1] for key in keys]
-            np.testing.assert_array_equal(self.store[keys[-1]], self.model[keys[-1]][0])
+            assert_rows(self.store.fetch([keys[-1]], "embedding"), expected[-1:])
 
     @invariant()
     def columns_hold_what_was_set(self):
@@ -208,7 +230,7 @@ class StoreMachine(RuleBasedStateMachine):
     def views_stay_valid_or_say_so(self):
         for view, keys, rows in self.views:
             try:
-                found = view.to_numpy()
+                found = view.to_numpy("embedding")
                 found_keys = view.keys
             except StoreChangedError:
                 continue
@@ -221,19 +243,11 @@ class StoreMachine(RuleBasedStateMachine):
     def reader_keeps_its_commit(self):
         keys = list(self.reader_model)
         try:
-            found = self.reader[keys]
-        except (StoreChangedError, embstore.errors.StoreReplacedError):
-            self.reader.refresh()
-            self.reader_model = {key: row.copy() for key, (row, _) in self.model.items()}
-            return
-        mapped = [self.reader_model[key] for key in keys]
-        assert_rows(found, mapped if self.ragged else np.stack(mapped))
-
-
-def machine(form):
-    dtype, shape, mapping = FORMS[form]
-    ragged = form.startswith("ragged")
-    return type("StoreMachine", (StoreMachine,), {"dtype": dtype, "shape": shape, "mapping": mapping, "ragged": ragged})
+            found = self.reader.fetch(keys, "embedding")
+        except (StoreChangedError, StoreReplacedError):
+            self.refresh_reader()
+        else:
+            assert_rows(found, list(self.reader_model.values()))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -242,4 +256,5 @@ def test_agrees_with_a_dict(form):
 
     # Without the shrink phase: it took minutes to make a failure little shorter.
     phases = [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.shrink]
-    run_state_machine_as_test(machine(form), settings=hypothesis.settings(phases=phases))
+    machine = type("StoreMachine", (StoreMachine,), {"form": form})
+    run_state_machine_as_test(machine, settings=hypothesis.settings(phases=phases))

@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pytest
 
 import embstore
-from embstore._engine.format.values import crc32c
 from embstore._engine.io import steps
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import Url, is_url
@@ -33,8 +33,8 @@ from embstore.errors import (
     StoreReplacedError,
 )
 from tests._helpers.crash import run_in_child
+from tests._helpers.damage import ABSURD, edit, sealed
 from tests._helpers.webserver import serving
-from tests.durability.test_damage import edit, setter
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -166,6 +166,15 @@ def rich_store(path, codec, rng, n=300):
     return keys, values
 
 
+def append(path, prefix, values, n):
+    """Append rows to the rich store, of a class of their own; return their keys."""
+    new = {"mean": values["mean"][:n], "tokens": embstore.Ragged(np.ones((n, 4), np.float32), np.arange(n + 1))}
+    keys = [f"{prefix}{i}:class {prefix}" for i in range(n)]
+    with embstore.open(path, "r+") as store:
+        store.append(keys, new, columns={"split": "x", "score": 1.0}, casting="same_kind")
+    return keys
+
+
 def assert_reads_the_same(far, near):
     keys, rows = list(near), near.rows
     assert list(far) == keys
@@ -252,13 +261,13 @@ def test_a_forked_child_reads_after_its_parent(place, path, rng):
         np.testing.assert_array_equal(place.open().fetch(keys[200:], "mean"), values["mean"][200:])
         far.close()
         gc.collect()
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
 
     with fork_allowed():
         assert run_in_child(work) == 0
     started = time.monotonic()  # a child that closed what it inherited would leave its parent waiting
     np.testing.assert_array_equal(far.fetch(keys[150:190], "mean"), values["mean"][150:190])
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 @contextlib.contextmanager
@@ -311,10 +320,7 @@ def test_refresh_after_an_append(place, path, codec, rng):
     far = place.open()
     view = far.select(classes="class 9")
     np.testing.assert_array_equal(view.to_numpy("mean"), values["mean"][270:])
-    new = {"mean": values["mean"][:40], "tokens": embstore.Ragged(np.ones((40, 4), np.float32), np.arange(41))}
-    with embstore.open(path, "r+") as store:
-        texts = [f"new{i}:class new" for i in range(40)]
-        store.append(texts, new, columns={"split": "x", "score": 1.0}, casting="same_kind")
+    texts = append(path, "new", values, 40)
     place.publish()
     assert far.missing(texts[:2]) == texts[:2]
     assert len(far) == 298
@@ -335,6 +341,14 @@ def assert_reads_the_same_rows(far, near):
         assert far.select().column(name).tolist() == near.select().column(name).tolist()
 
 
+def refused(error, *reads):
+    """Read again and again: a read that failed leaves nothing behind that is served later."""
+    for _ in range(3):
+        for read in reads:
+            with pytest.raises(error):
+                read()
+
+
 @pytest.mark.parametrize("codec", [None, "blosc"])
 def test_rows_that_were_erased_meanwhile_are_not_served(place, path, codec, rng):
     """Neither as blanks nor, again, out of what a read that failed has left behind."""
@@ -346,17 +360,14 @@ def test_rows_that_were_erased_meanwhile_are_not_served(place, path, codec, rng)
         store.erase([keys[200], keys[201]])
     place.publish()
     view = far.select(classes="class 6")
-    for _ in range(3):
-        with pytest.raises(StoreChangedError):
-            far.take([200], "mean")
-        with pytest.raises(StoreChangedError):
-            view.to_numpy("mean")
-        with pytest.raises(StoreChangedError):
-            view.to_ragged("tokens")
-        with pytest.raises(StoreChangedError):
-            view.keys  # noqa: B018
-        with pytest.raises(StoreChangedError):
-            view.column("split")
+    refused(
+        StoreChangedError,
+        partial(far.take, [200], "mean"),
+        partial(view.to_numpy, "mean"),
+        partial(view.to_ragged, "tokens"),
+        lambda: view.keys,
+        partial(view.column, "split"),
+    )
     assert far.refresh()
     assert far.missing(keys[198:203]) == keys[200:202]
     with pytest.raises(StoreChangedError):
@@ -381,10 +392,7 @@ def test_what_could_not_be_checked_is_not_served_later(site, path, rng):
     with pytest.raises(RemoteError):
         far.take([200], "mean")
     site.behave = None
-    with pytest.raises(StoreChangedError):
-        far.take([200], "mean")
-    with pytest.raises(StoreChangedError):
-        far.take([200], "mean")
+    refused(StoreChangedError, partial(far.take, [200], "mean"))
 
 
 @pytest.mark.parametrize("codec", [None, "zstd"])
@@ -427,17 +435,9 @@ def test_a_folder_that_was_replaced_by_a_compacted_one(place, path, codec, rng):
     np.testing.assert_array_equal(far.fetch(keys[:2], "mean"), values["mean"][:2])
     with embstore.open(path, "r+") as store:
         store.compact()
-        more = {"mean": values["mean"][:9], "tokens": embstore.Ragged(np.ones((9, 4), np.float32), np.arange(10))}
-        texts = [f"more{i}:class 0" for i in range(9)]  # there are no fewer rows than before
-        store.append(texts, more, columns={"split": "x", "score": 1.0}, casting="same_kind")
+    append(path, "more", values, 9)  # there are no fewer rows than before
     place.publish()
-    for _ in range(3):
-        with pytest.raises(StoreReplacedError):
-            far.take([200], "mean")
-        with pytest.raises(StoreReplacedError):
-            view.to_numpy("mean")
-        with pytest.raises(StoreReplacedError):
-            view.keys  # noqa: B018
+    refused(StoreReplacedError, partial(far.take, [200], "mean"), partial(view.to_numpy, "mean"), lambda: view.keys)
     assert far.refresh()
     with pytest.raises(StoreChangedError):
         view.to_numpy("mean")
@@ -457,21 +457,15 @@ def test_names_of_another_generation_are_not_kept(on_disk, path, tmp_path, monke
     view = far.select(rows=[40, 50])
     shutil.rmtree(path)
     (tmp_path / "other.zarr").rename(path)
-    for _ in range(2):
-        with pytest.raises(StoreReplacedError):
-            view.keys  # noqa: B018
-        with pytest.raises(StoreReplacedError):
-            far.classes  # noqa: B018
+    refused(StoreReplacedError, lambda: view.keys, lambda: far.classes)
     assert far.refresh()
     assert far.classes[:3] == ["class 1", "class 0", "class 2"]
 
 
 def test_an_older_copy_in_its_place(on_disk, path, rng, tmp_path):
-    keys, _ = rich_store(path, None, rng)
+    keys, values = rich_store(path, None, rng)
     shutil.copytree(path, tmp_path / "old.zarr")
-    with embstore.open(path, "r+") as store:
-        new = {"mean": np.ones((1, 16), np.float32), "tokens": embstore.Ragged(np.ones((1, 4), np.float32), [0, 1])}
-        store.append(["new:c"], new, columns={"split": "x", "score": 1.0}, casting="same_kind")
+    append(path, "new", values, 1)
     far = on_disk.open()
     shutil.rmtree(path)
     shutil.copytree(tmp_path / "old.zarr", path)
@@ -489,11 +483,8 @@ def test_a_store_that_is_gone(place, path, rng):
     path.mkdir()
     (path / "left.txt").write_text("x")
     place.publish()
-    for _ in range(2):
-        with pytest.raises(StoreReplacedError):
-            far.take([200], "mean")
-    with pytest.raises(NotAStoreError):
-        far.refresh()
+    refused(StoreReplacedError, partial(far.take, [200], "mean"))
+    refused(NotAStoreError, far.refresh)
 
 
 def test_a_column_that_was_replaced(place, path, rng):
@@ -519,7 +510,7 @@ def test_readers_beside_a_writer(on_disk, path):
 
     with embstore.open(path, "w-", config={}, chunk_bytes=4096, compression="zstd") as store:
         store.append([f"{i}:c" for i in range(400)], rows(range(400)))
-    wrong, reads, stop = [], itertools.count(), threading.Event()
+    wrong, reads, stop = [], [], threading.Event()
 
     def read(seed):
         rng = np.random.default_rng(seed)
@@ -532,7 +523,7 @@ def test_readers_beside_a_writer(on_disk, path):
                     found = far[keys] if keys else np.empty((0, width), np.int32)
                     if (found != rows([int(key[:-2]) for key in keys])).any():
                         wrong.append((keys, found))
-                    next(reads)
+                    reads.append(seed)
                 except (StoreChangedError, StoreReplacedError, MissingKeysError):
                     far.refresh()
         except BaseException as error:
@@ -544,41 +535,36 @@ def test_readers_beside_a_writer(on_disk, path):
     try:
         rng = np.random.default_rng(9)
         with embstore.open(path, "r+") as store:
-            for i in range(25):
+            for i in itertools.count():  # until all have read while it wrote
+                if wrong or (i >= 25 and set(reads) == {0, 1, 2} and len(reads) > 10):
+                    break
                 gone = [f"{n}:c" for n in rng.choice(400, 5, replace=False)]
                 store.erase([key for key in gone if key in store])
                 back = [key for key in gone if key not in store]
                 store.append(back, rows([int(key[:-2]) for key in back]))
-                if i % 7 == 0:
+                if i < 25 and i % 7 == 0:
                     store.compact()
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert wrong == []
-    assert next(reads) > 10
 
 
 def test_one_store_object_in_many_threads(on_the_web, path, rng):
     keys, values = rich_store(path, "zstd", rng)
     far = on_the_web.open()
-    wrong = []
+    together = threading.Barrier(6, timeout=60)
 
     def read(seed):
         chosen = np.random.default_rng(seed).permutation([i for i in range(300) if i not in (7, 130)])
-        try:
-            for part in np.array_split(chosen, 12):
-                np.testing.assert_array_equal(far.fetch([keys[i] for i in part], "mean"), values["mean"][part])
-                far.select(rows=part).column("split")
-        except BaseException as error:
-            wrong.append(error)
+        together.wait()
+        for part in np.array_split(chosen, 12):
+            np.testing.assert_array_equal(far.fetch([keys[i] for i in part], "mean"), values["mean"][part])
+            far.select(rows=part).column("split")
 
-    threads = [threading.Thread(target=read, args=[seed]) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(read, range(6)))
 
 
 # -- what is fetched ----------------------------------------------------------------------------------
@@ -661,19 +647,24 @@ def test_opening_a_large_store_reads_little(site, path):
     assert len(site.requests) == 12 + 1
 
 
+def meeting(number):
+    """Have the first so many requests for chunks wait for each other, and the others not."""
+    barrier, counted = threading.Barrier(number, timeout=60), itertools.count()
+
+    def behave(handler, where, data, before):
+        if "embedding/c." in where and next(counted) < number:
+            barrier.wait()
+        return False
+
+    return behave
+
+
 @pytest.mark.parametrize("sorted_by_class", [None], indirect=True)
 def test_chunks_come_several_at_once(site, path, sorted_by_class):
     """Each of eight requests is answered once all of the eight are there."""
     _, values = sorted_by_class
     far = embstore.open(site.url)
-    meeting = threading.Barrier(8)
-
-    def behave(handler, where, data, before):
-        if "embedding/c." in where:
-            meeting.wait(timeout=20)
-        return False
-
-    site.behave = behave
+    site.behave = meeting(8)
     site.forget()
     np.testing.assert_array_equal(far.select(rows=range(8 * 256)).to_numpy(), values[: 8 * 256])
     assert site.most_at_once == 8
@@ -686,9 +677,9 @@ def test_little_is_in_flight_at_once(site, path, sorted_by_class, monkeypatch):
     monkeypatch.setattr("embstore._engine.io.remote._NBYTES_AT_ONCE", 2**18)
     far = embstore.open(site.url)
     site.forget()
-    site.behave = lambda *_: time.sleep(0.01)
-    np.testing.assert_array_equal(far.select().to_numpy(), values)
     packed = far.snapshot.record.compression is not None
+    site.behave = meeting(1 if packed else 3)
+    np.testing.assert_array_equal(far.select().to_numpy(), values)
     assert site.most_at_once == (1 if packed else 3)
     assert len(site.asked("embedding")) == 41
 
@@ -697,9 +688,9 @@ def test_little_is_in_flight_at_once(site, path, sorted_by_class, monkeypatch):
 def test_sixteen_are_the_most_at_once(site, path, sorted_by_class):
     far = embstore.open(site.url)
     site.forget()
-    site.behave = lambda *_: time.sleep(0.02)
+    site.behave = meeting(16)
     far.select().to_numpy()
-    assert 8 <= site.most_at_once <= 16
+    assert site.most_at_once == 16
 
 
 def test_long_strings_come_alone(site, path, monkeypatch):
@@ -824,41 +815,27 @@ def test_what_goes_wrong_twice_is_fetched_again(site, path, plain, act):
     assert len(site.asked("embedding/c.3.0")) <= 2
 
 
-@pytest.mark.parametrize("act", LIES)
-def test_what_is_always_broken_is_corrupt(site, path, plain, act):
+@pytest.mark.parametrize("act", [*LIES, *FAILURES, *EITHER])
+def test_what_always_goes_wrong_is_said(site, path, plain, act):
+    """A file that is whole and wrong is corrupt; one that does not come is a remote error."""
     _, values = plain
     far = embstore.open(site.url)
     site.behave = for_chunk(act)
-    with pytest.raises(CorruptStoreError) as caught:
+    expected = {**dict.fromkeys(LIES, CorruptStoreError), **dict.fromkeys(FAILURES, RemoteError)}
+    with pytest.raises(expected.get(act, (CorruptStoreError, RemoteError))) as caught:
         far.select().to_numpy()
-    assert str(caught.value.path) == f"{site.url}/embedding/c.1.0"
-    assert len(site.asked("embedding/c.1.0")) == 4
+    error, place = caught.value, f"{site.url}/embedding/c.1.0"
+    if isinstance(error, RemoteError):
+        assert isinstance(error, OSError)
+        assert (error.url, error.attempts) == (place, 4)
+        assert error.reason
+        assert "4 times" in str(error)
+    else:
+        assert str(error.path) == place
+    if act in LIES:
+        assert len(site.asked("embedding/c.1.0")) == 4
     site.behave = None
     np.testing.assert_array_equal(far.select().to_numpy(), values)
-
-
-@pytest.mark.parametrize("act", FAILURES)
-def test_what_always_fails_is_a_remote_error(site, path, plain, act):
-    far = embstore.open(site.url)
-    site.behave = for_chunk(act)
-    with pytest.raises(RemoteError) as caught:
-        far.select().to_numpy()
-    error = caught.value
-    assert isinstance(error, OSError)
-    assert error.url == f"{site.url}/embedding/c.1.0"
-    assert error.attempts == 4
-    assert error.reason
-    assert "4 times" in str(error)
-    site.behave = None
-    assert far.select().to_numpy().shape == (300, 16)
-
-
-@pytest.mark.parametrize("act", EITHER)
-def test_what_is_longer_than_announced_is_one_or_the_other(site, path, plain, act):
-    far = embstore.open(site.url)
-    site.behave = for_chunk(act)
-    with pytest.raises((CorruptStoreError, RemoteError), match=r"embedding/c\.1\.0"):
-        far.select().to_numpy()
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 407, 451])
@@ -872,15 +849,11 @@ def test_a_refusal_is_believed_at_once(site, path, plain, status):
     site.behave = for_chunk(lambda handler, data: handler.answer(b"no", status=status), name="zarr.json")
     with pytest.raises(RemoteError, match=str(status)):
         embstore.open(site.url)
-
-
-@pytest.mark.parametrize("status", [404, 410])
-def test_a_chunk_that_is_missing(site, path, plain, status):
-    far = embstore.open(site.url)
-    site.behave = for_chunk(lambda handler, data: handler.answer(b"no", status=status))
-    with pytest.raises(CorruptStoreError, match="it is missing") as caught:
-        far.select().to_numpy()
-    assert str(caught.value.path) == f"{site.url}/embedding/c.1.0"
+    for missing in (404, 410):
+        site.behave = for_chunk(lambda handler, data, missing=missing: handler.answer(b"no", status=missing))
+        with pytest.raises(CorruptStoreError, match="it is missing") as caught:
+            far.select().to_numpy()
+        assert str(caught.value.path) == f"{site.url}/embedding/c.1.0"
 
 
 @pytest.mark.parametrize("act", [dropped, too_long, cut, flipped_early, a_page, server_error, no_answer])
@@ -951,7 +924,7 @@ def endless(handler, data):
 
 
 @pytest.mark.parametrize("name", ["embedding/c.1.0", "file_id/c.0"])
-def test_no_body_is_read_without_end(site, path, plain, name, monkeypatch):
+def test_neither_a_chunk_nor_a_record_is_read_without_end(site, path, plain, name, monkeypatch):
     monkeypatch.setattr("embstore._engine.chunks.chunk_file.MAX_STRING_BYTES", 2044)
     site.endless = 0
     far = embstore.open(site.url)
@@ -960,9 +933,6 @@ def test_no_body_is_read_without_end(site, path, plain, name, monkeypatch):
         far.select().to_numpy(), far.select().keys
     most = 4100 if "embedding" in name else 2**23
     assert site.endless < 4 * (most + 2**24)  # what the sockets hold is sent, but not read
-
-
-def test_no_record_is_read_without_end(site, path, plain):
     site.endless = 0
     site.behave = for_chunk(endless, name="zarr.json")
     with pytest.raises(CorruptStoreError, match="16,777,216 bytes"):
@@ -1030,29 +1000,10 @@ def test_the_users_own_request_options(site, path, plain):
 # -- hostile files ------------------------------------------------------------------------------------
 
 
-HOSTILE = {
-    "rows": setter("rows", value=2**60),
-    "lengths": lambda r: [
-        r.update(rows=2**40),
-        *(
-            r["arrays"][n].update(length=2**40, tail={**r["arrays"][n]["tail"]})
-            for n in r["arrays"]
-            if n not in ("class_names", "dead_rows")
-        ),
-    ],
-    "chunk": setter("arrays", "embedding", "rows_per_chunk", value=2**31),
-    "a path for a name": lambda r: r["arrays"].update({"../../etc": r["arrays"]["embedding"]}),
-    "a column's array": setter("columns", value={"c": {"dtype": "int8", "array": "../x"}}),
-    "many names": setter("arrays", "class_names", "length", value=2**40),
-    "long names": setter("arrays", "class_names", "tail", "nbytes", value=2**32),
-    "many codes": setter("arrays", "class_code", "rows_per_chunk", value=1),
-}
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("kind", ABSURD)
 def test_a_hostile_record_is_refused(site, path, plain, kind):
     """Even with checksums that are right: nothing is fetched or allocated by a size that was not checked."""
-    edit(path, HOSTILE[kind])
+    edit(path, ABSURD[kind])
 
     def read():
         far = embstore.open(site.url)
@@ -1088,7 +1039,7 @@ def test_hostile_strings(site, path, plain):
         struct.pack("<II", 4096, 2**32 - 1) + bytes(4 * 4095),
         struct.pack("<II", 2**31, 2**31) + bytes(16384),
     ):
-        (path / "file_id" / "c.0").write_bytes(body + struct.pack("<I", crc32c(body)))
+        sealed(path / "file_id" / "c.0", body)
         with pytest.raises(CorruptStoreError):
             far.select().keys  # noqa: B018
 
@@ -1122,12 +1073,6 @@ def test_nothing_is_written_to_urls(tmp_path, monkeypatch):
         with pytest.raises(embstore.errors.ReadOnlyError, match=r"memory://new\."):
             action()
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_file_urls_are_paths(tmp_path):
-    assert embstore.Cache(f"file://{tmp_path}").path == tmp_path
-    embstore.open(tmp_path / "a.zarr", "w-", config={"a": 1}).append(["a:x"], np.ones((1, 2), "f4"))
-    assert embstore.verify(f"file://{tmp_path}/a.zarr").ok
 
 
 def test_what_is_a_url():
@@ -1237,6 +1182,8 @@ def test_a_file_url_is_a_path(path, plain):
         assert isinstance(store.snapshot.folder, Folder)
     with pytest.raises(ValueError, match="storage_options"):
         embstore.open(path, storage_options={"key": "x"})
+    assert embstore.verify(f"file://{path}").ok
+    assert embstore.Cache(f"file://{path.parent}").path == path.parent
 
 
 @pytest.mark.parametrize("mode", ["a", "r+", "w-", "x"])

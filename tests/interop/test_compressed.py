@@ -1,8 +1,6 @@
 """Compressed stores: all that holds for others holds for them, and other readers of Zarr read them."""
 
 import contextlib
-import os
-import signal
 import struct
 import warnings
 from pathlib import Path
@@ -10,15 +8,11 @@ from pathlib import Path
 import numcodecs
 import numpy as np
 import pytest
-import zarr
 
 import embstore
-from embstore._engine.format.values import crc32c
 from embstore.errors import CorruptStoreError, UnsupportedFormatError
-from tests._helpers.crash import kill_at, run_in_child
-from tests.durability.test_damage import edit, flip, setter
-from tests.durability.test_kill import add_field, append, check_after, compact, erase, key, rows, state
-from tests.interop.test_interop import assert_same, stored
+from tests._helpers.crash import run_in_child
+from tests._helpers.damage import edit, flip, sealed, setter
 
 CODECS = ["zstd", "blosc"]
 DTYPES = [
@@ -71,82 +65,23 @@ def test_every_dtype_comes_back(path, codec, dtype, rng):
     assert embstore.verify(path).ok
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_other_readers_see_the_same(path, codec, dtype, rng):
-    fields = {"x": embstore.FieldSpec(shape=(2, 8), dtype=dtype), "n": embstore.FieldSpec(shape=(), dtype="int16")}
-    options = {"fields": fields, "columns": {"s": "string"}, "chunk_bytes": 4096, "compression": codec}
-    with embstore.open(path, "w-", config={}, **options) as store:
-        for part in (slice(0, 70), slice(70, 300)):
-            given = {"x": of_dtype(dtype, rng)[part], "n": np.arange(300, dtype=np.int16)[part]}
-            store.append(KEYS[part], given, columns={"s": ["ß"] * len(KEYS[part])}, casting="same_kind")
-        store.erase(KEYS[60:80])
-        store.delete(KEYS[:2])
-    expected = stored(path)
-    for consolidated in (True, False):
-        group = zarr.open_group(path, mode="r", use_consolidated=consolidated)
-        for name, values in expected.items():
-            assert_same(group[name][:], values, name)
-    xarray = pytest.importorskip("xarray")
-    dataset = xarray.open_zarr(path, mask_and_scale=False, chunks=None)
-    for name, values in expected.items():
-        assert_same(dataset[name].values, values, name)
-    tensorstore = pytest.importorskip("tensorstore")
-    for name in ("x", "n"):
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path / name}/"}}
-        assert_same(tensorstore.open(spec, read=True).result().read().result(), expected[name], name)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_ragged_fields(path, codec, dtype, rng):
-    spec = embstore.FieldSpec(shape=(8,), dtype=dtype, ragged=True)
-    lengths = rng.integers(0, 9, 300)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = rng.integers(0, 50, (offsets[-1], 8)).astype(np.float32 if dtype == "bfloat16" else dtype)
-    with embstore.open(path, "w-", config={}, fields={"t": spec}, chunk_bytes=4096, compression=codec) as store:
-        store.append(KEYS, embstore.Ragged(tokens, offsets), casting="same_kind")
-        assert store.snapshot.record.requires == ["ragged", "compressed"]
-        assert store.snapshot.record.arrays["t_offsets"].compression is None
-        store.erase(KEYS[3:5])
-        store.delete(KEYS[100:102])
-        store.compact()
-    left = [i for i in range(300) if i not in (3, 4, 100, 101)]
-    for i, row in zip(left, embstore.open(path).select().to_ragged(), strict=True):
-        np.testing.assert_array_equal(row, tokens[offsets[i] : offsets[i + 1]])
-    assert embstore.verify(path).ok
-    expected = stored(path)
-    group = zarr.open_group(path, mode="r")
-    for name in ("t", "t_offsets"):
-        assert_same(group[name][:], expected[name], name)
-
-
-def test_a_life(some, codec, rng, tmp_path):
-    """Everything that can happen to a store; what was compressed stays so."""
-    path, values = some
+def test_what_is_compressed_stays_so(some, codec, tmp_path):
+    """Through all that can happen to a store, and into stores that are made of it."""
+    path, _ = some
     early = embstore.open(path)
-    view = early.select(classes="class 3")
-    before = view.to_numpy()
     with embstore.open(path, "r+") as store:
-        store.append([KEYS[20]], values[:1], columns={"split": "x", "score": 1}, if_exists="replace")
         store.add_field("late", list(store), np.ones((len(store), 3), np.float16))
-        store.set_column("score", list(store), np.zeros(len(store)))
-        assert early.refresh()
-        np.testing.assert_array_equal(view.to_numpy("embedding"), before)
         store.erase([KEYS[21], KEYS[299]])
-    with pytest.raises(embstore.errors.StoreChangedError):
-        early.take(np.array([298]), "embedding")
-    assert early.refresh()
-    assert early.missing(KEYS) == [KEYS[i] for i in (7, 21, 130, 299)]
-    np.testing.assert_array_equal(early.fetch([KEYS[20]], "embedding"), values[:1])
-    assert np.isnan(early.array("embedding", dead="include")[[21, 299]]).all()
-    with embstore.open(path, "r+") as store:
+        with pytest.raises(embstore.errors.StoreChangedError):
+            early.take(np.array([298]), "embedding")
+        assert early.refresh()
+        assert np.isnan(early.array("embedding", dead="include")[[21, 299]]).all()
         store.compact()
-        assert embstore.verify(path).ok
         assert {a.compression for n, a in store.snapshot.record.arrays.items() if n in store.fields} == {codec}
     with pytest.raises(embstore.errors.StoreReplacedError):
         early.take(np.array([0]), "embedding")
     assert early.refresh()
-    report = embstore.salvage(path, tmp_path / "saved.zarr")
-    assert report.rows_kept == 296
+    assert embstore.salvage(path, tmp_path / "saved.zarr").rows_kept == 296
     embstore.merge(tmp_path / "merged.zarr", path)
     for name in ("saved.zarr", "merged.zarr"):
         other = embstore.open(tmp_path / name, check="all")
@@ -188,19 +123,6 @@ def test_torch_reads_it(some):
     np.testing.assert_array_equal(store.select().to_numpy(), values[live()])
 
 
-def test_a_forked_child_reads_after_its_parent(some):
-    """Also where the parent's decompressor has threads."""
-    path, values = some
-    store = embstore.open(path)
-    np.testing.assert_array_equal(store[KEYS[:3]], values[:3])
-
-    def work():
-        np.testing.assert_array_equal(store.select().to_numpy(), values[live()])
-        np.testing.assert_array_equal(embstore.open(path)[KEYS[-3:]], values[-3:])
-
-    assert run_in_child(work) == 0
-
-
 def test_views_are_copies_that_can_be_written_to(some):
     path, values = some
     store = embstore.open(path)
@@ -237,44 +159,6 @@ def test_a_flipped_bit_is_found_wherever_it_is(some, chunk):
         assert [problem.path for problem in embstore.verify(path).problems] == [file]
         flip(file, place=place, bit=place % 8)
     np.testing.assert_array_equal(embstore.open(path, check="all").select().to_numpy(), values[live()])
-
-
-def test_salvage_keeps_the_other_chunks(some, tmp_path):
-    path, values = some
-    flip(path / "embedding" / "c.1.0")
-    saved = embstore.salvage(path, tmp_path / "saved.zarr")
-    left = [i for i in live() if not 64 <= i < 128]
-    np.testing.assert_array_equal(embstore.open(saved.path)[[KEYS[i] for i in left]], values[left])
-    assert list(saved.keys_lost) == [KEYS[i] for i in range(64, 128)]
-
-
-def test_a_writer_does_not_seal_a_flipped_bit(some):
-    path, values = some
-    store = embstore.open(path, "r+")
-    flip(path / "embedding" / "c.4.0")
-    with pytest.raises(CorruptStoreError) as caught:
-        store.append(["new:c"], values[:1], columns={"split": "x", "score": 1})
-    assert caught.value.path == path / "embedding" / "c.4.0"
-
-
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "deleted", "grown"])
-def test_a_broken_chunk_is_reported(some, damage):
-    path, _ = some
-    file = path / "embedding" / "c.1.0"
-    if damage == "deleted":
-        file.unlink()
-    elif damage == "grown":
-        file.write_bytes(file.read_bytes() + b"more")
-    else:
-        os.truncate(file, 0 if damage == "emptied" else file.stat().st_size - 9)
-    with pytest.raises(CorruptStoreError) as caught:
-        embstore.open(path).select().to_numpy()
-    assert caught.value.path == file
-    assert file in [problem.path for problem in embstore.verify(path).problems]
-
-
-def sealed(file, payload):
-    file.write_bytes(payload + struct.pack("<I", crc32c(payload)))
 
 
 def frame(flags, size, rest=b"\x01\x00\x00"):
@@ -407,40 +291,3 @@ def test_a_store_without_compression_requires_nothing(path, codec):
     with embstore.open(path, "a", config={}, compression=codec) as store:  # of a new store only
         store.add_field("late", ["a:c"], np.ones((1, 3), np.float32))
         assert store.snapshot.record.requires == []
-
-
-# -- writers that are killed --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("change", [append, erase, compact, add_field])
-def test_killed_at_every_fifth_step(tmp_path, change, codec):
-    """Each change is there whole or not at all, whichever step was the last."""
-
-    def prepare(path):
-        with embstore.open(path, "w-", config={"n": 130}, chunk_bytes=4096, compression=codec) as store:
-            store.append([key(i) for i in range(130)], rows(range(130)), columns={"score": np.arange(130)})
-            store.delete([key(5), key(127)])
-
-    prepare(tmp_path / "done")
-    with embstore.open(tmp_path / "done", "r+") as store:
-        before = state(store)
-        change(store)
-        after = state(store)
-        assert store.snapshot.record.requires == ["compressed"]
-
-    for step in range(0, 500, 5):
-        path = tmp_path / f"{step}.zarr"
-        prepare(path)
-
-        def work(path=path, step=step):
-            store = embstore.open(path, "r+")
-            kill_at(step)
-            change(store)
-
-        ended = run_in_child(work)
-        assert ended in (0, -signal.SIGKILL)
-        found = check_after(path, before, after)
-        if ended == 0:
-            assert found == after
-            break
-    assert step >= 10

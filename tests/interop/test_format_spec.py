@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import google_crc32c
@@ -20,6 +21,7 @@ import embstore
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.zarr_layout import array_metadata, group_document
 from embstore._engine.io import steps
+from tests._helpers.kinds import assert_rows
 
 # -- a reader of the format ---------------------------------------------------------------------------
 
@@ -131,19 +133,26 @@ def read_record(path):
     """Sections 6 and 7: the record, its three checksums and its agreement with itself checked."""
     document = json.loads((path / "zarr.json").read_bytes())
     record = document["attributes"]["embstore"]
-    check(record["format"] == 1 and set(record["requires"]) <= {"compressed"}, "format or features unknown")
+    check(record["format"] == 1 and set(record["requires"]) <= {"compressed", "ragged"}, "format or features unknown")
     rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
     check(record["checksum"] == digest(rest, 16), "checksum")
     check(record["fingerprint"] == digest(record["config"], 32), "fingerprint")
     check(record["metadata_checksum"] == digest(document["consolidated_metadata"]["metadata"], 16), "metadata")
     fields = {n: (f["dtype"].replace("bfloat16", "uint16"), f["shape"]) for n, f in record["fields"].items()}
     columns = {c["array"]: (c["dtype"], []) for c in record["columns"].values()}
-    expected = KEY_ARRAYS | fields | columns
+    offsets = {f"{n}_offsets": ("int64", []) for n, f in record["fields"].items() if f.get("ragged")}
+    expected = KEY_ARRAYS | fields | columns | offsets
     arrays = record["arrays"]
     check({n: (a["dtype"], a["shape"]) for n, a in arrays.items()} == expected | OTHERS, "arrays")
+    ragged = {name for name, field in record["fields"].items() if field.get("ragged")}
+    check(bool(ragged) == ("ragged" in record["requires"]), "ragged")
+    for name in ragged:  # section 13
+        check(arrays[name]["dims"][0] == f"{name}_token", "dims of tokens")
+        check(arrays[f"{name}_offsets"]["dims"] == [f"{name}_offset"], "dims of offsets")
+        check(arrays[f"{name}_offsets"]["length"] == record["rows"] + 1, "offsets")
     compressed = {name for name, array in arrays.items() if "compression" in array}
     check(compressed <= fields.keys() and bool(compressed) == ("compressed" in record["requires"]), "compression")
-    check(all(arrays[name]["length"] == record["rows"] for name in expected), "rows")
+    check(all(arrays[name]["length"] == record["rows"] for name in expected.keys() - ragged - offsets.keys()), "rows")
     check(all(dtype in DTYPES for dtype, _ in expected.values()), "dtypes")
     return record
 
@@ -165,6 +174,11 @@ def read_store(path):
     dead = {int(row) for row in arrays["dead_rows"]}
     check(len(dead) == len(arrays["dead_rows"]) and dead <= set(range(record["rows"])), "dead_rows")
     sources = {name: name for name in record["fields"]} | {n: c["array"] for n, c in record["columns"].items()}
+    for name in [n for n, field in record["fields"].items() if field.get("ragged")]:
+        ends = [int(end) for end in arrays[f"{name}_offsets"]]
+        check(ends[0] == 0 and ends[-1] == len(arrays[name]) and ends == sorted(ends), f"{name}: offsets")
+        tokens = np.array(arrays[name]).reshape(-1, *record["arrays"][name]["shape"])
+        arrays[name] = [tokens[start:stop] for start, stop in pairwise(ends)]
     found = {}
     for row in sorted(set(range(record["rows"])) - dead):
         check(0 <= arrays["class_code"][row] < len(arrays["class_names"]), "class_code")
@@ -230,8 +244,11 @@ def assert_same(store):
     keys, found = list(store), read_store(store.path)
     assert list(found) == keys
     for name in store.fields:
-        values = np.array([found[key][name] for key in keys])
-        np.testing.assert_array_equal(values, store.fetch(keys, name), strict=True)
+        values = [found[key][name] for key in keys]
+        if store.fields[name].ragged:
+            assert_rows(store.fetch(keys, name), [v.reshape(-1, *store.fields[name].shape) for v in values])
+        else:
+            np.testing.assert_array_equal(np.array(values), store.fetch(keys, name), strict=True)
     for name in store.columns:
         assert [found[key][name] for key in keys] == store.select().column(name).tolist()
     return found
@@ -263,6 +280,31 @@ def test_one_field(tmp_path):
     found = assert_same(store)
     np.testing.assert_array_equal(np.array([found[key]["mean"] for key in keys]), store[keys], strict=True)
     np.testing.assert_allclose(store[keys], values, rtol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool"])
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
+def test_ragged_fields(tmp_path, dtype, shape, rng):
+    fields = {"tokens": embstore.FieldSpec(shape=shape, dtype=dtype, ragged=True), "codes": FIELDS["codes"]}
+    lengths = rng.choice([0, 0, 1, 3, 128, 300], 402)
+    tokens = rng.integers(0, 2 if dtype == "bool" else 99, (lengths.sum(), *shape))
+    tokens = embstore.Ragged(tokens.astype("f4" if dtype == "bfloat16" else dtype), np.cumsum([0, *lengths]))
+    values = {"tokens": tokens, "codes": np.arange(402, dtype="i2")}
+    options = {"columns": {"score": "float64"}, "chunk_bytes": 4096}
+    with embstore.open(tmp_path / "ragged.zarr", "w-", config={}, fields=fields, **options) as store:
+        assert assert_same(store) == {}
+        store.append(keys_of(0, 402), values, columns={"score": 1.5}, casting="same_kind")
+        again = {"tokens": tokens.take(np.arange(200, 210)), "codes": values["codes"][:10]}
+        for change in (
+            lambda store: None,
+            lambda store: store.append(
+                keys_of(395, 405), again, columns={"score": 2.5}, if_exists="replace", casting="same_kind"
+            ),
+            *(delete, erase, set_column, compact),
+        ):
+            change(store)
+            assert_same(store)
+    assert read_record(store.path)["requires"] == ["ragged"]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "blosc"])

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,19 +18,35 @@ FIELDS = {
     "bfloat16": {"mean": embstore.FieldSpec(shape=(16,), dtype="bfloat16")},
     "number": {"mean": embstore.FieldSpec(shape=(), dtype="int64")},
     "bool": {"tags": embstore.FieldSpec(shape=(9,), dtype="bool")},
+    "integers": {
+        f"{sign}int{bits}": embstore.FieldSpec(shape=(2,), dtype=f"{sign}int{bits}")
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
     "unaligned": {"bytes": embstore.FieldSpec(shape=(4099,), dtype="uint8")},
     "nonfinite": {"mean": embstore.FieldSpec(shape=(8,), nonfinite="allow")},
     "two": {
         "mean": embstore.FieldSpec(shape=(8,), dims=("channel",)),
         "tokens": embstore.FieldSpec(shape=(3, 8), dtype="float16", dims=("token", "channel")),
     },
+    "ragged": {
+        "tokens": embstore.FieldSpec(shape=(2, 3), dtype="float16", ragged=True, dims=("time", "channel")),
+        "mean": embstore.FieldSpec(shape=(4,)),
+    },
+    "ragged bfloat16": {"tokens": embstore.FieldSpec(shape=(8,), dtype="bfloat16", ragged=True)},
+    "ragged numbers": {"tokens": embstore.FieldSpec(shape=(), dtype="int64", ragged=True)},
+    "ragged bool": {"tokens": embstore.FieldSpec(shape=(8,), dtype="bool", ragged=True)},
 }
 KEYS = [f"clips/é日本😀 {i}:{name}:klasse ß {i % 3}" for i, name in enumerate(["a", "b", "c", "d"] * 75)]
 NAMES = ["", "plain", "naïve — 日本語", "line\nbreak", 'quote " \\ \x00', "😀"] * 50
 
 
 def values_for(spec, rng, n=300):
-    values = rng.integers(-100, 100, (n, *spec.shape))
+    if spec.ragged:
+        one = replace(spec, ragged=False, dims=None)
+        return [values_for(one, rng, length) for length in rng.choice([0, 0, 1, 3, 128, 300], n).tolist()]
+    low = 0 if spec.dtype.startswith("uint") else -100
+    values = rng.integers(low, 100, (n, *spec.shape))
     if spec.nonfinite == "allow":
         values = np.where(values > 80, np.nan, np.where(values < -80, -np.inf, values))
     return values.astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
@@ -53,6 +70,7 @@ def changed(store):
     store.set_column("score", keys, np.arange(len(keys)) / 4)
     store.add_field("later", keys, np.arange(len(keys), dtype=np.float16)[:, None])
     store.delete(keys[5:9])
+    store.erase(keys[10:12])
     name = next(iter(store.fields))
     again = {n: values_for(s, np.random.default_rng(9), 2) for n, s in store.fields.items()}
     columns = {"note": "replaced", "score": 9.5, "flag": [True, False]}
@@ -63,21 +81,32 @@ def changed(store):
 HISTORIES = {f.__name__: f for f in (unchanged, erased, compacted, changed)}
 
 
-FORMS = [(form, "changed") for form in FIELDS] + [("two", history) for history in HISTORIES if history != "changed"]
+PACKED = ["float32", "float16", "float64", "bfloat16", "bool", "integers", "unaligned", "ragged", "ragged bfloat16"]
+FORMS = [
+    *((form, "changed", None) for form in FIELDS),
+    *(("two", history, None) for history in HISTORIES if history != "changed"),
+    *((form, "changed", codec) for form in PACKED for codec in ("zstd", "blosc")),
+]
 
 
-@pytest.fixture(params=FORMS, ids="-".join)
+@pytest.fixture(params=FORMS, ids=lambda form: "-".join(map(str, form)))
 def written(request, path, rng):
-    form, history = request.param
+    form, history, codec = request.param
     fields = FIELDS[form]
     columns = {"note": "string", "score": "float64", "flag": "bool"}
-    with embstore.open(path, "w-", config={"é": form}, fields=fields, columns=columns, chunk_bytes=4096) as store:
+    options = {"fields": fields, "columns": columns, "chunk_bytes": 4096, "compression": codec}
+    with embstore.open(path, "w-", config={"é": form}, **options) as store:
         for part in (slice(0, 1), slice(1, 200), slice(200, 300)):
             n = part.stop - part.start
             rows = {name: values_for(spec, rng, n) for name, spec in fields.items()}
             given = {"note": NAMES[part], "score": np.arange(n) / 2, "flag": np.arange(n) % 3 == 0}
             store.append(KEYS[part], rows, columns=given, casting="same_kind")
         HISTORIES[history](store)
+        record = store.snapshot.record
+        ragged = any(spec.ragged for spec in fields.values())
+        assert record.requires == ["ragged"] * ragged + ["compressed"] * (codec is not None)
+        packed = {name for name, array in record.arrays.items() if array.compression}
+        assert packed == (set(store.fields) if codec else set())
     return path
 
 
@@ -127,7 +156,10 @@ def test_xarray(written, consolidated):
         assert_same(dataset[name].values, values, name)
     assert dataset.sizes["sample"] == len(expected["file_id"])
     for name, spec in embstore.open(written).fields.items():
-        assert dataset[name].dims[0] == "sample"
+        assert dataset[name].dims[0] == (f"{name}_token" if spec.ragged else "sample")
+        if spec.ragged:
+            assert dataset[f"{name}_offsets"].dims == (f"{name}_offset",)
+            assert dataset.sizes[f"{name}_offset"] == dataset.sizes["sample"] + 1
         assert spec.dims is None or dataset[name].dims[1:] == spec.dims
     live = dataset.isel(sample=~np.isin(np.arange(dataset.sizes["sample"]), dataset["dead_rows"].values))
     names = dataset["class_names"].values[live["class_code"].values]
