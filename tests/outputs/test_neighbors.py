@@ -97,21 +97,6 @@ def test_rows_that_are_not_numbers_come_last(path, blocks):
             view.nearest([np.nan, 0, 0])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16", "int8"])
-def test_rows_of_any_dtype_are_searched(path, dtype, rng):
-    rows = rng.integers(-60, 60, (50, 6)).astype(np.float32)
-    spec = embstore.FieldSpec(shape=(2, 3), dtype=dtype)
-    with embstore.open(path, "w-", config={}, fields={"f": spec}) as store:
-        values = rows.reshape(-1, 2, 3)
-        store.append(
-            [f"{i}:c" for i in range(50)], values.astype("int8") if dtype == "int8" else values, casting="same_kind"
-        )
-        store.delete(["9:c"])
-        found = store.select().nearest(rows[4], k=3, metric="dot")
-    scores = np.delete(rows @ rows[4], 9)
-    np.testing.assert_allclose(found.scores, np.sort(scores)[::-1][:3], rtol=1e-2)
-
-
 def test_neighbours_as_a_table(make):
     pytest.importorskip("pandas")
     store, keys, rows = make()

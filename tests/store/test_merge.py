@@ -17,7 +17,7 @@ from embstore._engine.write.session import Session
 from embstore.encoders import FunctionEncoder
 from embstore.pipeline.embed import part_path
 from embstore.sources import Folder, Items
-from tests._helpers.crash import kill_at, leftovers, run_in_child
+from tests._helpers.crash import kill_at, leftovers, run_in_child, run_together
 
 CONFIG = {"encoder": "test", "sample_rate": 16_000}
 PLAIN = {"embedding": FieldSpec(shape=(4,))}
@@ -96,7 +96,9 @@ def contents(path):
 
 
 def files(path):
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()} if path.is_dir() else None
+    if not path.is_dir():
+        return path.read_bytes() if path.exists() else None
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
 def whole(tmp_path, ids, **options):
@@ -107,6 +109,16 @@ def whole(tmp_path, ids, **options):
 @pytest.fixture
 def dest(tmp_path):
     return tmp_path / "dest.zarr"
+
+
+def refused(error, dest, *parts, **options):
+    """Merge, which is refused and leaves every file as it was; return the error."""
+    before = [files(path) for path in (dest, *parts)]
+    with pytest.raises(error) as caught:
+        embstore.merge(dest, *parts, **options)
+    assert [files(path) for path in (dest, *parts)] == before
+    assert dest.exists() == (before[0] is not None)
+    return caught.value
 
 
 # -- rows come over ---------------------------------------------------------------------------
@@ -143,14 +155,8 @@ def test_any_order_of_the_parts_gives_the_same_rows(tmp_path):
         assert contents(dest) == expected
 
 
-def test_one_part(tmp_path, dest):
-    part = make(tmp_path / "a.zarr", range(5))
-    assert embstore.merge(dest, part).appended == 5
-    assert contents(dest) == contents(part)
-
-
-@pytest.mark.parametrize("order", ["ab", "ba"])
-def test_empty_parts(tmp_path, dest, order):
+@pytest.mark.parametrize("order", ["b", "ab", "ba"])
+def test_one_part_and_an_empty_one(tmp_path, dest, order):
     make(tmp_path / "a.zarr", [])
     make(tmp_path / "b.zarr", range(5))
     assert embstore.merge(dest, *(tmp_path / f"{name}.zarr" for name in order)).appended == 5
@@ -332,11 +338,8 @@ def test_the_index_is_written_for_many_rows(tmp_path, dest):
 def test_keys_in_several_parts(tmp_path, dest):
     a, b = make(tmp_path / "a.zarr", range(10), row=plain), make(tmp_path / "b.zarr", range(7, 15), row=plain)
     make(dest, [100], row=plain)
-    before = files(dest), files(a), files(b)
-    with pytest.raises(errors.DuplicateKeysError) as caught:
-        embstore.merge(dest, a, b)
-    assert sorted(caught.value.keys) == sorted(map(key, (7, 8, 9)))
-    assert (files(dest), files(a), files(b)) == before
+    error = refused(errors.DuplicateKeysError, dest, a, b)
+    assert sorted(error.keys) == sorted(map(key, (7, 8, 9)))
     assert embstore.merge(dest, a, b, if_exists="skip") == embstore.AppendResult(appended=15, skipped=3)
     assert list(contents(dest)) == [key(100), *map(key, range(15))]
 
@@ -352,12 +355,8 @@ def test_the_first_part_with_a_key_counts(tmp_path, dest):
 def test_keys_at_the_destination(tmp_path, dest):
     make(dest, range(5), row=plain)
     part = make(tmp_path / "a.zarr", range(3, 8), row=lambda i: {"embedding": np.full(4, -i, np.float32)}, fields=PLAIN)
-    before = files(dest)
-    with pytest.raises(errors.KeysExistError) as caught:
-        embstore.merge(dest, part)
-    assert sorted(caught.value.keys) == sorted(map(key, (3, 4)))
-    assert caught.value.path == dest
-    assert files(dest) == before
+    error = refused(errors.KeysExistError, dest, part)
+    assert (sorted(error.keys), error.path) == (sorted(map(key, (3, 4))), dest)
     assert embstore.merge(dest, part, if_exists="skip") == embstore.AppendResult(appended=3, skipped=2)
     np.testing.assert_array_equal(embstore.open(dest)[[key(i) for i in range(8)]][:, 0], [0, 1, 2, 3, 4, -5, -6, -7])
 
@@ -376,14 +375,6 @@ def test_keys_at_the_destination_replaced(tmp_path, dest):
     assert contents(dest) == {**own, **contents(a), **contents(b)}
 
 
-def test_of_two_parts_with_one_key_none_replaces(tmp_path, dest):
-    make(dest, range(3))
-    part, before = make(tmp_path / "a.zarr", range(2, 5)), files(dest)
-    with pytest.raises(errors.DuplicateKeysError):
-        embstore.merge(dest, part, part, if_exists="replace")
-    assert files(dest) == before
-
-
 def test_the_destination_replaces_itself(tmp_path, dest):
     make(dest, range(40), dead=[3])
     before = contents(dest)
@@ -397,21 +388,19 @@ def test_a_key_that_one_part_has_deleted(tmp_path, dest):
 
 
 def test_one_part_twice(tmp_path, dest):
+    """Of two rows with one key none replaces the other."""
     part = make(tmp_path / "a.zarr", range(5))
-    with pytest.raises(errors.DuplicateKeysError):
-        embstore.merge(dest, part, part)
+    refused(errors.DuplicateKeysError, dest, part, part)
     assert embstore.merge(dest, part, part, if_exists="skip") == embstore.AppendResult(appended=5, skipped=5)
     assert embstore.merge(dest, part, if_exists="skip") == embstore.AppendResult(skipped=5)
+    refused(errors.DuplicateKeysError, dest, part, part, if_exists="replace")
     assert contents(dest) == contents(part)
 
 
 def test_the_destination_among_the_parts(tmp_path, dest):
     make(dest, range(5))
     part = make(tmp_path / "a.zarr", range(5, 9))
-    before = files(dest)
-    with pytest.raises(errors.KeysExistError):
-        embstore.merge(dest, part, dest)
-    assert files(dest) == before
+    refused(errors.KeysExistError, dest, part, dest)
     assert embstore.merge(dest, dest, part, if_exists="skip") == embstore.AppendResult(appended=4, skipped=5)
     assert contents(dest) == whole(tmp_path, range(9))
 
@@ -450,12 +439,9 @@ def test_a_part_that_differs_from_the_destination(tmp_path, dest, kind, rows):
     make(dest, range(rows), row=plain)
     make(tmp_path / "good.zarr", range(5, 9), row=plain)
     make(tmp_path / "odd.zarr", [], row=plain, **options)
-    before = files(dest)
     for parts in (["good", "odd"], ["odd", "good"], ["odd"]):
-        with pytest.raises(error) as caught:
-            embstore.merge(dest, *(tmp_path / f"{part}.zarr" for part in parts))
-        assert caught.value.path in (tmp_path / "odd.zarr", tmp_path / "good.zarr", dest)
-        assert files(dest) == before
+        found = refused(error, dest, *(tmp_path / f"{part}.zarr" for part in parts))
+        assert found.path in (tmp_path / "odd.zarr", tmp_path / "good.zarr", dest)
     assert leftovers(dest) == []
 
 
@@ -465,10 +451,7 @@ UNDECIDED = {"another dtype": {"year": "int8"}, "another kind": {"year": "string
 @pytest.mark.parametrize("kind", UNDECIDED)
 def test_columns_of_a_destination_whose_fields_were_not_declared(tmp_path, dest, kind):
     embstore.open(dest, "w-", config=CONFIG, columns=UNDECIDED[kind]).close()
-    part, before = make(tmp_path / "a.zarr", range(999), row=plain), files(dest)
-    with pytest.raises(errors.UnknownColumnError):
-        embstore.merge(dest, part)
-    assert files(dest) == before
+    refused(errors.UnknownColumnError, dest, make(tmp_path / "a.zarr", range(999), row=plain))
 
 
 @pytest.mark.parametrize("kind", ["column", "field", "first rows"])
@@ -505,16 +488,7 @@ def test_parts_that_differ_from_each_other_make_no_store(tmp_path, dest, kind, o
     options, error = DIFFERENT[kind]
     make(tmp_path / "good.zarr", range(5), row=plain)
     make(tmp_path / "odd.zarr", [], row=plain, **options)
-    with pytest.raises(error):
-        embstore.merge(dest, *(tmp_path / f"{part}.zarr" for part in order.split()))
-    assert not dest.exists()
-
-
-def test_parts_with_one_key_make_no_store(tmp_path, dest):
-    part = make(tmp_path / "a.zarr", range(5))
-    with pytest.raises(errors.DuplicateKeysError):
-        embstore.merge(dest, part, part)
-    assert not dest.exists()
+    refused(error, dest, *(tmp_path / f"{part}.zarr" for part in order.split()))
 
 
 def test_the_error_says_what_differs(tmp_path, dest):
@@ -539,10 +513,7 @@ def test_a_part_that_is_no_store(tmp_path, dest, kind, order):
     if kind == "zarr group":
         (odd / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     part = make(tmp_path / "a.zarr", range(5))
-    with pytest.raises(errors.NotAStoreError) as caught:
-        embstore.merge(dest, *([odd, part] if order == "first" else [part, odd]))
-    assert caught.value.path == odd
-    assert not dest.exists()
+    assert refused(errors.NotAStoreError, dest, *([odd, part] if order == "first" else [part, odd])).path == odd
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "folder with files"])
@@ -553,12 +524,7 @@ def test_a_destination_that_is_no_store(tmp_path, dest, kind):
         dest.mkdir()
     if kind == "folder with files":
         (dest / "notes.txt").write_text("mine")
-    before = files(dest)
-    part = make(tmp_path / "a.zarr", range(5))
-    with pytest.raises(errors.NotAStoreError) as caught:
-        embstore.merge(dest, part)
-    assert caught.value.path == dest
-    assert files(dest) == before
+    assert refused(errors.NotAStoreError, dest, make(tmp_path / "a.zarr", range(5))).path == dest
 
 
 def test_arguments_that_make_no_sense(tmp_path, dest):
@@ -726,22 +692,6 @@ def test_killed_at_every_step(tmp_path, monkeypatch, made):
     assert {path: files(path) for path in parts} == held
 
 
-def children(*works):
-    """Run functions in processes of their own at once; returns how they ended."""
-    started = []
-    for work in works:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                work()
-                code = 0
-            finally:
-                os._exit(code)
-        started.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started]
-
-
 def test_several_processes_merge_into_one_store(tmp_path, dest):
     """Into a store that none of them found there; two of them the same part."""
     parts = [make(tmp_path / f"{n}.zarr", range(n * 30, n * 30 + 30)) for n in range(3)]
@@ -749,7 +699,7 @@ def test_several_processes_merge_into_one_store(tmp_path, dest):
     def work(part):
         return lambda: embstore.merge(dest, part, if_exists="skip")
 
-    assert children(*map(work, [*parts, parts[0]])) == [0] * 4
+    assert run_together(*map(work, [*parts, parts[0]])) == [0] * 4
     assert contents(dest) == whole(tmp_path, range(90))
     assert leftovers(dest) == []
 
@@ -769,7 +719,7 @@ def test_a_writer_at_the_destination_meanwhile(tmp_path, dest, monkeypatch):
             embstore.merge(dest, part)
             time.sleep(0.005)
 
-    assert children(write, merge) == [0, 0]
+    assert run_together(write, merge) == [0, 0]
     assert contents(dest) == whole(tmp_path, [*range(40), *range(100, 260)])
 
 
@@ -809,6 +759,19 @@ def folder(tmp_path):
     return root
 
 
+@pytest.fixture
+def source(folder):
+    return Folder(folder, name="files")
+
+
+@pytest.fixture(params=[True, False], ids=["part kept", "part removed"])
+def stored(request, source, cache):
+    """Make the whole store, and a part beside it or not; return the path of the store."""
+    if request.param:
+        shards(source, cache, 1)
+    return embstore.embed(source, Counting(), cache).path
+
+
 def write(path, data):
     path.write_bytes(data)
     os.utime(path, ns=(10**18, 10**18 + 1000 * len(data)))
@@ -828,6 +791,19 @@ def shards(source, cache, n, encoder=Counting, **options):
     return results, [result.path for result in results]
 
 
+def merged(source, cache, n):
+    """Run n shards and merge their parts; return the path of the store and those of the parts."""
+    results, parts = shards(source, cache, n)
+    path = cache.path_of(results[0].config)
+    embstore.merge(path, *parts)
+    return path, parts
+
+
+def as_one_run(source, folder):
+    """Tell what a run without shards, into a cache of its own, makes of the source."""
+    return tale(embstore.embed(source, Counting(), folder / "one").path)
+
+
 @pytest.mark.parametrize("n", range(1, 6))
 def test_shards_share_out_each_sample_once(cache, n):
     contents = {f"file {i}:c{i % 4}": bytes([i % 256]) * (i % 9 + 1) for i in range(300)}
@@ -844,13 +820,12 @@ def test_shards_share_out_each_sample_once(cache, n):
         assert set(embstore.open(part)) == {name for name in own if not name.startswith("file 1")}
 
 
-def test_four_shards_in_four_processes_merged_are_one_run(folder, cache, tmp_path):
-    source = Folder(folder, name="files")
+def test_four_shards_in_four_processes_merged_are_one_run(source, cache, tmp_path):
     works = [
         lambda i=i: embstore.embed(source, Counting(), cache, shard=(i, 4), batch_size=3, interval=0.01)
         for i in range(4)
     ]
-    assert children(*works) == [0] * 4
+    assert run_together(*works) == [0] * 4
     assert len(cache) == 0
     config = {**Counting().config, "dataset": "files"}
     path = cache.path_of(config)
@@ -868,11 +843,8 @@ def test_four_shards_in_four_processes_merged_are_one_run(folder, cache, tmp_pat
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["parts kept", "parts removed"])
-def test_a_second_round_encodes_nothing(folder, cache, kept):
-    source = Folder(folder, name="files")
-    results, parts = shards(source, cache, 3)
-    path = cache.path_of(results[0].config)
-    embstore.merge(path, *parts)
+def test_a_second_round_encodes_nothing(source, cache, kept):
+    path, parts = merged(source, cache, 3)
     if not kept:
         for part in parts:
             shutil.rmtree(part)
@@ -885,11 +857,8 @@ def test_a_second_round_encodes_nothing(folder, cache, kept):
     assert len(cache.open(results[0].config)) == 60
 
 
-def test_a_second_round_encodes_what_is_new(folder, cache, tmp_path):
-    source = Folder(folder, name="files")
-    results, parts = shards(source, cache, 3)
-    path = cache.path_of(results[0].config)
-    embstore.merge(path, *parts)
+def test_a_second_round_encodes_what_is_new(source, folder, cache, tmp_path):
+    path, parts = merged(source, cache, 3)
     for i in range(60, 70):
         write(folder / "dog" / f"{i}.bin", bytes([i]))
     results, parts = shards(source, cache, 3)
@@ -899,44 +868,37 @@ def test_a_second_round_encodes_what_is_new(folder, cache, tmp_path):
     with pytest.raises(errors.KeysExistError):
         embstore.merge(path, *parts)
     assert embstore.merge(path, *parts, if_exists="skip") == embstore.AppendResult(appended=10, skipped=60)
-    assert tale(path) == tale(embstore.embed(source, Counting(), tmp_path / "one").path)
+    assert tale(path) == as_one_run(source, tmp_path)
 
 
-def test_a_second_round_renews_what_has_changed(folder, cache, tmp_path):
-    source = Folder(folder, name="files")
-    results, parts = shards(source, cache, 3)
-    path = cache.path_of(results[0].config)
-    embstore.merge(path, *parts)
+def test_a_second_round_renews_what_has_changed(source, folder, cache, tmp_path):
+    path, parts = merged(source, cache, 3)
     for part in parts:
         shutil.rmtree(part)
     write(folder / "cat" / "4.bin", b"changed")
     results, parts = shards(source, cache, 3)
     assert sum(r.encoded for r in results) == 1
     assert embstore.merge(path, *parts, if_exists="replace").replaced == 1
-    assert tale(path) == tale(embstore.embed(source, Counting(), tmp_path / "one").path)
+    assert tale(path) == as_one_run(source, tmp_path)
 
 
-def test_a_plain_run_renews_what_shards_could_not(folder, cache, tmp_path):
-    source = Folder(folder, name="files")
-    results, parts = shards(source, cache, 3)
-    path = cache.path_of(results[0].config)
-    embstore.merge(path, *parts)
+def test_a_plain_run_renews_what_shards_could_not(source, folder, cache, tmp_path):
+    path, parts = merged(source, cache, 3)
     write(folder / "cat" / "4.bin", b"changed")
     results, parts = shards(source, cache, 3)
     assert sum(r.encoded for r in results) == 1
     embstore.merge(path, *parts, if_exists="skip")
     result = embstore.embed(source, encoder := Counting(), cache)
     assert (result.stale, encoder.encoded) == (1, [b"changed"])
-    assert tale(path) == tale(embstore.embed(source, Counting(), tmp_path / "one").path)
+    assert tale(path) == as_one_run(source, tmp_path)
 
 
-def test_shards_with_failures(folder, cache, tmp_path):
+def test_shards_with_failures(source, cache, tmp_path):
     def decode(content):
         if content[0] in (7, 20, 33):
             raise errors.DecodeError("unlucky")
         return content
 
-    source = Folder(folder, name="files")
     results, parts = shards(source, cache, 2, lambda: Counting(decode=decode))
     failed = [failure for r in results for failure in r.failed]
     assert sorted(failure.key for failure in failed) == ["cat/7:cat", "dog/33:dog", "owl/20:owl"]
@@ -947,11 +909,10 @@ def test_shards_with_failures(folder, cache, tmp_path):
     again, parts = shards(source, cache, 2)
     assert sum(r.encoded for r in again) == 3  # tried again, by the shard that they are in
     assert embstore.merge(path, *parts, if_exists="skip").appended == 3
-    assert tale(path) == tale(embstore.embed(source, Counting(), tmp_path / "one").path)
+    assert tale(path) == as_one_run(source, tmp_path)
 
 
-def test_a_shard_that_was_killed_goes_on(folder, cache):
-    source = Folder(folder, name="files")
+def test_a_shard_that_was_killed_goes_on(source, cache):
 
     class Dying(Counting):
         def _run(self, items):
@@ -967,8 +928,7 @@ def test_a_shard_that_was_killed_goes_on(folder, cache):
     assert embstore.embed(source, Counting(), cache, shard=(0, 2)).hits == result.samples
 
 
-def test_a_shard_again_is_a_hit(folder, cache):
-    source = Folder(folder, name="files")
+def test_a_shard_again_is_a_hit(source, cache):
     first = embstore.embed(source, Counting(), cache, shard=(1, 3))
     before = files(first.path)
     again = embstore.embed(source, encoder := Counting(), cache, shard=(1, 3))
@@ -978,13 +938,8 @@ def test_a_shard_again_is_a_hit(folder, cache):
     assert files(first.path) == before
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["part kept", "part removed"])
 @pytest.mark.parametrize("new", [0, 9])
-def test_what_the_whole_store_holds_is_a_hit_of_the_shard(folder, cache, kept, new):
-    source = Folder(folder, name="files")
-    if kept:
-        shards(source, cache, 1)
-    embstore.embed(source, Counting(), cache)
+def test_what_the_whole_store_holds_is_a_hit_of_the_shard(stored, source, folder, cache, new):
     for i in range(new):
         write(folder / "dog" / f"new{i}.bin", bytes([i]))
     result = embstore.embed(source, encoder := Counting(), cache, shard=(0, 1))
@@ -996,7 +951,7 @@ def test_what_the_whole_store_holds_is_a_hit_of_the_shard(folder, cache, kept, n
     assert again.reason == f"hit: {60 + new} stored, 0 missing, 0 stale"
 
 
-def test_a_shard_of_which_nothing_is_stored_is_a_miss(folder, cache):
+def test_a_shard_of_which_nothing_is_stored_is_a_miss(source, folder, cache):
     """Whatever else the whole store holds."""
     embstore.embed(Folder(folder, name="files", pattern="cat/*.bin"), Counting(), cache)
     source = Folder(folder, name="files", pattern="dog/*.bin")
@@ -1006,19 +961,13 @@ def test_a_shard_of_which_nothing_is_stored_is_a_miss(folder, cache):
         assert (result.hits, result.encoded) == (0, result.samples)
 
 
-def test_a_first_shard_says_what_its_config_misses(folder, cache):
-    source = Folder(folder, name="files")
+def test_a_first_shard_says_what_its_config_misses(source, cache):
     embstore.embed(source, Counting(version=2), cache)
     result = embstore.embed(source, Counting(), cache, shard=(0, 2))
     assert result.reason == "miss: no store has this config; the nearest differs in version: expected 1, found 2"
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["part kept", "part removed"])
-def test_what_is_stale_in_the_whole_store_is_stale_until_the_part_has_it(folder, cache, kept):
-    source = Folder(folder, name="files")
-    if kept:
-        shards(source, cache, 1)
-    embstore.embed(source, Counting(), cache)
+def test_what_is_stale_in_the_whole_store_is_stale_until_the_part_has_it(stored, source, folder, cache):
     write(folder / "cat" / "4.bin", b"changed")
     write(folder / "cat" / "7.bin", b"changed, too")
     result = embstore.embed(source, Counting(), cache, shard=(0, 1))
@@ -1029,13 +978,8 @@ def test_what_is_stale_in_the_whole_store_is_stale_until_the_part_has_it(folder,
     assert again.reason == "hit: 60 stored, 0 missing, 0 stale"
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["part kept", "part removed"])
-def test_a_shard_tells_of_a_stored_file_that_it_can_not_compare(folder, cache, kept):
+def test_a_shard_tells_of_a_stored_file_that_it_can_not_compare(stored, source, folder, cache):
     """As a run without shards does."""
-    source = Folder(folder, name="files")
-    if kept:
-        shards(source, cache, 1)
-    embstore.embed(source, Counting(), cache)
     write(folder / "cat" / "4.bin", b"changed")
     scanned = list(source)
     (folder / "cat" / "4.bin").unlink()
@@ -1052,9 +996,8 @@ def test_a_shard_tells_of_a_stored_file_that_it_can_not_compare(folder, cache, k
         assert getattr(shard, name) == getattr(plain, name)
 
 
-def test_a_shard_leaves_the_whole_store_as_it_is(folder, cache):
+def test_a_shard_leaves_the_whole_store_as_it_is(source, folder, cache):
     """It does not even note the stamps of files that were touched."""
-    source = Folder(folder, name="files")
     path = embstore.embed(source, Counting(), cache).path
     before = files(path)
     os.utime(folder / "cat" / "4.bin", ns=(10**18, 5 * 10**17))
@@ -1064,7 +1007,7 @@ def test_a_shard_leaves_the_whole_store_as_it_is(folder, cache):
     assert files(path) == before
 
 
-def test_parts_are_no_stores_of_the_cache(folder, cache):
+def test_parts_are_no_stores_of_the_cache(source, folder, cache):
     results, parts = shards(Folder(folder, name="files"), cache, 2)
     config = results[0].config
     assert cache.entries() == []
@@ -1078,8 +1021,7 @@ def test_parts_are_no_stores_of_the_cache(folder, cache):
         cache.open(config)
 
 
-def test_a_shard_sees_nothing_of_rows_whose_samples_are_gone(folder, cache):
-    source = Folder(folder, name="files")
+def test_a_shard_sees_nothing_of_rows_whose_samples_are_gone(source, folder, cache):
     path = embstore.embed(source, Counting(), cache).path
     (folder / "cat" / "4.bin").unlink()
     for i in range(2):
@@ -1099,33 +1041,28 @@ def test_more_shards_than_samples(cache, declared):
     assert embstore.embed(source, Counting(declared=declared), cache).hits == 2
 
 
-def test_a_field_that_only_the_shards_have(folder, cache):
+def of_two_fields():
+    fields = {name: FieldSpec(shape=(2,)) for name in ("size", "more")}
+    return FunctionEncoder(lambda items: dict.fromkeys(fields, sizes(items)), config=Counting().config, fields=fields)
+
+
+def test_a_field_that_only_the_shards_have(source, cache):
     """It can't come over by a merge, and is refused before anything is encoded."""
-    source = Folder(folder, name="files")
     embstore.embed(source, Counting(), cache)
 
-    def both(items):
-        return {"size": sizes(items), "more": sizes(items)}
-
-    fields = {name: FieldSpec(shape=(2,)) for name in ("size", "more")}
-    encoder = FunctionEncoder(both, config=Counting().config, fields=fields)
+    encoder = of_two_fields()
     with pytest.raises(errors.UnknownFieldError, match="'more'"):
         embstore.embed(source, encoder, cache, shard=(0, 2))
     assert len(list(cache.path.glob("*.part-*"))) == 0
     assert embstore.embed(source, encoder, cache).fields_added == ("more",)
 
 
-def test_a_field_that_only_the_whole_store_has_is_added_to_a_part(folder, cache):
+def test_a_field_that_only_the_whole_store_has_is_added_to_a_part(source, folder, cache):
     """Also for rows of the part that came into the whole store by a merge."""
-    source = Folder(folder, name="files")
     results, parts = shards(source, cache, 2)
     embstore.merge(cache.path_of(results[0].config), *parts)
 
-    def both(items):
-        return {"size": sizes(items), "more": sizes(items)}
-
-    fields = {name: FieldSpec(shape=(2,)) for name in ("size", "more")}
-    encoder = FunctionEncoder(both, config=Counting().config, fields=fields)
+    encoder = of_two_fields()
     assert embstore.embed(source, encoder, cache).fields_added == ("more",)
     write(folder / "dog" / "new.bin", b"new")
     results, parts = shards(source, cache, 2, lambda: encoder)
@@ -1133,23 +1070,17 @@ def test_a_field_that_only_the_whole_store_has_is_added_to_a_part(folder, cache)
     assert embstore.merge(cache.path_of(results[0].config), *parts, if_exists="skip").appended == 1
 
 
-def test_another_meaning_of_a_field_is_refused(folder, cache):
-    source = Folder(folder, name="files")
+def test_another_meaning_of_a_field_is_refused(source, cache):
     embstore.embed(source, Counting(), cache)
     with pytest.raises(errors.FieldMismatchError):
         embstore.embed(source, Counting(width=3), cache, shard=(0, 2))
 
 
 @pytest.mark.parametrize(
-    "shard", [(2, 2), (-1, 2), (0, 0), (0, -1), (5, 4), (1,), (0, 1, 2), ("0", "2"), "0/2", 3, (None, 2)], ids=repr
+    "shard", [(2, 2), (-1, 2), (0, 0), (0, -1), (5, 4), (1,), (0, 1, 2), ("0", "2"), "0/2", 3, (None, 2), (0.5, 2)]
 )
-def test_shards_that_make_no_sense(folder, cache, shard):
+def test_shards_that_make_no_sense(source, folder, cache, shard):
     with pytest.raises((ValueError, TypeError)):
         embstore.embed(Folder(folder, name="files"), encoder := Counting(), cache, shard=shard)
     assert encoder.encoded == []
     assert not cache.path.exists()
-
-
-def test_a_shard_is_given_in_whole_numbers(folder, cache):
-    with pytest.raises((ValueError, TypeError)):
-        embstore.embed(Folder(folder, name="files"), Counting(), cache, shard=(0.5, 2))
