@@ -367,11 +367,7 @@ def test_what_is_handed_out_is_a_copy():
     config.to_dict()["a"].clear()
     next(iter(config.values())).clear()
     dict(config.items())["a"].clear()
-    for change in (
-        lambda: config.__setitem__("a", 1),
-        lambda: config.__delitem__("a"),
-        lambda: config.update(a=1),
-    ):
+    for change in (lambda: config.__setitem__("a", 1), lambda: config.__delitem__("a"), lambda: config.update(a=1)):
         with pytest.raises((TypeError, AttributeError)):
             change()
     assert config == {"a": [1, {"b": 2}], "c": 3}

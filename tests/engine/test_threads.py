@@ -30,7 +30,7 @@ def test_every_part_is_done_once(count, nbytes, small_parts):
     together = threading.Barrier(parts := max(1, min(4, count, nbytes // 64)))
 
     def work(start, stop):
-        together.wait(timeout=10)  # each in a thread of its own, at the same time
+        together.wait(timeout=60)  # each in a thread of its own, at the same time
         done.append((start, stop))
 
     in_parts(work, count, nbytes)
@@ -124,7 +124,7 @@ def test_results_come_in_turn_whichever_is_done_first(small_parts):
 
     def work(item):
         if item == 0:
-            assert second.wait(timeout=10)
+            assert second.wait(timeout=60)
         elif item == 1:
             second.set()
         return item * item
