@@ -29,16 +29,22 @@ class Journal:
         return os.fdopen(self.read_end)
 
 
-def start(work: Callable[[], None]) -> int:
-    """Run `work` in a forked child that ends with 0, or 1 for an exception. Return its process number."""
+def start(work: Callable[[], object]) -> int:
+    """Fork a process that does `work`, and return its id.
+
+    The child handles SIGINT itself: a parent under nohup ignores the signal, and a child inherits that.
+    """
     child = os.fork()
     if child == 0:
+        code = 1
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             work()
+            code = 0
         except BaseException:
             traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+        finally:
+            os._exit(code)
     return child
 
 
@@ -108,25 +114,6 @@ def leftovers(store: Path) -> list[str]:
     """List temporary files and folders, in a store and beside it."""
     found = [str(path) for path in store.rglob(".partial*")]
     return found + [str(path) for path in store.parent.glob(f".{store.name}*")]
-
-
-def start(work: Callable[[], object]) -> int:
-    """Fork a process that does `work`, and return its id.
-
-    The child handles SIGINT itself: a parent under nohup ignores the signal, and a child inherits that.
-    """
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return child
 
 
 def end(child: int, *, within: float = 60) -> int:

@@ -63,24 +63,6 @@ def test_each_is_synced_before_it_has_its_name_and_its_folder_after(folders, ord
     assert {name: (a.path / name).read_bytes() for name in a.names()} == {f"c.{n}": b"x" * n for n in range(20)}
 
 
-def test_they_are_synced_side_by_side(folders, monkeypatch):
-    """All wait for the last of them, which would be for ever if they were synced one after the other."""
-    together = threading.Barrier(3, timeout=60)
-    real = durable.sync_descriptor
-
-    def sync(descriptor):
-        if os.path.isfile(f"/proc/self/fd/{descriptor}"):
-            together.wait()
-        real(descriptor)
-
-    monkeypatch.setattr(durable, "sync_descriptor", sync)
-    a, b = folders
-    with WriteBatch() as batch:
-        for folder, name in ((a, "one"), (a, "two"), (b, "one")):
-            batch.write(folder, name, [name.encode()])
-    assert (a.path / "two").read_bytes() == b"two"
-
-
 @pytest.mark.parametrize(
     ("allowed", "most"), [(20_000, durable._MOST_OPEN), (resource.RLIM_INFINITY, durable._MOST_OPEN), (80, 10), (4, 1)]
 )
@@ -100,9 +82,9 @@ def test_no_more_are_under_way_than_a_process_may_have_descriptors_for(folders, 
     assert sorted(a.names()) == sorted(f"c.{number}" for number in range(2 * durable._MOST_OPEN))
 
 
-def test_no_more_are_synced_at_once_than_there_are_threads(folders, monkeypatch):
-    at_once, most, lock = 0, 0, threading.Lock()
-    full = threading.Barrier(durable._AT_ONCE, timeout=60)  # all threads are in `sync` before the first goes on
+def test_the_disk_works_on_all_of_them_before_the_first_is_synced(folders, monkeypatch):
+    """One commit of the file system's journal then covers them all."""
+    events = []
     real = durable.sync_descriptor
     monkeypatch.setattr(durable, "start_writeback", lambda descriptor: events.append("written back"))
     monkeypatch.setattr(durable, "sync_descriptor", lambda descriptor: events.append("synced") or real(descriptor))
