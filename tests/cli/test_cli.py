@@ -580,8 +580,8 @@ def test_every_status_is_explained(capsys):
     branches = {
         "the call is wrong": {WRONG, ANOTHER},  # KeysExistError: something is there already
         "it is not there": {ABSENT},
-        "it is another one": {ANOTHER},
-        "it moved on": {AGAIN},
+        "it differs from the expected one": {ANOTHER},
+        "the store changed": {AGAIN},
         "the machine refuses": {AGAIN, ABSENT},  # MissingLibraryError: a library is not there
         "the sample is bad": {WRONG},
         "the file to import is bad": {BROKEN},

@@ -65,7 +65,6 @@ PRIVATE = {
     "embstore.encoders.audio",
     "embstore.pipeline.freshness",
     "embstore.sources.base",
-    "embstore.sources.items",
     # the cache and the files of the audio-to-visual code base, for `a2v`
     "embstore.cache.coverage",
     "embstore.cache.prune",
@@ -74,7 +73,7 @@ PRIVATE = {
     "embstore.exchange.import_options",
     "embstore.exchange.naming",
     "embstore.exchange.pt",
-    "embstore.exchange.pt_entries",
+    "embstore.exchange.memory_file",
     "embstore.pipeline.decode_ahead",
 }
 
