@@ -226,67 +226,6 @@ def check_claim(path: Path, claimed: int) -> None:
         raise FileFormatError(path, f"it claims to hold {claimed:,} bytes, and has {size:,} itself")
 
 
-class CutFile(ArrayFile):
-    """A file whose arrays can be read from any row to any later one: each is a run of values.
-
-    Exports have ragged rows as two arrays, tokens and offsets, as a store does. So are texts, where the format would
-    change or pad them: UTF-8 bytes and offsets.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._tokens: dict[str, int] = {}  # of arrays that were joined with their offsets
-
-    def join_offsets(self, name: str) -> None:
-        """Take an array and its offsets for one of rows of different lengths."""
-        values, offsets = self.arrays.get(name), self.arrays.get(offsets_name(name))
-        if values is None or offsets is None:
-            return
-        if offsets.dtype != "int64" or offsets.shape or not offsets.rows:
-            raise self.wrong(f"{offsets_name(name)!r}: expected offsets, found {offsets}")
-        self._tokens[name] = values.rows
-        self.arrays[name] = replace(values, rows=offsets.rows - 1, ragged=True)
-
-    def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
-        """Yield what lies between each cut (a row number) and the next, as the file has it."""
-        raise NotImplementedError
-
-    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
-        """Yield rows of numbers: ``(n, *shape)``."""
-        found = self.arrays[name]
-        for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
-            assert isinstance(values, np.ndarray)
-            yield Block(values)
-
-    def strings(self, name: str) -> Iterator[list[str]]:
-        """Yield rows of text."""
-        found = self.arrays[name]
-        if found.dtype == STRING:
-            for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
-                assert isinstance(values, list)
-                yield values
-            return
-        for block in self.ragged(name):
-            assert isinstance(block.values, Ragged)
-            raw, offsets = block.values.values.tobytes(), block.values.offsets.tolist()
-            try:
-                yield [raw[a:b].decode() for a, b in itertools.pairwise(offsets)]
-            except UnicodeDecodeError as error:
-                raise self.wrong(f"{name!r} is not UTF-8 text: {error}") from error
-
-    def ragged(self, name: str) -> Iterator[Block]:
-        """Yield rows of different lengths, as `Ragged`."""
-        tokens, array, other = self._tokens[name], self.arrays[name], offsets_name(name)
-        parts = [np.asarray(part) for part in self.read(other, even_cuts(self.arrays[other].rows, 8))]
-        offsets = np.concatenate([np.empty(0, np.int64), *parts])
-        if not sound(offsets, tokens):
-            raise self.wrong(f"{name!r}: {offsets_message(tokens)}")
-        rows = rising_cuts(offsets, array.row_nbytes)
-        values = self.read(name, [int(offsets[row]) for row in rows])
-        for start, stop, part in zip(rows, rows[1:], values, strict=False):
-            yield Block(Ragged(part, offsets[start : stop + 1] - offsets[start]))
-
-
 def even_cuts(rows: int, row_nbytes: int) -> list[int]:
     """Cut rows of one size into blocks.
 

@@ -33,7 +33,7 @@ Trailer = tuple[int, bytes]
 class PendingFile:
     """A file that has a temporary name until `publish` renames it."""
 
-    __slots__ = ("_descriptor", "_nbytes", "_place", "_temporary", "folder", "name", "partial")
+    __slots__ = ("_descriptor", "_place", "_temporary", "folder", "name", "partial")
 
     def __init__(
         self, folder: Folder, partial: str, name: str, parts: Sequence[Buffer], trailer: Trailer | None
@@ -44,7 +44,6 @@ class PendingFile:
         self.partial = partial
         self._place = f"{folder.path}/{name}"  # joining paths of pathlib took a tenth of a small commit
         self._temporary = f"{folder.path}/{partial}"
-        self._nbytes = 0
         self._descriptor: int | None = None
         with explained(self._place):
             self._write(parts, trailer)
@@ -57,10 +56,11 @@ class PendingFile:
         except FileExistsError:  # a killed writer left it behind
             os.unlink(self.partial, dir_fd=where)
             self._descriptor = os.open(self.partial, _NEW_FILE, 0o666, dir_fd=where)
+        position = 0
         try:
             for part in parts:
-                step("write", path, (self._nbytes, part))
-                self._nbytes = _write_all(self._descriptor, part, self._nbytes)
+                step("write", path, (position, part))
+                position = _write_all(self._descriptor, part, position)
             if trailer is not None:
                 step("write", path, trailer)
                 _write_all(self._descriptor, trailer[1], trailer[0])
