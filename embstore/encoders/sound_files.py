@@ -111,6 +111,7 @@ class _Reading:
         self.container = container
         self.format: str = container.format.name
         self.stream = container.streams.audio[0]
+        self.codec: str = self.stream.codec_context.name  # PyAV 19 crashes on it after the codec failed to open
         self.data = data
         self.done = 0
         self.rate = 0
@@ -127,11 +128,12 @@ class _Reading:
         # FFmpeg cuts a Vorbis stream of one page by up to 223 samples too many or too few, and ALAC in CAF by up to
         # 4,095 too many. So FFmpeg's cutting is off, and the length that the file states is applied here. The first
         # block of Vorbis only leads in to the second.
-        kind = (self.format, self.stream.codec_context.name)
+        kind = (self.format, self.codec)
         exact = kind in (("ogg", "vorbis"), ("caf", "alac"))
         if exact:
             options["flags2"] = "+skip_manual"
         self.stream.codec_context.options = options
+        self.stream.codec_context.open(strict=False)  # else each packet opens it, and PyAV 19 does so only once
         frames = self.frames()
         if kind == ("ogg", "vorbis"):
             next(frames, None)
@@ -151,9 +153,10 @@ class _Reading:
         Measured against sound written by libsndfile (Sun's G.72x code), with 21 to 30 dB of signal to noise there:
         19 dB at 32 kbit/s and 5 dB at 40 kbit/s in AU, 5 dB in WAV of the tag 0x40.
         """
-        codec = self.stream.codec_context
         # PyAV takes a tag for ASCII, and can't return others: it is asked for where all tags are ASCII.
-        if (self.format, codec.name) == ("au", "g726le") or (codec.name == "g726" and codec.codec_tag[0] == "@"):
+        if (self.format, self.codec) == ("au", "g726le") or (
+            self.codec == "g726" and self.stream.codec_context.codec_tag[0] == "@"
+        ):
             raise DecodeError(f"FFmpeg does not decode G.721 and G.723 in {self.format.upper()} correctly; convert it")
 
     def frames(self) -> Iterator[Any]:
@@ -201,7 +204,7 @@ class _Reading:
             stated = float(stream.duration * stream.time_base)
         elif self.container.duration is not None and len(self.container.streams) == 1:
             stated = self.container.duration / 1e6
-        if stated is not None and self.format == "ogg" and stream.codec_context.name != "vorbis":
+        if stated is not None and self.format == "ogg" and self.codec != "vorbis":
             # A recording of a broadcast begins late. Only for Vorbis does FFmpeg count from its beginning.
             return stated - max(0.0, float((stream.start_time or 0) * stream.time_base))
         if stated is not None and self.format == "mp3":
