@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from embstore._engine.format.record import FieldSpec
+from embstore.encoders.families import Modality
 from embstore.errors import UnknownFieldError
 
 
@@ -39,6 +40,16 @@ class BaseEncoder:
     def fields(self) -> Mapping[str, FieldSpec] | None:
         """The fields that `encode` returns, by name. None if the first rows decide."""
         return None
+
+    @property
+    def modality(self) -> Modality | None:
+        """The kind of sample that `decode` takes: "audio", "image" or "text". None if the encoder takes any kind."""
+        return None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether `encode` loads nothing, and runs code or weights that can change without a change of the config."""
+        return False
 
     @property
     def provenance(self) -> Mapping[str, str]:

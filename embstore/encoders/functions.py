@@ -91,6 +91,11 @@ class FunctionEncoder(BaseEncoder):
         """The fields that `encode` returns, by name. None if no fields were declared, and the first rows decide."""
         return None if self._declared is None else {name: self._declared[name] for name in self._wanted}
 
+    @property
+    def in_memory(self) -> bool:
+        """True: the function is in memory, and its code or a value that it reads can change."""
+        return True
+
     def with_fields(self, names: Sequence[str]) -> Self:
         """Return an encoder of some of the declared fields, around the same function or module.
 

@@ -60,6 +60,11 @@ class PretrainedEncoder(BaseEncoder):
         return {name: output.spec for name, output in self._outputs.items()}
 
     @property
+    def modality(self) -> Modality:
+        """The kind of sample that the model takes: "audio", "image" or "text"."""
+        return self._runner.plan.files.family.modality
+
+    @property
     def device(self) -> str:
         """The device of the model: the caller's choice, or the first of "cuda", "mps" and "cpu" that exists."""
         return self._runner.device
@@ -67,7 +72,7 @@ class PretrainedEncoder(BaseEncoder):
     @property
     def provenance(self) -> dict[str, str]:
         """Versions of the libraries, and the device. They change the last bits, and torchaudio more bits of AST."""
-        libraries = ("transformers", "torch", *_LIBRARIES[self._runner.plan.files.family.modality])
+        libraries = ("transformers", "torch", *_LIBRARIES[self.modality])
         return {"device": self.device, **{name: _version(name) for name in libraries}}
 
     def with_fields(self, names: Sequence[str]) -> Self:

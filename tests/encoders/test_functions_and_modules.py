@@ -42,6 +42,7 @@ def test_a_function():
     assert encoder.config == CONFIG
     assert encoder.fields is None
     assert encoder.provenance == {}
+    assert (encoder.modality, encoder.in_memory) == (None, True)
     assert encoder.decode(b"bark") == b"bark"
     assert encoder.length(b"bark") == 0
     assert encoder.encode((b"bark", b"meow!")).tolist() == [[4], [5]]
@@ -162,6 +163,7 @@ def test_the_config_of_a_module():
     assert config["encoder"]["weights"] == weights.digest_module(module)
     assert config["compute_dtype"] == "float32"
     assert ModuleEncoder(net(), collate=stacked).config == config
+    assert ModuleEncoder(net(), collate=stacked).in_memory
     named = ModuleEncoder(module, collate=stacked, id="lab/net", config={"sample_rate": 16_000}).config
     assert [str(difference) for difference in config.diff(named)] == [
         "encoder.id: expected 'Sequential', found 'lab/net'",

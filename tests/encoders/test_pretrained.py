@@ -613,7 +613,8 @@ def test_the_towers_of_a_model_have_configs_of_their_own(folder_of):
     image, words = from_pretrained(folder_of("clip")), from_pretrained(folder_of("clip"), modality="text")
     assert image.config["encoder"]["weights"] == words.config["encoder"]["weights"]
     assert image.config != words.config
-    assert words.config["encoder"]["modality"] == "text"
+    assert words.config["encoder"]["modality"] == words.modality == "text"
+    assert (image.modality, image.in_memory) == ("image", False)
 
 
 def test_a_config_as_a_whole(folder_of):
