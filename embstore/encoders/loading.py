@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,8 @@ class Plan:
     ----------
     files : ModelFiles
     ready : Preprocessing
-    stamps : tuple
-        Names of all files that values depend on, with their sizes and mtimes when the fingerprint was taken.
+    digests : mapping of str to str
+        Digests of all files that values depend on, by name, when the fingerprint was taken.
     device : str or None
         The device that the caller chose.
     compute_dtype : str
@@ -42,7 +42,7 @@ class Plan:
 
     files: ModelFiles
     ready: Preprocessing
-    stamps: tuple[tuple[str, int, int], ...]
+    digests: Mapping[str, str]
     device: str | None
     compute_dtype: str
 
@@ -81,7 +81,7 @@ def load_processor(plan: Plan) -> Any:
     """
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     folder, modality = plan.files.transformer, plan.files.family.modality
-    with _loading(plan) as transformers:
+    with _loading(plan, plan.digests.keys() - {*plan.files.weights}) as transformers:
         if modality == "audio":
             return transformers.AutoFeatureExtractor.from_pretrained(folder, **options)
         if modality == "image":
@@ -138,7 +138,7 @@ def load_model(plan: Plan, device: str) -> Loaded:
         torch or transformers is not installed.
     """
     torch, files, family = plan.imported("torch"), plan.files, plan.files.family
-    with _loading(plan) as transformers:
+    with _loading(plan, plan.digests) as transformers:
         config = transformers.AutoConfig.from_pretrained(files.transformer, trust_remote_code=False)
         if family.section is not None:
             tower = getattr(config, family.section)
@@ -155,6 +155,9 @@ def load_model(plan: Plan, device: str) -> Loaded:
         )
         steps = files.head.steps if files.head is not None else ()
         dense = {step.folder: _load_dense(files.place.folder / step.folder) for step in steps if step is not None}
+        # They are views of the mapped files, and a file that is rewritten in place would change them.
+        for tensor in (*model.parameters(), *model.buffers(), *(v for own in dense.values() for v in own.values())):
+            tensor.data = tensor.data.clone()
     # Position ids are computed if an old checkpoint does not list them.
     missing = [key for key in info["missing_keys"] if not key.endswith("position_ids")]
     missing = sorted(key for key in missing if not key.startswith(family.ignored))
@@ -181,17 +184,24 @@ def _load_dense(folder: Path) -> dict[str, Any]:
     return {name: value.float() for name, value in found.items()}
 
 
-def _check_files(plan: Plan) -> None:
-    folder = plan.files.place.folder
-    if weights.stamps(folder, [name for name, _, _ in plan.stamps]) != plan.stamps:
-        raise WeightsChangedError(folder)
-
-
 @contextmanager
-def _loading(plan: Plan) -> Iterator[Any]:
-    """Yield transformers with its messages turned off. Before and after, check that the files did not change."""
+def _loading(plan: Plan, names: Collection[str]) -> Iterator[Any]:
+    """Yield transformers with its messages turned off. The bytes of the files must be those of the fingerprint.
+
+    They are digested before, and their identities are compared after: a file that was replaced by one of equal size
+    and mtime, as `cp -p` makes it, is not loaded.
+
+    Parameters
+    ----------
+    plan : Plan
+    names : collection of str
+        The files that are read in the meantime.
+    """
     transformers = plan.imported("transformers")
-    _check_files(plan)
+    folder = plan.files.place.folder
+    before = weights.identities(folder, names)
+    if weights.digest_files(folder, names, recall=False).items() - plan.digests.items():
+        raise WeightsChangedError(folder)
     logging = transformers.utils.logging
     with _LOADING:
         verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -206,7 +216,8 @@ def _loading(plan: Plan) -> Iterator[Any]:
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
-    _check_files(plan)
+    if weights.identities(folder, names) != before:
+        raise WeightsChangedError(folder)
 
 
 def _reachable(device: str) -> bool:

@@ -1,7 +1,7 @@
 """An encoder around any PyTorch module: in evaluation mode, without gradients, with unchanged weights.
 
-The encoder digests the module's weights itself, by `weights`. Only the author knows the module's code: describe it in
-`config`.
+The encoder digests the module itself, by `module_state`. Only the author knows the module's other settings: describe
+them in `config`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embstore._engine.format.record import DEFAULT_FIELD, FieldSpec
 from embstore.encoders.functions import FunctionEncoder
+from embstore.encoders.module_state import ModuleWeights
 from embstore.encoders.precision import autocast, check_compute_dtype
-from embstore.encoders.weights import ModuleWeights
 from embstore.errors import ConfigError, WeightsChangedError
 
 if TYPE_CHECKING:

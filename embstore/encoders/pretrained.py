@@ -214,8 +214,7 @@ def from_pretrained(
         shapes = replace(shapes, vectors={**shapes.vectors, SENTENCE: files.head.size(shapes.dim)})
         default = (SENTENCE,)
     outputs = declare(default if fields is None else fields, dtype, shapes)
-    # Before the weights are read: a change while they are digested shows at loading.
-    stamps = weights.stamps(place.folder, (*files.weights, *files.others, *ready.files))
+    digests = weights.digest_files(place.folder, (*files.weights, *files.others, *ready.files))
     if read_files(place, modality) != files or preprocessing_of(files, given) != ready:
         raise WeightsChangedError(place.folder)
     config = Config(
@@ -224,14 +223,14 @@ def from_pretrained(
             "revision": place.revision,
             "type": files.settings["model_type"],
             "modality": files.family.modality,
-            "weights": weights.digest_files(place.folder, files.weights),
+            "weights": weights.joined({name: digests[name] for name in sorted(files.weights)}),
             "settings": plain(files.settings),
             **({} if files.head is None else {"modules": files.head.describe()}),
         },
         preprocessing={"version": preprocess_version, **ready.described},
         compute_dtype=compute_dtype,
     )
-    plan = Plan(files=files, ready=ready, stamps=stamps, device=device, compute_dtype=compute_dtype)
+    plan = Plan(files=files, ready=ready, digests=digests, device=device, compute_dtype=compute_dtype)
     return PretrainedEncoder(config, outputs, shapes, Runner(plan), "float32" if isinstance(dtype, Mapping) else dtype)
 
 

@@ -10,7 +10,7 @@ import pytest
 import embstore
 from embstore import errors
 from embstore._engine.format.record import FieldSpec
-from embstore.encoders import weights
+from embstore.encoders import module_state
 from embstore.encoders.functions import FunctionEncoder
 from embstore.encoders.modules import ModuleEncoder
 
@@ -160,7 +160,7 @@ def test_the_config_of_a_module():
     config = ModuleEncoder(module, collate=stacked).config
     assert list(config) == ["encoder", "compute_dtype"]
     assert config["encoder"]["id"] == "Sequential"
-    assert config["encoder"]["weights"] == weights.digest_module(module)
+    assert config["encoder"]["weights"] == module_state.digest_module(module)
     assert config["compute_dtype"] == "float32"
     assert ModuleEncoder(net(), collate=stacked).config == config
     assert ModuleEncoder(net(), collate=stacked).in_memory
@@ -496,8 +496,8 @@ def test_what_leaves_the_weights_as_they_are_is_no_change(items):
 @with_torch
 def test_unchanged_weights_are_digested_once(items, monkeypatch):
     digested = []
-    digest = weights.digest_module
-    monkeypatch.setattr(weights, "digest_module", lambda module: digested.append(1) or digest(module))
+    digest = module_state.digest_module
+    monkeypatch.setattr(module_state, "digest_module", lambda module: digested.append(1) or digest(module))
     module = net()
     encoder = ModuleEncoder(module, collate=stacked)
     for _ in range(3):

@@ -24,7 +24,7 @@ pytest.importorskip("PIL")
 import embstore  # noqa: E402
 from embstore import errors  # noqa: E402
 from embstore._engine.write.check_input import field_values  # noqa: E402
-from embstore.encoders import from_pretrained, running  # noqa: E402
+from embstore.encoders import from_pretrained, running, weights  # noqa: E402
 from embstore.encoders.audio import AudioSettings, decode_audio  # noqa: E402
 from embstore.encoders.image import decode_image  # noqa: E402
 from embstore.encoders.loading import load_processor  # noqa: E402
@@ -747,17 +747,65 @@ def test_weights_in_shards_and_in_old_files(own, tmp_path):
     assert caught.value.missing == shards[0]
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer_config.json"])
+def other_bytes(path):
+    """Change a file, and keep its size and mtime, as `cp -p` of another file may."""
+    found, data = path.stat(), bytearray(path.read_bytes())
+    data[-1 if path.suffix == ".safetensors" else 0] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_files_that_changed_since_the_fingerprint_are_not_loaded(own, file):
     folder = own()
-    encoder = from_pretrained(folder)
-    data = (folder / file).read_bytes()
-    (folder / file).write_bytes(data)
-    os.utime(folder / file, ns=(1, 1))
-    for use in (lambda: encoder.decode("a cat"), lambda: encoder.encode([np.array([1, 2])])):
+    encoder, item = from_pretrained(folder), from_pretrained(folder).decode("a cat")
+    other_bytes(folder / file)
+    uses = [lambda: encoder.encode([item]), lambda: encoder.decode("a cat")]
+    for use in uses[: 1 if file == "model.safetensors" else 2]:
         with pytest.raises(errors.WeightsChangedError) as caught:
             use()
         assert caught.value.path == folder
+
+
+def test_the_bytes_decide_whatever_is_remembered_of_them(own, monkeypatch):
+    """A digest that a stamp vouches for falsely is found by the load, and is right at the next try."""
+    folder = own()
+    monkeypatch.setattr(weights, "_LARGE", 0)
+    monkeypatch.setattr(weights, "_SETTLED_NS", 0)
+    before = from_pretrained(folder)
+    other_bytes(folder / "model.safetensors")
+    identity = weights.identities(folder, ["model.safetensors"])["model.safetensors"]
+    weights._remember(str(folder / "model.safetensors"), identity, before._runner.plan.digests["model.safetensors"])
+    again = from_pretrained(folder)
+    assert again.config == before.config
+    with pytest.raises(errors.WeightsChangedError):
+        run(again, TEXTS)
+    right = from_pretrained(folder)
+    assert changed(before.config, right.config) == ["encoder.weights"]
+    run(right, TEXTS)
+
+
+def test_a_file_that_was_only_touched_is_loaded(own):
+    folder = own()
+    encoder = from_pretrained(folder)
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert run(encoder, TEXTS)["mean"].shape == (4, 16)
+
+
+@pytest.mark.parametrize("kind", ["bert", "sentence"])
+def test_a_file_that_is_rewritten_under_a_loaded_model_does_not_change_it(own, tmp_path, kind):
+    """transformers maps the file, and its weights are views of the map."""
+    folder = own() if kind == "bert" else tiny_models.sentence(tmp_path / kind, dense="activation.Tanh")
+    encoder = from_pretrained(folder)
+    before = run(encoder, TEXTS)
+    for path in folder.rglob("*"):
+        if path.suffix in (".safetensors", ".bin"):
+            data = path.read_bytes()
+            with path.open("r+b") as file:
+                file.seek(len(data) // 2)
+                file.write(b"\x11" * (len(data) // 2))
+    for name, rows in run(encoder, TEXTS).items():
+        assert torch.equal(rows, before[name])
 
 
 def test_weights_that_change_while_they_are_loaded(own, monkeypatch):

@@ -1,28 +1,22 @@
-"""Digests of weights: remembered only where nothing can have changed, and never trusted beyond that."""
+"""Digests of files: remembered only where nothing can have changed, and never trusted beyond that."""
 
 import contextlib
 import json
 import logging
+import mmap
 import os
+import shutil
 import subprocess
 import sys
 import time
 from hashlib import blake2b, file_digest
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from embstore import errors
 from embstore.encoders import weights
-from embstore.encoders.weights import digest_file, digest_files, digest_module, stamps
-
-try:
-    import torch
-except ImportError:
-    torch = None
-
-with_torch = pytest.mark.skipif(torch is None, reason="needs embstore[torch]")
+from embstore.encoders.weights import digest_file, digest_files, identities, joined
 
 LONG_AGO = 1_700_000_000 * 10**9 + 123_456_789
 
@@ -33,10 +27,11 @@ def expected(data):
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Remember digests here, and begin with an empty memory."""
+    """Remember digests here, of small files too, and of those that were written just now."""
     home = tmp_path / "home"
     monkeypatch.setenv("EMBSTORE_HOME", str(home))
-    monkeypatch.setattr(weights, "_known", (None, {}))
+    monkeypatch.setattr(weights, "_LARGE", 0)
+    monkeypatch.setattr(weights, "_SETTLED_NS", 0)
     return home
 
 
@@ -70,11 +65,6 @@ def memory(home):
     return json.loads((home / "digests.json").read_text())
 
 
-def forget_what_was_read(monkeypatch):
-    """Have the next digest read the memory, as another process would."""
-    monkeypatch.setattr(weights, "_known", (None, {}))
-
-
 # -- one file ---------------------------------------------------------------------------------
 
 
@@ -86,13 +76,23 @@ def test_the_digest_is_that_of_the_bytes(write, rng, size):
     assert len(digest_file(path)) == 32
 
 
-def test_a_file_is_read_once(write, read, home, monkeypatch):
+def test_a_file_is_read_once(write, read, home):
     path = write(b"weights")
     assert [digest_file(path) for _ in range(3)] == [expected(b"weights")] * 3
-    forget_what_was_read(monkeypatch)
     assert digest_file(path) == expected(b"weights")
     assert read == ["model.safetensors"]
-    assert memory(home) == {str(path): [7, LONG_AGO, path.stat().st_ino, expected(b"weights")]}
+    found = path.stat()
+    assert memory(home) == {str(path): [7, LONG_AGO, found.st_ctime_ns, found.st_ino, expected(b"weights")]}
+    assert digest_file(path, recall=False) == expected(b"weights")
+    assert len(read) == 2
+
+
+def test_a_small_file_is_read_each_time(write, read, home, monkeypatch):
+    monkeypatch.setattr(weights, "_LARGE", 8)
+    path = write(b"weights")
+    assert digest_file(path) == digest_file(path) == expected(b"weights")
+    assert len(read) == 2
+    assert not home.exists()
 
 
 def test_links_are_followed_to_one_entry(write, read, tmp_path, home):
@@ -115,17 +115,40 @@ def test_a_file_that_changed_is_read_again(write, read, data):
     assert len(read) == 2
 
 
-def test_another_file_of_the_same_size_and_time_is_read(write, read, tmp_path):
+REPLACEMENTS = {
+    "renamed over it": lambda path, other: os.replace(other, path),
+    "cp -p": lambda path, other: shutil.copy2(other, path),
+    "rewritten, and its mtime put back": lambda path, other: (path.write_bytes(other.read_bytes()), long_ago(path)),
+    "one byte changed in a map": lambda path, other: (change_mapped(path), long_ago(path)),
+    "a link to it": lambda path, other: (path.unlink(), path.symlink_to(other)),
+    "a hard link to it": lambda path, other: (path.unlink(), os.link(other, path)),
+}
+"""Ways to other bytes of the same size and mtime."""
+
+
+def long_ago(path):
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+
+
+def change_mapped(path):
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        memory[:] = b"WEIGHTS"
+
+
+@pytest.mark.parametrize("way", REPLACEMENTS)
+def test_other_bytes_of_the_same_size_and_mtime_are_read(write, read, way):
     path = write(b"weights")
+    other = write(b"WEIGHTS", "other")
     assert digest_file(path) == expected(b"weights")
-    os.replace(write(b"WEIGHTS", "new"), path)
-    assert path.stat().st_mtime_ns == LONG_AGO
+    REPLACEMENTS[way](path, other)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (7, LONG_AGO)
     assert digest_file(path) == expected(b"WEIGHTS")
     assert len(read) == 2
 
 
 @pytest.mark.parametrize("seconds", [0, 1.5, -3600])
-def test_a_file_changed_just_now_is_not_remembered(write, read, home, seconds):
+def test_a_file_changed_just_now_is_not_remembered(write, read, home, seconds, monkeypatch):
+    monkeypatch.setattr(weights, "_SETTLED_NS", 2 * 10**9)
     path = write(b"weights", mtime=time.time_ns() - int(seconds * 1e9))
     assert digest_file(path) == digest_file(path) == expected(b"weights")
     assert len(read) == 2
@@ -165,33 +188,41 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_one_digest_of_several_files(write, tmp_path):
     write(b"one", "a.safetensors")
     write(b"two", "b.safetensors")
-    both = digest_files(tmp_path, ["a.safetensors", "b.safetensors"])
-    assert both == digest_files(tmp_path, ("b.safetensors", "a.safetensors", "a.safetensors"))
-    assert len(both) == 32
-    one = digest_files(tmp_path, ["a.safetensors"])
-    assert one not in (both, digest_file(tmp_path / "a.safetensors"))
+
+    def both(*names):
+        return joined(digest_files(tmp_path, names))
+
+    before = both("a.safetensors", "b.safetensors")
+    assert before == both("b.safetensors", "a.safetensors", "a.safetensors")
+    assert len(before) == 32
+    one = both("a.safetensors")
+    assert one not in (before, digest_file(tmp_path / "a.safetensors"))
     write(b"one", "c.safetensors")
-    assert digest_files(tmp_path, ["c.safetensors"]) != one
+    assert both("c.safetensors") != one
     write(b"two", "a.safetensors", LONG_AGO + 1)
     write(b"one", "b.safetensors", LONG_AGO + 1)
-    assert digest_files(tmp_path, ["a.safetensors", "b.safetensors"]) != both
+    assert both("a.safetensors", "b.safetensors") != before
 
 
 def test_files_that_are_not_there(write, tmp_path):
     write(b"one", "a")
-    for ask in (digest_files, stamps):
+    for ask in (digest_files, identities):
         with pytest.raises(errors.ModelFilesError) as caught:
             ask(tmp_path, ["a", "1_Pooling/config.json"])
         assert (caught.value.path, caught.value.missing) == (tmp_path, "1_Pooling/config.json")
 
 
-def test_stamps_tell_that_a_file_changed(write, tmp_path):
+def test_identities_tell_that_a_file_changed(write, tmp_path):
     write(b"one", "a")
     write(b"two", "b")
-    before = stamps(tmp_path, ["b", "a"])
-    assert before == (("a", 3, LONG_AGO), ("b", 3, LONG_AGO)) == stamps(tmp_path, ["a", "b"])
-    write(b"TWO", "b", LONG_AGO + 1)
-    assert stamps(tmp_path, ["a", "b"]) != before
+    before = identities(tmp_path, ["b", "a"])
+    assert before == identities(tmp_path, {"a", "b"})
+    assert [(name, found.size, found.mtime) for name, found in before.items()] == [
+        ("a", 3, LONG_AGO),
+        ("b", 3, LONG_AGO),
+    ]
+    write(b"TWO", "b")
+    assert identities(tmp_path, ["a", "b"]) != before
 
 
 # -- the memory -------------------------------------------------------------------------------
@@ -199,7 +230,7 @@ def test_stamps_tell_that_a_file_changed(write, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"path": 3}', b"[" * 100_000, b'{"a": [1, 2, 3, "x"]}'],
+    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"path": 3}', b"[" * 100_000, b'{"a": [1, 2, 3, 4, "x"]}'],
     ids=["empty", "torn", "list", "null", "binary", "number", "deep", "entry"],
 )
 def test_a_memory_that_is_no_memory_is_passed_over(write, read, home, text, caplog):
@@ -216,36 +247,23 @@ def test_a_memory_that_is_no_memory_is_passed_over(write, read, home, text, capl
     "change",
     [
         lambda size, *rest: [size + 1, *rest],
-        lambda size, mtime, inode, digest: [size, mtime, inode + 1, digest],
+        lambda *entry: [*entry[:2], entry[2] + 1, *entry[3:]],
+        lambda *entry: [*entry[:3], entry[3] + 1, entry[4]],
         lambda size, mtime, *rest: [size, float(mtime), *rest],
-        lambda *entry: [*entry[:3], entry[3][:-1]],
-        lambda *entry: [*entry[:3], entry[3].upper() + "g"],
-        lambda *entry: [*entry[:3], None],
-        lambda *entry: [*entry[:3]],
-        lambda *entry: entry[3],
+        lambda *entry: [*entry[:4], entry[4][:-1]],
+        lambda *entry: [*entry[:4], entry[4].upper() + "g"],
+        lambda *entry: [*entry[:4], None],
+        lambda *entry: [*entry[:4]],
+        lambda *entry: entry[4],
     ],
 )
-def test_an_entry_that_is_not_this_files_is_not_used(write, read, home, monkeypatch, change):
+def test_an_entry_that_is_not_this_files_is_not_used(write, read, home, change):
     path = write(b"weights")
     digest_file(path)
     entries = {name: change(*entry) for name, entry in memory(home).items()}
     (home / "digests.json").write_text(json.dumps(entries))
-    forget_what_was_read(monkeypatch)
     assert digest_file(path) == expected(b"weights")
     assert len(read) == 2
-
-
-def test_the_memory_is_read_once(write, monkeypatch):
-    paths = [write(b"%d" % i, f"{i}") for i in range(3)]
-    for path in paths:
-        digest_file(path)
-    parsed = []
-    parse = weights._parsed
-    monkeypatch.setattr(weights, "_parsed", lambda value: parsed.append(len(value)) or parse(value))
-    forget_what_was_read(monkeypatch)
-    for path in paths * 3:
-        digest_file(path)
-    assert parsed == [3]
 
 
 def test_a_home_that_can_not_be_written(write, read, home, monkeypatch, caplog):
@@ -287,7 +305,7 @@ def test_only_the_newest_digests_are_kept(write, home, monkeypatch):
     assert [Path(path).name for path in memory(home)] == ["3", "4", "2"]
 
 
-def test_names_that_are_not_unicode(tmp_path, home, read, monkeypatch):
+def test_names_that_are_not_unicode(tmp_path, home, read):
     path = tmp_path / os.fsdecode(b"w\xff")
     try:
         path.write_bytes(b"weights")
@@ -295,18 +313,18 @@ def test_names_that_are_not_unicode(tmp_path, home, read, monkeypatch):
         pytest.skip("the file system takes Unicode names alone")
     os.utime(path, ns=(LONG_AGO, LONG_AGO))
     digest_file(path)
-    forget_what_was_read(monkeypatch)
     assert digest_file(path) == expected(b"weights")
     assert len(read) == 1
-    assert len(digest_files(tmp_path, [path.name])) == 32
+    assert len(joined(digest_files(tmp_path, [path.name]))) == 32
 
 
 def test_processes_at_once_leave_a_whole_memory(write, home, tmp_path):
     for i in range(40):
         write(b"%d" % i, f"{i}")
     program = (
-        "import sys; from pathlib import Path; from embstore.encoders.weights import digest_file\n"
-        "for i in range(40): print(digest_file(Path(sys.argv[1]) / str(i)))"
+        "import sys; from pathlib import Path; from embstore.encoders import weights\n"
+        "weights._LARGE = weights._SETTLED_NS = 0\n"
+        "for i in range(40): print(weights.digest_file(Path(sys.argv[1]) / str(i)))"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -317,129 +335,7 @@ def test_processes_at_once_leave_a_whole_memory(write, home, tmp_path):
             assert len(memory(home)) >= 1
     assert [process.communicate()[0].split() for process in started] == [[expected(b"%d" % i) for i in range(40)]] * 2
     # Each process added its last digest to the entries that it had read: all entries are right, some may be missing.
-    found = {Path(path).name: entry[3] for path, entry in memory(home).items()}
+    found = {Path(path).name: entry[4] for path, entry in memory(home).items()}
     assert found.items() <= {f"{i}": expected(b"%d" % i) for i in range(40)}.items()
     assert "39" in found
     assert [path.name for path in home.iterdir()] == ["digests.json"]
-
-
-# -- modules ----------------------------------------------------------------------------------
-
-
-def net(seed=0):
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
-
-
-@with_torch
-def test_modules_of_equal_state_have_one_digest():
-    assert digest_module(net()) == digest_module(net())
-    assert len(digest_module(net())) == 32
-    assert digest_module(net()) != digest_module(net(1))
-    module = torch.nn.Module()
-    module.register_buffer("x", torch.tensor([float("nan")]))
-    assert digest_module(module) == digest_module(module)  # by its bits: NaN is unequal to itself
-
-
-@with_torch
-@pytest.mark.parametrize("name", ["0.weight", "0.bias", "1.running_mean", "1.num_batches_tracked", "2.weight"])
-def test_one_changed_value_is_another_digest(name):
-    module = net()
-    before = digest_module(module)
-    value = module.state_dict()[name].view(-1)
-    value[-1] = value[-1] + 1
-    assert digest_module(module) != before
-
-
-@with_torch
-def test_names_shapes_and_dtypes_count():
-    zeros = torch.zeros(4)
-    digests = set()
-    for name, value in [
-        ("a", zeros),
-        ("b", zeros),
-        ("a", zeros.view(2, 2)),
-        ("a", zeros.view(4, 1)),
-        ("a", zeros.to(torch.int32)),
-        ("a", torch.zeros(0)),
-        ("a", torch.zeros(0, 3)),
-        ("a", torch.tensor(0.0)),
-        ("a", -zeros),
-    ]:
-        module = torch.nn.Module()
-        module.register_buffer(name, value)
-        digests.add(digest_module(module))
-    assert len(digests) == 9
-
-
-@with_torch
-@pytest.mark.parametrize(
-    "dtype", ["bool", "uint8", "int64", "float16", "bfloat16", "float32", "float64", "complex64", "float8_e4m3fn"]
-)
-def test_every_dtype_is_digested_by_its_bits(dtype):
-    bits = torch.arange(64, dtype=torch.uint8)
-    values = (bits % 2) if dtype == "bool" else bits
-    module = torch.nn.Module()
-    module.register_buffer("x", values.view(getattr(torch, dtype)))
-    before = digest_module(module)
-    other = values.clone()
-    other[0] ^= 1
-    module.x = other.view(getattr(torch, dtype))
-    assert digest_module(module) != before
-
-
-@with_torch
-def test_the_layout_in_memory_does_not_count():
-    values = torch.arange(12.0).reshape(3, 4)
-    digests = set()
-    for same in (values, values.t().contiguous().t(), torch.cat([values, values])[3:], values[:, :]):
-        module = torch.nn.Module()
-        module.weight = torch.nn.Parameter(same)
-        digests.add(digest_module(module))
-    assert len(digests) == 1
-    conjugate = torch.nn.Module()
-    conjugate.register_buffer("x", torch.tensor([1 + 2j]).conj())
-    plain = torch.nn.Module()
-    plain.register_buffer("x", torch.tensor([1 - 2j]))
-    assert digest_module(conjugate) == digest_module(plain)
-
-
-@with_torch
-def test_tied_weights_and_modes_do_not_count():
-    tied, untied = net(), net()
-    tied.add_module("3", tied[0])
-    untied.add_module("3", torch.nn.Linear(3, 4))
-    untied[3].load_state_dict(untied[0].state_dict())
-    assert digest_module(tied) == digest_module(untied)
-    assert digest_module(net().eval().requires_grad_(False)) == digest_module(net())
-    with torch.inference_mode():
-        assert digest_module(net()) == digest_module(net())
-
-
-@with_torch
-def test_state_that_is_not_plain_tensors_is_refused():
-    class Extra(torch.nn.Module):
-        def get_extra_state(self):
-            return {"step": 3}
-
-    sparse = torch.nn.Module()
-    sparse.register_buffer("x", torch.eye(3).to_sparse())
-    for module, words in [
-        (torch.nn.Linear(2, 2, device="meta"), "weight|bias"),
-        (Extra(), "_extra_state.*dict"),
-        (sparse, "'x'.*sparse"),
-    ]:
-        with pytest.raises(TypeError, match=words):
-            digest_module(module)
-
-
-@with_torch
-def test_a_saved_module_has_the_digest_of_the_one_in_memory(tmp_path):
-    module = net()
-    torch.save(module.state_dict(), tmp_path / "weights.pt")
-    other = net(1)
-    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    assert digest_module(other) == digest_module(module)
-    array = next(other.parameters()).detach().numpy()
-    array[0, 0] = np.nextafter(array[0, 0], np.float32(9))
-    assert digest_module(other) != digest_module(module)
