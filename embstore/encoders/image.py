@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 _ESCAPING: Final = (OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, LookupError, struct.error)
 """A bad EXIF rational raises TypeError, a broken AVIF file RuntimeError. Only calls of Pillow catch these."""
 
+_BITS_PER_SAMPLE: Final = 258  # tags of TIFF
+_PHOTOMETRIC: Final = 262
+_SAMPLE_FORMAT: Final = 339
+_SIGNED: Final = 2
+
 
 def describe() -> dict[str, Any]:
     """Return the part of an encoder's config for decoding images. Versions of the libraries are provenance."""
@@ -29,8 +35,9 @@ def describe() -> dict[str, Any]:
 def decode_image(content: Any) -> Image:
     """Decode an image, turned by its EXIF orientation, with transparency composited over white.
 
-    Palettes and CMYK are converted by Pillow's own rules. 16-bit grey is scaled to eight bits. The first frame of an
-    animation is used. Colour profiles are ignored, as in the models' own preprocessing.
+    Palettes and CMYK are converted by Pillow's own rules. Grey of up to 16 bits is scaled to eight bits, by the number
+    of bits that the file states. The first frame of an animation is used, and the first page of a TIFF file. Colour
+    profiles are ignored, as in the models' own preprocessing.
 
     Parameters
     ----------
@@ -47,7 +54,8 @@ def decode_image(content: Any) -> Image:
     Raises
     ------
     DecodeError
-        The content is empty, no image, cut short, or larger than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
+        The content is empty, no image, cut short, or larger than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`). Or the
+        range of its numbers is not known: floats, signed integers, integers of 32 bits.
     SampleError
         The file at the path of a mapping without bytes can't be read.
     ShapeError
@@ -100,15 +108,41 @@ def _decoded(image: Image) -> Image:
     from PIL import ImageOps
 
     with _broken_files():
+        hidden = _hidden_colour(image)  # before Pillow loads the pixels and forgets their depth
         image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        upright = ImageOps.exif_transpose(image)
+        if hidden is not None:
+            upright.info["transparency"] = hidden
+        if image.mode.startswith("I") or _SIGNED in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, ()):
+            upright = _eight_bits(upright, image)
+        return _rgb(upright)
+
+
+class _Lenient(threading.local):
+    """A true value, but false while the present thread decodes an image here.
+
+    Many training scripts set `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`. Pillow then fills the missing part of a cut file
+    with grey.
+    """
+
+    decoding = False
+
+    def __bool__(self) -> bool:
+        return not self.decoding
+
+
+_LENIENT: Final = _Lenient()
 
 
 @contextlib.contextmanager
 def _broken_files() -> Iterator[None]:
     """Turn errors of Pillow's readers into `DecodeError`. The list was found by breaking files of each format."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageFile, UnidentifiedImageError
 
+    settings: Any = ImageFile
+    if settings.LOAD_TRUNCATED_IMAGES:
+        settings.LOAD_TRUNCATED_IMAGES = _LENIENT  # still true for other threads, and for this one afterwards
+    outer, _LENIENT.decoding = _LENIENT.decoding, True
     try:
         yield
     except DecodeError:  # a ValueError
@@ -117,16 +151,67 @@ def _broken_files() -> Iterator[None]:
         raise DecodeError("not an image that Pillow reads") from error
     except (*_ESCAPING, Image.DecompressionBombError) as error:
         raise DecodeError(f"not decodable: {error}") from error
+    finally:
+        _LENIENT.decoding = outer
+
+
+# -- conversion -------------------------------------------------------------------------------
+
+
+def _hidden_colour(image: Image) -> Any:
+    """Return the colour that a file states as transparent, in numbers of the loaded image."""
+    hidden = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)
+    if hidden is None or not tiles or image.format != "PNG":
+        return hidden
+    depth = tiles[0][3]  # Pillow scales grey of 2 and 4 bits, and cuts colours of 16 bits, but not this colour
+    if depth == "RGB;16B":
+        raise DecodeError("an image of 16-bit colours with a transparent one, of which Pillow keeps 8 bits")
+    return hidden * {"L;2": 85, "L;4": 17}.get(depth, 1) if isinstance(hidden, int) else hidden
+
+
+def _eight_bits(image: Image, like: Image) -> Image:
+    """Return grey of eight bits for integers of more bits. Pillow's `convert` would clip them at 255.
+
+    Parameters
+    ----------
+    image : Image
+        Turned upright.
+    like : Image
+        The image as it was opened, with its format and tags.
+
+    Raises
+    ------
+    DecodeError
+        The range of the integers is not known. Formats such as FITS and McIDAS state none.
+    """
+    from PIL import Image
+
+    tags: Any = getattr(like, "tag_v2", {})
+    # Pillow scales the integers of JPEG 2000 and PPM to 16 bits.
+    if like.format in ("PNG", "JPEG2000", "PPM") or (like.format is None and like.mode != "I"):
+        white = 0xFFFF
+    elif like.format == "TIFF" and _SIGNED not in tags.get(_SAMPLE_FORMAT, ()) and tags[_BITS_PER_SAMPLE][0] <= 16:
+        white = (1 << tags[_BITS_PER_SAMPLE][0]) - 1
+    else:
+        raise DecodeError("an image of integers whose range is not known; convert it to 8 bits")
+    values = np.asarray(image).astype(np.int64)
+    grey = (values * 255 + white // 2) // white
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow heeds this for 8 bits only
+        grey = 255 - grey
+    found = Image.fromarray(grey.astype(np.uint8))
+    if "transparency" in image.info:
+        found.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return found
 
 
 def _rgb(image: Image) -> Image:
     from PIL import Image
 
     if image.mode == "F":
-        raise DecodeError("an image of floating-point numbers, whose range is not known")
-    if image.mode.startswith("I"):  # Pillow's convert would clip these at 255
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        raise DecodeError("an image of floating-point numbers, whose range is not known; convert it to 8 bits")
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
