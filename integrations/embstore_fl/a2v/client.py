@@ -110,7 +110,7 @@ class A2VClient(MixIn):
             return None
         if missing:
             audio = samples.get("audio")
-            whole = audio is not None and len(audio) == len(keys) and audio[0].numel() > 0
+            whole = audio is not None and len(audio) == len(keys) and audio.numel() > 0
             rows = self.extract_audio_embeddings(audio[missing]) if whole and audio is not None else None
             if rows is None:
                 logger.info("node %s: %d of %d embeddings missing", getattr(self, "id", "?"), len(missing), len(keys))

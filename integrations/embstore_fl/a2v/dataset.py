@@ -21,7 +21,7 @@ from embstore_fl.a2v.legacyfile import read_file
 from embstore_fl.a2v.mixing import MixIn
 from embstore_fl.a2v.state import State
 from embstore_fl.a2v.stored import CacheReport
-from embstore_fl.datasets.clips import decode_clip
+from embstore_fl.datasets.clips import decode_clip, with_common_names
 from embstore_fl.datasets.listed import file_of
 from embstore_fl.errors import ClipSettingsError
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
@@ -54,6 +54,7 @@ class A2VDataset(MixIn):
     """
 
     provides: ClassVar[tuple[str, ...]] = (
+        "__getitems__",
         "_load_audio",
         "audio_embs",
         "clear_ast_cache",
@@ -377,23 +378,26 @@ class A2VDataset(MixIn):
                 dataset.samples = kept  # type: ignore[attr-defined]
         self._shared_state()
 
-    # -- audio --------------------------------------------------------------------------------
+    # -- samples ------------------------------------------------------------------------------
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the samples of a batch. None of them has an ``audio_emb`` if one lacks it."""
+        return with_common_names([self[index] for index in indices])  # type: ignore[index]
 
     def _load_audio(self, audio_path: str | os.PathLike[str]) -> Any:
-        """Return a clip ``(samples,) float32``, or an empty tensor where the sample has its embedding.
+        """Return a clip ``(samples,) float32``. Where the sample has its embedding, it is decoded on first use.
 
         A clip that can't be decoded raises. (The A2V code returns silence, and would keep the embedding of silence.)
         """
-        import torch
-
         from embstore.encoders import AudioSettings
+        from embstore_fl.datasets.lazy_clips import LazyClips
 
         path, state = Path(audio_path), self._shared_state()
         if not state.keys_by_path:
             state.keys_by_path = {str(file.path): key for key, file in self._ast_files().items()}
         key = state.keys_by_path.get(str(path))
-        if key is not None and key in state.embeddings:
-            return torch.empty(0)
         rate, duration = self._ast_clip
         settings = AudioSettings(sample_rate=int(rate), duration=duration)
+        if key is not None and key in state.embeddings:
+            return LazyClips(((key, str(path), settings),))
         return decode_clip(file_of(key or f"{path.stem}:_", path), settings)

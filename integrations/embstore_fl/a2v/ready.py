@@ -139,7 +139,8 @@ class ReadyDataset(A2VDataset, FLDataset):
         more = self.details(place)
         names = ("image_filename", "video_filename", "video_id", "sample_idx", "ytid", "start_second", "end_second")
         sample = super()._sample(place, embedding)
-        return sample | {name: more[name] for name in (*names, "fold", "caption") if name in more}
+        sample.update({name: more[name] for name in (*names, "fold", "caption") if name in more})
+        return sample
 
     # -- names of the A2V data sets -----------------------------------------------------------
 
@@ -277,7 +278,9 @@ def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if all("text_emb" in sample for sample in batch):
         out["text_emb"] = _together([sample["text_emb"] for sample in batch])
     out["metadata"] = {
-        plural: [sample[name] for sample in batch] for plural, name in _LISTED.items() if name in batch[0]
+        plural: [sample[name] for sample in batch]
+        for plural, name in _LISTED.items()
+        if all(name in sample for sample in batch)
     }
     for name in ("class_name", "file_id", "audio_filename"):
         out[name] = [sample[name] for sample in batch]

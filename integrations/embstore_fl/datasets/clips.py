@@ -1,7 +1,8 @@
-"""Decodes a clip as a tensor. Decoder and torch are imported on the first call."""
+"""Decodes a clip as a tensor, and makes the samples of a batch alike. Imports torch on the first call."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from embstore.errors import DecodeError
@@ -26,3 +27,17 @@ def decode_clip(file: FileSample, settings: AudioSettings) -> Any:
         return torch.from_numpy(decode_audio(file.read().value, settings))
     except DecodeError as error:
         raise DecodeError(error.reason, path=file.path) from error
+
+
+def with_common_names(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the samples of a batch, each with the names that all of them have.
+
+    In a batch that is stored in part, some have no ``audio_emb``. A collate function stacks the values of one name.
+
+    Examples
+    --------
+    >>> with_common_names([{"label": 1, "audio_emb": 2}, {"label": 3}])
+    [{'label': 1}, {'label': 3}]
+    """
+    common = [name for name in samples[0] if all(name in sample for sample in samples)]
+    return [{name: sample[name] for name in common} for sample in samples]

@@ -11,7 +11,8 @@ from embstore import EmbeddingStore
 from embstore.encoders import AudioSettings
 from embstore.errors import MissingLibraryError
 from embstore_fl.datasets.base import AudioSource
-from embstore_fl.datasets.clips import decode_clip
+from embstore_fl.datasets.clips import decode_clip, with_common_names
+from embstore_fl.datasets.lazy_clips import LazyClips
 from embstore_fl.datasets.selection import Chosen, Selected, Selection
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 from embstore_fl.splits import SPLITS
@@ -19,7 +20,8 @@ from embstore_fl.stores import open_shared
 
 try:
     import torch
-    from torch.utils.data import Dataset
+    from torch.utils.data import Dataset, default_collate
+    from torch.utils.data._utils.collate import default_collate_fn_map
 except ImportError as error:
     raise MissingLibraryError("torch", "fl", "for FLDataset") from error
 
@@ -43,8 +45,9 @@ class FLDataset(Dataset[dict[str, Any]]):
     selection : Selection, optional
         Default: all samples.
     load_audio : {"never", "missing", "always"}
-        Clips to decode. With "missing", a sample with an embedding has an empty ``audio``. If a batch has samples
-        with and without an embedding, all its clips are decoded, and no sample has its ``audio_emb``.
+        Clips to decode. With "missing", ``audio`` of a sample with an embedding is decoded on first use
+        (`embstore_fl.datasets.lazy_clips.LazyClips`), or at once if `audio` has no duration. A batch that has samples
+        without an embedding has no ``audio_emb``.
     audio : AudioSettings
         Sample rate (Hz) and duration (seconds) of decoded clips.
     text_embs : mapping, optional
@@ -214,24 +217,20 @@ class FLDataset(Dataset[dict[str, Any]]):
         return self._sample(place, self._embeddings.find(self._keys[place]))
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the samples of a batch. With `load_audio` "missing", all of them have ``audio_emb``, or none has."""
-        places = [range(len(self))[index] for index in indices]
-        found = [self._embeddings.find(self._keys[place]) for place in places]
-        if self.audio_mode == "missing" and any(emb is None for emb in found):
-            found = [None] * len(found)
-        return [self._sample(place, emb) for place, emb in zip(places, found, strict=True)]
+        """Return the samples of a batch, with the names that all of them have, such as ``audio_emb``."""
+        return with_common_names([self[index] for index in indices])
 
     def _sample(self, place: int, embedding: Any) -> dict[str, Any]:
         listed = self.chosen[place].listed
-        sample: dict[str, Any] = {} if embedding is None else {"audio_emb": embedding}
+        sample = Sample() if embedding is None else Sample(audio_emb=embedding)
         sample["file_id"] = listed.file_id
         sample["class_name"] = listed.class_name
         sample["audio_filename"] = listed.audio_filename
         sample["label"] = self.labels[place]
-        if self.audio_mode == "always" or (self.audio_mode == "missing" and embedding is None):
+        if self.audio_mode == "missing" and embedding is not None and self.clip.samples is not None:
+            sample["audio"] = LazyClips(((listed.key, listed.path, self.clip),))
+        elif self.audio_mode != "never":
             sample["audio"] = decode_clip(self.source.sample(listed), self.clip)
-        elif self.audio_mode == "missing":
-            sample["audio"] = torch.empty(0)
         if self.text_embs and listed.class_name in self.text_embs:
             sample["text_emb"] = self.text_embs[listed.class_name]
         return sample
@@ -254,6 +253,20 @@ class FLDataset(Dataset[dict[str, Any]]):
     def __repr__(self) -> str:
         counts = ", ".join(f"{n:,} {s}" for s in SPLITS if (n := sum(c.split == s for c in self.chosen)))
         return f"<{type(self).__name__} {self.source.name!r} ({self.split}): {len(self):,} samples: {counts}>"
+
+
+class Sample(dict[str, Any]):
+    """A sample. A batch of the default collate has the names that all its samples have.
+
+    A `DataLoader` asks a data set for a whole batch, but a `ConcatDataset` for one sample after the other.
+    """
+
+
+def _collated(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    return default_collate([dict(sample) for sample in with_common_names(batch)])
+
+
+default_collate_fn_map[Sample] = _collated  # it dispatches on the type of a batch's first sample
 
 
 class Samples(Sequence[dict[str, Any]]):
