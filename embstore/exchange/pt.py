@@ -62,7 +62,7 @@ def read_table(path: Path, options: ImportOptions) -> Table:
     ------
     FileFormatError, UnsafeFileError, MissingLibraryError, UnknownFieldError, UnknownColumnError
     """
-    found = _load(path)
+    found = load_file(path)
     if not isinstance(found, dict):
         raise FileFormatError(path, f"expected a dictionary of tensors, found {type(found).__name__}")
     entries, metadata, left_out = found, found.get(_METADATA), []
@@ -105,7 +105,7 @@ def _is_vector(value: Any) -> bool:
     return len(getattr(value, "shape", ())) == 1 and dtype_name(value.dtype).startswith(("int", "uint", "str"))
 
 
-def _load(path: Path) -> Any:
+def load_file(path: Path) -> Any:
     """Load a file without running its code."""
     torch = _torch()
     with path.open("rb") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from embstore import Config
 from embstore.errors import MissingKeysError, StoreChangedError, StoreReplacedError
@@ -97,10 +97,13 @@ Layer = StoreLayer | Mapping[str, Any]
 """A place with embeddings by key: a store, or a mapping in memory."""
 
 
-def _lacking(layer: Layer, keys: Iterable[str]) -> list[str]:
-    """Return the keys without an embedding in a layer. A store's row numbers are looked up once."""
-    found = layer.rows if isinstance(layer, StoreLayer) else layer
-    return [key for key in keys if key not in found]
+Tokens = Literal["any", "all", "cls"]
+"""Rows that a node uses: any, only whole sequences, or only the first token (CLS) of each row."""
+
+
+def is_cls(shape: Sequence[int]) -> bool:
+    """Return whether a row has this shape because it holds the first token of a sequence alone."""
+    return len(shape) == 2 and shape[0] == 1
 
 
 class AudioEmbeddings(MutableMapping[str, Any]):
@@ -123,6 +126,9 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         Places that are searched in this order, after `written`.
     written : dict
         Assigned embeddings.
+    tokens : {"any", "all", "cls"}
+        With "all", layers' rows of the first token alone are not used. With "cls", each embedding is cut to its first
+        token.
 
     Examples
     --------
@@ -141,19 +147,34 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         self.client = client
         self.layers: tuple[Layer, ...] = ()
         self.written: dict[str, Any] = {}
+        self.tokens: Tokens = "any"
         self._hidden: set[str] = set()
 
     def find(self, key: object) -> Any:
         """Return the embedding of a key. None if it is missing, or the key is not the node's own."""
         if key in self.written:
-            return self.written[key]
+            return self._cut(self.written[key])
         if key not in self.own or key in self._hidden:
             return None
         for layer in self.layers:
             found = layer.get(str(key))
-            if found is not None:
-                return found
+            if found is not None and self._usable(found):
+                return self._cut(found)
         return None
+
+    def _usable(self, row: Any) -> bool:
+        """Return whether a row, or a layer's rows, are used."""
+        return self.tokens != "all" or not is_cls(row.shape)
+
+    def _cut(self, row: Any) -> Any:
+        return row[:1] if self.tokens == "cls" and row.ndim == 2 else row
+
+    def _lacking(self, layer: Layer, keys: Iterable[str]) -> list[str]:
+        """Return the keys without an embedding in a layer. A store's row numbers are looked up once."""
+        if isinstance(layer, StoreLayer):
+            rows = layer.rows if self._usable(layer) else {}
+            return [key for key in keys if key not in rows]
+        return [key for key in keys if key not in layer or not self._usable(layer[key])]
 
     def __getitem__(self, key: str) -> Any:
         """Return the embedding of a key.
@@ -180,7 +201,9 @@ class AudioEmbeddings(MutableMapping[str, Any]):
     def __contains__(self, key: object) -> bool:
         if key in self.written:
             return True
-        return key in self.own and key not in self._hidden and any(key in layer for layer in self.layers)
+        if key not in self.own or key in self._hidden:
+            return False
+        return any(not self._lacking(layer, [str(key)]) for layer in self.layers)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.written[key] = value
@@ -206,7 +229,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
     def also(self, values: Mapping[str, Any] | None) -> None:
         """Add embeddings of another mapping, for the node's own keys without an embedding."""
         left = self.missing
-        self.layers += tuple(layer for layer in _layers_of(values) if len(_lacking(layer, left)) < len(left))
+        self.layers += tuple(layer for layer in _layers_of(values) if any(key in layer for key in left))
 
     def load(self, layers: Sequence[Layer]) -> None:
         """Replace the layers. Assigned embeddings stay, and deletions are undone."""
@@ -222,7 +245,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         """Yield each layer with the node's keys that are read from it."""
         left = [key for key in self.own if key not in self.written and key not in self._hidden]
         for layer in self.layers:
-            lacking = dict.fromkeys(_lacking(layer, left))
+            lacking = dict.fromkeys(self._lacking(layer, left))
             yield layer, [key for key in left if key not in lacking]
             left = list(lacking)
 
@@ -233,7 +256,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         if self._hidden:
             return [key for key in left if key not in self]
         for layer in self.layers:
-            left = _lacking(layer, left) if left else left
+            left = self._lacking(layer, left) if left else left
         return left
 
     def __iter__(self) -> Iterator[str]:

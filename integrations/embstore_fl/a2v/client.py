@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from embstore_fl.a2v.dataset import A2VDataset
 from embstore_fl.a2v.mixing import MixIn
 
 logger = logging.getLogger("embstore")
+
+
+def dataset_of(client: Any) -> Any:
+    """Return a client's training data set, below a `torch.utils.data.Subset`. None before the client has one."""
+    return base_of(getattr(getattr(client, "node_data", None), "train_dataset", None))
 
 
 def base_of(dataset: Any) -> Any:
@@ -29,7 +36,21 @@ class A2VClient(MixIn):
         "audio_embedding_cache_load",
         "audio_embedding_store",
         "audio_embeddings_dataset_cache",
+        "store_audio_embeddings",
+        "use_cls_token_only",
     )
+
+    @property
+    def use_cls_token_only(self) -> bool:
+        """Whether the client's model uses the first token (CLS) of each embedding alone. The data set follows it."""
+        return bool(self.__dict__.get("_use_cls_token_only"))
+
+    @use_cls_token_only.setter
+    def use_cls_token_only(self, value: bool) -> None:
+        self.__dict__["_use_cls_token_only"] = bool(value)
+        dataset = dataset_of(self)
+        if isinstance(dataset, A2VDataset):
+            dataset.use_cls_token_only = bool(value)
 
     @property
     def audio_embedding_store(self) -> dict[str, Any]:
@@ -70,10 +91,26 @@ class A2VClient(MixIn):
         keys = _keys(samples)
         if keys is None:
             return
-        own = self.node_data.train_dataset if dataloader is None else dataloader.dataset  # type: ignore[attr-defined]
-        embeddings = base_of(own).audio_embs
+        own = dataset_of(self) if dataloader is None else base_of(dataloader.dataset)
+        embeddings = own.audio_embs
         new = [place for place, key in enumerate(keys) if key not in embeddings]
         self._keep(embeddings, keys, new, outputs["audio_embeddings"], device)
+
+    def store_audio_embeddings(self, audio_data: Any, model_outputs: Mapping[str, Any]) -> None:
+        """Keep new embeddings of a batch for the server to save. `audio_data` is not used.
+
+        The A2V code keeps every batch of every epoch, also of embeddings that were read from the cache.
+
+        Parameters
+        ----------
+        audio_data : object
+        model_outputs : mapping
+            ``audio_embeddings``, a tensor ``(n, *shape)``, and the lists ``audio_filename`` and ``class_name``.
+        """
+        names = model_outputs.get("audio_filename")
+        if names is not None and "audio_embeddings" in model_outputs:
+            file_ids = [os.path.splitext(name)[0] for name in names]
+            self.audio_embeddings_dataset_cache({**model_outputs, "file_id": file_ids}, model_outputs)
 
     def _keep(self, embeddings: Any, keys: Sequence[str], places: Sequence[int], rows: Any, device: str) -> None:
         for place in places:
@@ -103,7 +140,7 @@ class A2VClient(MixIn):
         keys = _keys(samples)
         if not keys:
             return None
-        embeddings = base_of(self.node_data.train_dataset).audio_embs  # type: ignore[attr-defined]
+        embeddings = dataset_of(self).audio_embs
         found = [embeddings.get(key) for key in keys]
         missing = [place for place, row in enumerate(found) if row is None]
         if len(missing) == len(keys):
@@ -139,10 +176,11 @@ class A2VClient(MixIn):
         extractor, ast = getattr(model, "ast_feature_extractor", None), getattr(model, "ast_model", None)
         if extractor is None or ast is None:
             return None
-        rate = getattr(base_of(self.node_data.train_dataset), "audio_sample_rate", 16_000)  # type: ignore[attr-defined]
+        rate = getattr(dataset_of(self), "audio_sample_rate", 16_000)
         inputs = extractor(audio.cpu().numpy(), sampling_rate=rate, return_tensors="pt", padding=True).input_values
         with torch.no_grad():
-            return ast(inputs.to(next(ast.parameters()).device)).last_hidden_state
+            found = ast(inputs.to(next(ast.parameters()).device)).last_hidden_state
+        return found[:, :1] if self.use_cls_token_only else found
 
 
 def _keys(samples: Mapping[str, Any]) -> list[str] | None:

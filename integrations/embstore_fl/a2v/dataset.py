@@ -8,18 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
-from embstore import Cache, Source
 from embstore.exchange import Unreadable
-from embstore.sources import FileSample
 from embstore_fl.a2v import entries, names, stored
 from embstore_fl.a2v.legacyfile import read_file
-from embstore_fl.a2v.mixing import MixIn
-from embstore_fl.a2v.state import State
+from embstore_fl.a2v.samples import A2VSamples
 from embstore_fl.a2v.stored import CacheReport
 from embstore_fl.datasets.clips import decode_clip, with_common_names
 from embstore_fl.datasets.listed import file_of
@@ -28,11 +24,10 @@ from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 
 logger = logging.getLogger("embstore")
 
-_SPLITS: Final = ("train", "val", "test")
 _SHOWN: Final = 5
 
 
-class A2VDataset(MixIn):
+class A2VDataset(A2VSamples):
     """Mix-in that gives a data set ``audio_embs`` and their cache.
 
     The data set needs ``samples``: a sequence of mappings with ``file_id``, ``class_name`` and ``audio_path``, as the
@@ -47,6 +42,9 @@ class A2VDataset(MixIn):
         Folder of the stores. Default: ``ast_cache`` below ``root_dir``.
     ast_dataset_name : str
         The config's ``dataset``. Default: the class's name without "Dataset".
+    ast_model_name : str
+        Model of the embeddings where a call names none: its id, its last part, or "ast" for
+        ``MIT/ast-finetuned-audioset-10-10-0.4593``.
     ast_config : mapping or None
         An encoder's config. It chooses between several stores with the same three attributes.
     ast_field : str or None
@@ -64,129 +62,27 @@ class A2VDataset(MixIn):
         "save_ast_embeddings_to_cache",
     )
 
-    enable_ast_cache: bool = True
-    ast_cache_dir: str | os.PathLike[str] | None = None
-    ast_dataset_name: str | None = None
-    ast_config: Mapping[str, Any] | None = None
-    ast_field: str | None = None
-    audio_embedding_file: str | os.PathLike[str] | None = None
-
-    # -- its own keys -------------------------------------------------------------------------
-
     @property
-    def ast_keys(self) -> list[str]:
-        """Keys of the data set's own samples."""
-        samples: Sequence[Mapping[str, Any]] = getattr(self, "samples", ())
-        return [f"{sample['file_id']}:{str(sample['class_name']).lower()}" for sample in samples]
+    def use_cls_token_only(self) -> bool:
+        """Whether the node uses the first token (CLS) of each row alone.
 
-    def ast_class_of(self, file_id: str) -> str | None:
-        """Return the class of a bare file_id in a legacy file, or None.
-
-        None here: `samples` may be a selection, and another class may have the same file_id. Override it in a data set
-        whose file_ids are unique.
+        True: each embedding is cut to it, and rows that hold nothing else are used, too. A change looks up the cache
+        again, if it was looked up before.
         """
-        return None
+        return self._ast_state().embeddings.tokens == "cls"
 
-    def ast_source(self, keys: Sequence[str] | None = None) -> Source:
-        """Return the files of its samples, or of those with the given keys, as a source for `embstore.embed`."""
-        return stored.Files(self._ast_name, self._ast_files(keys))
-
-    def _ast_files(self, keys: Sequence[str] | None = None) -> dict[str, FileSample]:
-        """Return the samples' files by key. `embstore.embed` lists missing files as failed."""
-        samples: Sequence[Mapping[str, Any]] = getattr(self, "samples", ())
-        wanted = None if keys is None else set(keys)
-        return {
-            key: file_of(key, sample["audio_path"])
-            for key, sample in zip(self.ast_keys, samples, strict=True)
-            if wanted is None or key in wanted
-        }
-
-    @property
-    def _ast_name(self) -> str:
-        return self.ast_dataset_name or type(self).__name__.removesuffix("Dataset")
-
-    @property
-    def _ast_cache(self) -> Cache:
-        folder = self.ast_cache_dir
-        if folder is None:
-            folder = Path(getattr(self, "root_dir", ".")) / "ast_cache"
-        return Cache(folder)
-
-    def _ast_state(self) -> State:
-        found = self.__dict__.get("_a2v")
-        if found is None:
-            found = self.__dict__["_a2v"] = State(owner=weakref.ref(self), embeddings=self._new_embeddings())
-        return cast("State", found)
-
-    @property
-    def _whole(self) -> A2VDataset:
-        """The data set that this is a split of, while it is alive, else this data set."""
-        owner = self._ast_state().owner
-        found = None if owner is None else owner()
-        return self if found is None else found
-
-    def _new_embeddings(self) -> AudioEmbeddings:
-        return AudioEmbeddings()
-
-    def _shared_state(self) -> State:
-        """Return the state with its keys up to date, and share it with the splits."""
+    @use_cls_token_only.setter
+    def use_cls_token_only(self, value: bool) -> None:
         state = self._ast_state()
-        if self._whole is not self:  # a split shares the state of the whole data set
-            return state
-        if (own := dict.fromkeys(self.ast_keys)) != state.embeddings.own:
-            state.embeddings.own = own  # the A2V classes list their samples after `__init__`, and more than once
-            state.keys_by_path = {}
-        for split in _SPLITS:
-            part = getattr(self, split, None)
-            if isinstance(part, A2VDataset) and part is not self:
-                part.__dict__["_a2v"] = state
-        return state
-
-    @property
-    def audio_embs(self) -> AudioEmbeddings:
-        """Embeddings by ``file_id:class``: rows of stores, and assigned ones, which are in memory only."""
-        embeddings = self._ast_state().embeddings
-        if not embeddings.own:  # the samples may have been listed after the last call
-            self._shared_state()
-        return embeddings
-
-    @audio_embs.setter
-    def audio_embs(self, values: Mapping[str, Any] | None) -> None:
-        embeddings = self.audio_embs
-        if values is not embeddings:
-            embeddings.become(values)
-
-    @property
-    def audio_embs_from_file(self) -> Mapping[str, Any] | None:
-        """Embeddings found in the cache or in a file. None before the first load, or if it found nothing."""
-        return self._ast_state().from_file
-
-    @audio_embs_from_file.setter
-    def audio_embs_from_file(self, values: Mapping[str, Any] | None) -> None:
-        state = self._ast_state()
-        state.from_file = values
-        if values is not None:  # the A2V server copies them from another client and does not filter them
-            self.filter_audio_embeddings_from_file()
-
-    @property
-    def ast_missing(self) -> list[str]:
-        """Keys of the data set's own samples without an embedding."""
-        return self._shared_state().embeddings.missing
-
-    @property
-    def ast_report(self) -> CacheReport:
-        """Result of the last look-up in the cache."""
-        return self._ast_state().report
-
-    @property
-    def ast_unreadable(self) -> tuple[Unreadable, ...]:
-        """Entries that the last file, or the last mapping to save, had and that could not be used."""
-        return self._ast_state().unreadable
+        if bool(value) != self.use_cls_token_only:
+            state.embeddings.tokens = "cls" if value else "all"
+            if state.asked is not None:
+                self.load_ast_embeddings_from_cache(**state.asked)
 
     # -- cache --------------------------------------------------------------------------------
 
     def load_ast_embeddings_from_cache(
-        self, sample_rate: int | None = None, duration: float | None = None, model_name: str = "ast"
+        self, sample_rate: int | None = None, duration: float | None = None, model_name: str | None = None
     ) -> bool:
         """Read embeddings from the store that has these attributes.
 
@@ -199,8 +95,8 @@ class A2VDataset(MixIn):
             Hz. Default: the data set's.
         duration : float, optional
             Seconds. Default: the data set's.
-        model_name : str
-            A model's id, its last part, or "ast" or "ast-finetuned".
+        model_name : str, optional
+            A model's id, its last part, or "ast" or "ast-finetuned". Default: `ast_model_name`.
 
         Returns
         -------
@@ -220,10 +116,13 @@ class A2VDataset(MixIn):
             logger.info("%s: %s", self._ast_name, state.report.reason)
             return False
         started = time.perf_counter()
-        wanted = self._wanted(sample_rate, duration, model_name)
-        cache, own = self._ast_cache, list(state.embeddings.own)
-        if paths := stored.paths_of(cache, wanted, self.ast_config):
-            layers, report = stored.look_up(paths, own, self._whole._ast_files, field=self.ast_field)
+        wanted = self._wanted(sample_rate, duration, model_name or self.ast_model_name)
+        state.asked = {"sample_rate": sample_rate, "duration": duration, "model_name": model_name}
+        cache, own, tokens = self._ast_cache, list(state.embeddings.own), state.embeddings.tokens
+        if paths := stored.paths_of(cache, wanted, self.ast_config, cls=tokens == "cls"):
+            layers, report = stored.look_up(
+                paths, own, self._whole._ast_files, counted=state.counted, field=self.ast_field, tokens=tokens
+            )
         else:
             reason = f"{names.nearest(cache, wanted)}; wanted {wanted}"
             layers, report = [], CacheReport(missing=tuple(own), reason=reason)
@@ -253,7 +152,7 @@ class A2VDataset(MixIn):
         embeddings: Mapping[str, Any],
         sample_rate: int | None = None,
         duration: float | None = None,
-        model_name: str = "ast",
+        model_name: str | None = None,
         embedding_shape: Sequence[int] | None = None,
     ) -> bool:
         """Append embeddings to the store of these attributes. Stored rows stay, and stale rows are replaced.
@@ -266,8 +165,8 @@ class A2VDataset(MixIn):
             Hz. Default: the data set's.
         duration : float, optional
             Seconds. Default: the data set's.
-        model_name : str
-            A model's id, its last part, or "ast" or "ast-finetuned".
+        model_name : str, optional
+            A model's id, its last part, or "ast" or "ast-finetuned". Default: `ast_model_name`.
         embedding_shape : sequence of int, optional
             Shape of a row. Default: the shape that most rows have. Rows of another shape, and rows with NaN or
             infinity, are not saved. `ast_unreadable` lists them.
@@ -293,7 +192,8 @@ class A2VDataset(MixIn):
             if key not in sound:
                 found.unreadable.append(Unreadable(key, f"its shape is {tuple(value.shape)}, not {shape}"))
         if sound:
-            config = names.config_of(self._wanted(sample_rate, duration, model_name), shape)
+            wanted = self._wanted(sample_rate, duration, model_name or self.ast_model_name)
+            config = names.config_of(wanted, shape)
             files = self._whole._ast_files(list(sound))
             found.unreadable += stored.append(self._ast_cache, config, sound, shape, files=files)
         self._tell_unreadable(found.unreadable, self._ast_name)
@@ -324,6 +224,18 @@ class A2VDataset(MixIn):
         embeddings.load(left)
 
     # -- files of the A2V code ----------------------------------------------------------------
+
+    @property
+    def audio_embs_from_file(self) -> Mapping[str, Any] | None:
+        """Embeddings found in the cache or in a file. None before the first load, or if it found nothing."""
+        return self._ast_state().from_file
+
+    @audio_embs_from_file.setter
+    def audio_embs_from_file(self, values: Mapping[str, Any] | None) -> None:
+        state = self._ast_state()
+        state.from_file = values
+        if values is not None:  # the A2V server copies them from another client and does not filter them
+            self.filter_audio_embeddings_from_file()
 
     def load_audio_embeddings_from_file(self, embedding_file: str | os.PathLike[str]) -> None:
         """Read embeddings of the data set's own samples from a file of `torch.save`. No code in it is run.
@@ -367,16 +279,6 @@ class A2VDataset(MixIn):
         if unreadable:
             shown = "; ".join(map(str, unreadable[:_SHOWN]))
             logger.warning("%s: %d can't be used: %s", where, len(unreadable), shown)
-
-    def ast_leave_out(self, keys: Collection[str]) -> None:
-        """Remove samples whose clips can't be decoded, here and in the splits."""
-        gone = set(keys)
-        for dataset in (self, *(getattr(self, split, None) for split in _SPLITS)):
-            if isinstance(dataset, A2VDataset):
-                samples: Sequence[Mapping[str, Any]] = getattr(dataset, "samples", ())
-                kept = [sample for key, sample in zip(dataset.ast_keys, samples, strict=True) if key not in gone]
-                dataset.samples = kept  # type: ignore[attr-defined]
-        self._shared_state()
 
     # -- samples ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from embstore.exchange import Unreadable
 from embstore.exchange.import_options import ImportOptions
 from embstore.exchange.memory_file import refusal
 from embstore.exchange.naming import row_name
+from embstore_fl.overlay import is_cls
 
 _MEDIA: Final = re.compile(
     r"\.(aac|aiff?|amr|au|avi|bmp|flac|gif|jpe?g|json|m4a|mkv|mov|mp3|mp4|mpe?g|npy|oga|ogg|opus|png|ppm|tiff?|txt"
@@ -88,6 +90,21 @@ class Entries:
             self.unreadable.append(Unreadable(name, "it has no class"))
             return None
         return Key(file_id, class_name)
+
+    def keep_alike(self) -> None:
+        """Move rows of another shape than that of most to `unreadable`.
+
+        A first axis of size one of three is dropped, as models emit a batch of one. Rows of the first token alone and
+        whole sequences may stand in one file, as nodes of both kinds write it.
+        """
+        self.values = {key: row[0] if row.ndim == 3 and len(row) == 1 else row for key, row in self.values.items()}
+        shapes = Counter(tuple(row.shape) for row in self.values.values())
+        most = [shape for shape, _ in shapes.most_common() if not is_cls(shape)][:1]
+        kept = {*most, *((1, shape[1]) for shape in most if len(shape) == 2)} or {*shapes}
+        for key, row in list(self.values.items()):
+            if tuple(row.shape) not in kept:
+                self.unreadable.append(Unreadable(key, f"its shape is {tuple(row.shape)}, that of most {most[0]}"))
+                del self.values[key]
 
     def add(self, key: object, value: Any) -> None:
         """Add an entry: a tensor or an array, or a dictionary of "embedding" or "embeddings" and "class_name".

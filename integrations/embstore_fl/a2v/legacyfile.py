@@ -11,10 +11,12 @@ import numpy as np
 
 from embstore._engine.io.durable import replacing
 from embstore._engine.read.dtypes import as_numbers
+from embstore.errors import FileFormatError
 from embstore.exchange import Unreadable
 from embstore.exchange import pt as legacy
-from embstore.exchange.memory_file import MemoryFile
+from embstore.exchange.store_metadata import ENTRY
 from embstore_fl.a2v.entries import OPTIONS, ClassOf, Entries, as_tensor, of_mapping
+from embstore_fl.overlay import is_cls
 
 
 def read_file(
@@ -37,7 +39,24 @@ def read_file(
     FileFormatError
         The file is broken, or holds no embeddings.
     """
-    table = legacy.read_table(Path(path), OPTIONS)
+    loaded = legacy.load_file(Path(path))
+    entries = loaded.get("embeddings", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(entries, dict) or ENTRY in loaded or legacy.is_columnar(entries):
+        return _read_table(Path(path), own, class_of)
+    found = of_mapping(entries, class_of)
+    if not found.values and not found.unreadable:
+        raise FileFormatError(Path(path), "it has no embeddings")
+    if entries is not loaded and isinstance(loaded.get("metadata"), Mapping):
+        found.config = loaded["metadata"]
+    found.keep_alike()
+    wanted = None if own is None else set(own)
+    found.values = {key: row for key, row in found.values.items() if wanted is None or key in wanted}
+    return found
+
+
+def _read_table(path: Path, own: Iterable[str] | None, class_of: ClassOf | None) -> Entries:
+    """Read a matrix with the names of its rows, block by block, or a file that embstore exported."""
+    table = legacy.read_table(path, OPTIONS)
     wanted, names = None if own is None else set(own), [one for block in table.row_names() for one in block]
     found = Entries(unreadable=list(table.unreadable), config=table.config, class_of=class_of)
     keys: dict[int, str] = {}
@@ -49,13 +68,8 @@ def read_file(
         elif (labelled := found.labelled(*one)) and str(labelled) in wanted:
             keys[place] = str(labelled)
     name = next(iter(table.fields))
-    if isinstance(table.file, MemoryFile) and isinstance(tensors := table.file.values[table.sources[name]], list):
-        shape = table.fields[name].shape
-        for place, key in keys.items():
-            found.values[key] = as_tensor(tensors[place].reshape(shape))
-        return found
     start = 0
-    for block in table.field(name):  # a matrix with names of its rows, read block by block
+    for block in table.field(name):
         count = len(block.values)
         for place in range(start, start + count):
             if place in keys and place - start not in block.bad:
@@ -79,11 +93,20 @@ def write_file(path: str | os.PathLike[str], values: Mapping[Any, Any]) -> None:
     import torch
 
     place = Path(path).absolute()
-    before = read_file(place).values if place.exists() else {}
+    whole: dict[Any, Any] = dict(read_file(place).values) if place.exists() else {}
     found = of_mapping(values)
-    whole: dict[Any, Any] = {**before, **found.values, **{one.key: values[one.key] for one in found.unreadable}}
+    add_rows(whole, found.values)
+    whole |= {one.key: values[one.key] for one in found.unreadable}
     with replacing(place) as partial:
         torch.save({key: _alone(value) for key, value in whole.items()}, partial)
+
+
+def add_rows(whole: dict[Any, Any], values: Mapping[Any, Any]) -> None:
+    """Add embeddings to others. A row of the CLS token alone does not replace the whole sequence, which serves all."""
+    for key, value in values.items():
+        shapes = [tuple(getattr(one, "shape", ())) for one in (value, whole.get(key))]
+        if not is_cls(shapes[0]) or is_cls(shapes[1]) or key not in whole:
+            whole[key] = value
 
 
 def _alone(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from embstore import Cache, CacheEntry, Config, Difference
 from embstore.errors import AmbiguousConfigError
+from embstore_fl.overlay import is_cls
 
 AST: Final = "MIT/ast-finetuned-audioset-10-10-0.4593"
 """The model that the A2V code calls "ast" and "ast-finetuned"."""
@@ -72,8 +73,12 @@ class Wanted:
 
 
 def config_of(wanted: Wanted, shape: tuple[int, ...]) -> Config:
-    """Return the config of a store whose encoder is not known: the three attributes and the shape of its rows."""
+    """Return the config of a store whose encoder is not known: the three attributes and the shape of its rows.
+
+    Rows of the first token alone have ``tokens`` in it.
+    """
     return Config(
+        {"tokens": "cls"} if is_cls(shape) else {},
         encoder=wanted.model,
         sample_rate=wanted.sample_rate,
         duration=wanted.duration,
@@ -82,8 +87,15 @@ def config_of(wanted: Wanted, shape: tuple[int, ...]) -> Config:
     )
 
 
-def find_stores(cache: Cache, wanted: Wanted) -> list[CacheEntry]:
+def _rank(config: Mapping[str, Any]) -> int:
+    """Return 0 for the config of an encoder, 1 for a training loop's, 2 for a training loop's rows of the CLS token."""
+    return 0 if isinstance(config.get("encoder"), Mapping) else 2 if config.get("tokens") == "cls" else 1
+
+
+def find_stores(cache: Cache, wanted: Wanted, *, cls: bool = False) -> list[CacheEntry]:
     """Return the stores with these attributes: first the store of an encoder, then one without an encoder's config.
+
+    With `cls`, a store of rows of the first token alone comes last. It is left out otherwise.
 
     Raises
     ------
@@ -93,8 +105,8 @@ def find_stores(cache: Cache, wanted: Wanted) -> list[CacheEntry]:
     """
     fitting = [entry for entry in cache.find(dataset=wanted.dataset) if not differences(wanted, entry.config)]
     found: list[CacheEntry] = []
-    for of_encoder in (True, False):
-        same = [entry for entry in fitting if isinstance(entry.config.get("encoder"), Mapping) == of_encoder]
+    for rank in range(3 if cls else 2):
+        same = [entry for entry in fitting if _rank(entry.config) == rank]
         if len(same) > 1 and not found:
             differing = sorted({d.name for entry in same[1:] for d in same[0].config.diff(entry.config)})
             raise AmbiguousConfigError(

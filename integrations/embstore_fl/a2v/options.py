@@ -47,6 +47,8 @@ class Options:
         Embeddings of the class names. VEGAS has the first name for it, the others the second.
     audio_embedding_file : path_like or None
     audio_sample_rate, audio_duration, load_audio
+    use_saved_audio_embeddings : bool
+        Look up the cache when the data set is made.
     ast_cache_dir, enable_ast_cache
     """
 

@@ -5,13 +5,14 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from embstore.errors import MissingLibraryError
+from embstore.errors import AmbiguousConfigError, MissingLibraryError
 from embstore.sources import FileSample
 from embstore_fl.a2v.dataset import A2VDataset
 from embstore_fl.a2v.options import File, Options
@@ -27,6 +28,8 @@ try:
     from torch.utils.data import default_collate
 except ImportError as error:
     raise MissingLibraryError("torch", "fl", "for embstore_fl.a2v") from error
+
+logger = logging.getLogger("embstore")
 
 
 class ReadyDataset(A2VDataset, FLDataset):
@@ -83,8 +86,17 @@ class ReadyDataset(A2VDataset, FLDataset):
             client=self.options.node_split_id,
         )
         self.device = torch.device("cpu")
+        if self.options.use_saved_audio_embeddings:
+            self._look_up_by_itself()
         if file := self.options.audio_embedding_file:
             self.load_audio_embeddings_from_file(file)
+
+    def _look_up_by_itself(self) -> None:
+        """Look up the cache. The A2V server calls `load_ast_embeddings_from_cache` for VEGAS alone."""
+        try:
+            self.load_ast_embeddings_from_cache()
+        except AmbiguousConfigError as error:  # the server chooses by the config of its encoder
+            logger.warning("%s: no store is used yet: %s", self._ast_name, error)
 
     def make_source(self, root: str | os.PathLike[str]) -> AudioSource:
         """Return the source of the recordings below a folder."""

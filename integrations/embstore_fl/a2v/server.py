@@ -13,9 +13,9 @@ from embstore import Config
 from embstore.encoders.base import as_encoder
 from embstore.errors import AmbiguousConfigError
 from embstore_fl.a2v import names, stored
-from embstore_fl.a2v.client import base_of
+from embstore_fl.a2v.client import dataset_of
 from embstore_fl.a2v.dataset import A2VDataset
-from embstore_fl.a2v.legacyfile import read_file, write_file
+from embstore_fl.a2v.legacyfile import add_rows, read_file, write_file
 from embstore_fl.a2v.mixing import MixIn
 from embstore_fl.a2v.reports import Attempt, NodeEmbeddings, Where, nbytes_of, seconds_saved
 from embstore_fl.metrics import Metrics, NodeMetrics
@@ -218,7 +218,7 @@ class A2VServer(MixIn):
             elif isinstance(layer.config.get("encoder"), Mapping) and layer.config != config:
                 reason = "; ".join(map(str, config.diff(layer.config)))
                 logger.warning("%s is not used, as another encoder extracts: %s", layer, reason)
-            elif shapes and layer.shape not in shapes:
+            elif shapes and not any(stored.alike(layer.shape, one, dataset.audio_embs.tokens) for one in shapes):
                 logger.warning("%s is not used: expected rows of %s, found %s", layer, shapes, layer.shape)
             else:
                 kept.append(layer)
@@ -248,7 +248,7 @@ class A2VServer(MixIn):
         """Yield the clients' data sets, each once."""
         seen: set[int] = set()
         for client in getattr(self, "clients", ()):
-            dataset = base_of(getattr(getattr(client, "node_data", None), "train_dataset", None))
+            dataset = dataset_of(client)
             if isinstance(dataset, A2VDataset) and id(dataset) not in seen:
                 seen.add(id(dataset))
                 yield dataset
@@ -271,7 +271,7 @@ class A2VServer(MixIn):
         saved = made = 0
         legacy: dict[Any, Any] = {}
         for client in self._clients():
-            dataset = base_of(getattr(getattr(client, "node_data", None), "train_dataset", None))
+            dataset = dataset_of(client)
             values = dict(getattr(client, "audio_embedding_store", None) or {})
             made += len(values)
             if isinstance(dataset, A2VDataset):
@@ -283,8 +283,8 @@ class A2VServer(MixIn):
                     self._from_cache(dataset)
                     dataset.audio_embs.forget(dataset.ast_report.stored)
                 if file_name is not None:
-                    legacy |= {key: dataset.audio_embs[key] for key in dataset.audio_embs}
-            legacy |= values
+                    add_rows(legacy, dataset.audio_embs)
+            add_rows(legacy, values)
         if file_name is not None and legacy:
             write_file(file_name, legacy)
         logger.info("%d of %d new embeddings saved, of %d clients", saved, made, len(self._clients()))

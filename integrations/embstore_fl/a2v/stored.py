@@ -23,7 +23,7 @@ from embstore.exchange import Unreadable
 from embstore.pipeline.freshness import compare_samples
 from embstore.sources import FileSample
 from embstore_fl.a2v import entries, names
-from embstore_fl.overlay import Layer, StoreLayer
+from embstore_fl.overlay import Layer, StoreLayer, Tokens, is_cls
 from embstore_fl.stores import open_shared, refresh_shared
 
 logger = logging.getLogger("embstore")
@@ -69,8 +69,8 @@ class CacheReport:
         return "hit" if self.complete else "partial" if self.stored else "miss"
 
 
-def paths_of(cache: Cache, wanted: names.Wanted, config: Mapping[str, Any] | None) -> list[Path]:
-    """Return the paths of matching stores. With a config, only its store.
+def paths_of(cache: Cache, wanted: names.Wanted, config: Mapping[str, Any] | None, *, cls: bool) -> list[Path]:
+    """Return the paths of matching stores. With a config, only its store. With `cls`, stores of the CLS token, too.
 
     Raises
     ------
@@ -79,11 +79,22 @@ def paths_of(cache: Cache, wanted: names.Wanted, config: Mapping[str, Any] | Non
     if config is not None:
         path = cache.path_of(Config({"dataset": wanted.dataset, **config}))
         return [path] if path.exists() else []
-    return [entry.path for entry in names.find_stores(cache, wanted)]
+    return [entry.path for entry in names.find_stores(cache, wanted, cls=cls)]
+
+
+def alike(shape: tuple[int, ...], other: tuple[int, ...], tokens: Tokens) -> bool:
+    """Return whether a node can use rows of both shapes. A node that uses the CLS token alone cuts each row."""
+    return shape[1:] == other[1:] if tokens == "cls" else shape == other
 
 
 def look_up(
-    paths: Sequence[Path], own: Sequence[str], files: FilesOf, *, field: str | None = None
+    paths: Sequence[Path],
+    own: Sequence[str],
+    files: FilesOf,
+    *,
+    counted: set[Path],
+    field: str | None = None,
+    tokens: Tokens = "all",
 ) -> tuple[list[StoreLayer], CacheReport]:
     """Look up keys in stores. Each key is read from the first store that has it.
 
@@ -92,19 +103,30 @@ def look_up(
     paths : sequence of Path
     own : sequence of str
     files : callable
+    counted : set of Path
+        Stores that count these look-ups already. A data set looks more than once.
     field : str, optional
         Field to read from stores with several fields.
+    tokens : {"any", "all", "cls"}
+        See `AudioEmbeddings.tokens`.
     """
     layers: list[StoreLayer] = []
     left, stored, stale = list(own), [], set()
     for path in paths:
         store = open_shared(path).store
         name = field_of(store, field)
-        if name is None or (layers and store.fields[name].shape != layers[0].shape):
+        shape = () if name is None else store.fields[name].shape
+        if (
+            name is None
+            or (layers and not alike(shape, layers[0].shape, tokens))
+            or (tokens == "all" and is_cls(shape))
+        ):
             logger.info("%s: skipped, no field with rows of this shape: %s", path, store.fields)
             continue
         fresh, old = fresh_keys(store, left, files)
-        count(path, hits=len(fresh), misses=len(left) - len(fresh), served=len(fresh), encoded=0, seconds=0)
+        if path not in counted:
+            counted.add(path)
+            count(path, hits=len(fresh), misses=len(left) - len(fresh), served=len(fresh), encoded=0, seconds=0)
         layers.append(StoreLayer(store.path, name, fresh))
         stored += fresh
         stale |= {*old}
