@@ -7,6 +7,7 @@ The caller holds the lock of the store and chooses the rows. `publish` has the o
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ logger = logging.getLogger("embstore")
 
 BACKUP_ARRAY = "key_hash"
 """The array whose own metadata has a copy of the record, for a salvage without ``zarr.json``."""
+_CHUNK_NAME = re.compile(r"c(\.(0|[1-9][0-9]*))+")  # not "c.txt", which belongs to others
 Values = np.ndarray[Any, Any] | Sequence[str]
 Blocks = Values | Iterator[Values]
 """Rows, or an iterator over blocks of rows if they are too many to be in memory at once."""
@@ -112,6 +114,7 @@ def publish(batch: WriteBatch, folder: Folder, old: Record | None, record: Recor
     All files are synced under temporary names. Then the chunks are renamed, then the ``zarr.json`` of the group, whose
     rename is the commit. The ``zarr.json`` of the arrays are renamed last. Only other readers need them, so they may
     lag after a power cut. Their content is synced too, since other readers can't open an array whose metadata is torn.
+    A folder with a ``zarr.json`` is therefore never one of a killed writer, which `recover` may remove.
 
     Raises
     ------
@@ -120,26 +123,27 @@ def publish(batch: WriteBatch, folder: Folder, old: Record | None, record: Recor
     OSError
         Nothing was committed.
     """
-    before = batch.pending()
-    late: list[PendingFile] = []
+    chunks = batch.pending()
+    own: list[PendingFile] = []
+    known = old.arrays if old else {}
     document = group_document(record)
     for name, array in record.arrays.items():
-        known = old.arrays.get(name) if old else None
-        if known is None or known.length != array.length or name == BACKUP_ARRAY:
-            own = batch.write(folder.child(name), METADATA_NAME, [own_metadata(name, document)])
-            (before if known is None else late).append(own)
+        if name not in known or known[name].length != array.length or name == BACKUP_ARRAY:
+            own.append(batch.write(folder.child(name), METADATA_NAME, [own_metadata(name, document)]))
     group = batch.write(folder, METADATA_NAME, [_dump_group(document)])
     batch.sync()
-    batch.publish(before)
+    batch.publish(chunks)
     batch.rename([group])  # the commit itself
     try:
         folder.sync()
     except OSError as error:
         raise CommitUncertainError(folder.path, record.commit_id) from error
     try:
-        batch.rename(late)
+        batch.rename(own)
+        for name in record.arrays.keys() - known.keys():
+            folder.child(name).sync()
         for name in record.dropped:
-            folder.remove_child(name)
+            folder.remove(name)
             folder.sync()
     except OSError as error:
         # The commit is on disk. Only the metadata for readers that ignore consolidated metadata lags.
@@ -157,7 +161,7 @@ def _make_array_folder(folder: Folder, name: str) -> None:
     except FileExistsError as error:
         if not unfinished_array(folder, name):
             raise StoreExistsError(folder.path / name) from error
-        folder.remove_child(name)
+        folder.remove(name)
         folder.make_child(name)
 
 
@@ -167,7 +171,7 @@ def unfinished_array(folder: Folder, name: str) -> bool:
         inside = folder.child(name).names()
     except (CorruptStoreError, OSError):
         return False  # not a folder
-    return all(is_partial(entry) or entry.startswith("c.") for entry in inside)
+    return all(is_partial(entry) or _CHUNK_NAME.fullmatch(entry) for entry in inside)
 
 
 def refuse_unreadable(record: Record) -> None:
@@ -211,7 +215,7 @@ def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
     """Make a new store in the sibling of `path`. Return its folder and its record."""
     beside = sibling(path)
     parent = Folder.open(path.parent)
-    parent.remove_child(beside.name)
+    parent.remove(beside.name)
     folder = parent.make_child(beside.name)
     for name in record.arrays:
         folder.make_child(name)
