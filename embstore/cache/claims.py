@@ -7,18 +7,21 @@ the lock and so the claim. Claims save work only: without them rows are encoded 
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from embstore._engine.format.keys import hash_keys
+from embstore._engine.io.folder import Folder
 from embstore._engine.io.locks import FileLock, lock
 
 _FOLDER: Final = ".claims"
 _NBYTES: Final = 16  # of a key's hash
 _HELD: Final = ".held"
 """Suffix of the lock of a claim. It is a file of its own, because SMB may refuse to read or write a locked file."""
+_NAME: Final = re.compile(rf"[0-9a-f]{{32}}({re.escape(_HELD)})?")
 _WAIT: Final = 60.0
 
 
@@ -32,8 +35,12 @@ class Claims:
     """
 
     def __init__(self, path: Path) -> None:
-        self._folder = _place(path)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        folder = Folder.open(path.parent)
+        for name in (_FOLDER, path.name):
+            with contextlib.suppress(FileExistsError):
+                folder.make_child(name)
+            folder = folder.child(name)
+        self._folder = folder.path
         self._own = self._folder / uuid.uuid4().hex
         self._held = FileLock(self._own.with_suffix(_HELD))
         with _alone(self._folder):  # otherwise another process may find the lock before it is held
@@ -68,24 +75,21 @@ class Claims:
 
 def at_work(path: Path) -> bool:
     """Return whether any process is encoding into the store at `path`."""
-    folder = _place(path)
-    if not folder.is_dir():
+    try:
+        folder = Folder.open(path.parent).child(_FOLDER).child(path.name).path
+    except FileNotFoundError:
         return False
     with _alone(folder):
         return any(True for _ in _alive(folder))
 
 
-def _place(path: Path) -> Path:
-    return path.parent / _FOLDER / path.name
-
-
-def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
+def _alone(folder: Path) -> contextlib.AbstractContextManager[object]:
     return lock(folder / "choosing", timeout=_WAIT)
 
 
 def _alive(folder: Path, own: Path | None = None) -> Iterator[Path]:
     """Yield the claims of other running processes, and remove those of ended ones. Called inside `_alone`."""
-    for claim in {path.with_suffix("") for path in folder.iterdir() if path.suffix in ("", _HELD)}:
+    for claim in {path.with_suffix("") for path in folder.iterdir() if _NAME.fullmatch(path.name)}:
         if claim == own:
             continue
         held = FileLock(claim.with_suffix(_HELD))

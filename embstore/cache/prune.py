@@ -12,7 +12,7 @@ from typing import Final
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.durable import remove_tree, sibling
-from embstore._engine.io.filesystem import move_into_place, sync_path
+from embstore._engine.io.filesystem import move_into_place
 from embstore._engine.io.folder import PARTIAL
 from embstore._engine.io.locks import lock
 from embstore.cache.claims import at_work
@@ -108,22 +108,14 @@ def remove_store(path: Path, *, timeout: float = 0.0) -> None:
         fields = [*path.parent.glob(f".{glob.escape(path.name)}.*{BACKFILL}")]
         if any(map(at_work, [path, *fields])):
             raise StoreLockedError(path, holder="a process that encodes", timeout=timeout)
-        _remove_beside(path)
+        beside = sibling(path)
+        remove_tree(beside, first=METADATA_NAME)  # left by a killed process
         if path.exists():  # otherwise another process has removed it
-            move_into_place(path, sibling(path))
+            move_into_place(path, beside)
             forget(path)
-            _remove_beside(path)
+            remove_tree(beside, first=METADATA_NAME)
         for gathered in fields:
-            with contextlib.suppress(FileNotFoundError):  # a process that has committed the field removes it
-                remove_tree(gathered, last_first=METADATA_NAME)
-
-
-def _remove_beside(path: Path) -> None:
-    """Remove the folder that a killed process left beside a store. Called under the store's lock."""
-    beside = sibling(path)
-    if beside.exists():
-        sync_path(beside.parent)  # the rename that made it may not be durable yet
-        remove_tree(beside, last_first=METADATA_NAME)
+            remove_tree(gathered, first=METADATA_NAME)
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:
@@ -139,6 +131,6 @@ def remove_leftovers(folder: Path, suffix: str) -> None:
     for beside in folder.glob(f".*{suffix}{PARTIAL}"):
         path = beside.with_name(beside.name.removeprefix(".").removesuffix(PARTIAL))
         with contextlib.suppress(StoreLockedError), lock(path, timeout=0):
-            _remove_beside(path)
+            remove_tree(sibling(path), first=METADATA_NAME)
             if not path.exists():
                 forget(path)

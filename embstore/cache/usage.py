@@ -102,22 +102,22 @@ def usage_of(path: Path) -> Usage:
 def forget(path: Path) -> None:
     """Remove the usage of a store that was removed."""
     with contextlib.suppress(OSError):
-        _place(path).unlink()
+        Folder.open(path.parent).child(_FOLDER).remove(_name(path))
 
 
 def _add(path: Path, more: Usage) -> None:
     """Add to the counts of a store, and set its time of last use."""
-    place = _place(path)
-    folder = place.parent
-    if not os.access(folder if folder.exists() else path.parent, os.W_OK):
+    place = path.parent / _FOLDER
+    if not os.access(place if place.exists() else path.parent, os.W_OK):
         logger.debug("%s: this use is not counted: the folder is read-only", path)
         return
     try:
-        folder.mkdir(exist_ok=True)
-        with lock(folder / "counting", timeout=_WAIT):
+        place.mkdir(exist_ok=True)
+        folder = Folder.open(path.parent).child(_FOLDER)
+        with lock(place / "counting", timeout=_WAIT):
             sums = {name: round(number + getattr(more, name), 3) for name, number in asdict(_read(path)).items()}
             sums["last_used"] = round(time.time(), 3)
-            replace_file(Folder.open(folder), place.name, [json.dumps(sums).encode()])
+            replace_file(folder, _name(path), [json.dumps(sums).encode()])
     except OSError as error:  # embstore's own errors here are OSErrors too
         logger.info("%s: this use is not counted: %s", path, error)
 
@@ -130,16 +130,15 @@ def _read(path: Path) -> Usage:
     OSError
         The file can't be read. Its counts must then not be replaced.
     """
-    place = _place(path)
     try:
-        data = Folder.open(place.parent).read(place.name, most=_MOST_NBYTES)
+        data = Folder.open(path.parent).child(_FOLDER).read(_name(path), most=_MOST_NBYTES)
     except FileNotFoundError:
         return Usage()
     except CorruptStoreError:  # too large, or a link. The next count replaces it.
         data = b""
     usage = _parsed(data)
     if usage is None:
-        logger.info("%s: it is not valid; counting starts again", place)
+        logger.info("%s: it is not valid; counting starts again", path.parent / _FOLDER / _name(path))
     return usage or Usage()
 
 
@@ -155,5 +154,5 @@ def _parsed(data: bytes) -> Usage | None:
     return Usage(**numbers)
 
 
-def _place(path: Path) -> Path:
-    return path.parent / _FOLDER / f"{path.name}.json"
+def _name(path: Path) -> str:
+    return f"{path.name}.json"

@@ -63,6 +63,8 @@ def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ..
     run = replace(job.run, columns=None)
     own = replace(job, run=run, encoder=job.encoder.with_fields(names), encoded=0, failures={}, done=set())
     path = _place(store, specs)
+    if path.is_symlink():  # rows must not gather in another store
+        remove_tree(path)
     logger.info("%s: adding %s for %d rows", store.path, ", ".join(names), len(store))
     while not own.failures and not _added(store, names):
         check_backfill(store, names, samples)
@@ -77,8 +79,7 @@ def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ..
             if not _added(store, names) and path.exists():
                 raise  # no other process has added the fields
     if added := _added(store, names):
-        with contextlib.suppress(FileNotFoundError):  # another process removes it
-            remove_tree(path, last_first=METADATA_NAME)
+        remove_tree(path, first=METADATA_NAME)
     job.encoded += own.encoded
     job.failures = own.failures | job.failures
     job.batch_size = own.batch_size
@@ -108,8 +109,7 @@ def remove_backfill_leftovers(store: EmbeddingStore) -> None:
                 raise
             done = True
         if done:
-            with contextlib.suppress(FileNotFoundError):
-                remove_tree(path, last_first=METADATA_NAME)
+            remove_tree(path, first=METADATA_NAME)
 
 
 def _added(store: EmbeddingStore, names: list[str]) -> bool:

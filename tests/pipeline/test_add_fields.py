@@ -558,7 +558,7 @@ def test_killed_in_the_middle_of_tidying_up(cache, log):
     def half(place, **options):
         if not str(place).endswith(".backfill"):
             return remove(place, **options)
-        for inside in place.iterdir():
+        for inside in (path.parent / place).iterdir():
             if inside.is_dir():
                 remove(inside)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import resource
 import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -241,10 +240,17 @@ def sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}{PARTIAL}")
 
 
-def remove_tree(path: Path, *, last_first: str | None = None) -> None:
-    """Remove a folder beside a store. Its file `last_first` is removed before the rest."""
-    step("rmtree", path)
-    if last_first is not None:
-        (path / last_first).unlink(missing_ok=True)
-    shutil.rmtree(path)
-    sync_path(path.parent)
+def remove_tree(path: Path, *, first: str | None = None) -> None:
+    """Remove a folder beside a store durably, if it exists. A link is removed, and its target stays.
+
+    Parameters
+    ----------
+    path : Path
+    first : str, optional
+        File in the folder that is removed before the rest.
+    """
+    if os.path.lexists(path):
+        parent = Folder.open(path.parent)
+        parent.sync()  # the rename that put the folder there may not be on disk yet
+        parent.remove(path.name, first=first)
+        parent.sync()

@@ -27,6 +27,7 @@ PARTIAL: Final = ".partial"
 """The temporary name in a folder, which has one writer. Several files at once have a number after it."""
 Signature = tuple[int, int, int]
 _NOT_DIRECT: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EMLINK})
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def is_partial(name: str) -> bool:
@@ -126,7 +127,7 @@ class Folder:
     @classmethod
     def open(cls, path: Path) -> Folder:
         """Open the folder at `path`, following links that lead to it."""
-        return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)
+        return cls(os.open(path, _FOLDER), path)
 
     def identity(self) -> tuple[int, int]:
         """Return device and inode, which differ from those of a folder that replaced this one."""
@@ -139,9 +140,8 @@ class Folder:
         kept = self._children.get(name)
         if kept is None or os.fstat(kept.descriptor).st_nlink == 0:
             path = self.path / name
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
-                descriptor = os.open(name, flags, dir_fd=self.descriptor)
+                descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.descriptor)
             except OSError as error:
                 if error.errno in _NOT_DIRECT:
                     raise CorruptStoreError(path, "expected a folder, not a link or a file") from error
@@ -152,7 +152,12 @@ class Folder:
 
     def names(self) -> list[str]:
         """List the names in this folder."""
-        return os.listdir(self.descriptor)
+        # All copies of a descriptor share one position in the list: those of other threads and of forked processes.
+        descriptor = os.open(".", _FOLDER, dir_fd=self.descriptor)
+        try:
+            return os.listdir(descriptor)
+        finally:
+            os.close(descriptor)
 
     def opened(self, name: str) -> OpenFile:
         """Open the regular file `name` for reading, for a ``with`` block that gets its descriptor and size."""
@@ -235,22 +240,28 @@ class Folder:
             os.mkdir(name, 0o777, dir_fd=self.descriptor)
         return self.child(name)
 
-    def remove(self, name: str) -> None:
-        """Remove the file `name`, if it exists."""
-        check_name(self.path, name)
-        path = self.path / name
-        with explained(path), contextlib.suppress(FileNotFoundError):
-            step("unlink", path)
-            os.unlink(name, dir_fd=self.descriptor)
+    def remove(self, name: str, *, first: str | None = None) -> None:
+        """Remove the file, the link or the folder `name`, if it exists. The targets of links stay.
 
-    def remove_child(self, name: str) -> None:
-        """Remove the folder `name` with its content, if it exists."""
+        Parameters
+        ----------
+        name : str
+        first : str, optional
+            File in the folder `name` that is removed before the rest.
+        """
         check_name(self.path, name)
         self._children.pop(name, None)
         path = self.path / name
         with explained(path), contextlib.suppress(FileNotFoundError):
-            step("rmtree", path)
-            shutil.rmtree(name, dir_fd=self.descriptor)
+            if stat.S_ISDIR(os.stat(name, dir_fd=self.descriptor, follow_symlinks=False).st_mode):
+                if first is not None:
+                    self.child(name).remove(first)
+                    self._children.pop(name, None)
+                step("rmtree", path)
+                shutil.rmtree(name, dir_fd=self.descriptor)
+            else:
+                step("unlink", path)
+                os.unlink(name, dir_fd=self.descriptor)
 
 
 def read_exactly(descriptor: int, nbytes: int, position: int) -> bytes:

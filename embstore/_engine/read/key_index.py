@@ -227,6 +227,9 @@ def _stored_runs(snapshot: Snapshot) -> Iterator[tuple[int, Folder, str]]:
         names = folder.names()
     except FileNotFoundError:
         return
+    except CorruptStoreError as error:
+        logger.warning("%s: index is broken (%s); rebuilding it", snapshot.folder.path, error)
+        return
     tag = run_tag(snapshot)
     matches = [match for name in names if (match := RUN_NAME.fullmatch(name)) and match[1] == tag]
     for rows, name in sorted(((int(m[2]), m[0]) for m in matches), reverse=True):

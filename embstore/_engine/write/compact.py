@@ -89,7 +89,7 @@ def compact(snapshot: Snapshot) -> None:
         swap_folders(beside, path)
     except OSError:
         with contextlib.suppress(OSError):  # the next writer removes it otherwise
-            remove_tree(beside, last_first=METADATA_NAME)
+            remove_tree(beside, first=METADATA_NAME)
         raise
     try:
         sync_path(path.parent)
@@ -97,7 +97,7 @@ def compact(snapshot: Snapshot) -> None:
         raise CommitUncertainError(path, record.commit_id) from error
     logger.info("%s: compacted, %d rows kept of %d", path, record.rows, snapshot.record.rows)
     # A reader that has just opened the old folder finds no record in it and starts again.
-    remove_tree(beside, last_first=METADATA_NAME)
+    remove_tree(beside, first=METADATA_NAME)
 
 
 def write_copy(snapshot: Snapshot, rows: Rows, path: Path) -> Record:

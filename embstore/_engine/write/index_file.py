@@ -14,6 +14,7 @@ from embstore._engine.io.durable import replace_file
 from embstore._engine.io.folder import Folder
 from embstore._engine.read.key_index import FOLDER, RUN_NAME, SortedRun, run_array, run_tag
 from embstore._engine.read.snapshot import Snapshot
+from embstore.errors import CorruptStoreError
 
 logger = logging.getLogger("embstore")
 
@@ -49,21 +50,27 @@ def write_run(snapshot: Snapshot) -> None:
         child.sync()
     for other in present:
         if other != name and RUN_NAME.fullmatch(other):
-            folder.remove_child(other)
+            folder.remove(other)
     folder.sync()
     root.sync()
 
 
-def remove_partials(folder: Folder) -> None:
-    """Remove the temporary files of a killed writer in ``index/``."""
-    folder.remove_partials()
-    for name in folder.names():
-        if RUN_NAME.fullmatch(name):
-            folder.child(name).remove_partials()
+def recover_index(folder: Folder) -> None:
+    """Remove the temporary files of a killed writer in ``index/``, or all of it where a link replaced a folder."""
+    try:
+        index = folder.child(FOLDER)
+        index.remove_partials()
+        for name in index.names():
+            if RUN_NAME.fullmatch(name):
+                index.child(name).remove_partials()
+    except FileNotFoundError:
+        return
+    except CorruptStoreError:
+        folder.remove(FOLDER)
 
 
 def drop_runs(folder: Folder) -> None:
     """Remove all stored runs: they hold hashes of the keys that an erase withdraws."""
     if FOLDER in folder.names():
-        folder.remove_child(FOLDER)
+        folder.remove(FOLDER)
         folder.sync()

@@ -10,14 +10,13 @@ import re
 from typing import Any
 
 from embstore._engine.format.record import ArrayState, Record
-from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, chunk_name, group_document
 from embstore._engine.io.durable import remove_tree, replace_file, sibling
-from embstore._engine.io.filesystem import sync_path
 from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
 from embstore._engine.write.commit import BACKUP_ARRAY, own_metadata, unfinished_array
 from embstore._engine.write.erase import finish_erase
-from embstore._engine.write.index_file import remove_partials
+from embstore._engine.write.index_file import recover_index
 from embstore.errors import CorruptStoreError
 
 _CHUNK_NAME = re.compile(r"c\.([0-9]+)")  # not str.isdigit: int("²") raises, and one such file blocked all writers
@@ -31,29 +30,25 @@ def recover(folder: Folder, record: Record) -> Record:
     Record
         Differs from `record` only if an erase had to be finished.
     """
-    beside = sibling(folder.path)
-    if beside.exists():
-        sync_path(beside.parent)  # it may be the old store of an exchange that is not on disk yet
-        remove_tree(beside, last_first=METADATA_NAME)
+    remove_tree(sibling(folder.path), first=METADATA_NAME)
     folder.remove_partials()
-    names = folder.names()
     for name in record.dropped:
-        folder.remove_child(name)
-    for name in set(names) - record.arrays.keys() - {METADATA_NAME, INDEX_FOLDER}:
+        folder.remove(name)
+    for name in set(folder.names()) - record.arrays.keys() - {METADATA_NAME, INDEX_FOLDER}:
         if unfinished_array(folder, name):  # other folders belong to others
-            folder.remove_child(name)
+            folder.remove(name)
     document = group_document(record)
     for name, array in record.arrays.items():
         _mend(folder.child(name), array, own_metadata(name, document))
-    if INDEX_FOLDER in names:
-        remove_partials(folder.child(INDEX_FOLDER))
+    recover_index(folder)
     return finish_erase(folder, record) if record.erasing is not None else record
 
 
 def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
     for name in folder.names():
         chunk = _CHUNK_NAME.match(name)
-        if is_partial(name) or (chunk and int(chunk[1]) >= array.chunks):
+        past = chunk is not None and int(chunk[1]) >= array.chunks and name == chunk_name(array, int(chunk[1]))
+        if past or is_partial(name):
             folder.remove(name)
     try:
         lags = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES) != metadata
