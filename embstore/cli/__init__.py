@@ -22,24 +22,12 @@ from embstore.cli.output import printable
 from embstore.errors import EmbstoreError
 
 _COMMANDS: Final = {
-    "embed": "encoding",
-    "why": "encoding",
-    "check": "encoding",
-    "info": "stores",
-    "ls": "stores",
-    "get": "stores",
-    "verify": "stores",
-    "salvage": "stores",
-    "compact": "stores",
-    "merge": "stores",
-    "import": "files",
-    "export": "files",
-    "plot": "files",
-    "explore": "files",
-    "cache": "caches",
-    "completion": "completion",
+    **dict.fromkeys(("embed", "why", "check"), "encoding"),
+    **dict.fromkeys(("info", "ls", "get", "verify", "salvage", "compact", "merge"), "stores"),
+    **dict.fromkeys(("import", "export", "plot", "explore"), "files"),
+    **{"cache": "caches", "completion": "completion"},
 }
-
+"""The module of each command."""
 
 _NAME: Final = "embstore"
 _COMPLETION: Final = "_EMBSTORE_COMPLETE"
@@ -52,11 +40,10 @@ class _Commands(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        room = _COMMANDS.get(cmd_name)
-        if room is None:
+        if cmd_name not in _COMMANDS:
             return None
-        commands: dict[str, click.Command] = import_module(f"embstore.cli.{room}").COMMANDS
-        return commands[cmd_name]
+        found = vars(import_module(f"embstore.cli.{_COMMANDS[cmd_name]}")).values()
+        return next(one for one in found if isinstance(one, click.Command) and one.name == cmd_name)
 
 
 def _epilog() -> str:

@@ -73,33 +73,28 @@ def ls(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
 @to_json
 def stats(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
     """Show the size of each store, its hits and misses, and the time saved."""
-    from embstore._engine.sizes import size
-
     stores = _opened(cache).stats(dict(having))
     if as_json:
         for store in stores:
             print_json(_facts(store))
         return
     columns = ["store", "rows", "on disk", "runs", "hits", "misses", "rows served", "time saved", "last used"]
-    rows = [
-        [
-            *(store.path.name, f"{store.rows:,}", size(store.nbytes), f"{store.usage.runs:,}"),
-            *(f"{count:,}" for count in (store.usage.hits, store.usage.misses, store.usage.served)),
-            *(_time(store.usage.seconds_saved), when(store.last_used)),
-        ]
-        for store in stores
-    ]
+    rows = [[store.path.name, *_sums([store]), when(store.last_used)] for store in stores]
     if len(rows) > 1:
-        total = [sum(getattr(store.usage, name) for store in stores) for name in ("hits", "misses", "served")]
-        saved = sum(store.usage.seconds_saved for store in stores)
-        rows.append(
-            [
-                *("all", f"{sum(store.rows for store in stores):,}", size(sum(store.nbytes for store in stores)), ""),
-                *(f"{count:,}" for count in total),
-                *(_time(saved), ""),
-            ]
-        )
+        nrows, on_disk, _, *counts = _sums(stores)  # a run may use several stores
+        rows.append(["all", nrows, on_disk, "", *counts, ""])
     print_table(columns, rows, right=columns[1:-1])
+
+
+def _sums(stores: Sequence[StoreUse]) -> list[str]:
+    """Return rows, size, runs, hits, misses, rows served and time saved of stores, as text."""
+    from embstore._engine.sizes import size
+
+    names = ("runs", "hits", "misses", "served")
+    counts = [sum(getattr(store.usage, name) for store in stores) for name in names]
+    nbytes, saved = sum(store.nbytes for store in stores), sum(store.usage.seconds_saved for store in stores)
+    rows = sum(store.rows for store in stores)
+    return [f"{rows:,}", size(nbytes), *(f"{count:,}" for count in counts), _time(saved)]
 
 
 def _facts(store: StoreUse) -> dict[str, Any]:
@@ -186,5 +181,3 @@ def _agreed(question: str) -> bool:
 
 for _command in (ls, stats, clear, prune):
     cache.add_command(_command)
-
-COMMANDS = {"cache": cache}

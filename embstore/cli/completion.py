@@ -18,6 +18,3 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None, shell
     print(found(click.get_current_context().find_root().command, {}, "embstore", "_EMBSTORE_COMPLETE").source())
-
-
-COMMANDS = {"completion": completion}

@@ -140,6 +140,3 @@ def check(n: int, tolerance: float | None, as_json: bool, **given: Any) -> int:
     with Cache(given["cache"]).open({**encoder.config, "dataset": name_of(given)}) as store:
         report = check(store, encoder, source_of(given), n=n, tolerance=tolerance)
     return print_result(as_json, report)
-
-
-COMMANDS = {"embed": embed, "why": why, "check": check}

@@ -186,6 +186,3 @@ def explore(view: View, seed: int, **options: Any) -> int:
     from embstore.analysis import explore
 
     return PARTLY if explore(view, rng=np.random.default_rng(seed), **options) else DONE
-
-
-COMMANDS = {"import": import_, "export": export, "plot": plot, "explore": explore}

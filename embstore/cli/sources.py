@@ -22,10 +22,21 @@ def names(text: str) -> list[str]:
     return found
 
 
-_FOLDER: Final = ("pattern", "suffix")
-_TABLE: Final = ("path_column", "text_column", "class_column", "id_column", "root")
-_DATASET: Final = ("classes", "exclude", "samples_per_class", "nodes", "node", "splits", "seed")
-_KINDS: Final = {"a folder": _FOLDER, "a table": _TABLE, "a data set": _DATASET}
+def _classes(text: str) -> list[str | int]:
+    """Split classes at the commas. Digits are the number of a class."""
+    return [int(name) if name.isdigit() else name for name in names(text)]
+
+
+_TABLE: Final = {
+    **{"path_column": "path", "text_column": "text", "class_column": "class_name", "id_column": "file_id"},
+    "root": "root",
+}
+_DATASET: Final = {
+    **{"classes": "selected_classes", "exclude": "excluded_classes", "samples_per_class": "num_samples_per_class"},
+    **{"nodes": "num_nodes", "node": "node_split_id", "splits": "splits", "seed": "seed"},
+}
+_KINDS: Final = {"a folder": {"pattern": "pattern", "suffix": "suffixes"}, "a table": _TABLE, "a data set": _DATASET}
+"""Options of each kind of source, with the names of its parameters."""
 
 SOURCE: Final = (
     click.argument("source", type=PATH),
@@ -38,8 +49,10 @@ SOURCE: Final = (
     click.option("--id-column", metavar="NAME", help="Column of file_ids in a table: the first part of a key."),
     click.option("--root", type=PATH, help="Folder that the file names of a table are relative to."),
     click.option("--dataset", type=DatasetName(), help="Data set whose layout SOURCE has."),
-    click.option("--classes", type=names, metavar="NAMES", help="Only these classes of a data set, by name or number."),
-    click.option("--exclude", type=names, metavar="NAMES", help="All classes of a data set but these."),
+    click.option(
+        "--classes", type=_classes, metavar="NAMES", help="Only these classes of a data set, by name or number."
+    ),
+    click.option("--exclude", type=_classes, metavar="NAMES", help="All classes of a data set but these."),
     click.option("--samples-per-class", type=int, metavar="N", help="Most samples for each class of a data set."),
     click.option("--nodes", type=int, metavar="N", help="Number of nodes that a data set is split into."),
     click.option("--node", type=int, metavar="I", help="Only this node of the split, from 0."),
@@ -78,38 +91,12 @@ def source_of(given: dict[str, Any]) -> Source:
         for name in options if other != kind else ():
             if given[name] not in (None, ()):
                 raise ValueError(f"--{name.replace('_', '-')} is for {other}, but {place} is read as {kind}")
+    own = {parameter: given[option] for option, parameter in _KINDS[kind].items() if given[option] not in (None, ())}
     if kind == "a data set":
-        return _dataset(given)
+        if given["name"] is not None:
+            raise ValueError("--name is for a folder or a table: a data set has its own")
+        dataset: Dataset = given["dataset"]
+        return dataset.source(place, own)
     from embstore.sources import Folder, Table
 
-    name = name_of(given)
-    if kind == "a folder":
-        return Folder(place, name=name, pattern=given["pattern"], suffixes=list(given["suffix"]) or None)
-    return Table(
-        place,
-        name=name,
-        path=given["path_column"],
-        text=given["text_column"],
-        class_name=given["class_column"],
-        file_id=given["id_column"],
-        root=given["root"],
-    )
-
-
-def _dataset(given: dict[str, Any]) -> Source:
-    def numbers(found: list[str] | None) -> list[str | int] | None:
-        return None if found is None else [int(name) if name.isdigit() else name for name in found]
-
-    if given["name"] is not None:
-        raise ValueError("--name is for a folder or a table: a data set has its own")
-    dataset: Dataset = given["dataset"]
-    selection = {
-        "selected_classes": numbers(given["classes"]),
-        "excluded_classes": numbers(given["exclude"]),
-        "num_samples_per_class": given["samples_per_class"],
-        "num_nodes": given["nodes"],
-        "node_split_id": given["node"],
-        "splits": given["splits"],
-        "seed": given["seed"],
-    }
-    return dataset.source(given["source"], {name: value for name, value in selection.items() if value is not None})
+    return (Folder if kind == "a folder" else Table)(place, name=name_of(given), **own)

@@ -275,14 +275,3 @@ def merge(dest: Path, parts: tuple[Path, ...], if_exists: Any, compression: str 
     replaced = f", {result.replaced:,} of them in place of others" if result.replaced else ""
     text = f"{result.appended:,} rows added{replaced}, {result.skipped:,} skipped"
     print_answer(as_json, facts, f"{printable(str(dest))}: {text}")
-
-
-COMMANDS = {
-    "info": info,
-    "ls": ls,
-    "get": get,
-    "verify": verify,
-    "salvage": salvage,
-    "compact": compact,
-    "merge": merge,
-}

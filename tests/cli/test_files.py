@@ -13,7 +13,7 @@ import pytest
 
 import embstore
 from embstore.analysis import explore
-from embstore.cli import main
+from embstore.cli import group, main
 from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, PARTLY, WRONG
 from embstore.exchange import export_file, import_file
 from embstore.exchange.file_contents import FORMATS
@@ -258,9 +258,8 @@ def test_a_library_that_is_not_installed(store, refused, monkeypatch):
 
 def test_options_are_those_of_the_functions():
     """Whatever a function takes has an option, or a reason to have none."""
-    from embstore.cli.files import COMMANDS
-
-    of_commands = {name: {parameter.name for parameter in command.params} for name, command in COMMANDS.items()}
+    commands = {name: group.get_command(None, name) for name in ("import", "export", "plot", "explore")}
+    of_commands = {name: {parameter.name for parameter in command.params} for name, command in commands.items()}
     called = {"config_file", "pairs", "cast", "quiet", "as_json", "verbose", "cache", "storage", "seed", "store"}
     selecting = {"classes", "where"}
 
@@ -271,9 +270,9 @@ def test_options_are_those_of_the_functions():
     assert of_commands["export"] - called - selecting == parameters(export_file) - {"rows"}
     assert of_commands["plot"] - called - selecting == parameters(embstore.View.plot) - {"self", "rng"}
     assert of_commands["explore"] - called - selecting == parameters(explore) - {"view", "options", "rng"}
-    (formats,) = [p.type.choices for p in COMMANDS["import"].params if p.name == "format"]
+    (formats,) = [p.type.choices for p in commands["import"].params if p.name == "format"]
     assert tuple(formats) == FORMATS
-    (most,) = [p.default for p in COMMANDS["plot"].params if p.name == "max_points"]
+    (most,) = [p.default for p in commands["plot"].params if p.name == "max_points"]
     assert most == inspect.signature(embstore.View.plot).parameters["max_points"].default
 
 
