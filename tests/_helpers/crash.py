@@ -4,6 +4,8 @@ import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from embstore._engine.io import steps
+
+ROOT = Path(__file__).parents[2]
 
 
 class Journal:
@@ -108,6 +112,21 @@ def killed_at(step: int, path: Path, change: Callable) -> bool:
     ended = run_in_child(work)
     assert ended in (0, -signal.SIGKILL)
     return ended != 0
+
+
+def python(code: str, *words: object, **options) -> str:
+    """Run code in a Python of its own, which must end well and write no errors. Return its output."""
+    path = os.pathsep.join([str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")])
+    options = {"capture_output": True, "text": True, "timeout": 120, "cwd": ROOT, **options}
+    start = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(start, env={**os.environ, "PYTHONPATH": path}, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file below a folder, by its path in the folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def leftovers(store: Path) -> list[str]:

@@ -3,7 +3,11 @@
 import ast
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import embstore
+from tests._helpers.crash import python
 
 ROOT = Path(embstore.__file__).parent
 PUBLIC = {"embstore", "embstore.errors", "embstore.torch"} | {
@@ -35,3 +39,26 @@ def test_nothing_imports_the_command():
     paths = [path for path in ROOT.rglob("*.py") if path.parent.name != "cli" and path.name != "__main__.py"]
     assert len(paths) > 50
     assert [path for path in paths if any(name.startswith("embstore.cli") for name in imports(path))] == []
+
+
+HEAVY = {"torch", "transformers", "zarr", "pandas", "pyarrow", "rich", "fsspec", "numcodecs", "asyncio"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("--help", "embed --help", "info --help", "cache prune --help", "cache ls CACHE", "cache stats CACHE"),
+        *("info STORE", "info STORE --json", "ls STORE", "ls STORE -l --where split=train", "get STORE a:dog"),
+        "verify STORE",
+    ],
+)
+def test_nothing_heavy_is_imported(tmp_path, words):
+    """These commands have to answer at once."""
+    with embstore.Cache(tmp_path).open({"a": 1}, "a") as store:
+        store.append(["a:dog"], np.ones((1, 2), np.float32), columns={"split": "train"})
+    heavy = HEAVY | ({"numpy"} if "--help" in words else set())
+    given = [{"CACHE": tmp_path, "STORE": store.path}.get(word, word) for word in words.split()]
+    code = (
+        f"import sys\nfrom embstore.cli import main\nassert main(sys.argv[1:]) == 0\nprint(*{heavy} & {{*sys.modules}})"
+    )
+    assert python(code, *given).splitlines()[-1] == ""

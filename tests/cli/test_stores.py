@@ -18,6 +18,7 @@ import embstore
 from embstore import FieldSpec, Ragged
 from embstore.cli import main
 from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, PARTLY, UNREAD, WRONG
+from tests._helpers.damage import flip
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"encoder": {"id": "MIT/ast", "revision": "v1"}, "dataset": "pets", "duration": 5}
@@ -578,39 +579,13 @@ def test_a_terminal_gets_a_table_of_its_width(large, store):
     os.close(end)
 
 
-# -- what it imports --------------------------------------------------------------------------
-
-HEAVY = ["torch", "transformers", "zarr", "pandas", "pyarrow", "rich", "fsspec", "numcodecs", "filelock", "asyncio"]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["info"], ["info", "--json"], ["ls"], ["ls", "-l", "--where", "split=train"], ["get", "a:dog"], ["verify"]],
-    ids=" ".join,
-)
-def test_nothing_heavy_is_imported(store, words):
-    """They have to answer at once."""
-    code = (
-        "import sys\nfrom embstore.cli import main\nstatus = main(sys.argv[1:])\n"
-        f"print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\nsys.exit(status)"
-    )
-    command = [sys.executable, "-c", code, words[0], store, *words[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-    heavy = done.stderr.split()
-    if words == ["verify"]:
-        heavy = [name for name in heavy if name != "filelock"]
-    assert (done.returncode, heavy) == (DONE, [])
-
-
 # -- verify, salvage, compact, merge ----------------------------------------------------------
 
 
-def flip(path, array="embedding"):
-    """Flip a bit in the first chunk of an array."""
+def broken(path, array="embedding"):
+    """Flip a bit in the first chunk of an array, and return its file."""
     file = next(Path(path, array).glob("c.0*"))
-    data = bytearray(file.read_bytes())
-    data[1] ^= 1
-    file.write_bytes(data)
+    flip(file, place=1)
     return str(file)
 
 
@@ -618,7 +593,7 @@ def test_verify(store, said):
     assert said("verify", store) == [f"{store}: 5 rows, all as they were committed"]
     sound = {"path": store, "ok": True, "rows": 5, "rows_affected": 0, "keys_affected": [], "problems": []}
     assert said("verify", store, "--json") == [sound]
-    file = flip(store)
+    file = broken(store)
     lines = said("verify", store, status=PARTLY)
     assert lines[0] == f"{store}: 5 of 5 rows affected"
     assert lines[1].startswith(f"  {file}: ")
@@ -628,7 +603,7 @@ def test_verify(store, said):
 
 
 def test_a_damaged_store_is_said_to_be(store, refused):
-    flip(store, "split")
+    broken(store, "split")
     assert "embstore.verify" in refused(BROKEN, "ls", store, "--long")
     (Path(store) / "zarr.json").write_text("{")
     assert "it is not JSON" in refused(BROKEN, "info", store)
@@ -640,7 +615,7 @@ def test_salvage(tmp_path, said, refused):
     whole = tmp_path / "whole.zarr"
     assert said("salvage", store, whole) == [f"{whole}: 300 rows kept, 0 lost"]
     assert "exists already" in refused(ANOTHER, "salvage", store, whole)
-    flip(store)
+    broken(store)
     part = tmp_path / "part.zarr"
     lines = said("salvage", store, part, status=PARTLY)
     assert lines[0] == f"{part}: 172 rows kept, 128 lost"
