@@ -70,10 +70,13 @@ def installed_keys(installed):
 # -- one default ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("overlapping", [False, True])
 @pytest.mark.parametrize("seed", [None, 0, 7])
-def test_both_adapters_hold_out_the_same_rows_by_default(store, file, context, rng, seed):
+def test_both_adapters_hold_out_the_same_rows_by_default(store, file, context, rng, seed, overlapping):
+    """In the order of the partition, and none that another client trains on."""
     order = rng.permutation(300)
-    save_partition([store.select(rows=order[i::5]) for i in range(5)], file, scheme="fifths", seed=seed)
+    parts = [rng.choice(300, 120, replace=False) if overlapping else order[i::5] for i in range(5)]
+    save_partition([store.select(rows=rows) for rows in parts], file, scheme="fifths", seed=seed)
     found = pfllib.install(store, load_partition(file, store), store.classes)
     for client in range(5):
         for part in ("train", "test"):

@@ -4,7 +4,6 @@ import itertools
 import json
 import pickle
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from embstore_fl.errors import (
     UnknownSplitError,
 )
 from embstore_fl.splits import SplitScheme
+from tests._helpers.crash import python
 from tests.fl import layouts
 from tests.fl.conftest import SHAPE, Counting, row_of
 
@@ -501,12 +501,9 @@ def test_samples_are_described_without_being_read(vegas):
 
 
 def test_listing_needs_no_torch(vegas):
-    import subprocess
-
     code = (
         "import sys; from embstore_fl.datasets import source_for; "
         f"n = len(list(source_for('vegas', {str(vegas)!r}, selected_classes=['dog']))); "
         "print(n, [m for m in ('torch', 'transformers', 'zarr') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split(maxsplit=1) == ["20", "[]\n"]
+    assert python(code) == "20 []\n"

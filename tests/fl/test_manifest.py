@@ -365,32 +365,6 @@ def test_the_split_is_the_same_on_every_machine(store, file):
 EXPECTED_TEST = ["file_0004:class_0", "file_0007:class_1", "file_0009:class_1"]
 
 
-@pytest.mark.parametrize("overlapping", [False, True])
-def test_the_split_is_that_of_the_pfllib_adapter(store, parts, file, rng, overlapping):
-    pytest.importorskip("torch")
-    from embstore_fl.pfllib import _split
-
-    if overlapping:
-        parts = {client: store.select(rows=rng.choice(300, 120, replace=False)) for client in range(3)}
-    save_partition(parts, file, scheme="by hand", seed=3)
-    again = load_partition(file, store)
-    train, test = _split(store, again, again.classes, "embedding", 0.25, 3)
-    for client in again:
-        assert train[client].view.keys == again.keys_of(client, "train")
-        assert test[client].view.keys == again.keys_of(client, "test")
-
-
-def test_no_test_sample_of_one_client_is_trained_on_by_another(store, rng, file):
-    keys = list(store)
-    shared = {client: rng.choice(keys, 120, replace=False).tolist() for client in range(4)}
-    save_partition(shared, file, scheme="overlapping", config=CONFIG)
-    again = load_partition(file, store)
-    tested = {key for client in again for key in again.keys_of(client, "test")}
-    trained = {key for client in again for key in again.keys_of(client, "train")}
-    assert tested
-    assert not tested & trained
-
-
 def test_small_clients(store, file):
     keys = list(store)
     save_partition(

@@ -31,7 +31,6 @@ from embstore_fl.errors import (  # noqa: E402
     UnknownDatasetError,
 )
 from embstore_fl.holdout import Held, held_out, ranks_of  # noqa: E402
-from embstore_fl.partitions import load_partition, save_partition  # noqa: E402
 from tests.conftest import CONFIG  # noqa: E402
 
 pytestmark = [
@@ -95,21 +94,21 @@ def test_after_flcore_it_is_too_late(store):
         pfllib.read_client_data("anything", 0)
 
 
-def test_without_pfllib_on_the_path(store, system):
-    (system / "utils" / "data_utils.py").unlink()
-    with pytest.raises(PFLlibNotFoundError, match=r"sys\.path"):
-        pfllib.install(store, PARTS, CLASSES)
-
-
-def test_another_module_of_that_name(store, system):
-    (system / "utils" / "data_utils.py").write_text("")
-    with pytest.raises(PFLlibNotFoundError, match="has no read_client_data"):
-        pfllib.install(store, PARTS, CLASSES)
-
-
-def test_a_module_that_is_missing_within_pfllib_is_named(store, system):
-    (system / "utils" / "data_utils.py").write_text("import some_library_that_is_not_there")
-    with pytest.raises(PFLlibNotFoundError, match="some_library_that_is_not_there"):
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (None, r"sys\.path"),
+        ("", "has no read_client_data"),
+        ("import some_library_that_is_not_there", "some_library_that_is_not_there"),
+    ],
+    ids=["missing", "another", "broken"],
+)
+def test_without_pfllib_on_the_path(store, system, module, reason):
+    file = system / "utils" / "data_utils.py"
+    file.unlink()
+    if module is not None:
+        file.write_text(module)
+    with pytest.raises(PFLlibNotFoundError, match=reason):
         pfllib.install(store, PARTS, CLASSES)
 
 
@@ -174,16 +173,6 @@ def test_partitions_of_every_kind_are_the_same(store, installed, kind):
         assert list(part) == [0, 1, 2]
         for client, data in part.items():
             np.testing.assert_array_equal(data.view.rows, expected[client].view.rows)
-
-
-def test_a_manifest_of_partitions(store, tmp_path):
-    views = {client: store.select(rows=part) for client, part in enumerate(PARTS)}
-    save_partition(views, tmp_path / "manifest.json", scheme="by hand", seed=5)
-    partitions = load_partition(tmp_path / "manifest.json", store)
-    installed = pfllib.install(store, partitions, CLASSES, seed=5)
-    for client in views:
-        assert installed.train[client].view.keys == partitions.view(client, "train").keys
-        assert installed.test[client].view.keys == partitions.view(client, "test").keys
 
 
 def test_labels_are_places_in_the_classes_for_every_client(store, installed):
@@ -279,13 +268,6 @@ def test_each_class_of_a_client_is_split_in_the_same_share(installed):
         for name in CLASSES:
             held, trained = test.view.class_names.count(name), train.view.class_names.count(name)
             assert abs(held - (held + trained) / 4) < 1
-
-
-def test_rows_stay_in_the_order_of_the_partition(installed):
-    places = {row: place for place, row in enumerate(PARTS[2])}
-    for data in (installed.train[2], installed.test[2]):
-        order = [places[row] for row in data.view.rows.tolist()]
-        assert order == sorted(order)
 
 
 def test_a_seed_decides(store, installed):
