@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from embstore._engine.format.record import STRING
+from embstore._engine.io.stamps import FileStamp
 from embstore.errors import SampleError
 from embstore.store.embedding_store import EmbeddingStore
 
@@ -23,13 +24,21 @@ DIGEST_COLUMN: Final = "source_digest"
 
 SIZE_COLUMN: Final = "source_size"
 MTIME_COLUMN: Final = "source_mtime"
-"""Columns with the stamp of the file that each row was computed from: bytes, and ns since the epoch."""
+IDENTITY_COLUMN: Final = "source_identity"
+STAMP_COLUMNS: Final = (SIZE_COLUMN, MTIME_COLUMN, IDENTITY_COLUMN)
+"""Columns with the `FileStamp` of the file that each row was computed from, a number each."""
 
-SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, SIZE_COLUMN: "int64", MTIME_COLUMN: "int64"}
+SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, **dict.fromkeys(STAMP_COLUMNS, "int64")}
 """Dtypes of these columns."""
 
-UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", SIZE_COLUMN: -1, MTIME_COLUMN: -1}
+UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", **dict.fromkeys(STAMP_COLUMNS, -1)}
 """Values of these columns for a row of unknown content."""
+
+
+def stamp_values(stamps: Iterable[FileStamp]) -> dict[str, list[int]]:
+    """Return the values of the columns of stamps."""
+    found = list(stamps)
+    return {name: [stamp[place] for stamp in found] for place, name in enumerate(STAMP_COLUMNS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +53,8 @@ class Coverage:
         Keys that are not stored.
     stale : list of str
         Keys that are stored, but were computed from other content.
+    moved : list of str
+        Stale keys whose row was made in another folder or on another machine.
     unreadable : dict of str to SampleError
         Stored keys whose content can't be read, and so can't be compared.
     touched : list of str
@@ -53,6 +64,7 @@ class Coverage:
     stored: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
     unreadable: dict[str, SampleError] = field(default_factory=dict)
     touched: list[str] = field(default_factory=list)
 
@@ -78,24 +90,17 @@ def compare_digests(store: EmbeddingStore, keys: Sequence[str], digests: Mapping
         for place, stored in zip(there.tolist(), stored_digests(store, rows[there]), strict=True):
             if digests.get(keys[place], stored) != stored:
                 stale.add(keys[place])
-    return sort_keys(keys, rows, stale, {}, [])
+    return sort_keys(keys, rows, stale, Coverage())
 
 
-def sort_keys(
-    keys: Sequence[str],
-    rows: Rows,
-    stale: set[str],
-    unreadable: dict[str, SampleError],
-    touched: list[str],
-) -> Coverage:
-    """Return the coverage of keys from their row numbers and from the comparison of the stored ones."""
+def sort_keys(keys: Sequence[str], rows: Rows, stale: set[str], found: Coverage) -> Coverage:
+    """Return the coverage of keys from their row numbers, the stale keys, and the other results of the comparison."""
     there = [key for key, row in zip(keys, rows.tolist(), strict=True) if row >= 0]
-    return Coverage(
-        stored=[key for key in there if key not in stale and key not in unreadable],
+    return replace(
+        found,
+        stored=[key for key in there if key not in stale and key not in found.unreadable],
         missing=[keys[i] for i in np.flatnonzero(rows < 0).tolist()],
         stale=[key for key in keys if key in stale],
-        unreadable=unreadable,
-        touched=touched,
     )
 
 

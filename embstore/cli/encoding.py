@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -63,6 +63,7 @@ def _encoder(given: dict[str, Any]) -> BaseEncoder:
 @click.option("--batch-size", type=int, default=32, metavar="N", help="Samples that are encoded at once.")
 @click.option("--workers", type=int, metavar="N", help="Number of threads that read and decode.")
 @click.option("--shard", type=_shard, metavar="I/N", help="Encode only part I (from 0) of N, into its own store.")
+@click.option("--compare", type=click.Choice(["stamp", "content"]), default="stamp", help="content reads all files.")
 @click.option("--delete-vanished", is_flag=True, help="Delete rows whose sample is not in the source.")
 @quiet
 @to_json
@@ -70,6 +71,7 @@ def embed(
     batch_size: int,
     workers: int | None,
     shard: tuple[int, int] | None,
+    compare: Literal["stamp", "content"],
     delete_vanished: bool,
     quiet: bool,
     as_json: bool,
@@ -94,6 +96,7 @@ def embed(
             batch_size=batch_size,
             workers=workers,
             shard=shard,
+            compare=compare,
             vanished="delete" if delete_vanished else "ignore" if is_part(given) else "report",
             progress=shows_progress(quiet),
         )

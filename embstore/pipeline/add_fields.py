@@ -15,7 +15,7 @@ from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.durable import remove_tree
-from embstore._engine.io.stamps import UNKNOWN, Stamp
+from embstore._engine.io.stamps import UNKNOWN, FileStamp
 from embstore.cache.coverage import DIGEST_COLUMN, SOURCE_COLUMNS
 from embstore.cache.prune import BACKFILL
 from embstore.errors import (
@@ -132,7 +132,7 @@ class _Unchanged:
     where: str
     sample: AnySample
     digest: str
-    stamp: Stamp = UNKNOWN  # only the digest relates a gathered row to the stored one
+    stamp: FileStamp = UNKNOWN  # only the digest relates a gathered row to the stored one
 
     def current_digest(self) -> str:
         return self.digest

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embstore._engine.io.stamps import Stamp
+from embstore._engine.io.stamps import FileStamp
 from embstore._engine.pickles import by_name
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import SampleError
@@ -29,7 +29,7 @@ class Decoded:
     item: Any
     length: int
     digest: str
-    stamp: Stamp
+    stamp: FileStamp
 
 
 @dataclass(frozen=True, slots=True)

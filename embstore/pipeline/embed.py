@@ -31,6 +31,7 @@ from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfi
 from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job
 from embstore.pipeline.find_missing import StoreStatus, compare_with_store, new_fields_of, stamp_anew, whole_store
+from embstore.pipeline.freshness import Compare
 from embstore.pipeline.run import Run, Samples
 from embstore.sources.base import AnySample, Source, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
@@ -130,6 +131,7 @@ def embed(
     interval: float = 2.0,
     shard: tuple[int, int] | None = None,
     vanished: Vanished = "report",
+    compare: Compare = "stamp",
     progress: Progress = None,
     columns: Callable[[AnySample], Mapping[str, Any]] | None = None,
 ) -> EmbedResult:
@@ -158,6 +160,9 @@ def embed(
     vanished : {"report", "delete", "ignore"}
         Treatment of rows whose sample is no longer in the source. "ignore" does not look for them, for a source that
         is a part of the store.
+    compare : {"stamp", "content"}
+        "stamp" reads only the files whose size, mtime, ctime or inode differ from the stored ones. ctime and inode are
+        compared only if the row was made on this machine, from a file in the same folder. "content" reads all files.
     progress : callable, bool or None
         A function of (done, total), or True for a bar.
     columns : callable, optional
@@ -182,6 +187,8 @@ def embed(
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
     if vanished not in ("report", "delete", "ignore"):
         raise ValueError(f"expected vanished 'report', 'delete' or 'ignore', found {vanished!r}")
+    if compare not in ("stamp", "content"):
+        raise ValueError(f"expected compare 'stamp' or 'content', found {compare!r}")
     started, began = time.monotonic(), time.time_ns()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     own = as_encoder(encoder)
@@ -196,6 +203,7 @@ def embed(
         batch_size=batch_size,
         workers=workers or min(8, os.cpu_count() or 1),
         interval=interval,
+        compare=compare,
         began=began,
     )
     whole: Coverage | None = None

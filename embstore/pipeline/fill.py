@@ -17,7 +17,7 @@ from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.write.check_input import Casting
 from embstore._engine.write.row_writer import RowWriter
 from embstore.cache.claims import Claims, hashes_of
-from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN
+from embstore.cache.coverage import DIGEST_COLUMN, stamp_values
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import NonFiniteError
 from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ahead
@@ -92,7 +92,7 @@ class Job:
 
     def _todo(self, store: EmbeddingStore, samples: Samples) -> list[str]:
         left = {key: sample for key, sample in samples.items() if key not in self.failures and key not in self.done}
-        found = compare_samples(store, left, workers=self.run.workers)
+        found = compare_samples(store, left, workers=self.run.workers, compare=self.run.compare)
         for key, error in found.unreadable.items():
             self._failed(Failure(key, samples[key].where, error.reason))
         return [*found.missing, *found.stale]
@@ -195,8 +195,7 @@ class Job:
     def _columns(self, part: Sequence[Decoded]) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {
             DIGEST_COLUMN: [done.digest for done in part],
-            SIZE_COLUMN: [done.stamp.size for done in part],
-            MTIME_COLUMN: [done.stamp.mtime for done in part],
+            **stamp_values(done.stamp for done in part),
         }
         if self.run.columns is not None:
             for done in part:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from embstore._engine.io.stamps import settled
-from embstore.cache.coverage import MTIME_COLUMN, SIZE_COLUMN, Coverage
+from embstore.cache.coverage import STAMP_COLUMNS, Coverage
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import (
     FieldMismatchError,
@@ -83,7 +83,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
         )
     with open_store(run.path, config=run.config, **run.cache.options) as store:
         left = samples if whole is None else {key: samples[key] for key in (*whole.missing, *whole.stale)}
-        own = compare_samples(store, left, workers=run.workers)
+        own = compare_samples(store, left, workers=run.workers, compare=run.compare)
         found = own if whole is None else _together(whole, own)
         new_fields = new_fields_of(store, run.encoder)
         reason = found.reason
@@ -101,7 +101,7 @@ def whole_store(run: Run) -> Coverage | None:
     with open_store(path, **run.cache.options) as store:
         if new := new_fields_of(store, run.encoder):
             raise UnknownFieldError(new[0], store.fields, path=path)
-        found = compare_samples(store, run.samples, workers=run.workers)
+        found = compare_samples(store, run.samples, workers=run.workers, compare=run.compare)
         return replace(found, touched=[])  # a shard writes nothing but its part
 
 
@@ -112,6 +112,7 @@ def _together(whole: Coverage, part: Coverage) -> Coverage:
         stored=[*whole.stored, *part.stored],
         missing=[key for key in part.missing if key not in outdated],
         stale=[*part.stale, *(key for key in part.missing if key in outdated)],
+        moved=[*whole.moved, *part.moved],
         unreadable=whole.unreadable | part.unreadable,
         touched=part.touched,
     )
@@ -157,7 +158,7 @@ def stamp_anew(run: Run, touched: list[str]) -> None:
         with open_store(run.path, "r+", **run.cache.options) as store:
             view = store.select()
             keys = view.keys
-            for place, column in enumerate((SIZE_COLUMN, MTIME_COLUMN)):
+            for place, column in enumerate(STAMP_COLUMNS):
                 found = view.column(column).tolist() if column in store.columns else [-1] * len(keys)
                 values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, found, strict=True)]
                 store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)

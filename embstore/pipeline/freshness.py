@@ -1,6 +1,6 @@
 """Freshness: which of the wanted samples a store has, and whether their rows are of the present content.
 
-Samples are compared by the stamps of their files, and by their content only if the stamps differ.
+Samples are compared by the stamps of their files, and by their content if the stamps differ, or always on request.
 `embstore.cache.coverage` compares with digests that are known.
 """
 
@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 
-from embstore._engine.io.stamps import Stamp
-from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, Coverage, Rows, sort_keys, stored_digests
+from embstore._engine.io.stamps import FileStamp, origin_of
+from embstore.cache.coverage import STAMP_COLUMNS, Coverage, Rows, sort_keys, stored_digests
 from embstore.errors import SampleError, StoreChangedError
 from embstore.sources.base import AnySample
 from embstore.store.embedding_store import EmbeddingStore
 
+Compare = Literal["stamp", "content"]
 
-def compare_samples(store: EmbeddingStore, samples: Mapping[str, AnySample], *, workers: int = 8) -> Coverage:
-    """Compare a store with samples: by the stamps of their files, and by their content only if the stamps differ.
+_Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+def compare_samples(
+    store: EmbeddingStore, samples: Mapping[str, AnySample], *, workers: int = 8, compare: Compare = "stamp"
+) -> Coverage:
+    """Compare a store with samples.
 
     Parameters
     ----------
@@ -27,48 +34,61 @@ def compare_samples(store: EmbeddingStore, samples: Mapping[str, AnySample], *, 
     samples : mapping of str to Sample
         Samples by key.
     workers : int
-        Threads that read files whose stamp differs.
+        Threads that read files.
+    compare : {"stamp", "content"}
+        Whether to read only the files whose stamp differs, or all files.
     """
     while True:
         try:
-            return _compare(store, samples, workers)
+            return _compare(store, samples, workers, compare)
         except StoreChangedError:  # another process replaced a column before it was read
             if not store.refresh():
                 raise
 
 
-def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: int) -> Coverage:
+def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: int, compare: Compare) -> Coverage:
     keys = list(samples)
     rows = store.find(keys)
     there = np.flatnonzero(rows >= 0)
-    doubtful = _doubtful(store, rows[there], [samples[keys[i]].stamp for i in there.tolist()])
-    places = there[doubtful]
+    doubtful, moved = _by_stamp(store, rows[there], [samples[keys[i]].stamp for i in there.tolist()])
+    chosen = np.flatnonzero(doubtful | (compare == "content"))
+    coverage = Coverage()
     stale: set[str] = set()
-    touched: list[str] = []
-    unreadable: dict[str, SampleError] = {}
-    if len(places):
-        suspects = [keys[i] for i in places.tolist()]
+    if len(chosen):
+        suspects = [keys[i] for i in there[chosen].tolist()]
+        known = stored_digests(store, rows[there[chosen]])
         with ThreadPoolExecutor(workers) as pool:
             found = pool.map(_digest_or_error, (samples[key] for key in suspects))
-            for key, stored, digest in zip(suspects, stored_digests(store, rows[places]), found, strict=True):
+            for place, key, stored, digest in zip(chosen.tolist(), suspects, known, found, strict=True):
                 if isinstance(digest, SampleError):
-                    unreadable[key] = digest
+                    coverage.unreadable[key] = digest
                 elif digest != stored:
                     stale.add(key)
-                else:
-                    touched.append(key)
-    return sort_keys(keys, rows, stale, unreadable, touched)
+                    if moved[place]:
+                        coverage.moved.append(key)
+                elif doubtful[place]:
+                    coverage.touched.append(key)
+    return sort_keys(keys, rows, stale, coverage)
 
 
-def _doubtful(store: EmbeddingStore, rows: Rows, stamps: Sequence[Stamp]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Return a mask of the rows whose stamp does not prove that the content is the stored one."""
-    if not {SIZE_COLUMN, MTIME_COLUMN, DIGEST_COLUMN} <= store.columns.keys():
-        return np.ones(len(rows), dtype=bool)
-    view = store.select(rows=rows)
-    stored = np.stack([view.column(SIZE_COLUMN), view.column(MTIME_COLUMN)], axis=1)
-    found = np.array(stamps, dtype=np.int64).reshape(-1, 2)
-    same: np.ndarray[tuple[int], np.dtype[np.bool_]] = (stored == found).all(axis=1) & (found[:, 0] >= 0)
-    return ~same
+def _by_stamp(store: EmbeddingStore, rows: Rows, stamps: Sequence[FileStamp]) -> tuple[_Mask, _Mask]:
+    """Compare stamps with those of rows.
+
+    Returns
+    -------
+    doubtful : np.ndarray
+        Mask of the rows whose stamp does not prove that the content is the stored one.
+    moved : np.ndarray
+        Mask of the rows of another origin.
+    """
+    view, unknown = store.select(rows=rows), np.full(len(rows), -1)
+    stored = np.stack([view.column(name) if name in store.columns else unknown for name in STAMP_COLUMNS])
+    found = np.array(stamps, dtype=np.int64).reshape(-1, 3).T
+    was, now = stored[2], found[2]
+    known = (was >= 0) & (now >= 0)
+    moved = known & (origin_of(was) != origin_of(now))
+    replaced = known & ~moved & (was != now)
+    return (stored[:2] != found[:2]).any(axis=0) | (found[0] < 0) | replaced, moved
 
 
 def _digest_or_error(sample: AnySample) -> str | SampleError:

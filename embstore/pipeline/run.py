@@ -10,6 +10,7 @@ from typing import Any
 from embstore._engine.format.config import Config
 from embstore.cache.cache import Cache
 from embstore.encoders.base import BaseEncoder
+from embstore.pipeline.freshness import Compare
 from embstore.sources.base import AnySample
 
 Samples = Mapping[str, AnySample]
@@ -31,7 +32,7 @@ class Run:
         Wanted samples, by key.
     columns : callable or None
         Returns a sample's values of further columns.
-    batch_size, workers, interval
+    batch_size, workers, interval, compare
         See `embed`.
     began : int
         Time before the source was read, in ns since the epoch.
@@ -46,4 +47,5 @@ class Run:
     batch_size: int
     workers: int
     interval: float
+    compare: Compare
     began: int

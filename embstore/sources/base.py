@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from embstore._engine.format.keys import Key
-from embstore._engine.io.stamps import UNKNOWN, Stamp, settled, stamp_of
+from embstore._engine.io.stamps import UNKNOWN, FileStamp, file_stamp, settled, stamp_of
 from embstore._engine.pickles import PickledByName
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
 
@@ -26,7 +26,7 @@ class Content(NamedTuple):
 
     value: Any
     digest: str
-    stamp: Stamp = UNKNOWN
+    stamp: FileStamp = UNKNOWN
 
 
 def digest_of(content: bytes | str) -> str:
@@ -43,7 +43,7 @@ class AnySample(Protocol):
         """Key of the sample."""
 
     @property
-    def stamp(self) -> Stamp:
+    def stamp(self) -> FileStamp:
         """Stamp of the file when the source found it. `UNKNOWN` for content that is not a file."""
 
     @property
@@ -85,7 +85,7 @@ class Sample(PickledByName):
     digest: str
 
     @property
-    def stamp(self) -> Stamp:
+    def stamp(self) -> FileStamp:
         """Unknown, since no file has a size and mtime to compare."""
         return UNKNOWN
 
@@ -111,13 +111,13 @@ class FileSample:
     ----------
     key : str or Key
     path : Path
-    stamp : Stamp
+    stamp : FileStamp
         Stamp when the source found the file.
     """
 
     key: str | Key
     path: Path
-    stamp: Stamp
+    stamp: FileStamp
 
     @property
     def where(self) -> str:
@@ -151,8 +151,8 @@ class FileSample:
             raise SampleError(self.path, error.strerror or str(error)) from error
         if len(data) != before.st_size or stamp_of(before) != stamp_of(after):
             raise SampleError(self.path, "it changed while it was read")
-        stamp = stamp_of(before)
-        return Content(data, digest_of(data), stamp if settled(stamp, now) else UNKNOWN)
+        stamp = file_stamp(self.path, before)
+        return Content(data, digest_of(data), stamp if settled(stamp, now) else stamp._replace(size=-1, mtime=-1))
 
 
 def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None) -> FileSample:
@@ -164,7 +164,7 @@ def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None)
         The file does not exist.
     """
     try:
-        return FileSample(key, path, stamp_of(found or path.stat()))
+        return FileSample(key, path, file_stamp(path, found or path.stat()))
     except OSError as error:
         raise SampleError(path, error.strerror or str(error)) from error
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import BFLOAT16
-from embstore._engine.io.stamps import UNKNOWN, Stamp
+from embstore._engine.io.stamps import UNKNOWN, FileStamp
 from embstore._engine.read.dtypes import as_rows, is_torch
 from embstore.errors import SampleError
 from embstore.sources.base import Content, Sample, checked_name, digest_of, distinct
@@ -41,14 +41,14 @@ class LoadedSample:
     load : callable
         Returns the content: text, bytes, array, tensor, PIL image, number, or a tuple, list or dict of these. Raises
         SampleError if the content is missing.
-    stamp : Stamp
-        Unknown.
+    stamp : FileStamp
+        Unknown, but for the origin.
     """
 
     key: Key
     where: str
     load: Callable[[], Any] = field(repr=False)
-    stamp: Stamp = field(default=UNKNOWN, init=False)
+    stamp: FileStamp = UNKNOWN
 
     def current_digest(self) -> str:
         """Load the content and return its digest.

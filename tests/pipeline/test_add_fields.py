@@ -12,6 +12,7 @@ import embstore
 from embstore import errors
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.io import filesystem, steps
+from embstore.cache.coverage import UNKNOWN_SOURCE
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import add_fields as backfilling
 from embstore.pipeline import embed as pipeline
@@ -592,7 +593,7 @@ def once(work):
 
 def stored_columns(contents):
     digests = [embstore.digest_of(str(content)) for content in contents.values()]
-    return {"source_digest": digests, "source_size": -1, "source_mtime": -1}
+    return {**UNKNOWN_SOURCE, "source_digest": digests}
 
 
 def put(path, contents, **options):

@@ -17,10 +17,11 @@ from embstore import errors
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.io import filesystem
+from embstore.cache.coverage import SOURCE_COLUMNS
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import embed as pipeline
 from embstore.pipeline import find_missing
-from embstore.sources import FileSample, Folder
+from embstore.sources import Folder
 from tests._helpers.crash import end, leftovers, start, until
 
 SPECS = {
@@ -548,24 +549,6 @@ def test_other_errors_are_not_tried_again(cache, log, error):
 OLD = 10**18  # an mtime in ns, long settled
 
 
-@pytest.fixture
-def reads(monkeypatch):
-    """The names of the files that were read; a call of it returns them, sorted, and forgets them."""
-    names, read = [], FileSample.read
-
-    def counted(sample):
-        names.append(sample.path.stem)
-        return read(sample)
-
-    def taken():
-        found = sorted(names)
-        names.clear()
-        return found
-
-    monkeypatch.setattr(FileSample, "read", counted)
-    return taken
-
-
 def touch(path, mtime=OLD):
     os.utime(path, ns=(mtime, mtime))
 
@@ -610,15 +593,6 @@ def test_files_are_read_again_only_where_their_stamp_differs(cache, log, root, r
     check(result.path, unlabelled({**numbers(0, 6), "f3:c0": 9, "f4:c1": 444}))
     assert counts(embstore.embed(source, encoder, cache)) == (6, 6, 0, 0, 0, 0)
     assert reads() == []
-
-
-def test_other_content_of_the_same_size_and_mtime_is_trusted(cache, log, root, reads):
-    """That is the price of not reading each file; the sources' docs say so."""
-    files(root, {"f0": 1})
-    embstore.embed(Folder(root, name="x"), Numbers(log), cache)
-    files(root, {"f0": 2})
-    assert embstore.embed(Folder(root, name="x"), Numbers(log), cache).hits == 1
-    check(cache.entries()[0].path, {"f0:_": 1})
 
 
 @pytest.mark.parametrize("runs", [1, 2])
@@ -796,7 +770,7 @@ def test_a_store_without_stamps_gets_them(cache, log, root, reads):
     assert set(reads()) == {f"f{i}" for i in range(6)}
     assert encoded(log) == [("mean", 3)]
     check(result.path, unlabelled(numbers(0, 6)))
-    assert result.store.columns == {"source_digest": "string", "source_size": "int64", "source_mtime": "int64"}
+    assert result.store.columns == SOURCE_COLUMNS
     assert embstore.embed(Folder(root, name="x"), Numbers(log), cache).hits == 6
     assert reads() == []
     assert result.store.select().column("source_mtime").tolist() == [OLD] * 6

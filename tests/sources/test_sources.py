@@ -15,7 +15,7 @@ import pytest
 
 from embstore import errors
 from embstore._engine.format.keys import Key
-from embstore._engine.io.stamps import UNKNOWN, Stamp
+from embstore._engine.io.stamps import UNKNOWN, file_stamp
 from embstore.sources import FileSample, Folder, HFDataset, Items, Sample, Table, digest_of
 from embstore.sources.base import file_sample
 from embstore.sources.folder import compile_pattern
@@ -31,6 +31,10 @@ def write(root, *names, content=b"sound"):
         path.write_bytes(content)
         os.utime(path, ns=(OLD, OLD))
     return root
+
+
+def stamp(path):
+    return file_stamp(path, path.stat())
 
 
 def keys(source):
@@ -83,9 +87,10 @@ def test_a_folder_a_class(tmp_path, caplog):
     assert "2 file(s) beside the folders of the classes are left out" in caplog.text
     assert (source.name, source.root) == ("VEGAS", tmp_path)
     assert repr(source) == f"<Folder 'VEGAS': {str(tmp_path)!r}>"
-    assert found[1] == FileSample(Key("dog/b", "dog"), tmp_path / "dog/b.wav", Stamp(5, OLD))
+    assert found[1] == FileSample(Key("dog/b", "dog"), tmp_path / "dog/b.wav", stamp(tmp_path / "dog/b.wav"))
     assert found[1].where == str(tmp_path / "dog/b.wav")
-    assert found[1].read() == (b"sound", digest_of(b"sound"), Stamp(5, OLD))
+    assert found[1].read() == (b"sound", digest_of(b"sound"), found[1].stamp)
+    assert found[1].stamp[:2] == (5, OLD)
     write(tmp_path, "cow/a.wav")
     assert len(list(source)) == 4  # each iteration looks again
 
@@ -246,7 +251,7 @@ def test_links(tmp_path):
     found = {str(sample.key): sample for sample in Folder(tmp_path / "link", name="x")}
     assert list(found) == ["cat/b:cat", "dog/a:dog", "dog/c:dog", "dog/gone:dog", "dog/loop:dog"]
     assert found["cat/b:cat"].path == tmp_path / "link/cat/b.wav"
-    assert found["dog/c:dog"].stamp == Stamp(5, OLD)
+    assert found["dog/c:dog"].stamp[:2] == (5, OLD)
     for key in ("dog/gone:dog", "dog/loop:dog"):
         assert found[key].stamp == UNKNOWN
         with pytest.raises(errors.SampleError) as caught:
@@ -296,7 +301,7 @@ def test_ten_thousand_files_are_looked_at_once(tmp_path, monkeypatch):
         counted(name)
     found = list(Folder(tmp_path, name="x"))
     assert len(found) == 10_000
-    assert found[0].stamp == Stamp(0, (tmp_path / "class_00/000.wav").stat().st_mtime_ns)
+    assert found[0].stamp == stamp(tmp_path / "class_00/000.wav")
     # Each file is looked at through its entry; only folders by their path.
     assert calls["scandir"] <= 21
     assert calls["stat"] + calls["lstat"] + calls["open"] < 100
@@ -351,7 +356,7 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path, opened):
     (sample,) = Folder(tmp_path, name="x", suffixes=[".wav"])
     opened(lambda: (tmp_path / "new").rename(tmp_path / "a.wav"))
     # All of it is of the file that was opened: no digest or stamp of one beside the bytes of the other.
-    assert sample.read() == (b"sound", digest_of(b"sound"), Stamp(5, OLD))
+    assert sample.read() == (b"sound", digest_of(b"sound"), sample.stamp)
     assert sample.read().value == b"other"
 
 
@@ -362,7 +367,8 @@ def test_a_file_changed_just_now_has_no_stamp(tmp_path):
         os.utime(path, ns=(mtime, mtime))
         content = file_sample("a:b", path).read()
         assert content.digest == digest_of(b"sound")
-        assert content.stamp == (Stamp(5, mtime) if settled else UNKNOWN)
+        assert content.stamp[:2] == ((5, mtime) if settled else UNKNOWN[:2])
+        assert content.stamp.identity == stamp(path).identity  # its origin is known
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -455,7 +461,9 @@ def test_a_table_of_files(tmp_path):
     source = Table(table, name="x", path="file")
     found = {str(sample.key): sample for sample in source}
     assert list(found) == ["audio/a:_", "audio/b.b:_", "audio/c:_", "/other/d:_", "audio:_"]
-    assert found["audio/a:_"] == FileSample(Key("audio/a", "_"), tmp_path / "audio/a.wav", Stamp(5, OLD))
+    assert found["audio/a:_"] == FileSample(
+        Key("audio/a", "_"), tmp_path / "audio/a.wav", stamp(tmp_path / "audio/a.wav")
+    )
     for key, reason in [("audio/c:_", "No such file"), ("/other/d:_", "No such file"), ("audio:_", "it is not a file")]:
         assert found[key].stamp == UNKNOWN
         with pytest.raises(errors.SampleError, match=reason) as caught:

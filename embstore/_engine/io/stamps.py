@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import os
-from typing import Final, NamedTuple
+import platform
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from embstore._engine.io.filesystem import filesystem_type
 
 _SETTLED_NS: Final = 2 * 10**9
 """A file changed within this time may change again and keep its stamp: clocks of file systems tick."""
 
+_FILE_BITS: Final = 40
+"""Bits of `FileStamp.identity` for the file. The 23 bits above them are for its origin."""
+
 
 class Stamp(NamedTuple):
-    """Size in bytes and mtime in ns of a file. If both are the same, the file is taken to be unchanged."""
+    """Size in bytes and mtime in ns of a file."""
 
     size: int
     mtime: int
 
 
-UNKNOWN: Final = Stamp(-1, -1)
+class FileStamp(NamedTuple):
+    """Size in bytes, mtime in ns, and identity of a file.
+
+    `identity` is a hash of the origin (the machine and the folder), and a hash of the inode and ctime. ctime finds a
+    file that was rewritten with its mtime put back, and the inode finds two folders that were swapped. Both differ on
+    every mount and machine, so they are compared only within one origin. -1 is unknown.
+    """
+
+    size: int
+    mtime: int
+    identity: int = -1
+
+
+UNKNOWN: Final = FileStamp(-1, -1)
 """The stamp of content that is not a file, or of a file that was changed too recently."""
 
 
@@ -25,12 +47,53 @@ def stamp_of(found: os.stat_result) -> Stamp:
     return Stamp(found.st_size, found.st_mtime_ns)
 
 
-def settled(stamp: Stamp, now: int) -> bool:
+def file_stamp(path: str | os.PathLike[str], found: os.stat_result) -> FileStamp:
+    """Return the stamp of a file, with its identity.
+
+    Parameters
+    ----------
+    path : path_like
+        Absolute path. Its folder is part of the identity.
+    found : os.stat_result
+        Status of the file.
+    """
+    origin, has_inodes = _place(platform.node(), os.path.dirname(os.fspath(path)), found.st_dev)
+    one = _hashed(f"{found.st_ino if has_inodes else 0} {found.st_ctime_ns}", _FILE_BITS)
+    return FileStamp(found.st_size, found.st_mtime_ns, origin << _FILE_BITS | one)
+
+
+def origin_stamp(origin: str) -> FileStamp:
+    """Return the stamp of content that is not a file, but has an origin, such as the table that holds it."""
+    return FileStamp(-1, -1, _origin(platform.node(), origin) << _FILE_BITS)
+
+
+def origin_of(identity: Any) -> Any:
+    """Return the part of an identity that the origin gives. Works on arrays too."""
+    return identity >> _FILE_BITS
+
+
+@lru_cache(maxsize=4096)
+def _place(machine: str, folder: str, device: int) -> tuple[int, bool]:
+    """Return the origin of a folder's files, and whether its file system keeps inode numbers. FUSE need not."""
+    kind = "" if os.major(device) else filesystem_type(Path(folder))
+    return _origin(machine, folder), not kind.startswith("fuse")
+
+
+def _origin(machine: str, place: str) -> int:
+    return _hashed(f"{machine}\0{place}", 63 - _FILE_BITS)
+
+
+def _hashed(text: str, bits: int) -> int:
+    digest = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> (64 - bits)
+
+
+def settled(stamp: Stamp | FileStamp, now: int) -> bool:
     """Return whether any change of a file after `now` will change its stamp.
 
     Parameters
     ----------
-    stamp : Stamp
+    stamp : Stamp or FileStamp
     now : int
         Time of the check, in ns since the epoch.
     """

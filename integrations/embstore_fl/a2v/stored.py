@@ -15,7 +15,7 @@ import numpy as np
 
 from embstore import Cache, Config, EmbeddingStore
 from embstore._engine.io.stamps import UNKNOWN
-from embstore.cache.coverage import DIGEST_COLUMN, MTIME_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
+from embstore.cache.coverage import DIGEST_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS, stamp_values
 from embstore.cache.prune import remove_store
 from embstore.cache.usage import count
 from embstore.errors import StoreLockedError
@@ -161,7 +161,7 @@ def fresh_keys(store: EmbeddingStore, keys: Sequence[str], files: FilesOf) -> tu
     rows = store.find(keys)
     there = np.flatnonzero(rows >= 0)
     found = [keys[place] for place in there.tolist()]
-    if not SOURCE_COLUMNS.keys() <= store.columns.keys():
+    if not {DIGEST_COLUMN, SIZE_COLUMN} <= store.columns.keys():
         return found, []
     view = store.select(rows=rows[there])
     told = view.column(SIZE_COLUMN) >= 0
@@ -208,8 +208,7 @@ def append(
             stamps = [files[key].stamp if key in files else UNKNOWN for key in chosen]
             columns = {
                 DIGEST_COLUMN: "",  # the content was not read here, so only the stamp shows a change
-                SIZE_COLUMN: [stamp.size for stamp in stamps],
-                MTIME_COLUMN: [stamp.mtime for stamp in stamps],
+                **stamp_values(stamps),
             }
             if chosen:
                 result = store.append(chosen, rows[finite], columns=columns, if_exists="replace")
