@@ -31,6 +31,7 @@
     |   `-- AmbiguousConfigError (LookupError)  several stores fit: say which
     |-- it differs from the expected one: compare, or make a new one
     |   |-- ConfigMismatchError (ValueError)
+    |   |-- OptionsMismatchError (ValueError)   options for a new store that the stored one lacks
     |   |-- FieldMismatchError (ValueError)     a field of that name holds something else
     |   |-- WeightsChangedError (RuntimeError)  a model's files changed under its encoder
     |   |-- StoreExistsError (FileExistsError)
@@ -484,6 +485,20 @@ class ConfigMismatchError(EmbstoreError, ValueError):
     path: PurePath
     differences: Items[Any] = Items()
     template = "the config of {path} differs: {differences:; }"
+
+
+class OptionsMismatchError(EmbstoreError, ValueError):
+    """The store was made with other fields, columns or options than the given ones. Attributes: `path`, `differences`.
+
+    `differences` is a tuple of `embstore.Difference` (name, expected: the given value, found: the stored one).
+    """
+
+    path: PurePath
+    differences: Items[Any] = Items()
+    template = (
+        "{path} exists and differs from the options given: {differences:; }; leave these out, or add fields and "
+        "columns with add_field and set_column, or make another store"
+    )
 
 
 class FieldMismatchError(EmbstoreError, ValueError):

@@ -40,6 +40,11 @@ ERRORS = [
         ValueError,
         {"path": WHERE, "differences": (Difference("a", 1, 2),)},
     ),
+    (
+        errors.OptionsMismatchError(WHERE, [Difference("a", 1, 2)]),
+        ValueError,
+        {"path": WHERE, "differences": (Difference("a", 1, 2),)},
+    ),
     (errors.StoreExistsError(WHERE), FileExistsError, {"path": WHERE}),
     (
         errors.UnsupportedFormatError(WHERE, expected="1", found="2"),

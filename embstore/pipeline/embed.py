@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -26,7 +27,7 @@ from embstore.cache.cache import Cache
 from embstore.cache.coverage import SOURCE_COLUMNS, UNKNOWN_SOURCE, Coverage
 from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
-from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedError, UnknownFieldError
+from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedError, StoreExistsError, UnknownFieldError
 from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfill_leftovers
 from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job
@@ -337,22 +338,17 @@ def _give_all(job: Job, store: EmbeddingStore) -> None:
 def _writable(run: Run) -> EmbeddingStore:
     """Open or make the store of a run for writing, with the columns on the content that its rows were made from."""
     encoder, columns = run.encoder, run.columns
-    provenance = {} if run.path.exists() else _provenance(encoder)
     described: dict[str, str] = {}
     if encoder.fields is not None:
         described = dict(SOURCE_COLUMNS)
         for sample in list(run.samples.values())[:1] if columns is not None else ():
             described |= {name: column_values(name, None, [v], 1)[0] for name, v in columns(sample).items()}  # type: ignore[misc]
-    store = open_store(
-        run.path,
-        "a",
-        config=run.config,
-        fields=encoder.fields,
-        columns=described,
-        provenance=provenance,
-        expected_rows=len(run.samples),
-        **run.cache.options,
-    )
+    if not run.path.exists():
+        made: dict[str, Any] = {"fields": encoder.fields, "columns": described, "provenance": _provenance(encoder)}
+        made["expected_rows"] = len(run.samples)
+        with contextlib.suppress(StoreExistsError):  # another process makes it
+            open_store(run.path, "x", config=run.config, **{**made, **run.cache.options}).close()
+    store = open_store(run.path, "r+", config=run.config, **run.cache.options)
     fills: dict[str, Any] = {}
     if not len(store):  # no row lacks a value of these columns
         fills = {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()}

@@ -13,7 +13,7 @@ import numpy as np
 
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import Record, offsets_name
-from embstore._engine.format.zarr_layout import FIELD_CHUNK_BYTES
+from embstore._engine.io.remote import local_path
 from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import check_ends, read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
@@ -99,14 +99,19 @@ def merge(
     if if_exists != "skip":
         # Raise before `dest` is made.
         _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, opened[0].path)
-    made = {
-        "fields": first.fields,
-        "columns": {name: spec.dtype for name, spec in first.columns.items()},
-        "chunk_bytes": first.options.get("chunk_bytes", FIELD_CHUNK_BYTES),
-        "expected_rows": max(first.options.get("expected_rows", 0), sum(map(len, opened))),
-        "compression": first.compression,
-        "provenance": first.provenance,
-    }
+    exists = local_path(dest).exists()
+    made: dict[str, Any] = (
+        {}
+        if exists
+        else {
+            "fields": first.fields,
+            "columns": {name: spec.dtype for name, spec in first.columns.items()},
+            "chunk_bytes": first.options.get("chunk_bytes"),
+            "expected_rows": max(first.options.get("expected_rows", 0), sum(map(len, opened))),
+            "compression": first.compression,
+            "provenance": first.provenance,
+        }
+    )
     with open_store(dest, "a", config=first.config, **{**made, **options}) as store:
         return session_of(store).apply(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
 

@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from embstore._engine.format.config import Config
-from embstore._engine.format.record import FieldSpec
-from embstore._engine.format.zarr_layout import FIELD_CHUNK_BYTES
+from embstore._engine.format.config import ABSENT, Config, Difference
+from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.io.filesystem import make_parents, refuse_network
 from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import Url, is_url, local_path
@@ -19,7 +18,7 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import create
 from embstore._engine.write.record_edits import new_record
 from embstore._engine.write.session import Session
-from embstore.errors import ConfigMismatchError, ReadOnlyError, StoreExistsError
+from embstore.errors import ConfigMismatchError, OptionsMismatchError, ReadOnlyError, StoreExistsError
 from embstore.store.embedding_store import EmbeddingStore
 
 Mode = Literal["r", "r+", "a", "w-", "x"]
@@ -36,7 +35,7 @@ def open(
     mapping: MappingPolicy = "auto",
     lock_timeout: float = 60.0,
     network: Literal["refuse", "allow"] = "refuse",
-    chunk_bytes: int = FIELD_CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     expected_rows: int = 0,
     compression: Literal["zstd", "blosc"] | None = None,
     provenance: Mapping[str, str] | None = None,
@@ -55,9 +54,9 @@ def open(
     config : mapping, optional
         Everything that the values depend on. Needed to make a store. Compared with the config of an existing store.
     fields : mapping of str to FieldSpec, optional
-        Fields of a new store. By default its first rows decide.
+        Fields of a new store. By default its first rows decide. An existing store must have them.
     columns : mapping of str to str, optional
-        The dtype of each column of a new store: a NumPy name, or ``"string"``.
+        The dtype of each column of a new store: a NumPy name, or ``"string"``. An existing store must have them.
     check : {"tail", "touched", "all"}
         The checksums to check: of the rows committed last, of each chunk when it is first read, or of all chunks of a
         column when the column is opened.
@@ -67,19 +66,21 @@ def open(
         Seconds to wait for the lock of another writer.
     network : {"refuse", "allow"}
         Whether the store may be written on a network or FUSE file system.
-    chunk_bytes, expected_rows : int
-        For a new store: bytes of a chunk of a field, and the number of rows to expect.
+    chunk_bytes : int, optional
+        Bytes of a chunk of a field of a new store. By default 8 MiB. An existing store must have them.
+    expected_rows : int
+        For a new store: the number of rows to expect. An existing store keeps its own.
     compression : {"zstd", "blosc"}, optional
         Compression of the fields of a new store, for cold or distant storage. Compressed chunks can't be mapped:
-        reading a random row decodes its whole chunk.
+        reading a random row decodes its whole chunk. An existing store must have it.
     provenance : mapping of str to str, optional
-        For a new store: facts (versions, host) that the values don't depend on.
+        For a new store: facts (versions, host) that the values don't depend on. An existing store keeps its own.
     storage_options : mapping, optional
         Options of the file system of a URL: credentials, endpoint. A pickled store contains them.
 
     Raises
     ------
-    NotAStoreError, StoreExistsError, ConfigMismatchError, ConfigError, RemoteError
+    NotAStoreError, StoreExistsError, ConfigMismatchError, OptionsMismatchError, ConfigError, RemoteError
     CorruptStoreError, UnsupportedFormatError, NetworkFileSystemError, ReadOnlyError
 
     Examples
@@ -98,10 +99,18 @@ def open(
         if value not in known:
             raise ValueError(f"expected {name} to be one of {known}, found {value!r}")
     wanted = None if config is None else config if isinstance(config, Config) else Config(config)
+    made: dict[str, Any] = {
+        "fields": fields,
+        "columns": columns,
+        "chunk_bytes": chunk_bytes,
+        "compression": compression,
+    }
+    given = {name: value for name, value in made.items() if value is not None}
     if is_url(path):
         if mode != "r":
             raise ReadOnlyError(Url.shown(path), "a store at a URL is read-only")
-        return _opened(open_snapshot(path, check=check, storage_options=storage_options), wanted)
+        snapshot = open_snapshot(path, check=check, storage_options=storage_options)
+        return _opened(snapshot, wanted, given)
     if storage_options is not None:
         raise ValueError(f"expected a URL with storage_options, found the path {os.fspath(path)!r}")
     place = local_path(path).resolve()
@@ -111,15 +120,7 @@ def open(
     if mode in ("w-", "x") or (mode == "a" and not place.exists()):
         if wanted is None:
             raise TypeError("a new store needs config=, everything that its values depend on")
-        record = new_record(
-            wanted,
-            fields=fields,
-            columns=columns,
-            chunk_bytes=chunk_bytes,
-            expected_rows=expected_rows,
-            compression=compression,
-            provenance=provenance,
-        )
+        record = new_record(wanted, expected_rows=expected_rows, provenance=provenance, **given)
         make_parents(place)
         with lock(place, timeout=lock_timeout):  # two processes may try at once
             if not os.path.lexists(place):
@@ -127,12 +128,34 @@ def open(
             elif mode != "a":
                 raise StoreExistsError(place)
     snapshot = open_snapshot(place, mapping=mapping, check=check)
-    return _opened(snapshot, wanted, writable=writable, lock_timeout=lock_timeout)
+    return _opened(snapshot, wanted, given, writable=writable, lock_timeout=lock_timeout)
 
 
 def _opened(
-    snapshot: Snapshot, wanted: Config | None, *, writable: bool = False, lock_timeout: float = 0
+    snapshot: Snapshot,
+    wanted: Config | None,
+    given: Mapping[str, Any],
+    *,
+    writable: bool = False,
+    lock_timeout: float = 0,
 ) -> EmbeddingStore:
-    if wanted is not None and (differences := wanted.diff(Config(snapshot.record.config))):
+    record = snapshot.record
+    if wanted is not None and (differences := wanted.diff(Config(record.config))):
         raise ConfigMismatchError(snapshot.folder.path, differences)
+    if given and (differences := _differing(new_record(Config(record.config), **given), given, record)):
+        raise OptionsMismatchError(snapshot.folder.path, differences)
     return EmbeddingStore(Session(snapshot, writable=writable, lock_timeout=lock_timeout))
+
+
+def _differing(wanted: Record, given: Mapping[str, Any], found: Record) -> tuple[Difference, ...]:
+    """Return the differences of the given options from those of a store, which may have more fields and columns."""
+    pairs: dict[str, tuple[Any, Any]] = {}
+    for name, spec in wanted.fields.items():
+        pairs[f"field {name}"] = (spec, found.fields.get(name, ABSENT))
+    for name, column in wanted.columns.items():
+        pairs[f"column {name}"] = (column.dtype, found.columns[name].dtype if name in found.columns else ABSENT)
+    for name in given.keys() & found.options.keys():
+        pairs[name] = (given[name], found.options[name])
+    if "compression" in given:
+        pairs["compression"] = (given["compression"], found.compression)
+    return tuple(Difference(name, expected, was) for name, (expected, was) in pairs.items() if expected != was)

@@ -791,7 +791,7 @@ def test_two_processes_add_the_columns_of_sources(cache, log, monkeypatch):
 
     def beaten(path, mode="r", **options):
         store = opened(path, mode, **options)
-        if mode == "a" and not nested:
+        if mode == "r+" and not nested:
             nested.append(True)
             embstore.embed(Source(numbers(0, 6)), Numbers(log), cache)
         return store
