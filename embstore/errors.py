@@ -13,6 +13,7 @@
     |   |-- NameRefusedError (ValueError)       not a name for a field or column
     |   |-- ConfigError (ValueError)            not a config, or an option out of range
     |   |-- UnknownModelError (ValueError)      a model that from_pretrained does not know
+    |   |-- IgnoredPartsError (ValueError)      settings or weights that transformers would ignore
     |   |-- MissingWeightsError (ValueError)    an output whose weights are not in the checkpoint
     |   |-- EmptySourceError (ValueError)       a source without samples
     |   |-- EmptyViewError (ValueError)         a view without rows, where some are needed
@@ -359,6 +360,18 @@ class UnknownModelError(EmbstoreError, ValueError):
     template = (
         "{model} is of the type {found!r}, which from_pretrained does not know; it knows {known:, }. "
         "Wrap the model itself: embstore.encoders.ModuleEncoder, or FunctionEncoder for any function"
+    )
+
+
+class IgnoredPartsError(EmbstoreError, ValueError):
+    """Parts of a model that transformers would ignore. Attributes: `model`, `what` (settings or weights), `names`."""
+
+    model: str
+    what: str
+    names: Items[str] = Items()
+    template = (
+        "{model} has {what} that the installed transformers ignores: {names:quoted}; its rows would be those of "
+        "another model. Wrap the model itself: embstore.encoders.ModuleEncoder, or FunctionEncoder for any function"
     )
 
 

@@ -69,6 +69,11 @@ ERRORS = [
     (errors.CorruptStoreError(WHERE, "no"), OSError, {"path": WHERE, "detail": "no"}),
     (errors.UnknownModelError("m", "t", ["a"]), ValueError, {"model": "m", "found": "t", "known": ("a",)}),
     (
+        errors.IgnoredPartsError("m", "settings", ["alibi"]),
+        ValueError,
+        {"model": "m", "what": "settings", "names": ("alibi",)},
+    ),
+    (
         errors.MissingWeightsError("m", ["pooler.weight"], ["pooler_output"]),
         ValueError,
         {"model": "m", "weights": ("pooler.weight",), "fields": ("pooler_output",)},

@@ -135,7 +135,7 @@ FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
                 **_tower("Clap", "text"),
             ),
         ),
-        "vit": (_image("ViTImageProcessor", patch_size=16, pooler=("pooler.",)),),
+        "vit": (_image("ViTImageProcessor", patch_size=16, pooler=("pooler.",), ignored=("embeddings.mask_token",)),),
         "dinov2": (_image("BitImageProcessor", patch_size=14, **_DINOV2),),
         "dinov2_with_registers": (
             _image("BitImageProcessor", patch_size=16, settings={"num_register_tokens": 4}, **_DINOV2),

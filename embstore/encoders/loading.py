@@ -11,15 +11,15 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from embstore._engine.lazy import imported
 from embstore.encoders import weights
+from embstore.encoders.ignored import check_unknown, check_weights
 from embstore.encoders.model_files import ModelFiles
 from embstore.encoders.model_shapes import TextLimits
 from embstore.encoders.preprocessing import Preprocessing
-from embstore.errors import ConfigError, WeightsChangedError
+from embstore.errors import ConfigError, IgnoredPartsError, ModelFilesError, WeightsChangedError
 
 _LOADING: Final = threading.Lock()
 """The verbosity of transformers is a setting of the process: two threads that change it would not restore it."""
@@ -76,18 +76,23 @@ def load_processor(plan: Plan) -> Any:
     ------
     WeightsChangedError
         The model's files changed since the fingerprint was taken.
+    IgnoredPartsError
+        The installed transformers ignores a setting or a weight that values may depend on.
     ImportError
         transformers is not installed.
     """
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     folder, modality = plan.files.transformer, plan.files.family.modality
     with _loading(plan, plan.digests.keys() - {*plan.files.weights}) as transformers:
+        if modality == "text":
+            return _prepared(transformers.AutoTokenizer.from_pretrained(folder, **options), plan)
         if modality == "audio":
-            return transformers.AutoFeatureExtractor.from_pretrained(folder, **options)
-        if modality == "image":
+            processor = transformers.AutoFeatureExtractor.from_pretrained(folder, **options)
+        else:
             # By default, transformers uses torchvision if it is installed, which resizes to slightly other values.
-            return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
-        return _prepared(transformers.AutoTokenizer.from_pretrained(folder, **options), plan)
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
+        check_unknown(plan.files.place.id, plan.ready.processor or {}, processor, type(processor))
+        return processor
 
 
 def _prepared(tokenizer: Any, plan: Plan) -> Any:
@@ -132,6 +137,8 @@ def load_model(plan: Plan, device: str) -> Loaded:
     ------
     WeightsChangedError
         The model's files changed since the fingerprint was taken.
+    IgnoredPartsError
+        The installed transformers ignores a setting or a weight that values may depend on.
     ConfigError
         torch does not have the device that the caller chose.
     ImportError
@@ -139,12 +146,11 @@ def load_model(plan: Plan, device: str) -> Loaded:
     """
     torch, files, family = plan.imported("torch"), plan.files, plan.files.family
     with _loading(plan, plan.digests) as transformers:
-        config = transformers.AutoConfig.from_pretrained(files.transformer, trust_remote_code=False)
+        whole = config = transformers.AutoConfig.from_pretrained(files.transformer, trust_remote_code=False)
         if family.section is not None:
-            tower = getattr(config, family.section)
-            if hasattr(config, "projection_dim"):  # transformers ignores the towers' own numbers, which may be wrong
-                tower.projection_dim = config.projection_dim
-            config = tower
+            config = getattr(whole, family.section)
+            if hasattr(whole, "projection_dim"):  # transformers ignores the towers' own numbers, which may be wrong
+                config.projection_dim = whole.projection_dim
         model, info = getattr(transformers, family.model).from_pretrained(
             files.transformer,
             config=config,
@@ -153,8 +159,11 @@ def load_model(plan: Plan, device: str) -> Loaded:
             local_files_only=True,
             output_loading_info=True,
         )
+        for said, used in ((files.settings, whole), (files.tower, config)):
+            check_unknown(files.place.id, said, used, type(model))
+        check_weights(files.place.id, info["unexpected_keys"], family, model)
         steps = files.head.steps if files.head is not None else ()
-        dense = {step.folder: _load_dense(files.place.folder / step.folder) for step in steps if step is not None}
+        dense = {step.folder: _load_dense(plan, step.folder) for step in steps if step is not None}
         # They are views of the mapped files, and a file that is rewritten in place would change them.
         for tensor in (*model.parameters(), *model.buffers(), *(v for own in dense.values() for v in own.values())):
             tensor.data = tensor.data.clone()
@@ -172,15 +181,20 @@ def load_model(plan: Plan, device: str) -> Loaded:
     return Loaded(model, tuple(missing), dense)
 
 
-def _load_dense(folder: Path) -> dict[str, Any]:
+def _load_dense(plan: Plan, name: str) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
+    folder = plan.files.place.folder / name
     path = folder / "model.safetensors"
     if path.exists():
         found = load_file(path)
     else:
         found = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    if "linear.weight" not in found:
+        raise ModelFilesError(folder, "linear.weight in its weights")
+    if more := found.keys() - {"linear.weight", "linear.bias"}:
+        raise IgnoredPartsError(plan.files.place.id, "weights", sorted(more))
     return {name: value.float() for name, value in found.items()}
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from embstore._engine.lazy import imported
 from embstore.encoders.families import FAMILIES, Family, Modality, family_of
+from embstore.encoders.ignored import NOISE, check_settings
 from embstore.encoders.model_shapes import tower_settings
 from embstore.encoders.sentence import SentenceHead, sentence_head
 from embstore.errors import ModelFilesError, UnknownModelError
@@ -45,17 +46,6 @@ _FROM_HUB: Final = (
     *(*_SAFETENSORS, "model-*-of-*.safetensors"),
 )
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-_NOISE: Final = frozenset(
-    (
-        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "architectures", "auto_map"),
-        *("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "_commit_hash"),
-        *("processor_class", "_processor_class", "_valid_processor_keys", "use_fast", "device", "return_tensors"),
-        *("image_processor_type", "feature_extractor_type", "backend", "disable_grouping"),
-        "sampling_rate",  # is in the config as the rate of decoded clips
-    )
-)
-"""Names in config.json and a processor's JSON that no value depends on, or that the config has under another name."""
 
 
 class Place(NamedTuple):
@@ -191,6 +181,8 @@ def read_files(place: Place, modality: Modality | None) -> ModelFiles:
     for name, what in (("quantization_config", "quantised weights"), ("transformers_weights", "weights by name")):
         if settings.get(name):
             raise UnknownModelError(place.id, what, FAMILIES)
+    tower = tower_settings(family, settings)
+    check_settings(place.id, {**tower, "auto_map": settings.get("auto_map")})
     if (base / "adapter_config.json").exists():  # transformers would apply it if PEFT is installed
         raise UnknownModelError(place.id, "an adapter", FAMILIES)
     names = [f"{transformer}/{name}".lstrip("/") for name in _weight_files(base)]
@@ -199,7 +191,6 @@ def read_files(place: Place, modality: Modality | None) -> ModelFiles:
             names += [f"{step.folder}/{name}" for name in _weight_files(folder / step.folder)]
     others.append(f"{transformer}/config.json".lstrip("/"))
     there = tuple(name for name in others if (folder / name).exists())
-    tower = tower_settings(family, settings)
     return ModelFiles(place, base, settings, family, tower, tuple(names), there, head, sentence)
 
 
@@ -256,14 +247,14 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return JSON of a model without `_NOISE`, and with numbers that a config refuses as text.
+    """Return JSON of a model without `NOISE`, and with numbers that a config refuses as text.
 
     Parameters
     ----------
     value : mapping, list, str, number, bool or None
     """
     if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items() if k not in _NOISE and not k.startswith("_attn_implementation")}
+        return {k: plain(v) for k, v in value.items() if k not in NOISE and not k.startswith("_attn_implementation")}
     if isinstance(value, list):
         return [plain(v) for v in value]
     odd = isinstance(value, int | float) and (

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from embstore.encoders import image, weights
 from embstore.encoders.audio import AudioSettings
+from embstore.encoders.ignored import check_settings
 from embstore.encoders.model_files import PROCESSOR_FILES, TOKENIZER_FILES, VOCABULARIES, ModelFiles, plain, read_json
 from embstore.encoders.model_shapes import TextLimits, check_processor, least_samples, processor_type, token_limit
 from embstore.errors import ConfigError, ModelFilesError
@@ -82,6 +83,8 @@ def _processor(files: ModelFiles, *parts: str) -> tuple[Mapping[str, Any], tuple
     found = read_json(files.transformer / "preprocessor_config.json") if found is None else found
     if found is None:
         raise ModelFilesError(files.transformer, "preprocessor_config.json or processor_config.json")
+    for said in (several, found):
+        check_settings(files.place.id, said)
     check_processor(files.family, files.tower, found)
     return found, there
 
@@ -126,6 +129,7 @@ def _text(files: ModelFiles, given: Mapping[str, Any]) -> Preprocessing:
     if not {*names} & {*VOCABULARIES}:
         raise ModelFilesError(base, "tokenizer.json, nor another vocabulary")
     said = read_json(base / "tokenizer_config.json") or {}
+    check_settings(files.place.id, said)
     limit = token_limit(files.family, files.tower, said.get("model_max_length"))
     most = token_limit(files.family, files.tower, None)
     chosen = given["max_tokens"] or min(most, files.sentence.get("max_seq_length") or limit)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embstore.encoders.families import FAMILIES
+from embstore.encoders.ignored import is_off
 from embstore.encoders.outputs import LAST, SENTENCE, pool
 from embstore.errors import UnknownModelError
 
@@ -26,6 +27,16 @@ _ACTIVATIONS: Final = {
     "torch.nn.modules.activation.Tanh": "tanh",
     "torch.nn.modules.activation.ReLU": "relu",
 }
+_SETTINGS: Final = frozenset(
+    (
+        *("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "processing_kwargs"),
+        *("unpad_inputs", "query_expansion", "document_length", "word_embedding_dimension", "embedding_dimension"),
+        *("include_prompt", "pooling_mode", *_POOLINGS, "in_features", "out_features", "bias", "activation_function"),
+        *("use_residual", "module_input_name", "module_output_name"),
+        *("__version__", "prompts", "default_prompt_name", "similarity_fn_name", "model_type"),
+    )
+)
+"""Settings of the modules and of the whole model that are heeded here, or that no value depends on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +139,10 @@ def sentence_head(
         if found != known:
             raise refuse(f"{name} {found!r}")
     overall = read("config_sentence_transformers.json")
+    for name, said in (("model", overall), (names[0], own), *zip(names[1:], options[1:], strict=True)):
+        for setting, value in said.items():
+            if setting not in _SETTINGS and not is_off(value):
+                raise refuse(f"{name} with {setting} {value!r}")
     prompt = (overall.get("prompts") or {}).get(overall.get("default_prompt_name")) or ""
     if prompt and not options[1].get("include_prompt", True):
         raise refuse("a default prompt that is left out of the pooling")

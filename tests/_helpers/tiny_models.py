@@ -29,6 +29,7 @@ WORDS = (
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TEXT = {**SMALL, **SPECIAL, "vocab_size": len(WORDS), "max_position_embeddings": 40}
+TEXTS = ["the cat sat on the mat", "a dog", "the dog barks, a cat runs fast fast fast", "a cat"]
 CONV = {"conv_dim": (8, 8), "conv_kernel": (16, 8), "conv_stride": (10, 8), "num_conv_pos_embeddings": 8}
 SPEECH = {**SMALL, **CONV, "num_conv_pos_embedding_groups": 2, "num_feat_extract_layers": 2}
 PIXELS = {"do_resize": True, "do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255, "resample": 3}
@@ -211,3 +212,14 @@ MAKERS = {
     "clip": clip,
     "siglip": siglip,
 }
+
+
+def rewrite(path, **changes):
+    """Change a JSON file. None removes a name."""
+    said = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in said.items() if changes.get(name, 0) is not None}))
+
+
+def run(encoder, samples):
+    """Decode samples, and encode them in one batch."""
+    return encoder.encode([encoder.decode(sample) for sample in samples])

@@ -32,8 +32,10 @@ from embstore.encoders.outputs import available  # noqa: E402
 from embstore.sources import Folder  # noqa: E402
 from tests._helpers import tiny_models  # noqa: E402
 from tests._helpers.sounds import sound_file  # noqa: E402
+from tests._helpers.tiny_models import TEXTS, rewrite, run  # noqa: E402
 
-TEXTS = ["the cat sat on the mat", "a dog", "the dog barks, a cat runs fast fast fast", "a cat"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPEECH = ("wav2vec2", "hubert", "wavlm")
 TOWERS = [("clap", "text"), ("clap, fused", "text"), ("clip", "text"), ("siglip", "text")]
 KINDS = [(kind, None) for kind in tiny_models.MAKERS] + TOWERS
@@ -41,63 +43,10 @@ KINDS = [(kind, None) for kind in tiny_models.MAKERS] + TOWERS
 wavlm_warns = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are only slowed down by more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def folder_of(tmp_path_factory):
-    """Each tiny model, saved once."""
-    made = {}
-
-    def folder_of(kind):
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp("models") / kind.replace(", ", "-")
-            tiny_models.MAKERS[kind](made[kind])
-        return made[kind]
-
-    return folder_of
-
-
-@pytest.fixture
-def own(folder_of, tmp_path):
-    """A tiny model's folder that a test may change."""
-
-    def own(kind="bert", name="model"):
-        return Path(shutil.copytree(folder_of(kind), tmp_path / name))
-
-    return own
-
-
-@pytest.fixture
-def contents(rng):
-    """Samples of each modality, of different lengths and sizes. All clips have another rate than the model."""
-    return {
-        "audio": [(rng.standard_normal(n).astype(np.float32) / 9, 12_000) for n in (4000, 6500, 4000, 2000, 13_000)],
-        "image": [rng.integers(0, 255, (n, 40, 3), dtype=np.uint8) for n in (36, 50, 60, 33)],
-        "text": TEXTS,
-    }
-
-
-def rewrite(path, **changes):
-    """Change a JSON file. None removes a name."""
-    said = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({name: value for name, value in said.items() if changes.get(name, 0) is not None}))
-
-
 def everything(folder, modality=None, **options):
     """An encoder of all the outputs that a model has."""
     encoder = from_pretrained(folder, modality=modality, **options)
     return encoder.with_fields(available(encoder._shapes))
-
-
-def run(encoder, samples):
-    return encoder.encode([encoder.decode(sample) for sample in samples])
 
 
 def by_hand(model, folder, modality, sample):
