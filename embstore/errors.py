@@ -28,6 +28,7 @@
     |   |-- UnknownClassError (KeyError)
     |   |-- NotAStoreError (FileNotFoundError)
     |   |-- ModelFilesError (FileNotFoundError) a model's folder without a file that it needs
+    |   |   `-- ModelNotFoundError              neither a folder, nor a model of the Hub that can be had
     |   |-- CacheMissError (LookupError)        no store has this config
     |   `-- AmbiguousConfigError (LookupError)  several stores fit: say which
     |-- it differs from the expected one: compare, or make a new one
@@ -393,6 +394,13 @@ class ModelFilesError(EmbstoreError, FileNotFoundError):
     path: PurePath
     missing: str
     template = "{path} has no {missing}; expected the folder of a whole model"
+
+
+class ModelNotFoundError(ModelFilesError):
+    """Neither a folder nor a model of the Hub. Attributes: `path` (where a folder would be), `missing`, `reason`."""
+
+    reason: str
+    template = "there is no folder {path}, and no model of the Hub: {reason}; check the name"
 
 
 class WeightsChangedError(EmbstoreError, RuntimeError):

@@ -79,6 +79,11 @@ ERRORS = [
         {"model": "m", "weights": ("pooler.weight",), "fields": ("pooler_output",)},
     ),
     (errors.ModelFilesError(WHERE, "config.json"), FileNotFoundError, {"path": WHERE, "missing": "config.json"}),
+    (
+        errors.ModelNotFoundError(WHERE, "config.json", "offline"),
+        FileNotFoundError,
+        {"path": WHERE, "missing": "config.json", "reason": "offline"},
+    ),
     (errors.WeightsChangedError(WHERE), RuntimeError, {"path": WHERE}),
     (errors.EmptySourceError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),
     (errors.SampleError(WHERE, "no"), ValueError, {"path": WHERE, "reason": "no"}),

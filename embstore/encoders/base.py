@@ -107,5 +107,20 @@ class _Adapted(BaseEncoder):
 
 
 def as_encoder(encoder: Encoder) -> BaseEncoder:
-    """Return an encoder with all members of `BaseEncoder`."""
-    return encoder if isinstance(encoder, BaseEncoder) else _Adapted(encoder)
+    """Return an encoder with all members of `BaseEncoder`.
+
+    Raises
+    ------
+    TypeError
+        The object is not an encoder: a class, a model, a function or a name.
+    """
+    if isinstance(encoder, BaseEncoder):
+        return encoder
+    made = not isinstance(encoder, type) and callable(getattr(encoder, "encode", None))
+    if not made or not isinstance(getattr(encoder, "config", None), Mapping):
+        found = f"the class {encoder.__name__}" if isinstance(encoder, type) else type(encoder).__name__
+        raise TypeError(
+            f"expected an encoder, which has a mapping `config` and a method `encode`, found {found}; make one with "
+            "embstore.from_pretrained(name), or wrap a module in ModuleEncoder or a function in FunctionEncoder"
+        )
+    return _Adapted(encoder)

@@ -33,6 +33,8 @@ class Family:
         The section of config.json for this tower.
     body, head : str or None
         The submodule that returns hidden states. The submodule that projects the pooler's output to `embeds`.
+    normalized : bool
+        Whether `embeds` have length one, as ``get_audio_features`` and ``get_text_features`` of CLAP return them.
     pooler : tuple of str
         Prefixes of the names of weights that only the pooler's output needs.
     has_pooler, class_token : bool
@@ -58,6 +60,7 @@ class Family:
     section: str | None = None
     body: str | None = None
     head: str | None = None
+    normalized: bool = False
     pooler: tuple[str, ...] = ("pooler.",)
     has_pooler: bool = True
     class_token: bool = True
@@ -107,7 +110,8 @@ def _tower(of: str, part: str) -> dict[str, Any]:
     if of == "Siglip":
         return {**names, "pooler": ("head.", f"{part}_model.head."), "class_token": False}
     head = "visual_projection" if part == "vision" else f"{part}_projection"
-    return {**names, "model": f"{names['model']}WithProjection", "body": f"{part}_model", "head": head}
+    names |= {"model": f"{names['model']}WithProjection", "body": f"{part}_model", "head": head}
+    return {**names, "normalized": of == "Clap"}
 
 
 _ROBERTA: Final = _text(pad=1, after_padding=True)

@@ -34,7 +34,7 @@ _HARMLESS: Final = re.compile(
     r"|tie_.*|tokenizer_class|use_bfloat16|sentence_transformers|stage_names|custom_pipelines|name_or_path"
     r"|\w*codevector\w*|num_negatives|tdnn_.*|xvector_.*|classifier_proj_size|generator_size|forced?_.*"
     # of the first BERT, ALBERT and CLAP, for parts that no library has
-    r"|directionality|pooler_(fc|num|size|type)\w*|down_scale_factor|fusion_(hidden_size|num_hidden_layers)"
+    r"|directionality|pooler_(fc|num|size|type)\w*|down_scale_factor|fusion_(hidden_size|num_hidden_layers)|enable_patch_fusion"
 )
 """Other names of settings that no value of a model in evaluation mode depends on, but those that transformers knows."""
 

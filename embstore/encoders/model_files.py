@@ -18,7 +18,7 @@ from embstore.encoders.families import FAMILIES, Family, Modality, family_of
 from embstore.encoders.ignored import NOISE, check_settings
 from embstore.encoders.model_shapes import tower_settings
 from embstore.encoders.sentence import SentenceHead, sentence_head
-from embstore.errors import ModelFilesError, UnknownModelError
+from embstore.errors import ModelFilesError, ModelNotFoundError, UnknownModelError
 
 VOCABULARIES: Final = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "sentencepiece.bpe.model"),
@@ -124,19 +124,25 @@ def locate(model: str | os.PathLike[str], revision: str | None, id: str | None, 
 
     Raises
     ------
-    ModelFilesError
-        `model` is neither a folder nor a possible id.
+    ModelNotFoundError
+        `model` is neither a folder nor a model of the Hub. Or the Hub can't be reached, and its cache lacks the model.
     ImportError
         huggingface_hub is not installed.
     """
-    path = Path(model)
+    path = Path(model).expanduser()
     if path.is_dir():
         folder = Path(os.path.abspath(path))  # links are not resolved: the user chose the link's name
         return Place(folder, id or folder.name, revision)
+    absent = Path(os.path.abspath(path)), "config.json"
     if not isinstance(model, str) or not _HUB_ID.fullmatch(model):
-        raise ModelFilesError(path, "config.json")
+        raise ModelNotFoundError(*absent, "such a name can't be that of a model")
     hub = imported("huggingface_hub", extra, "for this model")
-    folder = Path(hub.snapshot_download(model, revision=revision, allow_patterns=[*_FROM_HUB]))
+    try:
+        folder = Path(hub.snapshot_download(model, revision=revision, allow_patterns=[*_FROM_HUB]))
+    except hub.errors.LocalEntryNotFoundError as error:
+        raise ModelNotFoundError(*absent, f"its cache lacks {model!r}, and it can't be reached") from error
+    except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError, ValueError) as error:
+        raise ModelNotFoundError(*absent, str(error)) from error
     if not any((folder / name).exists() for name in _SAFETENSORS):
         patterns = [*_BIN, "pytorch_model-*-of-*.bin"]
         folder = Path(hub.snapshot_download(model, revision=folder.name, allow_patterns=patterns))

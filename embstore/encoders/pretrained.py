@@ -226,6 +226,7 @@ def from_pretrained(
             "weights": weights.joined({name: digests[name] for name in sorted(files.weights)}),
             "settings": plain(files.settings),
             **({} if files.head is None else {"modules": files.head.describe()}),
+            **({"embeds": "normalized"} if files.family.normalized else {}),
         },
         preprocessing={"version": preprocess_version, **ready.described},
         compute_dtype=compute_dtype,

@@ -155,6 +155,8 @@ class Runner:
 
     def _pass(self, loaded: Loaded, items: Sequence[np.ndarray[Any, Any]], outputs: Sequence[Output]) -> Pass:
         family, head = self.plan.files.family, self.plan.files.head
+        from torch.nn.functional import normalize
+
         inputs, done = self._collate(items)
         layers = {output.layer for output in outputs}
         numbers = {output.layer: output.number for output in outputs if output.number is not None}
@@ -162,7 +164,8 @@ class Runner:
         with autocast(self.device, self.plan.compute_dtype):
             found = body(**inputs, output_hidden_states=bool(numbers), return_dict=True)
             if "embeds" in layers and family.head is not None:
-                done.vectors["embeds"] = getattr(loaded.model, family.head)(found.pooler_output)
+                embeds = getattr(loaded.model, family.head)(found.pooler_output)
+                done.vectors["embeds"] = normalize(embeds.float(), dim=-1) if family.normalized else embeds
         if "pooler_output" in layers:
             done.vectors["pooler_output"] = found.pooler_output
         if LAST in layers or SENTENCE in layers:

@@ -185,6 +185,8 @@ class Job:
             for done in chosen:
                 if done.key in bad:
                     reason = f"the encoder gave NaN or infinity ({error.field})"
+                    if "float16" in error.hint:
+                        reason = f"infinity ({error.field}): {error.hint}"
                     self._failed(Failure(done.key, done.sample.where, reason))
             self._write(writer, part, values, [i for i in places if part[i].key not in bad])
             return

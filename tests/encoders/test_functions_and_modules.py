@@ -13,6 +13,7 @@ from embstore._engine.format.record import FieldSpec
 from embstore.encoders import module_state
 from embstore.encoders.functions import FunctionEncoder
 from embstore.encoders.modules import ModuleEncoder
+from embstore.sources import Items
 
 try:
     import torch
@@ -113,6 +114,31 @@ def test_the_config_can_not_be_changed_from_outside():
     assert encoder.config == {"encoder": {"id": "sizes"}}
     encoder.fields.clear()
     assert encoder.fields == FIELDS
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [FunctionEncoder, object(), None, "sentence-transformers/all-MiniLM-L6-v2", sizes, embstore.from_pretrained, {}],
+    ids=str,
+)
+def test_an_object_that_is_no_encoder(tmp_path, wrong):
+    source = Items({"a:_": b"bark"}, name="sounds")
+    encoder = FunctionEncoder(sizes, config=CONFIG)
+    store = embstore.embed(source, encoder, tmp_path / "cache").store
+    uses = [lambda: embstore.embed(source, wrong, tmp_path / "cache"), lambda: embstore.check(store, wrong, source)]
+    for use in uses:
+        with pytest.raises(TypeError, match=r"expected an encoder.*embstore\.from_pretrained"):
+            use()
+
+
+@with_transformers
+def test_a_model_is_no_encoder(tmp_path):
+    from transformers import AutoModel, BertConfig, BertModel
+
+    model = BertModel(BertConfig(num_hidden_layers=0, hidden_size=12, vocab_size=2))  # it has a `config`
+    for wrong in (AutoModel, BertModel, model, net()):
+        with pytest.raises(TypeError, match=r"expected an encoder.*ModuleEncoder"):
+            embstore.embed(Items({"a:_": b"bark"}, name="sounds"), wrong, tmp_path / "cache")
 
 
 # -- modules ----------------------------------------------------------------------------------
@@ -566,3 +592,35 @@ def test_a_module_is_run_once(tmp_path):
     with cache.open(again.config) as store:
         row = store.fetch(["3:_"], "vector")
     assert np.allclose(row, direct(module, [np.array([3, 3, 1.0])]).numpy(), atol=1e-6)
+
+
+OVERFLOWS = {
+    "a function": lambda: FunctionEncoder(
+        lambda items: np.stack(items).astype(np.float16) * np.float16(60_000),
+        config=CONFIG,
+        fields={"vector": FieldSpec(shape=(3,), dtype="float16")},
+    ),
+    "a module": lambda: ModuleEncoder(
+        torch.nn.Identity(),
+        collate=lambda items: stacked(items) * 60_000,
+        fields={"vector": FieldSpec(shape=(3,), dtype="float16")},
+    ),
+    "tokens": lambda: ModuleEncoder(
+        torch.nn.Identity(),
+        collate=lambda items: stacked(items)[:, :, None] * 60_000,
+        forward=lambda module, inputs: {"vector": list(inputs)},
+        fields={"vector": FieldSpec(shape=(1,), dtype="float16", ragged=True)},
+    ),
+}
+
+
+@with_torch
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("kind", OVERFLOWS)
+def test_numbers_that_are_too_large_for_the_stored_dtype_are_not_blamed_on_the_encoder(tmp_path, kind):
+    result = embstore.embed(Source(), OVERFLOWS[kind](), tmp_path / "cache")
+    assert [failure.key for failure in result.failed] == [f"{i}:_" for i in range(2, 7)]
+    for failure in result.failed:
+        assert failure.reason == (
+            "infinity (vector): the largest number of float16 is 65,504: store the field as float32 or bfloat16"
+        )

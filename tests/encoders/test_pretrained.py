@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import unittest.mock
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,9 @@ def by_hand(model, folder, modality, sample):
         if getattr(out, "pooler_output", None) is not None:
             found["pooler_output"] = out.pooler_output[0]
             found["embeds"] = out.pooler_output[0] if head is None else head(out.pooler_output)[0]
+        if model.config.model_type == "clap":
+            features = model.get_text_features if modality == "text" else model.get_audio_features
+            found["embeds"] = features(**inputs).pooler_output[0]
     for layer in [name for name in found if name.startswith(("last", "layer"))]:
         tokens = found[layer]
         kept = tokens[: int(inputs["input_ids"].ne(0).sum())] if modality == "text" else tokens
@@ -647,8 +651,28 @@ def test_missing_files_are_named(own, tmp_path):
             from_pretrained(folder)
         assert caught.value.path == folder
         assert missing in caught.value.missing
-    with pytest.raises(errors.ModelFilesError):
-        from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["models/bert-bas", "bert-bas", "./models/bert", "/models/bert", "a/b/c", "~/bert"])
+def test_a_model_that_is_nowhere(tmp_path, monkeypatch, name):
+    """A mistyped folder may be the name of a model, and the Hub's own advice was to check the connection."""
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(errors.ModelNotFoundError, match=r"no folder .*check the name") as caught:
+        from_pretrained(name)
+    assert caught.value.path == Path(os.path.abspath(os.path.expanduser(name)))
+
+
+def test_a_model_that_the_hub_does_not_have(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def download(model, **options):
+        raise hub.errors.RevisionNotFoundError("404: no revision v9", response=unittest.mock.Mock())
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(errors.ModelNotFoundError, match="no revision v9"):
+        from_pretrained("org/model", revision="v9")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ Stored = np.ndarray[Any, Any] | Ragged
 
 _BLOCK: Final = 2**20  # values checked at a time
 
+_FLOAT16: Final = "the largest number of float16 is 65,504: store the field as float32 or bfloat16"
+
 
 @dataclass(frozen=True, slots=True)
 class KeyBatch:
@@ -158,10 +160,11 @@ def field_values(
         rows = _cast(name, rows, dtype, spec.dtype, casting)
     if spec.floating and spec.nonfinite == "refuse":
         bad = _nonfinite_rows(rows, spec.dtype)
+        hint = {"hint": _FLOAT16} if spec.dtype == "float16" and np.isinf(rows[bad]).any() else {}
         if offsets is not None:
             bad = np.unique(np.searchsorted(offsets, bad, side="right") - 1)
         if len(bad):
-            raise NonFiniteError(name, [keys[i] for i in bad.tolist()])
+            raise NonFiniteError(name, [keys[i] for i in bad.tolist()], **hint)
     return rows if offsets is None else Ragged(rows, offsets)
 
 
