@@ -1,7 +1,6 @@
 """Classes, near duplicates, outliers, projections and plots, against the same calculated in one go."""
 
 import re
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import embstore
 from embstore import analysis, errors
 from embstore.store.align import align
+from tests._helpers.crash import python
 
 HOSTILE = "<script>alert(1)</script> & 'x' \"y\" %{x} $a$"
 
@@ -327,11 +327,11 @@ def test_a_picture_in_every_colour(hostile, tmp_path, color, suffix):
 def test_a_picture_does_not_touch_the_state_of_matplotlib(hostile, tmp_path):
     pytest.importorskip("matplotlib")
     code = (
-        "import sys, embstore\n"
-        f"embstore.open({str(hostile.store.path)!r}).select().plot({str(tmp_path / 'a.png')!r})\n"
+        "import sys, warnings\nwarnings.simplefilter('error')\nimport embstore\n"
+        "embstore.open(sys.argv[1]).select().plot(sys.argv[2])\n"
         "assert 'matplotlib.pyplot' not in sys.modules and 'plotly' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    assert python(code, hostile.store.path, tmp_path / "a.png") == ""
 
 
 def test_a_page_holds_nothing_that_runs_or_is_fetched(hostile, tmp_path):
@@ -378,23 +378,14 @@ def test_a_seed_stands_for_its_generator(make, tmp_path, monkeypatch):
     view = store.select()
 
     def results(rng):
-        table = parquet.read_table(view.to_parquet(tmp_path / "a.parquet", field="wide", projection="pca", rng=rng))
-        shown = [trace.customdata.tolist() for trace in view.plot(field="wide", max_points=9, rng=rng).data]
-        points = analysis.project(view, n=3, field="wide", rng=rng).points.tolist()
+        table = parquet.read_table(view.to_parquet(tmp_path / "a.parquet", field="wide", projection="pca", rng=rng()))
+        shown = [trace.customdata.tolist() for trace in view.plot(field="wide", max_points=9, rng=rng()).data]
+        points = analysis.project(view, n=3, field="wide", rng=rng()).points.tolist()
         return points, table["x"].to_pylist(), shown
 
-    def generated(seed):
-        return np.random.default_rng(seed)
-
     for seed in (0, 7):
-        table = parquet.read_table(
-            view.to_parquet(tmp_path / "a.parquet", field="wide", projection="pca", rng=generated(seed))
-        )
-        figure = view.plot(field="wide", max_points=9, rng=generated(seed))
-        points = analysis.project(view, n=3, field="wide", rng=generated(seed)).points
-        shown = [trace.customdata.tolist() for trace in figure.data]
-        assert results(seed) == (points.tolist(), table["x"].to_pylist(), shown)
-    assert results(None) == results(0)
+        assert results(lambda seed=seed: seed) == results(lambda seed=seed: np.random.default_rng(seed))
+    assert results(lambda: None) == results(lambda: 0)
     for call in (
         lambda: analysis.project(view, field="wide", rng="0"),
         lambda: view.plot(field="wide", rng=0.0),
@@ -593,7 +584,6 @@ def test_importing_it_loads_no_library():
         "print(*{m.partition('.')[0] for m in sys.modules} & {'pandas', 'xarray', 'pyarrow', 'matplotlib', 'plotly',"
         " 'torch', 'zarr', 'umap'})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == []
+    assert python(code).split() == []
     assert align is not None
     assert set(dir(analysis)) == set(analysis.__all__)

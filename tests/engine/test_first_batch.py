@@ -11,6 +11,7 @@ from embstore._engine.io.mapping import PAGE_NBYTES, Region
 from embstore._engine.read import prefetch
 from embstore._engine.read.prefetch import Prefetcher
 from embstore._engine.read.snapshot import Snapshot
+from tests._helpers.damage import flip
 
 
 @pytest.fixture
@@ -120,9 +121,7 @@ def test_what_another_thread_maps_counts_only_once_it_was_looked_at(many, monkey
 @pytest.mark.parametrize("check", ["touched", "all"])
 def test_it_is_checked_where_that_is_asked_for(many, check):
     store, _, _, rows = many
-    data = bytearray(chunk(store, 0).read_bytes())
-    data[100] ^= 1
-    chunk(store, 0).write_bytes(bytes(data))
+    flip(chunk(store, 0), place=100)
     with pytest.raises(errors.CorruptStoreError, match="checksum"):
         embstore.open(store.path, check=check).take([0])
     if check == "touched":

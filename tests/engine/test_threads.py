@@ -2,8 +2,6 @@
 
 import os
 import resource
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -13,7 +11,7 @@ import embstore
 from embstore._engine.io import threads
 from embstore._engine.io.threads import ThreadLock, in_parts, in_turn
 from embstore._engine.read.dtypes import widen_bfloat16
-from tests._helpers.crash import run_in_child
+from tests._helpers.crash import python, run_in_child
 
 
 @pytest.fixture
@@ -89,8 +87,7 @@ def test_none_are_started_where_others_share_the_work(monkeypatch):
         "    with mp.get_context('fork').Pool(1) as pool: print(pool.apply(threads._cores), threads._cores())"
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["1", str(cores)]
+    assert python(code).split() == ["1", str(cores)]
 
     def work():
         resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))

@@ -17,7 +17,8 @@ from embstore._engine.write.session import Session
 from embstore.encoders import FunctionEncoder
 from embstore.pipeline.embed import part_path
 from embstore.sources import Folder, Items
-from tests._helpers.crash import kill_at, leftovers, run_in_child, run_together
+from tests._helpers.crash import files_in, kill_at, leftovers, run_in_child, run_together
+from tests._helpers.damage import flip
 
 CONFIG = {"encoder": "test", "sample_rate": 16_000}
 PLAIN = {"embedding": FieldSpec(shape=(4,))}
@@ -96,9 +97,7 @@ def contents(path):
 
 
 def files(path):
-    if not path.is_dir():
-        return path.read_bytes() if path.exists() else None
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    return files_in(path) if path.is_dir() else path.read_bytes() if path.exists() else None
 
 
 def whole(tmp_path, ids, **options):
@@ -204,12 +203,6 @@ def test_erased_and_replaced_rows(tmp_path, dest):
     np.testing.assert_array_equal(embstore.open(dest)[key(5)], [555] * 4)
 
 
-def test_a_row_deleted_at_the_destination_may_come_again(tmp_path, dest):
-    make(dest, range(5), dead=[2])
-    embstore.merge(dest, make(tmp_path / "a.zarr", [2]))
-    assert contents(dest) == whole(tmp_path, range(5))
-
-
 def test_classes_in_other_orders_in_each_part(tmp_path, dest):
     orders = [[0, 1, 2], [5, 4, 3], [7, 6, 8]]  # dog cat owl, owl cat dog, cat dog owl
     make(dest, [10])  # cat
@@ -268,24 +261,6 @@ def test_names_of_dimensions_and_rules_of_entry_may_differ(tmp_path, dest):
     assert contents(dest) == whole(tmp_path, range(6), row=plain)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 64])
-def test_many_blocks(tmp_path, dest, monkeypatch, rows):
-    monkeypatch.setattr(changes, "_BLOCK_ROWS", rows)
-    make(dest, range(10))
-    a = make(tmp_path / "a.zarr", range(10, 90), dead=range(10, 90, 5))
-    b = make(tmp_path / "b.zarr", range(90, 121))
-    embstore.merge(dest, a, b)
-    assert contents(dest) == whole(tmp_path, [*range(10), *(i for i in range(10, 90) if i % 5), *range(90, 121)])
-
-
-def test_rows_without_tokens_at_all(tmp_path, dest, monkeypatch):
-    monkeypatch.setattr(changes, "_BLOCK_ROWS", 2)
-    make(dest, [0, 4])
-    a, b = make(tmp_path / "a.zarr", [8, 12, 16]), make(tmp_path / "b.zarr", [20, 3, 24])
-    embstore.merge(dest, a, b)
-    assert contents(dest) == whole(tmp_path, [0, 4, 8, 12, 16, 20, 3, 24])
-
-
 def test_thousands_of_rows_equal_one_run(tmp_path, dest, rng):
     ids = rng.permutation(4000)
     parts = [make(tmp_path / f"{n}.zarr", ids[n::3].tolist(), dead=ids[n::50].tolist()[:20:3]) for n in range(3)]
@@ -295,6 +270,7 @@ def test_thousands_of_rows_equal_one_run(tmp_path, dest, rng):
 
 
 def test_random_parts_against_a_dictionary(tmp_path, rng, monkeypatch):
+    """In blocks of any number of rows, with rows without tokens, and with keys that one part or the store deleted."""
     for turn in range(12):
         monkeypatch.setattr(changes, "_BLOCK_ROWS", int(rng.integers(1, 30)))
         folder = tmp_path / str(turn)
@@ -575,9 +551,7 @@ def test_a_part_that_lacks_a_chunk(tmp_path, dest, array):
 def test_a_flipped_bit_does_not_come_over(tmp_path, dest):
     part = make(tmp_path / "a.zarr", range(600), row=plain)
     chunk = min((part / "embedding").glob("c.*"))
-    data = bytearray(chunk.read_bytes())
-    data[100] ^= 1
-    chunk.write_bytes(data)
+    flip(chunk, place=100)
     assert not embstore.verify(part).ok
     with pytest.raises(errors.CorruptStoreError):
         embstore.merge(dest, part)
