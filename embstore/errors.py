@@ -33,6 +33,7 @@
     |   `-- AmbiguousConfigError (LookupError)  several stores fit: say which
     |-- it differs from the expected one: compare, or make a new one
     |   |-- ConfigMismatchError (ValueError)
+    |   |-- DatasetMismatchError (ValueError)   another data set under the name of a stored one
     |   |-- OptionsMismatchError (ValueError)   options for a new store that the stored one lacks
     |   |-- FieldMismatchError (ValueError)     a field of that name holds something else
     |   |-- WeightsChangedError (RuntimeError)  a model's files changed under its encoder
@@ -506,6 +507,23 @@ class ConfigMismatchError(EmbstoreError, ValueError):
     path: PurePath
     differences: Items[Any] = Items()
     template = "the config of {path} differs: {differences:; }"
+
+
+class DatasetMismatchError(EmbstoreError, ValueError):
+    """Most rows of a data set are not those of the source. Attributes: `dataset`, `path`, `keys`, `reason`.
+
+    `keys` are those of the rows that the run would replace or delete. It changed nothing.
+    """
+
+    dataset: str
+    keys: Items[str] = Items()
+    _: KW_ONLY
+    path: PurePath
+    reason: str
+    template = (
+        "{keys:count} rows of {dataset!r} in {path} {reason}: {keys:quoted}; if the source is another data set, "
+        "give it another name=; if these rows are outdated, delete them with EmbeddingStore.delete, and repeat"
+    )
 
 
 class OptionsMismatchError(EmbstoreError, ValueError):

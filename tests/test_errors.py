@@ -41,6 +41,11 @@ ERRORS = [
         {"path": WHERE, "differences": (Difference("a", 1, 2),)},
     ),
     (
+        errors.DatasetMismatchError("a", ["b"], path=WHERE, reason="no"),
+        ValueError,
+        {"dataset": "a", "keys": ("b",), "path": WHERE, "reason": "no"},
+    ),
+    (
         errors.OptionsMismatchError(WHERE, [Difference("a", 1, 2)]),
         ValueError,
         {"path": WHERE, "differences": (Difference("a", 1, 2),)},

@@ -31,7 +31,14 @@ from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedEr
 from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfill_leftovers
 from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job
-from embstore.pipeline.find_missing import StoreStatus, compare_with_store, new_fields_of, stamp_anew, whole_store
+from embstore.pipeline.find_missing import (
+    StoreStatus,
+    compare_with_store,
+    new_fields_of,
+    refuse_another_dataset,
+    stamp_anew,
+    whole_store,
+)
 from embstore.pipeline.freshness import Compare
 from embstore.pipeline.run import Run, Samples
 from embstore.sources.base import AnySample, Source, samples_by_key
@@ -159,7 +166,8 @@ def embed(
         ``(i, n)``: encode only part i of n into a separate store (`part_path`), for array jobs on several machines.
         `embstore.merge` joins the parts. Rows of the whole store count as hits.
     vanished : {"report", "delete", "ignore"}
-        Treatment of rows whose sample is no longer in the source. "ignore" does not look for them, for a source that
+        Treatment of rows whose sample is no longer in the source. "delete" is refused for more than half of the rows,
+        unless they were made from files in the folder of the source. "ignore" does not look for them, for a source that
         is a part of the store.
     compare : {"stamp", "content"}
         "stamp" reads only the files whose size, mtime, ctime or inode differ from the stored ones. ctime and inode are
@@ -177,6 +185,9 @@ def embed(
     ------
     DuplicateKeysError
         Two samples have the same key.
+    DatasetMismatchError
+        The source seems to be another data set under the same name: at least half of the stored rows were made from
+        other content in another place, or `vanished` would delete most of the rows. Nothing was changed.
     FieldMismatchError
         A field of the encoder is stored with another shape, dtype, layer or pooling.
     UnknownFieldError
@@ -213,6 +224,7 @@ def embed(
         whole = whole_store(run)
     status = compare_with_store(run, whole=whole, gone=shard is None and vanished != "ignore")
     logger.info("%s: %s", source.name, status.reason)
+    refuse_another_dataset(run, status, delete=vanished == "delete")
     if status.found.touched:
         stamp_anew(run, status.found.touched)
     job = Job(run=run, encoder=own, batch_size=batch_size)

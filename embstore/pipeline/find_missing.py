@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from embstore._engine.io.stamps import settled
-from embstore.cache.coverage import STAMP_COLUMNS, Coverage
+from embstore._engine.io.stamps import UNKNOWN, origin_of, settled
+from embstore.cache.coverage import IDENTITY_COLUMN, STAMP_COLUMNS, Coverage
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import (
+    DatasetMismatchError,
     FieldMismatchError,
     NetworkFileSystemError,
     ReadOnlyError,
@@ -43,6 +44,10 @@ class StoreStatus:
         Fields of the encoder that the store lacks.
     gone : list of str
         Keys of rows whose sample is no longer in the source.
+    strangers : int
+        Number of these rows that are not known to come from the place of the source.
+    rows : int
+        Live rows.
     made : bool
         Whether the store exists.
     """
@@ -51,6 +56,8 @@ class StoreStatus:
     reason: str
     new_fields: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    strangers: int = 0
+    rows: int = 0
     made: bool = True
 
     @property
@@ -89,8 +96,43 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
         reason = found.reason
         if new_fields:
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
-        rows_gone = _gone(store, left, own) if gone else []
-        return StoreStatus(found=found, reason=reason, new_fields=new_fields, gone=rows_gone)
+        rows_gone, strangers = _gone(store, left, own) if gone else ([], 0)
+        return StoreStatus(
+            found=found, reason=reason, new_fields=new_fields, gone=rows_gone, strangers=strangers, rows=len(store)
+        )
+
+
+def refuse_another_dataset(run: Run, status: StoreStatus, *, delete: bool) -> None:
+    """Check that the source is not another data set under the name of the stored one.
+
+    A data set may move, and some of its files may change. But if half of its rows have other content in another place,
+    or if most of its rows have no sample, two data sets have one name. They would replace each other's rows in each
+    run, or delete them.
+
+    Parameters
+    ----------
+    run : Run
+    status : StoreStatus
+    delete : bool
+        Whether the run deletes rows whose sample is gone.
+
+    Raises
+    ------
+    DatasetMismatchError
+    """
+    found, name = status.found, run.config["dataset"]
+    compared = len(found.stored) + len(found.stale)
+    if found.moved and 2 * len(found.moved) >= compared:
+        reason = "were made from other content, in another folder or on another machine"
+        raise DatasetMismatchError(name, found.moved, path=run.path, reason=reason)
+    if delete and 2 * status.strangers > status.rows:
+        reason = f"have no sample in the source, of {status.rows:,} rows"
+        raise DatasetMismatchError(name, status.gone, path=run.path, reason=reason)
+    if 2 * len(found.stale) > compared:
+        logger.warning(
+            "%s: %d of %d rows of %r have other content, and are encoded again; give another data set another name",
+            *(run.path, len(found.stale), compared, name),
+        )
 
 
 def whole_store(run: Run) -> Coverage | None:
@@ -135,12 +177,16 @@ def new_fields_of(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
     return new
 
 
-def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> list[str]:
-    """Return the stored keys that the source lacks."""
+def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> tuple[list[str], int]:
+    """Return the stored keys that the source lacks, and how many of their rows have another or no known origin."""
     if len(store) == len(samples) - len(found.missing):  # each row has its sample
-        return []
-    left = np.setdiff1d(store.rows, store.find(list(samples)))
-    return store.select(rows=left).keys
+        return [], 0
+    view = store.select(rows=np.setdiff1d(store.rows, store.find(list(samples))))
+    if IDENTITY_COLUMN not in store.columns:
+        return view.keys, len(view)
+    origins = {origin_of(sample.stamp.identity) for sample in samples.values()} - {origin_of(UNKNOWN.identity)}
+    known = np.isin(origin_of(view.column(IDENTITY_COLUMN)), list(origins))
+    return view.keys, len(view) - int(known.sum())
 
 
 def stamp_anew(run: Run, touched: list[str]) -> None:

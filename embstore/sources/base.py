@@ -151,12 +151,23 @@ class FileSample:
             raise SampleError(self.path, error.strerror or str(error)) from error
         if len(data) != before.st_size or stamp_of(before) != stamp_of(after):
             raise SampleError(self.path, "it changed while it was read")
-        stamp = file_stamp(self.path, before)
+        stamp = file_stamp(os.path.dirname(self.path), before).of_origin(self.stamp)
         return Content(data, digest_of(data), stamp if settled(stamp, now) else stamp._replace(size=-1, mtime=-1))
 
 
-def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None) -> FileSample:
+def file_sample(
+    key: str | Key, path: Path, found: os.stat_result | None = None, *, root: Path | None = None
+) -> FileSample:
     """Return the sample of an existing file.
+
+    Parameters
+    ----------
+    key : str or Key
+    path : Path
+    found : os.stat_result, optional
+        Status of the file, if it is known.
+    root : Path, optional
+        Folder of the source. By default the folder of the file.
 
     Raises
     ------
@@ -164,7 +175,7 @@ def file_sample(key: str | Key, path: Path, found: os.stat_result | None = None)
         The file does not exist.
     """
     try:
-        return FileSample(key, path, file_stamp(path, found or path.stat()))
+        return FileSample(key, path, file_stamp(os.fspath(root or path.parent), found or path.stat()))
     except OSError as error:
         raise SampleError(path, error.strerror or str(error)) from error
 

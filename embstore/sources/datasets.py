@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from embstore._engine.format.keys import UNLABELLED, Key
-from embstore._engine.io.stamps import UNKNOWN
+from embstore._engine.io.stamps import UNKNOWN, FileStamp, origin_stamp
 from embstore.errors import UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct, key_at
 from embstore.sources.folder import without_suffix
@@ -93,13 +93,18 @@ class HFDataset:
         return distinct(self._found(), empty=f"{self.name} has no rows")
 
     def _found(self) -> Iterator[tuple[LoadedSample, Key, str]]:
-        classes = self._classes()
+        classes, origin = self._classes(), self._origin()
         for number, file_id in enumerate(self._file_ids()):
             where = f"{self.name}[{number}]"
             class_name = as_text(classes[number], where) if classes is not None else ""
             key = key_at(as_text(file_id, where), class_name or UNLABELLED, where)
             load = functools.partial(self._load, self._rows, self._content, number)
-            yield LoadedSample(key, where, load), key, where
+            yield LoadedSample(key, where, load, origin), key, where
+
+    def _origin(self) -> FileStamp:
+        """Return the stamp of the split that the rows come from. Unknown for rows that the caller made."""
+        info, split = self._dataset.info, self._dataset.split
+        return origin_stamp(f"{info.builder_name}/{info.config_name}/{split}") if info.builder_name else UNKNOWN
 
     def _column(self, column: str) -> list[Any]:
         return list(self._dataset.select_columns([column])[:][column])

@@ -140,7 +140,7 @@ class Folder:
             if (file_id := words.get("file_id")) is None:
                 file_id = self._file_id(PurePosixPath(relative)) if self._file_id else without_suffix(relative)
             key = key_at(file_id, words.get("class", UNLABELLED), entry.path)
-            yield _sample(key, entry), key, entry.path
+            yield _sample(key, entry, self.root), key, entry.path
 
     def _chosen(self) -> list[tuple[re.Match[str], os.DirEntry[str]]]:
         """Return the match of the relative path and the entry of each file to take, sorted."""
@@ -221,9 +221,9 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _sample(key: Key, entry: os.DirEntry[str]) -> FileSample:
+def _sample(key: Key, entry: os.DirEntry[str], root: Path) -> FileSample:
     path = Path(entry.path)
     try:
-        return file_sample(key, path, entry.stat())
+        return file_sample(key, path, entry.stat(), root=root)
     except OSError:  # a broken link, or removed just now. Reading it fails, and the run goes on.
         return FileSample(key, path, UNKNOWN)

@@ -73,7 +73,8 @@ class LoadedSample:
         content = self.load()
         try:
             if isinstance(content, str | bytes):
-                return Content(content, digest_of(content))  # equal to the digest of a file with these bytes
+                # Equal to the digest of a file with these bytes.
+                return Content(content, digest_of(content), self.stamp)
             state = blake2b(digest_size=16, person=_PERSON)
             copy = _take(content, state.update)
         except UnicodeEncodeError as error:
@@ -82,7 +83,7 @@ class LoadedSample:
             raise SampleError(None, error.strerror or str(error)) from error
         except TypeError as error:
             raise TypeError(f"{self.key}: {error}") from error
-        return Content(copy, state.hexdigest())
+        return Content(copy, state.hexdigest(), self.stamp)
 
 
 def _take(content: Any, update: Callable[[bytes | memoryview], None]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from embstore._engine.format.keys import UNLABELLED, Key
-from embstore._engine.io.stamps import UNKNOWN
+from embstore._engine.io.stamps import UNKNOWN, origin_stamp
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample, key_at
 from embstore.sources.folder import without_suffix
@@ -157,6 +157,7 @@ class Table:
         names = [column for column in wanted if column is not None]
         columns: dict[str | None, Iterable[Any]] = {None: repeat(None)}
         columns |= zip(names, self._read(names), strict=True)
+        origin = UNKNOWN if self._file is None else origin_stamp(str(self._file))
         title = self._file.name if self._file is not None else "the table"
         rows = zip(*(columns[column] for column in wanted), strict=False)
         for number, (value, label, file_id) in enumerate(rows, 1):
@@ -164,7 +165,7 @@ class Table:
             class_name = as_text(label, place) or UNLABELLED
             if self._path is None:
                 key = key_at(as_text(file_id, place), class_name, place)
-                yield LoadedSample(key, place, functools.partial(text_of, value)), key, place
+                yield LoadedSample(key, place, functools.partial(text_of, value), origin), key, place
             else:
                 relative = as_text(value, place)
                 own = self._id_of(relative) if self._file_id is None else as_text(file_id, place)
@@ -191,7 +192,7 @@ class Table:
             return LoadedSample(key, place, functools.partial(refused, str(error), path))
         if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
             return LoadedSample(key, place, functools.partial(refused, "it is not a file", path))
-        return file_sample(key, path, found)
+        return file_sample(key, path, found, root=self.root)
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r}: {self._kind if self._file is None else repr(str(self._file))}>"

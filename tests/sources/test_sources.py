@@ -33,8 +33,8 @@ def write(root, *names, content=b"sound"):
     return root
 
 
-def stamp(path):
-    return file_stamp(path, path.stat())
+def stamp(path, root=None):
+    return file_stamp(str(root or path.parent), path.stat())
 
 
 def keys(source):
@@ -87,7 +87,7 @@ def test_a_folder_a_class(tmp_path, caplog):
     assert "2 file(s) beside the folders of the classes are left out" in caplog.text
     assert (source.name, source.root) == ("VEGAS", tmp_path)
     assert repr(source) == f"<Folder 'VEGAS': {str(tmp_path)!r}>"
-    assert found[1] == FileSample(Key("dog/b", "dog"), tmp_path / "dog/b.wav", stamp(tmp_path / "dog/b.wav"))
+    assert found[1] == FileSample(Key("dog/b", "dog"), tmp_path / "dog/b.wav", stamp(tmp_path / "dog/b.wav", tmp_path))
     assert found[1].where == str(tmp_path / "dog/b.wav")
     assert found[1].read() == (b"sound", digest_of(b"sound"), found[1].stamp)
     assert found[1].stamp[:2] == (5, OLD)
@@ -301,7 +301,7 @@ def test_ten_thousand_files_are_looked_at_once(tmp_path, monkeypatch):
         counted(name)
     found = list(Folder(tmp_path, name="x"))
     assert len(found) == 10_000
-    assert found[0].stamp == stamp(tmp_path / "class_00/000.wav")
+    assert found[0].stamp == stamp(tmp_path / "class_00/000.wav", tmp_path)
     # Each file is looked at through its entry; only folders by their path.
     assert calls["scandir"] <= 21
     assert calls["stat"] + calls["lstat"] + calls["open"] < 100
@@ -462,7 +462,7 @@ def test_a_table_of_files(tmp_path):
     found = {str(sample.key): sample for sample in source}
     assert list(found) == ["audio/a:_", "audio/b.b:_", "audio/c:_", "/other/d:_", "audio:_"]
     assert found["audio/a:_"] == FileSample(
-        Key("audio/a", "_"), tmp_path / "audio/a.wav", stamp(tmp_path / "audio/a.wav")
+        Key("audio/a", "_"), tmp_path / "audio/a.wav", stamp(tmp_path / "audio/a.wav", tmp_path)
     )
     for key, reason in [("audio/c:_", "No such file"), ("/other/d:_", "No such file"), ("audio:_", "it is not a file")]:
         assert found[key].stamp == UNKNOWN

@@ -28,14 +28,20 @@ class Stamp(NamedTuple):
 class FileStamp(NamedTuple):
     """Size in bytes, mtime in ns, and identity of a file.
 
-    `identity` is a hash of the origin (the machine and the folder), and a hash of the inode and ctime. ctime finds a
-    file that was rewritten with its mtime put back, and the inode finds two folders that were swapped. Both differ on
-    every mount and machine, so they are compared only within one origin. -1 is unknown.
+    `identity` is a hash of the origin (the machine, and the folder of the source), and a hash of the inode and ctime.
+    ctime finds a file that was rewritten with its mtime put back, and the inode finds two folders that were swapped.
+    Both differ on every mount and machine, so they are compared only within one origin. -1 is unknown.
     """
 
     size: int
     mtime: int
     identity: int = -1
+
+    def of_origin(self, other: FileStamp) -> FileStamp:
+        """Return this stamp with the origin of another, if that is known."""
+        if other.identity < 0:
+            return self
+        return self._replace(identity=origin_of(other.identity) << _FILE_BITS | self.identity & ((1 << _FILE_BITS) - 1))
 
 
 UNKNOWN: Final = FileStamp(-1, -1)
@@ -47,17 +53,17 @@ def stamp_of(found: os.stat_result) -> Stamp:
     return Stamp(found.st_size, found.st_mtime_ns)
 
 
-def file_stamp(path: str | os.PathLike[str], found: os.stat_result) -> FileStamp:
+def file_stamp(folder: str, found: os.stat_result) -> FileStamp:
     """Return the stamp of a file, with its identity.
 
     Parameters
     ----------
-    path : path_like
-        Absolute path. Its folder is part of the identity.
+    folder : str
+        Absolute path of the folder of the source. It is the origin.
     found : os.stat_result
         Status of the file.
     """
-    origin, has_inodes = _place(platform.node(), os.path.dirname(os.fspath(path)), found.st_dev)
+    origin, has_inodes = _place(platform.node(), folder, found.st_dev)
     one = _hashed(f"{found.st_ino if has_inodes else 0} {found.st_ctime_ns}", _FILE_BITS)
     return FileStamp(found.st_size, found.st_mtime_ns, origin << _FILE_BITS | one)
 
