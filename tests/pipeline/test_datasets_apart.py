@@ -87,7 +87,7 @@ def test_a_data_set_that_moved_and_changed_in_part(cache, log, tmp_path):
     check(result.path, unlabelled(contents))
 
 
-def test_all_files_of_one_folder_may_change(cache, log, tmp_path, caplog):
+def test_all_files_of_one_folder_may_change(cache, log, tmp_path):
     embstore.embed(folder(tmp_path, "one", numbers(0, 6)), Numbers(log), cache)
     contents = {key: number + 100 for key, number in numbers(0, 6).items()}
     check(embstore.embed(folder(tmp_path, "one", contents), Numbers(log), cache).path, unlabelled(contents))
