@@ -15,6 +15,7 @@
     |   |-- UnknownModelError (ValueError)      a model that from_pretrained does not know
     |   |-- IgnoredPartsError (ValueError)      settings or weights that transformers would ignore
     |   |-- MissingWeightsError (ValueError)    an output whose weights are not in the checkpoint
+    |   |-- ModalityError (ValueError)          an encoder of texts for recordings
     |   |-- EmptySourceError (ValueError)       a source without samples
     |   |-- EmptyViewError (ValueError)         a view without rows, where some are needed
     |   |-- AlignmentError (ValueError)         views that can't be joined row by row
@@ -409,6 +410,19 @@ class WeightsChangedError(EmbstoreError, RuntimeError):
 
     path: PurePath
     template = "{path} changed since the encoder's fingerprint was taken; call from_pretrained again"
+
+
+class ModalityError(EmbstoreError, ValueError):
+    """A source whose files the encoder can't take. Attributes: `path` (of the first), `expected`, `found`."""
+
+    path: str
+    _: KW_ONLY
+    expected: str
+    found: str
+    template = (
+        "{path}: expected {expected}, which the encoder takes, found {found} by the suffix, and no other file fits; "
+        "use an encoder for {found}, or another source"
+    )
 
 
 class EmptySourceError(EmbstoreError, ValueError):

@@ -41,6 +41,11 @@ ERRORS = [
         {"path": WHERE, "differences": (Difference("a", 1, 2),)},
     ),
     (
+        errors.ModalityError("a.wav", expected="text", found="audio"),
+        ValueError,
+        {"path": "a.wav", "expected": "text", "found": "audio"},
+    ),
+    (
         errors.DatasetMismatchError("a", ["b"], path=WHERE, reason="no"),
         ValueError,
         {"dataset": "a", "keys": ("b",), "path": WHERE, "reason": "no"},

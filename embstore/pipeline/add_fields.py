@@ -59,7 +59,7 @@ def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ..
         Stored rows have no sample in the source, so their field can't be encoded.
     """
     specs = {name: spec for name, spec in (job.encoder.fields or {}).items() if name in names}
-    samples, options = job.run.samples, job.run.cache.options
+    samples, options = job.run.samples, job.run.options
     run = replace(job.run, columns=None)
     own = replace(job, run=run, encoder=job.encoder.with_fields(names), encoded=0, failures={}, done=set())
     path = _place(store, specs)

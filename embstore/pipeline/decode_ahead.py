@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,9 +13,11 @@ from typing import Any, Final
 from embstore._engine.io.stamps import FileStamp
 from embstore._engine.pickles import by_name
 from embstore.encoders.base import BaseEncoder
-from embstore.errors import SampleError
-from embstore.sources.base import AnySample
+from embstore.pipeline.modality import misfit
+from embstore.sources.base import AnySample, sample_error
 
+_REASONS_SHOWN: Final = 5
+_KEYS_SHOWN: Final = 5
 _BATCHES_AHEAD: Final = 2
 _BATCHES_SORTED: Final = 8
 """Number of batches whose items are sorted by length, if the encoder pads."""
@@ -55,13 +58,30 @@ class Failure:
         return f"{self.key}: {self.reason}" + ("" if self.where in (self.key, "") else f" ({self.where})")
 
 
+def folded(failures: Sequence[Failure]) -> list[str]:
+    """Return failures as text, one line for each reason. Reasons that differ in numbers only are the same."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(re.sub(r"0x[0-9a-f]+|[\d,]*\d", "0", failure.reason), []).append(failure)
+    lines = []
+    for alike in itertools.islice(groups.values(), _REASONS_SHOWN):
+        keys = [failure.key for failure in alike[:_KEYS_SHOWN]] + (["…"] if len(alike) > _KEYS_SHOWN else [])
+        many = f"{len(alike):,} samples: {alike[0].reason}: {', '.join(keys)}"
+        lines.append(many if len(alike) > 1 else str(alike[0]))
+    if left := list(itertools.islice(groups.values(), _REASONS_SHOWN, None)):
+        lines.append(f"{sum(map(len, left)):,} samples for {len(left):,} other reasons")
+    return lines
+
+
 def _decoded(key: str, sample: AnySample, encoder: BaseEncoder) -> Decoded | Failure:
+    if reason := misfit(sample, encoder.modality):
+        return Failure(key, sample.where, reason)
     try:
         content = sample.read()
         item = encoder.decode(content.value)
-    except SampleError as error:
-        return Failure(key, sample.where, error.reason)
-    return Decoded(key, sample, item, encoder.length(item), content.digest, content.stamp)
+        return Decoded(key, sample, item, encoder.length(item), content.digest, content.stamp)
+    except Exception as error:
+        return Failure(key, sample.where, sample_error(error, sample).reason)
 
 
 def decoded_ahead(

@@ -29,7 +29,7 @@ from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedError, StoreExistsError, UnknownFieldError
 from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfill_leftovers
-from embstore.pipeline.decode_ahead import Failure
+from embstore.pipeline.decode_ahead import Failure, folded
 from embstore.pipeline.fill import Job
 from embstore.pipeline.find_missing import (
     StoreStatus,
@@ -39,10 +39,11 @@ from embstore.pipeline.find_missing import (
     stamp_anew,
     whole_store,
 )
-from embstore.pipeline.freshness import Compare
+from embstore.pipeline.freshness import Compare, compare_samples
+from embstore.pipeline.modality import refuse_other_modality
 from embstore.pipeline.run import Run, Samples
 from embstore.sources.base import AnySample, Source, samples_by_key
-from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.embedding_store import EmbeddingStore, View
 from embstore.store.open import open as open_store
 
 logger = logging.getLogger("embstore")
@@ -77,6 +78,8 @@ class EmbedResult(PickledByName):
         Stored keys that the source no longer has. They are deleted only on request.
     fields_added : tuple of str
         Fields that were stored for the first time.
+    keys : tuple of str
+        Samples with a current row in the store at `path`, in the order of the source.
     rows : int
         Live rows of the store.
     nbytes : int
@@ -95,6 +98,7 @@ class EmbedResult(PickledByName):
     failed: tuple[Failure, ...] = ()
     vanished: tuple[str, ...] = ()
     fields_added: tuple[str, ...] = ()
+    keys: tuple[str, ...] = field(default=(), repr=False)
     rows: int
     nbytes: int
     seconds: float
@@ -110,8 +114,21 @@ class EmbedResult(PickledByName):
 
     @property
     def store(self) -> EmbeddingStore:
-        """The store, opened for reading."""
-        return open_store(self.path)
+        """The store, opened for reading. It may have rows of other samples. Each chunk is checked at its first read."""
+        return open_store(self.path, check="touched")
+
+    @property
+    def view(self) -> View:
+        """The rows of this run's samples, in the order of the source.
+
+        Rows that are known to be wrong are left out: rows of samples that failed, and rows whose sample is gone, such
+        as the old row of a corrected label.
+        """
+        return self.store.select(keys=self.keys)
+
+    def missing(self) -> list[str]:
+        """Return the keys of the samples without a current row: those that failed."""
+        return [failure.key for failure in self.failed]
 
     def __str__(self) -> str:
         lines = [
@@ -125,7 +142,7 @@ class EmbedResult(PickledByName):
             keys = ", ".join(self.vanished[:_SHOWN]) + (", …" if len(self.vanished) > _SHOWN else "")
             lines.append(f"{len(self.vanished):,} rows whose sample is gone: {keys}")
         if self.failed:
-            lines += ["failed, and tried again by the next run:", *(f"  {failure}" for failure in self.failed)]
+            lines += ["failed, and tried again by the next run:", *(f"  {line}" for line in folded(self.failed))]
         return "\n".join(lines)
 
 
@@ -222,6 +239,7 @@ def embed(
     if shard is not None:
         run = replace(run, path=part_path(run.path, shard), samples=_share(run.samples, shard))
         whole = whole_store(run)
+    refuse_other_modality(run.samples, own.modality)
     status = compare_with_store(run, whole=whole, gone=shard is None and vanished != "ignore")
     logger.info("%s: %s", source.name, status.reason)
     refuse_another_dataset(run, status, delete=vanished == "delete")
@@ -233,12 +251,13 @@ def embed(
     if status.work or (status.gone and vanished == "delete"):
         with _writable(run) as store:
             if vanished == "delete":
-                _delete(store, status.gone)
+                _delete(store, status.gone, "is gone")
             total = len(status.wanted) + (len(store) if status.new_fields else 0)
             hits = len(run.samples) - len(status.wanted)
             with reporting(progress, total, source.name, hits=hits) as advance:
                 job.advance = advance
                 added = _carry_out(store, status, job)
+            _delete_outdated(store, status, job)
     return _finished(status, job, added, started)
 
 
@@ -272,11 +291,18 @@ def _carry_out(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[st
 def _finished(status: StoreStatus, job: Job, added: tuple[str, ...], started: float) -> EmbedResult:
     """Count a run in the usage of the whole store, and return its result."""
     run = job.run
-    with open_store(run.path, **run.cache.options) as store:
+    keys = [key for key in run.samples if key not in job.failures]
+    whole = run.cache.path_of(run.config)
+    with open_store(run.path, **run.options) as store:
         rows, nbytes = len(store), store.nbytes
+        if run.path != whole:  # the part of a shard lacks the rows of the whole store
+            keys = [key for key, row in zip(keys, store.find(keys).tolist(), strict=True) if row >= 0]
+    if job.failures:
+        counted = (run.config["dataset"], len(job.failures), len(run.samples))
+        logger.warning("%s: %d of %d samples failed; the result lists them", *counted)
     hits = len(status.found.stored)
     count(
-        run.cache.path_of(run.config),
+        whole,
         hits=hits,
         misses=len(status.wanted),
         served=hits + job.encoded,
@@ -294,18 +320,28 @@ def _finished(status: StoreStatus, job: Job, added: tuple[str, ...], started: fl
         failed=tuple(job.failures.values()),
         vanished=tuple(status.gone),
         fields_added=added,
+        keys=tuple(keys),
         rows=rows,
         nbytes=nbytes,
         seconds=time.monotonic() - started,
     )
 
 
-def _delete(store: EmbeddingStore, gone: list[str]) -> None:
-    """Delete rows whose samples are gone, and that no other process has deleted."""
-    while there := [key for key in gone if key in store]:
+def _delete_outdated(store: EmbeddingStore, status: StoreStatus, job: Job) -> None:
+    """Delete the rows of samples that failed, and whose content is not the one that the row was made from."""
+    failed = {key: job.run.samples[key] for key in status.found.stale if key in job.failures}
+    if failed:
+        store.refresh()
+        found = compare_samples(store, failed, workers=job.run.workers, compare=job.run.compare)
+        _delete(store, found.stale, "was made from other content, and can't be encoded now")
+
+
+def _delete(store: EmbeddingStore, keys: list[str], why: str) -> None:
+    """Delete rows that no other process has deleted."""
+    while there := [key for key in keys if key in store]:
         try:
             store.delete(there)
-            logger.info("%s: deleted %d rows whose samples are gone", store.path, len(there))
+            logger.info("%s: deleted %d rows whose sample %s", store.path, len(there), why)
         except MissingKeysError:
             store.refresh()
 
@@ -359,8 +395,8 @@ def _writable(run: Run) -> EmbeddingStore:
         made: dict[str, Any] = {"fields": encoder.fields, "columns": described, "provenance": _provenance(encoder)}
         made["expected_rows"] = len(run.samples)
         with contextlib.suppress(StoreExistsError):  # another process makes it
-            open_store(run.path, "x", config=run.config, **{**made, **run.cache.options}).close()
-    store = open_store(run.path, "r+", config=run.config, **run.cache.options)
+            open_store(run.path, "x", config=run.config, **{**made, **run.options}).close()
+    store = open_store(run.path, "r+", config=run.config, **run.options)
     fills: dict[str, Any] = {}
     if not len(store):  # no row lacks a value of these columns
         fills = {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()}

@@ -152,7 +152,7 @@ class Job:
                 yield done
 
     def _failed(self, failure: Failure) -> None:
-        logger.warning("not encoded: %s", failure)
+        logger.debug("not encoded: %s", failure)
         self.failures[failure.key] = failure
         self.advance(1)
 

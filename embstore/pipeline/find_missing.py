@@ -88,7 +88,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
         return StoreStatus(
             found=found, reason=whole.reason if whole else run.cache.lookup(run.config).reason, made=False
         )
-    with open_store(run.path, config=run.config, **run.cache.options) as store:
+    with open_store(run.path, config=run.config, **run.options) as store:
         left = samples if whole is None else {key: samples[key] for key in (*whole.missing, *whole.stale)}
         own = compare_samples(store, left, workers=run.workers, compare=run.compare)
         found = own if whole is None else _together(whole, own)
@@ -140,7 +140,7 @@ def whole_store(run: Run) -> Coverage | None:
     path = run.cache.path_of(run.config)
     if not path.exists():
         return None
-    with open_store(path, **run.cache.options) as store:
+    with open_store(path, **run.options) as store:
         if new := new_fields_of(store, run.encoder):
             raise UnknownFieldError(new[0], store.fields, path=path)
         found = compare_samples(store, run.samples, workers=run.workers, compare=run.compare)
@@ -201,7 +201,7 @@ def stamp_anew(run: Run, touched: list[str]) -> None:
     if not stamps:
         return
     try:
-        with open_store(run.path, "r+", **run.cache.options) as store:
+        with open_store(run.path, "r+", **run.options) as store:
             view = store.select()
             keys = view.keys
             for place, column in enumerate(STAMP_COLUMNS):

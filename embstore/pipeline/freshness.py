@@ -15,7 +15,7 @@ import numpy as np
 from embstore._engine.io.stamps import FileStamp, origin_of
 from embstore.cache.coverage import STAMP_COLUMNS, Coverage, Rows, sort_keys, stored_digests
 from embstore.errors import SampleError, StoreChangedError
-from embstore.sources.base import AnySample
+from embstore.sources.base import AnySample, sample_error
 from embstore.store.embedding_store import EmbeddingStore
 
 Compare = Literal["stamp", "content"]
@@ -94,5 +94,5 @@ def _by_stamp(store: EmbeddingStore, rows: Rows, stamps: Sequence[FileStamp]) ->
 def _digest_or_error(sample: AnySample) -> str | SampleError:
     try:
         return sample.current_digest()
-    except SampleError as error:
-        return error
+    except Exception as error:
+        return sample_error(error, sample)

@@ -49,3 +49,8 @@ class Run:
     interval: float
     compare: Compare
     began: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the stores. By default each chunk is checked when it is first read."""
+        return {"check": "touched", **self.cache.options}

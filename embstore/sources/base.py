@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from embstore._engine.format.keys import Key
 from embstore._engine.io.stamps import UNKNOWN, FileStamp, file_stamp, settled, stamp_of
@@ -178,6 +178,23 @@ def file_sample(
         return FileSample(key, path, file_stamp(os.fspath(root or path.parent), found or path.stat()))
     except OSError as error:
         raise SampleError(path, error.strerror or str(error)) from error
+
+
+_CODE_ERRORS: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError, AssertionError)
+"""Errors of code or of the installation, which every sample would raise."""
+
+
+def sample_error(error: Exception, sample: AnySample) -> SampleError:
+    """Return the error of reading or decoding one sample as SampleError, with which a run goes on.
+
+    Errors of the code are raised again. They name the sample in a note.
+    """
+    if isinstance(error, SampleError):
+        return error
+    if isinstance(error, _CODE_ERRORS):
+        error.add_note(f"the sample is {sample.key} ({sample.where})")
+        raise error
+    return SampleError(None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
 class Source(Protocol):

@@ -689,7 +689,8 @@ def test_what_a_process_says(sounds, words):
     write(sounds / "dog" / "3.wav", b"")
     done = run_with_models()
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [f"not encoded: dog/3:dog: it is empty ({sounds / 'dog' / '3.wav'})"]
+    assert done.stderr.splitlines() == ["pets: 1 of 5 samples failed; the result lists them"]
+    assert f"  dog/3:dog: it is empty ({sounds / 'dog' / '3.wav'})" in done.stdout
     assert "4 encoded" in done.stdout
     (sounds / "dog" / "3.wav").unlink()
     done = run_with_models("-v")

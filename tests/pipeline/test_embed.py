@@ -1,6 +1,7 @@
 """`embed` under attack: kills, errors, full memory, files that change; and each number of its result."""
 
 import copy
+import logging
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from embstore.cache.coverage import SOURCE_COLUMNS
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import embed as pipeline
 from embstore.pipeline import find_missing
+from embstore.pipeline.decode_ahead import Failure, folded
 from embstore.sources import Folder
 from tests._helpers.crash import end, leftovers, start, until
 
@@ -203,8 +205,123 @@ def test_a_stale_sample_that_fails_is_not_said_to_be_encoded(cache, log):
     embstore.embed(Source(numbers(0, 4)), Numbers(log), cache)
     result = embstore.embed(Source({**numbers(0, 4), "f2:c2": "bad"}), Numbers(log), cache)
     assert (result.encoded, len(result.failed)) == (0, 1)
-    check(result.path, numbers(0, 4))  # the row that is stored is kept
-    assert "0 encoded, 1 of them stale" not in str(result)
+    left = {key: number for key, number in numbers(0, 4).items() if number != 2}
+    check(result.path, left)  # the row is of content that is gone
+    assert result.store.missing(numbers(0, 4)) == result.missing() == ["f2:c2"]
+    check(embstore.embed(Source(numbers(0, 4)), Numbers(log), cache).path, numbers(0, 4))
+
+
+# -- the view ----------------------------------------------------------------------------------
+
+
+def label_corrected(root):
+    (root / "c1/f1.txt").rename(root / "c0/f1.txt")
+    return {"c1/f1:c1": None, "c0/f1:c0": 1}
+
+
+def broken_since(root):
+    (root / "c1/f4.txt").write_text("bad")
+    return {"c1/f4:c1": None}
+
+
+def unreadable_since(root):
+    (root / "c1/f4.txt").unlink()
+    (root / "c1/f4.txt").symlink_to("nowhere")
+    return {"c1/f4:c1": None}
+
+
+def removed(root):
+    (root / "c0/f0.txt").unlink()
+    return {"c0/f0:c0": None}
+
+
+def broken_at_first(root):
+    (root / "c2/f9.txt").write_text("bad")
+    return {}
+
+
+def added(root):
+    (root / "c0/f9.txt").write_text("9")
+    return {"c0/f9:c0": 9}
+
+
+@pytest.mark.parametrize("change", [label_corrected, broken_since, unreadable_since, removed, broken_at_first, added])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_view_has_the_samples_of_the_run_without_rows_that_are_wrong(cache, log, root, change, runs):
+    contents = {f"c{i % 3}/f{i}:c{i % 3}": i for i in range(6)}
+    for key, content in contents.items():
+        path = root / f"{key.partition(':')[0]}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(str(content))
+    embstore.embed(Folder(root, name="x"), Numbers(log), cache)
+    contents = {key: content for key, content in {**contents, **change(root)}.items() if content is not None}
+    for _ in range(runs):
+        result = embstore.embed(Folder(root, name="x"), Numbers(log), cache)
+    assert result.view.keys == list(result.keys) == sorted(contents, key=lambda key: key.partition(":")[0])
+    np.testing.assert_array_equal(result.view.to_numpy(), [row_of("mean", contents[key]) for key in result.keys])
+    assert result.missing() == [failure.key for failure in result.failed]
+    if change is broken_since:
+        assert result.store.missing(result.missing()) == ["c1/f4:c1"]
+
+
+def test_the_view_of_a_shard_has_the_rows_of_its_part(cache, log):
+    embstore.embed(Source(numbers(0, 4)), Numbers(log), cache)
+    results = [embstore.embed(Source(numbers(0, 20)), Numbers(log), cache, shard=(i, 2)) for i in range(2)]
+    assert sorted(key for result in results for key in result.view.keys) == sorted(numbers(4, 20))
+
+
+# -- failures ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, MemoryError, OSError, RuntimeError, KeyError, EOFError, ZeroDivisionError]
+)
+@pytest.mark.parametrize("where", ["load", "decode", "length"])
+def test_an_error_of_one_sample_is_recorded_and_the_run_goes_on(cache, log, where, error):
+    def fail(item, here):
+        if item == 17 and here == where:
+            raise error("here")
+        return item
+
+    class Fails(Numbers):
+        def decode(self, content):
+            return fail(super().decode(content), "decode")
+
+    class Loads(Source):
+        def __iter__(self):
+            for sample in super().__iter__():
+                yield replace(sample, load=lambda load=sample.load: fail(load(), "load"))
+
+    encoder = Fails(log, length=lambda item: fail(item, "length") and 0)
+    result = embstore.embed(Loads(numbers(0, 40)), encoder, cache, batch_size=4)
+    reason = f"{error.__name__}: {error('here')}"
+    assert [(failure.key, failure.reason) for failure in result.failed] == [("f17:c2", reason)]
+    check(result.path, {key: number for key, number in numbers(0, 40).items() if number != 17})
+
+
+@pytest.mark.parametrize(
+    ("reasons", "lines"),
+    [
+        (["empty"], ["k0:c: empty"]),
+        (["empty"] * 3, ["3 samples: empty: k0:c, k1:c, k2:c"]),
+        (["empty"] * 5000, ["5,000 samples: empty: k0:c, k1:c, k2:c, k3:c, k4:c, …"]),
+        ([f"at byte {n:,}" for n in range(2000)], ["2,000 samples: at byte 0: k0:c, k1:c, k2:c, k3:c, k4:c, …"]),
+        (["a", "b", "a"], ["2 samples: a: k0:c, k2:c", "k1:c: b"]),
+        ([*"abcdefgg"], [*(f"k{n}:c: {c}" for n, c in enumerate("abcde")), "3 samples for 2 other reasons"]),
+    ],
+)  # fmt: skip
+def test_equal_failures_are_folded(reasons, lines):
+    assert folded([Failure(f"k{number}:c", "", reason) for number, reason in enumerate(reasons)]) == lines
+
+
+def test_failures_are_logged_once_with_their_number(cache, log, caplog):
+    with caplog.at_level(logging.INFO, "embstore"):
+        result = embstore.embed(Source({**numbers(0, 4), **dict.fromkeys(numbers(4, 90), "bad")}), Numbers(log), cache)
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        "numbers: 86 of 90 samples failed; the result lists them"
+    ]
+    assert str(result).count("is no number") == 1
+    assert len(result.failed) == 86
 
 
 # -- hits --------------------------------------------------------------------------------------
@@ -404,8 +521,14 @@ def test_items_of_which_some_have_no_length(cache, log):
     check(embstore.embed(Source(contents), encoder, cache, batch_size=4).path, contents, SPECS)
 
 
-@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("where", ["load", "decode", "length", "encode", "columns", "progress"])
+OF_ONE_SAMPLE, OF_THE_RUN = ("load", "decode", "length"), ("encode", "columns", "progress")
+ENDS = [
+    *((where, error) for where in OF_ONE_SAMPLE for error in (TypeError, KeyboardInterrupt, SystemExit)),
+    *((where, error) for where in OF_THE_RUN for error in (ValueError, OSError, KeyboardInterrupt, SystemExit)),
+]
+
+
+@pytest.mark.parametrize(("where", "error"), ENDS)
 def test_an_error_ends_the_run_and_loses_nothing_that_was_encoded(cache, log, where, error):
     def fail(item):
         if item == 17:
@@ -434,8 +557,10 @@ def test_an_error_ends_the_run_and_loses_nothing_that_was_encoded(cache, log, wh
         options["columns"] = lambda sample: fail(int(sample.load())) or {"n": 1}
     if where == "progress":
         options["progress"] = lambda done, total: fail(17 if done == 20 else None)
-    with pytest.raises(error, match="here"):
+    with pytest.raises(error, match="here") as caught:
         embstore.embed(Loads(source.contents) if where == "load" else source, encoder, cache, **options)
+    if error is TypeError:
+        assert caught.value.__notes__ == ["the sample is f17:c2 (f17:c2)"]
     assert decoding_threads() == []
     done = [number for _, number in encoded(log)]
     assert done == list(range(20 if where in ("columns", "progress") else 16))
