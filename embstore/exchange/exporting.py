@@ -19,11 +19,10 @@ from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import STRING, FieldSpec, offsets_name
 from embstore._engine.io.durable import replacing
 from embstore._engine.io.remote import local_path
-from embstore._engine.read.open_snapshot import open_generation
 from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.plans import row_blocks
-from embstore.errors import DuplicateKeysError, StoreChangedError
+from embstore.errors import DuplicateKeysError
 from embstore.exchange.file_contents import Array, format_of, module_of
 from embstore.exchange.store_metadata import StoreMetadata
 from embstore.store.embedding_store import EmbeddingStore, View
@@ -187,22 +186,7 @@ def rows_to_write(rows: EmbeddingStore | View, fields: Sequence[str] | str | Non
     unique, counts = np.unique(view.rows, return_counts=True)
     if len(unique) < len(view.rows):
         raise DuplicateKeysError(seen.keys_of(unique[counts > 1]), path=view.store.path)
-    # Opened again with checks of each chunk: a flipped bit must not get into the file.
-    place, options = seen.folder.origin
-    snapshot = open_generation(
-        place,
-        generation=seen.record.generation,
-        rows=seen.record.rows,
-        mapping=seen.mapping,
-        check="touched",
-        storage_options=options,
-    )
-    epoch = seen.record.epoch
-    if snapshot.record.epoch != epoch and snapshot.is_dead(view.rows).any():
-        raise StoreChangedError(
-            view.store.path, "rows were erased; select() again", expected=epoch, found=snapshot.record.epoch
-        )
-    return Outgoing(snapshot, view.rows, names)
+    return Outgoing(seen.checked(), view.rows, names)
 
 
 def export_file(

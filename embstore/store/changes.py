@@ -52,7 +52,7 @@ def plan_copied_fields(
         raise MissingKeysError(missing, path=theirs.folder.path, what="current there")
     rows = np.full(snapshot.record.rows, -1, dtype=np.int64)
     rows[live] = found
-    return plan_fields(snapshot, theirs, specs, rows)
+    return plan_fields(snapshot, theirs.checked(), specs, rows)
 
 
 def erase_rows(session: Session, rows: Rows) -> int:

@@ -11,6 +11,17 @@ from embstore._engine.format.record import ArrayState
 from embstore._engine.io.folder import ReadableFolder
 
 Check = Literal["tail", "touched", "all"]
+"""Which checksums a reader checks. `tests/interop/test_several_chunks.py` tries these rules of all columns:
+
+1. The last chunk of each array is checked at every open and refresh, at a URL when it is fetched.
+2. A chunk that is read whole is checked at each read: strings, compressed chunks, chunks at a URL, and all chunks that
+   a writer rewrites.
+3. The other chunks are mapped, or read in part. "touched" checks each of them before its first row is returned, "all"
+   when the column is opened, "tail" never.
+4. `merge`, `compact`, `copy_fields` and exports read with "touched", however the store was opened: a new checksum must
+   not hide a flipped bit. `salvage` and `verify` read every byte.
+5. A private map (`writable_copy`) has the checksums of its files and the rule of its column.
+"""
 Rows = NDArray[np.int64]
 Array = np.ndarray[Any, Any]
 

@@ -123,6 +123,10 @@ class Snapshot:
             snapshot._dead_rows = self._dead_rows
         return snapshot
 
+    def checked(self) -> Snapshot:
+        """Return this commit with a check of each chunk that is read: a new checksum must not hide a flipped bit."""
+        return Snapshot(self.folder, self.record, self._signature, mapping=self.mapping, check="touched")
+
     def newest(self) -> Snapshot:
         """Return the newest commit in the same folder, which may be this one.
 
