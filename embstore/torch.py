@@ -21,7 +21,7 @@ from embstore._engine.format.record import STRING
 from embstore._engine.read.read_rows import column_of
 from embstore._outputs.collate import Batch
 from embstore._outputs.tensors import field_tensors
-from embstore.store.arguments import row_numbers
+from embstore.store.arguments import row_numbers, text_list
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
 
@@ -93,11 +93,11 @@ class EmbeddingDataset(Dataset[Any]):
     ) -> None:
         self.view = as_view(view)
         store = self.view.store
-        self.classes = None if classes is None else list(classes)
+        self.classes = None if classes is None else text_list("classes", classes)
         self.class_to_idx = {name: place for place, name in enumerate(self.classes or ())}
         self._as_mapping = fields is not None or bool(columns)
-        self._fields = [store.field_name(name) for name in (fields if fields is not None else [None])]
-        self._columns = list(columns)
+        self._fields = [store.field_name(name) for name in ([None] if fields is None else text_list("fields", fields))]
+        self._columns = text_list("columns", columns)
         for name in self._columns:
             if name not in store.columns and name not in _KEY_COLUMNS:
                 raise UnknownColumnError(name, [*store.columns, *_KEY_COLUMNS], path=store.path)

@@ -109,11 +109,11 @@ def neighbors_of(
 def _as_keys(query: Any) -> list[str] | None:
     """Return the keys of a query, or None for a query of numbers."""
     if isinstance(query, str | Key):
-        return [str(query)]
+        return [str(Key.parse(query))]
     if isinstance(query, list | tuple) or getattr(getattr(query, "dtype", None), "kind", "") in ("O", "U", "T"):
         items = list(query)
         if all(isinstance(item, str | Key) for item in items):
-            return [str(item) for item in items]
+            return [str(Key.parse(item)) for item in items]
     return None
 
 

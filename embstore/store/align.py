@@ -16,7 +16,7 @@ from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._outputs.tensors import as_tensor, field_tensors
 from embstore.errors import AlignmentError, NameRefusedError
-from embstore.store.arguments import row_numbers
+from embstore.store.arguments import row_numbers, text_list
 from embstore.store.embedding_store import View
 
 On = Literal["key", "file_id"]
@@ -86,7 +86,7 @@ def align(
         on=on,
         views={name: view[places[name]] for name, view in views.items()},
         fields={name: view.store.field_name((fields or {}).get(name)) for name, view in views.items()},
-        classes=None if classes is None else tuple(classes),
+        classes=None if classes is None else tuple(text_list("classes", classes)),
         left_out=left_out,
     )
 

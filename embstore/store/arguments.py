@@ -1,27 +1,14 @@
-"""Check arguments before they are used: keys, row numbers and mappings."""
+"""Check arguments before they are used: row numbers, names and mappings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from embstore._engine.format.keys import Key
+from embstore._engine.format.text import plain_text
 from embstore._engine.read.column import Rows
-
-
-def key_list(keys: Iterable[str | Key]) -> Sequence[str | Key]:
-    """Return keys as a sequence. Any iterable is accepted, such as a generator or a Series.
-
-    Raises
-    ------
-    TypeError
-        `keys` is a single key, or not iterable.
-    """
-    if isinstance(keys, str | bytes | Key) or not isinstance(keys, Iterable):
-        raise TypeError(f"expected a list of keys, found {keys!r:.200}")
-    return keys if isinstance(keys, list | tuple) else list(keys)
 
 
 def row_numbers(rows: Any) -> Rows:
@@ -47,7 +34,7 @@ def check_if_exists(if_exists: str) -> None:
 
 
 def mapping_of(name: str, given: Any, expected: str) -> Mapping[str, Any]:
-    """Return a mapping unchanged, and an empty one for None.
+    """Return a mapping with its names as plain text, and an empty one for None.
 
     Raises
     ------
@@ -58,4 +45,19 @@ def mapping_of(name: str, given: Any, expected: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(given, Mapping):
         raise TypeError(f"expected {name} to be a mapping of {expected}, found {given!r:.200}")
-    return given
+    return {plain_text(name): value for name, value in given.items()}
+
+
+def text_list(name: str, given: Iterable[str] | str, *, in_order: bool = True) -> list[str]:
+    """Return names as a list of plain text. A single name is a list of one.
+
+    Raises
+    ------
+    TypeError
+        `given` is not iterable, or a set although the order counts. The message names the argument.
+    """
+    if isinstance(given, str):
+        return [plain_text(given)]
+    if not isinstance(given, Iterable) or (in_order and isinstance(given, set | frozenset)):
+        raise TypeError(f"expected {name} to be a list of names, found {given!r:.200}")
+    return [plain_text(item) for item in given]

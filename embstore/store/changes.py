@@ -12,6 +12,7 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.check_input import column_values, filled_column
 from embstore._engine.write.erase import erase_dead
 from embstore._engine.write.plans import Plan, plan_column, plan_fields
 from embstore._engine.write.session import Session
@@ -29,13 +30,10 @@ def plan_filled_column(snapshot: Snapshot, name: str, rows: Rows, values: Any, f
     """Plan a column with `values` in `rows` and `fill` in all other live rows. See `EmbeddingStore.set_column`."""
     if fill is None:
         check_all_live(snapshot, rows, f"given a value for {name!r}")
-        return plan_column(snapshot, name, rows, values)
+        return plan_column(snapshot, name, rows, *column_values(name, None, values, len(rows)))
     left_out = np.setdiff1d(snapshot.live_rows, rows)
-    given = [values] * len(rows) if isinstance(values, str | int | float | np.generic) else list(values)
-    filled: Any = [*given, *[fill] * len(left_out)]
-    if not filled and not isinstance(fill, str):
-        filled = np.empty(0, np.asarray(fill).dtype)
-    return plan_column(snapshot, name, np.concatenate([rows, left_out]), filled)
+    filled = filled_column(name, values, len(rows), fill, len(left_out))
+    return plan_column(snapshot, name, np.concatenate([rows, left_out]), *filled)
 
 
 def plan_copied_fields(

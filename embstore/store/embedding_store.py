@@ -12,19 +12,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.keys import Key, hash_keys
+from embstore._engine.format.keys import Key, hash_keys, key_list
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.pickles import by_name
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.rng import Rng, generator_of
-from embstore._engine.write.check_input import Casting, read_keys
+from embstore._engine.write.check_input import Casting, named_rows, read_keys
 from embstore._engine.write.compact import compact
 from embstore._engine.write.erase import EraseReceipt
 from embstore._engine.write.plans import AppendResult, IfExists, plan_append, plan_delete, plan_field
 from embstore._engine.write.row_writer import RowWriter
 from embstore._engine.write.session import Session
 from embstore.errors import StoreChangedError
-from embstore.store.arguments import check_if_exists, key_list, mapping_of
+from embstore.store.arguments import check_if_exists, mapping_of, text_list
 from embstore.store.changes import check_all_live, erase_rows, plan_copied_fields, plan_filled_column
 from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
 from embstore.store.reader import StoreReader
@@ -116,9 +116,9 @@ class EmbeddingStore(StoreReader):
         ReadOnlyError, StoreLockedError, StorageFullError, CommitUncertainError
         """
         check_if_exists(if_exists)
-        batch = read_keys(key_list(keys))
-        fields = dict(values) if isinstance(values, Mapping) else {None: values}
-        described = mapping_of("columns", columns, "column names to values")
+        batch = read_keys(keys)
+        fields = named_rows(values)
+        described = named_rows(mapping_of("columns", columns, "column names to values"))
         if not len(batch) and all(isinstance(rows, list | tuple) and not rows for rows in fields.values()):
             self._session.check_writable()  # empty lists have no dtype and no shape to check
             return AppendResult()
@@ -163,7 +163,7 @@ class EmbeddingStore(StoreReader):
             Nothing was deleted.
         """
         with self._session.writing() as snapshot:
-            rows = np.unique(self.rows_of(keys))
+            rows = np.unique(self.rows_of(key_list(keys, in_order=False)))
             if len(rows):
                 self._session.commit(plan_delete(snapshot, rows))
         return len(rows)
@@ -178,7 +178,7 @@ class EmbeddingStore(StoreReader):
         MissingKeysError
             Nothing was erased.
         """
-        keys = key_list(keys)
+        keys = key_list(keys, in_order=False)
         with self._session.writing():
             rows = np.unique(self.rows_of(keys))
             files = erase_rows(self._session, rows)
@@ -226,7 +226,7 @@ class EmbeddingStore(StoreReader):
             found = snapshot.record.commit_id
             if commit_id not in (None, found):
                 raise StoreChangedError(self.path, "it is at another commit", expected=commit_id, found=found)
-            rows = self.rows_of(read_keys(key_list(keys)).texts)
+            rows = self.rows_of(read_keys(keys).texts)
             self._session.commit(plan_filled_column(snapshot, name, rows, values, fill))
 
     def add_field(
@@ -257,7 +257,7 @@ class EmbeddingStore(StoreReader):
         NameRefusedError, ShapeError, DtypeError, NonFiniteError
         """
         with self._session.writing() as snapshot:
-            texts = read_keys(key_list(keys)).texts
+            texts = read_keys(keys).texts
             rows = self.rows_of(texts)
             check_all_live(snapshot, rows, f"given rows for {name!r}")
             self._session.commit(plan_field(snapshot, name, rows, texts, values, spec, casting))
@@ -279,9 +279,10 @@ class EmbeddingStore(StoreReader):
             Some live keys have no such row in `other`. The error lists them.
         UnknownFieldError, UnknownColumnError, NameRefusedError
         """
-        specs = {name: other.fields[other.field_name(name)] for name in names}
+        specs = {name: other.fields[other.field_name(name)] for name in text_list("names", names)}
+        columns = text_list("same", same)
         with self._session.writing() as snapshot:
-            self._session.commit(plan_copied_fields(snapshot, other._session.index, specs, same=same))
+            self._session.commit(plan_copied_fields(snapshot, other._session.index, specs, same=columns))
 
 
 class View(SelectedRows):

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.text import plain_text
 from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import UnknownClassError
-from embstore.store.arguments import mapping_of, row_numbers
+from embstore.store.arguments import mapping_of, row_numbers, text_list
 
 Condition = Any
 
@@ -46,7 +47,7 @@ def filter_rows(
     UnknownClassError, UnknownColumnError, TypeError, ValueError
     """
     if classes is not None:
-        wanted = [classes] if isinstance(classes, str) else list(classes)
+        wanted = text_list("classes", classes, in_order=False)
         codes = {name: code for code, name in enumerate(snapshot.class_names)}
         if unknown := [name for name in wanted if name not in codes]:
             raise UnknownClassError(unknown, codes)
@@ -76,7 +77,7 @@ def _meets(name: str, values: np.ndarray[Any, Any], condition: Condition) -> NDA
     )
     mask = np.zeros(len(values), dtype=bool)
     for value in [condition] if one else condition:
-        option = value.item() if getattr(value, "ndim", 1) == 0 else value
+        option = plain_text(value.item() if getattr(value, "ndim", 1) == 0 else value)
         _check_fits(name, values.dtype.kind, option, in_list=not one)
         mask |= np.asarray(values == option, dtype=bool)
     return mask

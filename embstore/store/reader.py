@@ -9,9 +9,10 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from embstore._engine.format.config import Config
-from embstore._engine.format.keys import Key
+from embstore._engine.format.keys import Key, key_list
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import BFLOAT16, FieldSpec
+from embstore._engine.format.text import plain_text
 from embstore._engine.pickles import by_name
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
@@ -21,7 +22,7 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.session import Session
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, UnknownFieldError
-from embstore.store.arguments import key_list, row_numbers
+from embstore.store.arguments import row_numbers
 from embstore.store.describe import as_html, as_text, describe
 
 
@@ -94,10 +95,10 @@ class StoreReader:
         UnknownFieldError
             The store has no such field, or `field` is None and the store has several.
         """
-        names = self.snapshot.record.fields
+        names, field = self.snapshot.record.fields, plain_text(field)
         if field is None and len(names) == 1:
             return next(iter(names))
-        if field not in names:
+        if not isinstance(field, str) or field not in names:
             raise UnknownFieldError(field, names, path=self.path)
         return field
 
@@ -120,15 +121,13 @@ class StoreReader:
         keys = key_list(keys)
         rows = self.find(keys)
         if len(rows) and rows.min() < 0:
-            missing = [str(keys[i]) for i in np.flatnonzero(rows < 0).tolist()]
-            for key in missing:
-                Key.parse(key)
+            missing = [str(Key.parse(keys[i])) for i in np.flatnonzero(rows < 0).tolist()]
             raise MissingKeysError(missing, path=self.path)
         return rows
 
     def missing(self, keys: Iterable[str | Key]) -> list[str]:
         """Return the keys that are not stored, in the order of `keys`."""
-        texts = [str(Key.parse(key)) for key in key_list(keys)]
+        texts = [str(Key.parse(key)) for key in key_list(keys, in_order=False)]
         rows = self.find(texts)
         return [texts[i] for i in np.flatnonzero(rows < 0).tolist()]
 

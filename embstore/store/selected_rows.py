@@ -24,6 +24,7 @@ from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
 from embstore._outputs.tensors import field_tensors
 from embstore._outputs.vectors import Vectors, class_places
 from embstore.errors import ShapeError, StoreChangedError, UnknownClassError
+from embstore.store.arguments import text_list
 from embstore.store.reader import StoreReader
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ class SelectedRows:
         ValueError
             A class occurs twice in the list.
         """
+        classes = text_list("classes", classes)
         if len(set(classes)) != len(classes):
-            raise ValueError(f"a class occurs more than once in {list(classes)!r}")
+            raise ValueError(f"a class occurs more than once in {classes!r:.200}")
         places = {name: place for place, name in enumerate(classes)}
         snapshot = self.snapshot()
         of_code = np.array([places.get(name, -1) for name in snapshot.class_names], dtype=np.int64)
@@ -330,7 +332,7 @@ class SelectedRows:
         )
 
     def _field_names(self, fields: Sequence[str] | str) -> list[str]:
-        return [self.store.field_name(name) for name in ([fields] if isinstance(fields, str) else fields)]
+        return [self.store.field_name(name) for name in text_list("fields", fields)]
 
     def vectors(self, field: str | None = None) -> Vectors:
         """Return the rows as flat vectors ``(len(view), dim)``, which are read a block at a time.

@@ -13,6 +13,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
 
+from embstore._engine.format.text import plain_text
 from embstore._engine.pickles import PickledByName, by_name
 from embstore.errors import ConfigError
 
@@ -94,7 +95,7 @@ def _plain(value: Any, name: str, depth: int = 0) -> Any:
             value.encode()
         except UnicodeEncodeError as error:
             raise ConfigError(name, value, "expected valid Unicode text") from error
-        return str(value)
+        return plain_text(value)
     if isinstance(value, int):
         if abs(value) > _MAX_EXACT_INT:
             raise ConfigError(name, value, "an integer beyond 2**53 is not exact in JSON")
@@ -109,7 +110,8 @@ def _plain(value: Any, name: str, depth: int = 0) -> Any:
                 raise ConfigError(name, key, "expected text as the name of an attribute")
             _plain(key, name)
         prefix = f"{name}." if name else ""
-        return {str(k): _plain(v, prefix + k, depth + 1) for k, v in value.items()}
+        items = ((plain_text(k), v) for k, v in value.items())
+        return _no_duplicates([(k, _plain(v, prefix + k, depth + 1)) for k, v in items])
     if isinstance(value, list | tuple):
         return [_plain(v, f"{name}[{i}]", depth + 1) for i, v in enumerate(value)]
     raise ConfigError(name, value, f"expected a JSON value, found {type(value).__name__}")

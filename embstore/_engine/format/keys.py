@@ -5,13 +5,14 @@ A key is data, never a path: no code opens a file by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.text import plain_text
 from embstore._engine.pickles import by_name
 from embstore.errors import KeyFormatError
 
@@ -39,7 +40,7 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         """Return the key's text."""
-        return f"{self.file_id}:{self.class_name}"
+        return f"{plain_text(self.file_id)}:{plain_text(self.class_name)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return by_name(type(self), *self)
@@ -55,14 +56,14 @@ class Key(NamedTuple):
             than 65,535 bytes of UTF-8.
         """
         if isinstance(key, Key):
-            file_id, class_name = key
-            for part in (file_id, class_name):
+            for part in key:
                 if not isinstance(part, str):
                     raise KeyFormatError(key, f"expected text in both parts, found {type(part).__name__}")
+            file_id, class_name = map(plain_text, key)
             if ":" in class_name:
                 raise KeyFormatError(key, "there is a colon in the class")
         elif isinstance(key, str):
-            file_id, colon, class_name = key.rpartition(":")
+            file_id, colon, class_name = plain_text(key).rpartition(":")
             if not colon:
                 raise KeyFormatError(key, "there is no colon")
         else:
@@ -78,6 +79,27 @@ class Key(NamedTuple):
         if nbytes > MAX_KEY_BYTES:
             raise KeyFormatError(key, f"it has {nbytes:,} bytes, {MAX_KEY_BYTES:,} are allowed")
         return cls(file_id, class_name)
+
+
+def key_list(keys: Iterable[str | Key], *, in_order: bool = True) -> Sequence[str | Key]:
+    """Return keys as a sequence. Any iterable is accepted, such as a generator or a Series.
+
+    Parameters
+    ----------
+    keys
+    in_order : bool
+        Whether the order of the keys counts. If so, a set is refused: its order differs between processes.
+
+    Raises
+    ------
+    TypeError
+        `keys` is a single key, a set, a table, or not iterable.
+    """
+    if isinstance(keys, str | bytes | Key) or getattr(keys, "ndim", 1) != 1 or not isinstance(keys, Iterable):
+        raise TypeError(f"expected a list of keys, found {keys!r:.200}")
+    if in_order and isinstance(keys, set | frozenset):
+        raise TypeError("expected a list of keys, found a set, which has no order; pass sorted(keys)")
+    return keys if isinstance(keys, list | tuple) else list(keys)
 
 
 _new_hash = blake2b(digest_size=16).copy  # a quarter faster than a new object
@@ -113,8 +135,8 @@ def hash_keys(keys: Iterable[str | Key]) -> Hashes:
     for key in keys:
         state = _new_hash()
         try:
-            state.update(key.encode())  # type: ignore[union-attr] # one try costs less than a type check for each key
-        except (AttributeError, UnicodeEncodeError):
+            state.update(str.encode(key))  # type: ignore[arg-type] # one try costs less than a type check for each key
+        except (TypeError, UnicodeEncodeError):
             state.update(_encoded(key))
         digests.append(state.digest())
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)
@@ -125,6 +147,6 @@ def _encoded(key: object) -> bytes:
     if not isinstance(key, str | Key):
         raise KeyFormatError(key, f"expected text, found {type(key).__name__}")
     try:
-        return str(key).encode()
+        return (Key.__str__(key) if isinstance(key, Key) else str.__str__(key)).encode()
     except UnicodeEncodeError as error:
         raise KeyFormatError(key, "it is not valid Unicode text") from error

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from embstore._engine.format.text import plain_text
 from embstore._engine.pickles import PickledByName
 from embstore.errors import ConfigError, NameRefusedError
 
@@ -85,7 +86,7 @@ def check_array_name(name: object, taken: Iterable[str], *, most: int = MAX_ARRA
         raise NameRefusedError(name, "it is reserved by the format")
     if any(name.casefold() == other.casefold() for other in taken):
         raise NameRefusedError(name, "it is taken")
-    return name
+    return plain_text(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,9 @@ class FieldSpec(PickledByName):
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         if self.dims is not None:
-            object.__setattr__(self, "dims", tuple(self.dims))
+            object.__setattr__(self, "dims", tuple(map(plain_text, self.dims)))
+        for name in ("layer", "pooling", "nonfinite"):
+            object.__setattr__(self, name, plain_text(getattr(self, name)))
         problems = []
         if self.dtype not in FIELD_DTYPES:
             problems.append(f"dtype: expected one of {sorted(FIELD_DTYPES)}, found {self.dtype!r}")
@@ -319,13 +322,12 @@ def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
             raise ConfigError(
                 f"provenance.{name}", value, "expected text, under a name of letters, digits, '_' and '.'"
             )
-    return dict(provenance)
+    return {plain_text(name): plain_text(value) for name, value in provenance.items()}
 
 
 def dtype_name(dtype: Any) -> str:
     """Return the NumPy name of a dtype, or ``"bfloat16"``. Takes dtypes of torch too."""
-    text = dtype if isinstance(dtype, str) else str(dtype)
-    text = text.removeprefix("torch.")
+    text = (plain_text(dtype) if isinstance(dtype, str) else str(dtype)).removeprefix("torch.")
     if text in (BFLOAT16, STRING):
         return text
     try:

@@ -5,6 +5,7 @@ Takes NumPy arrays, lists, and torch tensors of any device (without importing to
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,41 +15,97 @@ from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import BFLOAT16, FieldSpec
 from embstore._engine.io.buffers import aligned_empty
 from embstore._engine.io.threads import in_parts
+from embstore.errors import DtypeError, ShapeError
 
 
 def is_torch(values: Any) -> bool:
-    """Return whether a value is a torch tensor, without importing torch."""
-    return type(values).__module__.partition(".")[0] == "torch"
+    """Return whether a value is a torch tensor, or of a subclass of it, without importing torch."""
+    return isinstance(values, getattr(sys.modules.get("torch"), "Tensor", ()))
 
 
-def _from_torch(values: Any) -> tuple[np.ndarray[Any, Any], str]:
-    tensor = values.detach().cpu().resolve_neg()
-    name = str(tensor.dtype).removeprefix("torch.")
-    if name == BFLOAT16:
+def _from_torch(name: str, values: Any) -> tuple[np.ndarray[Any, Any], str]:
+    if str(values.layout) != "torch.strided" or values.is_quantized or values.is_meta or values.is_nested:
+        form = "quantized" if values.is_quantized else "meta" if values.is_meta else values.layout
+        raise ShapeError(name, expected="a dense tensor of plain numbers, as of to_dense() or dequantize()", found=form)
+    tensor = values.detach().cpu().resolve_conj().resolve_neg()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype == BFLOAT16:
         import torch
 
         return tensor.contiguous().view(torch.int16).numpy().view(np.uint16), BFLOAT16
-    array: np.ndarray[Any, Any] = tensor.numpy()
+    try:
+        array: np.ndarray[Any, Any] = tensor.numpy()
+    except TypeError as error:  # float8, for example
+        raise DtypeError(name, expected="one that NumPy has", found=dtype, hint="cast it") from error
     return array, array.dtype.name
 
 
-def as_rows(values: Any) -> tuple[np.ndarray[Any, Any], str]:
-    """Return rows as a NumPy array, and the name of their dtype. The array of bfloat16 is its uint16 bits."""
+def refuse_hidden(name: str, values: Any) -> None:
+    """Raise ShapeError for values that are masked, null or NA. NumPy would return other numbers in their place.
+
+    Takes masked arrays of NumPy, arrays of pandas, and arrays of Arrow and Polars.
+    """
+    masked = sys.modules.get("numpy.ma")  # its import takes 15 ms
+    hidden: Any = 0
+    if masked is not None and isinstance(values, masked.MaskedArray):
+        hidden = 0 if values.dtype.names else masked.count_masked(values)
+    elif (nulls := getattr(values, "null_count", None)) is not None:
+        hidden = nulls() if callable(nulls) else nulls
+    elif not isinstance(getattr(values, "dtype", np.dtype(float)), np.dtype) and hasattr(values, "isna"):
+        hidden = values.isna().sum()
+    if hidden:
+        raise ShapeError(name, expected="a value in each place", found=f"{hidden:,} masked or missing ones")
+
+
+def as_rows(values: Any, name: str = "values") -> tuple[np.ndarray[Any, Any], str]:
+    """Return rows as a NumPy array, and the name of their dtype. The array of bfloat16 is its uint16 bits.
+
+    Rows that make no array of one shape and dtype are an array of objects. The name says then what was found.
+
+    Parameters
+    ----------
+    values
+    name : str, optional
+        Name of the field, for messages.
+
+    Raises
+    ------
+    ShapeError
+        Values are masked or missing, or the tensor is sparse, quantized or without data.
+    DtypeError
+        NumPy does not have the dtype of the tensor.
+    """
     if is_torch(values):
-        return _from_torch(values)
-    if isinstance(values, list | tuple) and values and is_torch(values[0]):
-        parts = [_from_torch(value) for value in values]
+        return _from_torch(name, values)
+    refuse_hidden(name, values)
+    array = None if isinstance(values, list | tuple) else np.asarray(values)
+    if array is None or (array.dtype == object and array.ndim == 1 and len(array) and np.ndim(array[0])):
+        return _joined_rows(name, list(values))
+    if array.dtype.name == BFLOAT16:  # from ml_dtypes
+        return array.view(np.uint16), BFLOAT16
+    if array.dtype == object:
+        return array, "objects" if array.ndim else type(values).__name__
+    return array, array.dtype.name
+
+
+def _joined_rows(name: str, rows: list[Any]) -> tuple[np.ndarray[Any, Any], str]:
+    """Return a list of rows as one array, and the name of their dtype, as `as_rows` does."""
+    if rows and is_torch(rows[0]):
+        parts = [_from_torch(name, row) for row in rows]
         dtypes = {dtype for _, dtype in parts}
         if len(dtypes) > 1 or len({part.shape for part, _ in parts}) > 1:
             # np.stack would treat the bits of bfloat16 as numbers. The callers refuse the dtype object.
             return np.empty(len(parts), dtype=object), " and ".join(sorted(dtypes))
         return np.stack([part for part, _ in parts]), parts[0][1]
-    if isinstance(values, list | tuple) and len({np.shape(value) for value in values}) > 1:
-        return np.empty(len(values), dtype=object), "rows of different shapes"
-    array = np.asarray(values)
-    if array.dtype.name == BFLOAT16:  # from ml_dtypes
-        return array.view(np.uint16), BFLOAT16
-    return array, array.dtype.name
+    for row in rows:
+        refuse_hidden(name, row)
+    try:
+        shapes = {np.shape(row) for row in rows}
+    except ValueError:  # the parts of one row have different shapes
+        shapes = {(), (0,)}
+    if len(shapes) > 1:
+        return np.empty(len(rows), dtype=object), "rows of different shapes"
+    return as_rows(np.asarray(rows), name)
 
 
 def converted(rows: np.ndarray[Any, Any], found: str, wanted: str) -> np.ndarray[Any, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from embstore._engine.format.ragged import Padded, Ragged, offsets_message, offsets_of, sound, token_rows, within_bounds
 from embstore._engine.format.record import STRING, offsets_name
+from embstore._engine.format.text import plain_text
 from embstore._engine.read.column import Rows
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import CorruptStoreError, UnknownColumnError
@@ -118,7 +119,7 @@ def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Array | list[s
 
 def column_of(snapshot: Snapshot, name: str, rows: Rows) -> Array:
     """Return the values of a column at some rows."""
-    spec = snapshot.record.columns.get(name)
+    spec = snapshot.record.columns.get(plain_text(name))
     if spec is None:
         raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)
     if spec.dtype != STRING:

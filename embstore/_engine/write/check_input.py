@@ -5,18 +5,19 @@ Rows may be NumPy arrays, lists, and torch tensors of any device, as for `dtypes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.keys import MAX_KEY_BYTES, Key
+from embstore._engine.format.keys import MAX_KEY_BYTES, Key, key_list
 from embstore._engine.format.ragged import Padded, Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
+from embstore._engine.format.text import plain_text
 from embstore._engine.format.values import MAX_STRING_BYTES
-from embstore._engine.read.dtypes import as_rows, converted, widen_bfloat16
+from embstore._engine.read.dtypes import as_rows, converted, is_torch, widen_bfloat16
 from embstore.errors import DtypeError, DuplicateKeysError, NonFiniteError, ShapeError
 
 Casting = Literal["no", "same_kind"]
@@ -24,6 +25,7 @@ Stored = np.ndarray[Any, Any] | Ragged
 """Rows of a field as they are stored: bfloat16 as its bits."""
 
 _BLOCK: Final = 2**20  # values checked at a time
+_MOST_EXACT: Final = 2**53  # larger integers are not exact as floats
 
 _FLOAT16: Final = "the largest number of float16 is 65,504: store the field as float32 or bfloat16"
 
@@ -52,9 +54,7 @@ def read_keys(keys: Iterable[str | Key]) -> KeyBatch:
     ------
     KeyFormatError, DuplicateKeysError
     """
-    if isinstance(keys, str | Key):
-        raise TypeError(f"expected a list of keys, found one key: {keys!r}")
-    texts, file_ids, class_names = _split(list(keys))
+    texts, file_ids, class_names = _split(list(key_list(keys)))
     if len(set(texts)) != len(texts):
         seen: set[str] = set()
         twice = [text for text in texts if text in seen or seen.add(text)]  # type: ignore[func-returns-value]
@@ -83,6 +83,20 @@ def _is_unicode(texts: list[str]) -> bool:
     return True
 
 
+def named_rows(values: Any) -> dict[Any, Any]:
+    """Return rows by the names of their fields. None stands for the only field. Rows that come one by one are a list.
+
+    Parameters
+    ----------
+    values : array_like, iterator of rows, or mapping of field names to these
+    """
+    given = values if isinstance(values, Mapping) else {None: values}
+    return {
+        plain_text(name): list(rows) if isinstance(rows, Iterator | ValuesView) else rows
+        for name, rows in given.items()
+    }
+
+
 def infer_field(name: str, values: Any) -> FieldSpec:
     """Return the spec of the field that rows would make.
 
@@ -92,7 +106,7 @@ def infer_field(name: str, values: Any) -> FieldSpec:
         float64 (most often an accident, and twice the bytes), or not numbers.
     """
     ragged = isinstance(values, Ragged | Padded)
-    rows, dtype = as_rows(values.values if ragged else values)
+    rows, dtype = as_rows(values.values if ragged else values, name)
     if ragged:  # tokens, or rows of tokens
         rows = rows.reshape(-1, *rows.shape[2:]) if isinstance(values, Padded) else rows
     if rows.dtype == object and isinstance(values, list | tuple):
@@ -151,10 +165,9 @@ def field_values(
         expected = (len(keys), *spec.shape)
         if isinstance(values, Ragged | Padded):
             raise ShapeError(name, expected=expected, found="rows of different lengths")
-        rows, dtype = as_rows(values)
+        rows, dtype = as_rows(values, name)
         if rows.dtype == object or rows.shape != expected:
-            found = "rows of different shapes" if rows.dtype == object else rows.shape
-            raise ShapeError(name, expected=expected, found=found)
+            raise ShapeError(name, expected=expected, found=dtype if rows.dtype == object else rows.shape)
     dtype = stored_as or dtype
     if dtype != spec.dtype:
         rows = _cast(name, rows, dtype, spec.dtype, casting)
@@ -171,16 +184,17 @@ def field_values(
 def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any, Any], str, NDArray[np.int64]]:
     """Return the tokens of ragged rows one after the other, the name of their dtype, and the offsets of the rows."""
     if isinstance(values, Ragged):
-        tokens, dtype = as_rows(values.values)
+        tokens, dtype = as_rows(values.values, name)
         offsets = _whole_numbers(name, values.offsets)
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
             raise ShapeError(name, expected=f"offsets that rise from 0 to {len(tokens)}", found=offsets)
     else:
         if isinstance(values, Padded):
             values = _unpadded(name, values)
-        if not isinstance(values, Iterable):
-            raise ShapeError(name, expected="rows of tokens", found=type(values).__name__)
-        parts = [as_rows(row) for row in values]
+        unordered = isinstance(values, set | frozenset | Mapping) or hasattr(values, "columns")  # a table yields names
+        if unordered or not isinstance(values, Iterable):
+            raise ShapeError(name, expected="a list of rows of tokens", found=type(values).__name__)
+        parts = [as_rows(row, name) for row in values]
         dtypes = {dtype for _, dtype in parts} or {spec.dtype}
         if len(dtypes) > 1:
             raise DtypeError(name, expected=spec.dtype, found=" and ".join(sorted(dtypes)))
@@ -198,7 +212,7 @@ def _as_tokens(name: str, spec: FieldSpec, values: Any) -> tuple[np.ndarray[Any,
 
 def _whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
     """Return offsets or lengths as int64."""
-    numbers, dtype = as_rows(values)
+    numbers, dtype = as_rows(values, name)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise ShapeError(
             name, expected="offsets and lengths in whole numbers, one a row", found=f"{dtype} {numbers.shape}"
@@ -250,6 +264,9 @@ def _nonfinite_rows(rows: np.ndarray[Any, Any], dtype: str) -> NDArray[np.int64]
 def column_values(name: str, dtype: str | None, values: Any, count: int) -> tuple[str, Any]:
     """Check the values of a column. A single string or number stands for all rows.
 
+    Python numbers go into any dtype that holds them, and integers of NumPy too. Floats are rounded to it. An array of
+    floats is not: it would lose digits that it has.
+
     Returns
     -------
     str, ndarray or list of str
@@ -259,35 +276,108 @@ def column_values(name: str, dtype: str | None, values: Any, count: int) -> tupl
     ------
     ShapeError, DtypeError
     """
-    if isinstance(values, str | bool | int | float | np.generic):
-        values = [values] * count
-    found = list(values) if not isinstance(values, np.ndarray) else values
-    array = np.asarray(found) if len(found) or dtype in (None, STRING) else np.empty(0, dtype)
-    if array.shape != (count,):
-        raise ShapeError(name, expected=(count,), found=array.shape)
-    if dtype == STRING or array.dtype.kind in "UTO" or (dtype is None and array is not values and count == 0):
-        return _strings(name, dtype, list(found))
-    if array.dtype.name not in COLUMN_DTYPES:
-        raise DtypeError(name, expected=dtype or sorted(COLUMN_DTYPES), found=array.dtype)
-    wanted = dtype or array.dtype.name
-    if not np.can_cast(array.dtype, wanted, "safe"):
-        # Numbers of Python have no width: 0.5 may go into float32, and 7 into int8.
-        plain = array is not values and np.can_cast(array.dtype, wanted, "same_kind")
-        with np.errstate(over="ignore"):
-            converted = array.astype(wanted)
-        if not plain or (converted.dtype.kind in "iu" and (converted != array).any()):
-            raise DtypeError(name, expected=wanted, found=array.dtype)
-        return wanted, converted
-    return wanted, array.astype(wanted)
+    strict = isinstance(values, np.ndarray) or is_torch(values)
+    return _converted(name, dtype, _column(name, values, count), count, strict=strict)
 
 
-def _strings(name: str, dtype: str | None, values: list[Any]) -> tuple[str, list[str]]:
+def filled_column(name: str, values: Any, count: int, fill: Any, blanks: int) -> tuple[str, Any]:
+    """Check the values of a column, which `blanks` times the value `fill` follows. See `column_values`.
+
+    An array keeps its dtype, and `fill` must fit it.
+    """
+    found = _column(name, values, count)
+    if not count:
+        dtype, filled = column_values(name, None, fill, max(1, blanks))
+        return dtype, filled[:blanks]
+    if isinstance(found, list):
+        return _converted(name, None, [*found, *_column(name, fill, blanks)], count + blanks)
+    dtype, kept = _converted(name, None, found, count)
+    return dtype, np.concatenate([kept, column_values(name, dtype, fill, blanks)[1]])
+
+
+def _column(name: str, values: Any, count: int) -> np.ndarray[Any, Any] | list[Any]:
+    """Return the values of a column as an array of numbers, or as a list."""
+    if isinstance(values, set | frozenset | Mapping):
+        raise ShapeError(name, expected=f"{count} values in the order of the keys", found=f"a {type(values).__name__}")
+    if values is None or isinstance(values, str | bytes | bool | int | float):
+        return [values] * count
+    if not is_torch(values) and not hasattr(values, "__array__"):
+        if not isinstance(values, Iterable):
+            raise ShapeError(name, expected=f"{count} values", found=type(values).__name__)
+        values = list(values)
+        if not any(hasattr(kind, "__array__") and not issubclass(kind, np.generic) for kind in set(map(type, values))):
+            return cast("list[Any]", values)
+    array, dtype = as_rows(values, name)
+    if dtype == BFLOAT16:
+        raise DtypeError(name, expected=sorted(COLUMN_DTYPES), found=dtype)
+    array = np.full(count, array) if array.ndim == 0 else array
+    return array.tolist() if array.dtype.kind in "OUT" else array
+
+
+def _converted(
+    name: str, dtype: str | None, found: np.ndarray[Any, Any] | list[Any], count: int, *, strict: bool = False
+) -> tuple[str, Any]:
+    """Convert the values of a column to a dtype, by default to their own."""
+    if len(found) != count or np.ndim(found[:1]) != 1:
+        raise ShapeError(name, expected=(count,), found=(len(found), *np.shape(found[:1])[1:]))
+    if isinstance(found, list):
+        texts = sum(isinstance(value, str) for value in found)
+        if texts == count and dtype in (None, STRING):  # an empty list too
+            return STRING, _strings(name, found)
+        if texts or dtype == STRING:
+            kind = str if dtype in (None, STRING) else int | float
+            place, odd = next((i, value) for i, value in enumerate(found) if not isinstance(value, kind))
+            raise DtypeError(name, expected=dtype or STRING, found=f"{type(odd).__name__} as value {place}")
+        found = _numbers(name, dtype, found)
+    if found.dtype.name not in COLUMN_DTYPES:
+        raise DtypeError(name, expected=dtype or sorted(COLUMN_DTYPES), found=found.dtype.name)
+    wanted = dtype or found.dtype.name
+    if wanted == STRING or not _fits(found, wanted, strict=strict):
+        hint = "" if wanted == STRING else "not all values fit"
+        raise DtypeError(name, expected=wanted, found=found.dtype, hint=hint)
+    return wanted, found.astype(wanted)
+
+
+def _numbers(name: str, dtype: str | None, values: list[Any]) -> np.ndarray[Any, Any]:
+    """Return numbers as an array that holds all of them exactly. NumPy makes floats of large integers."""
+    try:
+        array = np.asarray(values, dtype if not values else None)
+    except ValueError:  # lists among the values
+        array = np.empty(0, object)
+    if array.dtype.kind not in "fO":
+        return array
+    for place, value in enumerate(values):
+        if not isinstance(value, int | float | np.number | np.bool_):
+            found = f"{type(value).__name__} as value {place}"
+            raise DtypeError(name, expected=dtype or "numbers or text", found=found)
+    whole = [int(value) for value in values if isinstance(value, int | np.integer)]
+    if whole and len(whole) == len(values):
+        for integers in (np.iinfo(np.int64), np.iinfo(np.uint64)):
+            if integers.min <= min(whole) and max(whole) <= integers.max:
+                return np.array(whole, integers.dtype)
+    # No integer dtype holds them, or some stand beside floats.
+    only = len(whole) == len(values) or array.dtype == object
+    if large := [v for v in whole if abs(v) > _MOST_EXACT and (only or int(float(v)) != v)]:
+        raise DtypeError(name, expected="numbers that one dtype holds exactly", found=large[0])
+    return array
+
+
+def _fits(array: np.ndarray[Any, Any], wanted: str, *, strict: bool) -> bool:
+    """Return whether a dtype holds the values of an array: integers exactly, floats rounded unless `strict`."""
+    if np.can_cast(array.dtype, wanted, "safe") and (array.dtype.kind == "f" or np.dtype(wanted).kind != "f"):
+        return True
+    with np.errstate(all="ignore"):
+        found = array.astype(wanted)
+        if array.dtype.kind != "f":
+            return bool((found.astype(array.dtype) == array).all() and ((found < 0) == (array < 0)).all())
+        return not strict and found.dtype.kind == "f" and bool((np.isfinite(found) == np.isfinite(array)).all())
+
+
+def _strings(name: str, values: list[str]) -> list[str]:
     for value in values:
-        if not isinstance(value, str) or dtype not in (None, STRING):
-            raise DtypeError(name, expected=dtype or STRING, found=type(value).__name__)
         try:
             if len(value.encode()) > MAX_STRING_BYTES:
                 raise ShapeError(name, expected=f"text of at most {MAX_STRING_BYTES:,} bytes", found=len(value))
         except UnicodeEncodeError as error:
             raise DtypeError(name, expected="valid Unicode text", found=repr(value)) from error
-    return STRING, [str(value) for value in values]
+    return [plain_text(value) for value in values]

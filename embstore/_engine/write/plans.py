@@ -14,14 +14,31 @@ from numpy.typing import NDArray
 
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.ragged import Ragged, offsets_of
-from embstore._engine.format.record import DEFAULT_FIELD, STRING, ArrayState, FieldSpec, Record, offsets_name
+from embstore._engine.format.record import (
+    DEFAULT_FIELD,
+    STRING,
+    ArrayState,
+    FieldSpec,
+    Record,
+    check_name,
+    offsets_name,
+)
+from embstore._engine.format.text import plain_text
 from embstore._engine.format.zarr_layout import blank
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import check_ends, read_field, row_bounds
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.check_input import Casting, KeyBatch, Stored, column_values, field_values, infer_field
+from embstore._engine.write.check_input import (
+    Casting,
+    KeyBatch,
+    Stored,
+    column_values,
+    field_values,
+    infer_field,
+    named_rows,
+)
 from embstore._engine.write.commit import Blocks, Values
 from embstore._engine.write.record_edits import successor, with_column, with_field
 from embstore.errors import KeysExistError, UnknownColumnError, UnknownFieldError
@@ -167,9 +184,9 @@ def name_fields(record: Record, fields: Mapping[str | None, Any], path: Any) -> 
         if len(record.fields) > 1:
             raise UnknownFieldError(None, record.fields, path=path)
         return {next(iter(record.fields), DEFAULT_FIELD): fields[None]}
-    named = {str(name): values for name, values in fields.items()}
-    if not named:
+    if not fields:
         raise UnknownFieldError(None, record.fields, path=path)
+    named = {check_name(name): values for name, values in fields.items()}
     if record.fields and (odd := named.keys() ^ record.fields.keys()):
         raise UnknownFieldError(sorted(odd)[0], record.fields, path=path)
     return named
@@ -231,6 +248,7 @@ def plan_field(
     ------
     NameRefusedError, ShapeError, DtypeError, NonFiniteError
     """
+    ((name, values),) = named_rows({name: values}).items()
     spec = spec or infer_field(name, values)
     record = with_field(snapshot.record, name, spec)
     stored = field_values(name, spec, values, keys, casting=casting)
@@ -292,21 +310,21 @@ def row_blocks(snapshot: Snapshot, rows: Rows) -> Iterator[Rows]:
         yield rows[start : start + step]
 
 
-def plan_column(snapshot: Snapshot, name: str, rows: Rows, values: Any) -> Plan:
-    """Plan a column with values for all live rows: a new one, or the replacement of one of the same name.
+def plan_column(snapshot: Snapshot, name: str, rows: Rows, dtype: str, values: Any) -> Plan:
+    """Plan a column with checked values for all live rows: a new one, or the replacement of one of the same name.
 
     The array of the old column is not overwritten, since readers may use it. Its successor is an array of another name
     (``score.v2``), and the record names the array of the column.
 
     Raises
     ------
-    NameRefusedError, ShapeError, DtypeError
+    NameRefusedError
     """
+    name = plain_text(name)
     old = snapshot.record.columns.get(name)
-    dtype, checked = column_values(name, None, values, len(rows))
     array_name = successor(old.array, snapshot.record) if old else name
     record = with_column(snapshot.record, name, dtype, array_name=array_name)
-    whole = spread(record.arrays[array_name], snapshot, rows, checked)
+    whole = spread(record.arrays[array_name], snapshot, rows, values)
     if old:
         arrays = {n: state for n, state in record.arrays.items() if n != old.array}
         record = replace(record, arrays=arrays, dropped=(old.array,))

@@ -15,7 +15,9 @@ from embstore._engine.format.record import (
     Record,
     check_name,
     check_provenance,
+    dtype_name,
 )
+from embstore._engine.format.text import plain_text
 from embstore._engine.format.zarr_layout import (
     FIELD_CHUNK_BYTES,
     MAX_CHUNK_BYTES,
@@ -38,6 +40,7 @@ def new_record(
     provenance: Mapping[str, str] | None = None,
 ) -> Record:
     """Return the record of an empty store."""
+    compression = plain_text(compression)
     if compression not in (None, *COMPRESSIONS):
         raise ValueError(f"expected compression to be one of {COMPRESSIONS} or None, found {compression!r}")
     if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
@@ -63,7 +66,7 @@ def new_record(
 
 def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
     """Return the record with one more field, whose array is empty."""
-    check_name(name, (*record.fields, *record.columns, *record.arrays))
+    name = check_name(name, (*record.fields, *record.columns, *record.arrays))
     ragged = [*record.ragged, *([name] if spec.ragged else [])]
     own_dims = {f"{field}_{what}" for field in ragged for what in ("token", "offset")}
     for dim in own_dims & {d for other in (spec, *record.fields.values()) for d in other.dims or ()}:
@@ -91,7 +94,7 @@ def with_column(record: Record, name: str, dtype: str, *, array_name: str | None
     """Return the record with one more column, whose array is empty."""
     own = {name, record.columns[name].array} if name in record.columns else set()
     taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - own
-    check_name(name, taken)
+    name, dtype = check_name(name, taken), dtype_name(dtype)
     if dtype not in COLUMN_DTYPES:
         raise DtypeError(name, expected=sorted(COLUMN_DTYPES), found=dtype)
     array_name = array_name or name

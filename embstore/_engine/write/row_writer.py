@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,18 @@ import numpy as np
 from embstore._engine.format.keys import Key
 from embstore._engine.format.ragged import Ragged, joined
 from embstore._engine.format.record import FieldSpec, Record
-from embstore._engine.read.dtypes import is_torch
-from embstore._engine.write.check_input import Casting, Stored, column_values, field_values, infer_field, read_keys
-from embstore._engine.write.plans import AppendResult, IfExists, name_fields, plan_append
+from embstore._engine.write.check_input import (
+    Casting,
+    Stored,
+    column_values,
+    field_values,
+    infer_field,
+    named_rows,
+    read_keys,
+)
+from embstore._engine.write.plans import AppendResult, IfExists, name_fields, pick, plan_append
 from embstore._engine.write.session import Session
-from embstore.errors import UnknownColumnError, UnknownFieldError
+from embstore.errors import DuplicateKeysError, KeysExistError, UnknownColumnError, UnknownFieldError
 
 
 class RowWriter:
@@ -24,6 +32,9 @@ class RowWriter:
     `add` commits if the last commit is `interval` seconds old. So rows that took longer than that to make are on disk
     at once. A block that ends by an exception is committed as well: the rows that were added are whole. Made by
     `EmbeddingStore.writer`.
+
+    A key that is added again before its row is committed is treated as one that is stored. With "skip" its first row is
+    kept, with "replace" its last one, and with "error" `add` raises and the rows before stay gathered.
     """
 
     def __init__(
@@ -35,6 +46,8 @@ class RowWriter:
         self._if_exists: IfExists = if_exists
         self._casting: Casting = casting
         self._pending: list[tuple[list[str], dict[str, Stored], dict[str, list[Any]]]] = []
+        self._keys: set[str] = set()  # of the rows in `_pending`
+        self._ended = False
         self._specs: dict[str, FieldSpec] = {}
         self._columns: dict[str, str] | None = None
         self._pending_bytes = 0
@@ -42,20 +55,27 @@ class RowWriter:
 
     def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
         """Add one row: a `value` of the shape of the field, or a mapping of field names to values."""
-        fields = dict(value) if isinstance(value, Mapping) else {None: value}
-        one = {name: np.asarray(row)[np.newaxis] if not is_torch(row) else row[None] for name, row in fields.items()}
+        one = {name: [row] for name, row in named_rows(value).items()}
         self.add_many([key], one, columns={name: [v] for name, v in (columns or {}).items()})
 
-    def add_many(
-        self, keys: list[str | Key] | list[str], values: Any, *, columns: Mapping[str, Any] | None = None
-    ) -> None:
+    def add_many(self, keys: Iterable[str | Key], values: Any, *, columns: Mapping[str, Any] | None = None) -> None:
         """Add several rows at once, as `EmbeddingStore.append` takes them.
 
         Rows are checked and copied here. So refused rows don't block the rows before them, and an encoder may use its
         buffer again.
+
+        Raises
+        ------
+        DuplicateKeysError
+            A key occurs twice, or it was added before and `if_exists` is "error".
+        ValueError
+            The block of the writer has ended.
         """
-        given = dict(values) if isinstance(values, Mapping) else {None: values}
-        texts = [str(Key.parse(key)) for key in keys]
+        if self._ended:
+            raise ValueError("expected rows inside the block of the writer, which has ended; call store.writer() again")
+        given, described, texts = named_rows(values), named_rows(columns or {}), read_keys(keys).texts
+        if self._if_exists == "error" and (twice := [text for text in texts if text in self._keys]):
+            raise DuplicateKeysError(twice, path=self._session.path)
         record = self._session.snapshot.record
         named = name_fields(record, given, self._session.path)
         specs = dict(record.fields) or self._specs or {name: infer_field(name, v) for name, v in named.items()}
@@ -67,7 +87,8 @@ class RowWriter:
             if name not in self._specs:
                 raise UnknownFieldError(name, self._specs, path=self._session.path)
             fields[name] = _copied(field_values(name, self._specs[name], rows, texts, casting=self._casting))
-        self._pending.append((texts, fields, self._checked_columns(record, columns or {}, len(texts))))
+        self._pending.append((texts, fields, self._checked_columns(record, described, len(texts))))
+        self._keys.update(texts)
         self._pending_bytes += sum(rows.nbytes for rows in fields.values())
         if self._pending_bytes >= self._max_bytes:
             self.flush()
@@ -92,38 +113,57 @@ class RowWriter:
             self.flush()
 
     def flush(self) -> AppendResult:
-        """Commit the gathered rows. On failure they stay gathered."""
+        """Commit the gathered rows. On failure they stay gathered.
+
+        Raises
+        ------
+        KeysExistError
+            Some keys are stored. The rows of all other keys were committed, and the rows of these keys were discarded.
+        """
         result = AppendResult()
         if self._pending:
-            keys = [key for batch, _, _ in self._pending for key in batch]
-            fields: dict[str | None, Stored] = {
-                name: _joined([fields[name] for _, fields, _ in self._pending]) for name in self._pending[0][1]
-            }
-            columns = {
-                name: [v for _, _, columns in self._pending for v in columns[name]] for name in self._pending[0][2]
-            }
-            batch = read_keys(keys)
-            result = self._session.apply(
-                lambda snapshot, index: plan_append(
-                    snapshot,
-                    index,
-                    batch,
-                    fields,
-                    columns,
-                    if_exists=self._if_exists,
-                    casting="no",
-                    checked=self._specs,
-                )
-            )
-            self._pending, self._pending_bytes = [], 0
+            try:
+                result = self._commit(self._if_exists)
+            except KeysExistError:
+                self._commit("skip")
+                raise
         self._last = time.monotonic()
         return result
 
+    def _commit(self, if_exists: IfExists) -> AppendResult:
+        keys = [key for batch, _, _ in self._pending for key in batch]
+        chosen = None
+        if len(self._keys) < len(keys):  # some keys were added twice
+            places = {key: place for place, key in enumerate(keys)}
+            if if_exists == "skip":
+                places = {key: place for place, key in reversed(list(enumerate(keys)))}
+            chosen = np.sort(np.fromiter(places.values(), np.int64, len(places)))
+        batch = read_keys(pick(keys, chosen))
+        fields: dict[str | None, Stored] = {
+            name: pick(_joined([fields[name] for _, fields, _ in self._pending]), chosen)
+            for name in self._pending[0][1]
+        }
+        columns = {
+            name: pick([v for _, _, columns in self._pending for v in columns[name]], chosen)
+            for name in self._pending[0][2]
+        }
+        result = self._session.apply(
+            lambda snapshot, index: plan_append(
+                snapshot, index, batch, fields, columns, if_exists=if_exists, casting="no", checked=self._specs
+            )
+        )
+        self._pending, self._pending_bytes = [], 0
+        self._keys.clear()
+        again = len(keys) - len(batch) if if_exists == "skip" else 0
+        return replace(result, skipped=result.skipped + again)
+
     def __enter__(self) -> RowWriter:
         self._last = time.monotonic()
+        self._ended = False
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended = True
         self.flush()
 
 
