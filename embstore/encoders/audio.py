@@ -16,7 +16,7 @@ import numpy as np
 from embstore._engine.format.record import BFLOAT16
 from embstore._engine.lazy import imported
 from embstore._engine.read.dtypes import as_rows, widen_bfloat16
-from embstore.encoders.content import file_bytes
+from embstore.encoders.content import is_undecoded, opened
 from embstore.encoders.sound_files import Samples, mean, read_file, scaled
 from embstore.errors import ConfigError, DecodeError, ShapeError
 
@@ -93,11 +93,12 @@ def decode_audio(content: Any, settings: AudioSettings) -> Samples:
 
     Parameters
     ----------
-    content : bytes, tuple or mapping
-        One of three forms. The bytes of a file that PyAV reads (WAV, FLAC, Ogg, MP3, AIFF, M4A, MP4, WebM and
-        others). A pair ``(array, rate)``. A sample of Hugging Face `datasets`: ``"array"`` and ``"sampling_rate"``,
-        or ``"bytes"`` and ``"path"``. An array is ``(samples,)`` or ``(samples, channels)``. Floats are not scaled,
-        integers of at most 32 bits are scaled to [-1, 1) by their dtype's range. A rate is in Hz.
+    content : bytes, binary file, tuple or mapping
+        One of three forms. A file that PyAV reads (WAV, FLAC, Ogg, MP3, AIFF, M4A, MP4, WebM and others), open or as
+        its bytes. An open file is read only as far as needed. A pair ``(array, rate)``. A sample of Hugging Face
+        `datasets`: ``"array"`` and ``"sampling_rate"``, or ``"bytes"`` and ``"path"``. An array is ``(samples,)`` or
+        ``(samples, channels)``. Floats are not scaled, integers of at most 32 bits are scaled to [-1, 1) by their
+        dtype's range. A rate is in Hz.
     settings : AudioSettings
 
     Returns
@@ -133,12 +134,11 @@ def _mono(content: Any, settings: AudioSettings) -> tuple[Samples, float]:
     """Return the needed part of the mean of the channels, and its rate."""
     if isinstance(content, tuple) and len(content) == 2:
         return _from_array(*content, settings)
-    if isinstance(content, Mapping):
-        if content.get("array") is not None:
-            return _from_array(content["array"], content.get("sampling_rate"), settings)
-        content = file_bytes(content)
-    if isinstance(content, bytes | bytearray | memoryview):
-        return read_file(bytes(content), lambda rate: _needed(rate, settings))
+    if isinstance(content, Mapping) and content.get("array") is not None:
+        return _from_array(content["array"], content.get("sampling_rate"), settings)
+    if is_undecoded(content):
+        with opened(content) as file:
+            return read_file(file, lambda rate: _needed(rate, settings))
     raise TypeError(
         f'expected the bytes of a file, (array, rate), or a mapping with "array" and "sampling_rate" or with "bytes" '
         f'or "path", found {type(content).__name__}; give samples as (array, rate): their rate can\'t be guessed'

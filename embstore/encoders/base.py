@@ -47,6 +47,11 @@ class BaseEncoder:
         return None
 
     @property
+    def opens_files(self) -> bool:
+        """Whether `decode` takes an open binary file too, of which it reads only as much as it needs."""
+        return False
+
+    @property
     def in_memory(self) -> bool:
         """Whether `encode` loads nothing, and runs code or weights that can change without a change of the config."""
         return False

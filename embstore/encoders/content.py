@@ -1,30 +1,127 @@
-"""Undecoded samples in the form of Hugging Face `datasets`: bytes, or the path of a file."""
+"""Undecoded samples as binary files, of which a decoder reads no more than it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import io
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final
 
 from embstore.errors import SampleError
 
+_BLOCK: Final = 2**16
+"""Bytes that are searched at a time."""
 
-def file_bytes(content: Mapping[str, Any]) -> bytes:
-    """Return the bytes of an undecoded sample: its ``"bytes"``, or else the content of the file at ``"path"``.
+
+def is_undecoded(content: Any) -> bool:
+    """Return whether `opened` takes a content."""
+    return isinstance(content, bytes | bytearray | memoryview | Mapping | io.RawIOBase | io.BufferedIOBase)
+
+
+@contextlib.contextmanager
+def opened(content: Any) -> Iterator[BinaryIO]:
+    """Open an undecoded sample as a binary file that can be sought.
+
+    Parameters
+    ----------
+    content : bytes, binary file or mapping
+        A mapping is a sample of Hugging Face `datasets`. It has ``"bytes"``, or else the ``"path"`` of a file.
 
     Raises
     ------
     SampleError
-        The file can't be read.
+        The file at the path can't be read.
     TypeError
         The mapping has neither "bytes" nor "path".
     """
-    if content.get("bytes") is not None:
-        return bytes(content["bytes"])
-    if content.get("path") is None:
-        raise TypeError(f'expected a mapping with "bytes" or "path", found {sorted(map(str, content))}')
-    path = Path(content["path"])
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SampleError(path, error.strerror or str(error)) from error
+    if isinstance(content, Mapping):
+        if content.get("bytes") is None and content.get("path") is None:
+            raise TypeError(f'expected a mapping with "bytes" or "path", found {sorted(map(str, content))}')
+        if content.get("bytes") is None:
+            path = Path(content["path"])
+            try:
+                with path.open("rb") as file:
+                    yield file
+            except OSError as error:
+                raise SampleError(path, error.strerror or str(error)) from error
+            return
+        content = content["bytes"]
+    yield io.BytesIO(content) if isinstance(content, bytes | bytearray | memoryview) else content
+
+
+class FilePart:
+    """A part of a binary file. It is sliced like bytes and read like a file, and keeps no content in memory.
+
+    Parameters
+    ----------
+    file : binary file
+    start, stop : int
+        Bytes of the file. `stop` is the end of the file by default.
+    """
+
+    def __init__(self, file: BinaryIO, start: int = 0, stop: int | None = None) -> None:
+        self._file = file
+        self._start = start
+        self._size = (file.seek(0, io.SEEK_END) if stop is None else stop) - start
+        self._changes: tuple[tuple[int, bytes], ...] = ()
+        self._at = 0
+
+    def part(self, start: int, stop: int) -> FilePart:
+        """Return a part of this part."""
+        return FilePart(self._file, self._start + start, self._start + stop)
+
+    def changed(self, *changes: tuple[int, bytes]) -> FilePart:
+        """Return this part with other bytes at some places. The file stays as it is."""
+        found = self.part(0, self._size)
+        found._changes = changes
+        return found
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, where: slice) -> bytes:
+        start, stop, _ = where.indices(self._size)
+        self._file.seek(self._start + start)
+        data = self._file.read(max(0, stop - start))
+        for at, new in self._changes:
+            first, last = max(at, start), min(at + len(new), stop)
+            if first < last:
+                data = data[: first - start] + new[first - at : last - at] + data[last - start :]
+        return data
+
+    def numbers(self, form: str, at: int) -> tuple[Any, ...]:
+        """Return the values of a struct at a place."""
+        return struct.unpack(form, self[at : at + struct.calcsize(form)])
+
+    def startswith(self, marks: bytes | tuple[bytes, ...], at: int = 0) -> bool:
+        """Return whether one of the marks stands at a place."""
+        longest = len(marks) if isinstance(marks, bytes) else max(map(len, marks))
+        return self[at : at + longest].startswith(marks)
+
+    def find(self, mark: bytes, at: int = 0) -> int:
+        """Return the place of the first mark from a place on, -1 if no mark follows."""
+        while at + len(mark) <= self._size:
+            found = self[at : at + _BLOCK].find(mark)
+            if found >= 0:
+                return at + found
+            at += _BLOCK - len(mark) + 1
+        return -1
+
+    # -- as a file, for PyAV ------------------------------------------------------------------
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes. All that are left if the size is negative."""
+        data = self[self._at : self._size if size < 0 else self._at + size]
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, and return it."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Return the present place."""
+        return self._at

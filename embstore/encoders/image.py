@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import struct
 import threading
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 
 from embstore._engine.lazy import imported
-from embstore.encoders.content import file_bytes
+from embstore.encoders.content import is_undecoded, opened
 from embstore.errors import DecodeError, ShapeError
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ def decode_image(content: Any) -> Image:
 
     Parameters
     ----------
-    content : bytes, PIL.Image.Image, ndarray or mapping
-        One of four forms. The bytes of a file. An image of Pillow, which is not changed. An array of uint8:
+    content : bytes, binary file, PIL.Image.Image, ndarray or mapping
+        One of four forms. A file, open or as its bytes. An image of Pillow, which is not changed. An array of uint8:
         ``(height, width)``, ``(height, width, 3)`` or ``(height, width, 4)``. A sample of Hugging Face `datasets`:
         ``"bytes"`` and ``"path"``.
 
@@ -68,12 +67,11 @@ def decode_image(content: Any) -> Image:
     imported("PIL", "image", "to decode images")
     from PIL import Image
 
-    if isinstance(content, Mapping):
-        content = file_bytes(content)
     if isinstance(content, np.ndarray):
         content = Image.fromarray(_pixels(content))
-    if isinstance(content, bytes | bytearray | memoryview):
-        return _from_file(bytes(content))
+    if is_undecoded(content):
+        with opened(content) as file:
+            return _from_file(file)
     if isinstance(content, Image.Image):
         return _decoded(content)
     raise TypeError(
@@ -92,14 +90,14 @@ def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(array)
 
 
-def _from_file(data: bytes) -> Image:
+def _from_file(file: BinaryIO) -> Image:
     from PIL import Image
 
-    if not data:
+    if not file.read(1):
         raise DecodeError("the file is empty")
     Image.init()  # otherwise Pillow knows only the five commonest formats
     formats = [name for name in Image.ID if name != "EPS"]  # EPS is a program, and Pillow would let Ghostscript run it
-    with _broken_files(), Image.open(io.BytesIO(data), formats=formats) as image:
+    with _broken_files(), Image.open(file, formats=formats) as image:
         return _decoded(image)
 
 

@@ -65,6 +65,11 @@ class PretrainedEncoder(BaseEncoder):
         return self._runner.plan.files.family.modality
 
     @property
+    def opens_files(self) -> bool:
+        """True for sound and images, whose files need not be read to their end."""
+        return self.modality != "text"
+
+    @property
     def device(self) -> str:
         """The device of the model: the caller's choice, or the first of "cuda", "mps" and "cpu" that exists."""
         return self._runner.device

@@ -7,15 +7,15 @@ length.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.lazy import imported
+from embstore.encoders.content import FilePart
 from embstore.encoders.sound_headers import extent, filled, mp3_seconds, ogg_ends, ogg_links
 from embstore.errors import DecodeError
 
@@ -39,13 +39,14 @@ _MANY: Final = 8
 """From this number of channels on, PyAV 18.1 reads beyond the list of a frame's planes, and crashes."""
 
 
-def read_file(data: bytes, needed: Needed) -> tuple[Samples, float]:
+def read_file(file: BinaryIO, needed: Needed) -> tuple[Samples, float]:
     """Return the samples of a sound file, and their rate.
 
     Parameters
     ----------
-    data : bytes
-        WAV, FLAC, Ogg, MP3, AIFF, M4A, MP4, WebM and others that FFmpeg recognises by their content.
+    file : binary file
+        WAV, FLAC, Ogg, MP3, AIFF, M4A, MP4, WebM and others that FFmpeg recognises by their content. It is read only
+        as far as needed.
     needed : callable
         Takes the file's rate in Hz. Returns the most samples to read, or None for all samples.
 
@@ -63,7 +64,8 @@ def read_file(data: bytes, needed: Needed) -> tuple[Samples, float]:
     ImportError
         PyAV is not installed.
     """
-    if not data:
+    data = FilePart(file)
+    if not len(data):
         raise DecodeError("the file is empty")
     av = imported("av", "audio", "to read sound files")
     parts: list[Samples] = []
@@ -86,7 +88,7 @@ def read_file(data: bytes, needed: Needed) -> tuple[Samples, float]:
     return np.concatenate(parts)[:wanted] if parts else np.empty(0, np.float32), float(rate)
 
 
-def _decoded(data: bytes) -> Generator[tuple[int, Samples], None, None]:
+def _decoded(data: FilePart) -> Generator[tuple[int, Samples], None, None]:
     """Yield a file's sound in blocks: the rate in Hz, and the mean of the channels."""
     import av
 
@@ -96,7 +98,7 @@ def _decoded(data: bytes) -> Generator[tuple[int, Samples], None, None]:
         options["metadata_errors"] = "ignore"  # PyAV from 19 on ignores titles in another encoding
     # FFmpeg drops the links of a chain of Ogg streams whose codec, rate or channels differ from the first.
     for part in ogg_links(data) if data.startswith(b"OggS") else (data,):
-        with av.open(io.BytesIO(filled(part)), "r", **options) as container:
+        with av.open(filled(part), "r", **options) as container:
             if not container.streams.audio:
                 raise DecodeError("no audio stream")
             if container.streams.audio[0].codec_context is None:
@@ -107,7 +109,7 @@ def _decoded(data: bytes) -> Generator[tuple[int, Samples], None, None]:
 class _Reading:
     """One file, or one link of a chain, while it is decoded."""
 
-    def __init__(self, container: Any, data: bytes) -> None:
+    def __init__(self, container: Any, data: FilePart) -> None:
         self.container = container
         self.format: str = container.format.name
         self.stream = container.streams.audio[0]
@@ -151,13 +153,15 @@ class _Reading:
         """Raise DecodeError for encodings that FFmpeg takes for others, and turns into noise.
 
         Measured against sound written by libsndfile (Sun's G.72x code), with 21 to 30 dB of signal to noise there:
-        19 dB at 32 kbit/s and 5 dB at 40 kbit/s in AU, 5 dB in WAV of the tag 0x40.
+        19 dB at 32 kbit/s and 5 dB at 40 kbit/s in AU, 5 dB in WAV of the tag 0x40. RIFX of 16 bits and more is noise.
         """
         # PyAV takes a tag for ASCII, and can't return others: it is asked for where all tags are ASCII.
         if (self.format, self.codec) == ("au", "g726le") or (
             self.codec == "g726" and self.stream.codec_context.codec_tag[0] == "@"
         ):
             raise DecodeError(f"FFmpeg does not decode G.721 and G.723 in {self.format.upper()} correctly; convert it")
+        if self.data.startswith(b"RIFX") and self.codec.endswith("le"):  # it keeps the order of bytes of RIFF
+            raise DecodeError("FFmpeg does not decode WAV of big-endian samples (RIFX) correctly; convert it")
 
     def frames(self) -> Iterator[Any]:
         """Yield the frames of all packets that can be decoded. Keep the error of the first packet that can't.
@@ -206,7 +210,10 @@ class _Reading:
             stated = self.container.duration / 1e6
         if stated is not None and self.format == "ogg" and self.codec != "vorbis":
             # A recording of a broadcast begins late. Only for Vorbis does FFmpeg count from its beginning.
-            return stated - max(0.0, float((stream.start_time or 0) * stream.time_base))
+            stated -= max(0.0, float((stream.start_time or 0) * stream.time_base))
+            if self.codec == "opus":  # the samples that its header excludes: 312 or 3,840 are usual, 65,535 the most
+                stated -= int.from_bytes((stream.codec_context.extradata or b"")[10:12], "little") / 48_000
+            return stated
         if stated is not None and self.format == "mp3":
             # For joined files FFmpeg guesses the length from the bit rate. The count is that of the first file.
             counted = mp3_seconds(self.data)
@@ -214,7 +221,7 @@ class _Reading:
         return stated
 
 
-def _refuse_cut(data: bytes, found: float) -> None:
+def _refuse_cut(data: FilePart, found: float) -> None:
     """Raise DecodeError if a file, of which some seconds were found, is shorter than its header states."""
     size = extent(data)
     if size is not None and size.cut:

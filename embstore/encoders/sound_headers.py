@@ -1,7 +1,7 @@
 """The length that a sound file states in its own header, for files cut short.
 
 If a WAV, W64, CAF, MP4 or Matroska file (or one of some other formats) was cut, PyAV reads the rest, and returns the
-length of the rest as its duration. So this module reads the stated sizes from the bytes alone. `sound_files` compares
+length of the rest as its duration. So this module reads the stated sizes from the headers alone. `sound_files` compares
 them with the decoded sound.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
+
+from embstore.encoders.content import FilePart
 
 _W64: Final = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -45,12 +47,12 @@ class _Gap(NamedTuple):
     size: int
 
 
-def extent(data: bytes) -> Extent | None:
+def extent(data: FilePart) -> Extent | None:
     """Return the bytes of sound that a file states, and the bytes that are present.
 
     Parameters
     ----------
-    data : bytes
+    data : FilePart
         A whole file: WAV, RF64, AVI, AIFF, 8SVX, W64, CAF, MP4, Matroska, WebM, ASF, VOC, .sox or another format.
 
     Returns
@@ -62,19 +64,18 @@ def extent(data: bytes) -> Extent | None:
     return found if isinstance(found, Extent) else None
 
 
-def filled(data: bytes) -> bytes:
+def filled(data: FilePart) -> FilePart:
     """Return a file with the size of its sound filled in, if the writer left it open in a form that FFmpeg refuses."""
     found = _read(data)
     if not isinstance(found, _Gap):
         return data
-    mended = bytearray(data)
-    struct.pack_into(found.form, mended, found.at, found.size)
+    changes = [(found.at, struct.pack(found.form, found.size))]
     if data.startswith(b"FORM"):
-        struct.pack_into(">I", mended, 4, len(data) - 8)  # FFmpeg reads no chunk beyond this size
-    return bytes(mended)
+        changes.append((4, struct.pack(">I", len(data) - 8)))  # FFmpeg reads no chunk beyond this size
+    return data.changed(*changes)
 
 
-def _read(data: bytes) -> Extent | _Gap | None:
+def _read(data: FilePart) -> Extent | _Gap | None:
     return next((read(data) for at, marks, read in _CONTAINERS if data.startswith(marks, at)), None)
 
 
@@ -87,29 +88,34 @@ class _Page(NamedTuple):
     serial: bytes
 
 
-def _ogg_pages(data: bytes) -> Iterator[_Page]:
+def _ogg_pages(data: FilePart) -> Iterator[_Page]:
     """Yield the pages of an Ogg file. The end of a last page that was cut lies beyond the file."""
-    at = data.find(b"OggS")
-    while at >= 0:
-        segments = data[at + 26] if at + 26 < len(data) else 255
-        end = at + 27 + segments + sum(data[at + 27 : at + 27 + segments])
-        yield _Page(at, end, data[at + 5] if at + 5 < len(data) else 0, data[at + 14 : at + 18])
-        at = data.find(b"OggS", end)
+    at = 0
+    while True:
+        head = data[at : at + 27 + 255]
+        if not head.startswith(b"OggS"):
+            at = data.find(b"OggS", at)
+            if at < 0:
+                return
+            continue
+        end = at + 27 + (head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 26 else 255)
+        yield _Page(at, end, head[5] if len(head) > 5 else 0, head[14:18])
+        at = end
 
 
-def ogg_links(data: bytes) -> Iterator[bytes]:
+def ogg_links(data: FilePart) -> Iterator[FilePart]:
     """Yield the links of a chain of Ogg streams. A first page after other pages begins a link."""
     start, within = 0, False
     for page in _ogg_pages(data):
         begins = bool(page.flags & 2)
         if begins and within:
-            yield data[start : page.start]
+            yield data.part(start, page.start)
             start = page.start
         within = not begins
-    yield data[start:]
+    yield data.part(start, len(data))
 
 
-def ogg_ends(data: bytes) -> bool:
+def ogg_ends(data: FilePart) -> bool:
     """Return False for an Ogg file with a stream that lacks its end: the flag on its last page, or part of that page.
 
     Streams side by side end one by one.
@@ -118,7 +124,7 @@ def ogg_ends(data: bytes) -> bool:
     return all(page.flags & 4 and page.end <= len(data) for page in last.values())
 
 
-def mp3_seconds(data: bytes) -> float | None:
+def mp3_seconds(data: FilePart) -> float | None:
     """Return the length that an MP3 file's first frame states, the encoder's padding included, in seconds.
 
     None if the first frame has no count. FFmpeg then guesses from the bit rate of the first frames, and is wrong for
@@ -139,7 +145,7 @@ def mp3_seconds(data: bytes) -> float | None:
     return None
 
 
-def _after_tags(data: bytes) -> int:
+def _after_tags(data: FilePart) -> int:
     """Return where an MP3 file's first frame begins, after its ID3 tags. Their sizes are four times seven bits."""
     start = 0
     while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
@@ -162,16 +168,18 @@ def _unknown(size: int) -> bool:
     return size in (0, 0x80000000) or size & 0x7FFF0000 in (0x7FFF0000, 0x7F000000)
 
 
-def _extent(data: bytes, start: int, size: int) -> Extent:
+def _extent(data: FilePart, start: int, size: int) -> Extent:
     return Extent(size, min(size, max(0, len(data) - start)))
 
 
-def _chunks(data: bytes, at: int, head: str, *, counted: int = 0, align: int = 1) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(
+    data: FilePart, at: int, head: str, *, counted: int = 0, align: int = 1
+) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name of each chunk, where its content begins, and the size of that.
 
     Parameters
     ----------
-    data : bytes
+    data : FilePart
         A whole file.
     at : int
         Where the first chunk begins.
@@ -183,13 +191,13 @@ def _chunks(data: bytes, at: int, head: str, *, counted: int = 0, align: int = 1
         Chunks begin at multiples of so many bytes.
     """
     while at + struct.calcsize(head) <= len(data):
-        name, size = struct.unpack_from(head, data, at)
+        name, size = data.numbers(head, at)
         start, size = at + struct.calcsize(head), size - counted
         yield name, start, size
         at = start + max(0, size + -size % align)
 
 
-def _iff(data: bytes) -> Extent | _Gap | None:
+def _iff(data: FilePart) -> Extent | _Gap | None:
     """Read WAV, RF64, AVI, AIFF and 8SVX: chunks named by 4 bytes, of even sizes."""
     order = ">" if data[:4] in (b"RIFX", b"FORM") else "<"
     long_at = None
@@ -198,7 +206,7 @@ def _iff(data: bytes) -> Extent | _Gap | None:
             long_at = start + 8
         elif name in (b"data", b"SSND", b"BODY") or (name == b"LIST" and data.startswith(b"movi", start)):
             if long_at is not None and size == 0xFFFFFFFF:
-                (long,) = struct.unpack_from("<Q", data, long_at)
+                (long,) = data.numbers("<Q", long_at)
                 return _extent(data, start, long) if 0 < long < 2**63 - 1 else _Gap(long_at, "<Q", len(data) - start)
             if not _unknown(size):
                 return _extent(data, start, size)
@@ -206,7 +214,7 @@ def _iff(data: bytes) -> Extent | _Gap | None:
     return None
 
 
-def _guids(data: bytes) -> Extent | _Gap | None:
+def _guids(data: FilePart) -> Extent | _Gap | None:
     """Read W64 and ASF: chunks named by 16 bytes, whose sizes of 64 bits count their heads."""
     w64 = data.startswith(_W64)
     for name, start, size in _chunks(data, 40 if w64 else 0, "<16sQ", counted=24, align=8 if w64 else 1):
@@ -218,19 +226,19 @@ def _guids(data: bytes) -> Extent | _Gap | None:
     return None
 
 
-def _caf(data: bytes) -> Extent | None:
+def _caf(data: FilePart) -> Extent | None:
     for name, start, size in _chunks(data, 8, ">4sq"):
         if name == b"data":
             return _extent(data, start, size) if size > 0 else None
     return None
 
 
-def _mp4(data: bytes) -> Extent | None:
+def _mp4(data: FilePart) -> Extent | None:
     at = 0
     while at + 16 <= len(data):
-        size, name = struct.unpack_from(">I4s", data, at)
+        size, name = data.numbers(">I4s", at)
         if size == 1:
-            (size,) = struct.unpack_from(">Q", data, at + 8)
+            (size,) = data.numbers(">Q", at + 8)
         if size < 8 or not name.isalnum():
             return None  # the box extends to the end of the file, or is no box
         if at + size > len(data):
@@ -239,10 +247,10 @@ def _mp4(data: bytes) -> Extent | None:
     return None
 
 
-def _matroska(data: bytes) -> Extent | None:
+def _matroska(data: FilePart) -> Extent | None:
     at = 0
     while at + 5 <= len(data):
-        name, length = data[at : at + 4], 9 - data[at + 4].bit_length()
+        name, length = data[at : at + 4], 9 - data[at + 4 : at + 5][0].bit_length()
         if name not in (_EBML, _SEGMENT) or length > 8:
             return None
         bits = 7 * length
@@ -253,9 +261,9 @@ def _matroska(data: bytes) -> Extent | None:
     return None
 
 
-def _voc(data: bytes) -> Extent | None:
+def _voc(data: FilePart) -> Extent | None:
     at = int.from_bytes(data[20:22], "little")
-    while at > 0 and at + 4 <= len(data) and data[at]:
+    while at > 0 and at + 4 <= len(data) and data[at : at + 1] != b"\0":
         size = int.from_bytes(data[at + 1 : at + 4], "little")
         if at + 4 + size > len(data):
             return Extent(at + 4 + size, len(data))
@@ -263,15 +271,15 @@ def _voc(data: bytes) -> Extent | None:
     return None
 
 
-def _sox(data: bytes) -> Extent | None:
+def _sox(data: FilePart) -> Extent | None:
     order = "<" if data[:4] == b".SoX" else ">"
     if len(data) < 16:
         return None
-    start, samples = struct.unpack_from(f"{order}IQ", data, 4)  # samples of 32 bits, of all channels together
+    start, samples = data.numbers(f"{order}IQ", 4)  # samples of 32 bits, of all channels together
     return _extent(data, start + 4, 4 * samples) if 0 < samples < 2**60 else None
 
 
-_CONTAINERS: Final[tuple[tuple[int, tuple[bytes, ...], Callable[[bytes], Extent | _Gap | None]], ...]] = (
+_CONTAINERS: Final[tuple[tuple[int, tuple[bytes, ...], Callable[[FilePart], Extent | _Gap | None]], ...]] = (
     (0, (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"), _iff),
     (0, (_W64, _ASF), _guids),
     (0, (b"caff",), _caf),

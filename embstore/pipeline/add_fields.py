@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from embstore.errors import (
 )
 from embstore.pipeline.fill import Job
 from embstore.pipeline.run import Samples
-from embstore.sources.base import AnySample, Content, digest_of
+from embstore.sources.base import AnySample, Content, digest_of, open_sample
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
@@ -138,7 +139,14 @@ class _Unchanged:
         return self.digest
 
     def read(self) -> Content:
-        content = self.sample.read()
+        return self._unchanged(self.sample.read())
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Content]:
+        with open_sample(self.sample) as content:
+            yield self._unchanged(content)
+
+    def _unchanged(self, content: Content) -> Content:
         if content.digest != self.digest:
             raise SampleError(None, "it changed during the run: the next one encodes it again")
         return content

@@ -12,6 +12,7 @@ from embstore._engine.format.ragged import Padded
 from embstore._engine.pickles import PickledByName
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import ConfigMismatchError, EmptySourceError, ShapeError, UnknownFieldError
+from embstore.pipeline.decode_ahead import read_and_decode
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Samples
 from embstore.sources.base import Source, samples_by_key
@@ -136,7 +137,7 @@ def _spread(keys: Sequence[str], n: int, rng: np.random.Generator | None) -> lis
 
 def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) -> dict[str, float]:
     """Return how much a batch differs from its stored rows, by field. Only one batch is in memory at a time."""
-    values = encoder.encode([encoder.decode(sample.read().value) for sample in samples.values()])
+    values = encoder.encode([read_and_decode(sample, encoder)[1] for sample in samples.values()])
     named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
     known = {name: rows for name, rows in named.items() if name in store.fields}
     if not known:

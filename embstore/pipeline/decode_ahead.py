@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections import deque
@@ -14,7 +15,7 @@ from embstore._engine.io.stamps import FileStamp
 from embstore._engine.pickles import by_name
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline.modality import misfit
-from embstore.sources.base import AnySample, sample_error
+from embstore.sources.base import AnySample, Content, open_sample, sample_error
 
 _REASONS_SHOWN: Final = 5
 _KEYS_SHOWN: Final = 5
@@ -73,12 +74,21 @@ def folded(failures: Sequence[Failure]) -> list[str]:
     return lines
 
 
+def read_and_decode(sample: AnySample, encoder: BaseEncoder) -> tuple[Content, Any]:
+    """Return a sample's content and the decoded item.
+
+    An encoder that opens files reads them only as far as needed: four WAV files of 400 MB each, of which one second
+    was encoded, took 1.8 GB of memory when files were read whole. The value of the content is then a closed file.
+    """
+    with open_sample(sample) if encoder.opens_files else contextlib.nullcontext(sample.read()) as content:
+        return content, encoder.decode(content.value)
+
+
 def _decoded(key: str, sample: AnySample, encoder: BaseEncoder) -> Decoded | Failure:
     if reason := misfit(sample, encoder.modality):
         return Failure(key, sample.where, reason)
     try:
-        content = sample.read()
-        item = encoder.decode(content.value)
+        content, item = read_and_decode(sample, encoder)
         return Decoded(key, sample, item, encoder.length(item), content.digest, content.stamp)
     except Exception as error:
         return Failure(key, sample.where, sample_error(error, sample).reason)

@@ -5,11 +5,13 @@ Names and keys of all sources are checked here too.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -19,6 +21,8 @@ from embstore._engine.pickles import PickledByName
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
 
 _S = TypeVar("_S")
+
+_DIGEST_BYTES: Final = 16
 
 
 class Content(NamedTuple):
@@ -32,7 +36,7 @@ class Content(NamedTuple):
 def digest_of(content: bytes | str) -> str:
     """Return the digest of a sample's content: BLAKE2b-128, 32 hexadecimal digits."""
     data = content.encode() if isinstance(content, str) else content
-    return blake2b(data, digest_size=16).hexdigest()
+    return blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 class AnySample(Protocol):
@@ -65,6 +69,12 @@ class AnySample(Protocol):
         ------
         SampleError
         """
+
+
+def open_sample(sample: AnySample) -> contextlib.AbstractContextManager[Content]:
+    """Open a sample for a decoder that reads only a part of a file. A sample that is not a file is read whole."""
+    method = getattr(sample, "opened", None)
+    return contextlib.nullcontext(sample.read()) if method is None else method()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +135,14 @@ class FileSample:
         return str(self.path)
 
     def current_digest(self) -> str:
-        """Read the file and return the digest of its bytes.
+        """Return the digest of the file's bytes. The file is read a block at a time.
 
         Raises
         ------
         SampleError
         """
-        return self.read().digest
+        with self.opened() as content:
+            return content.digest
 
     def read(self) -> Content:
         """Read the file.
@@ -141,18 +152,39 @@ class FileSample:
         SampleError
             The file can't be read, or it changed while it was read.
         """
+        with self._open() as (file, stamp):
+            data = file.read()
+            return Content(data, digest_of(data), stamp)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Content]:
+        """Open the file, for a decoder that reads only a part of it. The value is the open file.
+
+        Raises
+        ------
+        SampleError
+            The file can't be read, or it changed while it was open.
+        """
+        with self._open() as (file, stamp):
+            digest = file_digest(file, lambda: blake2b(digest_size=_DIGEST_BYTES)).hexdigest()
+            file.seek(0)
+            yield Content(file, digest, stamp)
+            file.seek(0, os.SEEK_END)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[tuple[io.BufferedReader, FileStamp]]:
+        """Open the file, with its stamp. Raise SampleError if it changed in between, or was not read to its end."""
         now = time.time_ns()
         try:
             with self.path.open("rb") as file:
                 before = os.fstat(file.fileno())
-                data = file.read()
-                after = os.fstat(file.fileno())
+                stamp = file_stamp(os.path.dirname(self.path), before).of_origin(self.stamp)
+                yield file, stamp if settled(stamp, now) else stamp._replace(size=-1, mtime=-1)
+                changed = file.tell() != before.st_size or stamp_of(before) != stamp_of(os.fstat(file.fileno()))
         except OSError as error:
             raise SampleError(self.path, error.strerror or str(error)) from error
-        if len(data) != before.st_size or stamp_of(before) != stamp_of(after):
+        if changed:
             raise SampleError(self.path, "it changed while it was read")
-        stamp = file_stamp(os.path.dirname(self.path), before).of_origin(self.stamp)
-        return Content(data, digest_of(data), stamp if settled(stamp, now) else stamp._replace(size=-1, mtime=-1))
 
 
 def file_sample(

@@ -20,7 +20,8 @@ def sound_file(samples, rate=RATE, kind="WAV", subtype=None, **options):
     file = io.BytesIO()
     channels = 1 if np.ndim(samples) == 1 else samples.shape[1]
     with soundfile.SoundFile(file, "w", rate, channels, subtype, format=kind, **options) as out:
-        out.write(samples)
+        for start in range(0, max(1, len(samples)), 2**19):  # libsndfile crashes on more of Vorbis at a time
+            out.write(samples[start : start + 2**19])
     return file.getvalue()
 
 

@@ -4,20 +4,25 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+import embstore
 from embstore import errors
 from embstore._engine.format.config import Config
 from embstore._engine.read.dtypes import narrow_bfloat16
 from embstore.encoders.audio import AudioSettings, decode_audio
+from embstore.encoders.base import BaseEncoder
 from embstore.encoders.image import decode_image
 from embstore.encoders.image import describe as describe_image
 from embstore.encoders.sound_files import scaled
 from embstore.encoders.text import decode_text
+from embstore.sources import Folder
 from tests._helpers.images import grey_tiff, png
 from tests._helpers.sounds import RATE, av_file, sound_file, tone
 
@@ -38,6 +43,14 @@ sound = pytest.mark.skipif(
 )
 pillow = pytest.mark.skipif(not find_spec("PIL"), reason="needs embstore[image]")
 torch_installed = pytest.mark.skipif(not find_spec("torch"), reason="needs embstore[torch]")
+
+
+def patched_wav(samples, size):
+    """Return a WAV file whose header states a file of so many bytes."""
+    data = bytearray(sound_file(samples))
+    struct.pack_into("<I", data, 4, size - 8)
+    struct.pack_into("<I", data, data.index(b"data") + 4, size - data.index(b"data") - 8)
+    return bytes(data)
 
 
 def loudest(clip, rate):
@@ -151,6 +164,67 @@ def test_a_long_file_is_read_no_further_than_needed(rng, monkeypatch):
     data = sound_file(rng.uniform(-0.5, 0.5, (60 * 8_000, 1)), 8_000, "FLAC")
     decode_audio(data, native(16_000, 2))
     assert 2 * 8_000 < sum(read) < 4 * 8_000
+
+
+class Clips(BaseEncoder):
+    """Clips of half a second, of which the mean is the embedding."""
+
+    config: ClassVar = {"encoder": "clips"}
+    modality = "audio"
+    opens_files = True
+
+    def decode(self, content):
+        return decode_audio(content, native(16_000, 0.5))
+
+    def encode(self, items):
+        return np.array([[item.mean()] for item in items], np.float32)
+
+
+def traced(function):
+    """Return what a function returns, and the most bytes of Python objects at a time."""
+    tracemalloc.start()
+    try:
+        return function(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@sound
+def test_long_files_are_not_read_into_memory(tmp_path, path):
+    size = 2**25
+    files = [tmp_path / f"sounds/{i}.wav" for i in range(4)]
+    files[0].parent.mkdir()
+    for i, file in enumerate(files):
+        with file.open("wb") as out:  # sparse
+            out.write(patched_wav(tone(440 + i), size))
+            out.truncate(size)
+    source = Folder(files[0].parent, name="long")
+    result, most = traced(lambda: embstore.embed(source, Clips(), path, workers=4))
+    assert (result.encoded, most < size // 4) == (4, True)
+    for again in (
+        lambda: embstore.embed(source, Clips(), path),
+        lambda: embstore.check(result.store, Clips(), source, n=4),
+        lambda: [sample.current_digest() for sample in source],
+        lambda: decode_audio({"path": files[0], "bytes": None}, native(16_000, 0.5)),
+    ):
+        assert traced(again)[1] < size // 4
+
+
+@sound
+def test_a_file_that_changes_while_it_is_decoded_is_a_failure(tmp_path, path):
+    file = tmp_path / "sounds" / "a.wav"
+    file.parent.mkdir()
+    file.write_bytes(sound_file(tone(440)))
+
+    class Slow(Clips):
+        def decode(self, content):
+            item = super().decode(content)
+            with file.open("ab") as out:
+                out.write(b"more")
+            return item
+
+    result = embstore.embed(Folder(file.parent, name="changing"), Slow(), path)
+    assert [failure.reason for failure in result.failed] == ["it changed while it was read"]
 
 
 @sound

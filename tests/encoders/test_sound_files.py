@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from embstore.encoders.content import FilePart
 from embstore.encoders.sound_files import read_file
 from embstore.encoders.sound_headers import extent
 from embstore.errors import DecodeError
@@ -98,7 +99,7 @@ def made(library, kind, codec, rate=None, options=None, seconds=SECONDS):
 
 
 def whole(data):
-    samples, rate = read_file(data, lambda rate: None)
+    samples, rate = read_file(io.BytesIO(data), lambda rate: None)
     assert samples.dtype == np.float32
     return samples, rate
 
@@ -156,6 +157,29 @@ def test_speex():
         whole(data[:-10])
 
 
+def with_ogg_checksum(data):
+    """Return an Ogg file whose first page, which was changed, has its checksum again."""
+    end = 27 + data[26] + sum(data[27 : 27 + data[26]])
+    page = bytearray(data[:end])
+    page[22:26] = bytes(4)
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1) ^ (0x104C11DB7 if crc & 0x80000000 else 0)
+    page[22:26] = struct.pack("<I", crc)
+    return bytes(page) + data[end:]
+
+
+@pytest.mark.parametrize("skipped", [0, 312, 3_840, 20_000, 65_535])
+def test_opus_without_the_samples_that_its_header_excludes(skipped):
+    # mutagen's example.opus excludes 65,535 samples, and was taken for a file cut short.
+    data = sound_file(noise(SECONDS, 48_000), 48_000, "OGG", "OPUS")
+    usual = struct.unpack_from("<H", data, data.index(b"OpusHead") + 10)[0]
+    found, _ = whole(with_ogg_checksum(patched(data, b"OpusHead", 10, "<H", skipped)))
+    assert abs(len(found) - (SECONDS * 48_000 + usual - skipped)) < 1_000
+
+
 @pytest.mark.parametrize("channels", [8, 12])
 @pytest.mark.parametrize(("kind", "codec"), [("OGG", "VORBIS"), ("WAV", "PCM_16")])
 def test_many_channels(kind, codec, channels):
@@ -182,6 +206,19 @@ def test_vorbis_is_as_long_as_it_states(seconds):
 def test_an_encoding_that_comes_out_as_noise_is_refused(kind, codec):
     with pytest.raises(DecodeError, match=rf"G.721 and G.723 in {kind} correctly"):
         whole(sound_file(noise(1, 8_000), 8_000, kind, codec))
+
+
+@pytest.mark.parametrize("codec", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_big_endian_wav_is_never_noise(codec):
+    import soundfile
+
+    data = sound_file(noise(0.1, RATE), RATE, "WAV", codec, endian="BIG")
+    assert data.startswith(b"RIFX")
+    if codec == "PCM_U8":  # one byte has no order
+        assert np.array_equal(whole(data)[0], soundfile.read(io.BytesIO(data), dtype="float32")[0])
+    else:
+        with pytest.raises(DecodeError, match="RIFX"):
+            whole(data)
 
 
 def test_a_list_of_files_opens_none(tmp_path, monkeypatch):
@@ -213,10 +250,47 @@ def test_sound_before_the_cut_is_read(case):
     data = made(*case)
     rate = whole(data)[1]
     wanted = int(0.1 * rate)
-    expected, _ = read_file(data, lambda rate: wanted)
-    found, _ = read_file(data[: int(0.6 * len(data))], lambda rate: wanted)
+    expected, _ = read_file(io.BytesIO(data), lambda rate: wanted)
+    found, _ = read_file(io.BytesIO(data[: int(0.6 * len(data))]), lambda rate: wanted)
     assert len(found) == wanted
     assert np.array_equal(found, expected)
+
+
+class Counted(io.BytesIO):
+    """A file that counts the bytes that are read."""
+
+    total = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.total += len(data)
+        return data
+
+
+LONG = [
+    ("soundfile", "WAV", "PCM_16"),
+    ("soundfile", "AIFF", "PCM_24"),
+    ("soundfile", "FLAC", "PCM_16"),
+    ("soundfile", "MP3", "MPEG_LAYER_III"),
+    ("soundfile", "OGG", "VORBIS"),
+    ("soundfile", "OGG", "OPUS", 48_000),
+    ("av", "webm", "libopus"),
+    ("av", "ipod", "alac"),
+    ("av", "mp4", "aac"),
+]
+
+
+@pytest.mark.parametrize("case", LONG, ids=label)
+def test_of_a_long_file_little_is_read(case):
+    short, long = made(*case, seconds=4), made(*case, seconds=40)
+    wanted = int(0.1 * whole(short)[1])
+    file, shorter = Counted(long), Counted(short)
+    assert len(read_file(file, lambda rate: wanted)[0]) == wanted
+    read_file(shorter, lambda rate: wanted)
+    # The heads of Ogg's pages are read to the end, since another stream may begin there. MP4's index grows.
+    more = 282 * long.count(b"OggS") if case[1] == "OGG" else 0.05 * len(long)
+    assert file.total < shorter.total + more + 100_000
+    assert file.total < 5_000_000
 
 
 @pytest.mark.parametrize(
@@ -297,7 +371,7 @@ def test_a_length_that_was_left_open_is_no_reason(case, mark, offset, form, size
     expected, rate = whole(data)
     left_open = patched(data, mark, offset, form, size)
     assert left_open != data
-    assert extent(left_open) is None
+    assert extent(FilePart(io.BytesIO(left_open))) is None
     found, _ = whole(left_open)
     assert np.array_equal(found[: len(expected)], expected)
     assert len(found) - len(expected) <= 0.01 * rate  # RIFF's chunks after the sound count as sound
@@ -347,12 +421,13 @@ def vorbis(samples, rate=RATE):
 )
 def test_a_chain_of_ogg_streams_is_read_whole(parts):
     files = parts()
-    joined, rate = whole(b"".join(files))
+    data = b"".join(files)
+    joined, rate = whole(data)
     expected = np.concatenate([whole(data)[0] for data in files])
     assert np.array_equal(joined, expected)
     for seconds in (0.5, 1.3):
         wanted = int(seconds * rate)
-        assert np.array_equal(read_file(b"".join(files), lambda _, wanted=wanted: wanted)[0], expected[:wanted])
+        assert np.array_equal(read_file(io.BytesIO(data), lambda _, wanted=wanted: wanted)[0], expected[:wanted])
 
 
 def test_a_chain_that_is_cut_or_changes_its_rate_is_refused():

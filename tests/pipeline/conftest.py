@@ -11,7 +11,7 @@ __all__ = ["cache", "log", "no_hook_is_left", "root"]
 @pytest.fixture
 def reads(monkeypatch):
     """Return a function that returns the names of the files that were read since its last call, sorted."""
-    names, read = [], FileSample.read
+    names, read = [], FileSample._open
 
     def counted(sample):
         names.append(sample.path.stem)
@@ -22,5 +22,5 @@ def reads(monkeypatch):
         names.clear()
         return found
 
-    monkeypatch.setattr(FileSample, "read", counted)
+    monkeypatch.setattr(FileSample, "_open", counted)
     return taken
