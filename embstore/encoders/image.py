@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import numpy as np
 
 from embstore._engine.lazy import imported
-from embstore.encoders.content import is_undecoded, opened
+from embstore.encoders.content import is_undecoded, kind_of, opened
 from embstore.errors import DecodeError, ShapeError
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 _ESCAPING: Final = (OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, LookupError, struct.error)
 """A bad EXIF rational raises TypeError, a broken AVIF file RuntimeError. Only calls of Pillow catch these."""
+
+_ADVICE: Final = {
+    "HEIC": "; convert it, or install pillow-heif and call pillow_heif.register_heif_opener()",
+    "AVIF": "; convert it, or install Pillow 11.3 or newer",
+    "JPEG XL": "; convert it, or install pillow-jxl-plugin and import pillow_jxl",
+    "SVG": "; convert it to PNG",
+    "raw": "; convert a camera's raw image to TIFF or JPEG",
+}
+"""What to do about a kind of file that Pillow does not read."""
 
 _BITS_PER_SAMPLE: Final = 258  # tags of TIFF
 _PHOTOMETRIC: Final = 262
@@ -93,11 +102,12 @@ def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _from_file(file: BinaryIO) -> Image:
     from PIL import Image
 
-    if not file.read(1):
+    start = file.read(512)
+    if not start:
         raise DecodeError("the file is empty")
     Image.init()  # otherwise Pillow knows only the five commonest formats
     formats = [name for name in Image.ID if name != "EPS"]  # EPS is a program, and Pillow would let Ghostscript run it
-    with _broken_files(), Image.open(file, formats=formats) as image:
+    with _broken_files(start), Image.open(file, formats=formats) as image:
         return _decoded(image)
 
 
@@ -109,6 +119,8 @@ def _decoded(image: Image) -> Image:
         hidden = _hidden_colour(image)  # before Pillow loads the pixels and forgets their depth
         image.load()
         upright = ImageOps.exif_transpose(image)
+        if image.format == "XBM":  # its ones are black, and Pillow makes them white
+            upright = ImageOps.invert(upright.convert("L"))
         if hidden is not None:
             upright.info["transparency"] = hidden
         if image.mode.startswith("I") or _SIGNED in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, ()):
@@ -133,8 +145,14 @@ _LENIENT: Final = _Lenient()
 
 
 @contextlib.contextmanager
-def _broken_files() -> Iterator[None]:
-    """Turn errors of Pillow's readers into `DecodeError`. The list was found by breaking files of each format."""
+def _broken_files(start: bytes = b"") -> Iterator[None]:
+    """Turn errors of Pillow's readers into `DecodeError`. The list was found by breaking files of each format.
+
+    Parameters
+    ----------
+    start : bytes
+        The first bytes of the file. They show the kind of a file that Pillow does not read.
+    """
     from PIL import Image, ImageFile, UnidentifiedImageError
 
     settings: Any = ImageFile
@@ -146,7 +164,9 @@ def _broken_files() -> Iterator[None]:
     except DecodeError:  # a ValueError
         raise
     except UnidentifiedImageError as error:
-        raise DecodeError("not an image that Pillow reads") from error
+        kind = kind_of(start)
+        advice = next((text for name, text in _ADVICE.items() if name in kind), "")
+        raise DecodeError(f"not an image that Pillow reads{kind}{advice}") from error
     except (*_ESCAPING, Image.DecompressionBombError) as error:
         raise DecodeError(f"not decodable: {error}") from error
     finally:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.lazy import imported
-from embstore.encoders.content import FilePart
+from embstore.encoders.content import FilePart, kind_of
 from embstore.encoders.sound_headers import extent, filled, mp3_seconds, ogg_ends, ogg_links
 from embstore.errors import DecodeError
 
@@ -84,7 +84,8 @@ def read_file(file: BinaryIO, needed: Needed) -> tuple[Samples, float]:
                     break
     except av.error.FFmpegError as error:
         _refuse_cut(data, done / rate if rate else 0.0)  # MP4 that lacks its end can't even be opened
-        raise DecodeError(f"not decodable: {_reason(error)}") from error
+        kind = "" if done else kind_of(data[:512])
+        raise DecodeError(f"not decodable: {_reason(error)}{kind}") from error
     return np.concatenate(parts)[:wanted] if parts else np.empty(0, np.float32), float(rate)
 
 
@@ -100,7 +101,7 @@ def _decoded(data: FilePart) -> Generator[tuple[int, Samples], None, None]:
     for part in ogg_links(data) if data.startswith(b"OggS") else (data,):
         with av.open(filled(part), "r", **options) as container:
             if not container.streams.audio:
-                raise DecodeError("no audio stream")
+                raise DecodeError(f"no audio stream{kind_of(part[:512])}")
             if container.streams.audio[0].codec_context is None:
                 raise DecodeError("not decodable: FFmpeg does not know its encoding")
             yield from _Reading(container, part).blocks()

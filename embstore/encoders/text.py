@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from embstore.encoders.content import kind_of
 from embstore.errors import DecodeError
 
 
@@ -18,7 +19,8 @@ def decode_text(content: Any) -> str:
     Raises
     ------
     DecodeError
-        The bytes are not UTF-8, or the text is empty or only white space, and its embedding would mean nothing.
+        The bytes are not UTF-8, or have null characters. Or the text is empty or only white space, and its embedding
+        would mean nothing.
     TypeError
         The content is neither str nor bytes.
 
@@ -37,9 +39,12 @@ def decode_text(content: Any) -> str:
         try:
             text = bytes(content).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DecodeError(f"not UTF-8: {error.reason} at byte {error.start:,}") from error
+            place = kind_of(bytes(content[:512])) or f": {error.reason} at byte {error.start:,}"
+            raise DecodeError(f"not UTF-8{place}") from error
     else:
         raise TypeError(f"expected text, or bytes of UTF-8, found {type(content).__name__}")
+    if "\0" in text:  # UTF-16 without a byte order mark, or a file of zeros, is valid UTF-8
+        raise DecodeError("it has null characters, so it is not a text in UTF-8")
     if not text.strip():
         raise DecodeError("empty text")
     return text

@@ -668,6 +668,11 @@ NUMBERS = {
         lambda: grey_tiff(packed("<*H", 0, 1000, 65535), 3, 16, white_is_zero=True),
         [255, 251, 0],
     ),
+    "PBM": (lambda: b"P4 8 1 \x60", [255, 0, 0, 255, 255, 255, 255, 255]),
+    "XBM": (
+        lambda: b"#define a_width 8\n#define a_height 1\nstatic char a_bits[] = {\n0x06 };\n",
+        [255, 0, 0, 255, 255, 255, 255, 255],
+    ),
     "PGM-10": (lambda: b"P5 3 1 1000 " + packed(">*H", 0, 500, 1000), [0, 128, 255]),
 }
 
@@ -782,6 +787,58 @@ def test_a_missing_pillow_says_what_to_install(monkeypatch):
         decode_image(b"")
 
 
+# -- files of another kind --------------------------------------------------------------------
+
+WAV_START = b"RIFF\xe4\xff\x07\x00WAVEfmt "
+KINDS = [
+    ("image", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image; .* install pillow-heif and call"),
+    ("image", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "a HEIC image"),
+    ("image", b"\xff\x0a\xfa\x7f\x00", "a JPEG XL image; .* install pillow-jxl-plugin"),
+    ("image", b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
+    ("image", b"<?xml version='1.0'?>\n<!-- a -->\n<svg xmlns=''>", "an SVG drawing; convert it to PNG"),
+    ("image", b"II*\0\x10\0\0\0CR\2\0", "a camera's raw image"),
+    ("image", b"\xff\xd8\xff", "a JPEG image"),
+    ("image", b"%PDF-1.7\n\xe2\xe3", "a PDF file"),
+    ("image", b"%!PS-Adobe-3.0\n", "a PostScript program"),
+    ("image", WAV_START, "WAV sound"),
+    ("image", b"hello world\n", "text"),
+    ("image", b"<!DOCTYPE html><html>", "a web page"),
+    ("audio", b"hello world\n", "text"),
+    ("audio", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ("audio", b"<html>404 Not Found</html>" * 9, "a web page"),
+    ("audio", b"ID3\x03\0\0\0\0\0\x0a" + bytes(20), "MP3 sound"),
+    ("audio", b"PK\x03\x04" + bytes(50), "a ZIP archive"),
+    ("text", WAV_START + b"\xff\xfe", "WAV sound"),
+    ("text", b"\xff\xfb\x90\x64", "MP3 sound"),
+    ("text", b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    ("text", b"fLaC\0\0\0\x22\xff", "FLAC sound"),
+]
+
+
+@sound
+@pillow
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize(("modality", "data", "kind"), KINDS)
+def test_a_file_of_another_kind_is_named(modality, data, kind):
+    decode = {"audio": lambda data: decode_audio(data, native()), "image": decode_image, "text": decode_text}[modality]
+    with pytest.raises(errors.DecodeError, match=f"; it begins like .*{kind}") as caught:
+        decode(data)
+    # Files of one kind have one reason, so that a report can fold them.
+    with pytest.raises(errors.DecodeError) as other:
+        decode(data + b"\nmore")
+    assert other.value.reason == caught.value.reason
+
+
+@sound
+@pillow
+def test_an_image_has_no_sound():
+    from PIL import Image
+
+    data = image_file(Image.new("RGB", (8, 8)), "GIF")
+    with pytest.raises(errors.DecodeError, match="no audio stream; it begins like a GIF image"):
+        decode_audio(data, native())
+
+
 # -- text -------------------------------------------------------------------------------------
 
 
@@ -807,6 +864,9 @@ def test_texts(content, text):
         (b"", "empty text"),
         (" \n\t\u00a0", "empty text"),
         (b"\xef\xbb\xbf\n", "empty text"),
+        (bytes(100), "null characters"),
+        ("a dog barks".encode("utf-16-le"), "null characters"),
+        ("a dog barks".encode("utf-16"), "not UTF-8; it begins like text in UTF-16"),
         (b"abc\xff", "not UTF-8: invalid start byte at byte 3"),
         ("Hündin".encode("latin-1"), "not UTF-8"),
         ("abc\ud800", "not valid Unicode: surrogates not allowed at character 3"),
