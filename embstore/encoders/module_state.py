@@ -1,10 +1,25 @@
-"""Digests of the tensors of a module, and a cheap check whether they changed."""
+"""The digests of a module in memory, and a check whether it changed: its tensors, and all else that `forward` reads.
+
+Modules of equal tensors may have another activation, another number of heads or a hook, and two classes of one name
+may have another `forward`.
+"""
 
 from __future__ import annotations
 
+import enum
+import inspect
+import operator
+import re
+import sys
+import textwrap
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,12 +27,34 @@ if TYPE_CHECKING:
 
 _blake2b: Final = partial(blake2b, digest_size=16)
 
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+_DEVICE: Final = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
+_PLAIN: Final = (int, float, complex, str, bytes, type(None), type(...))
+_SKIPPED: Final = frozenset(
+    (
+        *("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"),  # the tensors are digested
+        *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),  # digested in their order
+        *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+        *("_is_full_backward_hook", "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks"),
+        *("_load_state_dict_post_hooks", "_compiled_call_impl"),
+        # facts of transformers about the place of the files, and its notes
+        *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_is_hf_initialized"),
+        *("warnings_issued", "deprecation_warnings"),
+    )
+)
+"""Attributes that no output in evaluation mode depends on, or that are read in another way."""
+
+_ENTRIES: Final = ("forward", "__call__", "__getattr__", "__getattribute__", "__torch_function__")
+"""Methods that are called from outside. The members of classes that they use are found by their names."""
+
+
+# -- tensors ----------------------------------------------------------------------------------
+
 
 def digest_module(module: Module) -> str:
-    """Return the digest of a module's state: names, dtypes, shapes and bits of its ``state_dict``, in order of names.
+    """Return the digest of a module's parameters and buffers: names, dtypes, shapes and bits, in order of names.
 
-    The device of its tensors and their layout in memory do not matter. The digest does not cover the code, nor buffers
-    that are not persistent.
+    Buffers that are not persistent count as well. The device of tensors and their layout in memory do not matter.
 
     Returns
     -------
@@ -27,56 +64,326 @@ def digest_module(module: Module) -> str:
     Raises
     ------
     TypeError
-        A value of the state is not a plain tensor: it is quantized, sparse, without values, or of another class.
+        A value is not a plain tensor: it is quantized, sparse, without values, or of another class.
     """
-    import torch
-
     total = _blake2b()
-    for name, value in sorted(module.state_dict().items()):
-        plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
-        if not plain or value.is_meta or value.is_quantized:
-            found = value.layout if isinstance(value, torch.Tensor) else type(value).__name__
-            raise TypeError(f"{name!r} can't be digested: expected a tensor with all its values, found {found}")
-        total.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\n".encode())
-        plainly = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        total.update(plainly.view(torch.uint8).numpy())
+    for name, value in sorted(_state(module)):
+        total.update(f"{name}\0".encode() + _tensor_digest(name, value))
     return total.hexdigest()
 
 
-class ModuleWeights:
-    """The digest of a module's state, and a cheap check whether the state changed.
+def _state(module: Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers of a module, of both kinds, under all of their names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _tensor_digest(name: str, value: Tensor) -> bytes:
+    import torch
+
+    plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+    if not plain or value.is_meta or value.is_quantized:
+        found = value.layout if type(value) in (torch.Tensor, torch.nn.Parameter) else type(value).__name__
+        raise TypeError(f"{name!r} can't be digested: expected a tensor with all its values, found {found}")
+    total = _blake2b(f"{value.dtype}\0{tuple(value.shape)}\n".encode())
+    plainly = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    total.update(plainly.view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return total.digest()
+
+
+def _sign(value: Tensor) -> tuple[Any, ...] | None:
+    """Return address, count of changes and layout of a tensor. None if PyTorch does not count its changes."""
+    if value.is_inference():
+        return None
+    return value.data_ptr(), value._version, value.dtype, value.shape, value.stride(), value.device
+
+
+# -- all else ---------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Digests of objects by their content. Objects are compared by content: equal copies have one digest.
+
+    Parameters
+    ----------
+    module : Module
+        Its parameters and buffers are left out, because `digest_module` digests them.
+    forward : callable, optional
+        Called in place of the module.
+    """
+
+    def __init__(self, module: Module, forward: Any) -> None:
+        self._classes = {type(part) for part in module.modules()}
+        self._used = _used(self._classes, {*_ENTRIES, *_names(forward)})
+        self._state = {id(value) for _, value in _state(module)}
+        self._inference = any(value.is_inference() for _, value in _state(module))
+        self._known: dict[int, tuple[object, bytes]] = {}  # the object is held, so that its id stays its own
+
+    def of(self, value: Any) -> bytes:
+        """Return the digest of any object."""
+        if isinstance(value, _PLAIN) and not isinstance(value, enum.Enum):
+            is_device = isinstance(value, str) and _DEVICE.fullmatch(value)
+            return b"device" if is_device else f"{type(value).__name__} {value!r}".encode("utf-8", "surrogatepass")
+        if id(value) not in self._known:
+            self._known[id(value)] = value, b"cycle"
+            self._known[id(value)] = value, self._all(self._parts(value))
+        return self._known[id(value)][1]
+
+    def _all(self, parts: Iterable[Any]) -> bytes:
+        total = _blake2b()
+        for part in parts:
+            found = part if isinstance(part, bytes) else self.of(part)
+            total.update(len(found).to_bytes(8, "little") + found)
+        return total.digest()
+
+    def _parts(self, value: Any) -> Iterator[Any]:
+        """Yield the parts of an object that it is known by: digests as bytes, and further objects."""
+        import torch
+
+        yield f"{type(value).__module__}.{type(value).__qualname__}"
+        match value:
+            case torch.Tensor():
+                yield self._tensor(value)
+            case torch.nn.Module():
+                yield from self._module(value)
+            case torch.ScriptObject():
+                raise TypeError(f"{type(value).__name__} can't be digested: its content can't be read")
+            case np.ndarray() if not value.dtype.hasobject:
+                yield f"{value.dtype.str} {value.shape}"
+                yield np.ascontiguousarray(value).tobytes()
+            case enum.Enum():
+                yield value.name
+            case type():
+                yield from self._class(value)
+            case types.FunctionType():
+                yield from self._function(value)
+            case types.MethodType():
+                yield value.__func__
+                yield value.__self__
+            case types.BuiltinFunctionType() | types.ModuleType():
+                yield value.__name__
+            case Mapping():
+                for key, item in value.items():
+                    yield key
+                    yield item
+            case set() | frozenset():
+                yield from sorted(map(self.of, value))
+            case list() | tuple() | deque() | np.ndarray():
+                yield from value
+            case staticmethod() | classmethod():
+                yield value.__func__
+            case property():
+                yield value.fget
+            case partial():
+                yield from (value.func, value.args, value.keywords)
+            case torch.device():
+                pass  # as of tensors
+            case _ if isinstance(value, torch.dtype) or _top(type(value)) in sys.stdlib_module_names:
+                yield _ADDRESS.sub("", repr(value))
+        if not isinstance(value, (type, types.FunctionType, types.ModuleType, torch.Tensor, torch.nn.Module)):
+            yield type(value)
+            slots = {name for cls in type(value).__mro__ for name in _slots(cls) if hasattr(value, name)}
+            yield from self._attributes({name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {}))
+
+    def _attributes(self, found: Mapping[str, Any]) -> Iterator[Any]:
+        for name in sorted(name for name in found if isinstance(name, str) and name not in _SKIPPED):
+            if not self._is_result(found[name]):
+                yield name
+                yield found[name]
+
+    def _is_result(self, value: Any) -> bool:
+        """Return whether a value is one that a pass keeps, such as a map of attention, or the place for such values.
+
+        It is a result of the module, and no part of it: a module must not have another digest after a pass.
+        """
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            kept = value.grad_fn is not None or (value.is_inference() and not self._inference)
+            return kept and id(value) not in self._state
+        if isinstance(value, list | tuple | dict | deque):
+            return all(map(self._is_result, value.values() if isinstance(value, dict) else value))
+        return value is None
+
+    def _tensor(self, value: Tensor) -> bytes:
+        known = id(value) in self._state or self._is_result(value)
+        return b"known" if known else _tensor_digest("a tensor among the attributes", value)
+
+    def _module(self, module: Module) -> Iterator[Any]:
+        import torch
+
+        yield type(module)
+        if isinstance(module, torch.jit.ScriptModule):
+            yield getattr(module, "code", "")
+        elif type(module).__name__ != "OptimizedModule":  # of torch.compile, with objects of the process
+            yield from self._attributes(vars(module))
+        if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
+            yield module.get_extra_state()
+        for name, tensor in sorted((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))):
+            yield name
+            yield tensor
+        for name, part in module.named_children():
+            yield name
+            yield part
+        for hooks, keywords in (
+            (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+            (module._forward_hooks, module._forward_hooks_with_kwargs),
+        ):
+            for number, hook in hooks.items():
+                yield number in keywords
+                yield hook
+            yield b"hooks"
+
+    # -- code -----------------------------------------------------------------------------
+
+    def _class(self, cls: type) -> Iterator[Any]:
+        """Yield the name of a class. Of a user's class also the names of its bases, and the members that are used."""
+        yield f"{cls.__module__}.{cls.__qualname__}"
+        own = [part for part in cls.__mro__ if not _is_library(part)]
+        yield from (f"{part.__module__}.{part.__qualname__}" for part in (cls.__mro__ if own else ()))
+        for part in own:
+            for name in sorted(vars(part)):
+                if name in self._used or (cls not in self._classes and not name.startswith("__")):
+                    yield name
+                    yield vars(part)[name]
+
+    def _function(self, function: types.FunctionType) -> Iterator[Any]:
+        """Yield the name of a function. Of a user's function also its source and the values that it reads."""
+        yield f"{function.__module__}.{function.__qualname__}"
+        if _is_library(function):
+            return
+        code = function.__code__
+        try:
+            yield textwrap.dedent(inspect.getsource(function))
+        except (OSError, TypeError):  # typed in, or made from a string
+            yield code.co_code
+        if code.co_name == "<lambda>":  # several may stand in one line
+            yield repr([c for c in code.co_consts if not isinstance(c, types.CodeType)])
+            yield repr(code.co_names)
+        yield from (function.__defaults__, function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:
+                yield b"empty"
+        for name in sorted(_names(function)):
+            found = function.__globals__.get(name)
+            if isinstance(found, (*_PLAIN, tuple, type, types.FunctionType)):
+                yield name
+                yield found
+
+
+def _used(classes: Iterable[type], names: set[str]) -> set[str]:
+    """Return the names of members of users' classes that code with these names can reach, through other members."""
+    members = [vars(part) for cls in classes for part in cls.__mro__ if not _is_library(part)]
+    more = names.union(*(_names(own[name]) for own in members for name in names & own.keys()))
+    return names if more == names else _used(classes, more)
+
+
+def _names(found: Any) -> set[str]:
+    """Return the names of globals and attributes in a function's code, with those of the functions inside it."""
+    found = getattr(found, "fget", getattr(found, "__func__", found))
+    code = found if isinstance(found, types.CodeType) else getattr(inspect.unwrap(found), "__code__", None)
+    if code is None:
+        return set()
+    return {*code.co_names}.union(*(_names(c) for c in code.co_consts if isinstance(c, types.CodeType)))
+
+
+def _top(found: Any) -> str:
+    return str(found.__module__ or "").partition(".")[0]
+
+
+def _is_library(found: Any) -> bool:
+    """Return whether a class or function comes with Python or an installed package. Versions are provenance."""
+    top = _top(found)
+    path = getattr(sys.modules.get(str(found.__module__)), "__file__", None) or ""
+    installed = "site-packages" in path or "dist-packages" in path or top in sys.stdlib_module_names
+    return top in ("torch", "embstore") or (installed and top != "__main__")
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    slots = vars(cls).get("__slots__", ())
+    return tuple(name for name in ((slots,) if isinstance(slots, str) else slots) if not name.startswith("__"))
+
+
+def digest_structure(module: Module, forward: Any = None) -> str:
+    """Return the digest of all else that a module's outputs depend on, as far as it is in memory.
+
+    These are its classes, the source of their `forward` and of the methods, functions and globals that it reads, its
+    hooks, and each attribute of each submodule, with tensors and modules in lists. Code of installed packages counts
+    by its name.
+
+    Parameters
+    ----------
+    module : Module
+    forward : callable, optional
+        Called in place of the module, with the module and its inputs.
+
+    Raises
+    ------
+    TypeError
+        An attribute holds a tensor without values, or an object of TorchScript.
+    """
+    return _Reader(module, forward).of((module, forward)).hex()
+
+
+def _objects(module: Module) -> list[Any]:
+    """Return the classes, hooks and attributes of all submodules, with the items of lists and dictionaries."""
+    found: list[Any] = []
+    for part in module.modules():
+        found += (type(part), type(part).forward, *part._forward_pre_hooks.values(), *part._forward_hooks.values())
+        for name, value in vars(part).items():
+            if name not in _SKIPPED:
+                found.append(value)
+                found += value if isinstance(value, list | tuple) else value.values() if isinstance(value, dict) else ()
+    return found
+
+
+class ModuleState:
+    """The digests of a module, and a check whether it changed.
 
     Attributes
     ----------
-    digest : str
-        Result of `digest_module` when this object was created.
+    weights, structure : str
+        Results of `digest_module` and `digest_structure` when this object was created.
     """
 
-    def __init__(self, module: Module) -> None:
-        self._module = module
-        self.digest = digest_module(module)
+    def __init__(self, module: Module, forward: Any) -> None:
+        self._module, self._forward = module, forward
+        self.weights = digest_module(module)
+        self.structure = digest_structure(module, forward)
         self._look()
+        self.passed()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the marks of this process. In another one the digests decide at the first pass."""
+        return {**vars(self), "_seen": None, "_held": [], "_parts": []}
 
     def _look(self) -> None:
         self._seen = self._signs()
         # While these tensors are referenced, other weights can't get their memory and so the same address.
-        self._held = [value.detach() for value in self._module.state_dict().values()]
+        self._held = [value.detach() for _, value in _state(self._module)]
 
     def _signs(self) -> list[tuple[Any, ...]] | None:
-        """Return name, address, count of changes and layout of each tensor. None if PyTorch does not count changes."""
-        state: dict[str, Tensor] = self._module.state_dict(keep_vars=True)
-        if any(value.is_inference() for value in state.values()):
-            return None
-        return [
-            (name, value.data_ptr(), value._version, value.dtype, value.shape, value.stride(), value.device)
-            for name, value in state.items()
-        ]
+        """Return the signs of all tensors by name. None if PyTorch does not count changes of one of them."""
+        signs = [(name, _sign(value)) for name, value in _state(self._module)]
+        return None if any(sign is None for _, sign in signs) else signs
 
-    def unchanged(self) -> bool:
-        """Return whether the weights are those that were digested."""
+    def weights_unchanged(self) -> bool:
+        """Return whether the tensors are those that were digested."""
         if self._seen is not None and self._seen == self._signs():
             return True
-        if digest_module(self._module) != self.digest:
+        if digest_module(self._module) != self.weights:
             return False
         self._look()
         return True
+
+    def unchanged(self) -> bool:
+        """Return whether nothing changed since the last pass. Attributes are compared by identity, in microseconds."""
+        found = _objects(self._module)
+        same = len(found) == len(self._parts) and all(map(operator.is_, found, self._parts))
+        return (same or digest_structure(self._module, self._forward) == self.structure) and self.weights_unchanged()
+
+    def passed(self) -> None:
+        """Take note of the attributes that the module set itself in a pass, such as a counter or a map of attention."""
+        self._parts = _objects(self._module)

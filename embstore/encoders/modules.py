@@ -7,17 +7,15 @@ them in `config`.
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from embstore._engine.format.record import DEFAULT_FIELD, FieldSpec
 from embstore.encoders.functions import FunctionEncoder
-from embstore.encoders.module_state import ModuleWeights
+from embstore.encoders.module_state import ModuleState
 from embstore.encoders.precision import autocast, check_compute_dtype
 from embstore.errors import ConfigError, WeightsChangedError
 
@@ -25,22 +23,21 @@ if TYPE_CHECKING:
     from torch import device
     from torch.nn import Module
 
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
-
 
 class ModuleEncoder(FunctionEncoder):
     """An encoder around a PyTorch module, in evaluation mode and without gradients.
 
-    Its config describes the module: `id`, the digest of its weights, the digest of its structure (its submodules and
-    their settings, as its `repr` shows them), and `compute_dtype`. Describe its code, `collate`, `forward` and
-    `decode` in `config`, unless they never change.
+    Its config describes the module: `id`, the digest of its weights (parameters and buffers), the digest of its
+    structure, and `compute_dtype`. The structure is all else that is in memory: the attributes of each submodule,
+    hooks, and the source of `forward` with the methods, functions and globals that it reads. Code of installed
+    packages counts by its name. Describe `collate` and `decode` in `config`, unless they never change.
 
-    The weights are those of the module when the encoder is created. Before and after each batch, its tensors are
-    compared by address and by PyTorch's own count of changes, which takes microseconds. If these differ, the digest
-    decides, so a module may move to another device. Changes that PyTorch does not count are not detected:
-    ``tensor.data.add_(1)`` and writing through a NumPy array. Changes by ``with torch.no_grad(): tensor.add_(1)``, an
-    optimizer's step, ``load_state_dict`` and ``tensor.data = other`` are detected. Create a new encoder for a module
-    that has changed.
+    The module must stay as it is when the encoder is created. Before and after each batch, its tensors are compared by
+    address and by PyTorch's own count of changes, and before it the attributes by identity. This takes 3 ms for BERT.
+    If these differ, the digests decide, so a module may move to another device. Not detected are changes that PyTorch
+    does not count (``tensor.data.add_(1)``, writing through a NumPy array), and changes inside an attribute's object.
+    Attributes that a pass itself sets are not part of the module: a counter, or tensors that it keeps. Create a new
+    encoder for a module that has changed.
 
     Parameters
     ----------
@@ -73,7 +70,7 @@ class ModuleEncoder(FunctionEncoder):
         `config` sets a name that the encoder sets itself, or has values that a config can't hold. Or the device's
         autocast lacks the dtype.
     TypeError
-        The module's state has values that are not plain tensors (see `digest_module`).
+        A value can't be digested: a tensor that is quantized, sparse or without values, or an object of TorchScript.
     """
 
     def __init__(
@@ -93,10 +90,10 @@ class ModuleEncoder(FunctionEncoder):
         if device is not None:
             module.to(device)
         _check_compute_dtype(_device_of(module), compute_dtype)
-        self._weights = ModuleWeights(module)
+        self._state = ModuleState(module, forward)
         self._name = id or type(module).__qualname__
         own = {
-            "encoder": {"id": self._name, "weights": self._weights.digest, "structure": _structure(module)},
+            "encoder": {"id": self._name, "weights": self._state.weights, "structure": self._state.structure},
             "compute_dtype": compute_dtype,
         }
         config = config or {}
@@ -130,15 +127,16 @@ class ModuleEncoder(FunctionEncoder):
         TypeError
             The outputs are not tensors.
         """
-        self._check_weights()
+        self._check(self._state.unchanged())
         found = super().encode(items)
-        self._check_weights()  # a module may change its own state
+        self._check(self._state.weights_unchanged())  # a module may change its own state
+        self._state.passed()
         if not isinstance(found, Mapping):
             found = {DEFAULT_FIELD: found}
         return {name: self._on_cpu(name, value) for name, value in found.items()}
 
-    def _check_weights(self) -> None:
-        if not self._weights.unchanged():
+    def _check(self, unchanged: bool) -> None:
+        if not unchanged:
             error = WeightsChangedError(Path(self._name))
             error.add_note("the module itself was changed: make a new ModuleEncoder of it")
             raise error
@@ -168,11 +166,6 @@ def _run(module: Module, collate: Callable[..., Any], forward: Callable[..., Any
     device = _device_of(module)
     with torch.inference_mode(), _evaluating(module), autocast(device, dtype):
         return forward(module, _moved(collate(items), device))
-
-
-def _structure(module: Module) -> str:
-    """Return the digest of a module's submodules and their settings: ReLU and GELU differ, but have no weights."""
-    return blake2b(_ADDRESS.sub("", repr(module)).encode(), digest_size=16).hexdigest()
 
 
 def _device_of(module: Module) -> device:
