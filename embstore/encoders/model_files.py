@@ -189,7 +189,7 @@ def read_files(place: Place, modality: Modality | None) -> ModelFiles:
             raise UnknownModelError(place.id, what, FAMILIES)
     tower = tower_settings(family, settings)
     check_settings(place.id, {**tower, "auto_map": settings.get("auto_map")})
-    if (base / "adapter_config.json").exists():  # transformers would apply it if PEFT is installed
+    if any(base.glob("adapter_*")):  # transformers would apply it if PEFT is installed and its config is there
         raise UnknownModelError(place.id, "an adapter", FAMILIES)
     names = [f"{transformer}/{name}".lstrip("/") for name in _weight_files(base)]
     for step in head.steps if head is not None else ():

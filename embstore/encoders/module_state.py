@@ -182,8 +182,9 @@ class _Reader:
                 yield _ADDRESS.sub("", repr(value))
         if not isinstance(value, (type, types.FunctionType, types.ModuleType, torch.Tensor, torch.nn.Module)):
             yield type(value)
-            slots = {name for cls in type(value).__mro__ for name in _slots(cls) if hasattr(value, name)}
-            yield from self._attributes({name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {}))
+            state = object.__getstate__(value)
+            for own in state if isinstance(state, tuple) else (state,):  # its slots come as a second mapping
+                yield from self._attributes(own or {})
 
     def _attributes(self, found: Mapping[str, Any]) -> Iterator[Any]:
         for name in sorted(name for name in found if isinstance(name, str) and name not in _SKIPPED):
@@ -299,11 +300,6 @@ def _is_library(found: Any) -> bool:
     path = getattr(sys.modules.get(str(found.__module__)), "__file__", None) or ""
     installed = "site-packages" in path or "dist-packages" in path or top in sys.stdlib_module_names
     return top in ("torch", "embstore") or (installed and top != "__main__")
-
-
-def _slots(cls: type) -> tuple[str, ...]:
-    slots = vars(cls).get("__slots__", ())
-    return tuple(name for name in ((slots,) if isinstance(slots, str) else slots) if not name.startswith("__"))
 
 
 def digest_structure(module: Module, forward: Any = None) -> str:

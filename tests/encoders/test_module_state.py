@@ -157,7 +157,7 @@ class Attribute(Module):
         for _ in range(2):
             value = next(iter(value.values())) if isinstance(value, dict) else value
             value = value[0] if isinstance(value, list | tuple) else value
-            value = value.scale if isinstance(value, Settings) else value
+            value = getattr(value, "scale", value)
         return self.layer(x) * value
 
 
@@ -166,8 +166,11 @@ class Settings:
         self.scale = scale
 
 
-class Slotted(Settings):
-    __slots__ = ()
+class Slotted:
+    __slots__ = ("scale",)
+
+    def __init__(self, scale):
+        self.scale = scale
 
 
 class Applied(Module):

@@ -682,14 +682,16 @@ def test_a_model_that_the_hub_does_not_have(monkeypatch):
         ({"model_type": None}, "None"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"transformers_weights": "x.safetensors"}, "weights by name"),
-        ({}, "an adapter"),
+        ({}, "an adapter_config.json"),
+        ({}, "an adapter_model.safetensors"),
     ],
 )
 def test_models_that_are_not_known(own, changes, found):
     folder = own()
     rewrite(folder / "config.json", **changes)
     if not changes:
-        (folder / "adapter_config.json").write_text("{}")
+        (folder / found.rpartition(" ")[2]).write_text("{}")
+        found = "an adapter"
     with pytest.raises(errors.UnknownModelError) as caught:
         from_pretrained(folder)
     assert found in caught.value.found
