@@ -192,7 +192,7 @@ class _Reader:
                 yield name
                 yield found[name]
 
-    def _is_result(self, value: Any) -> bool:
+    def _is_result(self, value: Any, depth: int = 4) -> bool:
         """Return whether a value is one that a pass keeps, such as a map of attention, or the place for such values.
 
         It is a result of the module, and no part of it: a module must not have another digest after a pass.
@@ -203,12 +203,20 @@ class _Reader:
             kept = value.grad_fn is not None or (value.is_inference() and not self._inference)
             return kept and id(value) not in self._state
         if isinstance(value, list | tuple | dict | deque):
-            return all(map(self._is_result, value.values() if isinstance(value, dict) else value))
+            items = value.values() if isinstance(value, dict) else value
+            return depth > 0 and all(self._is_result(item, depth - 1) for item in items)
         return value is None
 
     def _tensor(self, value: Tensor) -> bytes:
-        known = id(value) in self._state or self._is_result(value)
-        return b"known" if known else _tensor_digest("a tensor among the attributes", value)
+        import torch
+
+        if id(value) in self._state or self._is_result(value):
+            return b"known"
+        if value.layout != torch.strided:
+            indices_and_values = value.__reduce_ex__(2)[1]  # type: ignore[no-untyped-call]
+            return self._all(indices_and_values)
+        plain = (value.dequantize() if value.is_quantized else value).as_subclass(torch.Tensor)
+        return _tensor_digest("a tensor among the attributes", plain)
 
     def _module(self, module: Module) -> Iterator[Any]:
         import torch

@@ -166,6 +166,19 @@ class Settings:
         self.scale = scale
 
 
+class Tagged(torch.Tensor):
+    pass
+
+
+class Sparse:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    @property
+    def scale(self):
+        return self.tensor.to_dense().diagonal()
+
+
 class Slotted:
     __slots__ = ("scale",)
 
@@ -348,6 +361,8 @@ PAIRS = {
     "a tensor as an attribute": lambda v: Attribute(value=torch.tensor(1.0 + v)),
     "a tensor in a list": lambda v: Attribute(value=[torch.tensor(1.0 + v)]),
     "an array as an attribute": lambda v: Attribute(value=torch.from_numpy(np.full(OUT, 1.0 + v, np.float32))),
+    "a sparse tensor": lambda v: Attribute(value=[Sparse((torch.eye(OUT) * (1 + v)).to_sparse())]),
+    "a tensor of another class": lambda v: Attribute(value=torch.full((OUT,), 1.0 + v).as_subclass(Tagged)),
     "a number": lambda v: Attribute(value=1 + v),
     "a number in a dictionary": lambda v: Attribute(value={"scale": 1 + v}),
     "a number in lists": lambda v: Attribute(value=[(1.0 + v,)]),
@@ -473,6 +488,18 @@ def encoded(module):
 def test_facts_that_no_output_depends_on(module, change):
     before = config_of(module())
     assert config_of(SAME[change](module())) == before
+
+
+def test_attributes_that_contain_themselves():
+    def made():
+        items = [1]
+        items.append(items)
+        module = Module(items=items)
+        module.parts = [module]
+        module.layer.parent = [module]
+        return module
+
+    assert digest_structure(made()) == digest_structure(made())
 
 
 def test_names_of_devices_do_not_count():
