@@ -33,6 +33,7 @@ class A2VClient(MixIn):
     """
 
     provides: ClassVar[tuple[str, ...]] = (
+        "_save_ast_embeddings_to_disk_cache",
         "audio_embedding_cache_load",
         "audio_embedding_store",
         "audio_embeddings_dataset_cache",
@@ -111,6 +112,17 @@ class A2VClient(MixIn):
         if names is not None and "audio_embeddings" in model_outputs:
             file_ids = [os.path.splitext(name)[0] for name in names]
             self.audio_embeddings_dataset_cache({**model_outputs, "file_id": file_ids}, model_outputs)
+
+    def _save_ast_embeddings_to_disk_cache(self) -> None:
+        """Append the new embeddings to the store of the data set, and free their memory.
+
+        The A2V code from 29 January 2026 on calls it at the end of the first round.
+        """
+        dataset = dataset_of(self)
+        if isinstance(dataset, A2VDataset) and dataset.enable_ast_cache and dataset.audio_embs.written:
+            dataset.save_ast_embeddings_to_cache(dict(dataset.audio_embs.written))
+            dataset.load_ast_embeddings_from_cache()
+            dataset.audio_embs.forget(dataset.ast_report.stored)
 
     def _keep(self, embeddings: Any, keys: Sequence[str], places: Sequence[int], rows: Any, device: str) -> None:
         for place in places:

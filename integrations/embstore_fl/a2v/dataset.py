@@ -10,10 +10,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
+from embstore import Cache
 from embstore.exchange import Unreadable
-from embstore_fl.a2v import entries, names, stored
+from embstore_fl.a2v import chunked, entries, names, stored
+from embstore_fl.a2v.chunked import ClassRows
+from embstore_fl.a2v.entries import Entries
 from embstore_fl.a2v.legacyfile import read_file
 from embstore_fl.a2v.samples import A2VSamples
 from embstore_fl.a2v.stored import CacheReport
@@ -56,7 +59,9 @@ class A2VDataset(A2VSamples):
         "_load_audio",
         "audio_embs",
         "clear_ast_cache",
+        "close_ast_cache",
         "filter_audio_embeddings_from_file",
+        "get_cached_ast_embedding",
         "load_ast_embeddings_from_cache",
         "load_audio_embeddings_from_file",
         "save_ast_embeddings_to_cache",
@@ -82,8 +87,15 @@ class A2VDataset(A2VSamples):
     # -- cache --------------------------------------------------------------------------------
 
     def load_ast_embeddings_from_cache(
-        self, sample_rate: int | None = None, duration: float | None = None, model_name: str | None = None
-    ) -> bool:
+        self,
+        sample_rate: int | None = None,
+        duration: float | None = None,
+        model_name: str | None = None,
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        classes: Sequence[str] | None = None,
+        close_previous: bool = True,
+    ) -> dict[str, ClassRows]:
         """Read embeddings from the store that has these attributes.
 
         ``audio_embs`` reads the rows it finds from then on, here and in ``train``, ``val`` and ``test``. `ast_missing`
@@ -97,11 +109,18 @@ class A2VDataset(A2VSamples):
             Seconds. Default: the data set's.
         model_name : str, optional
             A model's id, its last part, or "ast" or "ast-finetuned". Default: `ast_model_name`.
+        cache_dir : path_like, optional
+            Folder of the stores. Default: `ast_cache_dir`. The A2V code from 29 January 2026 on gives it first.
+        classes : sequence of str, optional
+            Classes to return. Default: all.
+        close_previous : bool
+            No effect: rows of the cache that were found before are looked up again.
 
         Returns
         -------
-        bool
-            True if every sample of the data set has its embedding there.
+        dict of str to ClassRows
+            The rows that were found, by class. It is empty, and so false, if none was found. `ast_missing` lists the
+            samples without an embedding.
 
         Raises
         ------
@@ -110,15 +129,19 @@ class A2VDataset(A2VSamples):
         ClipSettingsError
             `sample_rate` or `duration` is not the data set's.
         """
+        if isinstance(sample_rate, str | os.PathLike):
+            return self.load_ast_embeddings_from_cache(cache_dir=sample_rate, classes=cast("Any", duration))
         state = self._shared_state()
         if not self.enable_ast_cache:
             state.report = CacheReport(missing=tuple(state.embeddings.own), reason="the cache is off")
             logger.info("%s: %s", self._ast_name, state.report.reason)
-            return False
+            return {}
         started = time.perf_counter()
         wanted = self._wanted(sample_rate, duration, model_name or self.ast_model_name)
         state.asked = {"sample_rate": sample_rate, "duration": duration, "model_name": model_name}
-        cache, own, tokens = self._ast_cache, list(state.embeddings.own), state.embeddings.tokens
+        state.asked |= {"cache_dir": cache_dir, "classes": classes}
+        cache = self.ast_stores if cache_dir is None else Cache(cache_dir)
+        own, tokens = list(state.embeddings.own), state.embeddings.tokens
         if paths := stored.paths_of(cache, wanted, self.ast_config, cls=tokens == "cls"):
             layers, report = stored.look_up(
                 paths, own, self._whole._ast_files, counted=state.counted, field=self.ast_field, tokens=tokens
@@ -132,7 +155,7 @@ class A2VDataset(A2VSamples):
         state.embeddings.load([*layers, *others])
         state.from_file = state.embeddings if layers else None
         logger.info("%s: %s: %s, %.3g s", self._ast_name, report.outcome, report.reason, time.perf_counter() - started)
-        return bool(report.paths) and {*self.ast_keys} <= {*report.stored}
+        return chunked.rows_by_class(layers, classes)
 
     def _wanted(self, sample_rate: float | None, duration: float | None, model_name: str | None) -> names.Wanted:
         """Return the attributes of the data set's embeddings. Its own clips decide sample rate and duration."""
@@ -149,12 +172,15 @@ class A2VDataset(A2VSamples):
 
     def save_ast_embeddings_to_cache(
         self,
-        embeddings: Mapping[str, Any],
+        embeddings: Mapping[str, Any] | None = None,
         sample_rate: int | None = None,
         duration: float | None = None,
         model_name: str | None = None,
         embedding_shape: Sequence[int] | None = None,
-    ) -> bool:
+        *,
+        ast_outputs_dict: Mapping[str, Mapping[str, Any]] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """Append embeddings to the store of these attributes. Stored rows stay, and stale rows are replaced.
 
         Parameters
@@ -170,11 +196,17 @@ class A2VDataset(A2VSamples):
         embedding_shape : sequence of int, optional
             Shape of a row. Default: the shape that most rows have. Rows of another shape, and rows with NaN or
             infinity, are not saved. `ast_unreadable` lists them.
+        ast_outputs_dict : mapping, optional
+            Embeddings by class and file_id, as the A2V code from 29 January 2026 on gives them. `embeddings` may have
+            this form, too. Rows that the data set reads from a store are not saved again.
+        cache_dir : path_like, optional
+            Folder of the stores. Default: `ast_cache_dir`. The newer code gives it second.
 
         Returns
         -------
-        bool
-            True if all of them are stored now. False also if the cache is off or `embeddings` is empty.
+        bool, or dict of str to int
+            True if all of them are stored now. False also if the cache is off or `embeddings` is empty. For embeddings
+            by class: the number of new rows of each class.
 
         Raises
         ------
@@ -182,22 +214,90 @@ class A2VDataset(A2VSamples):
             `sample_rate` or `duration` is not the data set's.
         ReadOnlyError, StorageFullError, StoreLockedError
         """
+        if isinstance(sample_rate, str | os.PathLike):
+            sample_rate, cache_dir = None, sample_rate
+        embeddings = ast_outputs_dict if embeddings is None else embeddings
+        by_class = dict(embeddings) if embeddings and chunked.is_by_class(embeddings) else None
         if not self.enable_ast_cache or not embeddings:
-            logger.info("%s: not saved: %s", self._ast_name, "nothing to save" if embeddings else "the cache is off")
-            return False
+            logger.info("%s: not saved: %s", self._ast_name, "the cache is off" if embeddings else "nothing to save")
+            return {} if ast_outputs_dict is not None else False
+        if by_class is not None:
+            there = {key for layer, keys in self.audio_embs.origins() if isinstance(layer, StoreLayer) for key in keys}
+            embeddings = {key: row for key, row in chunked.flat(by_class).items() if key not in there}
         found = entries.of_mapping(embeddings, self.ast_class_of)
         shape = tuple(embedding_shape) if embedding_shape is not None else stored.shape_of_most(found.values)
+        wanted = self._wanted(sample_rate, duration, model_name or self.ast_model_name)
+        new = self._save(found, shape, wanted, cache_dir)
+        if by_class is not None:
+            return chunked.counts(new, [name.lower() for name in by_class])
+        return bool(found.values) and not found.unreadable
+
+    def _save(
+        self,
+        found: Entries,
+        shape: tuple[int, ...],
+        wanted: names.Wanted,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> list[str]:
+        """Append embeddings of one shape. Return the keys of new rows. The others' reasons are in `ast_unreadable`."""
         sound = {key: value for key, value in found.values.items() if tuple(value.shape) == shape}
         for key, value in found.values.items():
             if key not in sound:
                 found.unreadable.append(Unreadable(key, f"its shape is {tuple(value.shape)}, not {shape}"))
+        new: list[str] = []
         if sound:
-            wanted = self._wanted(sample_rate, duration, model_name or self.ast_model_name)
-            config = names.config_of(wanted, shape)
+            cache = self.ast_stores if cache_dir is None else Cache(cache_dir)
             files = self._whole._ast_files(list(sound))
-            found.unreadable += stored.append(self._ast_cache, config, sound, shape, files=files)
+            new, refused = stored.append(cache, names.config_of(wanted, shape), sound, shape, files=files)
+            found.unreadable += refused
         self._tell_unreadable(found.unreadable, self._ast_name)
-        return bool(sound) and not found.unreadable
+        return new
+
+    def get_cached_ast_embedding(self, class_name: str, file_id: str) -> Any:
+        """Return the embedding of a sample as an array over the store's map, or None."""
+        row = self.audio_embs.get(f"{file_id}:{class_name.lower()}")
+        return None if row is None else row.detach().cpu().float().numpy()
+
+    def close_ast_cache(self) -> None:
+        """Use no store, until the next `load_ast_embeddings_from_cache`."""
+        embeddings = self.audio_embs
+        embeddings.load([layer for layer in embeddings.layers if not isinstance(layer, StoreLayer)])
+
+    def import_ast_cache(
+        self, folder: str | os.PathLike[str], *, sample_rate: int, duration: float, model_name: str
+    ) -> dict[str, int]:
+        """Append a cache of the A2V code from 29 January 2026 on: a folder of ``.npy`` chunks for each class.
+
+        Its manifests state none of the three attributes, so the caller must know them. Rows that are missing or can't
+        be stored are logged, and in `ast_unreadable`.
+
+        Parameters
+        ----------
+        folder : path_like
+        sample_rate : int
+            Hz.
+        duration : float
+            Seconds.
+        model_name : str
+            A model's id, its last part, or "ast" or "ast-finetuned".
+
+        Returns
+        -------
+        dict of str to int
+            Number of new rows of each class.
+
+        Raises
+        ------
+        FileFormatError
+            The folder has no such cache, or a manifest is broken.
+        ClipSettingsError
+            `sample_rate` or `duration` is not the data set's.
+        ReadOnlyError, StorageFullError, StoreLockedError
+        """
+        found = chunked.read_chunks(Path(folder))
+        by_class = {key.rpartition(":")[2] for key in found.values}
+        new = self._save(found, stored.shape_of_most(found.values), self._wanted(sample_rate, duration, model_name))
+        return chunked.counts(new, by_class)
 
     def clear_ast_cache(
         self, sample_rate: int | None = None, duration: float | None = None, model_name: str | None = None
@@ -218,7 +318,7 @@ class A2VDataset(A2VSamples):
             logger.warning("%s: not cleared: the cache is off", self._ast_name)
             return
         wanted = names.Wanted(dataset=self._ast_name, sample_rate=sample_rate, duration=duration, model_name=model_name)
-        removed = stored.remove(self._ast_cache, wanted)
+        removed = stored.remove(self.ast_stores, wanted)
         embeddings = self._ast_state().embeddings
         left = [one for one in embeddings.layers if not (isinstance(one, StoreLayer) and one.path in removed)]
         embeddings.load(left)

@@ -27,7 +27,7 @@ _MEDIA: Final = re.compile(
     re.IGNORECASE,
 )
 _COLON: Final = re.compile(r":(?!//)")  # not the colon of "s3://bucket"
-_VALUES = ("embeddings", "embedding")
+VALUES = ("embeddings", "embedding")
 
 
 def key_of(name: object) -> Key:
@@ -113,7 +113,7 @@ class Entries:
         """
         class_name = None
         if isinstance(value, Mapping):
-            there = [name for name in _VALUES if name in value]
+            there = [name for name in VALUES if name in value]
             class_name = value.get("class_name")
             value = value[there[0]] if len(there) == 1 else None
         if reason := refusal(_detached(value), sys.modules.get("torch")):

@@ -50,6 +50,8 @@ class Options:
     use_saved_audio_embeddings : bool
         Look up the cache when the data set is made.
     ast_cache_dir, enable_ast_cache
+    parent_ast_cache, parent_audio_embs
+        No effect: splits share the embeddings of the whole data set anyway.
     """
 
     selected_classes: Classes = None
@@ -90,6 +92,8 @@ class Options:
     transform_audio: Any = None
     transform_image: Any = None
     transform_video: Any = None
+    parent_ast_cache: Any = None
+    parent_audio_embs: Any = None
 
     def __post_init__(self) -> None:
         if self.embedding_file is None and self.text_embedding_file is not None:

@@ -67,7 +67,8 @@ class A2VSamples(MixIn):
         return self.ast_dataset_name or type(self).__name__.removesuffix("Dataset")
 
     @property
-    def _ast_cache(self) -> Cache:
+    def ast_stores(self) -> Cache:
+        """The cache with the data set's stores."""
         folder = self.ast_cache_dir
         if folder is None:
             folder = Path(getattr(self, "root_dir", ".")) / "ast_cache"

@@ -122,7 +122,7 @@ class A2VServer(MixIn):
         node = len(self._clients()) if node is None else node
         started = time.perf_counter()
         if dataset.enable_ast_cache:  # search again for rows found before, so that they are counted
-            folder, embeddings = dataset._ast_cache.path, dataset.audio_embs
+            folder, embeddings = dataset.ast_stores.path, dataset.audio_embs
             embeddings.load([layer for layer in embeddings.layers if not stored.lies_in(layer, folder)])
         wanted = left = len(dataset.ast_missing)
         failed: list[Failure] = []
@@ -232,7 +232,7 @@ class A2VServer(MixIn):
 
         source = dataset.ast_source(dataset.ast_missing)
         encoder = self._encoder_of(dataset)
-        result = embstore.embed(source, encoder, dataset._ast_cache, batch_size=self.ast_batch_size)
+        result = embstore.embed(source, encoder, dataset.ast_stores, batch_size=self.ast_batch_size)
         field = stored.field_of(open_shared(result.path).store, dataset.ast_field)
         if field is None:
             return f"{result.path} has no field of sequences"

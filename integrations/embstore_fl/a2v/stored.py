@@ -180,13 +180,15 @@ def append(
     shape: tuple[int, ...],
     *,
     files: Mapping[str, FileSample],
-) -> list[Unreadable]:
+) -> tuple[list[str], list[Unreadable]]:
     """Append embeddings with the stamps of their files to the store of a config, block by block.
 
     A stored row stays, unless its file has changed since.
 
     Returns
     -------
+    list of str
+        Keys of new rows.
     list of Unreadable
         Rows with NaN or infinity, which were not appended.
 
@@ -194,7 +196,7 @@ def append(
     ------
     ReadOnlyError, StorageFullError, StoreLockedError
     """
-    keys, refused, added = list(values), [], 0
+    keys, refused, added = list(values), [], list[str]()
     step = max(1, _BLOCK_NBYTES // (4 * max(1, int(np.prod(shape)))))
     with cache.open(config, "a", fields={"embedding": entries.spec_of(shape)}, columns=SOURCE_COLUMNS) as store:
         for start in range(0, len(keys), step):
@@ -211,12 +213,12 @@ def append(
                 **stamp_values(stamps),
             }
             if chosen:
-                result = store.append(chosen, rows[finite], columns=columns, if_exists="replace")
-                added += result.appended
+                store.append(chosen, rows[finite], columns=columns, if_exists="replace")
+                added += chosen
         path = store.path
     refresh_shared(path)
-    logger.info("%s: %d rows added", path, added)
-    return refused
+    logger.info("%s: %d rows added", path, len(added))
+    return added, refused
 
 
 def _new_keys(store: EmbeddingStore, keys: Sequence[str], files: Mapping[str, FileSample]) -> list[str]:

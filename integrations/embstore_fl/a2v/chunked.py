@@ -1,0 +1,132 @@
+"""The cache of the A2V code from 29 January 2026 on: its calls, and its folders of ``.npy`` chunks.
+
+A folder for each class has ``manifest.json`` and ``embeddings_000.npy``, …: ``(n, *shape)``. The manifest has chunk and
+row of each file_id. It states neither sample rate nor duration nor model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from embstore.errors import FileFormatError
+from embstore.exchange import Unreadable
+from embstore_fl.a2v.entries import VALUES, Entries
+from embstore_fl.overlay import StoreLayer
+
+
+class ClassRows(TypedDict):
+    """The embeddings of a class that a look-up found, with the names of the A2V code.
+
+    Attributes
+    ----------
+    manifest : dict
+        ``class_name``, ``total_samples`` and ``embedding_shape``.
+    chunks : list of Path
+        Stores.
+    index_map : dict
+        By file_id: store, as its index in `chunks`, and row number.
+    """
+
+    manifest: dict[str, Any]
+    chunks: list[Path]
+    index_map: dict[str, list[int]]
+
+
+def rows_by_class(layers: Sequence[StoreLayer], classes: Iterable[str] | None) -> dict[str, ClassRows]:
+    """Return the rows of stores by class. A class without rows is left out.
+
+    Parameters
+    ----------
+    layers : sequence of StoreLayer
+    classes : iterable of str, optional
+        Default: all.
+    """
+    wanted = None if classes is None else {name.lower() for name in classes}
+    found: dict[str, ClassRows] = {}
+    for place, layer in enumerate(layers):
+        for key, row in layer.rows.items():
+            file_id, _, name = key.rpartition(":")
+            if wanted is not None and name not in wanted:
+                continue
+            if name not in found:
+                manifest = {"class_name": name, "total_samples": 0, "embedding_shape": list(layer.shape)}
+                found[name] = {"manifest": manifest, "chunks": [one.path for one in layers], "index_map": {}}
+            found[name]["index_map"][file_id] = [place, row]
+            found[name]["manifest"]["total_samples"] += 1
+    return found
+
+
+def is_by_class(embeddings: Mapping[Any, Any]) -> bool:
+    """Return whether a mapping is ``{class: {file_id: row}}``. Other mappings have a row, or its dictionary, by key.
+
+    Examples
+    --------
+    >>> is_by_class({"dog": {"v1": 0}}), is_by_class({"v1:dog": {"class_name": "dog", "embedding": 0}})
+    (True, False)
+    """
+    return bool(embeddings) and all(
+        isinstance(one, Mapping) and ":" not in str(name) and not any(value in one for value in VALUES)
+        for name, one in embeddings.items()
+    )
+
+
+def flat(by_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return rows by ``file_id:class``, of a mapping by class."""
+    return {f"{file_id}:{name.lower()}": row for name, rows in by_class.items() for file_id, row in rows.items()}
+
+
+def counts(keys: Iterable[str], by_class: Collection[str]) -> dict[str, int]:
+    """Return the number of keys of each class."""
+    found = dict.fromkeys(by_class, 0)
+    for key in keys:
+        found[key.rpartition(":")[2]] += 1
+    return found
+
+
+def read_chunks(folder: Path) -> Entries:
+    """Read the caches of all classes below a folder. Rows stay mapped from their files.
+
+    Rows that the manifest names and that are not there are in `Entries.unreadable`.
+
+    Raises
+    ------
+    FileFormatError
+        The folder has no such cache, or a manifest is broken.
+    """
+    found = Entries()
+    manifests = sorted(folder.glob("*/manifest.json"))
+    if not manifests:
+        raise FileFormatError(folder, "expected a folder with manifest.json for each class, found none")
+    for path in manifests:
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            files = [str(chunk["file"]) for chunk in manifest["chunks"]]
+            index = {str(name): (int(chunk), int(row)) for name, (chunk, row) in manifest["file_id_to_index"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(
+                path, f"expected a manifest of chunks, found {type(error).__name__}: {error}"
+            ) from error
+        chunks = [_chunk(path.parent, name) for name in files]
+        for file_id, (chunk, row) in index.items():
+            key = f"{file_id}:{path.parent.name.lower()}"
+            rows = chunks[chunk] if 0 <= chunk < len(chunks) else None
+            if rows is None or not 0 <= row < len(rows):
+                found.unreadable.append(Unreadable(key, f"{path} names row {row} of chunk {chunk}, which is not there"))
+            else:
+                found.add(key, rows[row])
+    return found
+
+
+def _chunk(folder: Path, name: str) -> Any:
+    """Return a mapped chunk, or None if it is missing, broken or outside the folder."""
+    if Path(name).name != name:
+        return None
+    try:
+        return np.load(folder / name, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
