@@ -775,6 +775,16 @@ def test_todays_order_of_calls_in_create_clients_works(make, log, tmp_path, vega
     check(second)
 
 
+def test_a_legacy_file_reaches_clients_of_other_classes(make, tmp_path):
+    """The A2V server reads the file for its first client, and gives the others that client's embeddings."""
+    first, second = make(selected_classes=["dog"]), make(selected_classes=["drum", "dog"])
+    torch.save({**rows_of(first), **rows_of(second)}, tmp_path / "legacy.pt")
+    first.load_audio_embeddings_from_file(tmp_path / "legacy.pt")
+    assert {*first.audio_embs} == {*first.ast_keys}
+    second.audio_embs_from_file = first.audio_embs_from_file
+    check(second)
+
+
 # -- client --------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Adapter for the audio-to-visual (A2V) code base lucapalazzo/fedgfe at commit 8c08e90, with its own names.
+"""Adapter for the audio-to-visual (A2V) code base lucapalazzo/fedgfe with its own names.
 
 `A2VDataset`, `A2VClient` and `A2VServer` are mix-ins for its classes. `VEGASDataset`, `ESC50Dataset` and
 `VGGSoundDataset` replace its data sets. Names are imported on first use.

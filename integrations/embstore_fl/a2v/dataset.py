@@ -354,11 +354,11 @@ class A2VDataset(A2VSamples):
             logger.warning("%s: no such file", embedding_file)
             return
         self.audio_embedding_file = embedding_file
-        found = read_file(embedding_file, state.embeddings.own, self.ast_class_of)
+        found = read_file(embedding_file, None, self.ast_class_of)  # all rows: the server gives them to other clients
         self._tell_unreadable(found.unreadable, embedding_file)
         state.embeddings.also(found.values)
         state.from_file = state.embeddings
-        logger.info("%s: embeddings of %d samples", embedding_file, len(found.values))
+        logger.info("%s: %d embeddings", embedding_file, len(found.values))
 
     def filter_audio_embeddings_from_file(self) -> None:
         """Add the embeddings of `audio_embs_from_file` to ``audio_embs``, for the data set's own samples only."""
