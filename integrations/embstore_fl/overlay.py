@@ -164,10 +164,10 @@ class AudioEmbeddings(MutableMapping[str, Any]):
 
     def _usable(self, row: Any) -> bool:
         """Return whether a row, or a layer's rows, are used."""
-        return self.tokens != "all" or not is_cls(row.shape)
+        return self.tokens != "all" or not is_cls(getattr(row, "shape", ()))
 
     def _cut(self, row: Any) -> Any:
-        return row[:1] if self.tokens == "cls" and row.ndim == 2 else row
+        return row[:1] if self.tokens == "cls" and len(getattr(row, "shape", ())) == 2 else row
 
     def _lacking(self, layer: Layer, keys: Iterable[str]) -> list[str]:
         """Return the keys without an embedding in a layer. A store's row numbers are looked up once."""

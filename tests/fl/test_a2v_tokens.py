@@ -140,6 +140,14 @@ def test_rows_of_the_token_alone_go_to_nodes_that_asked_for_it(place, flag, make
     assert "audio_emb" not in dataset[3]
 
 
+def test_values_without_a_shape_are_handed_on(make):
+    for tokens in ("all", "cls"):
+        dataset = make()
+        dataset.audio_embs.tokens = tokens
+        dataset.audio_embs = {dataset.ast_keys[0]: {"class_name": "dog"}}
+        assert dataset.audio_embs[dataset.ast_keys[0]] == {"class_name": "dog"}
+
+
 def test_the_rows_of_the_token_alone_have_a_store_of_their_own(make, cache):
     run(make, [True])
     (entry,) = embstore.Cache(cache).entries()
@@ -153,6 +161,21 @@ def test_a_node_of_the_token_alone_uses_rows_of_an_encoder(make, vegas, cache, l
     embstore.embed(VEGAS(vegas), Counting(log), cache)
     assert run(make, [True, False, True]) == [0, 0, 0]
     assert len(embstore.Cache(cache)) == 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_joined_data_sets_of_nodes_of_both_kinds_collate(own, make):
+    run(make, [False])
+    both = [make(), make()]
+    both[1].use_cls_token_only = True
+    joined = torch.utils.data.ConcatDataset([one.train for one in both])
+    collate_fn = both[0].get_collate_fn() if own else None
+    (batch,) = torch.utils.data.DataLoader(joined, batch_size=len(joined), collate_fn=collate_fn)
+    assert "audio_emb" not in batch
+    assert batch["audio"].shape == (28, 80_000)
+    for one, shape in zip(both, (SHAPE, CLS), strict=True):
+        (batch,) = torch.utils.data.DataLoader(one.train, batch_size=14, collate_fn=collate_fn)
+        assert batch["audio_emb"].shape == (14, *shape)
 
 
 def test_a_legacy_file_keeps_whole_rows(make, tmp_path):

@@ -17,6 +17,7 @@ from embstore.sources import FileSample
 from embstore_fl.a2v.dataset import A2VDataset
 from embstore_fl.a2v.options import File, Options
 from embstore_fl.datasets.base import AudioSource, read_json
+from embstore_fl.datasets.clips import stackable
 from embstore_fl.datasets.esc50 import ESC50
 from embstore_fl.datasets.federated import FLDataset
 from embstore_fl.datasets.vegas import VEGAS
@@ -264,7 +265,7 @@ _LISTED = {
 }
 
 
-def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Collate samples into a batch with the names that the A2V training loop reads.
 
     ``text_emb`` holds the text embedding of each sample: ``(n, …)`` from samples of ``(1, …)``. (The A2V code repeats
@@ -272,7 +273,7 @@ def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Parameters
     ----------
-    batch : sequence of n mappings
+    batch : sequence of n dict
         Samples of a `ReadyDataset`.
 
     Returns
@@ -282,17 +283,16 @@ def collate(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         all samples have it. The lists ``class_name``, ``file_id`` and ``audio_filename``. ``metadata``, a dict of
         lists.
     """
+    batch = stackable(batch)
     out: dict[str, Any] = {"labels": torch.stack([sample["label"] for sample in batch])}
     out["label"] = out["labels"]
     for name in ("audio", "audio_emb"):
-        if all(name in sample for sample in batch):
+        if name in batch[0]:
             out[name] = torch.stack([sample[name] for sample in batch])
-    if all("text_emb" in sample for sample in batch):
+    if "text_emb" in batch[0]:
         out["text_emb"] = _together([sample["text_emb"] for sample in batch])
     out["metadata"] = {
-        plural: [sample[name] for sample in batch]
-        for plural, name in _LISTED.items()
-        if all(name in sample for sample in batch)
+        plural: [sample[name] for sample in batch] for plural, name in _LISTED.items() if name in batch[0]
     }
     for name in ("class_name", "file_id", "audio_filename"):
         out[name] = [sample[name] for sample in batch]

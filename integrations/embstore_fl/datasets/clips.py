@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embstore.errors import DecodeError
 from embstore.sources import FileSample
+from embstore_fl.overlay import is_cls
 
 if TYPE_CHECKING:
     from embstore.encoders import AudioSettings
@@ -41,3 +42,15 @@ def with_common_names(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     """
     common = [name for name in samples[0] if all(name in sample for sample in samples)]
     return [{name: sample[name] for name in common} for sample in samples]
+
+
+def stackable(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the samples of a batch with common names, and without ``audio_emb`` if some have the CLS token alone.
+
+    A server joins the data sets of nodes of both kinds.
+    """
+    found = with_common_names(samples)
+    if len({is_cls(sample["audio_emb"].shape) for sample in found if "audio_emb" in sample}) > 1:
+        for sample in found:
+            del sample["audio_emb"]
+    return found

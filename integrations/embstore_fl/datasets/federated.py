@@ -11,7 +11,7 @@ from embstore import EmbeddingStore
 from embstore.encoders import AudioSettings
 from embstore.errors import MissingLibraryError
 from embstore_fl.datasets.base import AudioSource
-from embstore_fl.datasets.clips import decode_clip, with_common_names
+from embstore_fl.datasets.clips import decode_clip, stackable, with_common_names
 from embstore_fl.datasets.lazy_clips import LazyClips
 from embstore_fl.datasets.selection import Chosen, Selected, Selection
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
@@ -263,7 +263,7 @@ class Sample(dict[str, Any]):
 
 
 def _collated(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    return default_collate([dict(sample) for sample in with_common_names(batch)])
+    return default_collate(stackable(batch))
 
 
 default_collate_fn_map[Sample] = _collated  # it dispatches on the type of a batch's first sample
