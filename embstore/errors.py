@@ -48,6 +48,8 @@
     |   |-- ReadOnlyError (PermissionError)
     |   |-- StoreLockedError (TimeoutError)
     |   |-- StorageFullError (OSError)
+    |   |-- EraseUnfinishedError (OSError)      call erase again with the same keys
+    |   |-- CompactionRefusedError (OSError)    the file system can't exchange folders
     |   |-- MissingLibraryError (ImportError)   a library that comes with an extra
     |   |-- RemoteError (OSError)               a server that fails repeatedly
     |   `-- NetworkFileSystemError (OSError)
@@ -646,6 +648,31 @@ class StorageFullError(EmbstoreError, OSError):
 
     def __init__(self, path: PurePath, cause: OSError) -> None:
         super().__init__(path, cause.errno, cause.strerror)
+
+
+class EraseUnfinishedError(EmbstoreError, OSError):
+    """Rows were deleted, but some of their bytes may still be on disk. Attributes: `path`, `reason`.
+
+    The next writer goes on with the erase. The same call of `erase`, repeated, finishes it and returns the receipt.
+    """
+
+    path: PurePath
+    reason: str
+    template = (
+        "{path}: the keys are deleted, but bytes of their rows may still be on disk: {reason}; mend that, then call "
+        "erase again with the same keys, which finishes it and returns the receipt"
+    )
+
+
+class CompactionRefusedError(EmbstoreError, OSError):
+    """The file system can't exchange a store with its compacted copy. Attributes: `path`, `reason`."""
+
+    path: PurePath
+    reason: str
+    template = (
+        "{path} can't be compacted where it is: {reason}; nothing was changed; embstore.merge(dest, path) makes a new "
+        "store of its live rows"
+    )
 
 
 class RemoteError(EmbstoreError, OSError):

@@ -75,6 +75,8 @@ ERRORS = [
         {"path": WHERE, "holder": "p", "timeout": 1.5},
     ),
     (errors.StorageFullError(WHERE, CAUSE), OSError, {"path": WHERE, "errno": 28}),
+    (errors.EraseUnfinishedError(WHERE, "no"), OSError, {"path": WHERE, "reason": "no"}),
+    (errors.CompactionRefusedError(WHERE, "no"), OSError, {"path": WHERE, "reason": "no"}),
     (errors.NetworkFileSystemError(WHERE, "nfs4"), OSError, {"path": WHERE, "filesystem": "nfs4"}),
     (errors.CorruptStoreError(WHERE, "no"), OSError, {"path": WHERE, "detail": "no"}),
     (errors.UnknownModelError("m", "t", ["a"]), ValueError, {"model": "m", "found": "t", "known": ("a",)}),

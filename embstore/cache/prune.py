@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 from collections.abc import Sequence
@@ -111,7 +112,12 @@ def remove_store(path: Path, *, timeout: float = 0.0) -> None:
         beside = sibling(path)
         remove_tree(beside, first=METADATA_NAME)  # left by a killed process
         if path.exists():  # otherwise another process has removed it
-            move_into_place(path, beside)
+            try:
+                move_into_place(path, beside)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                beside = path  # a lower layer of an overlay has it, so it is removed where it is, its record first
             forget(path)
             remove_tree(beside, first=METADATA_NAME)
         for gathered in fields:

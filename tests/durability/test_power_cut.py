@@ -100,6 +100,8 @@ class Disk:
             file.synced = bytes(file.data)
         elif operation == "truncate":
             del self.node(path).data[data:]
+        elif operation == "link":
+            parent.change({path.name: self.node(data)})
         elif operation == "rename":
             parent.change({path.name: parent.entries[data], data: None})
         elif operation == "mkdir":

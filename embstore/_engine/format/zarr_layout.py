@@ -7,6 +7,7 @@ has the choices of embstore among those of Zarr, and their reasons.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import replace
 from typing import Any, Final
@@ -31,6 +32,7 @@ _MAX_STRING_CHUNK_ROWS: Final = 32_768  # at their longest, 2 GiB
 MAX_ROW_BYTES: Final = MAX_CHUNK_BYTES
 _MANY_CHUNKS: Final = 4096
 _MANY_SIDE_CHUNKS: Final = 512
+_CHUNK_NAME: Final = re.compile(r"c\.(0|[1-9][0-9]*)(\.0)*")  # not "c.txt", nor "c.²", which int() refuses
 _ALIGNMENTS: Final = (2 * 2**20, 64 * 2**10, 16 * 2**10, 4 * 2**10)
 """A huge page (one fault and one TLB entry where the page cache has it whole), then the page size of some ARM systems,
 of Apple's, and of others."""
@@ -125,6 +127,12 @@ def chunk_name(array: ArrayState, index: int) -> str:
     'c.12.0'
     """
     return f"c.{index}" + ".0" * len(array.shape)
+
+
+def is_chunk(name: str, array: ArrayState | None = None) -> bool:
+    """Return whether a file's name is that of a chunk, of any array or of this one."""
+    found = _CHUNK_NAME.fullmatch(name)
+    return found is not None and (array is None or name == chunk_name(array, int(found[1])))
 
 
 def blank(array: ArrayState) -> Any:

@@ -225,6 +225,27 @@ class Folder:
             if is_partial(name):
                 self.remove(name)
 
+    def link_from(self, other: Folder, name: str) -> None:
+        """Make the entry `name` of another folder one of this folder too. Files are linked, folders are made anew.
+
+        Raises
+        ------
+        FileExistsError, OSError
+        """
+        check_name(self.path, name)
+        path = self.path / name
+        found = os.stat(name, dir_fd=other.descriptor, follow_symlinks=False)
+        with explained(path):
+            if stat.S_ISDIR(found.st_mode):
+                source, target = other.child(name), self.make_child(name)
+                for entry in source.names():
+                    target.link_from(source, entry)
+                os.fchmod(target.descriptor, stat.S_IMODE(found.st_mode))
+                target.sync()
+            else:
+                step("link", path, str(other.path / name))
+                os.link(name, name, src_dir_fd=other.descriptor, dst_dir_fd=self.descriptor, follow_symlinks=False)
+
     def sync(self) -> None:
         """Make the renames and removals in this folder durable."""
         with explained(self.path):

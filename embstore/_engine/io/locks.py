@@ -1,23 +1,28 @@
 """Locks between processes: an exclusive ``flock``, which the kernel releases when the process ends.
 
-A lock that outlives a killed process is never used instead.
+A lock that outlives a killed process is never used instead. The lock of a store is two locks. The file beside it also
+excludes others while the store is made. The folder itself is locked too: two paths may lead to it (a bind mount), and
+the file may be removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from embstore._engine.io.filesystem import explained
-from embstore.errors import StoreLockedError
+from embstore.errors import ReadOnlyError, StoreLockedError
 
 _POLL_SECONDS: Final = 0.002
+_MOST_SIGN: Final = 400
 
 _held: set[int] = set()
 """Descriptors of the locks that this process holds. A forked process closes its copies: they would keep the lock after
@@ -34,10 +39,21 @@ os.register_at_fork(after_in_child=_close_copies)
 
 
 class FileLock:
-    """An exclusive lock on the file at `place`, which is made if it is missing. It excludes other threads too."""
+    """An exclusive lock on the file at `place`, which is made if it is missing. It excludes other threads too.
 
-    def __init__(self, place: Path) -> None:
+    Parameters
+    ----------
+    place : Path
+    folder : bool
+        Lock the folder at `place` instead. It must exist.
+    """
+
+    def __init__(self, place: Path, *, folder: bool = False) -> None:
         self.place = place
+        # Never the descriptor of an open `Folder`: a forked process has the same one, and would hold the same lock.
+        own = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
+        self._folder = folder
+        self._flags = own | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor: int | None = None
         self._process = 0
 
@@ -47,40 +63,57 @@ class FileLock:
         Raises
         ------
         ReadOnlyError
-            The file can't be made or opened for writing.
+            The file can't be made or opened for writing, or is a link.
         """
         deadline = time.monotonic() + timeout
-        with explained(self.place):
-            while True:
-                descriptor = os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-                if self._try(descriptor):
-                    return True
-                os.close(descriptor)
-                if time.monotonic() >= deadline:
-                    return False
-                time.sleep(_POLL_SECONDS)
+        while not self._try():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
-    def _try(self, descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if not _is_at(self.place, descriptor):  # the file was removed since, so its lock excludes no process
-            return False
+    def _try(self) -> bool:
+        with explained(self.place):
+            try:
+                descriptor = os.open(self.place, self._flags, 0o666)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.EISDIR):
+                    raise self._odd() from error
+                raise
         self._descriptor, self._process = descriptor, os.getpid()
         _held.add(descriptor)
-        return True
+        if not self._folder and not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            self.release()
+            raise self._odd()
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.identity() == _identity_at(self.place):  # otherwise its lock excludes no process: it was replaced
+                return True
+        self.release()
+        return False
+
+    def _odd(self) -> ReadOnlyError:
+        return ReadOnlyError(self.place, "expected a regular file to lock, found a link or something else; remove it")
+
+    def identity(self) -> tuple[int, int]:
+        """Return device and inode of the locked file or folder."""
+        assert self._descriptor is not None
+        found = os.fstat(self._descriptor)
+        return found.st_dev, found.st_ino
 
     def release(self) -> None:
         """Release the lock. In a forked process, do nothing: its parent holds the lock."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None and self._process == os.getpid():
+            # A process that was forked before the descriptor was listed has a copy, which would keep the lock.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             _held.discard(descriptor)
             os.close(descriptor)
 
     def remove(self) -> None:
         """Remove the file, then release the lock. A process that opens the name finds a free lock, or no file."""
-        self.place.unlink(missing_ok=True)
+        if self._process == os.getpid():
+            self.place.unlink(missing_ok=True)
         self.release()
 
     def sign(self) -> None:
@@ -93,17 +126,22 @@ class FileLock:
                 os.pwrite(self._descriptor, text, 0)
 
 
-def _is_at(place: Path, descriptor: int) -> bool:
+def _identity_at(place: Path) -> tuple[int, int] | None:
     try:
         found = os.stat(place, follow_symlinks=False)
     except FileNotFoundError:
-        return False
-    return os.path.samestat(found, os.fstat(descriptor))
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, timeout: float) -> Iterator[None]:
-    """Hold the writers' lock of the store at `path`. Its file is ``<store>.lock`` and stays beside the store.
+def lock(path: Path, *, timeout: float) -> Iterator[tuple[int, int] | None]:
+    """Hold the writers' lock of the store at `path`: ``<store>.lock``, which stays beside it, and its folder.
+
+    Yields
+    ------
+    (int, int) or None
+        Device and inode of the folder. None if there is no folder.
 
     Raises
     ------
@@ -112,18 +150,26 @@ def lock(path: Path, *, timeout: float) -> Iterator[None]:
     ReadOnlyError
         The folder can't be written to.
     """
-    held = FileLock(path.with_name(path.name + ".lock"))
-    if not held.acquire(timeout=timeout):
-        raise StoreLockedError(path, holder=_holder(held.place), timeout=timeout)
+    deadline = time.monotonic() + timeout
+    file, folder = FileLock(path.with_name(path.name + ".lock")), FileLock(path, folder=True)
     try:
-        held.sign()
-        yield
+        if not file.acquire(timeout=timeout):
+            raise StoreLockedError(path, holder=_holder(file.place), timeout=timeout)
+        file.sign()
+        found = None
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not folder.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise StoreLockedError(path, holder="a process that reached it by another path", timeout=timeout)
+            found = folder.identity()
+        yield found
     finally:
-        held.release()
+        folder.release()
+        file.release()
 
 
 def _holder(place: Path) -> str:
     try:
-        return place.read_text().strip()
+        with place.open("rb") as file:
+            return file.read(_MOST_SIGN).decode(errors="replace").strip()
     except OSError:
         return ""

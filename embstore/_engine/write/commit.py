@@ -6,8 +6,8 @@ The caller holds the lock of the store and chooses the rows. `publish` has the o
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,8 @@ from embstore._engine.chunks.chunk_file import read_tail, write_chunk
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.record import ArrayState, Record, offsets_name
 from embstore._engine.format.values import dump_json, payload
-from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document
-from embstore._engine.io.durable import PendingFile, WriteBatch, sibling
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document, is_chunk
+from embstore._engine.io.durable import PendingFile, WriteBatch, remove_tree, sibling
 from embstore._engine.io.filesystem import move_into_place
 from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.write.record_edits import new_id
@@ -30,7 +30,6 @@ logger = logging.getLogger("embstore")
 
 BACKUP_ARRAY = "key_hash"
 """The array whose own metadata has a copy of the record, for a salvage without ``zarr.json``."""
-_CHUNK_NAME = re.compile(r"c(\.(0|[1-9][0-9]*))+")  # not "c.txt", which belongs to others
 Values = np.ndarray[Any, Any] | Sequence[str]
 Blocks = Values | Iterator[Values]
 """Rows, or an iterator over blocks of rows if they are too many to be in memory at once."""
@@ -142,9 +141,7 @@ def publish(batch: WriteBatch, folder: Folder, old: Record | None, record: Recor
         batch.rename(own)
         for name in record.arrays.keys() - known.keys():
             folder.child(name).sync()
-        for name in record.dropped:
-            folder.remove(name)
-            folder.sync()
+        remove_dropped(folder, record)
     except OSError as error:
         # The commit is on disk. Only the metadata for readers that ignore consolidated metadata lags.
         batch.discard()
@@ -171,7 +168,25 @@ def unfinished_array(folder: Folder, name: str) -> bool:
         inside = folder.child(name).names()
     except (CorruptStoreError, OSError):
         return False  # not a folder
-    return all(is_partial(entry) or _CHUNK_NAME.fullmatch(entry) for entry in inside)
+    return all(is_partial(entry) or is_chunk(entry) for entry in inside)
+
+
+def remove_dropped(folder: Folder, record: Record) -> None:
+    """Remove the arrays that a commit gave up. Files of others in their folders stay."""
+    for name in record.dropped:
+        try:
+            child = folder.child(name)
+            inside = child.names()
+        except (FileNotFoundError, CorruptStoreError):  # it is removed already, or others use the name
+            continue
+        own = [entry for entry in inside if entry == METADATA_NAME or is_partial(entry) or is_chunk(entry)]
+        if len(own) == len(inside):
+            folder.remove(name)
+        else:
+            for entry in own:
+                child.remove(entry)
+            child.sync()
+        folder.sync()
 
 
 def refuse_unreadable(record: Record) -> None:
@@ -207,8 +222,20 @@ def create(path: Path, record: Record) -> None:
     StoreExistsError
         Something is at `path`.
     """
-    folder, _ = build_beside(path, record)
-    move_into_place(folder.path, path)
+    with building(path):
+        folder, _ = build_beside(path, record)
+        move_into_place(folder.path, path)
+
+
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[None]:
+    """Remove the sibling of `path` if the block raises, so that a full disk does not stay full."""
+    try:
+        yield
+    except OSError:  # embstore's own errors here are OSErrors too
+        with contextlib.suppress(OSError):  # the next writer removes it otherwise
+            remove_tree(sibling(path), first=METADATA_NAME)
+        raise
 
 
 def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from embstore._engine.format.record import ArrayState, Record
-from embstore._engine.format.zarr_layout import METADATA_NAME
+from embstore._engine.format.zarr_layout import METADATA_NAME, is_chunk
 from embstore._engine.io.durable import WriteBatch, remove_tree, sibling
 from embstore._engine.io.filesystem import move_into_place, swap_folders, sync_path
+from embstore._engine.io.folder import Folder
 from embstore._engine.read.column import Rows
+from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
 from embstore._engine.read.open_snapshot import open_snapshot
 from embstore._engine.read.read_rows import read_field, read_rows
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.commit import Values, append_rows, build_beside, publish
+from embstore._engine.write.commit import Values, append_rows, build_beside, building, publish
 from embstore._engine.write.index_file import wants_run, write_run
 from embstore._engine.write.plans import class_codes, field_appends, row_blocks
 from embstore._engine.write.record_edits import new_id
-from embstore.errors import CommitUncertainError
+from embstore.errors import CommitUncertainError, CompactionRefusedError, StoreExistsError, StoreReplacedError
 
 logger = logging.getLogger("embstore")
+
+_REFUSED: Final = frozenset(
+    (errno.EBUSY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EPERM)
+)
+"""A mount point, a folder in a lower layer of an overlay, or a file system that lacks exchanges or hard links."""
 
 
 def emptied(record: Record) -> Record:
@@ -73,24 +81,33 @@ def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
 
 
 def compact(snapshot: Snapshot) -> None:
-    """Replace a store by a copy without its deleted rows. The caller holds the lock.
+    """Replace a store by a copy without its deleted rows. The caller holds the lock, and has recovered the store.
 
     Raises
     ------
-    OSError
-        The folders can't be exchanged here (``EBUSY``, ``EXDEV``, ``EINVAL``). Nothing was changed.
+    CompactionRefusedError
+        The folders can't be exchanged here. Nothing was changed.
+    StoreReplacedError
+        Another folder was put at the path. Nothing was changed.
     """
-    path = snapshot.local_folder.path
+    folder = snapshot.local_folder
+    path = folder.path
     beside = sibling(path)
     # A new checksum must not cover up a flipped bit: each chunk is checked as it is copied.
     checked = open_snapshot(path, mapping=snapshot.mapping, check="touched")
-    try:
+    with building(path):
         record = copy_rows(checked, checked.live_rows, path)
+        try:
+            _keep_other_files(snapshot, Folder.open(beside), record)
+            swap_folders(beside, path)
+        except OSError as error:
+            if error.errno in _REFUSED:
+                raise CompactionRefusedError(path, error.strerror or "") from error
+            raise
+    if Folder.open(beside).identity() != folder.identity():  # the store was moved since its path was looked up
         swap_folders(beside, path)
-    except OSError:
-        with contextlib.suppress(OSError):  # the next writer removes it otherwise
-            remove_tree(beside, first=METADATA_NAME)
-        raise
+        remove_tree(beside, first=METADATA_NAME)
+        raise StoreReplacedError(path)
     try:
         sync_path(path.parent)
     except OSError as error:
@@ -100,6 +117,24 @@ def compact(snapshot: Snapshot) -> None:
     remove_tree(beside, first=METADATA_NAME)
 
 
+def _keep_other_files(snapshot: Snapshot, new: Folder, record: Record) -> None:
+    """Link the files and folders that are not embstore's into the new folder of a store, in arrays' folders too."""
+    old = snapshot.local_folder
+    for name in set(old.names()) - snapshot.record.arrays.keys() - {METADATA_NAME, INDEX_FOLDER}:
+        if name in record.arrays:  # a column's array gets the column's name again
+            raise StoreExistsError(old.path / name)
+        new.link_from(old, name)
+    new.sync()
+    renamed = {spec.array: name for name, spec in snapshot.record.columns.items()}
+    for name, array in snapshot.record.arrays.items():
+        source, target = old.child(name), new.child(renamed.get(name, name))
+        others = [entry for entry in source.names() if entry != METADATA_NAME and not is_chunk(entry, array)]
+        for entry in others:
+            target.link_from(source, entry)
+        if others:
+            target.sync()
+
+
 def write_copy(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
     """Make a new store at `path` with some rows of another.
 
@@ -107,6 +142,7 @@ def write_copy(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
     ------
     StoreExistsError
     """
-    record = copy_rows(snapshot, rows, path)
-    move_into_place(sibling(path), path)
+    with building(path):
+        record = copy_rows(snapshot, rows, path)
+        move_into_place(sibling(path), path)
     return record

@@ -6,20 +6,17 @@ Also reads the spare copy of the record, for a salvage without ``zarr.json``.
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from embstore._engine.format.record import ArrayState, Record
-from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, chunk_name, group_document
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document, is_chunk
 from embstore._engine.io.durable import remove_tree, replace_file, sibling
 from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
-from embstore._engine.write.commit import BACKUP_ARRAY, own_metadata, unfinished_array
+from embstore._engine.write.commit import BACKUP_ARRAY, own_metadata, remove_dropped, unfinished_array
 from embstore._engine.write.erase import finish_erase
 from embstore._engine.write.index_file import recover_index
 from embstore.errors import CorruptStoreError
-
-_CHUNK_NAME = re.compile(r"c\.([0-9]+)")  # not str.isdigit: int("²") raises, and one such file blocked all writers
 
 
 def recover(folder: Folder, record: Record) -> Record:
@@ -32,8 +29,7 @@ def recover(folder: Folder, record: Record) -> Record:
     """
     remove_tree(sibling(folder.path), first=METADATA_NAME)
     folder.remove_partials()
-    for name in record.dropped:
-        folder.remove(name)
+    remove_dropped(folder, record)
     for name in set(folder.names()) - record.arrays.keys() - {METADATA_NAME, INDEX_FOLDER}:
         if unfinished_array(folder, name):  # other folders belong to others
             folder.remove(name)
@@ -46,9 +42,7 @@ def recover(folder: Folder, record: Record) -> Record:
 
 def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
     for name in folder.names():
-        chunk = _CHUNK_NAME.match(name)
-        past = chunk is not None and int(chunk[1]) >= array.chunks and name == chunk_name(array, int(chunk[1]))
-        if past or is_partial(name):
+        if is_partial(name) or (is_chunk(name, array) and int(name.split(".")[1]) >= array.chunks):
             folder.remove(name)
     try:
         lags = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES) != metadata

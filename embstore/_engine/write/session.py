@@ -22,7 +22,7 @@ from embstore._engine.write.commit import Committed, commit
 from embstore._engine.write.index_file import wants_run, write_run
 from embstore._engine.write.plans import AppendResult, Plan
 from embstore._engine.write.recover import recover
-from embstore.errors import ReadOnlyError, StoreChangedError, StoreReplacedError
+from embstore.errors import ReadOnlyError, StorageFullError, StoreChangedError, StoreReplacedError
 
 logger = logging.getLogger("embstore")
 
@@ -102,16 +102,32 @@ class Session:
             raise ReadOnlyError(self.path, 'it was opened with mode "r"')
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Snapshot]:
-        """Hold the lock, at the newest commit, after recovery from a killed writer."""
+    def writing(self, *, recovered: bool = False) -> Iterator[Snapshot]:
+        """Hold the lock, at the newest commit, after recovery from a killed writer.
+
+        Parameters
+        ----------
+        recovered : bool
+            Recover even if this session made the newest commit: a writer that was killed since may have left copies
+            of rows.
+        """
         self.check_writable()
-        with self._mutex, lock(self.path, timeout=self._lock_timeout):
+        with self._mutex, lock(self.path, timeout=self._lock_timeout) as locked:
             self._snapshot = self._newest()
+            if self._snapshot.local_folder.identity() != locked:  # moved or replaced since the lock was taken
+                raise StoreReplacedError(self.path)
             record = self._snapshot.record
-            if record.commit_id != self._recovered:
+            if recovered or record.commit_id != self._recovered:
                 self.moved_to(Committed(recover(self._snapshot.local_folder, record), tidy=True))
             try:
                 yield self.snapshot
+            except StorageFullError:
+                self._recovered = ""
+                with contextlib.suppress(OSError):  # otherwise the next change does it
+                    # Renamed chunks of the commit that failed may fill the disk.
+                    self._snapshot = self._newest()
+                    recover(self._snapshot.local_folder, self._snapshot.record)
+                raise
             except BaseException:
                 self._recovered = ""  # the next change recovers first
                 raise
