@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from embstore._engine.format.keys import Key, hash_keys
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import column_values, filled_column
-from embstore._engine.write.erase import erase_dead
+from embstore._engine.write.erase import EraseReceipt, erase_dead, keep_keys, keys_without_receipt, unfinished
 from embstore._engine.write.plans import Plan, plan_column, plan_fields
 from embstore._engine.write.session import Session
 from embstore.errors import MissingKeysError
@@ -53,11 +54,35 @@ def plan_copied_fields(
     return plan_fields(snapshot, theirs.checked(), specs, rows)
 
 
-def erase_rows(session: Session, rows: Rows) -> int:
-    """Delete live rows, blank all deleted rows, and return the number of rewritten files. Call it inside `writing`."""
-    snapshot = session.snapshot
+def erase_keys(session: Session, keys: Sequence[str | Key]) -> EraseReceipt:
+    """Delete the rows of keys, and blank all deleted rows. Call it inside `writing`, after recovery.
+
+    Keys that an earlier erase deleted without giving its receipt count as erased by this one.
+    """
+    snapshot, hashes = session.snapshot, hash_keys(keys)
+    folder, digests = snapshot.local_folder, [digest.tobytes() for digest in hashes]
+    earlier, found = keys_without_receipt(folder), session.index.find(hashes)
+    pairs = list(zip(digests, found.tolist(), strict=True))
+    missing = [
+        str(Key.parse(key)) for key, (digest, row) in zip(keys, pairs, strict=True) if row < 0 and digest not in earlier
+    ]
+    if missing:
+        raise MissingKeysError(missing, path=session.path)
+    erased = {digest: earlier[digest] if row < 0 else row for digest, row in pairs}
+    if erased:
+        keep_keys(folder, earlier | erased)
+        folder.sync()
+    rows = np.unique(found[found >= 0])
     dead, new = np.concatenate([snapshot.dead_rows, rows]), {"dead_rows": rows} if len(rows) else {}
-    committed, files = erase_dead(snapshot.local_folder, snapshot.record, dead, new)
+    committed, files = erase_dead(folder, snapshot.record, dead, new)
     session.moved_to(committed)
     session.tidy_index()
-    return files
+    if erased:
+        with unfinished(session.path):  # not synced: after a power cut the keys may only get a second receipt
+            keep_keys(folder, {digest: row for digest, row in earlier.items() if digest not in erased})
+    return EraseReceipt(
+        path=session.path,
+        key_hashes=tuple(digest.hex() for digest in digests),
+        rows=tuple(sorted(set(erased.values()))),
+        files_rewritten=files,
+    )

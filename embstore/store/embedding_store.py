@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.keys import Key, hash_keys, key_list
+from embstore._engine.format.keys import Key, key_list
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.pickles import by_name
 from embstore._engine.read.read_rows import column_of
@@ -25,7 +25,7 @@ from embstore._engine.write.row_writer import RowWriter
 from embstore._engine.write.session import Session
 from embstore.errors import StoreChangedError
 from embstore.store.arguments import check_if_exists, mapping_of, text_list
-from embstore.store.changes import check_all_live, erase_rows, plan_copied_fields, plan_filled_column
+from embstore.store.changes import check_all_live, erase_keys, plan_copied_fields, plan_filled_column
 from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
 from embstore.store.reader import StoreReader
 from embstore.store.selected_rows import SelectedRows
@@ -177,25 +177,27 @@ class EmbeddingStore(StoreReader):
         ------
         MissingKeysError
             Nothing was erased.
+        EraseUnfinishedError
+            The rows are deleted, but not blanked. The same call, repeated, finishes the erase.
         """
-        keys = key_list(keys, in_order=False)
-        with self._session.writing():
-            rows = np.unique(self.rows_of(keys))
-            files = erase_rows(self._session, rows)
-        hashes = tuple(digest.tobytes().hex() for digest in hash_keys(keys))
-        return EraseReceipt(path=self.path, key_hashes=hashes, rows=tuple(rows.tolist()), files_rewritten=files)
+        with self._session.writing(recovered=True):
+            return erase_keys(self._session, key_list(keys, in_order=False))
 
     def compact(self) -> None:
         """Write the store again without its deleted rows, and exchange the folders in one step.
 
         Views made before raise `StoreChangedError`. Other readers keep the files that they have open.
 
+        Files of others in the folder stay.
+
         Raises
         ------
-        OSError
+        CompactionRefusedError
             The file system can't exchange folders. Nothing was changed.
+        StoreExistsError
+            A folder of others has the name of an array. Nothing was changed.
         """
-        with self._session.writing() as snapshot:
+        with self._session.writing(recovered=True) as snapshot:
             compact(snapshot)
             self._session.reopen()
 

@@ -42,7 +42,7 @@ def erase_client(
     ------
     SharedKeysError
         One of `others` shares a key.
-    ReadOnlyError, StoreLockedError, StorageFullError
+    ReadOnlyError, StoreLockedError, StorageFullError, EraseUnfinishedError
 
     Examples
     --------
@@ -76,9 +76,8 @@ def _keys_of(partition: Partition) -> list[str]:
 
 def _erased(store: EmbeddingStore, keys: list[str]) -> EraseReceipt:
     while True:
-        store.refresh()
-        missing = set(store.missing(keys))
         try:
-            return store.erase([key for key in keys if key not in missing])
-        except MissingKeysError:  # another process deleted some of them just now
-            continue
+            return store.erase(keys)
+        except MissingKeysError as error:  # never stored, or erased already
+            missing = set(error.keys)
+            keys = [key for key in keys if key not in missing]

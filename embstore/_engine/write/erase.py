@@ -3,14 +3,18 @@
 An erase is the only operation that rewrites committed chunks under their names. So a first commit raises the epoch of
 the record, which readers of earlier commits notice. That commit also has the checksums that the last chunks will have.
 So a store in the middle of an erase can be opened, and the next writer finishes the erase of a killed one.
+
+The keys of an erase are in a file of their own until its receipt is given. So an erase that failed halfway can be
+repeated, although its keys are deleted by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +24,17 @@ from embstore._engine.format.ragged import offsets_message, sound, token_rows
 from embstore._engine.format.record import STRING, ArrayState, Record, Tail, offsets_name
 from embstore._engine.format.values import crc32c, decode_strings, payload
 from embstore._engine.format.zarr_layout import blank
+from embstore._engine.io.durable import replace_file
 from embstore._engine.io.folder import Folder
 from embstore._engine.pickles import PickledByName
 from embstore._engine.write.commit import Committed, Values, commit
 from embstore._engine.write.index_file import drop_runs
-from embstore.errors import CorruptStoreError
+from embstore.errors import CorruptStoreError, EraseUnfinishedError, StorageFullError
+
+KEYS_FILE: Final = "erase-keys"
+"""Not a name that an array can have."""
+_ENTRY: Final = np.dtype([("hash", "V16"), ("row", "<i8")])
+_MOST_KEYS: Final = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +92,35 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
     return _blank_all(folder, record, rows)
 
 
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[None]:
+    """Turn the errors of a block that follows the first commit of an erase into EraseUnfinishedError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.reason if isinstance(error, StorageFullError) else None
+        raise EraseUnfinishedError(path, reason or str(error)) from error
+
+
+def keys_without_receipt(folder: Folder) -> dict[bytes, int]:
+    """Return the key hashes of erases that have given no receipt yet, with the numbers of their rows."""
+    try:
+        data = folder.read(KEYS_FILE, most=_MOST_KEYS * _ENTRY.itemsize)
+    except (FileNotFoundError, CorruptStoreError):  # a link, or a file of others
+        return {}
+    entries = np.frombuffer(data[: len(data) - len(data) % _ENTRY.itemsize], _ENTRY)
+    return dict(zip(map(bytes, entries["hash"]), entries["row"].tolist(), strict=True))
+
+
+def keep_keys(folder: Folder, keys: Mapping[bytes, int]) -> None:
+    """Set the keys that `keys_without_receipt` returns. They survive a power cut once the folder is synced."""
+    if keys:
+        entries = np.array(list(keys.items()), _ENTRY)
+        replace_file(folder, KEYS_FILE, [entries.view(np.uint8).data])
+    else:
+        folder.remove(KEYS_FILE)
+
+
 def finish_erase(folder: Folder, record: Record) -> Record:
     """Finish the erase of a killed writer."""
     return _blank_all(folder, record, np.sort(_numbers(folder, record, "dead_rows")))[0].record
@@ -129,18 +168,32 @@ def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
 
 
 def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
-    """Rewrite the chunks that hold dead rows with these rows blanked, then commit the end of the erase."""
+    """Rewrite the chunks that hold dead rows with these rows blanked, then commit the end of the erase.
+
+    The last chunks are looked at too: a killed writer may have left rows there that were never committed.
+
+    Raises
+    ------
+    EraseUnfinishedError
+    """
+    with unfinished(folder.path):
+        return _blanked_all(folder, record, dead)
+
+
+def _blanked_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
     files, arrays = 0, {}
     for name, gone in _rows_to_blank(folder, record, dead).items():
         array, child = record.arrays[name], folder.child(name)
-        for index in np.unique(gone // array.rows_per_chunk).tolist():
+        last = [array.chunks - 1] if array.chunks else []
+        for index in sorted({*(gone // array.rows_per_chunk).tolist(), *last}):
             first = index * array.rows_per_chunk
             count = min(array.rows_per_chunk, array.length - first)
             low, high = np.searchsorted(gone, (first, first + count))
             places = gone[low:high] - first
-            rows = read_chunk(child, array, index)[:count]
+            chunk: Any = read_chunk(child, array, index)
+            rows, past = chunk[:count], chunk[count:]
             blanked = payload(array, _blanked(array, rows, places))
-            if bytes(blanked) == bytes(payload(array, rows)):
+            if bytes(blanked) == bytes(payload(array, rows)) and not any(bytes(payload(array, past))):
                 tail = None if index < array.chunks - 1 else (record.erasing or {}).get(name)
             else:
                 tail = write_chunk(child, array, index, [blanked], count)
