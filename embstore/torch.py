@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.lazy import cached_property
 from embstore.errors import MissingLibraryError, UnknownColumnError
 
 try:

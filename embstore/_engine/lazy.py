@@ -1,11 +1,35 @@
-"""Lazy imports of names and libraries, which keep ``import embstore`` fast."""
+"""Lazy imports of names and libraries, which keep ``import embstore`` fast, and properties that are computed once."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class cached_property(Generic[T]):
+    """A property that is computed at its first use, as `functools.cached_property` is, without its lock.
+
+    That lock (Python 3.11) is one for all objects of a class. It stays locked in a process that is forked while another
+    thread computes the property of any object.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> T:
+        """Compute the value, and put it in place of this property."""
+        if instance is None:
+            return self  # type: ignore[return-value]
+        value = vars(instance)[self._name] = self._compute(instance)
+        return value
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

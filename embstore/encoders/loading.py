@@ -6,13 +6,13 @@ files to load. `running` decides when to load, and runs the model.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from embstore._engine.io.threads import ThreadLock
 from embstore._engine.lazy import imported
 from embstore.encoders import weights
 from embstore.encoders.ignored import check_unknown, check_weights
@@ -21,7 +21,7 @@ from embstore.encoders.model_shapes import TextLimits
 from embstore.encoders.preprocessing import Preprocessing
 from embstore.errors import ConfigError, IgnoredPartsError, ModelFilesError, WeightsChangedError
 
-_LOADING: Final = threading.Lock()
+_LOADING: Final = ThreadLock()
 """The verbosity of transformers is a setting of the process: two threads that change it would not restore it."""
 
 
@@ -217,7 +217,7 @@ def _loading(plan: Plan, names: Collection[str]) -> Iterator[Any]:
     if weights.digest_files(folder, names, recall=False).items() - plan.digests.items():
         raise WeightsChangedError(folder)
     logging = transformers.utils.logging
-    with _LOADING:
+    with _LOADING():
         verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.io.threads import ThreadLock
+from embstore._engine.lazy import cached_property
 from embstore.encoders.audio import decode_audio
 from embstore.encoders.image import decode_image
 from embstore.encoders.loading import Loaded, Plan, load_model, load_processor, token_ids
@@ -31,7 +31,7 @@ class Runner:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._processor_lock, self._tokenizer_lock, self._model_lock = (threading.Lock() for _ in range(3))
+        self._processor_lock, self._tokenizer_lock, self._model_lock = (ThreadLock() for _ in range(3))
         self._processor: Any = None
         self._loaded: Loaded | None = None
 
@@ -48,7 +48,7 @@ class Runner:
     @property
     def processor(self) -> Any:
         """The feature extractor, image processor or tokenizer."""
-        with self._processor_lock:
+        with self._processor_lock():
             if self._processor is None:
                 self._processor = load_processor(self.plan)
             return self._processor
@@ -75,7 +75,7 @@ class Runner:
         tokenizer = self.processor
         if files.lower_case and not tokenizer.is_fast:
             text = text.lower()
-        with nullcontext() if tokenizer.is_fast else self._tokenizer_lock:
+        with nullcontext() if tokenizer.is_fast else self._tokenizer_lock():
             ids = np.array(token_ids(tokenizer, text, ready.text), np.int64)
         if not len(ids):
             raise DecodeError("a text without tokens")
@@ -110,7 +110,7 @@ class Runner:
                 raise MissingWeightsError(self.plan.files.place.id, lacking, fields)
 
     def _load(self) -> Loaded:
-        with self._model_lock:
+        with self._model_lock():
             if self._loaded is None:
                 self._loaded = load_model(self.plan, self.device)
             return self._loaded

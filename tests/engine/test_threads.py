@@ -3,6 +3,7 @@
 import os
 import resource
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -242,5 +243,10 @@ def test_a_forked_process_has_one_of_its_own():
             lock().release()
 
         assert run_in_child(work) == 0
-        assert lock().locked()
-    assert not lock().locked()
+        assert not in_another_thread(lambda: lock().acquire(blocking=False))
+    assert in_another_thread(lambda: lock().acquire(blocking=False))
+
+
+def in_another_thread(work):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
 
 from embstore._engine.format.text import plain_text
+from embstore._engine.lazy import cached_property
 from embstore._engine.pickles import PickledByName, by_name
 from embstore.errors import ConfigError
 

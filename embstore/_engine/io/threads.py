@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from itertools import chain, islice, pairwise
 from typing import Final, TypeVar
 
@@ -105,18 +106,31 @@ def _submitted(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: obj
         return done
 
 
+_forks = 0
+"""Forks between the first process and this one. A process id may come back, and this number can't."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
 class ThreadLock:
     """A lock between the threads of one process. It is free in a forked process. Use it as ``with lock():``.
 
-    A plain `threading.Lock` would stay locked for ever in a process that is forked while another thread holds it. This
-    class has no ``__enter__`` of its own: a signal could interrupt that after it took the lock and before the block.
+    A plain lock would stay locked for ever in a process that is forked while another thread holds it. The thread that
+    holds the lock may take it again: a finalizer or a signal handler may run inside the block. This class has no
+    ``__enter__`` of its own: a signal could interrupt that after it took the lock and before the block.
     """
 
     __slots__ = ("_locks",)
 
     def __init__(self) -> None:
-        self._locks: dict[int, threading.Lock] = {}
+        self._locks: dict[int, AbstractContextManager[bool]] = {}
 
-    def __call__(self) -> threading.Lock:
+    def __call__(self) -> AbstractContextManager[bool]:
         """Return this process's lock."""
-        return self._locks.setdefault(os.getpid(), threading.Lock())
+        return self._locks.setdefault(_forks, threading.RLock())

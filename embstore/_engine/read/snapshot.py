@@ -11,7 +11,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from embstore._engine.chunks.record_file import as_corruption, is_newer, read_re
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.folder import Folder, ReadableFolder, Signature
+from embstore._engine.lazy import cached_property
 from embstore._engine.read.column import Check, NumericColumn, Rows
 from embstore._engine.read.mapped_column import MappedColumn, State
 from embstore._engine.read.open_column import Column, Mapping, grow_column, open_column

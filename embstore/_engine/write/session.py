@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
+from embstore._engine.io.threads import ThreadLock
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.open_snapshot import open_again
 from embstore._engine.read.snapshot import Snapshot
@@ -46,7 +46,7 @@ class Session:
         self._snapshot: Snapshot | None = snapshot
         self._index: KeyIndex | None = None
         self._recovered = ""  # commit_id of the newest record that needs no recovery
-        self._mutex = threading.RLock()
+        self._mutex = ThreadLock()
 
     @property
     def closed(self) -> bool:
@@ -76,7 +76,7 @@ class Session:
 
     def refresh(self) -> bool:
         """Move to the newest commit. Return whether it is another commit."""
-        with self._mutex:
+        with self._mutex():
             before = self.snapshot
             self._snapshot = self._newest()
             return self._snapshot.record.commit_id != before.record.commit_id
@@ -112,7 +112,7 @@ class Session:
             of rows.
         """
         self.check_writable()
-        with self._mutex, lock(self.path, timeout=self._lock_timeout) as locked:
+        with self._mutex(), lock(self.path, timeout=self._lock_timeout) as locked:
             self._snapshot = self._newest()
             if self._snapshot.local_folder.identity() != locked:  # moved or replaced since the lock was taken
                 raise StoreReplacedError(self.path)

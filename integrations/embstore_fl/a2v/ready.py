@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from embstore._engine.lazy import cached_property
 from embstore.errors import AmbiguousConfigError, MissingLibraryError
 from embstore.sources import FileSample
 from embstore_fl.a2v.dataset import A2VDataset

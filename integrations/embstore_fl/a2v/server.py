@@ -6,10 +6,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from embstore import Config
+from embstore._engine.lazy import cached_property
 from embstore.encoders.base import as_encoder
 from embstore.errors import AmbiguousConfigError
 from embstore_fl.a2v import names, stored

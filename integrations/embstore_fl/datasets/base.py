@@ -9,10 +9,10 @@ import csv
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from embstore._engine.lazy import cached_property
 from embstore.errors import EmptySourceError, UnknownClassError
 from embstore.sources import FileSample
 from embstore.sources.base import checked_name, distinct, key_at

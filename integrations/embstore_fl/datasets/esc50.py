@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from embstore._engine.lazy import cached_property
 from embstore_fl.datasets.base import SUFFIX, AudioSource, csv_lines, files_in, read_json
 from embstore_fl.datasets.listed import Listed
 from embstore_fl.errors import DatasetLayoutError
@@ -76,7 +76,7 @@ class ESC50(AudioSource):
         return labels
 
     @cached_property
-    def folds(self) -> tuple[int, ...]:  # type: ignore[override]
+    def folds(self) -> tuple[int, ...]:
         """Folds of the listed clips."""
         return tuple(sorted({int(clip.group) for clip in self._clips if clip.group is not None}))
 

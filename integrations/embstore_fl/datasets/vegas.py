@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from embstore._engine.lazy import cached_property
 from embstore_fl.datasets.base import SUFFIX, AudioSource, csv_lines, files_in
 from embstore_fl.datasets.listed import Listed
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from embstore._engine.lazy import cached_property
 from embstore.errors import DuplicateKeysError
 from embstore_fl.datasets.base import SUFFIX, AudioSource, csv_lines
 from embstore_fl.datasets.listed import Listed
