@@ -34,7 +34,7 @@ from embstore._engine.read.key_index import run_problems
 from embstore._engine.read.read_rows import row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.recover import read_backup
-from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError
+from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, StoreReplacedError
 
 logger = logging.getLogger("embstore")
 
@@ -131,18 +131,25 @@ def local_place(path: str | PathLike[str]) -> Path:
 def examine(place: Path) -> tuple[Snapshot | None, Report]:
     """Check a store. Check again if there are problems and another commit was written during the check."""
     for _ in range(_ATTEMPTS):
-        snapshot, problems = _opened(place)
+        if not place.is_dir():
+            raise NotAStoreError(place, "it is a file" if place.exists() else "there is nothing")
+        folder = Folder.open(place)
+        try:
+            snapshot, problems = _opened(folder)
+        except NotAStoreError:
+            if folder.replaced():
+                continue
+            raise
         report = _report(place, snapshot, problems)
-        if report.ok or snapshot is None or not is_newer(snapshot.folder, snapshot.record):
-            break
-    return snapshot, report
+        newer = folder.replaced() if snapshot is None else is_newer(folder, snapshot.record)
+        if report.ok or not newer:
+            return snapshot, report
+    raise StoreReplacedError(place, f"it changed during each of {_ATTEMPTS} checks")
 
 
-def _opened(place: Path) -> tuple[Snapshot | None, list[Problem]]:
+def _opened(folder: Folder) -> tuple[Snapshot | None, list[Problem]]:
     """Open a store by its record, or by the copy of the record."""
-    if not place.is_dir():
-        raise NotAStoreError(place, "it is a file" if place.exists() else "there is nothing")
-    folder = Folder.open(place)
+    place = folder.path
     problems: list[Problem] = []
     record: Record | None = None
     try:
