@@ -135,15 +135,17 @@ def in_the_middle(monkeypatch, after, event):
 @pytest.mark.parametrize(("check", "mapping"), [("touched", "auto"), ("tail", "never")])
 @pytest.mark.parametrize("event", EVENTS)
 def test_each_call_after_an_event(tmp_path, made, event, check, mapping):
-    """The reader has used its columns before, or not."""
-    for used in (True, False):
+    """The reader has used all of its columns before, or only the first chunk, or nothing."""
+    for used in ("all", "a chunk", "nothing"):
         for name, call in CALLS.items():
             top = tmp_path / f"{name} {used}"
             shutil.copytree(made, top)
             store = embstore.open(top / "store.zarr", check=check, mapping=mapping)
-            if used:
+            if used == "all":
                 _view(store)
-                _taken(store)
+            if used != "nothing":
+                for _ in range(2):  # the second batch maps the column
+                    store.take([0, 1], "embedding")
             EVENTS[event](top / "store.zarr")
             gone = event in ("remove", "rmtree")
             allowed = (*NAMED, NotAStoreError) if gone else NAMED
