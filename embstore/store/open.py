@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.record import FieldSpec, Record
-from embstore._engine.io.filesystem import make_parents, refuse_network
+from embstore._engine.io.filesystem import check_filesystem, make_parents
 from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import Url, is_url, local_path
 from embstore._engine.read.column import Check
@@ -116,7 +116,7 @@ def open(
     place = local_path(path).resolve()
     writable = mode != "r"
     if writable and network != "allow":
-        refuse_network(place if place.exists() else place.parent)
+        check_filesystem(place)
     if mode in ("w-", "x") or (mode == "a" and not place.exists()):
         if wanted is None:
             raise TypeError("a new store needs config=, everything that its values depend on")
