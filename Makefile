@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 # Recordings for the audio demo: Debian's sonic-pi-samples, unless told otherwise.
 SAMPLES ?= demo-audio/usr/share/sonic-pi/samples
 
-.PHONY: demo demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-fl test-wheel test-lowest test-slow lint format types docs bench bench-quick clean
+.PHONY: demo demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-fl test-wheel test-lowest test-slow test-torture lint format types docs bench bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -60,6 +60,12 @@ test-lowest: $(LOWEST)/.lowest
 # Thousands of kills and long random histories: about an hour.
 test-slow: $(VENV)/.dev
 	EMBSTORE_SLOW=1 $(PYTEST)
+
+# Attacks on the storage for TORTURE seconds each: power cuts of a real ext4, system calls that fail, eight writers. Prints the counts.
+# The power cuts need root, and are skipped with a line elsewhere.
+TORTURE ?= 60
+test-torture: $(VENV)/.dev
+	EMBSTORE_TORTURE=$(TORTURE) $(BIN)/python -m pytest tests/torture -rs
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
