@@ -199,7 +199,7 @@ class EmbeddingStore(StoreReader):
         """
         with self._session.writing(recovered=True) as snapshot:
             compact(snapshot)
-            self._session.reopen()
+            self._session.refresh()
 
     def set_column(
         self, name: str, keys: Iterable[str | Key], values: Any, *, fill: Any = None, commit_id: str | None = None

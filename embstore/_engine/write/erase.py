@@ -59,6 +59,7 @@ class EraseReceipt(PickledByName):
         "arrays and processes that map the old files, until they are closed or refreshed",
         "file system snapshots and the freed blocks of the disk",
         "backups and other copies of the store",
+        "rows that a run of embed gathers beside the store for a new field, until it has added the field",
         "the names of classes",
     )
 
@@ -89,7 +90,8 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
     # From here on a reader of an earlier commit does not use bytes that it reads by name, and a reader of this
     # commit accepts the last chunks before and after the erase.
     record, _ = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)
-    return _blank_all(folder, record, rows)
+    with unfinished(folder.path):
+        return _blank_all(folder, record, rows)
 
 
 @contextlib.contextmanager
@@ -123,7 +125,8 @@ def keep_keys(folder: Folder, keys: Mapping[bytes, int]) -> None:
 
 def finish_erase(folder: Folder, record: Record) -> Record:
     """Finish the erase of a killed writer."""
-    return _blank_all(folder, record, np.sort(_numbers(folder, record, "dead_rows")))[0].record
+    with unfinished(folder.path):
+        return _blank_all(folder, record, np.sort(_numbers(folder, record, "dead_rows")))[0].record
 
 
 def _numbers(folder: Folder, record: Record, name: str) -> NDArray[np.int64]:
@@ -171,16 +174,7 @@ def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, in
     """Rewrite the chunks that hold dead rows with these rows blanked, then commit the end of the erase.
 
     The last chunks are looked at too: a killed writer may have left rows there that were never committed.
-
-    Raises
-    ------
-    EraseUnfinishedError
     """
-    with unfinished(folder.path):
-        return _blanked_all(folder, record, dead)
-
-
-def _blanked_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
     files, arrays = 0, {}
     for name, gone in _rows_to_blank(folder, record, dead).items():
         array, child = record.arrays[name], folder.child(name)

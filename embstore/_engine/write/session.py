@@ -81,11 +81,6 @@ class Session:
             self._snapshot = self._newest()
             return self._snapshot.record.commit_id != before.record.commit_id
 
-    def reopen(self) -> None:
-        """Open the store that is at the path now."""
-        self._snapshot = open_again(self.snapshot)
-        self._index = None
-
     def _newest(self) -> Snapshot:
         """Return the newest commit at the path: from the open folder, if it is still there."""
         old = self.snapshot
