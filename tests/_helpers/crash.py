@@ -1,5 +1,6 @@
 """Ways to run work in child processes and to end them in the middle, and to see which files are left."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,25 @@ def run_with_little_memory(work: Callable[[], None], nbytes: int = 2**36) -> Non
         work()
 
     assert run_in_child(limited) == 0
+
+
+class KilledError(BaseException):
+    """Stands for a killed writer."""
+
+
+@contextlib.contextmanager
+def stopped_at(operation: str, end: str = "", error: BaseException | None = None) -> Iterator[None]:
+    """Raise an error, by default KilledError, at each such operation on the disk on a path that ends so."""
+
+    def hook(found, path, data):
+        if found == operation and path.endswith(end):
+            raise error or KilledError
+
+    steps.step_hook = hook
+    try:
+        yield
+    finally:
+        steps.step_hook = None
 
 
 def kill_at(step: int) -> None:
