@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import PATH, command, duration, nbytes, pair, to_json, wrong
+from embstore.cli.options import PATH, command, duration, nbytes, pair, to_json
 from embstore.cli.output import is_terminal, print_json, print_table, printable, when
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def prune(
 ) -> int:
     """Remove the least recently used stores, by size or by age."""
     if max_size is None and unused_for is None:
-        raise wrong("prune needs --max-size or --unused-for; `cache clear` removes all")
+        raise click.UsageError("prune needs --max-size or --unused-for; `cache clear` removes all")
     opened = _opened(cache)
     chosen = opened.prune(dict(having), max_nbytes=max_size, unused_for=unused_for, dry_run=True)
     return _remove(opened, chosen, **options)
@@ -147,7 +147,7 @@ def _remove(cache: Cache, chosen: list[StoreUse], *, dry_run: bool, yes: bool, a
 
     asks = bool(chosen) and not (dry_run or yes)
     if asks and not is_terminal(sys.stdin):
-        raise wrong("stdin is not a terminal; pass --yes or --dry-run")
+        raise click.UsageError("stdin is not a terminal; pass --yes or --dry-run")
     taken = size(sum(store.nbytes for store in chosen))
     if not as_json:
         for store in chosen:

@@ -53,9 +53,8 @@ def _what(function: Callable[..., Any]) -> Callable[..., Any]:
 def _encoder(given: dict[str, Any]) -> BaseEncoder:
     from embstore.encoders import from_pretrained
 
-    given_as = ("revision", "id", "fields", "dtype", "duration", "max_tokens", "modality", "compute_dtype")
-    options = {name: given[name] for name in (*given_as, "preprocess_version", "device")}
-    return from_pretrained(given["model"], **options)
+    own = ("revision", "id", "fields", "dtype", "duration", "max_tokens", "modality", "compute_dtype")
+    return from_pretrained(given["model"], **{name: given[name] for name in (*own, "preprocess_version", "device")})
 
 
 @command("embed")

@@ -20,7 +20,6 @@ from embstore.cli.options import (
     quiet,
     shows_progress,
     to_json,
-    wrong,
 )
 from embstore.cli.output import print_result, printable
 
@@ -108,7 +107,7 @@ def import_(
     from embstore.exchange import import_file
 
     if (dest is None) == (cache is None):
-        raise wrong("pass either DEST, a store, or --cache, a folder of stores")
+        raise click.UsageError("pass either DEST, a store, or --cache, a folder of stores")
     target = Cache(cache) if cache is not None else dest
     assert target is not None
     given = _config(config_file, pairs)
@@ -127,7 +126,7 @@ def import_(
     except TypeError as error:
         if given is not None or "depend on" not in str(error):
             raise
-        raise wrong(f"{file} does not state its config; pass --config or --set") from error
+        raise click.UsageError(f"{file} does not state its config; pass --config or --set") from error
     return print_result(as_json, result)
 
 

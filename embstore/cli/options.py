@@ -81,11 +81,6 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     return lambda function: click.command(name)(_verbose(function))
 
 
-def wrong(message: str) -> click.UsageError:
-    """Return an error that shows the usage of the command."""
-    return click.UsageError(message, click.get_current_context())
-
-
 to_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 if_exists = click.option(
     "--if-exists",
@@ -140,22 +135,23 @@ storage_options = click.option(
 
 def nbytes(text: str) -> int:
     """Read a number of bytes: ``500MB``, ``10G``. Units are powers of 1000."""
-    found = _NUMBER.fullmatch(text.strip().lower())
-    unit = re.fullmatch("([kmgt]?)b?", found[2]) if found else None
-    if not found or not unit:
-        raise click.BadParameter(f"expected a number of bytes, such as 500MB or 10G, found {text!r}")
-    return int(float(found[1]) * _UNITS[unit[1]])
+    return int(_amount(text, _UNITS, "a number of bytes, such as 500MB or 10G", unit_end="b"))
 
 
 def duration(text: str) -> float:
     """Read a length of time, ``30d`` or ``12h``, in seconds."""
-    found = _NUMBER.fullmatch(text.strip().lower())
-    if not found or found[2] not in _SECONDS:
-        raise click.BadParameter(f"expected a length of time, such as 30d or 12h, found {text!r}")
-    return float(found[1]) * _SECONDS[found[2]]
+    return _amount(text, _SECONDS, "a length of time, such as 30d or 12h")
 
 
 _NUMBER: Final = re.compile(rf"(\d{{1,{_MOST_DIGITS}}}(?:\.\d{{1,{_MOST_DIGITS}}})?)\s*([a-z]*)", re.ASCII)
+
+
+def _amount(text: str, units: Mapping[str, int], form: str, *, unit_end: str = "") -> float:
+    """Read a number with its unit."""
+    found = _NUMBER.fullmatch(text.strip().lower())
+    if not found or (unit := found[2].removesuffix(unit_end)) not in units:
+        raise click.BadParameter(f"expected {form}, found {text!r}")
+    return float(found[1]) * units[unit]
 
 
 def _class_names(ctx: click.Context, _: click.Parameter, begun: str) -> list[str]:

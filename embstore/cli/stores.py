@@ -25,7 +25,6 @@ from embstore.cli.options import (
     selection,
     storage_options,
     to_json,
-    wrong,
 )
 from embstore.cli.output import is_terminal, print_answer, print_json, print_pairs, print_table, printable
 
@@ -143,7 +142,7 @@ def ls(
     """List keys, or the stores of a cache. --json prints an object for each."""
     if not storage and (cache := _cache_at(store)):
         if classes or where or long:
-            raise wrong(f"{store} is a cache: --class, --where and --long are for the rows of one store")
+            raise click.UsageError(f"{store} is a cache: --class, --where and --long are for the rows of one store")
         print_entries(cache, as_json=as_json)
         return
     with open_place(store, storage=dict(storage)) as opened:

@@ -1,8 +1,11 @@
-"""Processes that say when they have come to a point, so that no test waits for seconds."""
+"""The command in a process of its own, and processes that say when they have come to a point."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 START = """
 import os, signal, sys
@@ -23,3 +26,9 @@ def started(code, *words, **options):
     if not said:
         raise AssertionError(process.communicate())
     return process
+
+
+def run(*words, **options):
+    """Run the command in a process of its own."""
+    options = {"capture_output": True, "text": True, "timeout": 120, "cwd": ROOT, **options}
+    return subprocess.run([sys.executable, "-m", "embstore", *map(str, words)], **options)

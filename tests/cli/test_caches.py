@@ -4,12 +4,14 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -18,8 +20,8 @@ from embstore._engine.io import locks
 from embstore.cache.usage import count, usage_of
 from embstore.cli import main
 from embstore.cli.exits import ABSENT, AGAIN, DONE, INTERRUPTED, PARTLY, WRONG
+from tests.cli.events import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 DAY = 86_400
 
 
@@ -42,17 +44,40 @@ def stores(cache):
 
 
 @pytest.fixture
-def call(cache, capsys, monkeypatch):
-    """Run a command on the cache, at a terminal or not; gives its status, what it printed, and what it said."""
+def typed(monkeypatch):
+    """Set the text that is typed at a terminal. None is no terminal, as in these tests by default."""
 
-    def call(command, *words, types=None):
-        stdin = io.TextIOWrapper(io.BytesIO((types or "").encode()))
-        monkeypatch.setattr(stdin, "isatty", lambda: types is not None, raising=False)
+    def typed(text):
+        stdin = io.TextIOWrapper(io.BytesIO((text or "").encode()))
+        monkeypatch.setattr(stdin, "isatty", lambda: text is not None, raising=False)
         monkeypatch.setattr(sys, "stdin", stdin)
-        status = main(["cache", command, str(cache.path), *map(str, words)])
+
+    typed(None)
+    return typed
+
+
+@pytest.fixture
+def call(cache, said, typed):
+    """Run a command on the cache, which succeeds, and return its output."""
+    return lambda command, *words, status=DONE: said("cache", command, cache.path, *words, status=status)
+
+
+@pytest.fixture
+def fails(cache, refused, typed):
+    """Run a command on the cache, which is refused, and return its message."""
+    return lambda status, command, *words: refused(status, "cache", command, cache.path, *words)
+
+
+@pytest.fixture
+def answered(cache, typed, capsys):
+    """Run a command at a terminal where someone types. Return its status, its output and its questions."""
+
+    def answered(text, command, *words):
+        typed(text)
+        status = main(["cache", command, str(cache.path), *words])
         return status, *capsys.readouterr()
 
-    return call
+    return answered
 
 
 def there(paths):
@@ -63,9 +88,7 @@ def there(paths):
 
 
 def test_ls(stores, call):
-    status, out, err = call("ls")
-    assert (status, err) == (DONE, "")
-    lines = out.splitlines()
+    lines = call("ls")
     assert lines[0].split() == ["store", "rows", "dataset", "last", "used"]
     used = [time.strftime("%Y-%m-%d", time.localtime(time.time() - age * DAY)) for age in (40, 20, 0)]
     assert {tuple(line.split()[:-1]) for line in lines[1:]} == {
@@ -73,12 +96,13 @@ def test_ls(stores, call):
         for path, dataset, day in zip(stores, ["dogs", "cats", "cats"], used, strict=True)
     }
     assert [len(line) for line in lines[1:]] == [len(lines[1])] * 3
-    found = [json.loads(line) for line in call("ls", "--json")[1].splitlines()]
-    assert {entry["path"] for entry in found} == set(map(str, stores))
-    assert {entry["rows"] for entry in found} == {1200}
-    ages = {entry["path"]: time.time() - entry["last_used"] for entry in found}
-    assert [ages[str(path)] / DAY for path in stores] == pytest.approx([40, 20, 0], abs=0.01)
-    assert {entry["config"]["encoder"]["id"] for entry in found} == {"MIT/ast", "MIT/clip"}
+    found = {entry["path"]: entry for entry in call("ls", "--json")}
+    entries = [found.pop(str(path)) for path in stores]
+    assert found == {}
+    assert {entry["rows"] for entry in entries} == {1200}
+    ages = [(time.time() - entry["last_used"]) / DAY for entry in entries]
+    assert ages == pytest.approx([40, 20, 0], abs=0.01)
+    assert [entry["config"]["encoder"]["id"] for entry in entries] == ["MIT/ast", "MIT/ast", "MIT/clip"]
 
 
 @pytest.mark.parametrize(
@@ -102,33 +126,28 @@ def test_having(stores, call, having, places):
     words = [word for pair in having for word in ("--having", pair)]
     expected = {str(stores[place]) for place in places}
     for command in ("ls", "stats"):
-        found = [json.loads(line) for line in call(command, *words, "--json")[1].splitlines()]
-        assert {entry["path"] for entry in found} == expected
-    status, out, _ = call("clear", *words, "--dry-run", "--json")
-    assert status == DONE
-    assert {entry["path"] for entry in json.loads(out)["chosen"]} == expected
+        assert {entry["path"] for entry in call(command, *words, "--json")} == expected
+    (answer,) = call("clear", *words, "--dry-run", "--json")
+    assert {entry["path"] for entry in answer["chosen"]} == expected
 
 
 def test_stats(stores, call):
     count(stores[0], hits=0, misses=1200, served=1200, encoded=1200, seconds=3600)
     for _ in range(3):
         count(stores[0], hits=1200, misses=0, served=1200, encoded=0, seconds=0)
-    status, out, err = call("stats", "--having", "dataset=dogs")
-    assert (status, err) == (DONE, "")
-    head, line = out.splitlines()
+    head, line = call("stats", "--having", "dataset=dogs")
     columns = ["store", "rows", "on disk", "runs", "hits", "misses", "rows served", "time saved", "last used"]
     assert head.split() == " ".join(columns).split()
     assert line.split()[1] == "1,200"
     assert line.split()[4:-2] == ["4", "3,600", "1,200", "4,800", "3.0", "h"]
     assert line.split()[-2] == time.strftime("%Y-%m-%d")
-    *_, total = call("stats")[1].splitlines()
+    *_, total = call("stats")
     assert total.split()[:2] == ["all", "3,600"]
     assert total.split()[-5:] == ["3,600", "1,200", "4,800", "3.0", "h"]
-    (facts,) = [json.loads(line) for line in call("stats", "--json", "--having", "dataset=dogs")[1].splitlines()]
-    assert {name: facts[name] for name in ("rows", "runs", "hits", "misses", "served", "encoded", "seconds_saved")} == {
-        **{"rows": 1200, "runs": 4, "hits": 3600, "misses": 1200, "served": 4800, "encoded": 1200},
-        "seconds_saved": 10_800.0,
-    }
+    (facts,) = call("stats", "--json", "--having", "dataset=dogs")
+    counts = {"rows": 1200, "runs": 4, "hits": 3600, "misses": 1200, "served": 4800, "encoded": 1200}
+    assert {name: facts[name] for name in counts} == counts
+    assert facts["seconds_saved"] == 10_800.0
     assert facts["path"] == str(stores[0])
     assert facts["nbytes_on_disk"] > 1200 * 64 * 4
     assert abs(facts["last_used"] - time.time()) < 60
@@ -145,17 +164,16 @@ def test_times(seconds, text):
 
 def test_an_empty_cache(cache, call):
     cache.path.mkdir()
-    assert call("ls") == (DONE, "store  rows  dataset  last used\n", "")
-    assert call("stats")[0] == DONE
-    assert call("clear") == (DONE, "0 stores removed of 0, 0 B\n", "")
-    assert call("prune", "--max-size", "0") == (DONE, "0 stores removed of 0, 0 B\n", "")
+    assert call("ls") == ["store  rows  dataset  last used"]
+    call("stats")
+    assert call("clear") == call("prune", "--max-size", "0") == ["0 stores removed of 0, 0 B"]
 
 
 @pytest.mark.parametrize("command", ["ls", "stats", "clear", "prune"])
 @pytest.mark.parametrize(
     ("place", "status"), [("nowhere", ABSENT), ("file", ABSENT), ("store", WRONG), ("", WRONG), ("s3://bucket", WRONG)]
 )
-def test_what_is_no_cache(tmp_path, capsys, monkeypatch, command, place, status):
+def test_what_is_no_cache(tmp_path, refused, monkeypatch, command, place, status):
     """Above all where it would be emptied: `cache clear "$UNSET" --yes` must not empty the folder that one is in."""
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("x")
@@ -163,28 +181,21 @@ def test_what_is_no_cache(tmp_path, capsys, monkeypatch, command, place, status)
         with embstore.open(name, "w-", config={"a": 1}) as store:
             store.append(["1:c"], np.ones((1, 2), np.float32))
     more = {"clear": ["--yes"], "prune": ["--yes", "--max-size", "0"]}.get(command, [])
-    assert main(["cache", command, place, *more]) == status
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len([line for line in said.err.splitlines() if line.startswith(("embstore: ", "Error: "))]) == 1
+    refused(status, "cache", command, place, *more)
     assert Path("here.zarr").exists()
     assert not Path("nowhere").exists()
 
 
 def test_a_broken_store_is_said_to_be_left_out(stores, call):
     (stores[0] / "zarr.json").write_text("{")
-    status, out, _ = call("ls")
-    assert status == DONE
-    assert len(out.splitlines()) == 3
+    assert len(call("ls")) == 3
 
 
 # -- clear and prune --------------------------------------------------------------------------
 
 
 def test_clear(stores, call):
-    status, out, err = call("clear", "--yes")
-    assert (status, err) == (DONE, "")
-    *lines, last = out.splitlines()
+    *lines, last = call("clear", "--yes")
     assert sorted(line.partition(":")[0] for line in lines) == sorted(path.name for path in stores)
     assert all(": 1,200 rows, " in line and ", last used 20" in line for line in lines)
     assert last.startswith("3 stores removed of 3, ")
@@ -192,22 +203,19 @@ def test_clear(stores, call):
 
 
 def test_clear_some(stores, call):
-    status, out, _ = call("clear", "-y", "--having", "dataset=cats", "--json")
-    assert status == DONE
-    answer = json.loads(out)
+    (answer,) = call("clear", "-y", "--having", "dataset=cats", "--json")
     assert set(answer["removed"]) == {str(stores[1]), str(stores[2])} == {entry["path"] for entry in answer["chosen"]}
     assert there(stores) == [True, False, False]
-    assert call("clear", "-y", "--having", "dataset=cats")[:2] == (DONE, "0 stores removed of 0, 0 B\n")
+    assert call("clear", "-y", "--having", "dataset=cats") == ["0 stores removed of 0, 0 B"]
 
 
 def test_dry_run(stores, call):
     for words in (["clear"], ["prune", "--max-size", "0"], ["clear", "--yes"]):
-        status, out, err = call(words[0], *words[1:], "--dry-run")
-        assert (status, err) == (DONE, "")
-        assert len(out.splitlines()) == 4
-        assert out.splitlines()[-1].startswith("3 stores, ")
-        assert out.splitlines()[-1].endswith(", would be removed")
-        answer = json.loads(call(words[0], *words[1:], "--dry-run", "--json")[1])
+        *chosen, last = call(*words, "--dry-run")
+        assert len(chosen) == 3
+        assert last.startswith("3 stores, ")
+        assert last.endswith(", would be removed")
+        (answer,) = call(*words, "--dry-run", "--json")
         assert (len(answer["chosen"]), answer["removed"]) == (3, [])
     assert there(stores) == [True] * 3
 
@@ -233,11 +241,10 @@ def test_dry_run(stores, call):
     ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
 )
 def test_prune(stores, call, words, left):
-    status, out, err = call("prune", *words, "--yes")
-    assert (status, err) == (DONE, "")
+    *_, last = call("prune", *words, "--yes")
     assert there(stores) == left
-    assert out.splitlines()[-1].startswith(f"{left.count(False)} store")
-    assert f" removed of {left.count(False)}, " in out
+    assert last.startswith(f"{left.count(False)} store")
+    assert f" removed of {left.count(False)}, " in last
 
 
 @pytest.mark.parametrize(
@@ -263,31 +270,23 @@ def test_prune(stores, call, words, left):
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
-def test_limits_that_make_no_sense(stores, call, words, reason):
-    import re
-
-    status, out, err = call("prune", "--yes", *words)
-    assert (status, out) == (WRONG, "")
-    assert re.search(reason, err.splitlines()[-1])
-    assert "Traceback" not in err
+def test_limits_that_make_no_sense(stores, fails, words, reason):
+    assert re.search(reason, fails(WRONG, "prune", "--yes", *words))
     assert there(stores) == [True] * 3
 
 
-def test_nobody_is_there_to_be_asked(stores, call, monkeypatch, cache, capsys):
+def test_nobody_is_there_to_be_asked(stores, call, fails, monkeypatch):
     for words in (["clear"], ["prune", "--unused-for", "30d"], ["clear", "--json"]):
-        status, out, err = call(words[0], *words[1:])
-        assert (status, out) == (WRONG, "")
-        assert "pass --yes or --dry-run" in err.splitlines()[-1]
+        assert "pass --yes or --dry-run" in fails(WRONG, *words)
     monkeypatch.setattr(sys, "stdin", None)  # it was closed
-    assert main(["cache", "clear", str(cache.path)]) == WRONG
-    assert capsys.readouterr().out == ""
+    fails(WRONG, "clear")
     assert there(stores) == [True] * 3
-    assert call("prune", "--unused-for", "50d") == (DONE, "0 stores removed of 0, 0 B\n", "")  # nor is that necessary
+    assert call("prune", "--unused-for", "50d") == ["0 stores removed of 0, 0 B"]  # nor is that necessary
 
 
 @pytest.mark.parametrize("answer", ["y\n", "yes\n", "Y\n", "maybe\ny\n"])
-def test_whoever_is_there_agrees(stores, call, answer):
-    status, out, err = call("prune", "--unused-for", "30d", types=answer)
+def test_whoever_is_there_agrees(stores, answered, answer):
+    status, out, err = answered(answer, "prune", "--unused-for", "30d")
     assert status == DONE
     assert "remove 1 store, " in err
     assert "? [y/N]: " in err
@@ -297,8 +296,8 @@ def test_whoever_is_there_agrees(stores, call, answer):
 
 
 @pytest.mark.parametrize(("answer", "expected"), [("n\n", PARTLY), ("\n", PARTLY), ("no\n", PARTLY), ("", INTERRUPTED)])
-def test_whoever_is_there_does_not_agree(stores, call, answer, expected):
-    status, out, err = call("clear", types=answer)
+def test_whoever_is_there_does_not_agree(stores, answered, answer, expected):
+    status, out, err = answered(answer, "clear")
     assert status == expected
     assert "remove 3 stores, " in err
     if expected == PARTLY:
@@ -323,9 +322,8 @@ def test_at_a_real_terminal(stores, cache):
     assert there(stores) == [False, True, True]
 
 
-def test_what_changes_while_one_is_asked(stores, cache, call, monkeypatch):
+def test_what_changes_while_one_is_asked(stores, answered, monkeypatch):
     """Just what was shown is removed."""
-    import click
 
     def confirm(question, **options):
         count(stores[0], hits=1, misses=0, served=1, encoded=0, seconds=0)
@@ -333,7 +331,7 @@ def test_what_changes_while_one_is_asked(stores, cache, call, monkeypatch):
         return True
 
     monkeypatch.setattr(click, "confirm", confirm)
-    status, out, _ = call("prune", "--unused-for", "30d", types="")
+    status, out, _ = answered("", "prune", "--unused-for", "30d")
     assert status == DONE
     assert out.splitlines()[0].startswith(stores[0].name)
     assert there(stores) == [False, True, True]
@@ -341,24 +339,16 @@ def test_what_changes_while_one_is_asked(stores, cache, call, monkeypatch):
 
 def test_a_store_whose_writer_is_at_work(stores, cache, call):
     with locks.lock(stores[0], timeout=0):
-        status, out, _ = call("clear", "--yes")
-        assert status == PARTLY
-        assert out.splitlines()[-1].startswith("2 stores removed of 3, ")
+        assert call("clear", "--yes", status=PARTLY)[-1].startswith("2 stores removed of 3, ")
         assert there(stores) == [True, False, False]
-        done = subprocess.run(
-            [sys.executable, "-m", "embstore", "cache", "clear", str(cache.path), "--yes", "--json"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=ROOT,
-        )
+        done = run("cache", "clear", cache.path, "--yes", "--json")
         assert done.returncode == PARTLY
         assert json.loads(done.stdout)["removed"] == []
         assert len(done.stderr.splitlines()) == 1
         assert done.stderr.startswith(f"{stores[0]}: not removed: ")
         assert f"process {os.getpid()}" in done.stderr
     assert embstore.verify(stores[0]).ok
-    assert call("clear", "--yes")[0] == DONE
+    call("clear", "--yes")
 
 
 def test_what_was_counted_goes_with_it(stores, call):
@@ -367,15 +357,15 @@ def test_what_was_counted_goes_with_it(stores, call):
     assert usage_of(stores[0]).runs == 0
 
 
-def test_a_cache_that_can_only_be_read(stores, call, monkeypatch):
+def test_a_cache_that_can_only_be_read(stores, call, answered, monkeypatch):
     def fail(path, **options):
         raise embstore.errors.ReadOnlyError(path, "read-only file system")
 
     monkeypatch.setattr("embstore.cache.prune.lock", fail)
-    status, _, err = call("clear", "--yes")
+    status, _, err = answered(None, "clear", "--yes")
     assert status == AGAIN
     assert len(err.splitlines()) == 1
-    assert call("stats")[0] == DONE
+    call("stats")
     assert there(stores) == [True] * 3
 
 
@@ -390,12 +380,9 @@ def test_a_cache_that_can_only_be_read(stores, call, monkeypatch):
         ("fish", ["complete --no-files --command embstore", "commandline -t"]),
     ],
 )
-def test_completion_scripts(capsys, shell, words):
-    assert main(["completion", shell]) == DONE
-    said = capsys.readouterr()
-    assert said.err == ""
-    for word in [*words, f"_EMBSTORE_COMPLETE={shell}_complete"]:
-        assert word in said.out
+def test_completion_scripts(said, shell, words):
+    script = "\n".join(said("completion", shell))
+    assert all(word in script for word in [*words, f"_EMBSTORE_COMPLETE={shell}_complete"])
 
 
 @pytest.mark.parametrize("words", [["completion"], ["completion", "powershell"], ["completion", ""]], ids=" ".join)
@@ -408,9 +395,7 @@ def completed(*words, shell="bash"):
     """Return what the last of the words may become, as a shell asks for it."""
     env = {**os.environ, "_EMBSTORE_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(["embstore", *words])}
     env["COMP_CWORD"] = words[-1] if shell == "fish" else str(len(words))
-    done = subprocess.run(
-        [sys.executable, "-m", "embstore"], capture_output=True, text=True, timeout=120, cwd=ROOT, env=env
-    )
+    done = run(env=env)
     assert (done.returncode, done.stderr) == (DONE, "")
     lines = done.stdout.splitlines() if done.stdout != "\n" else []
     if shell == "zsh":

@@ -17,9 +17,8 @@ from embstore.cli import group, main
 from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, PARTLY, WRONG
 from embstore.exchange import export_file, import_file
 from embstore.exchange.file_contents import FORMATS
-from tests.cli.events import started
+from tests.cli.events import ROOT, started
 
-ROOT = Path(__file__).parents[2]
 CONFIG = {"encoder": {"id": "MIT/ast"}, "dataset": "pets", "duration": 5}
 KEYS = ["a:dog", "b:dog", "c:cat", "d:owl"]
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -19,8 +19,8 @@ from embstore import FieldSpec, Ragged
 from embstore.cli import main
 from embstore.cli.exits import ABSENT, AGAIN, ANOTHER, BROKEN, DONE, PARTLY, UNREAD, WRONG
 from tests._helpers.damage import flip
+from tests.cli.events import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 CONFIG = {"encoder": {"id": "MIT/ast", "revision": "v1"}, "dataset": "pets", "duration": 5}
 KEYS = ["a:dog", "b:dog", "c:cat", "d:dog", "e:owl"]
 ROWS = np.arange(15, dtype=np.float32).reshape(5, 3) / 4
@@ -68,12 +68,6 @@ def cache(tmp_path):
         with cache.open({**CONFIG, "duration": duration}, "a") as store:
             store.append(KEYS[: duration // 5], ROWS[: duration // 5])
     return str(cache.path)
-
-
-def run(*words, **options):
-    """Run the command in a process of its own."""
-    options = {"capture_output": True, "text": True, "timeout": 120, "cwd": ROOT, **options}
-    return subprocess.run([sys.executable, "-m", "embstore", *map(str, words)], **options)
 
 
 # -- info -------------------------------------------------------------------------------------
@@ -499,13 +493,11 @@ def test_paths_that_are_no_text(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff.zarr"
     shutil.copytree(fill(tmp_path / "s.zarr"), os.fsdecode(path))
     for words in (["info"], ["info", "--json"], ["verify"], ["verify", "--json"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "embstore", words[0], path, *words[1:]], capture_output=True, timeout=120, cwd=ROOT
-        )
+        done = run(words[0], os.fsdecode(path), *words[1:], text=False)
         assert (done.returncode, done.stderr) == (DONE, b"")
         if "--json" in words:
             assert json.loads(done.stdout)["path"] == os.fsdecode(path)
-    done = subprocess.run([sys.executable, "-m", "embstore", "get", path, b"\xff:c"], capture_output=True, cwd=ROOT)
+    done = run("get", os.fsdecode(path), os.fsdecode(b"\xff:c"), text=False)
     assert done.returncode == WRONG
     assert done.stderr.count(b"\n") == 1
 
