@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from embstore import Config
+from embstore import EmbeddingStore, FieldSpec
 from embstore.errors import MissingKeysError, StoreChangedError, StoreReplacedError
 from embstore_fl.errors import ForeignKeysError
 from embstore_fl.stores import OpenStore, open_shared
@@ -41,21 +41,14 @@ class StoreLayer:
         return self._followed()[1]
 
     @property
-    def row_nbytes(self) -> int:
-        """Bytes of a row. For a ragged field, bytes of a token."""
-        shared, _ = self._followed()
-        return shared.store.fields[self.field].row_nbytes
+    def store(self) -> EmbeddingStore:
+        """The shared reader of the store in this process."""
+        return self._followed()[0].store
 
     @property
-    def config(self) -> Config:
-        """Config of the store."""
-        return self._followed()[0].store.config
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a row."""
-        shared, _ = self._followed()
-        return shared.store.fields[self.field].shape
+    def spec(self) -> FieldSpec:
+        """The stored field."""
+        return self.store.fields[self.field]
 
     def _followed(self) -> tuple[OpenStore, dict[str, int]]:
         shared = self._shared

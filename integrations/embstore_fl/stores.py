@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from embstore import EmbeddingStore
 from embstore import open as open_store
 from embstore._engine.format.record import offsets_name
 from embstore._engine.io.mapping import available
+from embstore._engine.io.threads import ThreadLock
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import StoreReplacedError
 
@@ -83,22 +83,13 @@ class OpenStore:
 
 
 _open: weakref.WeakValueDictionary[Path, OpenStore] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
-
-
-def _renewed() -> None:
-    """Make a free lock in a forked process. Another thread may have held the old one."""
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renewed)
+_lock = ThreadLock()
 
 
 def open_shared(path: str | os.PathLike[str]) -> OpenStore:
     """Return this process's reader of a store, at the newest commit. It is closed with its last reference."""
     place = Path(path).resolve()
-    with _lock:
+    with _lock():
         known = _open.get(place)
         if known is not None:
             with contextlib.suppress(StoreReplacedError):  # a store of another config took its place
@@ -111,7 +102,7 @@ def open_shared(path: str | os.PathLike[str]) -> OpenStore:
 def refresh_shared(path: str | os.PathLike[str]) -> None:
     """Refresh this process's reader of a store, if it is open."""
     place = Path(path).resolve()
-    with _lock:
+    with _lock():
         known = _open.get(place)
     if known is not None:
         known.store.refresh()

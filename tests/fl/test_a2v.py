@@ -344,7 +344,7 @@ def test_rows_of_two_encoders_are_never_mixed(make, vegas, cache, log, encoded, 
     assert "encoder.weights: expected 'new', found 'old'" in caplog.text
     assert (found.metrics.hits, found.metrics.extracted) == (0, 40)
     (layer,) = dataset.audio_embs.layers
-    assert layer.config["encoder"]["weights"] == "new"
+    assert layer.store.config["encoder"]["weights"] == "new"
 
 
 def test_a_models_name_is_found_in_full_or_by_its_last_part(make, vegas, cache, log):

@@ -54,7 +54,7 @@ def rows_by_class(layers: Sequence[StoreLayer], classes: Iterable[str] | None) -
             if wanted is not None and name not in wanted:
                 continue
             if name not in found:
-                manifest = {"class_name": name, "total_samples": 0, "embedding_shape": list(layer.shape)}
+                manifest = {"class_name": name, "total_samples": 0, "embedding_shape": list(layer.spec.shape)}
                 found[name] = {"manifest": manifest, "chunks": [one.path for one in layers], "index_map": {}}
             found[name]["index_map"][file_id] = [place, row]
             found[name]["manifest"]["total_samples"] += 1

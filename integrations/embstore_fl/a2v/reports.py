@@ -88,7 +88,7 @@ def nbytes_of(embeddings: AudioEmbeddings) -> int:
     total = sum(int(value.nbytes) for value in embeddings.written.values())
     for layer, keys in embeddings.origins():
         if isinstance(layer, StoreLayer):
-            total += len(keys) * layer.row_nbytes
+            total += len(keys) * layer.spec.row_nbytes
         else:
             total += sum(int(layer[key].nbytes) for key in keys)
     return total

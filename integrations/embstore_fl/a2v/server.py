@@ -215,11 +215,11 @@ class A2VServer(MixIn):
         for layer in dataset.audio_embs.layers:
             if not isinstance(layer, StoreLayer):
                 kept.append(layer)
-            elif isinstance(layer.config.get("encoder"), Mapping) and layer.config != config:
-                reason = "; ".join(map(str, config.diff(layer.config)))
+            elif isinstance(layer.store.config.get("encoder"), Mapping) and layer.store.config != config:
+                reason = "; ".join(map(str, config.diff(layer.store.config)))
                 logger.warning("%s is not used, as another encoder extracts: %s", layer, reason)
-            elif shapes and not any(stored.alike(layer.shape, one, dataset.audio_embs.tokens) for one in shapes):
-                logger.warning("%s is not used: expected rows of %s, found %s", layer, shapes, layer.shape)
+            elif shapes and not any(stored.alike(layer.spec.shape, one, dataset.audio_embs.tokens) for one in shapes):
+                logger.warning("%s is not used: expected rows of %s, found %s", layer, shapes, layer.spec.shape)
             else:
                 kept.append(layer)
         dataset.audio_embs.load(kept)

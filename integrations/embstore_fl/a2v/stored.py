@@ -118,7 +118,7 @@ def look_up(
         shape = () if name is None else store.fields[name].shape
         if (
             name is None
-            or (layers and not alike(shape, layers[0].shape, tokens))
+            or (layers and not alike(shape, layers[0].spec.shape, tokens))
             or (tokens == "all" and is_cls(shape))
         ):
             logger.info("%s: skipped, no field with rows of this shape: %s", path, store.fields)
@@ -137,7 +137,7 @@ def look_up(
     reason = f"{len(stored):,} of {len(own):,} there, {len(missing):,} missing, {len(outdated):,} stale"
     if 0 < len(stored) < len(own):
         reason += "; the rows that are there are used"
-    unknown = sum(len(one.rows) for one in layers if not isinstance(one.config.get("encoder"), Mapping))
+    unknown = sum(len(one.rows) for one in layers if not isinstance(one.store.config.get("encoder"), Mapping))
     if 0 < unknown < len(stored):
         mixed = f"{unknown:,} rows of a training loop, with unknown weights, are used beside rows of an encoder"
         logger.warning("%s", mixed)

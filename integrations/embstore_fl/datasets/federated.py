@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, Self
 
 from embstore import EmbeddingStore
@@ -282,6 +282,3 @@ class Samples(Sequence[dict[str, Any]]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         return self._dataset.details(range(len(self))[index])
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self._dataset.details(place) for place in range(len(self)))
