@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import pickle
-import re
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -524,21 +522,3 @@ def test_two_clients_in_a_simulation(store, manifest, tmp_path, monkeypatch):
         assert reply["process"] != os.getpid()
     assert started_here(home) == []
     assert not home.exists()
-
-
-# -- the page about it ------------------------------------------------------------------------
-
-
-def test_the_page_prints_what_it_says(partitioners, tmp_path, monkeypatch, capsys):
-    page = Path(__file__).parents[2] / "docs" / "federated-learning-flower.md"
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(tmp_path)
-    scope = {"__name__": "__page__"}
-    shown = 0
-    for (language, body), (after, expected) in pairwise(found):
-        if language == "python":
-            exec(compile(body, page.name, "exec"), scope)
-            said = capsys.readouterr().out
-            assert said == (expected if after == "" else "")
-            shown += after == ""
-    assert shown == 4
