@@ -12,6 +12,7 @@ import embstore.errors as errors
 from embstore._outputs import tensors
 from tests._helpers.crash import files_in, python, run_in_child
 from tests._helpers.damage import flip
+from tests._helpers.kinds import every_way
 
 torch = pytest.importorskip("torch")
 
@@ -63,11 +64,12 @@ def gathers(monkeypatch):
 # -- batches ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mapping", ["auto", "never"])
-def test_an_epoch_is_the_store(make, path, mapping):
-    _, keys, rows = make()
-    view = embstore.open(path, mapping=mapping).select()
-    batches = list(DataLoader(EmbeddingDataset(view, classes=CLASSES), batch_size=64))
+@every_way
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_is_the_store(make, path, options, workers):
+    _, keys, rows = make(**options)
+    view = embstore.open(path, **options).select()
+    batches = list(DataLoader(EmbeddingDataset(view, classes=CLASSES), batch_size=64, num_workers=workers))
     assert [len(x) for x, _ in batches] == [64, 64, 64, 64, 44]
     assert torch.equal(torch.cat([x for x, _ in batches]), torch.from_numpy(rows))
     assert torch.equal(torch.cat([y for _, y in batches]), expected_labels(keys))
@@ -455,14 +457,14 @@ def test_a_tensor_of_many_chunks_is_checked(path, check, mapping):
             embstore.open(path, mapping=mapping, check=check).tensor()
 
 
-@pytest.mark.parametrize("mapping", ["auto", "never"])
+@every_way
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_operations_in_place_neither_crash_nor_reach_the_file(make, path, dtype, mapping):
-    _, _, rows = make(dtype=dtype)
+def test_operations_in_place_neither_crash_nor_reach_the_file(make, path, dtype, options):
+    _, _, rows = make(dtype=dtype, **options)
     before = files_in(path)
 
     def work():
-        store = embstore.open(path, mapping=mapping)
+        store = embstore.open(path, **options)
         tensor = store.tensor()
         tensor.mul_(2).add_(1)
         tensor[5] = 0

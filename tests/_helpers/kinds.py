@@ -25,6 +25,15 @@ KINDS = {
 """Options of a new store of each kind. A row, or a token, has 32 bytes, so a chunk of 4,096 has 128 of them."""
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
+READ = {
+    "mapped": {},
+    "unmapped": {"mapping": "never"},
+    "zstd": {"compression": "zstd"},
+    "blosc": {"compression": "blosc"},
+}
+"""Options of `embstore.open` for each way in which rows get from files to readers."""
+
+every_way = pytest.mark.parametrize("options", READ.values(), ids=READ)
 LONG = {128: 500, 1129: 140}
 
 

@@ -13,6 +13,7 @@ from embstore._engine.io import threads
 from embstore._engine.io.threads import ThreadLock, in_parts, in_turn
 from embstore._engine.read.dtypes import widen_bfloat16
 from tests._helpers.crash import python, run_in_child
+from tests._helpers.kinds import every_way
 
 
 @pytest.fixture
@@ -54,13 +55,13 @@ def test_an_error_in_any_part_comes_out(small_parts):
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("mapping", ["auto", "never"])
+@every_way
 @pytest.mark.parametrize("dim", [1024, 5])  # rows that fill pages, and rows that don't
-def test_rows_are_those_that_were_asked_for(path, rng, small_parts, mapping, dim):
+def test_rows_are_those_that_were_asked_for(path, rng, small_parts, options, dim):
     values = rng.standard_normal((300, dim)).astype("float32")
     keys = [f"{i}:c{i % 3}" for i in range(300)]
-    embstore.open(path, "w-", config={}, chunk_bytes=4096).append(keys, values)
-    store = embstore.open(path, mapping=mapping)
+    embstore.open(path, "w-", config={}, chunk_bytes=4096, **options).append(keys, values)
+    store = embstore.open(path, **options)
     for count in (1, 3, 257):
         rows = rng.integers(0, 300, count)
         for _ in range(2):  # the first batch is read, the next is mapped
@@ -69,15 +70,11 @@ def test_rows_are_those_that_were_asked_for(path, rng, small_parts, mapping, dim
     np.testing.assert_array_equal(store.select(rows=np.arange(7, 290)).to_numpy(), values[7:290])
     with pytest.raises(IndexError):
         store.take([5, 300])
-
-
-def test_a_chunk_that_is_gone_is_said_so(path, rng, small_parts):
-    values = rng.standard_normal((300, 5)).astype("float32")
-    embstore.open(path, "w-", config={}, chunk_bytes=4096).append([f"{i}:c" for i in range(300)], values)
-    store = embstore.open(path, mapping="never")
-    (path / "embedding" / "c.0.0").unlink()
-    with pytest.raises(embstore.errors.CorruptStoreError, match="missing"):
-        store.select().to_numpy()
+    chunk = path / "embedding" / "c.0.0"
+    for spoil, reason in ((lambda: chunk.write_bytes(b"x" * 50), r"c\.0\.0"), (chunk.unlink, "missing")):
+        spoil()
+        with pytest.raises(embstore.errors.CorruptStoreError, match=reason):
+            embstore.open(path, **options).select().to_numpy()
 
 
 def test_none_are_started_where_others_share_the_work(monkeypatch):
@@ -183,21 +180,6 @@ def test_the_rest_is_done_in_turn_where_no_thread_starts_any_more(monkeypatch, s
 
     monkeypatch.setattr(threads.ThreadPoolExecutor, "submit", refuse)
     assert list(in_turn(str, range(9), held=1)) == [str(item) for item in range(9)]
-
-
-@pytest.mark.parametrize("compression", ["zstd", "blosc"])
-def test_compressed_rows_are_those_that_were_asked_for(path, rng, small_parts, compression):
-    values = rng.standard_normal((300, 64)).astype("float32")
-    keys = [f"{i}:c{i % 3}" for i in range(300)]
-    embstore.open(path, "w-", config={}, chunk_bytes=4096, compression=compression).append(keys, values)
-    store = embstore.open(path)
-    for count in (1, 3, 257):
-        rows = rng.integers(0, 300, count)
-        np.testing.assert_array_equal(store.take(rows), values[rows])
-    np.testing.assert_array_equal(store.select().to_numpy(), values)
-    (path / "embedding" / "c.2.0").write_bytes(b"x" * 50)
-    with pytest.raises(embstore.errors.CorruptStoreError, match=r"c\.2\.0"):
-        embstore.open(path).select().to_numpy()
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (0, 3), (300, 7), (2, 3, 4)])

@@ -2,7 +2,6 @@
 
 import contextlib
 import struct
-import warnings
 from pathlib import Path
 
 import numcodecs
@@ -15,21 +14,12 @@ from tests._helpers.crash import run_in_child
 from tests._helpers.damage import edit, flip, sealed, setter
 
 CODECS = ["zstd", "blosc"]
-DTYPES = [
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float16", "float32", "float64", "bfloat16"),
-]
 KEYS = [f"é{i}.wav:class {i % 7}" for i in range(300)]
 
 
 @pytest.fixture(params=CODECS)
 def codec(request):
     return request.param
-
-
-def of_dtype(dtype, rng, n=300):
-    values = rng.integers(0, 2 if dtype == "bool" else 100, (n, 2, 8))
-    return values.astype("float32" if dtype == "bfloat16" else dtype)
 
 
 @pytest.fixture
@@ -44,25 +34,6 @@ def some(path, codec, rng):
 
 def live():
     return [i for i in range(300) if i not in (7, 130)]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype_comes_back(path, codec, dtype, rng):
-    values = of_dtype(dtype, rng)
-    fields = {"x": embstore.FieldSpec(shape=(2, 8), dtype=dtype)}
-    with embstore.open(path, "w-", config={}, fields=fields, chunk_bytes=4096, compression=codec) as store:
-        store.append(KEYS[:100], values[:100], casting="same_kind")
-        store.append(KEYS[100:], values[100:], casting="same_kind")
-    for options in ({}, {"check": "all"}, {"check": "touched"}, {"mapping": "never"}):
-        reader = embstore.open(path, **options)
-        np.testing.assert_array_equal(reader[KEYS[::-1]], values[::-1])
-        np.testing.assert_array_equal(reader.select().to_numpy(), values)
-        np.testing.assert_array_equal(reader[KEYS[-1]], values[-1])
-    record = reader.snapshot.record
-    assert record.compression == record.arrays["x"].compression == codec
-    assert record.requires == ["compressed"]
-    assert not any(array.compression for name, array in record.arrays.items() if name != "x")
-    assert embstore.verify(path).ok
 
 
 def test_what_is_compressed_stays_so(some, codec, tmp_path):
@@ -100,40 +71,6 @@ def test_stores_are_merged_across_compressions(path, codec, tmp_path):
     store = embstore.open(tmp_path / "other")
     assert store.snapshot.record.requires == ["compressed"]
     np.testing.assert_array_equal(store[["raw:c", "packed:c"]], np.ones((2, 3)))
-
-
-def test_torch_reads_it(some):
-    torch = pytest.importorskip("torch")
-    from embstore.torch import EmbeddingDataset
-
-    path, values = some
-    store = embstore.open(path)
-    classes = store.classes
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-        for workers in (0, 2):
-            loader = torch.utils.data.DataLoader(
-                EmbeddingDataset(store.select(), classes=classes), batch_size=50, num_workers=workers
-            )
-            batches = list(loader)
-            np.testing.assert_array_equal(torch.cat([b[0] for b in batches]).numpy(), values[live()])
-            assert torch.cat([b[1] for b in batches]).tolist() == [i % 7 for i in live()]
-    tensor = store.tensor(dead="include")
-    tensor += 1
-    np.testing.assert_array_equal(store.select().to_numpy(), values[live()])
-
-
-def test_views_are_copies_that_can_be_written_to(some):
-    path, values = some
-    store = embstore.open(path)
-    taken = store[KEYS[:3]]
-    taken += 1
-    whole = store.select().to_numpy()
-    whole += 1
-    np.testing.assert_array_equal(store[KEYS[:3]], values[:3])
-    row = store[KEYS[0]]
-    assert not row.flags.writeable
-    assert not store.array(dead="include").flags.writeable
 
 
 def test_it_is_smaller(path, codec):
