@@ -111,6 +111,31 @@ def cache(tmp_path):
 
 
 @pytest.fixture
+def store(make):
+    return make(300)[0]
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The file of a manifest."""
+    return tmp_path / "manifest.json"
+
+
+@pytest.fixture
+def context(store, file):
+    """Make the context that Flower gives a client."""
+    from embstore_fl import flower
+
+    def context(client, **more):
+        run = {"embstore.store": str(store.path), "embstore.manifest": str(file), "embstore.test": "", **more}
+        return types.SimpleNamespace(node_config={"partition-id": client, "num-partitions": 3}, run_config=run)
+
+    flower._opened.clear()
+    yield context
+    flower._opened.clear()
+
+
+@pytest.fixture
 def system(tmp_path, monkeypatch):
     """A folder as PFLlib's `system`, on the path; what is imported from it and installed in it is forgotten."""
     system = tmp_path / "system"

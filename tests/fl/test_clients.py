@@ -2,14 +2,12 @@
 
 import json
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import embstore
 from embstore.errors import FileFormatError, MissingKeysError
-from embstore_fl import flower
 from embstore_fl.datasets import ESC50, VGGSound
 from embstore_fl.errors import (
     ClassOrderError,
@@ -29,31 +27,6 @@ torch = pytest.importorskip("torch")
 from embstore_fl import pfllib  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("system")
-
-
-@pytest.fixture
-def store(make):
-    return make(300)[0]
-
-
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "manifest.json"
-
-
-@pytest.fixture
-def context(store, file):
-    """Make the context that Flower gives a client."""
-
-    def context(client, **more):
-        return SimpleNamespace(
-            node_config={"partition-id": client, **more},
-            run_config={"embstore.store": str(store.path), "embstore.manifest": str(file), "embstore.test": ""},
-        )
-
-    flower._opened.clear()
-    yield context
-    flower._opened.clear()
 
 
 def filled(path, keys):

@@ -5,7 +5,6 @@ import logging
 import os
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,32 +37,16 @@ def partitioners():
 
 
 @pytest.fixture
-def store(make):
-    return make(300)[0]
-
-
-@pytest.fixture
-def manifest(store, tmp_path, rng):
+def manifest(store, file, rng):
     """Three clients of a hundred rows each."""
-    file = tmp_path / "manifest.json"
     order = rng.permutation(store.rows)
     save_partition([store.select(rows=order[i::3]) for i in range(3)], file, scheme="thirds", seed=5)
     return file
 
 
 @pytest.fixture
-def context(store, manifest):
-    """Make the context that Flower gives a client."""
-
-    def context(client, **more):
-        return SimpleNamespace(
-            node_config={"partition-id": client, "num-partitions": 3},
-            run_config={"embstore.store": str(store.path), "embstore.manifest": str(manifest), **more},
-        )
-
-    flower._opened.clear()
-    yield context
-    flower._opened.clear()
+def context(context, manifest):
+    return context
 
 
 @pytest.fixture

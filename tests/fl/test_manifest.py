@@ -21,11 +21,6 @@ SHARES = [0.5, 0.3, 0.2]
 
 
 @pytest.fixture
-def store(make):
-    return make(300)[0]
-
-
-@pytest.fixture
 def parts(store, rng):
     """Three clients' views, rows in no order."""
     order = rng.permutation(store.rows)

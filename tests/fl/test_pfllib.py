@@ -44,11 +44,6 @@ PARTS = [range(100), range(100, 150), [299, 150, 298, 151, *range(152, 298)]]
 
 
 @pytest.fixture
-def store(make):
-    return make()[0]
-
-
-@pytest.fixture
 def installed(store):
     return pfllib.install(store, PARTS, CLASSES)
 
