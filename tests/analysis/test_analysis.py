@@ -29,7 +29,8 @@ def filled(path):
     def filled(rows, classes, **options):
         spec = embstore.FieldSpec(shape=np.shape(rows)[1:], **options)
         with embstore.open(path, "w-", config={}, fields={"f": spec}) as store:
-            store.append([f"{i}:{name}" for i, name in enumerate(classes)], np.asarray(rows, np.float32))
+            keys = [f"{i}:{name}" for i, name in enumerate(classes)]
+            store.append(keys, np.asarray(rows), casting="same_kind")
         return embstore.open(path).select()
 
     return filled
@@ -277,12 +278,10 @@ def test_ragged_fields_are_to_be_pooled(path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "int16"])
-def test_every_dtype_is_analysed(path, dtype):
+def test_every_dtype_is_analysed(filled, dtype):
     pytest.importorskip("pandas")
     rows = np.array([[1, 2, 0], [2, 4, 0], [4, 0, 1]], np.int16 if dtype == "int16" else np.float32)
-    with embstore.open(path, "w-", config={}, fields={"f": embstore.FieldSpec(shape=(3,), dtype=dtype)}) as store:
-        store.append(["0:a", "1:a", "2:b"], rows, casting="same_kind")
-    view = embstore.open(path).select()
+    view = filled(rows, "aab", dtype=dtype)
     assert analysis.centroids(view).values.tolist() == [[1.5, 3, 0], [4, 0, 1]]
     assert len(analysis.duplicates(view)) == 1
     assert analysis.project(view).points.shape == (3, 2)
@@ -423,24 +422,19 @@ def test_a_store_stands_for_all_of_its_rows(make):
     assert len(analysis.duplicates(store, 1.0)) == len(analysis.duplicates(store.select(), 1.0))
 
 
-def test_many_classes_share_a_legend(path, tmp_path, rng):
+def test_many_classes_share_a_legend(filled, tmp_path, rng):
     pytest.importorskip("matplotlib")
     pytest.importorskip("plotly")
-    with embstore.open(path, "w-", config={}) as store:
-        store.append([f"{i}:{i % 70}" for i in range(140)], rng.standard_normal((140, 4)).astype(np.float32))
-        store.select().plot(tmp_path / "a.png")
-        styles = {(t.marker.color, t.marker.symbol) for t in store.select().plot().data[:50]}
-    assert len(styles) == 50
+    view = filled(rng.standard_normal((140, 4)), [i % 70 for i in range(140)])
+    view.plot(tmp_path / "a.png")
+    assert len({(trace.marker.color, trace.marker.symbol) for trace in view.plot().data[:50]}) == 50
 
 
-def test_a_page_names_the_largest_of_many_classes_and_folds_the_others(path, rng):
+def test_a_page_names_the_largest_of_many_classes_and_folds_the_others(filled, rng):
     pytest.importorskip("plotly")
     classes = [f"rare{i}" for i in range(60)] + [f"common{i}" for i in range(48)] * 3 + ["20 others"]
-    with embstore.open(path, "w-", config={}) as store:
-        keys = [f"{i}:{name}" for i, name in enumerate(classes)]
-        store.append(keys, rng.standard_normal((len(keys), 4)).astype(np.float32))
-        figure = store.select().plot()
-        nothing_folded = store.select(classes=[f"rare{i}" for i in range(50)]).plot()
+    view = filled(rng.standard_normal((len(classes), 4)), classes)
+    figure, nothing_folded = view.plot(), view.select(classes=[f"rare{i}" for i in range(50)]).plot()
     others, *named = figure.data
     assert [trace.name for trace in named] == ["rare0", "rare1", *(f"common{i}" for i in range(48))]
     assert (others.name, len(others.x)) == ("59 others", 59)
@@ -476,21 +470,16 @@ def test_numbers_under_the_pointer_are_exact(path):
 
 
 @pytest.mark.parametrize(("most", "kind"), [(4, "scatter"), (3, "scattergl")])
-def test_many_points_are_drawn_by_webgl(path, monkeypatch, most, kind):
+def test_many_points_are_drawn_by_webgl(filled, monkeypatch, most, kind):
     pytest.importorskip("plotly")
     monkeypatch.setattr("embstore._outputs.plot._MOST_SVG", most)
-    with embstore.open(path, "w-", config={}) as store:
-        store.append([f"{i}:c{i % 2}" for i in range(4)], np.eye(4, dtype=np.float32))
-        assert [trace.type for trace in store.select().plot().data] == [kind] * 2
+    assert [trace.type for trace in filled(np.eye(4), "abab").plot().data] == [kind] * 2
 
 
-def test_a_picture_lists_the_largest_of_many_classes(path, tmp_path, rng):
+def test_a_picture_lists_the_largest_of_many_classes(filled, tmp_path, rng):
     pytest.importorskip("matplotlib")
     classes = [f"rare{i}" for i in range(40)] + ["common"] * 5
-    with embstore.open(path, "w-", config={}) as store:
-        keys = [f"{i}:{name}" for i, name in enumerate(classes)]
-        store.append(keys, rng.standard_normal((len(keys), 4)).astype(np.float32))
-        store.select().plot(tmp_path / "a.svg")
+    filled(rng.standard_normal((len(classes), 4)), classes).plot(tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
     assert "<!-- class_name: 30 of 41 -->" in text
     assert "<!-- common -->" in text
