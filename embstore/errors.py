@@ -38,6 +38,8 @@
     |   |-- OptionsMismatchError (ValueError)   options for a new store that the stored one lacks
     |   |-- FieldMismatchError (ValueError)     a field of that name holds something else
     |   |-- WeightsChangedError (RuntimeError)  a model's files changed under its encoder
+    |   |-- EncoderChangedError (RuntimeError)  other values than stored, for the same config
+    |   |   `-- RandomEncoderError              other values each time
     |   |-- StoreExistsError (FileExistsError)
     |   `-- UnsupportedFormatError (ValueError) written by a newer embstore
     |-- the store changed: refresh or open again, then repeat
@@ -424,6 +426,38 @@ class ModalityError(EmbstoreError, ValueError):
     template = (
         "{path}: expected {expected}, which the encoder takes, found {found} by the suffix, and no other file fits; "
         "use an encoder for {found}, or another source"
+    )
+
+
+class EncoderChangedError(EmbstoreError, RuntimeError):
+    """The encoder gives other values than it gave before, though its config is the same.
+
+    Attributes: `key` (of the sample), `field`, `difference`, `tolerance` (both relative to the largest number of the
+    row), `path` (of the store).
+    """
+
+    key: str
+    field: str
+    _: KW_ONLY
+    difference: float
+    tolerance: float
+    path: PurePath
+    template = (
+        "the encoder changed: for {key!r}, {field!r} differs by {difference:.2g} from the row in {path} (tolerance "
+        "{tolerance:g}), in the same way each time; change its config, such as a version, to encode all samples again; "
+        "if values depend on the batch or the device, pass canaries=0"
+    )
+
+
+class RandomEncoderError(EncoderChangedError):
+    """The encoder gives other values each time.
+
+    Attributes: `key`, `field`, `difference`, `tolerance`, `path`, as for `EncoderChangedError`.
+    """
+
+    template = (
+        "the encoder is random: for {key!r}, {field!r} differs by {difference:.2g} each time (tolerance {tolerance:g})"
+        "; turn off dropout and augmentation, or pass canaries=0 to keep the first result in {path}"
     )
 
 

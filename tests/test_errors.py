@@ -40,6 +40,14 @@ ERRORS = [
         ValueError,
         {"path": WHERE, "differences": (Difference("a", 1, 2),)},
     ),
+    *(
+        (
+            error("a:b", "mean", difference=0.5, tolerance=0.1, path=WHERE),
+            RuntimeError,
+            {"key": "a:b", "field": "mean", "difference": 0.5, "tolerance": 0.1, "path": WHERE},
+        )
+        for error in (errors.EncoderChangedError, errors.RandomEncoderError)
+    ),
     (
         errors.ModalityError("a.wav", expected="text", found="audio"),
         ValueError,

@@ -1,24 +1,37 @@
-"""Canaries: a few stored samples are encoded again, to find values that an upgrade of the libraries changed."""
+"""Canaries: a few samples are encoded again, to find values that an upgrade, other code or chance changed."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embstore._engine.format.ragged import Padded
+from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.format.record import DEFAULT_FIELD
 from embstore._engine.pickles import PickledByName
+from embstore.cache.coverage import stored_digests
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
-from embstore.errors import ConfigMismatchError, EmptySourceError, ShapeError, UnknownFieldError
-from embstore.pipeline.decode_ahead import read_and_decode
+from embstore.errors import (
+    ConfigMismatchError,
+    EmptySourceError,
+    EncoderChangedError,
+    RandomEncoderError,
+    SampleError,
+    ShapeError,
+    UnknownFieldError,
+)
+from embstore.pipeline.decode_ahead import Decoded, read_and_decode
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Samples
-from embstore.sources.base import Source, samples_by_key
+from embstore.sources.base import AnySample, Source, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
 
 _OTHERS = 16  # factor of further samples that are compared if some are stale
+_COMPARED = 8  # rows of the first batch
 _TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "float64": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 
 
@@ -86,7 +99,7 @@ def check(
         Samples that are encoded and compared at a time.
     tolerance : float, optional
         Largest accepted difference, relative to the largest number of a row. By default 1e-4 for float32, 1e-2 for
-        float16 and 3e-2 for bfloat16.
+        float16 and 3e-2 for bfloat16, stored or as the config's `compute_dtype`.
     rng : numpy.random.Generator, optional
         Generator that chooses the samples. By default they are spread evenly over the source.
 
@@ -121,7 +134,8 @@ def check(
         for name, difference in _differences(own, {key: samples[key] for key in keys}, store).items():
             differing[name] = max(differing.get(name, 0.0), difference)
     tolerances = {
-        name: _TOLERANCE.get(store.fields[name].dtype, 0.0) if tolerance is None else tolerance for name in differing
+        name: _tolerance(store.fields[name].dtype, store.config) if tolerance is None else tolerance
+        for name in differing
     }
     return CanaryReport(
         keys=tuple(found.stored), differences=differing, tolerances=tolerances, stale=tuple(found.stale)
@@ -135,31 +149,130 @@ def _spread(keys: Sequence[str], n: int, rng: np.random.Generator | None) -> lis
     return [keys[place] for place in places.tolist()]
 
 
+def recheck(store: EmbeddingStore, encoder: BaseEncoder, samples: Samples, stored: Sequence[str], n: int) -> None:
+    """Encode `n` stored samples again, since the code of an encoder in memory may have changed without its config.
+
+    Samples that can't be read, or have other content now, are left out.
+
+    Parameters
+    ----------
+    store : EmbeddingStore
+    encoder : BaseEncoder
+    samples : mapping of str to Sample
+    stored : sequence of str
+        Keys with a current row.
+    n : int
+
+    Raises
+    ------
+    EncoderChangedError, RandomEncoderError
+    """
+    if encoder.fields is not None:
+        if not (common := [name for name in store.fields if name in encoder.fields]):
+            return
+        encoder = encoder.with_fields(common)
+    keys = _spread(stored, _OTHERS * n, None)
+    for key, digest in zip(keys, stored_digests(store, store.find(keys)), strict=True):
+        if n and (found := _again(encoder, samples[key], digest)) is not None:
+            n -= 1
+            for name, rows in _named(found, store).items():
+                tolerance = _tolerance(store.fields[name].dtype, store.config)
+                difference = _difference(name, store.fetch([key], name), rows)
+                if difference <= tolerance:
+                    continue
+                twice = _again(encoder, samples[key], digest)
+                is_random = twice is not None and _difference(name, rows, _named(twice, store)[name]) > tolerance
+                error = RandomEncoderError if is_random else EncoderChangedError
+                raise error(key, name, difference=difference, tolerance=tolerance, path=store.path)
+
+
+def _again(encoder: BaseEncoder, sample: AnySample, digest: str) -> Any:
+    """Return the encoder's rows of a sample alone. None if the sample can't be read or has other content."""
+    try:
+        content, item = read_and_decode(sample, encoder)
+    except SampleError:
+        return None
+    return encoder.encode([item]) if content.digest == digest else None
+
+
+def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Any, path: Path) -> None:
+    """Encode the first batch of a new store again, and compare its first rows.
+
+    The samples are decoded again too, since a decoder may be random.
+
+    Parameters
+    ----------
+    encoder : BaseEncoder
+    batch : sequence of Decoded
+    values : array, or mapping of str to array
+        Rows that the encoder returned for the batch.
+    path : Path
+        Path of the store.
+
+    Raises
+    ------
+    RandomEncoderError
+    """
+    named = values if isinstance(values, Mapping) else {DEFAULT_FIELD: values}
+    first = {name: (_dtype(rows), _rows(rows, _COMPARED)) for name, rows in named.items()}
+    contents, items = zip(*(read_and_decode(done.sample, encoder) for done in batch), strict=True)
+    if [content.digest for content in contents] != [done.digest for done in batch]:
+        return  # a file changed just now
+    again = encoder.encode(items)
+    for name, rows in (again if isinstance(again, Mapping) else {DEFAULT_FIELD: again}).items():
+        dtype, known = first[name]
+        tolerance = _tolerance(dtype, encoder.config)
+        for done, old, new in zip(batch, known, _rows(rows, _COMPARED), strict=False):
+            if (difference := _difference(name, [old], [new])) > tolerance:
+                raise RandomEncoderError(done.key, name, difference=difference, tolerance=tolerance, path=path)
+
+
+def _dtype(rows: Any) -> str:
+    rows = rows.values if isinstance(rows, Padded | Ragged) else rows
+    return str(getattr(rows if hasattr(rows, "dtype") else rows[0], "dtype", "")).removeprefix("torch.")
+
+
+def _tolerance(dtype: str, config: Mapping[str, Any]) -> float:
+    """Return the default tolerance of a stored dtype. A coarser compute dtype decides, and integers have none."""
+    found = _TOLERANCE.get(dtype, 0.0)
+    return max(found, _TOLERANCE.get(str(config.get("compute_dtype")), 0.0)) if found else 0.0
+
+
 def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) -> dict[str, float]:
     """Return how much a batch differs from its stored rows, by field. Only one batch is in memory at a time."""
-    values = encoder.encode([read_and_decode(sample, encoder)[1] for sample in samples.values()])
-    named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
-    known = {name: rows for name, rows in named.items() if name in store.fields}
-    if not known:
-        raise UnknownFieldError(next(iter(named), None), store.fields, path=store.path)
+    items = [read_and_decode(sample, encoder)[1] for sample in samples.values()]
+    known = _named(encoder.encode(items), store)
     for name, rows in known.items():
         if len(rows) != len(samples):
             raise ShapeError(name, expected=f"{len(samples)} rows", found=f"{len(rows)} rows")
     return {name: _difference(name, store.fetch(list(samples), name), rows) for name, rows in known.items()}
 
 
+def _named(values: Any, store: EmbeddingStore) -> dict[str, Any]:
+    """Return the rows of an encoder by field, without the fields that the store lacks."""
+    named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
+    known = {name: rows for name, rows in named.items() if name in store.fields}
+    if not known:
+        raise UnknownFieldError(next(iter(named), None), store.fields, path=store.path)
+    return known
+
+
+def _rows(values: Any, most: int | None = None) -> list[np.ndarray[Any, Any]]:
+    """Return a copy of each row as float64. An encoder may return tensors, and use their memory again."""
+    if isinstance(values, Padded):
+        values = (row[:length] for row, length in zip(*values, strict=True))
+    chosen = itertools.islice(values, most)
+    return [np.asarray(row.double() if hasattr(row, "double") else row, np.float64).copy() for row in chosen]
+
+
 def _difference(name: str, stored: Any, again: Any) -> float:
     """Return the largest difference of two numbers, relative to the largest number of the stored row."""
-    is_padded = isinstance(stored, Padded)
-    rows = [row[:length] for row, length in zip(*stored, strict=True)] if is_padded else stored
     largest = 0.0
-    for old, row in zip(rows, again, strict=True):
-        new = np.asarray(row.double() if hasattr(row, "double") else row, dtype=np.float64)
-        if is_padded and len(new) != len(old):
-            return np.inf
+    for old, new in zip(_rows(stored), _rows(again), strict=True):
         if new.shape != old.shape:
-            raise ShapeError(name, expected=old.shape, found=new.shape)
-        old = old.astype(np.float64)
+            if isinstance(stored, np.ndarray):
+                raise ShapeError(name, expected=old.shape, found=new.shape)
+            return np.inf
         same = (new == old) | (np.isnan(new) & np.isnan(old))  # a field may allow NaN and infinity
         scale = max(float(np.abs(old[np.isfinite(old)]).max(initial=0.0)), 1e-12)
         difference = float(np.abs(new[~same] - old[~same]).max(initial=0.0))

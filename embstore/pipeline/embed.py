@@ -157,6 +157,7 @@ def embed(
     shard: tuple[int, int] | None = None,
     vanished: Vanished = "report",
     compare: Compare = "stamp",
+    canaries: int = 1,
     progress: Progress = None,
     columns: Callable[[AnySample], Mapping[str, Any]] | None = None,
 ) -> EmbedResult:
@@ -189,6 +190,10 @@ def embed(
     compare : {"stamp", "content"}
         "stamp" reads only the files whose size, mtime, ctime or inode differ from the stored ones. ctime and inode are
         compared only if the row was made on this machine, from a file in the same folder. "content" reads all files.
+    canaries : int
+        Number of stored samples that an encoder in memory (`FunctionEncoder`, `ModuleEncoder`) encodes again in each
+        run, and whether it encodes the first batch of a new store twice. So changed code and random values are found,
+        which the config does not show. The tolerance is that of `check`. 0 checks nothing.
     progress : callable, bool or None
         A function of (done, total), or True for a bar.
     columns : callable, optional
@@ -205,6 +210,8 @@ def embed(
     DatasetMismatchError
         The source seems to be another data set under the same name: at least half of the stored rows were made from
         other content in another place, or `vanished` would delete most of the rows. Nothing was changed.
+    EncoderChangedError, RandomEncoderError
+        An encoder in memory gives other values than the stored ones, or other values each time.
     FieldMismatchError
         A field of the encoder is stored with another shape, dtype, layer or pooling.
     UnknownFieldError
@@ -233,6 +240,7 @@ def embed(
         workers=workers or min(8, os.cpu_count() or 1),
         interval=interval,
         compare=compare,
+        canaries=canaries,
         began=began,
     )
     whole: Coverage | None = None
@@ -245,7 +253,8 @@ def embed(
     refuse_another_dataset(run, status, delete=vanished == "delete")
     if status.found.touched:
         stamp_anew(run, status.found.touched)
-    job = Job(run=run, encoder=own, batch_size=batch_size)
+    unproven = bool(canaries) and own.in_memory and not status.made and not status.found.stored
+    job = Job(run=run, encoder=own, batch_size=batch_size, unproven=unproven)
     job.failures |= {key: Failure(key, run.samples[key].where, e.reason) for key, e in status.found.unreadable.items()}
     added: tuple[str, ...] = ()
     if status.work or (status.gone and vanished == "delete"):

@@ -20,6 +20,7 @@ from embstore.cache.claims import Claims, hashes_of
 from embstore.cache.coverage import DIGEST_COLUMN, stamp_values
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import NonFiniteError
+from embstore.pipeline.check import check_repeats
 from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ahead
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Run, Samples
@@ -47,6 +48,8 @@ class Job:
         Called with the number of samples done.
     casting : {"no", "same_kind"}
         Whether rows of another dtype than the store's may be converted.
+    unproven : bool
+        Whether the next batch is to be encoded twice, to find an encoder that is random.
     encoded : int
         Rows made so far.
     failures : dict of str to Failure
@@ -61,6 +64,7 @@ class Job:
     batch_size: int
     advance: Callable[[int], None] = lambda count: None
     casting: Casting = "no"
+    unproven: bool = False
     encoded: int = 0
     failures: dict[str, Failure] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
@@ -163,6 +167,9 @@ class Job:
             part = left[: self.batch_size]
             try:
                 values = self.encoder.encode([done.item for done in part])
+                if self.unproven:
+                    check_repeats(self.encoder, part, values, self.run.path)
+                    self.unproven = False
             except Exception as error:
                 if len(part) == 1 or not is_out_of_memory(error):
                     raise

@@ -23,6 +23,7 @@ from embstore.errors import (
     StoreReplacedError,
     UnknownFieldError,
 )
+from embstore.pipeline.check import recheck
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Run, Samples
 from embstore.store.embedding_store import EmbeddingStore
@@ -91,6 +92,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
     with open_store(run.path, config=run.config, **run.options) as store:
         left = samples if whole is None else {key: samples[key] for key in (*whole.missing, *whole.stale)}
         own = compare_samples(store, left, workers=run.workers, compare=run.compare)
+        _recheck(store, run, own)
         found = own if whole is None else _together(whole, own)
         new_fields = new_fields_of(store, run.encoder)
         reason = found.reason
@@ -144,7 +146,14 @@ def whole_store(run: Run) -> Coverage | None:
         if new := new_fields_of(store, run.encoder):
             raise UnknownFieldError(new[0], store.fields, path=path)
         found = compare_samples(store, run.samples, workers=run.workers, compare=run.compare)
+        _recheck(store, run, found)
         return replace(found, touched=[])  # a shard writes nothing but its part
+
+
+def _recheck(store: EmbeddingStore, run: Run, found: Coverage) -> None:
+    """Encode some stored samples again, if the encoder is in memory anyway."""
+    if run.canaries and run.encoder.in_memory and found.stored:
+        recheck(store, run.encoder, run.samples, found.stored, run.canaries)
 
 
 def _together(whole: Coverage, part: Coverage) -> Coverage:

@@ -32,7 +32,7 @@ class Run:
         Wanted samples, by key.
     columns : callable or None
         Returns a sample's values of further columns.
-    batch_size, workers, interval, compare
+    batch_size, workers, interval, compare, canaries
         See `embed`.
     began : int
         Time before the source was read, in ns since the epoch.
@@ -48,6 +48,7 @@ class Run:
     workers: int
     interval: float
     compare: Compare
+    canaries: int
     began: int
 
     @property
