@@ -16,6 +16,7 @@
     |   |-- IgnoredPartsError (ValueError)      settings or weights that transformers would ignore
     |   |-- MissingWeightsError (ValueError)    an output whose weights are not in the checkpoint
     |   |-- ModalityError (ValueError)          an encoder of texts for recordings
+    |   |-- SourceError (ValueError)            samples without a valid key, or folders that can't be listed
     |   |-- EmptySourceError (ValueError)       a source without samples
     |   |-- EmptyViewError (ValueError)         a view without rows, where some are needed
     |   |-- AlignmentError (ValueError)         views that can't be joined row by row
@@ -222,16 +223,20 @@ class KeyFormatError(EmbstoreError, ValueError):
 
 
 class DuplicateKeysError(EmbstoreError, ValueError):
-    """The same key more than once in one append or source. Attributes: `keys`, `path`, `found_at` (their places)."""
+    """The same key more than once in one append or source.
+
+    Attributes: `keys`, `path`, `found_at` (the two places of the first key), `hint`.
+    """
 
     keys: Items[str] = Items()
     _: KW_ONLY
     path: PurePath | None = None
     found_at: Items[str] = Items(default=())
+    hint: str = ""
 
     def _template(self) -> str:
         places = ": {found_at: and }" if self.found_at else ""
-        return "{keys:count} key(s) occur more than once: {keys:quoted}" + places
+        return "{keys:count} key(s) occur more than once: {keys:quoted}" + places + ("; {hint}" if self.hint else "")
 
 
 class KeysExistError(EmbstoreError, ValueError):
@@ -459,6 +464,18 @@ class RandomEncoderError(EncoderChangedError):
         "the encoder is random: for {key!r}, {field!r} differs by {difference:.2g} each time (tolerance {tolerance:g})"
         "; turn off dropout and augmentation, or pass canaries=0 to keep the first result in {path}"
     )
+
+
+class SourceError(EmbstoreError, ValueError):
+    """All parts of a source that make no samples. Attributes: `path`, `problems` (place and reason), `hint`."""
+
+    path: PurePath | None
+    problems: Items[str] = Items()
+    hint: str = ""
+
+    def _template(self) -> str:
+        where = "the source" if self.path is None else "{path}"
+        return where + " has {problems:count} part(s) that make no sample: {problems:quoted}; {hint}"
 
 
 class EmptySourceError(EmbstoreError, ValueError):

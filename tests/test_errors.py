@@ -48,6 +48,7 @@ ERRORS = [
         )
         for error in (errors.EncoderChangedError, errors.RandomEncoderError)
     ),
+    (errors.SourceError(WHERE, ["a: b"], "c"), ValueError, {"path": WHERE, "problems": ("a: b",), "hint": "c"}),
     (
         errors.ModalityError("a.wav", expected="text", found="audio"),
         ValueError,

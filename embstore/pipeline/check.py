@@ -113,9 +113,9 @@ def check(
     if batch_size < 1:
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
     own = as_encoder(encoder)
+    samples = samples_by_key(source)
     if differences := store.config.diff({**own.config, "dataset": source.name}):
         raise ConfigMismatchError(store.path, differences)
-    samples = samples_by_key(source)
     stored = [key for key, row in zip(samples, store.find(list(samples)).tolist(), strict=True) if row >= 0]
     chosen = _spread(stored, n, rng)
     found = compare_samples(store, {key: samples[key] for key in chosen})

@@ -228,13 +228,14 @@ def embed(
     started, began = time.monotonic(), time.time_ns()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     own = as_encoder(encoder)
+    samples = samples_by_key(source)
     config = Config(own.config, dataset=source.name)
     run = Run(
         cache=cache,
         path=cache.path_of(config),
         config=config,
         encoder=own,
-        samples=samples_by_key(source),
+        samples=samples,
         columns=columns,
         batch_size=batch_size,
         workers=workers or min(8, os.cpu_count() or 1),

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from embstore._engine.format.keys import Key
 from embstore._engine.io.stamps import UNKNOWN, FileStamp, file_stamp, settled, stamp_of
 from embstore._engine.pickles import PickledByName
-from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError
+from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError, SourceError
 
 _S = TypeVar("_S")
 
@@ -245,12 +245,27 @@ def samples_by_key(source: Source) -> dict[str, AnySample]:
 
     Raises
     ------
+    TypeError
+        It is not a source, or does not have samples.
     DuplicateKeysError
-        Two samples have one key. The error states the origin of both.
-    KeyFormatError
+        Samples have one key. The error states the origin of the first two.
+    SourceError
+        Samples have no valid key.
     """
-    found = ((sample, Key.parse(sample.key), sample.where) for sample in source)
+    if isinstance(source, type) or not (isinstance(getattr(source, "name", None), str) and hasattr(source, "__iter__")):
+        raise TypeError(
+            f"expected a source with a name, found {type(source).__name__}; for content in memory pass "
+            f"embstore.sources.Items(…, name=…), for files embstore.sources.Folder or Table"
+        )
+    found = ((sample, key_or_reason(_key_of(sample)), sample.where) for sample in source)
     return {str(sample.key): sample for sample in distinct(found)}
+
+
+def _key_of(sample: Any) -> str | Key:
+    if not hasattr(sample, "key"):
+        raise TypeError(f"expected samples in the source, such as embstore.Sample, found {type(sample).__name__}")
+    key: str | Key = sample.key
+    return key
 
 
 def checked_name(name: str) -> str:
@@ -268,47 +283,59 @@ def checked_name(name: str) -> str:
     return name
 
 
-def key_at(file_id: str, class_name: str, where: object) -> Key:
-    """Return the key of a sample.
-
-    Raises
-    ------
-    KeyFormatError
-        The parts make no key. The error states the sample's origin.
-    """
+def key_or_reason(key: str | Key) -> Key | str:
+    """Return a key, or the reason why it is not valid, as text."""
     try:
-        return Key.parse(Key(file_id, class_name))
+        return Key.parse(key)
     except KeyFormatError as error:
-        # As repr, because a name that is not UTF-8 can't be printed.
-        raise KeyFormatError(error.key, f"{error.reason}; found at {str(where)!r}") from error
+        return error.reason
 
 
 def distinct(
-    found: Iterable[tuple[_S, Key, str]], *, empty: str | None = None, path: Path | None = None
+    found: Iterable[tuple[_S | None, Key | str, str]],
+    *,
+    empty: str | None = None,
+    path: Path | None = None,
+    hint: str = "rename or remove them",
+    twice: str = "",
 ) -> Iterator[_S]:
-    """Yield samples whose keys differ.
+    """Yield samples whose keys are valid and differ. One error at the end names all others.
 
     Parameters
     ----------
     found : iterable of (sample, key, place)
-        The place is text for messages.
+        Instead of a key, text is the reason why there is none. The place is text for messages.
     empty : str, optional
         Reason of the EmptySourceError. By default an empty iterable is accepted.
     path : Path, optional
         Path of the source, for messages.
+    hint, twice : str
+        Advice for samples without a key, and for samples of one key.
 
     Raises
     ------
+    SourceError
+        Samples have no key.
     DuplicateKeysError
-        Two samples have one key. The error names the places of both.
+        Samples have one key. The error names the places of the first two.
     EmptySourceError
         `found` is empty.
     """
     places: dict[Key, str] = {}
+    problems: list[str] = []
+    repeated: dict[Key, tuple[str, str]] = {}
     for sample, key, place in found:
-        if key in places:
-            raise DuplicateKeysError([str(key)], path=path, found_at=(places[key], place))
-        places[key] = place
-        yield sample
+        if isinstance(key, str) or sample is None:
+            problems.append(f"{place}: {key}")
+        elif key in places:
+            repeated.setdefault(key, (places[key], place))
+        else:
+            places[key] = place
+            yield sample
+    if problems:
+        raise SourceError(path, problems, hint)
+    if repeated:
+        first, *_ = repeated.values()
+        raise DuplicateKeysError(map(str, repeated), path=path, found_at=first, hint=twice)
     if not places and empty is not None:
         raise EmptySourceError(path, empty)

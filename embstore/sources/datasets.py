@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.io.stamps import UNKNOWN, FileStamp, origin_stamp
-from embstore.errors import UnknownColumnError
-from embstore.sources.base import FileSample, checked_name, distinct, key_at
+from embstore.errors import KeyFormatError, UnknownColumnError
+from embstore.sources.base import FileSample, checked_name, distinct
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import LoadedSample
 from embstore.sources.table import as_text, refused, text_of
@@ -47,8 +47,8 @@ class HFDataset:
         The data set has several splits or is streamed, or the content column has another type.
     UnknownColumnError
     ValueError
-        Texts or bytes without `file_id`. On iteration: a file without a name, and no `file_id`.
-    KeyFormatError, DuplicateKeysError, EmptySourceError
+        Texts or bytes without `file_id`.
+    SourceError, DuplicateKeysError, EmptySourceError
         On iteration. Messages number rows as Python does: ``name[0]`` is the first.
     """
 
@@ -90,14 +90,18 @@ class HFDataset:
         return len(self._dataset)
 
     def __iter__(self) -> Iterator[LoadedSample]:
-        return distinct(self._found(), empty=f"{self.name} has no rows")
+        return distinct(self._found(), empty=f"{self.name} has no rows", hint=_NAMELESS, twice=_NAMELESS)
 
-    def _found(self) -> Iterator[tuple[LoadedSample, Key, str]]:
+    def _found(self) -> Iterator[tuple[LoadedSample | None, Key | str, str]]:
         classes, origin = self._classes(), self._origin()
         for number, file_id in enumerate(self._file_ids()):
             where = f"{self.name}[{number}]"
-            class_name = as_text(classes[number], where) if classes is not None else ""
-            key = key_at(as_text(file_id, where), class_name or UNLABELLED, where)
+            try:
+                class_name = as_text(classes[number]) if classes is not None else ""
+                key = Key.parse(Key(as_text(file_id), class_name or UNLABELLED))
+            except KeyFormatError as error:
+                yield None, error.reason, where
+                continue
             load = functools.partial(self._load, self._rows, self._content, number)
             yield LoadedSample(key, where, load, origin), key, where
 
@@ -124,10 +128,7 @@ class HFDataset:
         # Read the paths alone, since their column also holds all the bytes.
         column = f"{self._content}.path"
         paths = self._rows.flatten().select_columns([column])[:][column]
-        for number, path in enumerate(paths):
-            if not path:
-                raise ValueError(f"{self.name}[{number}] is a file without a name; {_NAMELESS}")
-        return [without_suffix(PurePosixPath(path).name) for path in paths]
+        return [without_suffix(PurePosixPath(path or "").name) for path in paths]
 
     def __repr__(self) -> str:
         return f"<HFDataset {self.name!r}: {len(self)} row(s)>"

@@ -13,7 +13,7 @@ from typing import Final
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import EmptySourceError
-from embstore.sources.base import FileSample, checked_name, distinct, file_sample, key_at
+from embstore.sources.base import FileSample, checked_name, distinct, file_sample, key_or_reason
 
 logger = logging.getLogger("embstore")
 
@@ -82,6 +82,9 @@ class Folder:
         If the folder has no subfolders with files, samples are unlabelled.
     suffixes : iterable of str, optional
         Suffixes of files to take, such as ``(".flac", ".wav")``, in any case.
+    exclude : iterable of str
+        Templates, as for `pattern`, of relative paths to leave out, such as ``("tmp", "**.txt")``: of files, or of
+        folders with all that is in them.
     file_id : callable, optional
         Function from the relative path (a `PurePosixPath`) to the file_id. The default removes the last suffix.
 
@@ -98,10 +101,11 @@ class Folder:
         its dot.
     EmptySourceError
         On iteration: the folder does not exist, or no file is to be taken.
+    SourceError
+        On iteration: folders can't be listed, or names of files make no keys: a class with a colon, or a name that is
+        not UTF-8. The error names all of them. Else a run would take the rows of these samples for outdated.
     DuplicateKeysError
         On iteration: two files have one key, such as ``a.wav`` and ``a.flac``.
-    KeyFormatError
-        On iteration: a file's name makes no key.
 
     Examples
     --------
@@ -120,6 +124,7 @@ class Folder:
         name: str,
         pattern: str | None = None,
         suffixes: Iterable[str] | None = None,
+        exclude: Iterable[str] = ("lost+found",),
         file_id: Callable[[PurePosixPath], str] | None = None,
     ) -> None:
         self.name = checked_name(name)
@@ -127,24 +132,34 @@ class Folder:
         self._pattern = pattern
         self._layout = None if pattern is None else compile_pattern(pattern)
         self._suffixes = None if suffixes is None else _checked_suffixes(suffixes)
+        self._exclude = [compile_pattern(template) for template in _list_of("templates", exclude)]
         self._file_id = file_id
         if file_id is not None and self._layout is not None and "file_id" in self._layout.groupindex:
             raise ValueError(f"pattern {pattern!r} gives the file_id already: leave out file_id=")
 
     def __iter__(self) -> Iterator[FileSample]:
-        return distinct(self._found(), empty="there are no files in it", path=self.root)
+        return distinct(
+            self._found(),
+            empty="there are no files in it",
+            path=self.root,
+            hint="rename them, make them readable, or leave them out with exclude=",
+            twice="take files of one kind, as with suffixes=['.wav'], or keep the suffix with file_id=str",
+        )
 
-    def _found(self) -> Iterator[tuple[FileSample, Key, str]]:
-        for fit, entry in self._chosen():
+    def _found(self) -> Iterator[tuple[FileSample | None, Key | str, str]]:
+        refused: list[tuple[str, str]] = []
+        for fit, entry in self._chosen(refused):
             words, relative = fit.groupdict(), fit.string
             if (file_id := words.get("file_id")) is None:
                 file_id = self._file_id(PurePosixPath(relative)) if self._file_id else without_suffix(relative)
-            key = key_at(file_id, words.get("class", UNLABELLED), entry.path)
-            yield _sample(key, entry, self.root), key, entry.path
+            key = key_or_reason(Key(file_id, words.get("class", UNLABELLED)))
+            yield (None if isinstance(key, str) else _sample(key, entry, self.root)), key, entry.path
+        for folder, reason in refused:
+            yield None, reason, folder
 
-    def _chosen(self) -> list[tuple[re.Match[str], os.DirEntry[str]]]:
+    def _chosen(self, refused: list[tuple[str, str]]) -> list[tuple[re.Match[str], os.DirEntry[str]]]:
         """Return the match of the relative path and the entry of each file to take, sorted."""
-        files = self._files()
+        files = self._files(refused)
         layout = self._layout or (_BY_CLASS if any("/" in relative for relative, _ in files) else _UNLABELLED)
         chosen = [(fit, entry) for relative, entry in files if (fit := layout.fullmatch(relative))]
         if self._layout is not None:
@@ -153,16 +168,41 @@ class Folder:
             logger.warning("%s: %d file(s) beside the folders of the classes are left out", self.root, beside)
         return chosen
 
-    def _files(self) -> list[tuple[str, os.DirEntry[str]]]:
-        """Return the files that have one of the suffixes."""
+    def _files(self, refused: list[tuple[str, str]]) -> list[tuple[str, os.DirEntry[str]]]:
+        """Return the files that have one of the suffixes. Add the folders that can't be listed to `refused`."""
         if not self.root.is_dir():
             raise EmptySourceError(self.root, "it is a file" if self.root.exists() else "there is no such folder")
-        files = sorted(_walk(self.root), key=lambda file: file[0])
+        files = sorted(self._walk(refused), key=lambda file: file[0])
         if self._suffixes is None:
             return files
         chosen = [(relative, entry) for relative, entry in files if entry.name.lower().endswith(self._suffixes)]
         self._tell(len(files), len(chosen), f"end in {' or '.join(self._suffixes)}")
         return chosen
+
+    def _walk(self, refused: list[tuple[str, str]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield the relative path and entry of each file, unsorted. Only links are looked up with a call of `stat`."""
+        above: frozenset[tuple[int, int]] = frozenset()
+        folders = [(str(self.root), "", above)]
+        while folders:
+            folder, prefix, above = folders.pop()
+            try:
+                found = os.stat(folder)
+                with os.scandir(folder) as listed:
+                    entries = list(listed)
+            except OSError as error:
+                refused.append((folder, error.strerror or str(error)))
+                continue
+            if (found.st_dev, found.st_ino) in above:  # a link to a folder that contains it
+                continue
+            above |= {(found.st_dev, found.st_ino)}
+            for entry in entries:
+                relative = prefix + entry.name
+                if entry.name.startswith(".") or any(left_out.fullmatch(relative) for left_out in self._exclude):
+                    continue
+                if _is_folder(entry):
+                    folders.append((entry.path, relative + "/", above))
+                elif _is_file(entry):
+                    yield relative, entry
 
     def _tell(self, files: int, chosen: int, what: str) -> None:
         """Log the number of files that were left out. Raise EmptySourceError if no file is left."""
@@ -176,34 +216,18 @@ class Folder:
         return f"<Folder {self.name!r}: {str(self.root)!r}{pattern}>"
 
 
+def _list_of(what: str, texts: Iterable[str]) -> Iterable[str]:
+    if isinstance(texts, str):
+        raise TypeError(f"expected a list of {what}, found one: {texts!r}")
+    return texts
+
+
 def _checked_suffixes(suffixes: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(suffixes, str):
-        raise TypeError(f"expected a list of suffixes, found one: {suffixes!r}")
-    lowered = tuple(suffix.lower() for suffix in suffixes)
+    lowered = tuple(suffix.lower() for suffix in _list_of("suffixes", suffixes))
     for suffix in lowered:
         if not suffix.startswith("."):
             raise ValueError(f"expected suffixes such as '.wav', found {suffix!r}")
     return lowered
-
-
-def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield the relative path and entry of each file, unsorted. Only links are looked up with a call of `stat`."""
-    above: frozenset[tuple[int, int]] = frozenset()
-    folders = [(str(root), "", above)]
-    while folders:
-        folder, prefix, above = folders.pop()
-        found = os.stat(folder)
-        if (found.st_dev, found.st_ino) in above:  # a link to a folder that contains it
-            continue
-        above |= {(found.st_dev, found.st_ino)}
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    folders.append((entry.path, f"{prefix}{entry.name}/", above))
-                elif _is_file(entry):
-                    yield prefix + entry.name, entry
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

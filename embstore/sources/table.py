@@ -16,7 +16,7 @@ import numpy as np
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.io.stamps import UNKNOWN, origin_stamp
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, UnknownColumnError
-from embstore.sources.base import FileSample, checked_name, distinct, file_sample, key_at
+from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import LoadedSample
 
@@ -43,7 +43,7 @@ def text_of(value: Any) -> str:
     return value
 
 
-def as_text(value: Any, where: str) -> str:
+def as_text(value: Any) -> str:
     """Return a cell as a part of a key: whole numbers without a decimal point, missing values as empty text.
 
     Raises
@@ -53,7 +53,7 @@ def as_text(value: Any, where: str) -> str:
 
     Examples
     --------
-    >>> as_text(3.0, "row 1"), as_text(float("nan"), "row 2")
+    >>> as_text(3.0), as_text(float("nan"))
     ('3', '')
     """
     if isinstance(value, np.generic):
@@ -63,7 +63,7 @@ def as_text(value: Any, where: str) -> str:
     if _is_missing(value):
         return ""
     if hasattr(value, "__len__") or hasattr(value, "__iter__"):
-        raise KeyFormatError(value, f"expected text or a number, found {type(value).__name__}; found at {where!r}")
+        raise KeyFormatError(value, f"expected text or a number, found {type(value).__name__}")
     # Integers beside missing values become floats in many tables.
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_WHOLE:
         return str(int(value))
@@ -107,7 +107,7 @@ class Table:
     ValueError
         Neither or both of `path` and `text` are given, `text` is given without `file_id`, or the file has another
         suffix. On iteration: the file is not UTF-8, or a row has more or fewer cells than the header.
-    UnknownColumnError, EmptySourceError, KeyFormatError, DuplicateKeysError
+    UnknownColumnError, EmptySourceError, SourceError, DuplicateKeysError
         On iteration. Messages count rows from 1, without the header.
 
     Notes
@@ -150,9 +150,11 @@ class Table:
         self.root = (Path(root) if root is not None else default).absolute()
 
     def __iter__(self) -> Iterator[FileSample | LoadedSample]:
-        return distinct(self._found(), empty="it has no rows", path=self._file)
+        hint = "give these rows an id, or name another column with file_id="
+        twice = "name a column that differs in each row with file_id="
+        return distinct(self._found(), empty="it has no rows", path=self._file, hint=hint, twice=twice)
 
-    def _found(self) -> Iterator[tuple[FileSample | LoadedSample, Key, str]]:
+    def _found(self) -> Iterator[tuple[FileSample | LoadedSample | None, Key | str, str]]:
         wanted = (self._text if self._path is None else self._path, self._class_name, self._file_id)
         names = [column for column in wanted if column is not None]
         columns: dict[str | None, Iterable[Any]] = {None: repeat(None)}
@@ -162,14 +164,17 @@ class Table:
         rows = zip(*(columns[column] for column in wanted), strict=False)
         for number, (value, label, file_id) in enumerate(rows, 1):
             place = f"row {number} of {title}"
-            class_name = as_text(label, place) or UNLABELLED
+            try:
+                class_name = as_text(label) or UNLABELLED
+                relative = "" if self._path is None else as_text(value)
+                own = self._id_of(relative) if self._path is not None and self._file_id is None else as_text(file_id)
+                key = Key.parse(Key(own, class_name))
+            except KeyFormatError as error:
+                yield None, error.reason, place
+                continue
             if self._path is None:
-                key = key_at(as_text(file_id, place), class_name, place)
                 yield LoadedSample(key, place, functools.partial(text_of, value), origin), key, place
             else:
-                relative = as_text(value, place)
-                own = self._id_of(relative) if self._file_id is None else as_text(file_id, place)
-                key = key_at(own, class_name, f"{place}: {relative}")
                 yield self._file_sample(key, relative, place), key, f"{place} ({relative})"
 
     def _id_of(self, relative: str) -> str:

@@ -165,7 +165,7 @@ def test_a_key_twice(cache, twice):
 
 
 def test_a_key_that_is_none(cache):
-    with pytest.raises(errors.KeyFormatError):
+    with pytest.raises(errors.SourceError, match="no class: "):
         embstore.embed(Source({"a:dog": 1, "no class": 2}), encoder := Encoder(), cache)
     assert encoder.batches == []
 

@@ -17,7 +17,7 @@ from embstore import errors
 from embstore._engine.format.keys import Key
 from embstore._engine.io.stamps import UNKNOWN, file_stamp
 from embstore.sources import FileSample, Folder, HFDataset, Items, Sample, Table, digest_of
-from embstore.sources.base import file_sample
+from embstore.sources.base import file_sample, samples_by_key
 from embstore.sources.folder import compile_pattern
 from embstore.sources.table import as_text
 
@@ -206,12 +206,12 @@ def test_two_files_of_one_key(tmp_path):
 
 def test_names_that_make_no_key(tmp_path):
     write(tmp_path, "a:b/1.wav")
-    with pytest.raises(errors.KeyFormatError, match=r"colon in the class; found at '.*/a:b/1\.wav'"):
+    with pytest.raises(errors.SourceError, match=r"/a:b/1\.wav: there is a colon in the class"):
         list(Folder(tmp_path, name="x"))
     assert keys(Folder(tmp_path, name="x", pattern="**")) == ["a:b/1:_"]  # in a file_id, colons may stand
-    with pytest.raises(errors.KeyFormatError, match=r"the file_id is empty; found at '.*/1\.wav'"):
+    with pytest.raises(errors.SourceError, match=r"/1\.wav: the file_id is empty"):
         list(Folder(tmp_path, name="x", pattern="**", file_id=lambda path: ""))
-    with pytest.raises(errors.KeyFormatError, match="expected text in both parts, found int"):
+    with pytest.raises(errors.SourceError, match="expected text in both parts, found int"):
         list(Folder(tmp_path, name="x", pattern="**", file_id=lambda path: 7))
 
 
@@ -221,9 +221,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
     bad = os.fsencode(tmp_path) + b"/dog/\xff.wav"
     with open(bad, "wb"):
         pass
-    with pytest.raises(
-        errors.KeyFormatError, match=r"not valid Unicode text; found at '.*/dog/\\udcff\.wav'"
-    ) as caught:
+    with pytest.raises(errors.SourceError, match=r"/dog/\\udcff\.wav: .*not valid Unicode text") as caught:
         list(Folder(tmp_path, name="x"))
     str(caught.value).encode()  # the message can be printed
     assert keys(Folder(tmp_path, name="x", pattern="{class}/g*")) == ["dog/good:dog"]  # it may be left out
@@ -266,18 +264,108 @@ def test_pipes_are_left_out(tmp_path):
     assert keys(Folder(tmp_path, name="x")) == ["a:_"]
 
 
-def test_a_folder_that_can_not_be_listed(tmp_path, monkeypatch):
-    write(tmp_path, "dog/a.wav", "cat/a.wav")
+def a_folder_that_cannot_be_listed(root, monkeypatch):
+    write(root, "private/1.wav")
     real = os.scandir
 
     def scandir(path):
-        if str(path).endswith("cat"):
+        if str(path).endswith("private"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(PermissionError, match="cat"):  # not half of the samples, as if they were all
+    return "private"
+
+
+def a_class_with_a_colon(root, monkeypatch):
+    write(root, "c:d/1.wav")
+    return "c:d"
+
+
+def a_name_that_is_not_text(root, monkeypatch):
+    with open(os.fsencode(root) + b"/dog/\xff.wav", "wb"):
+        pass
+    return "dog/\udcff.wav"
+
+
+def a_folder_that_is_not_text(root, monkeypatch):
+    os.makedirs(os.fsencode(root) + b"/\xfe")
+    with open(os.fsencode(root) + b"/\xfe/1.wav", "wb"):
+        pass
+    return "\udcfe"
+
+
+BAD_PARTS = [a_folder_that_cannot_be_listed, a_class_with_a_colon]
+if sys.platform == "linux":  # macOS refuses such names
+    BAD_PARTS += [a_name_that_is_not_text, a_folder_that_is_not_text]
+
+
+@pytest.mark.parametrize(
+    "bad", [*([one] for one in BAD_PARTS), BAD_PARTS], ids=lambda bad: f"{len(bad)} {bad[0].__name__}"
+)
+def test_one_error_names_all_that_makes_no_sample_and_the_rest_may_be_taken(tmp_path, monkeypatch, bad):
+    write(tmp_path, "dog/1.wav", "cat/1.wav", "lost+found/x")
+    names = [one(tmp_path, monkeypatch) for one in bad]
+    with pytest.raises(errors.SourceError, match="leave them out with exclude=") as caught:
         list(Folder(tmp_path, name="x"))
+    assert (len(caught.value.problems), caught.value.path) == (len(names), tmp_path)
+    for name in names:
+        assert any(f"{tmp_path}/{name}" in problem for problem in caught.value.problems)
+        assert repr(name)[1:-1] in str(caught.value)
+    str(caught.value).encode()  # the message can be printed
+    assert keys(Folder(tmp_path, name="x", exclude=["lost+found", *names])) == ["cat/1:cat", "dog/1:dog"]
+
+
+def test_one_error_names_all_keys_that_occur_twice(tmp_path):
+    write(tmp_path, "1.mp3", "1.txt", "2.mp3", "2.txt", "3.mp3")
+    with pytest.raises(
+        errors.DuplicateKeysError, match=r"take files of one kind, as with suffixes=\['\.wav'\]"
+    ) as caught:
+        list(Folder(tmp_path, name="x"))
+    assert caught.value.keys == ("1:_", "2:_")
+    assert caught.value.found_at == (str(tmp_path / "1.mp3"), str(tmp_path / "1.txt"))
+    assert len(keys(Folder(tmp_path, name="x", suffixes=[".mp3"]))) == 3
+    assert len(keys(Folder(tmp_path, name="x", file_id=str))) == 5
+
+
+BAD_ROWS = [{"id": None, "says": "a"}, {"id": ["b"], "says": "b"}, {"id": 3, "says": "c", "label": "d:e"}]
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"),
+    [
+        (lambda: Table([*BAD_ROWS, *ROWS], name="x", text="says", class_name="label", file_id="id"), "with file_id="),
+        (lambda: Items([(None, 1), (["b"], 2), ("no class", 3), ("a:b", 4)], name="x"), "rename"),
+        (lambda: bad_rows_of_hf(), "name a file_id column"),
+    ],
+    ids=["table", "items", "datasets"],
+)  # fmt: skip
+def test_one_error_names_all_rows_without_a_key(make, hint):
+    with pytest.raises(errors.SourceError, match=hint) as caught:
+        list(make())
+    assert len(caught.value.problems) == 3
+
+
+def bad_rows_of_hf():
+    hf = pytest.importorskip("datasets")
+    made = hf.Dataset.from_dict({"id": ["", None, "c", "d"], "says": [*"abcd"], "kind": ["x", "x", "y:z", "x"]})
+    return HFDataset(made, name="x", content="says", file_id="id", class_name="kind")
+
+
+@pytest.mark.parametrize("source", [[("a:b", 1)], {"a:b": 1}, Folder, None, 3, "folder", Path("folder")])
+def test_an_object_that_is_no_source(source):
+    with pytest.raises(
+        TypeError, match=r"expected a source with a name, found .*embstore\.sources\.Items\(…, name=…\)"
+    ):
+        samples_by_key(source)
+
+
+def test_a_source_of_things_that_are_no_samples():
+    class Pairs(list):
+        name = "x"
+
+    with pytest.raises(TypeError, match=r"expected samples in the source, such as embstore\.Sample, found tuple"):
+        samples_by_key(Pairs([("a:b", 1)]))
 
 
 def test_ten_thousand_files_are_looked_at_once(tmp_path, monkeypatch):
@@ -483,7 +571,7 @@ def test_rows_without_a_file(tmp_path, monkeypatch):
     for sample, reason in zip(found[1:], ["no file is named", "null"], strict=True):
         with pytest.raises(errors.SampleError, match=reason):
             sample.read()
-    with pytest.raises(errors.KeyFormatError, match="the file_id is empty; found at 'row 2 of the table"):
+    with pytest.raises(errors.SourceError, match="row 2 of the table: the file_id is empty"):
         list(Table(rows, name="x", path="file"))
 
 
@@ -504,13 +592,13 @@ def test_rows_without_a_text():
     ],
 )  # fmt: skip
 def test_cells_as_text(value, text):
-    assert as_text(value, "row 1") == text
+    assert as_text(value) == text
 
 
 @pytest.mark.parametrize("value", [["a", "b"], {"a": 1}, b"dog", np.zeros(2)])
 def test_cells_that_make_no_key(value):
-    with pytest.raises(errors.KeyFormatError, match=r"expected text or a number, found .*; found at 'row 1'"):
-        as_text(value, "row 1")
+    with pytest.raises(errors.KeyFormatError, match=r"expected text or a number, found "):
+        as_text(value)
 
 
 def test_missing_classes_of_pandas():
@@ -689,14 +777,14 @@ def test_data_sets_that_are_refused(hf, sounds):
         (made, {"content": "tags", "file_id": "id"}, TypeError, "expected texts, bytes, Audio or Image"),
         (made, {"content": "says"}, ValueError, "name a file_id column"),
         (made, {"content": "says", "file_id": "id"}, errors.DuplicateKeysError, r"x\[0\] and x\[1\]"),
-        (made, {"content": "says", "file_id": "number", "class_name": "tags"}, errors.KeyFormatError, "found list"),
+        (made, {"content": "says", "file_id": "number", "class_name": "tags"}, errors.SourceError, "found list"),
         (made.select([]), {"content": "says", "file_id": "id"}, errors.EmptySourceError, "x has no rows"),
     ]:
         with pytest.raises(error, match=message):
             list(HFDataset(dataset, name="x", **options))
     nameless = hf.Dataset.from_dict({"audio": [{"bytes": b"one", "path": None}, {"bytes": None, "path": None}]})
     nameless = nameless.cast_column("audio", hf.Audio(decode=False)).add_column("id", [1, 2])
-    with pytest.raises(ValueError, match=r"x\[0\] is a file without a name; name a file_id column"):
+    with pytest.raises(errors.SourceError, match=r"x\[0\]: the file_id is empty.*name a file_id column"):
         list(HFDataset(nameless, name="x", content="audio"))
     first, second = HFDataset(nameless, name="x", content="audio", file_id="id")
     assert first.read().value == b"one"
@@ -843,7 +931,7 @@ def test_content_without_a_digest_of_its_own():
         ([("a:b",)], TypeError, r"items\[0\]: expected \(key, content\)"),
         ([("a:b", 1, 2)], TypeError, r"items\[0\]: expected a digest"),
         ([("a:b", 1, "")], TypeError, r"items\[0\]: expected a digest"),
-        ([("a", 1)], errors.KeyFormatError, "no colon"),
+        ([("a", 1)], errors.SourceError, "no colon"),
         ([("a:b", 1), (Key("a", "b"), 2)], errors.DuplicateKeysError, r"items\[0\] and items\[1\]"),
     ],
 )

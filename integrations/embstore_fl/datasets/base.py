@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from embstore._engine.format.keys import Key
 from embstore._engine.lazy import cached_property
 from embstore.errors import EmptySourceError, UnknownClassError
 from embstore.sources import FileSample
-from embstore.sources.base import checked_name, distinct, key_at
+from embstore.sources.base import checked_name, distinct, key_or_reason
 from embstore_fl.datasets.listed import Listed, file_of
 from embstore_fl.datasets.selection import Selected, Selection
 from embstore_fl.errors import DatasetLayoutError
@@ -134,9 +135,9 @@ class AudioSource:
 
         Raises
         ------
-        KeyFormatError, DuplicateKeysError, EmptySourceError
+        SourceError, DuplicateKeysError, EmptySourceError
         """
-        found = ((self.sample(one), key_at(one.file_id, one.class_name, one.path), one.path) for one in listed)
+        found = ((self.sample(one), key_or_reason(Key(one.file_id, one.class_name)), one.path) for one in listed)
         return distinct(found, empty=empty, path=self.root)
 
     def __iter__(self) -> Iterator[FileSample]:
