@@ -278,7 +278,7 @@ def test_a_run_that_is_encoding_is_left_alone(cache, caplog, fields):
 
     def work():
         source = Items(items, name="d")
-        results.append(embstore.embed(source, encoder(wait, fields), cache, batch_size=2, interval=0))
+        results.append(embstore.embed(source, encoder(wait, fields), cache, batch_size=2, interval=0, canaries=0))
 
     thread = threading.Thread(target=work)
     thread.start()

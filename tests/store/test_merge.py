@@ -712,6 +712,11 @@ class Counting(FunctionEncoder):
         super().__init__(self._run, config={"encoder": "size", "version": version}, fields=fields, decode=decode)
         self.encoded = []
 
+    @property
+    def in_memory(self):
+        """False, so that no sample is encoded again to compare."""
+        return False
+
     def _run(self, items):
         self.encoded += items
         return sizes(items)
