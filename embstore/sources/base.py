@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -176,40 +177,45 @@ class FileSample:
         """Open the file, with its stamp. Raise SampleError if it changed in between, or was not read to its end."""
         now = time.time_ns()
         try:
-            with self.path.open("rb") as file:
-                before = os.fstat(file.fileno())
-                stamp = file_stamp(os.path.dirname(self.path), before).of_origin(self.stamp)
+            file = open(self.path, "rb", opener=_without_waiting)  # noqa: SIM115 # closed below
+        except (OSError, ValueError) as error:  # ValueError: no file can have this name
+            raise SampleError(self.path, getattr(error, "strerror", None) or str(error)) from error
+        with file:
+            before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):  # reading a pipe might never end
+                raise SampleError(self.path, "it is not a file")
+            stamp = file_stamp(os.path.dirname(self.path), before).of_origin(self.stamp)
+            try:
                 yield file, stamp if settled(stamp, now) else stamp._replace(size=-1, mtime=-1)
                 changed = file.tell() != before.st_size or stamp_of(before) != stamp_of(os.fstat(file.fileno()))
-        except OSError as error:
-            raise SampleError(self.path, error.strerror or str(error)) from error
+            except OSError as error:
+                raise SampleError(self.path, error.strerror or str(error)) from error
         if changed:
             raise SampleError(self.path, "it changed while it was read")
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a pipe waits for its writer
+
+
 def file_sample(
-    key: str | Key, path: Path, found: os.stat_result | None = None, *, root: Path | None = None
+    key: str | Key, path: Path, look: Callable[[], os.stat_result] | None = None, *, root: Path | None = None
 ) -> FileSample:
-    """Return the sample of an existing file.
+    """Return the sample of a file. If the file does not exist, reading the sample raises, so a run goes on.
 
     Parameters
     ----------
     key : str or Key
     path : Path
-    found : os.stat_result, optional
-        Status of the file, if it is known.
+    look : callable, optional
+        Returns the status of the file.
     root : Path, optional
         Folder of the source. By default the folder of the file.
-
-    Raises
-    ------
-    SampleError
-        The file does not exist.
     """
     try:
-        return FileSample(key, path, file_stamp(os.fspath(root or path.parent), found or path.stat()))
-    except OSError as error:
-        raise SampleError(path, error.strerror or str(error)) from error
+        return FileSample(key, path, file_stamp(os.fspath(root or path.parent), (look or path.stat)()))
+    except (OSError, ValueError):  # a broken link, removed just now, or a name that no file can have
+        return FileSample(key, path, UNKNOWN)
 
 
 _CODE_ERRORS: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError, AssertionError)
@@ -257,15 +263,17 @@ def samples_by_key(source: Source) -> dict[str, AnySample]:
             f"expected a source with a name, found {type(source).__name__}; for content in memory pass "
             f"embstore.sources.Items(…, name=…), for files embstore.sources.Folder or Table"
         )
-    found = ((sample, key_or_reason(_key_of(sample)), sample.where) for sample in source)
-    return {str(sample.key): sample for sample in distinct(found)}
+    return {str(sample.key): sample for sample in distinct((_where(sample), _keyed, (sample,)) for sample in source)}
 
 
-def _key_of(sample: Any) -> str | Key:
+def _where(sample: Any) -> str:
     if not hasattr(sample, "key"):
         raise TypeError(f"expected samples in the source, such as embstore.Sample, found {type(sample).__name__}")
-    key: str | Key = sample.key
-    return key
+    return str(sample.where)
+
+
+def _keyed(sample: AnySample) -> tuple[Key, AnySample]:
+    return Key.parse(sample.key), sample
 
 
 def checked_name(name: str) -> str:
@@ -283,16 +291,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-def key_or_reason(key: str | Key) -> Key | str:
-    """Return a key, or the reason why it is not valid, as text."""
-    try:
-        return Key.parse(key)
-    except KeyFormatError as error:
-        return error.reason
-
-
 def distinct(
-    found: Iterable[tuple[_S | None, Key | str, str]],
+    found: Iterable[tuple[str, Callable[..., tuple[Key, _S]], tuple[Any, ...]]],
     *,
     empty: str | None = None,
     path: Path | None = None,
@@ -303,8 +303,8 @@ def distinct(
 
     Parameters
     ----------
-    found : iterable of (sample, key, place)
-        Instead of a key, text is the reason why there is none. The place is text for messages.
+    found : iterable of (place, function, arguments)
+        The place is text for messages. The function returns a key and a sample, or raises KeyFormatError.
     empty : str, optional
         Reason of the EmptySourceError. By default an empty iterable is accepted.
     path : Path, optional
@@ -324,10 +324,13 @@ def distinct(
     places: dict[Key, str] = {}
     problems: list[str] = []
     repeated: dict[Key, tuple[str, str]] = {}
-    for sample, key, place in found:
-        if isinstance(key, str) or sample is None:
-            problems.append(f"{place}: {key}")
-        elif key in places:
+    for place, make, arguments in found:
+        try:
+            key, sample = make(*arguments)
+        except KeyFormatError as error:
+            problems.append(f"{place}: {error.reason}")
+            continue
+        if key in places:
             repeated.setdefault(key, (places[key], place))
         else:
             places[key] = place

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from embstore._engine.format.keys import UNLABELLED, Key
+from embstore._engine.format.keys import Key
 from embstore._engine.io.stamps import UNKNOWN, FileStamp, origin_stamp
-from embstore.errors import KeyFormatError, UnknownColumnError
+from embstore.errors import UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import LoadedSample
-from embstore.sources.table import as_text, refused, text_of
+from embstore.sources.table import key_of, refused, text_of
 
 _FILES: Final = ("Audio", "Image")
 _STRINGS: Final = ("string", "large_string", "string_view")
@@ -92,18 +92,14 @@ class HFDataset:
     def __iter__(self) -> Iterator[LoadedSample]:
         return distinct(self._found(), empty=f"{self.name} has no rows", hint=_NAMELESS, twice=_NAMELESS)
 
-    def _found(self) -> Iterator[tuple[LoadedSample | None, Key | str, str]]:
+    def _found(self) -> Iterator[tuple[str, Callable[..., tuple[Key, LoadedSample]], tuple[Any, ...]]]:
         classes, origin = self._classes(), self._origin()
         for number, file_id in enumerate(self._file_ids()):
-            where = f"{self.name}[{number}]"
-            try:
-                class_name = as_text(classes[number]) if classes is not None else ""
-                key = Key.parse(Key(as_text(file_id), class_name or UNLABELLED))
-            except KeyFormatError as error:
-                yield None, error.reason, where
-                continue
-            load = functools.partial(self._load, self._rows, self._content, number)
-            yield LoadedSample(key, where, load, origin), key, where
+            yield f"{self.name}[{number}]", self._sample, (number, file_id, classes and classes[number], origin)
+
+    def _sample(self, number: int, file_id: Any, label: Any, origin: FileStamp) -> tuple[Key, LoadedSample]:
+        key, load = key_of(file_id, label), functools.partial(self._load, self._rows, self._content, number)
+        return key, LoadedSample(key, f"{self.name}[{number}]", load, origin)
 
     def _origin(self) -> FileStamp:
         """Return the stamp of the split that the rows come from. Unknown for rows that the caller made."""

@@ -8,12 +8,11 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from embstore._engine.format.keys import UNLABELLED, Key
-from embstore._engine.io.stamps import UNKNOWN
-from embstore.errors import EmptySourceError
-from embstore.sources.base import FileSample, checked_name, distinct, file_sample, key_or_reason
+from embstore.errors import EmptySourceError, KeyFormatError
+from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 
 logger = logging.getLogger("embstore")
 
@@ -146,16 +145,19 @@ class Folder:
             twice="take files of one kind, as with suffixes=['.wav'], or keep the suffix with file_id=str",
         )
 
-    def _found(self) -> Iterator[tuple[FileSample | None, Key | str, str]]:
+    def _found(self) -> Iterator[tuple[str, Callable[..., tuple[Key, FileSample]], tuple[Any, ...]]]:
         refused: list[tuple[str, str]] = []
         for fit, entry in self._chosen(refused):
-            words, relative = fit.groupdict(), fit.string
-            if (file_id := words.get("file_id")) is None:
-                file_id = self._file_id(PurePosixPath(relative)) if self._file_id else without_suffix(relative)
-            key = key_or_reason(Key(file_id, words.get("class", UNLABELLED)))
-            yield (None if isinstance(key, str) else _sample(key, entry, self.root)), key, entry.path
+            yield entry.path, self._sample, (fit, entry)
         for folder, reason in refused:
-            yield None, reason, folder
+            yield folder, _refuse, (folder, reason)
+
+    def _sample(self, fit: re.Match[str], entry: os.DirEntry[str]) -> tuple[Key, FileSample]:
+        words, relative = fit.groupdict(), fit.string
+        if (file_id := words.get("file_id")) is None:
+            file_id = self._file_id(PurePosixPath(relative)) if self._file_id else without_suffix(relative)
+        key = Key.parse(Key(file_id, words.get("class", UNLABELLED)))
+        return key, file_sample(key, Path(entry.path), entry.stat, root=self.root)
 
     def _chosen(self, refused: list[tuple[str, str]]) -> list[tuple[re.Match[str], os.DirEntry[str]]]:
         """Return the match of the relative path and the entry of each file to take, sorted."""
@@ -245,9 +247,5 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _sample(key: Key, entry: os.DirEntry[str], root: Path) -> FileSample:
-    path = Path(entry.path)
-    try:
-        return file_sample(key, path, entry.stat(), root=root)
-    except OSError:  # a broken link, or removed just now. Reading it fails, and the run goes on.
-        return FileSample(key, path, UNKNOWN)
+def _refuse(folder: str, reason: str) -> NoReturn:
+    raise KeyFormatError(folder, reason)

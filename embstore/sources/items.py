@@ -19,7 +19,7 @@ from embstore._engine.format.record import BFLOAT16
 from embstore._engine.io.stamps import UNKNOWN, FileStamp
 from embstore._engine.read.dtypes import as_rows, is_torch
 from embstore.errors import SampleError
-from embstore.sources.base import Content, Sample, checked_name, digest_of, distinct, key_or_reason
+from embstore.sources.base import Content, Sample, checked_name, digest_of, distinct
 
 _PLAIN_KINDS: Final = "biufcSUMm"
 """Kinds of NumPy dtypes whose bytes are their values: no pointers, and no fields, which `dtype.str` omits."""
@@ -158,6 +158,11 @@ def _as_given(content: Any) -> Any:
     return content
 
 
+def _item_sample(key: Any, content: Any, *digest: str) -> tuple[Key, Sample | LoadedSample]:
+    key, load = Key.parse(key), functools.partial(_as_given, content)
+    return key, Sample(key, load, *digest) if digest else LoadedSample(key, str(key), load)
+
+
 class Items:
     """Samples in memory.
 
@@ -199,21 +204,15 @@ class Items:
     def __iter__(self) -> Iterator[Sample | LoadedSample]:
         return distinct(self._found(), empty=f"{self.name} has no items")
 
-    def _found(self) -> Iterator[tuple[Sample | LoadedSample | None, Key | str, str]]:
+    def _found(self) -> Iterator[tuple[str, Callable[..., tuple[Key, Sample | LoadedSample]], tuple[Any, ...]]]:
         items = list(self._items.items() if isinstance(self._items, Mapping) else self._items)
         for number, item in enumerate(items):
             place = f"items[{number}]"
             if not isinstance(item, tuple | list) or len(item) not in (2, 3):
                 raise TypeError(f"{place}: expected (key, content) or (key, content, digest), found {item!r:.80}")
-            key, load = key_or_reason(item[0]), functools.partial(_as_given, item[1])
-            if isinstance(key, str):
-                yield None, f"{key}, found {item[0]!r:.80}", place
-            elif len(item) == 2:
-                yield LoadedSample(key, str(key), load), key, place
-            elif isinstance(item[2], str) and item[2]:
-                yield Sample(key, load, item[2]), key, place
-            else:
+            if len(item) == 3 and not (isinstance(item[2], str) and item[2]):
                 raise TypeError(f"{place}: expected a digest (text), found {item[2]!r:.80}")
+            yield place, _item_sample, tuple(item)
 
     def __repr__(self) -> str:
         return f"<Items {self.name!r}: {len(self)} item(s)>"

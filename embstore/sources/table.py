@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from embstore._engine.format.keys import UNLABELLED, Key
-from embstore._engine.io.stamps import UNKNOWN, origin_stamp
+from embstore._engine.io.stamps import UNKNOWN, FileStamp, origin_stamp
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 from embstore.sources.folder import without_suffix
@@ -68,6 +67,16 @@ def as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_WHOLE:
         return str(int(value))
     return str(value)
+
+
+def key_of(file_id: Any, class_name: Any) -> Key:
+    """Return the key of two cells. A missing class is ``_``.
+
+    Raises
+    ------
+    KeyFormatError
+    """
+    return Key.parse(Key(as_text(file_id), as_text(class_name) or UNLABELLED))
 
 
 def _is_missing(value: Any) -> bool:
@@ -154,7 +163,7 @@ class Table:
         twice = "name a column that differs in each row with file_id="
         return distinct(self._found(), empty="it has no rows", path=self._file, hint=hint, twice=twice)
 
-    def _found(self) -> Iterator[tuple[FileSample | LoadedSample | None, Key | str, str]]:
+    def _found(self) -> Iterator[tuple[str, Callable[..., tuple[Key, FileSample | LoadedSample]], tuple[Any, ...]]]:
         wanted = (self._text if self._path is None else self._path, self._class_name, self._file_id)
         names = [column for column in wanted if column is not None]
         columns: dict[str | None, Iterable[Any]] = {None: repeat(None)}
@@ -162,20 +171,18 @@ class Table:
         origin = UNKNOWN if self._file is None else origin_stamp(str(self._file))
         title = self._file.name if self._file is not None else "the table"
         rows = zip(*(columns[column] for column in wanted), strict=False)
-        for number, (value, label, file_id) in enumerate(rows, 1):
+        for number, row in enumerate(rows, 1):
             place = f"row {number} of {title}"
-            try:
-                class_name = as_text(label) or UNLABELLED
-                relative = "" if self._path is None else as_text(value)
-                own = self._id_of(relative) if self._path is not None and self._file_id is None else as_text(file_id)
-                key = Key.parse(Key(own, class_name))
-            except KeyFormatError as error:
-                yield None, error.reason, place
-                continue
             if self._path is None:
-                yield LoadedSample(key, place, functools.partial(text_of, value), origin), key, place
+                yield place, self._text_sample, (place, origin, *row)
             else:
-                yield self._file_sample(key, relative, place), key, f"{place} ({relative})"
+                yield f"{place} ({row[0]})", self._file_sample, (place, *row)
+
+    def _text_sample(
+        self, place: str, origin: FileStamp, text: Any, label: Any, file_id: Any
+    ) -> tuple[Key, LoadedSample]:
+        key = key_of(file_id, label)
+        return key, LoadedSample(key, place, functools.partial(text_of, text), origin)
 
     def _id_of(self, relative: str) -> str:
         """Return a file's default file_id: its path below the root, which does not depend on the machine."""
@@ -184,20 +191,13 @@ class Table:
             path = path.relative_to(self.root.as_posix())
         return without_suffix(str(path)) if relative else ""
 
-    def _file_sample(self, key: Key, relative: str, place: str) -> FileSample | LoadedSample:
+    def _file_sample(self, place: str, value: Any, label: Any, file_id: Any) -> tuple[Key, FileSample | LoadedSample]:
         """Return the sample of a listed file. If the file does not exist, reading the sample raises."""
-        path = self.root / relative
+        relative = as_text(value)
+        key = key_of(self._id_of(relative) if self._file_id is None else file_id, label)
         if not relative:
-            return LoadedSample(key, place, functools.partial(refused, "no file is named"))
-        try:
-            found = os.stat(path)
-        except OSError:  # reading it states the reason
-            return FileSample(key, path, UNKNOWN)
-        except ValueError as error:  # no file can have this name
-            return LoadedSample(key, place, functools.partial(refused, str(error), path))
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
-            return LoadedSample(key, place, functools.partial(refused, "it is not a file", path))
-        return file_sample(key, path, found, root=self.root)
+            return key, LoadedSample(key, place, functools.partial(refused, "no file is named"))
+        return key, file_sample(key, self.root / relative, root=self.root)
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r}: {self._kind if self._file is None else repr(str(self._file))}>"

@@ -16,7 +16,7 @@ from embstore._engine.format.keys import Key
 from embstore._engine.lazy import cached_property
 from embstore.errors import EmptySourceError, UnknownClassError
 from embstore.sources import FileSample
-from embstore.sources.base import checked_name, distinct, key_or_reason
+from embstore.sources.base import checked_name, distinct
 from embstore_fl.datasets.listed import Listed, file_of
 from embstore_fl.datasets.selection import Selected, Selection
 from embstore_fl.errors import DatasetLayoutError
@@ -137,8 +137,10 @@ class AudioSource:
         ------
         SourceError, DuplicateKeysError, EmptySourceError
         """
-        found = ((self.sample(one), key_or_reason(Key(one.file_id, one.class_name)), one.path) for one in listed)
-        return distinct(found, empty=empty, path=self.root)
+        return distinct(((one.path, self._keyed, (one,)) for one in listed), empty=empty, path=self.root)
+
+    def _keyed(self, one: Listed) -> tuple[Key, FileSample]:
+        return Key.parse(Key(one.file_id, one.class_name)), self.sample(one)
 
     def __iter__(self) -> Iterator[FileSample]:
         return self.samples_of(self.listing(), empty="it has no recordings")

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from embstore._engine.io.stamps import UNKNOWN
 from embstore.sources import FileSample
 from embstore.sources.base import file_sample
 
@@ -44,10 +43,7 @@ class Listed(NamedTuple):
 
 def file_of(key: str, path: str | os.PathLike[str]) -> FileSample:
     """Return the sample of a file. Reading it raises if the file is missing."""
-    try:
-        return file_sample(key, Path(path), os.stat(path))
-    except OSError:
-        return FileSample(key, Path(path), UNKNOWN)
+    return file_sample(key, Path(path))
 
 
 class Catalog(Protocol):
