@@ -26,6 +26,9 @@ _STATUSES: Final[tuple[tuple[int, tuple[type[BaseException], ...]], ...]] = (
         ANOTHER,
         (
             errors.ConfigMismatchError,
+            errors.DatasetMismatchError,
+            errors.OptionsMismatchError,
+            errors.EncoderChangedError,
             errors.FieldMismatchError,
             errors.WeightsChangedError,
             errors.StoreExistsError,
