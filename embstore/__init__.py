@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from embstore.exchange.importing import import_file as import_file
     from embstore.pipeline.check import CanaryReport as CanaryReport
     from embstore.pipeline.check import check as check
-    from embstore.pipeline.embed import EmbedResult as EmbedResult
     from embstore.pipeline.embed import embed as embed
+    from embstore.pipeline.result import EmbedResult as EmbedResult
     from embstore.sources.base import Sample as Sample
     from embstore.sources.base import Source as Source
     from embstore.sources.base import digest_of as digest_of
@@ -60,7 +60,7 @@ _HOMES = {
     "CanaryReport": "pipeline.check",
     "Config": "_engine.format.config",
     "Difference": "_engine.format.config",
-    "EmbedResult": "pipeline.embed",
+    "EmbedResult": "pipeline.result",
     "EmbeddingStore": "store.embedding_store",
     "Encoder": "encoders.base",
     "EraseReceipt": "_engine.write.erase",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +16,6 @@ from embstore.encoders.base import BaseEncoder
 from embstore.pipeline.modality import misfit
 from embstore.sources.base import AnySample, Content, open_sample, sample_error
 
-_REASONS_SHOWN: Final = 5
-_KEYS_SHOWN: Final = 5
 _BATCHES_AHEAD: Final = 2
 _BATCHES_SORTED: Final = 8
 """Number of batches whose items are sorted by length, if the encoder pads."""
@@ -57,21 +54,6 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.reason}" + ("" if self.where in (self.key, "") else f" ({self.where})")
-
-
-def folded(failures: Sequence[Failure]) -> list[str]:
-    """Return failures as text, one line for each reason. Reasons that differ in numbers only are the same."""
-    groups: dict[str, list[Failure]] = {}
-    for failure in failures:
-        groups.setdefault(re.sub(r"0x[0-9a-f]+|[\d,]*\d", "0", failure.reason), []).append(failure)
-    lines = []
-    for alike in itertools.islice(groups.values(), _REASONS_SHOWN):
-        keys = [failure.key for failure in alike[:_KEYS_SHOWN]] + (["…"] if len(alike) > _KEYS_SHOWN else [])
-        many = f"{len(alike):,} samples: {alike[0].reason}: {', '.join(keys)}"
-        lines.append(many if len(alike) > 1 else str(alike[0]))
-    if left := list(itertools.islice(groups.values(), _REASONS_SHOWN, None)):
-        lines.append(f"{sum(map(len, left)):,} samples for {len(left):,} other reasons")
-    return lines
 
 
 def read_and_decode(sample: AnySample, encoder: BaseEncoder) -> tuple[Content, Any]:

@@ -8,19 +8,17 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.record import STRING
-from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, reporting
-from embstore._engine.sizes import size as size_text
 from embstore._engine.version import __version__
 from embstore._engine.write.check_input import column_values
 from embstore.cache.cache import Cache
@@ -29,7 +27,7 @@ from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedError, StoreExistsError, UnknownFieldError
 from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfill_leftovers
-from embstore.pipeline.decode_ahead import Failure, folded
+from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job
 from embstore.pipeline.find_missing import (
     StoreStatus,
@@ -41,109 +39,15 @@ from embstore.pipeline.find_missing import (
 )
 from embstore.pipeline.freshness import Compare, compare_samples
 from embstore.pipeline.modality import refuse_other_modality
+from embstore.pipeline.result import EmbedResult
 from embstore.pipeline.run import Run, Samples
 from embstore.sources.base import AnySample, Source, samples_by_key
-from embstore.store.embedding_store import EmbeddingStore, View
+from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
 logger = logging.getLogger("embstore")
 
 Vanished = Literal["report", "delete", "ignore"]
-
-_SHOWN: Final = 5  # keys in the text of a result
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedResult(PickledByName):
-    """Result of a run of `embed`.
-
-    Attributes
-    ----------
-    path : Path
-        Path of the store.
-    config : Config
-    reason : str
-        Hit, or how the cache missed.
-    samples : int
-        Wanted samples.
-    hits : int
-        Wanted samples that were stored and current.
-    encoded : int
-        Samples that this run encoded.
-    stale : int
-        Wanted samples that were stored with other content.
-    failed : tuple of Failure
-        Samples that could not be read, decoded or encoded. The next run tries them again.
-    vanished : tuple of str
-        Stored keys that the source no longer has. They are deleted only on request.
-    fields_added : tuple of str
-        Fields that were stored for the first time.
-    keys : tuple of str
-        Samples with a current row in the store at `path`, in the order of the source.
-    rows : int
-        Live rows of the store.
-    nbytes : int
-        Bytes of all rows of the store.
-    seconds : float
-        Duration of the run.
-    """
-
-    path: Path
-    config: Config = field(repr=False)
-    reason: str
-    samples: int
-    hits: int
-    encoded: int
-    stale: int
-    failed: tuple[Failure, ...] = ()
-    vanished: tuple[str, ...] = ()
-    fields_added: tuple[str, ...] = ()
-    keys: tuple[str, ...] = field(default=(), repr=False)
-    rows: int
-    nbytes: int
-    seconds: float
-
-    @staticmethod
-    def _failure(key: str, where: str, reason: str) -> Failure:
-        return Failure(key, where, reason)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every wanted sample is stored."""
-        return not self.failed
-
-    @property
-    def store(self) -> EmbeddingStore:
-        """The store, opened for reading. It may have rows of other samples. Each chunk is checked at its first read."""
-        return open_store(self.path, check="touched")
-
-    @property
-    def view(self) -> View:
-        """The rows of this run's samples, in the order of the source.
-
-        Rows that are known to be wrong are left out: rows of samples that failed, and rows whose sample is gone, such
-        as the old row of a corrected label.
-        """
-        return self.store.select(keys=self.keys)
-
-    def missing(self) -> list[str]:
-        """Return the keys of the samples without a current row: those that failed."""
-        return [failure.key for failure in self.failed]
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.samples:,} samples: {self.hits:,} hits, {self.stale:,} stale, {self.encoded:,} encoded, "
-            f"{len(self.failed):,} failed, in {self.seconds:.3g} s",
-            f"{self.rows:,} rows, {size_text(self.nbytes)} in {self.path}",
-        ]
-        if self.fields_added:
-            lines.append(f"fields added: {', '.join(self.fields_added)}")
-        if self.vanished:
-            keys = ", ".join(self.vanished[:_SHOWN]) + (", …" if len(self.vanished) > _SHOWN else "")
-            lines.append(f"{len(self.vanished):,} rows whose sample is gone: {keys}")
-        if self.failed:
-            lines += ["failed, and tried again by the next run:", *(f"  {line}" for line in folded(self.failed))]
-        return "\n".join(lines)
 
 
 def embed(

@@ -22,7 +22,8 @@ from embstore.cache.coverage import SOURCE_COLUMNS
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import embed as pipeline
 from embstore.pipeline import find_missing
-from embstore.pipeline.decode_ahead import Failure, folded
+from embstore.pipeline.decode_ahead import Failure
+from embstore.pipeline.result import folded
 from embstore.sources import Folder
 from tests._helpers.crash import end, leftovers, start, until
 

@@ -1,0 +1,128 @@
+"""`EmbedResult`: the counts, failures and rows of a run of `embed`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from embstore._engine.format.config import Config
+from embstore._engine.pickles import PickledByName
+from embstore._engine.sizes import size as size_text
+from embstore.pipeline.decode_ahead import Failure
+from embstore.store.embedding_store import EmbeddingStore, View
+from embstore.store.open import open as open_store
+
+_KEYS_SHOWN: Final = 5
+_REASONS_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult(PickledByName):
+    """Result of a run of `embed`.
+
+    Attributes
+    ----------
+    path : Path
+        Path of the store.
+    config : Config
+    reason : str
+        Hit, or how the cache missed.
+    samples : int
+        Wanted samples.
+    hits : int
+        Wanted samples that were stored and current.
+    encoded : int
+        Samples that this run encoded.
+    stale : int
+        Wanted samples that were stored with other content.
+    failed : tuple of Failure
+        Samples that could not be read, decoded or encoded. The next run tries them again.
+    vanished : tuple of str
+        Stored keys that the source no longer has. They are deleted only on request.
+    fields_added : tuple of str
+        Fields that were stored for the first time.
+    keys : tuple of str
+        Samples with a current row in the store at `path`, in the order of the source.
+    rows : int
+        Live rows of the store.
+    nbytes : int
+        Bytes of all rows of the store.
+    seconds : float
+        Duration of the run.
+    """
+
+    path: Path
+    config: Config = field(repr=False)
+    reason: str
+    samples: int
+    hits: int
+    encoded: int
+    stale: int
+    failed: tuple[Failure, ...] = ()
+    vanished: tuple[str, ...] = ()
+    fields_added: tuple[str, ...] = ()
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    rows: int
+    nbytes: int
+    seconds: float
+
+    @staticmethod
+    def _failure(key: str, where: str, reason: str) -> Failure:
+        return Failure(key, where, reason)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every wanted sample is stored."""
+        return not self.failed
+
+    @property
+    def store(self) -> EmbeddingStore:
+        """The store, opened for reading. It may have rows of other samples. Each chunk is checked at its first read."""
+        return open_store(self.path, check="touched")
+
+    @property
+    def view(self) -> View:
+        """The rows of this run's samples, in the order of the source.
+
+        Rows that are known to be wrong are left out: rows of samples that failed, and rows whose sample is gone, such
+        as the old row of a corrected label.
+        """
+        return self.store.select(keys=self.keys)
+
+    def missing(self) -> list[str]:
+        """Return the keys of the samples without a current row: those that failed."""
+        return [failure.key for failure in self.failed]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.samples:,} samples: {self.hits:,} hits, {self.stale:,} stale, {self.encoded:,} encoded, "
+            f"{len(self.failed):,} failed, in {self.seconds:.3g} s",
+            f"{self.rows:,} rows, {size_text(self.nbytes)} in {self.path}",
+        ]
+        if self.fields_added:
+            lines.append(f"fields added: {', '.join(self.fields_added)}")
+        if self.vanished:
+            keys = ", ".join(self.vanished[:_KEYS_SHOWN]) + (", …" if len(self.vanished) > _KEYS_SHOWN else "")
+            lines.append(f"{len(self.vanished):,} rows whose sample is gone: {keys}")
+        if self.failed:
+            lines += ["failed, and tried again by the next run:", *(f"  {line}" for line in folded(self.failed))]
+        return "\n".join(lines)
+
+
+def folded(failures: Sequence[Failure]) -> list[str]:
+    """Return failures as text, one line for each reason. Reasons that differ in numbers only are the same."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(re.sub(r"0x[0-9a-f]+|[\d,]*\d", "0", failure.reason), []).append(failure)
+    lines = []
+    for alike in itertools.islice(groups.values(), _REASONS_SHOWN):
+        keys = [failure.key for failure in alike[:_KEYS_SHOWN]] + (["…"] if len(alike) > _KEYS_SHOWN else [])
+        many = f"{len(alike):,} samples: {alike[0].reason}: {', '.join(keys)}"
+        lines.append(many if len(alike) > 1 else str(alike[0]))
+    if left := list(itertools.islice(groups.values(), _REASONS_SHOWN, None)):
+        lines.append(f"{sum(map(len, left)):,} samples for {len(left):,} other reasons")
+    return lines
