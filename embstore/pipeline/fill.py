@@ -24,13 +24,14 @@ from embstore.pipeline.check import check_repeats
 from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ahead
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Run, Samples
-from embstore.sources.base import AnySample
+from embstore.sources.base import AnySample, naming
 from embstore.store.embedding_store import EmbeddingStore
 
 logger = logging.getLogger("embstore")
 
 _POLL: Final = 0.1  # seconds between checks for rows of other processes
 _CLAIMED_BATCHES: Final = 4
+_KEYS_SHOWN: Final = 5
 
 
 @dataclass(kw_only=True)
@@ -172,6 +173,8 @@ class Job:
                     self.unproven = False
             except Exception as error:
                 if len(part) == 1 or not is_out_of_memory(error):
+                    shown = [done.key for done in part[:_KEYS_SHOWN]] + (["…"] if len(part) > _KEYS_SHOWN else [])
+                    error.add_note(f"the batch has {len(part)} sample(s): {', '.join(shown)}")
                     raise
                 self.batch_size = len(part) // 2
                 logger.warning("out of memory with a batch of %d, going on with %d", len(part), self.batch_size)
@@ -208,7 +211,9 @@ class Job:
         }
         if self.run.columns is not None:
             for done in part:
-                for name, value in self.run.columns(done.sample).items():
+                with naming(f"columns= of {done.key}"):
+                    found = self.run.columns(done.sample)
+                for name, value in found.items():
                     columns.setdefault(name, []).append(value)
         return columns
 

@@ -230,9 +230,19 @@ def sample_error(error: Exception, sample: AnySample) -> SampleError:
     if isinstance(error, SampleError):
         return error
     if isinstance(error, _CODE_ERRORS):
-        error.add_note(f"the sample is {sample.key} ({sample.where})")
-        raise error
+        with naming(f"the sample is {sample.key} ({sample.where})"):
+            raise error
     return SampleError(None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Add a note to an error of a caller's function, which does not know the sample."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(what)
+        raise
 
 
 class Source(Protocol):
@@ -326,7 +336,8 @@ def distinct(
     repeated: dict[Key, tuple[str, str]] = {}
     for place, make, arguments in found:
         try:
-            key, sample = make(*arguments)
+            with naming(f"found at {place!r}"):
+                key, sample = make(*arguments)
         except KeyFormatError as error:
             problems.append(f"{place}: {error.reason}")
             continue

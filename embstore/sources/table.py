@@ -14,7 +14,7 @@ import numpy as np
 
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.io.stamps import UNKNOWN, FileStamp, origin_stamp
-from embstore.errors import EmptySourceError, KeyFormatError, SampleError, UnknownColumnError
+from embstore.errors import EmptySourceError, KeyFormatError, SampleError, SourceError, UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import LoadedSample
@@ -24,9 +24,9 @@ _PARQUET: Final = ".parquet"
 _LARGEST_WHOLE: Final = 2**53  # larger floats are not exact integers
 
 
-def refused(reason: str, path: Path | None = None) -> NoReturn:
+def refused(reason: str) -> NoReturn:
     """Raise SampleError. Samples without content use this function as `load`. The caller adds the place."""
-    raise SampleError(path, reason)
+    raise SampleError(None, reason)
 
 
 def text_of(value: Any) -> str:
@@ -115,7 +115,7 @@ class Table:
     ------
     ValueError
         Neither or both of `path` and `text` are given, `text` is given without `file_id`, or the file has another
-        suffix. On iteration: the file is not UTF-8, or a row has more or fewer cells than the header.
+        suffix. On iteration: the file is not UTF-8.
     UnknownColumnError, EmptySourceError, SourceError, DuplicateKeysError
         On iteration. Messages count rows from 1, without the header.
 
@@ -243,7 +243,7 @@ def _existing(path: Path) -> Path:
 
 def _from_csv(path: Path, delimiter: str, names: Sequence[str]) -> list[list[str]]:
     columns: list[list[str]] = [[] for _ in names]
-    number = 0
+    number, bad = 0, []
     with _existing(path).open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, delimiter=delimiter)
         try:
@@ -255,13 +255,16 @@ def _from_csv(path: Path, delimiter: str, names: Sequence[str]) -> list[list[str
                     continue
                 number += 1
                 if len(row) != len(header):
-                    raise ValueError(f"row {number} of {path} has {len(row)} cell(s), the header has {len(header)}")
+                    bad.append(f"row {number} of {path} has {len(row)} cell(s), the header has {len(header)}")
+                    continue
                 for column, place in zip(columns, places, strict=True):
                     column.append(row[place])
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text, after row {number}: {error}") from error
         except csv.Error as error:  # usually a text longer than csv.field_size_limit()
             raise ValueError(f"{path}, after row {number}: {error}; see csv.field_size_limit") from error
+    if bad:
+        raise SourceError(path, bad, "repair these rows")
     return columns
 
 

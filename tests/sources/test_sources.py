@@ -352,6 +352,13 @@ def bad_rows_of_hf():
     return HFDataset(made, name="x", content="says", file_id="id", class_name="kind")
 
 
+def test_an_error_of_file_id_names_the_file(tmp_path):
+    write(tmp_path, "1.wav", "a.wav")
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        list(Folder(tmp_path, name="x", file_id=lambda path: str(int(path.stem))))
+    assert caught.value.__notes__ == [f"found at {str(tmp_path / 'a.wav')!r}"]
+
+
 @pytest.mark.parametrize("source", [[("a:b", 1)], {"a:b": 1}, Folder, None, 3, "folder", Path("folder")])
 def test_an_object_that_is_no_source(source):
     with pytest.raises(
@@ -671,7 +678,12 @@ def test_columns_that_are_not_there(table, available):
         (b"file,label\n", errors.EmptySourceError, "it has no rows"),
         (b"", errors.UnknownColumnError, "no column 'file'"),
         (b"name,label\na,b\n", errors.UnknownColumnError, "no column 'file' in .*a.csv; columns: name, label"),
-        (b"file,label\na,b\nc\n", ValueError, "row 2 of .*a.csv has 1 cell.s., the header has 2"),
+        (b"file,label\na,b\nc\n", errors.SourceError, "row 2 of .*a.csv has 1 cell.s., the header has 2"),
+        (
+            b"file,label\na\na,b\na,b,c\n",
+            errors.SourceError,
+            "row 1 of .*row 3 of .* has 3 cell.s., the header",
+        ),
         (b"file,label\na,b\n\xff,d\n", ValueError, "a.csv is not UTF-8 text"),
         (b"file,label,label\na,b,c\n", ValueError, "has several columns 'label'"),
         (b"file,label\na," + b"b" * 140_000, ValueError, "after row 0: field larger than .* csv.field_size_limit"),
