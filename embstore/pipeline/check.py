@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ from embstore.errors import (
     EmptySourceError,
     EncoderChangedError,
     RandomEncoderError,
-    SampleError,
     ShapeError,
     UnknownFieldError,
 )
 from embstore.pipeline.decode_ahead import Decoded, read_and_decode
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Samples
-from embstore.sources.base import AnySample, Source, samples_by_key
+from embstore.sources.base import AnySample, Source, sample_error, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
 
 _OTHERS = 16  # factor of further samples that are compared if some are stale
@@ -173,26 +172,33 @@ def recheck(store: EmbeddingStore, encoder: BaseEncoder, samples: Samples, store
         encoder = encoder.with_fields(common)
     keys = _spread(stored, _OTHERS * n, None)
     for key, digest in zip(keys, stored_digests(store, store.find(keys)), strict=True):
-        if n and (found := _again(encoder, samples[key], digest)) is not None:
-            n -= 1
-            for name, rows in _named(found, store).items():
-                tolerance = _tolerance(store.fields[name].dtype, store.config)
-                difference = _difference(name, store.fetch([key], name), rows)
-                if difference <= tolerance:
-                    continue
-                twice = _again(encoder, samples[key], digest)
-                is_random = twice is not None and _difference(name, rows, _named(twice, store)[name]) > tolerance
-                error = RandomEncoderError if is_random else EncoderChangedError
-                raise error(key, name, difference=difference, tolerance=tolerance, path=store.path)
+        if not n or not (items := _decoded_again(encoder, [(samples[key], digest)])):
+            continue
+        n -= 1
+        for name, rows in _named(encoder.encode(items), store, 1).items():
+            tolerance = _tolerance(store.fields[name].dtype, store.config)
+            difference = _difference(name, store.fetch([key], name), rows)
+            if difference <= tolerance:
+                continue
+            items = _decoded_again(encoder, [(samples[key], digest)]) or items
+            is_random = _difference(name, rows, _named(encoder.encode(items), store, 1)[name]) > tolerance
+            error = RandomEncoderError if is_random else EncoderChangedError
+            raise error(key, name, difference=difference, tolerance=tolerance, path=store.path)
 
 
-def _again(encoder: BaseEncoder, sample: AnySample, digest: str) -> Any:
-    """Return the encoder's rows of a sample alone. None if the sample can't be read or has other content."""
-    try:
-        content, item = read_and_decode(sample, encoder)
-    except SampleError:
-        return None
-    return encoder.encode([item]) if content.digest == digest else None
+def _decoded_again(encoder: BaseEncoder, chosen: Iterable[tuple[AnySample, str]]) -> list[Any]:
+    """Return the decoded content of samples. Empty if one can't be read or decoded, or has another digest now."""
+    items = []
+    for sample, digest in chosen:
+        try:
+            content, item = read_and_decode(sample, encoder)
+            if content.digest != digest:
+                return []
+            items.append(item)
+        except Exception as error:
+            sample_error(error, sample)
+            return []
+    return items
 
 
 def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Any, path: Path) -> None:
@@ -215,13 +221,11 @@ def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Any, p
     """
     named = values if isinstance(values, Mapping) else {DEFAULT_FIELD: values}
     first = {name: (_dtype(rows), _rows(rows, _COMPARED)) for name, rows in named.items()}
-    contents, items = zip(*(read_and_decode(done.sample, encoder) for done in batch), strict=True)
-    if [content.digest for content in contents] != [done.digest for done in batch]:
+    if not (items := _decoded_again(encoder, [(done.sample, done.digest) for done in batch])):
         return  # a file changed just now
     again = encoder.encode(items)
-    for name, rows in (again if isinstance(again, Mapping) else {DEFAULT_FIELD: again}).items():
-        dtype, known = first[name]
-        tolerance = _tolerance(dtype, encoder.config)
+    for name, (dtype, known) in first.items():
+        rows, tolerance = again[name] if isinstance(again, Mapping) else again, _tolerance(dtype, encoder.config)
         for done, old, new in zip(batch, known, _rows(rows, _COMPARED), strict=False):
             if (difference := _difference(name, [old], [new])) > tolerance:
                 raise RandomEncoderError(done.key, name, difference=difference, tolerance=tolerance, path=path)
@@ -241,19 +245,19 @@ def _tolerance(dtype: str, config: Mapping[str, Any]) -> float:
 def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) -> dict[str, float]:
     """Return how much a batch differs from its stored rows, by field. Only one batch is in memory at a time."""
     items = [read_and_decode(sample, encoder)[1] for sample in samples.values()]
-    known = _named(encoder.encode(items), store)
-    for name, rows in known.items():
-        if len(rows) != len(samples):
-            raise ShapeError(name, expected=f"{len(samples)} rows", found=f"{len(rows)} rows")
+    known = _named(encoder.encode(items), store, len(items))
     return {name: _difference(name, store.fetch(list(samples), name), rows) for name, rows in known.items()}
 
 
-def _named(values: Any, store: EmbeddingStore) -> dict[str, Any]:
-    """Return the rows of an encoder by field, without the fields that the store lacks."""
+def _named(values: Any, store: EmbeddingStore, count: int) -> dict[str, Any]:
+    """Return the `count` rows of an encoder by field, without the fields that the store lacks."""
     named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
     known = {name: rows for name, rows in named.items() if name in store.fields}
     if not known:
         raise UnknownFieldError(next(iter(named), None), store.fields, path=store.path)
+    for name, rows in known.items():
+        if len(rows.lengths if isinstance(rows, Padded) else rows) != count:
+            raise ShapeError(name, expected=f"{count} rows", found=f"{len(rows)} rows")
     return known
 
 

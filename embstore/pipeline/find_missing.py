@@ -92,9 +92,9 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
     with open_store(run.path, config=run.config, **run.options) as store:
         left = samples if whole is None else {key: samples[key] for key in (*whole.missing, *whole.stale)}
         own = compare_samples(store, left, workers=run.workers, compare=run.compare)
-        _recheck(store, run, own)
         found = own if whole is None else _together(whole, own)
         new_fields = new_fields_of(store, run.encoder)
+        _recheck(store, run, own)
         reason = found.reason
         if new_fields:
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"

@@ -241,6 +241,28 @@ def test_values_that_depend_on_the_compute_dtype(cache):
     assert embstore.embed(SOURCE, encoder, cache).hits == 9
 
 
+def test_a_stored_sample_that_can_not_be_decoded_now_is_passed_over(cache):
+    """Another one is encoded in its place."""
+    embstore.embed(SOURCE, function(), cache)
+
+    def decode(content):
+        if content == 1:
+            raise ValueError("broken")
+        return content + 1
+
+    with pytest.raises(errors.EncoderChangedError) as caught:
+        embstore.embed(SOURCE, function(decode=decode), cache)
+    assert caught.value.key == "2:c"
+
+
+@pytest.mark.parametrize("spec", [FieldSpec(shape=(3,)), FieldSpec(shape=(2,), dtype="float64")])
+def test_a_field_of_another_shape_or_dtype_is_named_as_before(cache, spec):
+    embstore.embed(SOURCE, function(fields={"mean": FieldSpec(shape=(2,))}), cache)
+    other = function(lambda items: np.zeros((len(items), *spec.shape), spec.dtype), fields={"mean": spec})
+    with pytest.raises(errors.FieldMismatchError):
+        embstore.embed(SOURCE, other, cache)
+
+
 def test_shards_are_checked_against_the_store_that_has_their_rows(cache, monkeypatch):
     embstore.embed(SOURCE, function(), cache)
     with pytest.raises(errors.EncoderChangedError):
