@@ -422,14 +422,14 @@ class WeightsChangedError(EmbstoreError, RuntimeError):
 
 
 class ModalityError(EmbstoreError, ValueError):
-    """A source whose files the encoder can't take. Attributes: `path` (of the first), `expected`, `found`."""
+    """A source whose samples the encoder can't take. Attributes: `where` (the first is), `expected`, `found`."""
 
-    path: str
+    where: str
     _: KW_ONLY
     expected: str
     found: str
     template = (
-        "{path}: expected {expected}, which the encoder takes, found {found} by the suffix, and no other file fits; "
+        "{where}: expected {expected}, which the encoder takes, found {found}, and no other sample fits; "
         "use an encoder for {found}, or another source"
     )
 

@@ -52,7 +52,7 @@ ERRORS = [
     (
         errors.ModalityError("a.wav", expected="text", found="audio"),
         ValueError,
-        {"path": "a.wav", "expected": "text", "found": "audio"},
+        {"where": "a.wav", "expected": "text", "found": "audio"},
     ),
     (
         errors.DatasetMismatchError("a", ["b"], path=WHERE, reason="no"),

@@ -1,4 +1,4 @@
-"""The modality of files by their suffix: a text encoder must not read recordings, nor store a broken one as a text."""
+"""The modality of samples: a text encoder must not read recordings, nor store a broken one as a text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from embstore.encoders.families import Modality
 from embstore.errors import ModalityError
 from embstore.pipeline.run import Samples
 from embstore.sources.base import AnySample, FileSample
+from embstore.sources.items import LoadedSample
 
 _SUFFIXES: Final = {
     "audio": "aac ac3 aif aifc aiff amr au caf flac m4a mka mp2 mp3 oga ogg opus rf64 snd spx w64 wav weba wma wv",
@@ -21,25 +22,29 @@ _FITS: Final = {"audio": ("audio", "video"), "image": ("image",), "text": ("text
 
 
 def _kind(sample: AnySample) -> str | None:
-    """Return the kind of a file: "audio", "video", "image" or "text". None for other suffixes and other samples."""
-    return _KINDS.get(PurePath(sample.path).suffix.lower()) if isinstance(sample, FileSample) else None
+    """Return the kind of a sample, of a file by its suffix: "audio", "video", "image" or "text". None if unknown."""
+    if isinstance(sample, FileSample):
+        return _KINDS.get(PurePath(sample.path).suffix.lower())
+    return sample.kind if isinstance(sample, LoadedSample) else None
 
 
 def misfit(sample: AnySample, modality: Modality | None) -> str:
-    """Return the reason why an encoder can't take a file, or "" if the suffix does not tell."""
+    """Return the reason why an encoder can't take a sample, or "" if it may."""
     kind = _kind(sample)
     if kind is None or modality is None or kind in _FITS[modality]:
         return ""
-    return f"its suffix is one of {kind} files, and the encoder takes {modality}"
+    return f"expected {modality} for this encoder, found {kind}" + (
+        " by its suffix" if isinstance(sample, FileSample) else ""
+    )
 
 
 def refuse_other_modality(samples: Samples, modality: Modality | None) -> None:
-    """Check that an encoder can take a source, by the suffixes of its files.
+    """Check that an encoder can take a source.
 
     Raises
     ------
     ModalityError
-        The first file is of another modality, and no other file fits.
+        The first sample is of another modality, and no other sample fits.
     """
     first = next(iter(samples.values()), None)
     if first is None or modality is None or not misfit(first, modality):

@@ -74,11 +74,13 @@ class HFDataset:
                 raise UnknownColumnError(column, dataset.features, path=None)
         feature = dataset.features[content]
         self._is_file = type(feature).__name__ in _FILES
+        self._kind = type(feature).__name__.lower() if self._is_file else None
         dtype = getattr(feature, "dtype", None)
         if not self._is_file and dtype not in (*_STRINGS, *_BINARY):
             raise TypeError(f"{content!r}: expected texts, bytes, Audio or Image, found {feature}")
         if not self._is_file and file_id is None:
             raise ValueError(_NAMELESS)
+        self._kind = "text" if dtype in _STRINGS else self._kind
         self._dataset = dataset.with_format(None)
         if self._is_file:
             self._dataset = self._dataset.cast_column(content, type(feature)(decode=False))
@@ -99,7 +101,7 @@ class HFDataset:
 
     def _sample(self, number: int, file_id: Any, label: Any, origin: FileStamp) -> tuple[Key, LoadedSample]:
         key, load = key_of(file_id, label), functools.partial(self._load, self._rows, self._content, number)
-        return key, LoadedSample(key, f"{self.name}[{number}]", load, origin)
+        return key, LoadedSample(key, f"{self.name}[{number}]", load, origin, self._kind)
 
     def _origin(self) -> FileStamp:
         """Return the stamp of the split that the rows come from. Unknown for rows that the caller made."""

@@ -43,12 +43,15 @@ class LoadedSample:
         SampleError if the content is missing.
     stamp : FileStamp
         Unknown, but for the origin.
+    kind : {"audio", "image", "text"} or None
+        Kind of the content, if the source knows it.
     """
 
     key: Key
     where: str
     load: Callable[[], Any] = field(repr=False)
     stamp: FileStamp = UNKNOWN
+    kind: str | None = None
 
     def current_digest(self) -> str:
         """Load the content and return its digest.

@@ -182,7 +182,7 @@ class Table:
         self, place: str, origin: FileStamp, text: Any, label: Any, file_id: Any
     ) -> tuple[Key, LoadedSample]:
         key = key_of(file_id, label)
-        return key, LoadedSample(key, place, functools.partial(text_of, text), origin)
+        return key, LoadedSample(key, place, functools.partial(text_of, text), origin, "text")
 
     def _id_of(self, relative: str) -> str:
         """Return a file's default file_id: its path below the root, which does not depend on the machine."""

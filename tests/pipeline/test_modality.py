@@ -4,7 +4,7 @@ import pytest
 
 import embstore
 from embstore import errors
-from embstore.sources import Folder, Table
+from embstore.sources import Folder, HFDataset, Table
 from tests.pipeline.test_embed import Numbers, encoded
 
 
@@ -44,9 +44,34 @@ def test_a_source_of_another_modality(cache, log, root, modality, names, found, 
     with pytest.raises(errors.ModalityError) as caught:
         embstore.embed(source, Takes(log, modality), cache)
     assert (caught.value.expected, caught.value.found) == (modality, found)
-    assert str(root) in caught.value.path
+    assert str(root) in caught.value.where
     assert encoded(log) == []
     assert not cache.path.exists()
+
+
+def texts():
+    return Table([{"id": 1, "says": "12"}], name="x", text="says", file_id="id")
+
+
+def rows_of(feature):
+    hf = pytest.importorskip("datasets")
+    made = hf.Dataset.from_dict({"content": [{"bytes": b"12", "path": "a"}], "id": ["a"]})
+    return HFDataset(made.cast_column("content", getattr(hf, feature)()), name="x", content="content", file_id="id")
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [(texts, "text"), (lambda: rows_of("Audio"), "audio"), (lambda: rows_of("Image"), "image")],
+    ids=["texts", "audio", "image"],
+)
+@pytest.mark.parametrize("modality", ["audio", "image", "text"])
+def test_rows_of_another_modality(cache, log, make, found, modality):
+    if found == modality:
+        assert embstore.embed(make(), Takes(log, modality), cache).encoded == 1
+        return
+    with pytest.raises(errors.ModalityError) as caught:
+        embstore.embed(make(), Takes(log, modality), cache)
+    assert (caught.value.expected, caught.value.found) == (modality, found)
 
 
 def test_single_files_of_another_modality(cache, log, root):
@@ -54,7 +79,7 @@ def test_single_files_of_another_modality(cache, log, root):
     write(root, "a.txt", "b.wav", "c.md", "d.unknown")
     result = embstore.embed(Folder(root, name="x"), Takes(log, "text"), cache)
     assert [(failure.key, failure.reason) for failure in result.failed] == [
-        ("b:_", "its suffix is one of audio files, and the encoder takes text")
+        ("b:_", "expected text for this encoder, found audio by its suffix")
     ]
     assert result.view.keys == ["a:_", "c:_", "d:_"]
 
