@@ -27,7 +27,9 @@ NOISE: Final = frozenset(
 """Names in config.json and a processor's JSON that no value depends on, or that the config has under another name."""
 
 _HARMLESS: Final = re.compile(
-    r"_.*|.*_token_id|.*dropout.*|.*label.*|.*loss.*|.*initializer.*|.*config_dict|model_type|mel_filters"
+    r"_.*|.*_token_id|.*dropout.*|.*label.*|.*loss.*|.*initializer.*|.*config_dict|model_type"
+    # numbers that feature extractors derive from others
+    r"|mel_filters|chunk_length_s|n_fft|n_samples|nb_max_\w+"
     # of training, generation, export and other tools
     r"|(no_)?mask_(time|channel|feature)_.*|freeze_.*|replace_prob|gradient_checkpointing|adapters|language"
     r"|add_cross_attention|cross_attention_hidden_size|output_(attentions|past)|prefix|task_specific_params|torchscript"

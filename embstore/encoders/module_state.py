@@ -44,6 +44,9 @@ _SKIPPED: Final = frozenset(
 )
 """Attributes that no output in evaluation mode depends on, or that are read in another way."""
 
+_SHORT: Final = 100
+"""Most items of a list that are compared before each batch: a vocabulary has a million."""
+
 _ENTRIES: Final = ("forward", "__call__", "__getattr__", "__getattribute__", "__torch_function__")
 """Methods that are called from outside. The members of classes that they use are found by their names."""
 
@@ -332,14 +335,15 @@ def digest_structure(module: Module, forward: Any = None) -> str:
 
 
 def _objects(module: Module) -> list[Any]:
-    """Return the classes, hooks and attributes of all submodules, with the items of lists and dictionaries."""
+    """Return the classes, hooks and attributes of all submodules, with the items of short lists and dictionaries."""
     found: list[Any] = []
     for part in module.modules():
         found += (type(part), type(part).forward, *part._forward_pre_hooks.values(), *part._forward_hooks.values())
         for name, value in vars(part).items():
             if name not in _SKIPPED:
                 found.append(value)
-                found += value if isinstance(value, list | tuple) else value.values() if isinstance(value, dict) else ()
+                if isinstance(value, list | tuple | dict) and len(value) <= _SHORT:
+                    found += value.values() if isinstance(value, dict) else value
     return found
 
 
