@@ -76,6 +76,8 @@ def load_processor(plan: Plan) -> Any:
     ------
     WeightsChangedError
         The model's files changed since the fingerprint was taken.
+    ModelFilesError
+        A weight has another shape than config.json states.
     IgnoredPartsError
         The installed transformers ignores a setting or a weight that values may depend on.
     ImportError
@@ -137,6 +139,8 @@ def load_model(plan: Plan, device: str) -> Loaded:
     ------
     WeightsChangedError
         The model's files changed since the fingerprint was taken.
+    ModelFilesError
+        A weight has another shape than config.json states.
     IgnoredPartsError
         The installed transformers ignores a setting or a weight that values may depend on.
     ConfigError
@@ -157,8 +161,11 @@ def load_model(plan: Plan, device: str) -> Loaded:
             dtype=torch.float32,
             use_safetensors=files.safetensors,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # its own error names no weight
             output_loading_info=True,
         )
+        if others := sorted(name for name, *_ in info["mismatched_keys"] if not name.startswith(family.ignored)):
+            raise ModelFilesError(files.transformer, f"weights of the shapes that config.json states: {others[0]!r}")
         for said, used in ((files.settings, whole), (files.tower, config)):
             check_unknown(files.place.id, said, used, type(model))
         check_weights(files.place.id, info["unexpected_keys"], family, model)

@@ -849,6 +849,22 @@ def test_weights_that_a_field_needs(own, contents, kind, modality, gone, field):
         run(encoder.with_fields(["last_hidden_state"]), contents[modality])
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "name"),
+    [
+        ("bert", {"intermediate_size": 25}, "encoder.layer.0.intermediate.dense.bias"),
+        ("vit", {"patch_size": 4}, "embeddings.patch_embeddings.projection.weight"),
+        ("whisper", {"encoder_ffn_dim": 17}, "encoder.layers.0.fc1.bias"),
+    ],
+)
+def test_weights_of_other_shapes_than_the_config_states(own, contents, kind, changes, name):
+    folder = own(kind)
+    rewrite(folder / "config.json", **changes)
+    encoder = from_pretrained(folder)
+    with pytest.raises(errors.ModelFilesError, match=name):
+        run(encoder, contents[encoder.modality])
+
+
 def test_weights_that_only_training_needs_may_be_absent(own, contents):
     for kind, gone in (("wav2vec2", "masked_spec_embed"), ("whisper", "decoder"), ("dinov2", "mask_token")):
         encoder = from_pretrained(without(own(kind, kind), gone))
