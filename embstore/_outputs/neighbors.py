@@ -83,7 +83,7 @@ def neighbors_of(
     *,
     metric: Metric,
     itself: Literal["exclude", "include"],
-    rows_of: Callable[[list[str]], Rows],
+    rows_of: Callable[[list[Any]], Rows],
 ) -> Neighbors:
     """Find the vectors nearest to vectors or keys, as `View.nearest` does. `rows_of` returns the rows of keys."""
     if itself not in ("exclude", "include"):
@@ -93,6 +93,7 @@ def neighbors_of(
         given = _as_queries(query, vectors.dim)
     else:
         own = rows_of(keys)
+        keys = vectors.snapshot.keys_of(own)  # as they are stored: a query may be text of a subclass
         given = replace(vectors, rows=own).read(0, len(own))
         if len(bad := np.flatnonzero(~np.isfinite(given).all(axis=1))):
             raise NonFiniteError(vectors.field, [keys[place] for place in bad], hint=_NOTHING_NEAR)
@@ -106,7 +107,7 @@ def neighbors_of(
     return Neighbors([texts[i * width : (i + 1) * width] for i in range(len(rows))], scores, rows, keys)
 
 
-def _as_keys(query: Any) -> list[str] | None:
+def _as_keys(query: Any) -> list[Any] | None:
     """Return the keys of a query, or None for a query of numbers."""
     if isinstance(query, str | Key):
         return [str(Key.parse(query))]

@@ -50,7 +50,7 @@ class BulkAppend:
     Parameters
     ----------
     table : Table
-        Its `unreadable` gets the rows that can't be used.
+        The `unreadable` of its file gets the rows that can't be used.
     if_exists : {"error", "skip", "replace"}
     casting : {"no", "same_kind"}
     """
@@ -74,6 +74,8 @@ class BulkAppend:
             Called with the number of rows done.
         """
         self.specs, self.advance = specs, advance
+        if not self.table.fields and not self.table.rows:
+            return AppendResult()  # the export of a store whose fields are not decided yet
         try:
             return session_of(store).apply(self._plan)
         except _BadRowsError:
@@ -91,7 +93,7 @@ class BulkAppend:
             texts = []
             for name in block:
                 if isinstance(name, Unreadable):
-                    self.table.unreadable.append(name)
+                    self.table.file.unreadable.append(name)
                     texts.append("")
                     codes.append(-1)
                 else:
@@ -108,17 +110,14 @@ class BulkAppend:
     def _leave_out_twins(self) -> None:
         """Leave out all rows of a repeated key: a missing row is encoded again, a wrong one is not."""
         places = np.flatnonzero(self.usable)
-        places = places[np.lexsort((places, self.hashes[places, 1], self.hashes[places, 0]))]
-        same = (self.hashes[places[1:]] == self.hashes[places[:-1]]).all(axis=1)
-        twins = np.zeros(len(self.usable), bool)
-        twins[places[1:][same]] = twins[places[:-1][same]] = True
-        self._leave_out({int(place): "" for place in np.flatnonzero(twins)})
+        _, which, counts = np.unique(self.hashes[places].view("V16"), return_inverse=True, return_counts=True)
+        self._leave_out({int(place): "" for place in places[counts[which.reshape(-1)] > 1]})
 
     def _leave_out(self, reasons: Mapping[int, str]) -> None:
         """Note rows that are not used. An empty reason stands for a repeated key."""
         for place, found, key in self._named(np.array(sorted(reasons), np.int64)):
             reason = reasons[place] or f"several entries have the key '{key}'"
-            self.table.unreadable.append(Unreadable(found, reason))
+            self.table.file.unreadable.append(Unreadable(found, reason))
             self.usable[place] = False
 
     def _named(self, places: NDArray[np.int64]) -> Iterator[tuple[int, object, Any]]:
@@ -184,7 +183,7 @@ class BulkAppend:
         name_fields(record, dict(self.table.fields.items()), path)
         for name, spec in record.fields.items():
             found = self.table.fields[name]
-            if self.table.declared and replace(found, dtype=spec.dtype).meaning != spec.meaning:
+            if self.table.file.metadata is not None and replace(found, dtype=spec.dtype).meaning != spec.meaning:
                 raise FieldMismatchError(name, path=path, expected=spec, found=found)
             if (found.shape, found.ragged) != (spec.shape, spec.ragged):
                 raise ShapeError(name, expected=spec, found=found)

@@ -20,7 +20,6 @@ from embstore._engine.format.record import STRING, FieldSpec, offsets_name
 from embstore._engine.io.durable import replacing
 from embstore._engine.io.remote import local_path
 from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
-from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.plans import row_blocks
 from embstore.errors import DuplicateKeysError
 from embstore.exchange.file_contents import Array, format_of, module_of
@@ -75,11 +74,25 @@ class Outgoing:
     metadata : StoreMetadata
     """
 
-    def __init__(self, snapshot: Snapshot, rows: Rows, names: Sequence[str]) -> None:
-        record = snapshot.record
-        self.snapshot = snapshot
-        self.rows = rows
-        self.fields: dict[str, FieldSpec] = {name: record.fields[name] for name in names}
+    def __init__(self, rows: EmbeddingStore | View, fields: Sequence[str] | str | None = None) -> None:
+        """Take the rows of a store or view.
+
+        Raises
+        ------
+        UnknownFieldError, StoreChangedError
+        DuplicateKeysError
+            The view has a row twice.
+        """
+        view = rows if isinstance(rows, View) else rows.select()
+        seen = view.snapshot()
+        record = seen.record
+        wanted = [fields] if isinstance(fields, str) else list(record.fields if fields is None else fields)
+        unique, counts = np.unique(view.rows, return_counts=True)
+        if len(unique) < len(view.rows):
+            raise DuplicateKeysError(seen.keys_of(unique[counts > 1]), path=view.store.path)
+        self.snapshot = seen.checked()
+        self.rows = view.rows
+        self.fields: dict[str, FieldSpec] = {name: record.fields[name] for name in map(view.store.field_name, wanted)}
         self.columns: dict[str, str] = {name: column.dtype for name, column in record.columns.items()}
         self.metadata = StoreMetadata(config=Config(record.config), fields=self.fields, columns=self.columns)
 
@@ -109,7 +122,7 @@ class Outgoing:
             texts = self.measured(name)
             dtype = text_dtype(texts)
             if dtype is None:
-                yield Member(name, "uint8", (texts.nbytes,), self.utf8(name))
+                yield Member(name, "uint8", (texts.nbytes,), self._utf8(name))
                 yield Member(offsets_name(name), "int64", texts.offsets.shape, iter([texts.offsets]))
             else:
                 yield Member(name, dtype, (self.count,), self._texts(name, dtype))
@@ -126,67 +139,39 @@ class Outgoing:
             yield Member(name, spec.zarr_dtype, (count, *spec.shape), self._numbers(name))
 
     def _texts(self, name: str, dtype: Any) -> Iterator[Array]:
-        for values in self.strings(name):
-            yield np.array(values, dtype)
+        for rows in self.blocks():
+            yield np.array(self.values(name, rows), dtype)
 
     def _numbers(self, name: str) -> Iterator[Array]:
         for rows in self.blocks():
-            values = self.field(name, rows) if name in self.fields else self.column(name, rows)
+            values = self.values(name, rows)
             yield values.values if isinstance(values, Ragged) else np.asarray(values)
 
-    def field(self, name: str, rows: Rows) -> Array | Ragged:
-        """Read a block of a field."""
-        return read_field(self.snapshot, name, rows)
+    def _utf8(self, name: str) -> Iterator[Array]:
+        """Yield the UTF-8 of texts: ``(nbytes,) uint8``."""
+        for rows in self.blocks():
+            yield np.frombuffer("".join(self.values(name, rows)).encode(), np.uint8)
 
-    def column(self, name: str, rows: Rows) -> Array | list[str]:
-        """Read a block of a column, of file_ids or of classes."""
+    def values(self, name: str, rows: Rows) -> Any:
+        """Read a block of a field, a column, file_ids or classes: an array, `Ragged`, or a list of texts."""
+        if name in self.fields:
+            return read_field(self.snapshot, name, rows)
         if name == "class_name":
             return self.snapshot.class_names_of(rows)
-        record = self.snapshot.record
-        return read_rows(self.snapshot, record.columns[name].array if name in self.columns else name, rows)
-
-    def strings(self, name: str) -> Iterator[list[str]]:
-        """Yield texts."""
-        for rows in self.blocks():
-            values = self.column(name, rows)
-            assert isinstance(values, list)
-            yield values
-
-    def utf8(self, name: str) -> Iterator[Array]:
-        """Yield the UTF-8 of texts: ``(nbytes,) uint8``."""
-        for values in self.strings(name):
-            yield np.frombuffer("".join(values).encode(), np.uint8)
+        columns = self.snapshot.record.columns
+        return read_rows(self.snapshot, columns[name].array if name in columns else name, rows)
 
     def measured(self, name: str) -> Texts:
         """Return the sizes of texts, which are read for it."""
         lengths, longest, has_nul = [np.empty(0, np.int64)], 0, False
         for rows in self.blocks():
-            values = self.column(name, rows)
+            values = self.values(name, rows)
             raw = [text.encode() for text in values]
             lengths.append(np.fromiter(map(len, raw), np.int64, len(raw)))
             longest = max(longest, max(map(len, values), default=0))
             has_nul = has_nul or any(b"\0" in text for text in raw)
         offsets = offsets_of(np.concatenate(lengths))
         return Texts(longest=longest, has_nul=has_nul, offsets=offsets)
-
-
-def rows_to_write(rows: EmbeddingStore | View, fields: Sequence[str] | str | None = None) -> Outgoing:
-    """Return the rows of a store or view for a format to write.
-
-    Raises
-    ------
-    UnknownFieldError, StoreChangedError
-    DuplicateKeysError
-        The view has a row twice.
-    """
-    view = rows if isinstance(rows, View) else rows.select()
-    seen = view.snapshot()
-    wanted = [fields] if isinstance(fields, str) else list(seen.record.fields if fields is None else fields)
-    names = list(dict.fromkeys(view.store.field_name(name) for name in wanted))
-    unique, counts = np.unique(view.rows, return_counts=True)
-    if len(unique) < len(view.rows):
-        raise DuplicateKeysError(seen.keys_of(unique[counts > 1]), path=view.store.path)
-    return Outgoing(seen.checked(), view.rows, names)
 
 
 def export_file(
@@ -243,7 +228,7 @@ def export_file(
     """
     path = local_path(file).absolute()
     kind = format_of(path, format)
-    chosen = rows_to_write(rows, fields)
+    chosen = Outgoing(rows, fields)
     with replacing(path) as partial:
         module_of(kind).write(partial, chosen)
     return path

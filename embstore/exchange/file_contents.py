@@ -1,6 +1,6 @@
 """Arrays of a file, read in blocks, and errors for broken files: the same for all formats.
 
-The module of a format has `File`, a subclass of `ArrayFile`, and the function `write`. `tables` finds the meaning of
+The module of a format has `File`, a subclass of `ArrayFile`, and the function `write`. `interpret` finds the meaning of
 the arrays, `importing` writes them to a store.
 """
 
@@ -26,6 +26,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged, offsets_message, sound
 from embstore._engine.format.record import FIELD_DTYPES, STRING, offsets_name, stored_dtype
 from embstore._engine.pickles import PickledByName
@@ -91,6 +92,8 @@ class ArrayInfo:
         True if each row has its own length.
     text_nbytes : int
         Estimated size of a text, in bytes.
+    nullable : bool
+        True if the format can mark single values as missing.
     """
 
     dtype: str
@@ -98,6 +101,7 @@ class ArrayInfo:
     rows: int
     ragged: bool = False
     text_nbytes: int = 512
+    nullable: bool = False
 
     @property
     def row_nbytes(self) -> int:
@@ -126,6 +130,18 @@ class Block:
         return len(self.values)
 
 
+def of_width(block: Block, width: int) -> Block:
+    """Return lists as rows of one length. Lists of another length are bad rows."""
+    rows = block.values
+    assert isinstance(rows, Ragged)
+    fits = rows.lengths == width
+    values = np.zeros((len(rows), width, *rows.values.shape[1:]), rows.values.dtype)
+    values[fits] = rows.values[np.repeat(fits, rows.lengths)].reshape(-1, *values.shape[1:])
+    reason = "it has {} numbers, expected {}; ragged=True takes all lengths"
+    wrong = {int(i): reason.format(rows.lengths[i], width) for i in np.flatnonzero(~fits)}
+    return Block(values, {**wrong, **block.bad})
+
+
 class ArrayFile:
     """A file of named arrays.
 
@@ -133,32 +149,53 @@ class ArrayFile:
     formats without lists have ragged rows as two arrays, tokens and offsets, as a store does. So are texts, where the
     format would change or pad them: UTF-8 bytes and offsets.
 
+    A subclass notes all that it does not read in `left_out`: nothing of a file is skipped in silence.
+
     Attributes
     ----------
     path : Path
     metadata : StoreMetadata or None
         Of a file that `export_file` wrote.
+    config : Config or None
+        As the file states it.
     arrays : dict of str to ArrayInfo
+    unreadable : list of Unreadable
+        Entries that are not among the rows.
+    left_out : list of Unreadable
+        Parts of the file that are neither field nor column, and metadata that a config can't hold.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: StoreMetadata | None = None
+        self.config: Config | None = None
         self.arrays: dict[str, ArrayInfo] = {}
+        self.unreadable: list[Unreadable] = []
+        self.left_out: list[Unreadable] = []
         self._tokens: dict[str, int] = {}  # number of tokens of arrays joined with their offsets
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield the rows between each cut (a row number) and the next."""
         raise NotImplementedError
 
-    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
-        """Yield rows of numbers: ``(n, *shape)``. Lists of another length than `width` are bad rows."""
+    def state(self, metadata: str) -> None:
+        """Take the metadata of an export.
+
+        Raises
+        ------
+        FileFormatError
+        """
+        self.metadata = StoreMetadata.parse(metadata, self.path)
+        self.config = self.metadata.config
+
+    def numbers(self, name: str) -> Iterator[Block]:
+        """Yield rows of numbers: ``(n, *shape)``."""
         found = self.arrays[name]
         for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
             yield Block(np.asarray(values))
 
-    def strings(self, name: str) -> Iterator[list[str]]:
-        """Yield rows of text."""
+    def strings(self, name: str) -> Iterator[list[Any]]:
+        """Yield rows of text. A missing text is None."""
         found = self.arrays[name]
         if found.dtype == STRING:
             for values in self.read(name, even_cuts(found.rows, found.row_nbytes)):
@@ -271,7 +308,7 @@ def format_of(path: Path, format: str | None) -> str:
     found = _SUFFIXES.get(path.suffix.lower()) if format is None else format
     if found not in FORMATS:
         raise UnknownFormatError(path, path.suffix if format is None else format, FORMATS)
-    return found
+    return FORMATS[FORMATS.index(found)]  # `found` may be a member of an Enum, whose text is another
 
 
 def module_of(format: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""``.h5``, ``.hdf5``: a dataset for each array, in the root group, through h5py.
+"""``.h5``, ``.hdf5``: a dataset for each array, through h5py.
 
 Datasets are chunked, resizable, and have HDF5's own checksums (fletcher32). Links, virtual datasets and external
 storage are not read: a file to import must not decide which other files are read.
@@ -18,8 +18,8 @@ import numpy as np
 from embstore._engine.format.record import STRING
 from embstore._engine.lazy import imported
 from embstore.exchange.exporting import Member, Outgoing
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, explained
-from embstore.exchange.store_metadata import ENTRY, StoreMetadata
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable, explained
+from embstore.exchange.store_metadata import ENTRY
 
 _CHUNK_BYTES: Final = 2**20
 _TEXT_CHUNK_ROWS: Final = 4096
@@ -42,27 +42,38 @@ class File(ArrayFile):
         self._h5py = _h5py()
         with explained(path):
             self._file = self._h5py.File(path, "r", locking=False)
-            for name in self._file:
-                if self._own(name):
-                    self._look(name, self._file[name])
+            self._look()
             found = self._file.attrs.get(ENTRY)
         if isinstance(found, str):
-            self.metadata = StoreMetadata.parse(found, path)
+            self.state(found)
 
-    def _own(self, name: str) -> bool:
-        """Return True if the file itself holds an array."""
-        link = self._file.get(name, getlink=True)
-        if not isinstance(link, self._h5py.HardLink):
-            return False
-        found = self._file[name]
-        return isinstance(found, self._h5py.Dataset) and not found.is_virtual and not found.external
+    def _look(self) -> None:
+        """Describe the arrays of all groups. A "/" in a name makes a group: "sub/clip:dog" is in the group "sub"."""
+        groups, seen = [("", self._file)], {self._file}
+        while groups:
+            before, group = groups.pop(0)
+            for part in group:
+                name, link = before + part, group.get(part, getlink=True)
+                found = group[part] if isinstance(link, self._h5py.HardLink) else link
+                if not isinstance(found, self._h5py.Group):
+                    self._describe(name, found)
+                elif found not in seen:  # groups may contain each other
+                    seen.add(found)
+                    groups.append((f"{name}/", found))
 
-    def _look(self, name: str, dataset: Any) -> None:
-        if not dataset.shape:  # empty, or a single value
+    def _describe(self, name: str, found: Any) -> None:
+        if not isinstance(found, self._h5py.Dataset):
+            reason = f"a {type(found).__name__} is not read"
+        elif found.is_virtual or found.external:
+            reason = "its values are in other files, which are not read"
+        elif not found.shape:
+            reason = "it has no values" if found.shape is None else "it is a single value"
+        else:
+            text = self._h5py.check_string_dtype(found.dtype) is not None
+            kind = STRING if text else "objects" if found.dtype.hasobject else found.dtype.newbyteorder("=").name
+            self.arrays[name] = ArrayInfo(dtype=kind, shape=found.shape[1:], rows=found.shape[0], text_nbytes=8192)
             return
-        text = self._h5py.check_string_dtype(dataset.dtype) is not None
-        kind = STRING if text else "objects" if dataset.dtype.hasobject else dataset.dtype.newbyteorder("=").name
-        self.arrays[name] = ArrayInfo(dtype=kind, shape=dataset.shape[1:], rows=dataset.shape[0], text_nbytes=8192)
+        self.left_out.append(Unreadable(name, reason))
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield the rows between each cut and the next."""

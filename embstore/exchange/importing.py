@@ -20,6 +20,7 @@ from typing import Any
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
+from embstore._engine.io.remote import local_path
 from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, reporting
 from embstore._engine.write.check_input import Casting
@@ -30,6 +31,7 @@ from embstore.exchange.bulk_append import BulkAppend
 from embstore.exchange.file_contents import ArrayFile, Unreadable, format_of, module_of
 from embstore.exchange.import_options import ImportOptions, KeyOrder
 from embstore.exchange.interpret import table_of
+from embstore.exchange.naming import exact
 from embstore.exchange.table import Table
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
@@ -130,7 +132,7 @@ def import_file(
         colon. ``"class:file_id"`` splits at the first. ``"class:file_name"`` does too, and removes the file's suffix.
         ``"file_id"`` does not split. Or a function of a name that returns its `Key`.
     class_name : str
-        The class of file_ids without one.
+        The class of file_ids without one, and of rows whose class is missing.
     ragged : bool
         True to store rows that differ in their first axis alone as a ragged field. Otherwise they are unreadable.
     casting : {"no", "same_kind"}
@@ -172,12 +174,12 @@ def import_file(
     start = time.perf_counter()
     if if_exists not in ("error", "skip", "replace"):
         raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
-    path = Path(file).absolute()
+    path = local_path(file).absolute()
     how = ImportOptions(
-        field=field,
+        field=None if field is None else exact(field),
         columns=None if columns is None else tuple(columns),
         keys=keys,
-        class_name=class_name,
+        class_name=exact(class_name),
         ragged=ragged,
         casting=casting,
     )
@@ -187,7 +189,7 @@ def import_file(
         if isinstance(dest, Cache):
             where, opening = dest.path_of(given), functools.partial(dest.open, given)
         else:
-            where, opening = Path(dest), functools.partial(open_store, dest, config=given)
+            where, opening = local_path(dest), functools.partial(open_store, dest, config=given)
         store = opening("r+", **options) if where.exists() else None
         held = {} if store is None else store.fields
         specs = held or {name: _spec(table, name, (fields or {}).get(name), casting) for name in table.fields}
@@ -196,15 +198,15 @@ def import_file(
             store = opening("a", **{**made, **options})
         with store, reporting(progress, table.rows, path.name) as advance:
             result = append.run(store, specs, advance)
-    if table.unreadable:
-        logger.warning("%s: %d of its entries did not become rows", path, len(table.unreadable))
+    if table.file.unreadable:
+        logger.warning("%s: %d of its entries did not become rows", path, len(table.file.unreadable))
     return ImportResult(
         path=store.path,
         rows=result.appended,
         skipped=result.skipped,
         replaced=result.replaced,
-        unreadable=tuple(table.unreadable),
-        left_out=tuple(table.left_out),
+        unreadable=tuple(table.file.unreadable),
+        left_out=tuple(table.file.left_out),
         config=given,
         seconds=time.perf_counter() - start,
     )
@@ -214,9 +216,7 @@ def import_file(
 def _opened(path: Path, kind: str, options: ImportOptions) -> Iterator[Table]:
     """Open a file, and return its rows."""
     if kind == "pt":
-        from embstore.exchange.pt import read_table
-
-        yield read_table(path, options)
+        yield module_of(kind).read_table(path, options)
         return
     file: ArrayFile = module_of(kind).File(path)
     with contextlib.closing(file):
@@ -226,11 +226,11 @@ def _opened(path: Path, kind: str, options: ImportOptions) -> Iterator[Table]:
 def _config(table: Table, given: Mapping[str, Any] | None) -> Config:
     """Return the config of the file, or the given one."""
     if given is None:
-        if table.config is None:
+        if table.file.config is None:
             raise TypeError(f"{table.path} does not state the config that its values depend on: pass config=")
-        return table.config
+        return table.file.config
     config = given if isinstance(given, Config) else Config(given)
-    if table.config is not None and (differences := config.diff(table.config)):
+    if table.file.config is not None and (differences := config.diff(table.file.config)):
         raise ConfigMismatchError(table.path, differences)
     return config
 
@@ -238,7 +238,7 @@ def _config(table: Table, given: Mapping[str, Any] | None) -> Config:
 def _spec(table: Table, name: str, declared: FieldSpec | None, casting: Casting) -> FieldSpec:
     """Return the spec of a field of a new store."""
     found = table.fields[name]
-    if table.declared:
+    if table.file.metadata is not None:
         return found
     if declared is not None:
         if (declared.shape, declared.ragged) != (found.shape, found.ragged):

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from embstore._engine.format.record import (
-    COLUMN_DTYPES,
-    FIELD_DTYPES,
-    STRING,
-    FieldSpec,
-    check_name,
-    stored_dtype,
-)
+from embstore._engine.format.record import COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec, check_name, stored_dtype
 from embstore.errors import FileFormatError, NameRefusedError
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable, is_text
 from embstore.exchange.import_options import ImportOptions, chosen_columns, chosen_fields
-from embstore.exchange.memory_file import Unread
-from embstore.exchange.pt_entries import EMBEDDING, entries_table
-from embstore.exchange.table import LABELS, Table, exported_table
+from embstore.exchange.memory_file import EMBEDDING, KEYS, LABELS, NAMES, Unread
+from embstore.exchange.pt_entries import entries_file
+from embstore.exchange.store_metadata import StoreMetadata
+from embstore.exchange.table import Table
 
-KEYS: Final = ("keys", "key", "ids", "id", "file_id")
 _SHOWN: Final = 20
 
 
@@ -33,53 +27,134 @@ def table_of(file: ArrayFile, options: ImportOptions) -> Table:
     Raises
     ------
     FileFormatError
-        The file is not understood. The message lists its arrays and the expected ones.
+        An array is not as the metadata states, or the file is not understood. The message lists its arrays and the
+        expected ones.
     UnknownFieldError, UnknownColumnError, NameRefusedError
     """
     file.check_size()
-    return _foreign_table(file, options) if file.metadata is None else exported_table(file, file.metadata, options)
-
-
-def _foreign_table(file: ArrayFile, options: ImportOptions) -> Table:
-    """Return the rows of another program's file. Names and shapes decide which arrays are keys, fields and columns."""
-    names = next((name for name in KEYS if _can_name(file.arrays.get(name))), None)
-    if names is None:
-        return _one_a_key(file, options)
-    rows = file.arrays[names].rows
-    labels = LABELS if _can_name(file.arrays.get(LABELS)) else None
-    fields: dict[str, FieldSpec] = {}
-    columns: dict[str, str] = {}
-    left_out: list[Unreadable] = []
-    for name, found in file.arrays.items():
-        if name in (names, labels):
-            continue
-        if found.rows != rows:
-            left_out.append(Unreadable(name, f"it has {found.rows:,} rows, {names!r} has {rows:,}"))
-        elif found.dtype in FIELD_DTYPES and (found.shape or found.ragged or name == options.field):
-            fields |= _field_of(file, name, found, options.ragged, left_out)
-        elif found.shape or found.dtype not in COLUMN_DTYPES:
-            left_out.append(Unreadable(name, f"{found} is neither a field nor a column"))
-        else:
-            try:
-                columns[check_name(name)] = found.dtype
-            except NameRefusedError as error:
-                left_out.append(Unreadable(name, error.reason))
-    if not fields:
-        raise _not_understood(file)
+    stated = file.metadata
+    if stated is not None:
+        names = _join_stated(file, stated)
+        labels: str | None = LABELS
+        fields, columns = stated.fields, stated.columns
+        options = replace(options, keys="file_id:class" if names == NAMES else "file_id")
+    else:
+        found = next((name for name in KEYS if name in file.arrays and _can_name(file.arrays[name])), None)
+        if found is None:
+            return _one_a_key(file, options)
+        names, labels = found, _labels(file, found)
+        fields, columns = _by_shape(file, names, options)
+        if names == "file_id" and options.keys is None:
+            options = replace(options, keys="file_id")
     sources = chosen_fields(list(fields), options.field, file.path)
-    for name in sources:
-        check_name(name, columns)
-    return Table(
+    table = Table(
         file=file,
-        options=replace(options, keys="file_id") if names == "file_id" and options.keys is None else options,
+        options=options,
         fields={name: fields[source] for name, source in sources.items()},
         sources=sources,
         columns={name: columns[name] for name in chosen_columns(list(columns), options.columns, file.path)},
-        rows=rows,
         names=names,
         labels=labels,
-        left_out=left_out,
     )
+    if stated is not None:
+        _check_stated(table)
+    return table
+
+
+def _join_stated(file: ArrayFile, stated: StoreMetadata) -> str:
+    """Join the arrays of texts and of ragged rows with their offsets, and return the array of names."""
+    names = NAMES if NAMES in file.arrays else "file_id"
+    texts = [name for name, dtype in stated.columns.items() if dtype == STRING]
+    for name in (names, LABELS, *texts, *(name for name, spec in stated.fields.items() if spec.ragged)):
+        file.join_offsets(name)
+    if names not in file.arrays:
+        raise file.wrong(f"its metadata states an array {names!r}, which is missing")
+    return names
+
+
+def _check_stated(table: Table) -> None:
+    """Raise FileFormatError unless the arrays are as the metadata states."""
+    expected: dict[str, FieldSpec | str] = {table.names: STRING, LABELS: STRING, **table.columns}
+    expected |= {source: table.fields[name] for name, source in table.sources.items()}
+    for name, wanted in expected.items():
+        found = table.file.arrays.get(name)
+        if found is None or found.rows != table.rows:
+            fits = False
+        elif isinstance(wanted, FieldSpec):
+            fits = math.prod(found.shape) == math.prod(wanted.shape) and found.ragged == wanted.ragged
+            fits = fits and found.dtype in (wanted.dtype, wanted.zarr_dtype)
+        elif wanted == STRING:
+            fits = is_text(found)
+        else:
+            fits = (found.dtype, found.shape, found.ragged) == (wanted, (), False)
+        if not fits:
+            what = f"{table.rows:,} rows of {wanted}"
+            raise table.file.wrong(f"its metadata states {what} in {name!r}, found {found or 'no such array'}")
+
+
+def _labels(file: ArrayFile, names: str) -> str | None:
+    """Return the array of classes, if there is one.
+
+    Raises
+    ------
+    FileFormatError
+        It holds neither texts nor numbers, or has another number of rows. Leaving it out would drop all labels.
+    """
+    found = file.arrays.get(LABELS)
+    if found is None or found.dtype == "null":  # the dtype of an Arrow column in which all values are missing
+        return None
+    rows = file.arrays[names].rows
+    if not (_can_name(found) or (found.dtype == "bool" and not found.shape)) or found.rows != rows:
+        raise file.wrong(f"{LABELS!r}: expected {rows:,} texts or whole numbers, found {found}; write them as texts")
+    return LABELS
+
+
+def _by_shape(file: ArrayFile, names: str, options: ImportOptions) -> tuple[dict[str, FieldSpec], dict[str, str]]:
+    """Return the fields and columns of another program's file. Names and shapes decide."""
+    fields: dict[str, FieldSpec] = {}
+    columns: dict[str, str] = {}
+    for name, found in file.arrays.items():
+        if name in (names, LABELS):
+            continue
+        meaning = _meaning(file, name, found, file.arrays[names].rows, options)
+        try:
+            if options.field is None or not isinstance(meaning, FieldSpec):  # otherwise its name may be another
+                check_name(name, (*fields, *columns))
+        except NameRefusedError as error:
+            meaning = Unreadable(name, error.reason)
+        if isinstance(meaning, Unreadable):
+            file.left_out.append(meaning)
+        elif isinstance(meaning, FieldSpec):
+            fields[name] = meaning
+        else:
+            columns[name] = meaning
+    if not fields:
+        raise _not_understood(file)
+    if options.field is not None:
+        check_name(options.field, columns)
+    return fields, columns
+
+
+def _meaning(
+    file: ArrayFile, name: str, found: ArrayInfo, rows: int, options: ImportOptions
+) -> FieldSpec | str | Unreadable:
+    """Return the field that an array makes, the dtype of the column, or the reason why it makes neither."""
+    if found.rows != rows:
+        return Unreadable(name, f"it has {found.rows:,} rows, expected {rows:,}, one for each key")
+    if found.dtype in FIELD_DTYPES and (found.shape or found.ragged or name in (options.field, *EMBEDDING)):
+        shape, ragged = found.shape, found.ragged and options.ragged
+        if found.ragged and not ragged:
+            lengths = (len(row) for block in file.ragged(name) for row in block.values)
+            shape = (next(filter(None, lengths), 0), *shape)
+        if 0 in shape:
+            return Unreadable(name, f"its rows have no values: their shape is {shape}")
+        return FieldSpec(shape=shape, dtype=found.dtype, ragged=ragged)
+    if found.shape or found.dtype not in COLUMN_DTYPES:
+        return Unreadable(name, f"{found} is neither a field nor a column")
+    whole = found.nullable and not found.dtype.startswith((STRING, "float"))  # these have no value for a missing one
+    if whole and (missing := sum(len(block.bad) for block in file.numbers(name))):
+        return Unreadable(name, f"{missing:,} of its {rows:,} values are missing")
+    return found.dtype
 
 
 def _one_a_key(file: ArrayFile, options: ImportOptions) -> Table:
@@ -93,7 +168,9 @@ def _one_a_key(file: ArrayFile, options: ImportOptions) -> Table:
     if matrix or not file.arrays or any(f.ragged or not (stated or ":" in n) for n, f in file.arrays.items()):
         raise _not_understood(file)
     entries = {name: _unread(file, name, found) for name, found in file.arrays.items()}
-    return entries_table(file.path, entries, options)
+    made = entries_file(file.path, entries, options)
+    made.left_out += file.left_out
+    return table_of(made, options)
 
 
 def _unread(file: ArrayFile, name: str, found: ArrayInfo) -> Unread:
@@ -104,36 +181,17 @@ def _unread(file: ArrayFile, name: str, found: ArrayInfo) -> Unread:
     return Unread((found.rows, *found.shape), found.dtype, read)
 
 
-def _can_name(found: ArrayInfo | None) -> bool:
-    return (
-        found is not None and not found.shape and not found.ragged and found.dtype.startswith((STRING, "int", "uint"))
-    )
-
-
-def _field_of(
-    file: ArrayFile, name: str, found: ArrayInfo, ragged: bool, left_out: list[Unreadable]
-) -> dict[str, FieldSpec]:
-    """Return the spec of the field that an array makes, by its name. Empty if it makes none."""
-    if not found.ragged:
-        if 0 in found.shape:
-            left_out.append(Unreadable(name, f"a row is of the shape {found.shape}"))
-            return {}
-        return {name: FieldSpec(shape=found.shape, dtype=found.dtype)}
-    if ragged:
-        return {name: FieldSpec(shape=found.shape, dtype=found.dtype, ragged=True)}
-    width = next((len(row) for block in file.ragged(name) for row in block.values if len(row)), 0)
-    if not width:
-        left_out.append(Unreadable(name, "all its rows are empty"))
-        return {}
-    return {name: FieldSpec(shape=(width,), dtype=found.dtype)}
+def _can_name(found: ArrayInfo) -> bool:
+    return not found.shape and not found.ragged and found.dtype.startswith((STRING, "int", "uint", "float"))
 
 
 def _not_understood(file: ArrayFile) -> FileFormatError:
     listed = [f"{name}: {found}" for name, found in itertools.islice(file.arrays.items(), _SHOWN)]
     more = len(file.arrays) - len(listed)
+    reasons = [str(one) for one in itertools.islice(file.left_out, _SHOWN)]
     return file.wrong(
         f"it holds {'; '.join(listed) or 'no arrays'}{f' and {more} more' if more > 0 else ''}. Expected keys (an "
         f"array 'keys', 'key', 'ids' or 'id', or 'file_id' with or without 'class_name') and as many rows in one or "
         f"more arrays of numbers, each (rows, …); one number a row is a field if field= names it. Or an array for each "
-        f"key, named 'file_id:class'"
+        f"key, named 'file_id:class'{'. Left out: ' if reasons else ''}{'; '.join(reasons)}"
     )

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,25 @@ from numpy.typing import NDArray
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, FIELD_DTYPES, STRING, FieldSpec, dtype_name, stored_dtype
 from embstore._engine.read.dtypes import converted
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Block, even_cuts, rising_cuts
-from embstore.exchange.scalars import plain
+from embstore.exchange.file_contents import (
+    Array,
+    ArrayFile,
+    ArrayInfo,
+    Block,
+    Unreadable,
+    check_claim,
+    even_cuts,
+    rising_cuts,
+)
+from embstore.exchange.scalars import column_of, plain, text_of
+
+NAMES: Final = "key"
+"""The array of the names of entries. No field or column can have this name."""
+KEYS: Final = (NAMES, "keys", "ids", "id", "file_id")
+"""Names of the array of keys."""
+LABELS: Final = "class_name"
+"""The array of classes."""
+EMBEDDING: Final = ("embedding", "embeddings")
 
 _TEXTS_AT_ONCE: Final = 256
 """So few that they are freed before the garbage collector moves them to an older generation, and then scans all tensors
@@ -60,31 +77,41 @@ class MemoryFile(ArrayFile):
     @classmethod
     def of_columns(cls, path: Path, found: Mapping[Any, Any]) -> MemoryFile:
         """Take the arrays, tensors and lists of a dictionary: ``{"ids": […], "embeddings": matrix}``."""
-        file = cls(path)
-        for name, given in found.items():
-            given = given.tolist() if isinstance(given, np.ndarray) and given.dtype.kind == "U" else given
-            values: Any = _as_array(given) if isinstance(given, list | tuple) else given
-            if isinstance(values, list):
-                file.add_column(str(name), values)
-            elif not refusal(values, sys.modules.get("torch")) and len(values.shape):
-                shape, dtype = tuple(values.shape), dtype_name(values.dtype)
-                file.values[str(name)] = values
-                file.arrays[str(name)] = ArrayInfo(dtype=dtype, shape=shape[1:], rows=shape[0])
-            elif hasattr(given, "__len__"):
-                file.arrays[str(name)] = ArrayInfo(dtype=type(given).__name__, shape=(), rows=len(given))
+        file, torch = cls(path), sys.modules.get("torch")
+        names = next((name for name in KEYS if name in found), None)
+        for key, values in found.items():
+            name = str(key)
+            if isinstance(values, np.ndarray) and values.dtype.kind in "UO":
+                values = values.tolist()
+            if name in file.arrays:
+                file.left_out.append(Unreadable(key, "another array has this name"))
+            elif isinstance(values, list | tuple):
+                texts = [text_of(plain(value)) for value in values] if name in (names, LABELS) else [0]
+                named = all(isinstance(text, str | None) for text in texts)
+                file.add_column(name, texts if named else column_of(name, values))
+            elif reason := refusal(values, torch) or ("" if len(values.shape) else "it is a single value"):
+                file.left_out.append(Unreadable(key, reason))
+            else:
+                shape = tuple(values.shape)
+                file.values[name] = values
+                file.arrays[name] = ArrayInfo(dtype=dtype_name(values.dtype), shape=shape[1:], rows=shape[0])
         return file
 
-    def add_column(self, name: str, values: Array | list[Any]) -> None:
+    def add_column(self, name: str, values: Array | list[Any] | Unreadable) -> None:
         """Add a value for each row: numbers, texts, or names of any type."""
+        if isinstance(values, Unreadable):
+            self.left_out.append(values)
+            return
         dtype = STRING if isinstance(values, list) else values.dtype.name
         self.values[name], self.arrays[name] = values, ArrayInfo(dtype=dtype, shape=(), rows=len(values))
 
     def add_field(self, name: str, tensors: list[Any], spec: FieldSpec) -> None:
         """Add a tensor or array for each row. Their shapes are that of the field, but for axes of one."""
+        check_claim(self.path, sum(math.prod(tensor.shape) for tensor in tensors))
         found = ArrayInfo(dtype=spec.dtype, shape=spec.shape, rows=len(tensors), ragged=spec.ragged)
         self.values[name], self.arrays[name] = tensors, found
 
-    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
+    def numbers(self, name: str) -> Iterator[Block]:
         """Yield rows of numbers: ``(n, *shape)``."""
         found, values = self.arrays[name], self.values[name]
         if isinstance(values, list):
@@ -94,7 +121,7 @@ class MemoryFile(ArrayFile):
         for start, stop in itertools.pairwise(even_cuts(found.rows, found.row_nbytes)):
             yield Block(numbers_of(values[start:stop], found.dtype))
 
-    def strings(self, name: str) -> Iterator[list[str]]:
+    def strings(self, name: str) -> Iterator[list[Any]]:
         """Yield rows of text."""
         for start in range(0, self.arrays[name].rows, _TEXTS_AT_ONCE):
             yield self.values[name][start : start + _TEXTS_AT_ONCE]
@@ -118,20 +145,6 @@ class MemoryFile(ArrayFile):
             for tensor, (first, last) in zip(tensors[start:stop], itertools.pairwise(ends.tolist()), strict=True):
                 out[first:last] = numbers_of(tensor, found.dtype).reshape(-1, *found.shape)
             yield Ragged(out, ends)
-
-
-def _as_array(values: Sequence[Any]) -> Array | list[str] | None:
-    """Return a list of texts unchanged, a list of numbers as an array, and None for others."""
-    found = [plain(value) for value in values]
-    kinds = set(map(type, found))
-    if kinds == {str}:
-        return found
-    if kinds not in ({int}, {float}, {bool}):
-        return None
-    try:
-        return np.array(found, kinds.pop())
-    except OverflowError:
-        return None
 
 
 def numbers_of(tensor: Any, dtype: str) -> Array:

@@ -15,6 +15,8 @@ from embstore.exchange.import_options import ImportOptions
 RowName = tuple[object, Key] | Unreadable
 """The name of a row in the file and its key, or the reason why it has no key."""
 
+exact: Final = str.__str__
+"""Return text of a subclass as plain text. An Enum would be formatted as "Label.DOG", and hashed by that name."""
 _COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" separates no class
 
 
@@ -51,6 +53,8 @@ def row_name(found: object, class_name: object, options: ImportOptions, path: Pa
     >>> read("dog:v1", "dog"), read("dog:v1.wav", keys="class:file_name"), read(r"C:\v1.wav", "dog", keys="file_id")
     ('v1:dog', 'v1:dog', 'C:\\v1.wav:dog')
     """
+    if found is None:
+        return Unreadable(found, "its key is missing")
     if class_name is not None and not isinstance(class_name, str):
         return Unreadable(found, f"expected text as its class_name, found {type(class_name).__name__}")
     if not isinstance(found, str) and not callable(options.keys):
@@ -64,7 +68,7 @@ def row_name(found: object, class_name: object, options: ImportOptions, path: Pa
             return Unreadable(found, reason)
         if len(keys) > 1:
             raise FileFormatError(path, _unclear(found, keys))
-        return found, Key.parse(keys[0])
+        return found, Key(*map(exact, Key.parse(keys[0])))
     except KeyFormatError as error:
         return Unreadable(found, error.reason)
 

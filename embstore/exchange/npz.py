@@ -23,8 +23,8 @@ from embstore._engine.format.record import STRING
 from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore.errors import UnsafeFileError
 from embstore.exchange.exporting import Member, Outgoing, Texts
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, explained
-from embstore.exchange.store_metadata import ENTRY, StoreMetadata
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable, explained
+from embstore.exchange.store_metadata import ENTRY
 
 _NPY: Final = ".npy"
 METADATA: Final = f"__{ENTRY}__"
@@ -35,9 +35,9 @@ _PIECE: Final = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """An array: its name in the zip, the offset of its values in the member, their dtype, shape and order."""
+    """An array: its place in the zip, the offset of its values in the member, their dtype, shape and order."""
 
-    name: str
+    info: zipfile.ZipInfo  # not its name: a zip may have several members of one name
     start: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -58,20 +58,23 @@ class File(ArrayFile):
         with explained(path):
             self._archive = zipfile.ZipFile(path)
             for info in self._archive.infolist():
+                reason = "it is not an .npy array"
                 if info.filename.endswith(_NPY):
-                    self._look(info)
+                    reason = self._look(info)
+                if reason and not info.is_dir():
+                    self.left_out.append(Unreadable(info.filename.removesuffix(_NPY), reason))
             if METADATA in self._members:
-                if self._archive.getinfo(METADATA + _NPY).file_size > _MOST_METADATA:
+                if (info := self._members[METADATA].info).file_size > _MOST_METADATA:
                     raise self.wrong(f"{METADATA!r} is too large for metadata")
-                with self._archive.open(METADATA + _NPY) as file:
-                    self.metadata = StoreMetadata.parse(str(np.lib.format.read_array(file)), path)
+                with self._archive.open(info) as file:
+                    self.state(str(np.lib.format.read_array(file)))
 
-    def _look(self, info: zipfile.ZipInfo) -> None:
-        """Read a member's header."""
+    def _look(self, info: zipfile.ZipInfo) -> str:
+        """Read a member's header. Return why the member is left out, or ""."""
         with self._archive.open(info) as file:
             version = np.lib.format.read_magic(file)
             if version not in ((1, 0), (2, 0)):
-                return
+                return f"its format version {version} is not read"
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(file)
             start = file.tell()
@@ -79,12 +82,15 @@ class File(ArrayFile):
         nbytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or (not dtype.hasobject and info.file_size != start + nbytes):
             raise self.wrong(f"{name!r} has {info.file_size - start:,} bytes, and claims to be {dtype} {shape}")
-        self._members[name] = _Member(info.filename, start, dtype, shape, fortran and len(shape) > 1)
+        if name in self._members:
+            return "another array has this name"
+        self._members[name] = _Member(info, start, dtype, shape, fortran and len(shape) > 1)
+        if not shape:
+            return "" if name == METADATA else "it is a single value"
         is_text = dtype.kind in "US"
         kind = STRING if is_text else "objects" if dtype.hasobject else dtype.newbyteorder("=").name
-        self.arrays[name] = ArrayInfo(
-            dtype=kind, shape=shape[1:], rows=shape[0] if shape else 1, text_nbytes=max(1, dtype.itemsize)
-        )
+        self.arrays[name] = ArrayInfo(dtype=kind, shape=shape[1:], rows=shape[0], text_nbytes=max(1, dtype.itemsize))
+        return ""
 
     def read(self, name: str, cuts: Sequence[int]) -> Iterator[Array | list[str]]:
         """Yield the rows between each cut and the next."""
@@ -94,8 +100,6 @@ class File(ArrayFile):
             raise UnsafeFileError(self.path, f"{name!r} holds Python objects, which only pickle can load; {hint}")
         if member.dtype.kind in "US" and member.dtype.itemsize > 4 * MAX_STRING_BYTES:
             raise self.wrong(f"{name!r} holds texts of {member.dtype.itemsize:,} bytes")
-        if not member.shape:
-            raise self.wrong(f"{name!r} is a single value, expected rows")
         for values in self._reordered(member, cuts) if member.fortran else self._streamed(member, cuts):
             if member.dtype.kind in "US":
                 yield self._texts(values)
@@ -110,7 +114,7 @@ class File(ArrayFile):
 
     def _streamed(self, member: _Member, cuts: Sequence[int]) -> Iterator[Array]:
         with explained(self.path):
-            file = self._archive.open(member.name)
+            file = self._archive.open(member.info)
         with contextlib.closing(file):
             self._fill(file, bytearray(member.start))
             row = np.empty((0, *member.shape[1:]), member.dtype)
@@ -121,23 +125,20 @@ class File(ArrayFile):
                 yield values
             with explained(self.path):
                 if file.read(1):  # reading the end also checks the CRC-32 of the member
-                    raise self.wrong(f"{member.name!r} is longer than its header states")
+                    raise self.wrong(f"{member.info.filename!r} is longer than its header states")
 
     def _fill(self, file: IO[bytes], buffer: bytearray | memoryview) -> None:
-        view = memoryview(buffer)
-        with explained(self.path):
-            while view:
-                piece = file.read(min(len(view), _PIECE))
-                if not piece:
+        for start in range(0, len(buffer), _PIECE):
+            part = memoryview(buffer)[start : start + _PIECE]
+            with explained(self.path):
+                if file.readinto(part) != len(part):  # type: ignore[attr-defined]
                     raise EOFError("a member ends early")
-                view[: len(piece)] = piece
-                view = view[len(piece) :]
 
     def _reordered(self, member: _Member, cuts: Sequence[int]) -> Iterator[Array]:
         """Yield rows of an array in Fortran order. It is unpacked to a temporary file and mapped."""
-        size = self._archive.getinfo(member.name).file_size - member.start
+        size = member.info.file_size - member.start
         with tempfile.TemporaryFile() as beside:
-            with explained(self.path), self._archive.open(member.name) as file:
+            with explained(self.path), self._archive.open(member.info) as file:
                 file.read(member.start)
                 while piece := file.read(_PIECE):
                     beside.write(piece)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +19,18 @@ from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import FIELD_DTYPES, STRING
 from embstore._engine.lazy import imported
 from embstore.exchange.exporting import Outgoing
-from embstore.exchange.file_contents import BLOCK_ROWS, Array, ArrayFile, ArrayInfo, Block, even_cuts, explained
-from embstore.exchange.store_metadata import ENTRY, StoreMetadata
+from embstore.exchange.file_contents import (
+    BLOCK_ROWS,
+    Array,
+    ArrayFile,
+    ArrayInfo,
+    Block,
+    Unreadable,
+    even_cuts,
+    explained,
+    of_width,
+)
+from embstore.exchange.store_metadata import ENTRY
 
 _BUFFER: Final = 8 * 2**20
 _EXPANDED: Final = 8
@@ -47,28 +58,42 @@ class File(ArrayFile):
             self._file = _library("pyarrow.parquet").ParquetFile(
                 path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
             )
-            rows = self._file.metadata.num_rows
+            names = [field.name for field in self._file.schema_arrow]
             for field in self._file.schema_arrow:
-                self.arrays[field.name] = self._found(field.type, rows)
+                if names.count(field.name) == 1:
+                    self.arrays[field.name] = self._found(field.type)
+            twice = dict.fromkeys(name for name in names if name not in self.arrays)
+            self.left_out += [Unreadable(name, "several columns have this name") for name in twice]
+            for name, found in self.arrays.items():
+                if found.shape == (0,):  # lists of lists
+                    self.arrays[name] = replace(found, shape=(self._width(name),))
             raw = (self._file.metadata.metadata or {}).get(ENTRY.encode())
             if raw is not None:
-                self.metadata = StoreMetadata.parse(raw.decode(), path)
+                self.state(raw.decode())
 
-    def _found(self, kind: Any, rows: int) -> ArrayInfo:
-        types = self._arrow.types
+    def _found(self, kind: Any) -> ArrayInfo:
+        """Describe a column. The shape of lists of lists is (0,) until their width is known."""
+        types, rows = self._arrow.types, self._file.metadata.num_rows
+        if isinstance(kind, self._arrow.FixedShapeTensorType):
+            shape, order = kind.shape, kind.permutation or range(len(kind.shape))
+            return replace(self._found(kind.value_type), shape=tuple(shape[axis] for axis in order))
         if isinstance(kind, self._arrow.BaseExtensionType):
-            kind = kind.storage_type
+            return self._found(kind.storage_type)
         if types.is_dictionary(kind):
-            kind = kind.value_type
-        if types.is_fixed_size_list(kind) and _dtype(kind.value_type) in FIELD_DTYPES:
-            return ArrayInfo(dtype=_dtype(kind.value_type), shape=(kind.list_size,), rows=rows)
-        if types.is_list(kind) or types.is_large_list(kind):
-            inner = self._found(kind.value_type, rows)
+            return self._found(kind.value_type)
+        if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
+            inner, fixed = self._found(kind.value_type), types.is_fixed_size_list(kind)
             if inner.dtype in FIELD_DTYPES and not inner.ragged:
-                return ArrayInfo(dtype=inner.dtype, shape=inner.shape, rows=rows, ragged=True)
-        if types.is_string(kind) or types.is_large_string(kind):
-            return ArrayInfo(dtype=STRING, shape=(), rows=rows)
-        return ArrayInfo(dtype=_dtype(kind), shape=(), rows=rows)
+                return replace(inner, shape=(kind.list_size, *inner.shape)) if fixed else replace(inner, ragged=True)
+            if inner.dtype in FIELD_DTYPES and not inner.shape and not fixed:
+                return replace(inner, shape=(0,))
+        text = types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view"
+        return ArrayInfo(dtype=STRING if text else _NAMES.get(str(kind), str(kind)), shape=(), rows=rows, nullable=True)
+
+    def _width(self, name: str) -> int:
+        """Return the length of the first list that is not empty in a column of lists of lists."""
+        lists = (token for array in self._batches(name, 64) for row in array.to_pylist() for token in row or ())
+        return next((len(token) for token in lists if token), 0)
 
     def _batches(self, name: str, rows: int) -> Iterator[Any]:
         """Yield the arrays of a column, each of at most `rows` rows."""
@@ -80,90 +105,78 @@ class File(ArrayFile):
                 if batch is None:
                     return
                 array = batch.column(batch.schema.get_field_index(name))
-                if isinstance(array, self._arrow.ExtensionArray):
-                    array = array.storage
-                if self._arrow.types.is_dictionary(array.type):
-                    array = array.dictionary_decode()
             yield array
 
-    def numbers(self, name: str, width: int | None = None) -> Iterator[Block]:
-        """Yield rows of numbers. Lists of another length than `width` are bad rows."""
-        found = self.arrays[name]
-        if found.ragged:
-            assert width is not None
-            yield from self._of_width(name, width)
-            return
+    def numbers(self, name: str) -> Iterator[Block]:
+        """Yield rows of numbers. Rows in which a number is missing are bad."""
+        found, kind = self.arrays[name], self._file.schema_arrow.field(name).type
         cuts = even_cuts(found.rows, _EXPANDED * found.row_nbytes)
         for array in self._batches(name, max(1, cuts[min(1, len(cuts) - 1)])):
             with explained(self.path):
-                bad = _nulls(array)
-                values = _flat(array.flatten() if found.shape else array, found.dtype).reshape(-1, *found.shape)
-                if found.shape and bad:  # a missing list has no numbers: zeros fill its row
-                    there = np.ones(len(array), bool)
-                    there[list(bad)] = False
-                    values, given = np.zeros((len(array), *found.shape), found.dtype), values
-                    values[there] = given
-            yield Block(values, bad)
-
-    def _of_width(self, name: str, width: int) -> Iterator[Block]:
-        for block in self.ragged(name):
-            rows = block.values
-            assert isinstance(rows, Ragged)
-            fits = rows.lengths == width
-            values = np.zeros((len(rows), width), rows.values.dtype)
-            values[fits] = rows.values[np.repeat(fits, rows.lengths)].reshape(-1, width)
-            wrong = {int(i): f"it has {rows.lengths[i]} numbers, expected {width}; ragged=True takes all lengths"
-                     for i in np.flatnonzero(~fits)}  # fmt: skip
-            yield Block(values, {**wrong, **block.bad})
+                values, _, bad = self._unpacked(array)
+                order = getattr(kind, "permutation", None)
+                if order:  # a tensor whose axes are stored in another order
+                    values = values.reshape(-1, *kind.shape).transpose(0, *(axis + 1 for axis in order))
+            yield Block(values.reshape(-1, *found.shape), bad)
 
     def ragged(self, name: str) -> Iterator[Block]:
         """Yield rows of different lengths, as `Ragged`."""
         found = self.arrays[name]
         for array in self._batches(name, 1024):
             with explained(self.path):
-                lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-                tokens = array.flatten()
-                if found.shape:
-                    if tokens.null_count:
-                        raise ValueError("a token is missing")
-                    tokens = tokens.flatten()
-                values = _flat(tokens, found.dtype).reshape(-1, *found.shape)
-                rows = Ragged(values, offsets_of(lengths))
-                if rows.offsets[-1] != len(values):
+                values, levels, bad = self._unpacked(array)
+                if len(levels) > 1 and not isinstance(levels[1], int):  # lists of lists
+                    lists = of_width(Block(Ragged(values, levels[1])), found.shape[0])
+                    values, odd = np.asarray(lists.values), np.array(list(lists.bad), np.int64)
+                    rows = np.searchsorted(levels[0], odd, side="right") - 1
+                    bad = {
+                        **dict.fromkeys(rows.tolist(), f"a list in it has not {found.shape[0]} numbers"),
+                        **bad,
+                    }
+                rows_read = Ragged(values.reshape(-1, *found.shape), levels[0])
+                if rows_read.offsets[-1] != len(rows_read.values):
                     raise ValueError("lists and their lengths differ")
-            yield Block(rows, _nulls(array))
+            yield Block(rows_read, bad)
 
-    def strings(self, name: str) -> Iterator[list[str]]:
-        """Yield rows of text. A missing text is empty."""
+    def _unpacked(self, array: Any) -> tuple[Array, list[Any], dict[int, str]]:
+        """Return the numbers of an array, its levels of lists (a size or offsets), and the reasons of bad rows."""
+        arrow, levels, bad = self._arrow, list[Any](), dict[int, str]()
+        while True:
+            if isinstance(array, arrow.ExtensionArray):
+                array = array.storage
+            if arrow.types.is_dictionary(array.type):
+                array = array.dictionary_decode()
+            if array.null_count:
+                places = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
+                for level in reversed(levels):
+                    whole = isinstance(level, int)
+                    places = places // level if whole else np.searchsorted(level, places, side="right") - 1
+                reason = "a number in it is missing" if levels else "its value is missing"
+                bad = {**dict.fromkeys(places.tolist(), reason), **bad}
+            if arrow.types.is_fixed_size_list(array.type):
+                size = array.type.list_size
+                levels.append(size)
+                array = array.values.slice(array.offset * size, len(array) * size)
+            elif arrow.types.is_list(array.type) or arrow.types.is_large_list(array.type):
+                lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+                levels.append(offsets_of(lengths.astype(np.int64)))
+                array = array.flatten()
+            else:
+                break
+        if array.null_count:  # without the bits that mark missing numbers
+            buffers = [None, array.buffers()[1]]
+            array = arrow.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
+        return np.asarray(array.to_numpy(zero_copy_only=False)), levels, bad
+
+    def strings(self, name: str) -> Iterator[list[Any]]:
+        """Yield rows of text. A missing text is None."""
         for array in self._batches(name, BLOCK_ROWS // 8):
             with explained(self.path):
-                yield [text or "" for text in array.to_pylist()]
+                yield array.to_pylist()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _dtype(kind: Any) -> str:
-    return _NAMES.get(str(kind), str(kind))
-
-
-def _nulls(array: Any) -> dict[int, str]:
-    if not array.null_count:
-        return {}
-    return dict.fromkeys(
-        np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)).tolist(), "its value is missing"
-    )
-
-
-def _flat(array: Any, dtype: str) -> Array:
-    """Return numbers as a NumPy array. A missing float is NaN. Other dtypes have no NaN and raise."""
-    if array.null_count and not dtype.startswith("float"):
-        raise ValueError("a number is missing")
-    if dtype == "bool" or array.null_count:
-        values: Array = array.to_numpy(zero_copy_only=False)
-        return values.astype(dtype)
-    return np.asarray(array.to_numpy(zero_copy_only=True))
 
 
 def write(path: Path, rows: Outgoing) -> None:
@@ -200,9 +213,9 @@ def _types(arrow: Any, rows: Outgoing) -> Iterator[tuple[str, Any]]:
 
 def _values(arrow: Any, rows: Outgoing, name: str, block: Any, kind: Any) -> Any:
     """Return a block of a column as an Arrow array. Numbers are not copied."""
+    values = rows.values(name, block)
     if name not in rows.fields:
-        return arrow.array(rows.column(name, block), kind)
-    values = rows.field(name, block)
+        return arrow.array(values, kind)
     tokens = kind.value_type if isinstance(values, Ragged) else kind
     numbers = values.values if isinstance(values, Ragged) else values
     flat = arrow.array(np.ascontiguousarray(numbers).reshape(-1), tokens.value_type if numbers.ndim > 1 else tokens)

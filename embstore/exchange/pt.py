@@ -31,9 +31,9 @@ from embstore.errors import FileFormatError, UnsafeFileError
 from embstore.exchange.exporting import Outgoing
 from embstore.exchange.file_contents import Unreadable, explained
 from embstore.exchange.import_options import ImportOptions
-from embstore.exchange.interpret import KEYS, table_of
-from embstore.exchange.memory_file import MemoryFile
-from embstore.exchange.pt_entries import EMBEDDING, entries_table, exported_entries_table
+from embstore.exchange.interpret import table_of
+from embstore.exchange.memory_file import EMBEDDING, KEYS, MemoryFile
+from embstore.exchange.pt_entries import entries_file, exported_entries
 from embstore.exchange.scalars import config_of
 from embstore.exchange.store_metadata import ENTRY, StoreMetadata
 from embstore.exchange.table import Table
@@ -70,7 +70,7 @@ def read_table(path: Path, options: ImportOptions) -> Table:
         entries = found[_ENTRIES]
         if isinstance(found.get(ENTRY), dict):
             stated = StoreMetadata.parse({**found[ENTRY], "config": metadata}, path)
-            return exported_entries_table(path, entries, stated, options)
+            return table_of(exported_entries(path, entries, stated, options), options)
         left_out = [
             Unreadable(name, f"expected {_EXPECTED.get(name, _NO_OTHERS)}, found {type(value).__name__}")
             for name, value in found.items()
@@ -80,17 +80,15 @@ def read_table(path: Path, options: ImportOptions) -> Table:
         entries = {name: value for name, value in found.items() if name != _METADATA}
     else:
         metadata = None
-    if is_columnar(entries):
-        table = table_of(MemoryFile.of_columns(path, entries), options)
-    else:
-        table = entries_table(path, entries, options)
-    table.left_out += left_out
+    columnar = is_columnar(entries)
+    file = MemoryFile.of_columns(path, entries) if columnar else entries_file(path, entries, options)
+    file.left_out += left_out
     if metadata and isinstance(metadata, dict):
-        table.config, refused = config_of(metadata)
-        table.left_out += refused
+        file.config, refused = config_of(metadata)
+        file.left_out += refused
         for one in refused:
             logger.warning("%s: its metadata is not all in the config: %s", path, one)
-    return table
+    return table_of(file, options)
 
 
 def is_columnar(found: Mapping[Any, Any]) -> bool:
@@ -102,7 +100,9 @@ def is_columnar(found: Mapping[Any, Any]) -> bool:
 
 def _is_vector(value: Any) -> bool:
     """Return True if a value can hold names, one for each row."""
-    return len(getattr(value, "shape", ())) == 1 and dtype_name(value.dtype).startswith(("int", "uint", "str"))
+    if len(getattr(value, "shape", ())) != 1:
+        return False
+    return not value.shape[0] or dtype_name(value.dtype).startswith(("int", "uint", "str"))
 
 
 def load_file(path: Path) -> Any:
@@ -134,6 +134,7 @@ def _numpy_allowed(torch: Any) -> contextlib.AbstractContextManager[Any]:
     rebuild, scalar = np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0]
     kinds = {type(np.dtype(name)) for name in (*NUMERIC, "str", "bytes")}
     allowed: list[Any] = [rebuild, scalar, np.ndarray, np.dtype, *kinds, codecs.encode]
+    allowed.append(bytes)  # an empty array is pickled with bytes()
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7):  # names that NumPy 1 and 2 wrote
         for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             allowed += [(rebuild, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
@@ -154,7 +155,7 @@ def write(path: Path, rows: Outgoing) -> None:
     parts: dict[str, list[Any]] = {name: [] for name in ("file_id", "class_name", *rows.columns)}
     for block in rows.blocks():
         for name, values in parts.items():
-            found = rows.column(name, block)
+            found = rows.values(name, block)
             values += found if isinstance(found, list) else found.tolist()
     file_ids = parts.pop("file_id")
     tensors = {name: _tensors(rows, name) for name in rows.fields}

@@ -23,8 +23,8 @@ from embstore._engine.format.record import BFLOAT16, stored_dtype
 from embstore._engine.io.folder import read_exactly
 from embstore._engine.lazy import imported
 from embstore.exchange.exporting import Member, Outgoing
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, explained
-from embstore.exchange.store_metadata import ENTRY, StoreMetadata
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable, explained
+from embstore.exchange.store_metadata import ENTRY
 
 _DTYPES: Final = {"BOOL": "bool", "BF16": BFLOAT16} | {
     f"{kind[0].upper()}{bits}": f"{kind}{bits}"
@@ -64,10 +64,11 @@ class File(ArrayFile):
         header = json.loads(read_exactly(self._file.fileno(), length, _LENGTH.size))
         metadata = header.pop(_METADATA, {}).get(ENTRY)
         if isinstance(metadata, str):
-            self.metadata = StoreMetadata.parse(metadata, self.path)
+            self.state(metadata)
         for name, found in header.items():
             shape, (start, stop) = found["shape"], found["data_offsets"]
             if not shape:
+                self.left_out.append(Unreadable(name, "it is a single value"))
                 continue
             array = ArrayInfo(dtype=_DTYPES.get(found["dtype"], found["dtype"]), shape=tuple(shape[1:]), rows=shape[0])
             if array.dtype in _NAMES and stop - start != array.rows * array.row_nbytes:

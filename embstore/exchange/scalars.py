@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,9 +10,9 @@ import numpy as np
 
 from embstore._engine.format.config import Config
 from embstore._engine.format.record import check_name
-from embstore._engine.format.values import MAX_STRING_BYTES
 from embstore._engine.read.dtypes import is_torch
-from embstore.errors import ConfigError, NameRefusedError
+from embstore._engine.write.check_input import column_values
+from embstore.errors import ConfigError, DtypeError, NameRefusedError, ShapeError
 from embstore.exchange.file_contents import Array, Unreadable
 
 _MOST_VALUES: Final = 64
@@ -24,6 +25,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value.item() if _is_array(value) and value.shape == () else value
+
+
+def text_of(value: Any) -> Any:
+    """Return a name or a class as text: whole numbers in digits, None for a missing one, others unchanged.
+
+    pandas makes floats of whole numbers as soon as one of them is missing.
+
+    Examples
+    --------
+    >>> [text_of(value) for value in ("dog", 3, 3.0, True, float("nan"), None, 0.5)]
+    ['dog', '3', '3', 'True', None, None, 0.5]
+    """
+    if isinstance(value, float):
+        value = None if value != value else int(value) if value.is_integer() else value
+    return str(value) if isinstance(value, bool | int) else value
 
 
 def _is_array(value: Any) -> bool:
@@ -49,42 +65,31 @@ def column_of(name: object, values: Sequence[Any]) -> Array | list[str] | Unread
     >>> print(column_of("mixed", ["a", 1]))
     mixed: its values are of different types: int and str
     """
-    try:
-        check_name(name)
-    except NameRefusedError as error:
-        return Unreadable(name, error.reason)
     found = [plain(value) for value in values]
     there = [value for value in found if value is not None]
     kinds = sorted({type(value).__name__ for value in there})
-    missing = len(found) - len(there)
+    reason = ""
     if not there or 2 * len(there) < len(found):
-        return Unreadable(name, f"{len(there)} of {len(found)} entries have it")
-    if kinds == ["str"]:
-        if reason := _no_text(there):
-            return Unreadable(name, reason)
-        return ["" if value is None else value for value in found]
-    if kinds in (["float"], ["float", "int"]):
-        try:
-            return np.array([np.nan if value is None else float(value) for value in found])
-        except OverflowError:
-            return Unreadable(name, "a whole number is too large")
-    if kinds not in (["int"], ["bool"]):
-        what = f"its values are of different types: {' and '.join(kinds)}"
-        return Unreadable(name, what if len(kinds) > 1 else f"expected text or a number, found {kinds[0]}")
-    if missing:
-        return Unreadable(name, f"{missing} of {len(found)} entries do not have it")
+        reason = f"{len(there)} of {len(found)} entries have it"
+    elif kinds not in (["str"], ["float"], ["float", "int"], ["int"], ["bool"]):
+        several = f"its values are of different types: {' and '.join(kinds)}"
+        reason = several if len(kinds) > 1 else f"expected text or a number, found {kinds[0]}"
+    elif kinds in (["int"], ["bool"]) and len(there) < len(found):
+        reason = f"{len(found) - len(there)} of {len(found)} entries do not have it"
+    if reason:
+        return Unreadable(name, reason)
+    fill = "" if kinds == ["str"] else math.nan
     try:
-        return np.array(found, np.int64 if kinds == ["int"] else np.bool_)
-    except OverflowError:
+        given = [fill if value is None else value for value in found]
+        dtype, column = column_values(check_name(name), None, given, len(given))
+    except NameRefusedError as error:
+        return Unreadable(name, error.reason)
+    except (DtypeError, ShapeError) as error:
+        return Unreadable(name, f"expected {error.expected}, found {error.found}")
+    if kinds == ["int"] and dtype.startswith("float"):
         return Unreadable(name, "a whole number is too large")
-
-
-def _no_text(values: Sequence[str]) -> str:
-    try:
-        longest = max(len(value.encode()) for value in values)
-    except UnicodeEncodeError:
-        return "it is not valid Unicode text"
-    return f"a text of {longest:,} bytes, {MAX_STRING_BYTES:,} are allowed" if longest > MAX_STRING_BYTES else ""
+    made: Array | list[str] = column
+    return made
 
 
 def config_of(metadata: Mapping[Any, Any]) -> tuple[Config, list[Unreadable]]:

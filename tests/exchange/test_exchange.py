@@ -863,7 +863,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path, suffix, monkeypatc
     def fail(self, *args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting.Outgoing, "field", fail)
+    monkeypatch.setattr(exporting.Outgoing, "values", fail)
     with pytest.raises(KeyboardInterrupt):
         export_file(store, path)
     assert path.read_bytes() == b"before"

@@ -58,7 +58,7 @@ def _read_table(path: Path, own: Iterable[str] | None, class_of: ClassOf | None)
     """Read a matrix with the names of its rows, block by block, or a file that embstore exported."""
     table = legacy.read_table(path, OPTIONS)
     wanted, names = None if own is None else set(own), [one for block in table.row_names() for one in block]
-    found = Entries(unreadable=list(table.unreadable), config=table.config, class_of=class_of)
+    found = Entries(unreadable=list(table.file.unreadable), config=table.file.config, class_of=class_of)
     keys: dict[int, str] = {}
     for place, one in enumerate(names):
         if isinstance(one, Unreadable):
