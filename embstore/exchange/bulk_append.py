@@ -215,7 +215,7 @@ class BulkAppend:
         """Yield the chosen rows of a field: places in the table, stored values, reasons of bad rows."""
         dtype = self.table.fields[name].dtype
         for start, places, block in self._chosen(name, self.table.field(name), chosen):
-            bad = {i: block.bad[place] for i, place in enumerate(places.tolist()) if place in block.bad}
+            bad = {i: f"{name!r}: {block.bad[at]}" for i, at in enumerate(places.tolist()) if at in block.bad}
             good = np.delete(np.arange(len(places)), list(bad))
             values = block.values if len(good) == len(block) else pick(block.values, places[good])
             try:
@@ -278,10 +278,6 @@ def _one(blocks: list[Any]) -> Values:
 
 
 def _ends(lengths: list[NDArray[np.int64]], tokens: int, *, first: bool) -> Iterator[Values]:
-    """Yield the end of each row in the array of tokens, which has `tokens` already."""
-    if first:
-        yield np.array([tokens], np.int64)
-    for block in lengths:
-        ends = tokens + np.cumsum(block)
-        tokens = int(ends[-1]) if len(ends) else tokens
-        yield ends
+    """Yield the end of each row in the array of tokens, which has `tokens` already. Made when all lengths are known."""
+    ends = tokens + np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))
+    yield np.append(tokens, ends) if first else ends

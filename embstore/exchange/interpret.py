@@ -143,7 +143,7 @@ def _meaning(
         return Unreadable(name, f"it has {found.rows:,} rows, expected {rows:,}, one for each key")
     if found.dtype in FIELD_DTYPES and (found.shape or found.ragged or name in (options.field, *EMBEDDING)):
         shape, ragged = found.shape, found.ragged and options.ragged
-        if found.ragged and not ragged:
+        if found.ragged and not ragged and 0 not in shape:
             lengths = (len(row) for block in file.ragged(name) for row in block.values)
             shape = (next(filter(None, lengths), 0), *shape)
         if 0 in shape:
@@ -167,10 +167,32 @@ def _one_a_key(file: ArrayFile, options: ImportOptions) -> Table:
     matrix = any(name in file.arrays and file.arrays[name].shape for name in EMBEDDING)
     if matrix or not file.arrays or any(f.ragged or not (stated or ":" in n) for n, f in file.arrays.items()):
         raise _not_understood(file)
-    entries = {name: _unread(file, name, found) for name, found in file.arrays.items()}
+    entries = {key: _unread(file, name, file.arrays[name]) for key, name in _rows_by_key(file).items()}
     made = entries_file(file.path, entries, options)
     made.left_out += file.left_out
     return table_of(made, options)
+
+
+def _rows_by_key(file: ArrayFile) -> dict[str, str]:
+    """Return the array of each key. A key may also be a group, whose array is "embedding": "v1:dog/embedding".
+
+    Raises
+    ------
+    FileFormatError
+        Such groups state classes. Leaving these out would drop all labels.
+    """
+    split = {name: name.rpartition("/") for name in file.arrays}
+    inside = {group: name for name, (group, _, last) in split.items() if group and last in EMBEDDING}
+    if not inside:
+        return {name: name for name in file.arrays}
+    used = set(inside.values())
+    beside = [name for name in file.arrays if name not in used]
+    if any(name.endswith(f"/{LABELS}") for name in (*beside, *(str(one.key) for one in file.left_out))):
+        raise file.wrong(
+            f"its groups of keys have a {LABELS!r}, which is not read: write it into the names, as in 'v1:dog'"
+        )
+    file.left_out += [Unreadable(name, "it is beside the embedding of a key") for name in beside]
+    return inside
 
 
 def _unread(file: ArrayFile, name: str, found: ArrayInfo) -> Unread:

@@ -65,7 +65,7 @@ class File(ArrayFile):
             twice = dict.fromkeys(name for name in names if name not in self.arrays)
             self.left_out += [Unreadable(name, "several columns have this name") for name in twice]
             for name, found in self.arrays.items():
-                if found.shape == (0,):  # lists of lists
+                if found.ragged and found.shape == (0,):  # lists of lists
                     self.arrays[name] = replace(found, shape=(self._width(name),))
             raw = (self._file.metadata.metadata or {}).get(ENTRY.encode())
             if raw is not None:

@@ -137,6 +137,21 @@ def test_groups_of_hdf5_that_contain_each_other(tmp_path):
     assert sorted(result.store) == ["b:dog", "sub/a:dog"]
 
 
+@pytest.mark.parametrize("kind", ["h5", "npz", "safetensors"])
+def test_a_group_for_each_key(tmp_path, kind):
+    """The name of the array in it is no part of a class."""
+    arrays = {f"{key}/embedding": X[i].copy() for i, key in enumerate(KEYS)}
+    logits = {f"{key}/logits": X[i].copy() for i, key in enumerate(KEYS)}
+    path = WRITERS[kind](tmp_path / f"x.{kind}", {**arrays, **logits})
+    result = import_file(path, tmp_path / "a.zarr", config={}, keys=LAST)
+    assert sorted(result.store) == sorted(KEYS)
+    assert sorted(one.key for one in result.left_out) == sorted(logits)
+    np.testing.assert_array_equal(result.store.fetch(KEYS.tolist()), X)
+    path = WRITERS[kind](path, {**arrays, "a:dog/class_name": np.arange(1)})
+    with pytest.raises(errors.FileFormatError, match="class_name"):
+        import_file(path, tmp_path / "b.zarr", config={}, keys=LAST)
+
+
 def test_members_of_a_zip_that_are_not_read_are_listed(tmp_path):
     def member(values, version=None):
         raw = io.BytesIO()
@@ -399,6 +414,29 @@ def test_numbers_that_are_missing_cost_their_row(tmp_path, kind):
     if "list" in kind:
         result = import_file(path, tmp_path / "b.zarr", config={}, ragged=True)
         assert [row.tolist() for row in result.store.select().to_ragged()] == [rows[0], rows[2], rows[4]]
+
+
+def test_lists_without_values_do_not_refuse_the_file(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    empty = {
+        "lists": pa.array([[]] * 4, pa.list_(pa.float32())),
+        "lists_of_lists": pa.array([[[]], [], None, [[], []]], pa.list_(pa.list_(pa.float32()))),
+        "fixed": pa.array([[]] * 4, pa.list_(pa.float32(), 0)),
+        "nothing": pa.array([None] * 4),
+    }
+    path = parquet(tmp_path / "x.parquet", {"key": KEYS, "x": list(X), **empty})
+    result = import_file(path, tmp_path / "a.zarr", config={}, keys=LAST)
+    assert result.rows == 4
+    assert {one.key for one in result.left_out} == set(empty)
+
+
+def test_the_field_of_a_missing_list_is_named(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    boxes = pa.array([[1, 2], None, [3, 4], [5, 6]], pa.list_(pa.int32()))
+    path = parquet(tmp_path / "x.parquet", {"key": KEYS, "x": list(X), "boxes": boxes})
+    result = import_file(path, tmp_path / "a.zarr", config={}, keys=LAST)
+    assert [str(one) for one in result.unreadable] == ["b:cat: 'boxes': its value is missing"]
+    assert import_file(path, tmp_path / "b.zarr", config={}, keys=LAST, field="x").rows == 4
 
 
 # -- names whose class is not stated (C17) ----------------------------------------------------
