@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +28,7 @@ from embstore.store.embedding_store import EmbeddingStore, View
 Rows = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Texts:
+class Texts(NamedTuple):
     """Sizes of texts. A format needs them before it writes the texts.
 
     Attributes
@@ -40,17 +38,12 @@ class Texts:
     has_nul : bool
         True if one of them has a NUL. HDF5 cuts a text off there, NumPy removes NULs at the end.
     offsets : ndarray, (n + 1,) int64
-        Start of each in the UTF-8 of all.
+        Start of each in the UTF-8 of all, in bytes.
     """
 
     longest: int
     has_nul: bool
     offsets: NDArray[np.int64]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of their UTF-8, in bytes."""
-        return int(self.offsets[-1])
 
 
 class Member(NamedTuple):
@@ -68,7 +61,7 @@ class Outgoing:
     Attributes
     ----------
     snapshot : Snapshot
-    rows : ndarray, (count,) int64
+    rows : ndarray, (n,) int64
     fields : dict of str to FieldSpec
     columns : dict of str to str
     metadata : StoreMetadata
@@ -97,11 +90,6 @@ class Outgoing:
         self.metadata = StoreMetadata(config=Config(record.config), fields=self.fields, columns=self.columns)
 
     @property
-    def count(self) -> int:
-        """The number of rows."""
-        return len(self.rows)
-
-    @property
     def texts(self) -> list[str]:
         """Names of the arrays of texts: keys and columns."""
         return ["file_id", "class_name", *(name for name, dtype in self.columns.items() if dtype == STRING)]
@@ -122,15 +110,15 @@ class Outgoing:
             texts = self.measured(name)
             dtype = text_dtype(texts)
             if dtype is None:
-                yield Member(name, "uint8", (texts.nbytes,), self._utf8(name))
+                yield Member(name, "uint8", (int(texts.offsets[-1]),), self._utf8(name))
                 yield Member(offsets_name(name), "int64", texts.offsets.shape, iter([texts.offsets]))
             else:
-                yield Member(name, dtype, (self.count,), self._texts(name, dtype))
+                yield Member(name, dtype, self.rows.shape, self._texts(name, dtype))
         for name, dtype in self.columns.items():
             if dtype != STRING:
-                yield Member(name, dtype, (self.count,), self._numbers(name))
+                yield Member(name, dtype, self.rows.shape, self._numbers(name))
         for name, spec in self.fields.items():
-            count = self.count
+            count = len(self.rows)
             if spec.ragged:
                 starts, stops = row_bounds(self.snapshot, name, self.rows)
                 offsets = offsets_of(stops - starts)
@@ -170,8 +158,7 @@ class Outgoing:
             lengths.append(np.fromiter(map(len, raw), np.int64, len(raw)))
             longest = max(longest, max(map(len, values), default=0))
             has_nul = has_nul or any(b"\0" in text for text in raw)
-        offsets = offsets_of(np.concatenate(lengths))
-        return Texts(longest=longest, has_nul=has_nul, offsets=offsets)
+        return Texts(longest, has_nul, offsets_of(np.concatenate(lengths)))
 
 
 def export_file(

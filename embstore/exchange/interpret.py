@@ -15,7 +15,6 @@ from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreada
 from embstore.exchange.import_options import ImportOptions, chosen_columns, chosen_fields
 from embstore.exchange.memory_file import EMBEDDING, KEYS, LABELS, NAMES, Unread
 from embstore.exchange.pt_entries import entries_file
-from embstore.exchange.store_metadata import StoreMetadata
 from embstore.exchange.table import Table
 
 _SHOWN: Final = 20
@@ -34,7 +33,11 @@ def table_of(file: ArrayFile, options: ImportOptions) -> Table:
     file.check_size()
     stated = file.metadata
     if stated is not None:
-        names = _join_stated(file, stated)
+        for name in list(file.arrays):
+            file.join_offsets(name)
+        names = NAMES if NAMES in file.arrays else "file_id"
+        if names not in file.arrays:
+            raise file.wrong(f"its metadata states an array {names!r}, which is missing")
         labels: str | None = LABELS
         fields, columns = stated.fields, stated.columns
         options = replace(options, keys="file_id:class" if names == NAMES else "file_id")
@@ -59,17 +62,6 @@ def table_of(file: ArrayFile, options: ImportOptions) -> Table:
     if stated is not None:
         _check_stated(table)
     return table
-
-
-def _join_stated(file: ArrayFile, stated: StoreMetadata) -> str:
-    """Join the arrays of texts and of ragged rows with their offsets, and return the array of names."""
-    names = NAMES if NAMES in file.arrays else "file_id"
-    texts = [name for name, dtype in stated.columns.items() if dtype == STRING]
-    for name in (names, LABELS, *texts, *(name for name, spec in stated.fields.items() if spec.ragged)):
-        file.join_offsets(name)
-    if names not in file.arrays:
-        raise file.wrong(f"its metadata states an array {names!r}, which is missing")
-    return names
 
 
 def _check_stated(table: Table) -> None:

@@ -156,7 +156,7 @@ class File(ArrayFile):
 def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file. Each array is an uncompressed member, which other programs can map."""
     metadata = np.array(rows.metadata.to_json())
-    members = rows.members(lambda texts: _text_dtype(texts, rows.count))
+    members = rows.members(lambda texts: _text_dtype(texts, len(rows.rows)))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, given, shape, blocks in (*members, Member(METADATA, metadata.dtype, (), iter([metadata]))):
             dtype = np.dtype(given)
@@ -169,6 +169,6 @@ def write(path: Path, rows: Outgoing) -> None:
 
 def _text_dtype(texts: Texts, count: int) -> str | None:
     """Return NumPy's dtype of texts, or None if its padding would lose NULs or waste memory."""
-    if texts.has_nul or 4 * texts.longest * count > 8 * texts.nbytes + 64 * 2**20:
+    if texts.has_nul or 4 * texts.longest * count > 8 * texts.offsets[-1] + 64 * 2**20:
         return None
     return f"<U{max(1, texts.longest)}"

@@ -114,10 +114,10 @@ class File(ArrayFile):
         for array in self._batches(name, max(1, cuts[min(1, len(cuts) - 1)])):
             with explained(self.path):
                 values, _, bad = self._unpacked(array)
-                order = getattr(kind, "permutation", None)
-                if order:  # a tensor whose axes are stored in another order
+                if order := getattr(kind, "permutation", None):  # a tensor whose axes are stored in another order
                     values = values.reshape(-1, *kind.shape).transpose(0, *(axis + 1 for axis in order))
-            yield Block(values.reshape(-1, *found.shape), bad)
+                values = values.reshape(-1, *found.shape)
+            yield Block(values, bad)
 
     def ragged(self, name: str) -> Iterator[Block]:
         """Yield rows of different lengths, as `Ragged`."""
@@ -129,10 +129,8 @@ class File(ArrayFile):
                     lists = of_width(Block(Ragged(values, levels[1])), found.shape[0])
                     values, odd = np.asarray(lists.values), np.array(list(lists.bad), np.int64)
                     rows = np.searchsorted(levels[0], odd, side="right") - 1
-                    bad = {
-                        **dict.fromkeys(rows.tolist(), f"a list in it has not {found.shape[0]} numbers"),
-                        **bad,
-                    }
+                    reason = f"a list in it does not have {found.shape[0]} numbers"
+                    bad = {**dict.fromkeys(rows.tolist(), reason), **bad}
                 rows_read = Ragged(values.reshape(-1, *found.shape), levels[0])
                 if rows_read.offsets[-1] != len(rows_read.values):
                     raise ValueError("lists and their lengths differ")
@@ -148,9 +146,9 @@ class File(ArrayFile):
                 array = array.dictionary_decode()
             if array.null_count:
                 places = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
-                for level in reversed(levels):
-                    whole = isinstance(level, int)
-                    places = places // level if whole else np.searchsorted(level, places, side="right") - 1
+                for level in reversed(levels):  # the rows of these numbers
+                    fixed = isinstance(level, int)
+                    places = places // level if fixed else np.searchsorted(level, places, side="right") - 1
                 reason = "a number in it is missing" if levels else "its value is missing"
                 bad = {**dict.fromkeys(places.tolist(), reason), **bad}
             if arrow.types.is_fixed_size_list(array.type):
@@ -164,8 +162,7 @@ class File(ArrayFile):
             else:
                 break
         if array.null_count:  # without the bits that mark missing numbers
-            buffers = [None, array.buffers()[1]]
-            array = arrow.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
+            array = arrow.Array.from_buffers(array.type, len(array), [None, array.buffers()[1]], offset=array.offset)
         return np.asarray(array.to_numpy(zero_copy_only=False)), levels, bad
 
     def strings(self, name: str) -> Iterator[list[Any]]:
