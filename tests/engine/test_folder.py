@@ -24,6 +24,7 @@ WRITES = {
     "make_child": lambda folder, name: folder.make_child(name),
     "remove": lambda folder, name: folder.remove(name),
     "remove first": lambda folder, name: folder.remove("inner", first=name),
+    "link_from": lambda folder, name: folder.link_from(folder.child("inner"), name),
     "replace_file": lambda folder, name: replace_file(folder, name, [b"other"]),
     "write": lambda folder, name: WriteBatch().write(folder, name, [b"other"]),
 }
