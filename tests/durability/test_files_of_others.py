@@ -1,4 +1,4 @@
-"""Files and folders of others in a store's folder stay, whatever a writer does."""
+"""Files and folders of others in a store's folder stay, after each change by a writer."""
 
 import errno
 import itertools

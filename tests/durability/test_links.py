@@ -111,7 +111,7 @@ def test_the_other_store_stays_as_it_is(tmp_path, monkeypatch, victim, place, ac
     with contextlib.nullcontext() if derived else contextlib.suppress(EmbstoreError):
         ACTIONS[action](path)
     assert content(victim) == before
-    # Temporary names are the writers' own: the link is removed, and nobody has to do it by hand.
+    # Temporary names are the writers' own: the link is removed, not only refused.
     if ".partial" in where and action in ("append", "erase", "compact"):
         assert not link.is_symlink()
         assert embstore.verify(path).ok

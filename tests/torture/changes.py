@@ -13,7 +13,7 @@ KINDS_OF_FAULT = ("failed writes", "short writes", "syncs", "renames", "exchange
 
 
 class Writer:
-    """A writer of its own range of rows, which knows what must be stored."""
+    """A writer of its own range of rows, with a model of the rows that must be stored."""
 
     def __init__(self, store, first, rng, *, compacts=True):
         self.store = store
@@ -26,7 +26,7 @@ class Writer:
         self._compacts = compacts
 
     def step(self):
-        """Make a random change. On an error, what it may have left is in `doubtful`."""
+        """Make a random change. On an error, rows that it may have changed are in `doubtful`."""
         self.changes += 1
         known = sorted(self.model - self.doubtful)
         some = self.rng.choice(known, min(len(known), 3), replace=False).tolist() if known else []

@@ -59,7 +59,7 @@ def until():
 
 
 def cut_power(top):
-    """Stop an ext4 file system at once: nothing that is not on the medium gets there any more."""
+    """Stop an ext4 file system at once: only bytes that are on the medium by then stay."""
     descriptor = os.open(top, os.O_RDONLY)
     try:
         fcntl.ioctl(descriptor, _SHUTDOWN, _NO_LOG_FLUSH)
@@ -150,7 +150,7 @@ def test_system_calls_that_fail(tmp_path, report, until):
     for seed in until():
         path = tmp_path / f"{seed}.zarr"
         kinds.base(path, ("raw", "ragged", "zstd", "bfloat16")[seed % 4])
-        rate = (7, 20, 60)[seed % 3]
+        rate = (30, 100, 400)[seed % 3]
         command = [sys.executable, "-m", "tests.torture.changes", path, str(seed), str(rate), "60"]
         done = subprocess.run(
             command, env={**os.environ, "LD_PRELOAD": str(library)}, capture_output=True, text=True, check=False
@@ -166,7 +166,7 @@ def test_system_calls_that_fail(tmp_path, report, until):
 
 
 def test_eight_writers_beside_their_models(path, report, until):
-    """Each writer has rows of its own, and finds them as its model says, whatever the others do."""
+    """Each writer has rows of its own, and finds them as its model says, beside the others."""
     kinds.new(path, "raw").close()
     changes = 0
     for seed in until():

@@ -141,7 +141,7 @@ def lock(path: Path, *, timeout: float) -> Iterator[tuple[int, int] | None]:
     Yields
     ------
     (int, int) or None
-        Device and inode of the folder. None if there is no folder.
+        Device and inode of the folder, or None while the store is not made yet.
 
     Raises
     ------
