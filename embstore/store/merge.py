@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import Record, offsets_name
-from embstore._engine.io.remote import local_path
+from embstore._engine.io.remote import is_url, local_path
 from embstore._engine.read.column import Rows
+from embstore._engine.read.open_snapshot import open_generation, open_snapshot
 from embstore._engine.read.read_rows import check_ends, read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Blocks, Values
@@ -25,6 +27,7 @@ from embstore.errors import (
     DuplicateKeysError,
     FieldMismatchError,
     KeysExistError,
+    StoreChangedError,
     UnknownColumnError,
     UnknownFieldError,
 )
@@ -32,17 +35,44 @@ from embstore.store.arguments import check_if_exists
 from embstore.store.embedding_store import session_of
 from embstore.store.open import open as open_store
 
+_MOST_OPEN: Final = 8
+"""Parts that are open at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one of the merged stores."""
+    """Rows of one of the merged stores.
 
-    snapshot: Snapshot
+    Attributes
+    ----------
+    opened : callable
+        Opens the store of a path, a generation and a number of rows, and keeps the stores opened last.
+    """
+
+    path: PurePath
+    place: str
+    record: Record
     rows: Rows
+    opened: Callable[[str, str, int], Snapshot]
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The store, opened for as long as no other parts are in use.
+
+        Raises
+        ------
+        StoreChangedError
+            Rows were erased or renumbered since.
+        """
+        at = self.opened(self.place, self.record.generation, self.record.rows)
+        found, expected = at.record.epoch, self.record.epoch
+        if found != expected:
+            raise StoreChangedError(self.path, "rows were erased during the merge", expected=expected, found=found)
+        return at
 
     def without(self, places: np.ndarray[Any, Any]) -> Part:
         """Return the part without the rows at some places."""
-        return Part(self.snapshot, np.delete(self.rows, places))
+        return replace(self, rows=np.delete(self.rows, places))
 
     @property
     def hashes(self) -> np.ndarray[Any, Any]:
@@ -86,39 +116,51 @@ def merge(
     if not parts:
         raise TypeError("expected stores to merge, found none")
     check_if_exists(if_exists)
-    opened = [open_store(part, check="touched") for part in parts]  # a new checksum must not hide a flipped bit
-    for store in opened:
-        if differences := opened[0].config.diff(store.config):
-            raise ConfigMismatchError(store.path, differences)
+    # A store has a descriptor for each array, and a process has 1,024 descriptors on many machines.
+    opened = lru_cache(_MOST_OPEN)(_open_part)
+    live = [_part(part, opened) for part in parts]
+    config = Config(live[0].record.config)
+    for part in live:
+        if differences := config.diff(part.record.config):
+            raise ConfigMismatchError(part.path, differences)
     # A store without rows and fields (its first rows would decide them) has nothing to merge or to compare.
-    snapshots = [store.snapshot for store in opened if store.fields or len(store)]
-    first = (snapshots[0] if snapshots else opened[0].snapshot).record
-    for snapshot in snapshots:
-        _check_same(first, snapshot)
-    live = [Part(snapshot, snapshot.live_rows) for snapshot in snapshots]
+    first, path = live[0].record, live[0].path
+    live = [part for part in live if part.record.fields or len(part.rows)]
+    first = live[0].record if live else first
+    for part in live:
+        _check_same(first, part)
     if if_exists != "skip":
         # Raise before `dest` is made.
-        _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, opened[0].path)
-    exists = local_path(dest).exists()
-    made: dict[str, Any] = (
-        {}
-        if exists
-        else {
+        _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, path)
+    made: dict[str, Any] = {}
+    if not local_path(dest).exists():
+        made = {
             "fields": first.fields,
             "columns": {name: spec.dtype for name, spec in first.columns.items()},
             "chunk_bytes": first.options.get("chunk_bytes"),
-            "expected_rows": max(first.options.get("expected_rows", 0), sum(map(len, opened))),
+            "expected_rows": max(first.options.get("expected_rows", 0), sum(len(part.rows) for part in live)),
             "compression": first.compression,
             "provenance": first.provenance,
         }
-    )
     with open_store(dest, "a", config=first.config, **{**made, **options}) as store:
         return session_of(store).apply(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
 
 
-def _check_same(record: Record, part: Snapshot) -> None:
+def _open_part(place: str, generation: str, rows: int) -> Snapshot:
+    # A new checksum must not hide a flipped bit.
+    return open_generation(place, generation=generation, rows=rows, check="touched")
+
+
+def _part(path: str | os.PathLike[str], opened: Callable[[str, str, int], Snapshot]) -> Part:
+    """Return the live rows of a store."""
+    place = path if is_url(path) else local_path(path).resolve()
+    snapshot = open_snapshot(place, check="touched")
+    return Part(snapshot.folder.path, os.fspath(place), snapshot.record, snapshot.live_rows, opened)
+
+
+def _check_same(record: Record, part: Part) -> None:
     """Check that a part has the fields and columns of the destination."""
-    path = part.folder.path
+    path = part.path
     for name in sorted(part.record.fields.keys() ^ record.fields.keys()):
         raise UnknownFieldError(name, record.fields, path=path)
     for name, spec in record.fields.items():
@@ -137,7 +179,7 @@ def _decided(record: Record, parts: Sequence[Part]) -> Record:
     """Return the record. If it has no fields yet, add the fields and columns of the first part."""
     if record.fields or not parts:
         return record
-    first = parts[0].snapshot.record
+    first = parts[0].record
     for name, spec in first.fields.items():
         record = with_field(record, name, spec)
     for name, column in first.columns.items():
@@ -165,7 +207,7 @@ def plan_merge(
     check_ends(snapshot)
     record = _decided(snapshot.record, parts)
     for part in parts:  # again, under the lock: another process may have changed the store
-        _check_same(record, part.snapshot)
+        _check_same(record, part)
     total = sum(len(part.rows) for part in parts)
     parts, dead = _new_only(parts, find, if_exists, snapshot.folder.path)
     count = sum(len(part.rows) for part in parts)
@@ -175,8 +217,9 @@ def plan_merge(
     names = list(snapshot.class_names)
     codes = {name: code for code, name in enumerate(names)}
     for part in parts:
-        for code in np.unique(part.snapshot.class_codes_of(part.rows)).tolist():
-            codes.setdefault(part.snapshot.class_names[code], len(codes))
+        at = part.snapshot
+        for code in np.unique(at.class_codes_of(part.rows)).tolist():
+            codes.setdefault(at.class_names[code], len(codes))
     appends: dict[str, Blocks] = {
         "file_id": _blocks(parts, lambda at, rows: read_rows(at, "file_id", rows)),
         "class_code": _blocks(parts, lambda at, rows: np.array([codes[n] for n in at.class_names_of(rows)], np.int32)),
@@ -205,17 +248,18 @@ def _new_only(
     seen, dead = np.empty(0, "V16"), [np.empty(0, np.int64)]
     chosen = []
     for part in parts:
-        found = find(part.snapshot.take("key_hash", part.rows))
+        at = part.snapshot
+        found = find(at.take("key_hash", part.rows))
         stored = np.flatnonzero(found >= 0)
         if len(stored) and if_exists == "error":
-            raise KeysExistError(part.snapshot.keys_of(part.rows[stored]), path=path)
+            raise KeysExistError(at.keys_of(part.rows[stored]), path=path)
         if if_exists == "replace":
             dead.append(found[stored])
         else:
             part = part.without(stored)
         twice = np.flatnonzero(np.isin(part.hashes, seen))
         if len(twice) and if_exists != "skip":
-            raise DuplicateKeysError(part.snapshot.keys_of(part.rows[twice]), path=part.snapshot.folder.path)
+            raise DuplicateKeysError(at.keys_of(part.rows[twice]), path=at.folder.path)
         part = part.without(twice)
         seen = np.concatenate([seen, part.hashes])
         chosen.append(part)
@@ -224,8 +268,9 @@ def _new_only(
 
 def _blocks(parts: Sequence[Part], read: Callable[[Snapshot, Rows], Values]) -> Iterator[Values]:
     for part in parts:
-        for rows in row_blocks(part.snapshot, part.rows):
-            yield read(part.snapshot, rows)
+        at = part.snapshot
+        for rows in row_blocks(at, part.rows):
+            yield read(at, rows)
 
 
 def _column_values(name: str, at: Snapshot, rows: Rows) -> Values:

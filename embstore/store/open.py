@@ -59,7 +59,8 @@ def open(
         The dtype of each column of a new store: a NumPy name, or ``"string"``. An existing store must have them.
     check : {"tail", "touched", "all"}
         The checksums to check: of the rows committed last, of each chunk when it is first read, or of all chunks of a
-        column when the column is opened.
+        column when the column is opened. The last two also check that no chunk is in the place of another. Both need a
+        look at each chunk's file, so not at a URL.
     mapping : {"auto", "never"}
         Whether columns may be mapped into memory. "never" reads them.
     lock_timeout : float

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -13,18 +14,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.chunks.chunk_file import check_tail, read_chunk
+from embstore._engine.chunks.chunk_file import PLACES_DIFFER, check_tail, digest_of, read_chunk, read_committed
 from embstore._engine.chunks.record_file import (
     METADATA_REWRITTEN,
     check_record,
     is_newer,
     metadata_rewritten,
     parse_document,
+    parse_json,
     parse_record,
 )
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.ragged import offsets_message, sound
-from embstore._engine.format.record import ArrayState, Record, offsets_name
+from embstore._engine.format.record import STRING, ArrayState, Record, offsets_name
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import Url, is_url, local_path
@@ -33,12 +35,16 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import run_problems
 from embstore._engine.read.read_rows import row_bounds
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.recover import read_backup
+from embstore._engine.write.commit import BACKUP_ARRAY
 from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, StoreReplacedError
 
 logger = logging.getLogger("embstore")
 
+NOT_THE_HASH: Final = "it is not the hash of the keys"
 _NO_ROWS = np.empty(0, dtype=np.int64)
+_CHUNK = re.compile(r"c\.(0|[1-9][0-9]{0,17})(?:\.0)*$")
+_MOST_LISTED: Final = 2**20
+"""Lost rows that are listed one by one. A forged record may claim 2**48 rows."""
 _ATTEMPTS: Final = 5
 """How often a store is checked if it changes during the check. Each time all of it is checked."""
 
@@ -101,8 +107,10 @@ class Report(PickledByName):
         return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
 
 
-class _Damaged(Snapshot):
-    """A commit whose undamaged files can be read although others are damaged."""
+class Damaged(Snapshot):
+    """A commit whose undamaged rows can be read although others are damaged."""
+
+    salvage = True
 
     def ensure_current(self) -> None:
         """Do nothing: the record on disk may be unreadable."""
@@ -166,18 +174,41 @@ def _opened(folder: Folder) -> tuple[Snapshot | None, list[Problem]]:
             return None, [Problem(place / METADATA_NAME, f"{detail}; nor can its copy be read", _NO_ROWS)]
         detail += "; read by the copy of the record in key_hash/zarr.json, which may be one commit older"
         problems.append(Problem(place / METADATA_NAME, detail, _NO_ROWS))
-    return _Damaged(folder, record, (0, 0, 0), mapping="never", check="touched"), problems
+    held = _held_rows(folder, record)
+    if record.rows > held + _MOST_LISTED:
+        detail = f"it claims {record.rows:,} rows, and the files hold at most {held:,}"
+        return None, [*problems, Problem(place / METADATA_NAME, detail, _NO_ROWS)]
+    return Damaged(folder, record, (0, 0, 0), mapping="never", check="touched"), problems
+
+
+def _held_rows(folder: Folder, record: Record) -> int:
+    """Return the most rows that the chunk files of one array hold, by their sizes. Compressed arrays don't count."""
+    held = [0]
+    for name in record.sample_arrays:
+        array = record.arrays[name]
+        with contextlib.suppress(CorruptStoreError, FileNotFoundError):
+            child = folder.child(name)
+            nbytes = sum(child.signature(file)[1] for file in child.names() if file.startswith("c."))
+            if array.compression is None:
+                held.append(nbytes // (4 if array.dtype == STRING else array.row_nbytes))
+    return max(held)
 
 
 def _from_backup(folder: Folder) -> Record | None:
     try:
-        attributes = read_backup(folder)
-        path = folder.path / "key_hash" / METADATA_NAME
-        check_record(path, attributes)
-        return parse_record(path, attributes)
-    except (EmbstoreError, OSError, ValueError, KeyError, TypeError) as error:
+        folder = folder.child(BACKUP_ARRAY)
+        own = parse_json(folder.read(METADATA_NAME, most=MAX_METADATA_BYTES))
+        return _parsed_backup(folder, own["attributes"])
+    except (EmbstoreError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.info("%s: the copy of the record can't be read: %s", folder.path, error)
         return None
+
+
+def _parsed_backup(folder: Folder, attributes: Any) -> Record:
+    """Return the copy of the record in the attributes of an array."""
+    path, (copy,) = folder.path / METADATA_NAME, attributes.values()
+    check_record(path, attributes["embstore_backup"])
+    return parse_record(path, copy)
 
 
 def live_rows_of(snapshot: Snapshot) -> Rows:
@@ -202,27 +233,55 @@ def _report(place: Path, snapshot: Snapshot | None, problems: list[Problem]) -> 
         problems += _offset_problems(snapshot, name, live)
     problems += [Problem(path, detail, _NO_ROWS) for path, detail in run_problems(snapshot)]
     report = Report(place, len(live), tuple(problems))
-    return replace(report, keys_affected=tuple(_readable_keys(snapshot, report.rows_affected)))
+    return replace(report, keys_affected=tuple(readable_keys(snapshot, report.rows_affected)))
 
 
 def _array_problems(snapshot: Snapshot, name: str, array: ArrayState, live: Rows) -> Iterator[Problem]:
-    """Check the folder, metadata, chunks and tail of an array."""
+    """Check the folder, metadata, chunks, tail and digest of an array."""
     try:
         folder = snapshot.local_folder.child(name)
     except (CorruptStoreError, FileNotFoundError) as error:
         yield Problem(snapshot.local_folder.path / name, _detail(error), live)
         return
-    if detail := _metadata_problem(folder, array):
+    if detail := _metadata_problem(folder, name, array):
         yield Problem(folder.path / METADATA_NAME, detail, _NO_ROWS)
-    for index in range(array.chunks):
+    size, whole = array.rows_per_chunk, True
+    for index, stop in _present(folder, array):
+        detail, tail_after_erase = "", (snapshot.record.erasing or {}).get(name)
         try:
+            if stop > index + 1:
+                raise FileNotFoundError
             read_chunk(folder, array, index)
             if index == array.chunks - 1:
-                check_tail(folder, array, tail_after_erase=(snapshot.record.erasing or {}).get(name))
+                check_tail(folder, array, tail_after_erase=tail_after_erase)
         except (CorruptStoreError, FileNotFoundError) as error:
-            first = index * array.rows_per_chunk
-            rows = _rows_in(snapshot, name, first, min(first + array.rows_per_chunk, array.length), live)
-            yield Problem(folder.path / chunk_name(array, index), _detail(error), rows)
+            whole = False
+            rows = _rows_in(snapshot, name, index * size, min(stop * size, array.length), live)
+            detail = _detail(error) + (f", and {stop - index - 1:,} more after it" if stop > index + 1 else "")
+            with contextlib.suppress(CorruptStoreError, FileNotFoundError):
+                if stop == index + 1 and index == array.chunks - 1:
+                    read_committed(folder, array, index)
+                    rows, detail = _NO_ROWS, f"{detail}; its committed rows are sound"
+            yield Problem(folder.path / chunk_name(array, index), detail, rows)
+    if whole and snapshot.record.erasing is None and digest_of(folder, array) != array.digest:
+        yield Problem(folder.path, PLACES_DIFFER, _rows_in(snapshot, name, 0, array.full_chunks * size, live))
+
+
+def _present(folder: Folder, array: ArrayState) -> Iterator[tuple[int, int]]:
+    """Yield each chunk that has a file, and each gap between such chunks, as the numbers from which and up to which.
+
+    A record may claim billions of chunks. The number of files bounds the number of steps.
+    """
+    names = folder.names()
+    numbers = sorted({int(match[1]) for name in names if (match := _CHUNK.match(name))})
+    at = 0
+    for number in [n for n in numbers if n < array.chunks]:
+        if number > at:
+            yield at, number
+        yield number, number + 1
+        at = number + 1
+    if at < array.chunks:
+        yield at, array.chunks
 
 
 def _rows_in(snapshot: Snapshot, name: str, first: int, stop: int, live: Rows) -> Rows:
@@ -239,17 +298,22 @@ def _rows_in(snapshot: Snapshot, name: str, first: int, stop: int, live: Rows) -
     return live
 
 
-def _metadata_problem(folder: Folder, array: ArrayState) -> str:
+def _metadata_problem(folder: Folder, name: str, array: ArrayState) -> str:
     """Return the problem of an array's own metadata, or "". Its length may be that of an earlier commit."""
     try:
-        own = json.loads(folder.read(METADATA_NAME, most=MAX_METADATA_BYTES))
+        own = parse_json(folder.read(METADATA_NAME, most=MAX_METADATA_BYTES))
         expected: dict[str, Any] = array_metadata(array)
-        length = own["shape"][0]
-        same = {**own, "shape": expected["shape"], "attributes": {}} == expected
-        return "" if same and 0 <= length <= array.length else "it does not describe the array"
+        expected["shape"][0] = length = own["shape"][0]
+        attributes = own["attributes"]
+        if {**own, "attributes": {}} != expected or not 0 <= length <= array.length:
+            return "it does not describe the array"
+        if name != BACKUP_ARRAY:
+            return "" if attributes == {} else "expected no attributes"
+        backup = _parsed_backup(folder, attributes)
+        return "" if backup.arrays[name].length == length else "its copy of the record has another length"
     except (CorruptStoreError, FileNotFoundError) as error:
         return _detail(error)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return "it is not an array's metadata"
 
 
@@ -266,7 +330,7 @@ def _agreement_problems(snapshot: Snapshot, live: Rows) -> Iterator[Problem]:
             continue
         wrong = (hash_keys(keys) != snapshot.take("key_hash", rows)).any(axis=1)
         if wrong.any():
-            yield Problem(root / "key_hash", "it is not the hash of the keys", rows[wrong])
+            yield Problem(root / "key_hash", NOT_THE_HASH, rows[wrong])
     dead = snapshot.dead_rows
     if len(np.unique(dead)) != len(dead):
         yield Problem(root / "dead_rows", "it names a row twice", _NO_ROWS)
@@ -313,12 +377,13 @@ def _offset_problems(snapshot: Snapshot, name: str, live: Rows) -> Iterator[Prob
         yield Problem(path, offsets_message(tokens), live[wrong[live]])
 
 
-def _readable_keys(snapshot: Snapshot, rows: Rows) -> Iterator[str]:
-    for row in rows:
-        try:
-            yield snapshot.keys_of(np.array([row]))[0]
-        except (EmbstoreError, OSError):
-            continue  # the key is lost with the row, and the report has its number
+def readable_keys(snapshot: Snapshot, rows: Rows) -> Iterator[str]:
+    """Yield the keys of some rows, ascending, as far as their chunks of file_ids and class codes can be read."""
+    arrays = snapshot.record.arrays
+    step = math.gcd(arrays["file_id"].rows_per_chunk, arrays["class_code"].rows_per_chunk)
+    for block in np.split(rows, np.flatnonzero(np.diff(rows // step)) + 1):
+        with contextlib.suppress(EmbstoreError, OSError):  # the keys are lost, and the report has the row numbers
+            yield from snapshot.keys_of(block)
 
 
 def _detail(error: Exception) -> str:

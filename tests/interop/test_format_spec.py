@@ -113,14 +113,18 @@ def decode(data, array, path):
     return strings
 
 
-def read_array(folder, array, erasing):
+def read_array(folder, array, erasing, unsettled):
     """Sections 5 and 10: all committed rows of an array, with all checksums checked."""
     length, size, rows = array["length"], array["rows_per_chunk"], []
     count = -(-length // size)
     check((length > 0) == ("tail" in array), f"{folder}: tail")
+    digest = 0
     for index in range(count):
         path = folder / (f"c.{index}" + ".0" * len(array["shape"]))
         data = chunk_bytes(path, array)
+        if index < length // size:  # section 7
+            part = struct.pack("<Q", index) + path.read_bytes()[-4:]
+            digest ^= int.from_bytes(hashlib.blake2b(part, digest_size=8).digest(), "big")
         if index == count - 1:
             begin = 4 if array["dtype"] == "string" else 0
             tails = [tail for tail in (array["tail"], erasing) if tail]
@@ -129,6 +133,8 @@ def read_array(folder, array, erasing):
                 f"{path}: tail",
             )
         rows.extend(decode(data, array, path))
+    expected = f"{digest:016x}" if length >= size else None
+    check(unsettled or array.get("digest") == expected, f"{folder}: digest")
     return rows[:length]
 
 
@@ -165,7 +171,8 @@ def read_raw(path):
     while True:
         record = read_record(path)
         erasing = record.get("erasing", {})
-        arrays = {n: read_array(path / n, a, erasing.get(n)) for n, a in record["arrays"].items()}
+        unsettled = "erasing" in record
+        arrays = {n: read_array(path / n, a, erasing.get(n), unsettled) for n, a in record["arrays"].items()}
         again = read_record(path)  # by path, not in an open folder: so the generation counts as well
         if (again["generation"], again["epoch"]) == (record["generation"], record["epoch"]):
             return record, arrays
@@ -504,6 +511,17 @@ def test_a_tail_of_other_rows_is_found(store):
     path.write_bytes(old)
     with pytest.raises(BrokenError, match=r"score.c\.0: tail"):
         read_store(store.path)
+
+
+def test_chunks_that_changed_places_are_found(tmp_path):
+    store = new_store(tmp_path / "many.zarr", 8000)
+    first, second = store.path / "mean" / "c.1.0", store.path / "mean" / "c.2.0"
+    one, other = first.read_bytes(), second.read_bytes()
+    for contents in ((other, one), (one, one), (other, other)):
+        first.write_bytes(contents[0])
+        second.write_bytes(contents[1])
+        with pytest.raises(BrokenError, match="mean: digest"):
+            read_store(store.path)
 
 
 @pytest.mark.parametrize(

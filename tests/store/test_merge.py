@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 import shutil
 import signal
 import time
@@ -1063,3 +1064,40 @@ def test_shards_that_make_no_sense(source, folder, cache, shard):
         embstore.embed(Folder(folder, name="files"), encoder := Counting(), cache, shard=shard)
     assert encoder.encoded == []
     assert not cache.path.exists()
+
+
+def test_more_parts_than_a_process_may_open(tmp_path):
+    """Each open store has a descriptor for each of its arrays."""
+    parts = []
+    for i in range(40):
+        parts.append(tmp_path / f"part{i}.zarr")
+        with embstore.open(parts[-1], "w-", config={"e": 1}) as store:
+            store.append([f"{i}:dog", f"{i}:cat{i}"], np.full((2, 3), i, np.float32), columns={"n": i})
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+        assert embstore.merge(tmp_path / "all.zarr", *parts).appended == 80
+
+    assert run_in_child(work) == 0
+    with embstore.open(tmp_path / "all.zarr", check="all") as store:
+        assert store.select(classes="dog").to_numpy()[:, 0].tolist() == list(range(40))
+        assert store.select().column("n").tolist() == np.repeat(np.arange(40), 2).tolist()
+    assert embstore.verify(tmp_path / "all.zarr").ok
+
+
+def test_a_part_that_is_erased_during_the_merge(tmp_path, monkeypatch):
+    for name in "ab":
+        with embstore.open(tmp_path / name, "w-", config={"e": 1}) as store:
+            store.append([f"{name}{i}:x" for i in range(3)], np.ones((3, 2), np.float32))
+    monkeypatch.setattr("embstore.store.merge._MOST_OPEN", 1)
+
+    def erased(*args, **options):
+        with embstore.open(tmp_path / "a", "r+") as store:
+            store.erase(["a1:x"])
+        return open_store(*args, **options)
+
+    open_store = embstore.open
+    monkeypatch.setattr("embstore.store.merge.open_store", erased)
+    with pytest.raises(embstore.errors.StoreChangedError, match="erased during the merge"):
+        embstore.merge(tmp_path / "all", tmp_path / "a", tmp_path / "b")
+    assert len(embstore.open(tmp_path / "all")) == 0

@@ -16,7 +16,14 @@ import numpy as np
 
 from embstore._engine.chunks.compression import compress, decompress
 from embstore._engine.format.record import STRING, ArrayState, Tail
-from embstore._engine.format.values import CHECKSUM_NBYTES, MAX_STRING_BYTES, crc32c, crc32c_extend, decode_strings
+from embstore._engine.format.values import (
+    CHECKSUM_NBYTES,
+    MAX_STRING_BYTES,
+    chunk_digest,
+    crc32c,
+    crc32c_extend,
+    decode_strings,
+)
 from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io.durable import Buffer, WriteBatch, replace_file
 from embstore._engine.io.folder import Folder, OpenFile, ReadableFolder, read_exactly, read_into
@@ -31,6 +38,7 @@ _USUAL_STRING_CHUNK: Final = 16 * 2**20
 _CHECKSUM = struct.Struct("<I")
 _CHECK_BLOCK: Final = 128 * 2**10
 _ZEROS: Final = bytes(2**20)
+PLACES_DIFFER: Final = "its full chunks are not those committed, or not in their places"
 
 
 def sizes(array: ArrayState) -> tuple[int, int]:
@@ -79,6 +87,32 @@ def stored_checksum(descriptor: int, size: int) -> int:
     return int(_CHECKSUM.unpack(read_exactly(descriptor, CHECKSUM_NBYTES, size - CHECKSUM_NBYTES))[0])
 
 
+def digest_of(folder: Folder, array: ArrayState) -> str | None:
+    """Return the digest of an array's full chunks by the checksums at the ends of their files.
+
+    Raises
+    ------
+    CorruptStoreError
+        A chunk has the wrong size.
+    """
+    digest = 0
+    for index, file in enumerate(open_chunks(folder, array, range(array.full_chunks))):
+        with file as (descriptor, size):
+            digest ^= chunk_digest(index, stored_checksum(descriptor, size))
+    return f"{digest:016x}" if array.full_chunks else None
+
+
+def check_digest(folder: Folder, array: ArrayState) -> None:
+    """Raise CorruptStoreError if a full chunk is another than the committed one, or not in its place.
+
+    Such a chunk may be whole: its own checksum does not cover its place.
+    """
+    if digest_of(folder, array) != array.digest:
+        for _ in read_chunks(folder, array, range(array.full_chunks)):
+            pass  # a chunk that is damaged itself is named
+        raise CorruptStoreError(folder.path, PLACES_DIFFER)
+
+
 def read_chunk(folder: ReadableFolder, array: ArrayState, index: int) -> Chunk:
     """Read a whole chunk and check it.
 
@@ -93,6 +127,31 @@ def read_chunk(folder: ReadableFolder, array: ArrayState, index: int) -> Chunk:
         Its checksum does not match, or its strings are malformed.
     """
     return next(read_chunks(folder, array, [index]))
+
+
+def read_committed(folder: Folder, array: ArrayState, index: int) -> Chunk:
+    """Read a chunk as `read_chunk` does. Of a last chunk whose padding or checksum is damaged, read the committed rows.
+
+    Raises
+    ------
+    CorruptStoreError
+        The committed rows are damaged too.
+    """
+    try:
+        return read_chunk(folder, array, index)
+    except CorruptStoreError:
+        if index != array.chunks - 1:
+            raise
+    return tail_rows(folder, array)
+
+
+def tail_rows(folder: Folder, array: ArrayState) -> Chunk:
+    """Read the committed rows of the last chunk and check them, as `read_tail` does."""
+    data = read_tail(folder, array)
+    count = array.length - (array.chunks - 1) * array.rows_per_chunk
+    if array.dtype == STRING:
+        return decode_strings(data, count)
+    return np.frombuffer(data, array.dtype).reshape(count, *array.shape)
 
 
 def read_chunks(
@@ -237,7 +296,7 @@ def write_chunk(
     rows: int,
     *,
     batch: WriteBatch | None = None,
-) -> Tail:
+) -> tuple[Tail, int]:
     """Write a chunk file whole and durably. The caller syncs its folder.
 
     Parameters
@@ -252,16 +311,17 @@ def write_chunk(
 
     Returns
     -------
-    Tail
-        Size and checksum of these rows.
+    Tail, int
+        Size and checksum of these rows, and the checksum at the end of the file.
     """
     put = functools.partial(replace_file if batch is None else batch.write, folder)
     name = chunk_name(array, index)
     if array.compression is not None:
         data = b"".join(parts)
         packed = compress(array, data + bytes(array.chunk_nbytes - len(data)))
-        put(name, [packed, _CHECKSUM.pack(crc32c(packed))])
-        return Tail(nbytes=len(data), crc32c=crc32c(data))
+        whole = crc32c(packed)
+        put(name, [packed, _CHECKSUM.pack(whole)])
+        return Tail(nbytes=len(data), crc32c=crc32c(data)), whole
     is_string = array.dtype == STRING
     head = [_CHECKSUM.pack(array.rows_per_chunk)] if is_string else []
     nbytes = sum(len(memoryview(part).cast("B")) for part in parts)
@@ -275,4 +335,4 @@ def write_chunk(
         whole = crc32c_extend(whole, _ZEROS[: padding - start])
     end = sum(map(len, head)) + nbytes + padding
     put(name, [*head, *parts], trailer=(end, _CHECKSUM.pack(whole)))
-    return Tail(nbytes=nbytes, crc32c=committed)
+    return Tail(nbytes=nbytes, crc32c=committed), whole

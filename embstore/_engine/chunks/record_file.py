@@ -26,8 +26,7 @@ ATTEMPTS: Final = 200
 def parse_document(path: PurePath, data: bytes) -> dict[str, Any]:
     """Parse a group's ``zarr.json`` and check its record's checksum. Return the whole document."""
     try:
-        # `json.loads` of bytes accepts UTF-16 and a byte order mark, and keeps the last of repeated names.
-        document = json.loads(data.decode(), object_pairs_hook=_unique)
+        document = parse_json(data)
         attributes = document["attributes"]
     except (ValueError, RecursionError) as error:
         raise CorruptStoreError(path, f"it is not JSON in UTF-8 with each name once ({len(data):,} bytes)") from error
@@ -37,6 +36,16 @@ def parse_document(path: PurePath, data: bytes) -> dict[str, Any]:
         raise NotAStoreError(path.parent, "it is a Zarr group, but has no embstore record")
     check_record(path, attributes["embstore"])
     return dict(document)
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON in UTF-8 without repeated names. `json.loads` of bytes accepts UTF-16, and keeps the last of them.
+
+    Raises
+    ------
+    ValueError, RecursionError
+    """
+    return json.loads(data.decode(), object_pairs_hook=_unique)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

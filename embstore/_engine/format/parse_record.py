@@ -109,6 +109,8 @@ class _Parser:
             state = arrays.get(name)
             if state is None:
                 self.problems.append(f"arrays.{name}: missing")
+            elif name == "dead_rows" and state.length > rows:
+                self.problems.append(f"arrays.dead_rows: expected at most {rows} rows, found {state.length}")
             elif (state.dtype, state.shape, state.length) != (dtype, shape, state.length if length is None else length):
                 self.problems.append(
                     f"arrays.{name}: expected {dtype} {shape} of {length if length is not None else 'any'} rows, "
@@ -193,6 +195,7 @@ class _Parser:
             fill=None if value.get("fill") is None else self._count(value["fill"], f"{place}.fill", 2**16 - 1),
             compression=self._one_of(value.get("compression"), COMPRESSIONS, f"{place}.compression", optional=True),
             length=self._count(value.get("length"), f"{place}.length"),
+            digest=None if value.get("digest") is None else self._hex(value["digest"], f"{place}.digest", 16),
             tail=None if tail is None else self._tail(tail, f"{place}.tail"),
         )
         if dtype != STRING and state.chunk_nbytes > _MAX_CHUNK_BYTES:
@@ -202,6 +205,8 @@ class _Parser:
             return None
         if len(state.dims) != len(state.shape) + 1:
             self.problems.append(f"{place}.dims: expected {len(state.shape) + 1} names, found {len(state.dims)}")
+        if (state.full_chunks == 0) != (state.digest is None):
+            self.problems.append(f"{place}.digest: expected it for arrays with a full chunk, and only these")
         if (state.length == 0) != (state.tail is None):
             self.problems.append(f"{place}.tail: expected it for arrays with rows, and only these")
         elif state.tail is not None and dtype != STRING:

@@ -200,7 +200,8 @@ class ArrayState:
 
     `dtype` is the Zarr data type (``uint16`` for bfloat16), `shape` the shape of one row, `fill` the value of a
     blank row if it differs from the default of the data type (the NaN of bfloat16), `compression` the codec of the
-    chunks, `length` the number of committed rows.
+    chunks, `length` the number of committed rows, `digest` the digest of full chunks, and `tail` the checksum of the
+    rows in its last chunk.
     """
 
     dtype: str
@@ -210,7 +211,13 @@ class ArrayState:
     fill: int | None = None
     compression: str | None = None
     length: int = 0
+    digest: str | None = None
     tail: Tail | None = None
+
+    @property
+    def full_chunks(self) -> int:
+        """Number of chunk files without padding."""
+        return self.length // self.rows_per_chunk
 
     @property
     def row_nbytes(self) -> int:

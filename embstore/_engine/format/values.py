@@ -83,6 +83,11 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
     return values + [""] * empty
 
 
+def chunk_digest(index: int, checksum: int) -> int:
+    """Return the part of a full chunk in the digest of its array, from the CRC-32C at the end of its file."""
+    return int.from_bytes(blake2b(struct.pack("<QI", index, checksum), digest_size=8).digest(), "big")
+
+
 def checksum(record: Mapping[str, Any]) -> str:
     """Return the checksum of a record: `digest` of all but `config`, which has the fingerprint as its checksum."""
     return digest({name: value for name, value in record.items() if name not in ("config", "checksum")})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from embstore._engine.chunks.chunk_file import read_chunks
+from embstore._engine.chunks.chunk_file import Chunk, read_chunks, read_committed
 from embstore._engine.format.record import STRING, ArrayState, Tail
 from embstore._engine.io.folder import Folder, ReadableFolder
 
@@ -21,10 +21,20 @@ class DecodedChunks:
     folder, array
     tail_after_erase : Tail, optional
         The last chunk's rows after an erase that is under way.
+    salvage : bool
+        Whether damage to the padding of the last chunk is ignored.
     """
 
-    def __init__(self, folder: ReadableFolder, array: ArrayState, tail_after_erase: Tail | None = None) -> None:
+    def __init__(
+        self,
+        folder: ReadableFolder,
+        array: ArrayState,
+        tail_after_erase: Tail | None = None,
+        *,
+        salvage: bool = False,
+    ) -> None:
         self.folder = folder
+        self._salvage = salvage
         self.array = array
         is_string = array.dtype == STRING
         self._most = _KEPT_STRING_CHUNKS if is_string else max(1, _KEPT_NBYTES // max(1, array.chunk_nbytes))
@@ -37,7 +47,11 @@ class DecodedChunks:
         """Yield chunks in turn. Those that are not kept are read, several at once where that helps."""
         kept = dict(self._kept)
         missing = (index for index in indices if index not in kept)
-        fresh = read_chunks(self.folder, self.array, missing, tails=self._tails)
+        fresh: Iterator[Chunk]
+        if self._salvage and isinstance(folder := self.folder, Folder):
+            fresh = (read_committed(folder, self.array, index) for index in missing)
+        else:
+            fresh = read_chunks(self.folder, self.array, missing, tails=self._tails)
         for index in indices:
             chunk = kept.get(index)
             if chunk is None:

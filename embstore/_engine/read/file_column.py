@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from embstore._engine.chunks.chunk_file import open_chunk, open_chunks, read_chunk
+from embstore._engine.chunks.chunk_file import open_chunk, open_chunks, read_chunk, read_committed
 from embstore._engine.format.record import ArrayState
 from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io.buffers import aligned_empty
@@ -68,8 +68,9 @@ class FileColumn(NumericColumn):
 class ChunkedColumn(FileColumn):
     """Rows read from chunk files on request, where the files can't or must not be mapped."""
 
-    def __init__(self, folder: Folder, array: ArrayState, check: Check) -> None:
+    def __init__(self, folder: Folder, array: ArrayState, check: Check, *, salvage: bool = False) -> None:
         super().__init__(folder, array, check)
+        self._read_chunk = read_committed if salvage else read_chunk
         self._touch(range(array.chunks) if check == "all" else range(0))
 
     def take(self, rows: Rows) -> Array:
@@ -83,7 +84,7 @@ class ChunkedColumn(FileColumn):
         return self._read_rows(start, stop)
 
     def _check_chunk(self, index: int) -> None:
-        read_chunk(self.folder, self.array, index)
+        self._read_chunk(self.folder, self.array, index)
 
 
 def read_by_chunk(folder: Folder, array: ArrayState, check: Check, reason: str) -> ChunkedColumn:

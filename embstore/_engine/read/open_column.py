@@ -29,6 +29,7 @@ def open_column(
     mapping: Mapping = "auto",
     check: Check = "tail",
     tail_after_erase: Tail | None = None,
+    salvage: bool = False,
 ) -> Column:
     """Open the column that lies in `folder`.
 
@@ -37,6 +38,8 @@ def open_column(
     folder, array, mapping, check
     tail_after_erase : Tail, optional
         The last chunk's rows after an erase that is under way.
+    salvage : bool
+        Whether damage to the padding of the last chunk is ignored. The column is not mapped.
 
     Raises
     ------
@@ -46,12 +49,14 @@ def open_column(
         A chunk has the wrong size.
     """
     if array.dtype == STRING:
-        return StringColumn(DecodedChunks(folder, array, tail_after_erase))
+        return StringColumn(DecodedChunks(folder, array, tail_after_erase, salvage=salvage))
     if array.compression is not None or not isinstance(folder, Folder):
-        column = DecodedColumn(DecodedChunks(folder, array, tail_after_erase), check)
+        column = DecodedColumn(DecodedChunks(folder, array, tail_after_erase, salvage=salvage), check)
         if check == "all":
             column.read_all()
         return column
+    if salvage:
+        return ChunkedColumn(folder, array, check, salvage=True)
     return _numeric(folder, array, mapping, check)
 
 

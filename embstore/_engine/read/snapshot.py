@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.chunks.chunk_file import check_tail
+from embstore._engine.chunks.chunk_file import check_digest, check_tail
 from embstore._engine.chunks.record_file import as_corruption, is_newer, read_record
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
@@ -41,7 +41,11 @@ class Snapshot:
     ----------
     record : Record
         Record of this commit.
+    salvage : bool
+        Whether undamaged rows are read although other parts of their files are damaged.
     """
+
+    salvage = False
 
     def __init__(
         self,
@@ -304,17 +308,27 @@ class Snapshot:
         column = self._columns.get(name)
         if column is None:
             with self._reading():
+                self._check_places(name)
                 column = open_column(
                     self.folder.child(name),
                     self.record.arrays[name],
                     mapping=self.mapping,
                     check=self.check,
                     tail_after_erase=(self.record.erasing or {}).get(name),
+                    salvage=self.salvage,
                 )
             if self.check == "all":
                 self._recheck_record()  # otherwise no chunk was read yet
             column = self._columns.setdefault(name, column)
         return column
+
+    def _check_places(self, name: str) -> None:
+        """Check that the full chunks of an array are in their places, unless `check` is "tail"."""
+        # In the middle of an erase the chunks of either side may be there. At a URL each look at a chunk is a request.
+        if self.check == "tail" or self.salvage or self.record.erasing is not None:
+            return
+        if isinstance(self.folder, Folder):
+            check_digest(self.folder.child(name), self.record.arrays[name])
 
     def numeric(self, name: str) -> NumericColumn:
         """Return a column that holds numbers."""

@@ -18,7 +18,7 @@ import numpy as np
 from embstore._engine.chunks.chunk_file import read_tail, write_chunk
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.record import ArrayState, Record, offsets_name
-from embstore._engine.format.values import dump_json, payload
+from embstore._engine.format.values import chunk_digest, dump_json, payload
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document, is_chunk
 from embstore._engine.io.durable import PendingFile, WriteBatch, remove_tree, sibling
 from embstore._engine.io.filesystem import move_into_place
@@ -56,13 +56,16 @@ def _append_block(batch: WriteBatch, folder: Folder, array: ArrayState, values: 
         batch.publish(batch.pending(folder))  # the last chunk may be among them
     # The old rows are checked as they are read: a new checksum must not cover up a flipped bit.
     head = [read_tail(folder, array)] if used else []
-    tail, start = array.tail, 0
+    tail, start, digest = array.tail, 0, int(array.digest or "0", 16)
     for index in range(array.length // size, -(-(array.length + count) // size)):
         stop = min(start + size - used, count)
         parts = [*head, payload(array, values[start:stop])]
-        tail = write_chunk(folder, array, index, parts, used + stop - start, batch=batch)
+        tail, checksum = write_chunk(folder, array, index, parts, used + stop - start, batch=batch)
+        if used + stop - start == size:
+            digest ^= chunk_digest(index, checksum)
         head, used, start = [], 0, stop
-    return replace(array, length=array.length + count, tail=tail)
+    array = replace(array, length=array.length + count, tail=tail)
+    return replace(array, digest=f"{digest:016x}" if array.full_chunks else None)
 
 
 def commit(folder: Folder, old: Record, new: Record, appends: Mapping[str, Blocks]) -> Committed:

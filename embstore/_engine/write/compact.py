@@ -36,7 +36,10 @@ def emptied(record: Record) -> Record:
     """Return the record of a store with the same fields and columns, without rows, and of a new generation."""
     columns = {name: replace(spec, array=name) for name, spec in record.columns.items()}
     renamed = {spec.array: name for name, spec in record.columns.items()}
-    arrays = {renamed.get(name, name): replace(array, length=0, tail=None) for name, array in record.arrays.items()}
+    arrays = {
+        renamed.get(name, name): replace(array, length=0, digest=None, tail=None)
+        for name, array in record.arrays.items()
+    }
     return replace(
         record,
         generation=new_id(),

@@ -19,10 +19,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.chunks.chunk_file import read_chunk, read_tail, write_chunk
+from embstore._engine.chunks.chunk_file import check_digest, digest_of, read_chunk, tail_rows, write_chunk
 from embstore._engine.format.ragged import offsets_message, sound, token_rows
 from embstore._engine.format.record import STRING, ArrayState, Record, Tail, offsets_name
-from embstore._engine.format.values import crc32c, decode_strings, payload
+from embstore._engine.format.values import crc32c, payload
 from embstore._engine.format.zarr_layout import blank
 from embstore._engine.io.durable import replace_file
 from embstore._engine.io.folder import Folder
@@ -85,6 +85,8 @@ def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, 
     for name, gone in _rows_to_blank(folder, old, rows).items():
         array = old.arrays[name]
         last = (array.chunks - 1) * array.rows_per_chunk
+        if len(gone):
+            check_digest(folder.child(name), array)  # a new digest must not cover up a chunk in a wrong place
         if len(gone) and gone[-1] >= last:
             tails[name] = _blanked_tail(folder.child(name), array, gone[gone >= last] - last)
     # From here on a reader of an earlier commit does not use bytes that it reads by name, and a reader of this
@@ -150,14 +152,7 @@ def _rows_to_blank(folder: Folder, record: Record, dead: NDArray[np.int64]) -> d
 
 
 def _blanked_tail(folder: Folder, array: ArrayState, places: Any) -> Tail:
-    data = read_tail(folder, array)
-    count = array.length - (array.chunks - 1) * array.rows_per_chunk
-    rows: Any
-    if array.dtype == STRING:
-        rows = decode_strings(data, count)
-    else:
-        rows = np.frombuffer(data, array.dtype).reshape(count, *array.shape)
-    blanked = payload(array, _blanked(array, rows, places))
+    blanked = payload(array, _blanked(array, tail_rows(folder, array), places))
     return Tail(nbytes=len(blanked), crc32c=crc32c(blanked))
 
 
@@ -190,11 +185,13 @@ def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, in
             if bytes(blanked) == bytes(payload(array, rows)) and not any(bytes(payload(array, past))):
                 tail = None if index < array.chunks - 1 else (record.erasing or {}).get(name)
             else:
-                tail = write_chunk(child, array, index, [blanked], count)
+                tail, _ = write_chunk(child, array, index, [blanked], count)
                 files += 1
             if index == array.chunks - 1 and tail is not None:
-                arrays[name] = replace(array, tail=tail)
+                array = replace(array, tail=tail)
         child.sync()
+        if len(gone):
+            arrays[name] = replace(array, digest=digest_of(child, array))
     drop_runs(folder)
     final = commit(folder, record, replace(record.with_arrays(**arrays), erasing=None), {})
     return final, files

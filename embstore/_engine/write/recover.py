@@ -1,19 +1,13 @@
-"""Recovery: remove the files of a killed writer, which no reader ever saw.
-
-Also reads the spare copy of the record, for a salvage without ``zarr.json``.
-"""
+"""Recovery: remove the files of a killed writer, which no reader ever saw."""
 
 from __future__ import annotations
-
-import json
-from typing import Any
 
 from embstore._engine.format.record import ArrayState, Record
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document, is_chunk
 from embstore._engine.io.durable import remove_tree, replace_file, sibling
 from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
-from embstore._engine.write.commit import BACKUP_ARRAY, own_metadata, remove_dropped, unfinished_array
+from embstore._engine.write.commit import own_metadata, remove_dropped, unfinished_array
 from embstore._engine.write.erase import finish_erase
 from embstore._engine.write.index_file import recover_index
 from embstore.errors import CorruptStoreError
@@ -51,9 +45,3 @@ def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
     if lags:
         replace_file(folder, METADATA_NAME, [metadata])
         folder.sync()
-
-
-def read_backup(folder: Folder) -> Any:
-    """Return the copy of the record in ``key_hash/zarr.json``, as JSON."""
-    data = folder.child(BACKUP_ARRAY).read(METADATA_NAME, most=MAX_METADATA_BYTES)
-    return json.loads(data)["attributes"]["embstore_backup"]
