@@ -316,15 +316,17 @@ class DeadRowsError(EmbstoreError, ValueError):
 
 
 class MissingKeysError(EmbstoreError, KeyError):
-    """Keys that are not stored: all of them. Attributes: `keys`, `path`, `what` (replaces "in `path`")."""
+    """Keys that are not stored: all of them. Attributes: `keys`, `path`, `what` (replaces "in `path`"), `hint`."""
 
     keys: Items[str] = Items()
     _: KW_ONLY
     path: PurePath | None = None
     what: str = ""
+    hint: str = ""
 
     def _template(self) -> str:
-        return "{keys:count} key(s) are not " + ("{what}" if self.what else "in {path}") + ": {keys:quoted}"
+        where = "{what}" if self.what else "in {path}"
+        return f"{{keys:count}} key(s) are not {where}: {{keys:quoted}}" + ("; {hint}" if self.hint else "")
 
 
 class UnknownFieldError(EmbstoreError, KeyError):

@@ -17,11 +17,11 @@ try:
 except ImportError as error:
     raise MissingLibraryError("torch", "torch", "for embstore.torch") from error
 
+from embstore._engine.format.arguments import row_numbers, text_list
 from embstore._engine.format.record import STRING
 from embstore._engine.read.read_rows import column_of
 from embstore._outputs.collate import Batch
 from embstore._outputs.tensors import field_tensors
-from embstore.store.arguments import row_numbers, text_list
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
 
@@ -95,9 +95,9 @@ class EmbeddingDataset(Dataset[Any]):
         store = self.view.store
         self.classes = None if classes is None else text_list("classes", classes)
         self.class_to_idx = {name: place for place, name in enumerate(self.classes or ())}
-        self._as_mapping = fields is not None or bool(columns)
         self._fields = [store.field_name(name) for name in ([None] if fields is None else text_list("fields", fields))]
         self._columns = text_list("columns", columns)
+        self._as_mapping = fields is not None or bool(self._columns)
         for name in self._columns:
             if name not in store.columns and name not in _KEY_COLUMNS:
                 raise UnknownColumnError(name, [*store.columns, *_KEY_COLUMNS], path=store.path)

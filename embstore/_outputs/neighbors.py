@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import check_choice, whole_number
 from embstore._engine.format.keys import Key
 from embstore._engine.lazy import imported
 from embstore._engine.read.column import Rows
+from embstore._engine.read.dtypes import as_rows, converted
 from embstore._outputs.vectors import Vectors
 from embstore.errors import NonFiniteError, ShapeError
 
@@ -86,8 +88,7 @@ def neighbors_of(
     rows_of: Callable[[list[Any]], Rows],
 ) -> Neighbors:
     """Find the vectors nearest to vectors or keys, as `View.nearest` does. `rows_of` returns the rows of keys."""
-    if itself not in ("exclude", "include"):
-        raise ValueError(f"expected itself 'exclude' or 'include', found {itself!r}")
+    check_choice("itself", itself, ("exclude", "include"))
     own: Rows | None = None
     if (keys := _as_keys(query)) is None:
         given = _as_queries(query, vectors.dim)
@@ -128,7 +129,10 @@ def _as_queries(query: Any, dim: int) -> NDArray[np.float32]:
     NonFiniteError
         A query has NaN or infinity.
     """
-    given = np.asarray(query.detach().cpu() if hasattr(query, "detach") else query, dtype=np.float32)
+    found, dtype = as_rows(query, "query")
+    if found.dtype.kind not in "biuf":
+        raise ShapeError("query", expected="vectors, or keys of the store", found=dtype)
+    given = converted(found, dtype, "float32")
     if given.ndim not in (1, 2):
         raise ShapeError("query", expected="(dim,) or (n, dim)", found=given.shape)
     if given.shape[-1] != dim:
@@ -175,10 +179,8 @@ def nearest_rows(
     ValueError
         `k` is below 1, or the metric is unknown.
     """
-    if k < 1:
-        raise ValueError(f"expected k of at least 1, found {k}")
-    if metric not in ("cosine", "dot", "euclidean"):
-        raise ValueError(f"expected the metric cosine, dot or euclidean, found {metric!r}")
+    k = whole_number("k", k, 1)
+    check_choice("metric", metric, get_args(Metric))
     count, k = len(queries), min(k, len(vectors))
     if not count or not k:
         return np.empty((count, k), dtype=np.float32), np.empty((count, k), dtype=np.int64)

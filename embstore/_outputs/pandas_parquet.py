@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.record import STRING
 from embstore._engine.io.durable import replacing
 from embstore._engine.lazy import imported
@@ -33,8 +34,7 @@ def as_frame(
     snapshot: Snapshot, rows: Rows, *, fields: Sequence[str] = (), index: Literal["key", "file_id"] = "key"
 ) -> pd.DataFrame:
     """Return keys, columns and the given fields as a DataFrame. See `View.to_pandas`."""
-    if index not in ("key", "file_id"):
-        raise ValueError(f"expected the index 'key' or 'file_id', found {index!r}")
+    check_choice("index", index, ("key", "file_id"))
     pandas = imported("pandas", "analysis", "for a DataFrame")
     data: dict[str, Any] = _texts(snapshot, rows)
     ids = pandas.Index(data.pop(index), name=index, dtype=None if len(rows) else object)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import whole_number
 from embstore._engine.io.durable import replacing
 from embstore._engine.lazy import imported
 from embstore._outputs.pandas_parquet import as_frame
@@ -56,8 +57,7 @@ def plot_vectors(
     """Plot vectors into a file, or return plotly's figure. See `View.plot`."""
     if file is not None and (suffix := file.suffix.lower()) not in (*_PAGES, *_PICTURES):
         raise ValueError(f"{file}: expected a file that ends in {', '.join((*_PAGES, *_PICTURES))}")
-    if max_points < 1:
-        raise ValueError(f"expected max_points of at least 1, found {max_points}")
+    max_points = whole_number("max_points", max_points, 1)
     if not len(vectors):
         raise EmptyViewError(vectors.snapshot.folder.path, "plot")
     total = len(vectors)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import check_choice, whole_number
 from embstore._engine.lazy import imported
 from embstore._outputs.vectors import Vectors
 from embstore.errors import EmptyViewError
@@ -45,10 +46,8 @@ class Projection:
 
 def project_vectors(vectors: Vectors, method: Method, n: int, rng: np.random.Generator) -> Projection:
     """Project vectors to `n` dimensions. See `embstore.analysis.project`."""
-    if method not in ("pca", "umap"):
-        raise ValueError(f"expected the method pca or umap, found {method!r}")
-    if n < 1:
-        raise ValueError(f"expected at least one dimension, found {n}")
+    check_choice("method", method, get_args(Method))
+    n = whole_number("n", n, 1)
     if not len(vectors):
         raise EmptyViewError(vectors.snapshot.folder.path, "project")
     return _pca(vectors, n, rng) if method == "pca" else _umap(vectors, n, rng)

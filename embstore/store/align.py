@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import check_choice, mapping_of, row_numbers, text_list
 from embstore._engine.format.ragged import Padded
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._outputs.tensors import as_tensor, field_tensors
 from embstore.errors import AlignmentError, NameRefusedError
-from embstore.store.arguments import row_numbers, text_list
 from embstore.store.embedding_store import View
 
 On = Literal["key", "file_id"]
@@ -67,10 +67,9 @@ def align(
     >>> both.keys, both[0]["image"].shape, both.left_out
     (['a:dog', 'c:cat'], (4,), {'audio': 1, 'image': 0})
     """
-    if on not in ("key", "file_id"):
-        raise ValueError(f"expected on 'key' or 'file_id', found {on!r}")
-    if repeats not in ("refuse", "allow"):
-        raise ValueError(f"expected repeats 'refuse' or 'allow', found {repeats!r}")
+    check_choice("on", on, get_args(On))
+    check_choice("repeats", repeats, ("refuse", "allow"))
+    fields = mapping_of("fields", fields, "views to field names")
     if len(views) < 2:
         raise TypeError(f"expected two views or more, by name, found {len(views)}")
     for name, view in views.items():
@@ -78,14 +77,14 @@ def align(
             raise NameRefusedError(name, "each sample has a value of that name already")
         if not isinstance(view, View):
             raise TypeError(f"expected views, found {name}={type(view).__name__}; for a store pass store.select()")
-    if unknown := set(fields or ()) - set(views):
+    if unknown := fields.keys() - views.keys():
         raise ValueError(f"fields= names no such view: {', '.join(sorted(unknown))}")
     ids = {name: view.keys if on == "key" else view.file_ids for name, view in views.items()}
     places, left_out = _joined(ids, on, repeats)
     return Aligned(
         on=on,
         views={name: view[places[name]] for name, view in views.items()},
-        fields={name: view.store.field_name((fields or {}).get(name)) for name, view in views.items()},
+        fields={name: view.store.field_name(fields.get(name)) for name, view in views.items()},
         classes=None if classes is None else tuple(text_list("classes", classes)),
         left_out=left_out,
     )

@@ -7,11 +7,12 @@ read, and `changes` the plans over all live rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import check_choice, mapping_of, text_list, whole_number
 from embstore._engine.format.keys import Key, key_list
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.pickles import by_name
@@ -24,7 +25,6 @@ from embstore._engine.write.plans import AppendResult, IfExists, plan_append, pl
 from embstore._engine.write.row_writer import RowWriter
 from embstore._engine.write.session import Session
 from embstore.errors import StoreChangedError
-from embstore.store.arguments import check_if_exists, mapping_of, text_list
 from embstore.store.changes import check_all_live, erase_keys, plan_copied_fields, plan_filled_column
 from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
 from embstore.store.reader import StoreReader
@@ -115,7 +115,7 @@ class EmbeddingStore(StoreReader):
         ShapeError, DtypeError, NonFiniteError, UnknownFieldError, UnknownColumnError
         ReadOnlyError, StoreLockedError, StorageFullError, CommitUncertainError
         """
-        check_if_exists(if_exists)
+        check_choice("if_exists", if_exists, get_args(IfExists))
         batch = read_keys(keys)
         fields = named_rows(values)
         described = named_rows(mapping_of("columns", columns, "column names to values"))
@@ -281,6 +281,8 @@ class EmbeddingStore(StoreReader):
             Some live keys have no such row in `other`. The error lists them.
         UnknownFieldError, UnknownColumnError, NameRefusedError
         """
+        if not isinstance(other, EmbeddingStore):
+            raise TypeError(f"expected an EmbeddingStore, found {other!r:.200}")
         specs = {name: other.fields[other.field_name(name)] for name in text_list("names", names)}
         columns = text_list("same", same)
         with self._session.writing() as snapshot:
@@ -306,18 +308,18 @@ class View(SelectedRows):
 
     def __getitem__(self, places: slice | Sequence[int] | NDArray[Any]) -> View:
         """Return the view of some places of this view: a slice, a list of places or a mask ``(len(view),) bool``."""
-        rows = None if isinstance(places, str) else self.rows[places]
-        if rows is None or rows.ndim != 1:
+        found = places if isinstance(places, slice) else np.asarray(places)
+        if not isinstance(found, slice) and (found.ndim != 1 or (found.dtype.kind not in "biu" and len(found))):
             raise TypeError(
-                f"expected a slice, a list of places or a mask, found {places!r}; for one row "
+                f"expected a slice, a list of places or a mask, found {places!r:.200}; for one row "
                 f"use view.to_numpy()[i], or store[key]"
             )
+        rows = self.rows[found] if isinstance(found, slice) or len(found) else self.rows[:0]
         return self._restored(self.store, rows, self._generation, self._epoch)
 
     def batches(self, size: int) -> Iterator[View]:
         """Yield views of `size` rows each. The last one may be smaller."""
-        if size < 1:
-            raise ValueError(f"expected a batch of at least one row, found {size}")
+        size = whole_number("the size of a batch", size, 1)
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
@@ -347,6 +349,7 @@ class View(SelectedRows):
         ValueError
             The view has fewer than `n` rows.
         """
+        n = whole_number("n", n, 0, len(self))
         return self[generator_of(rng).choice(len(self), size=n, replace=False)]
 
     def split(
@@ -378,7 +381,11 @@ class View(SelectedRows):
         snapshot = self.snapshot()
         strata = None
         if by is not None:
-            strata = self.class_names if by == "class" else column_of(snapshot, by, self.rows).tolist()
+            strata = (
+                self.class_names
+                if isinstance(by, str) and by == "class"
+                else column_of(snapshot, by, self.rows).tolist()
+            )
         groups = None if group is None else column_of(snapshot, group, self.rows).tolist()
         places = split_rows(len(self), ratios, rng=rng, strata=strata, groups=groups)
         return {name: self[chosen] for name, chosen in places.items()}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import mapping_of, row_numbers, text_list
 from embstore._engine.format.text import plain_text
 from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import UnknownClassError
-from embstore.store.arguments import mapping_of, row_numbers, text_list
 
 Condition = Any
 

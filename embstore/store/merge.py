@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
+from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import Record, offsets_name
@@ -31,7 +32,6 @@ from embstore.errors import (
     UnknownColumnError,
     UnknownFieldError,
 )
-from embstore.store.arguments import check_if_exists
 from embstore.store.embedding_store import session_of
 from embstore.store.open import open as open_store
 
@@ -115,7 +115,7 @@ def merge(
     """
     if not parts:
         raise TypeError("expected stores to merge, found none")
-    check_if_exists(if_exists)
+    check_choice("if_exists", if_exists, get_args(IfExists))
     # A store has a descriptor for each array, and a process has 1,024 descriptors on many machines.
     opened = lru_cache(_MOST_OPEN)(_open_part)
     live = [_part(part, opened) for part in parts]

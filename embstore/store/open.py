@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.io.filesystem import check_filesystem, make_parents
@@ -59,8 +60,8 @@ def open(
         The dtype of each column of a new store: a NumPy name, or ``"string"``. An existing store must have them.
     check : {"tail", "touched", "all"}
         The checksums to check: of the rows committed last, of each chunk when it is first read, or of all chunks of a
-        column when the column is opened. The last two also check that no chunk is in the place of another. Both need a
-        look at each chunk's file, so not at a URL.
+        column when the column is opened. The last two also check that no chunk is in the place of another, except at
+        a URL.
     mapping : {"auto", "never"}
         Whether columns may be mapped into memory. "never" reads them.
     lock_timeout : float
@@ -94,11 +95,10 @@ def open(
     >>> open(where)["a:dog"]
     array([1., 1., 1.], dtype=float32)
     """
-    if mode not in ("r", "r+", "a", "w-", "x"):
-        raise ValueError(f'expected mode "r", "r+", "a", "w-" or "x", found {mode!r}')
-    for name, value, known in (("check", check, get_args(Check)), ("mapping", mapping, get_args(MappingPolicy))):
-        if value not in known:
-            raise ValueError(f"expected {name} to be one of {known}, found {value!r}")
+    check_choice("mode", mode, get_args(Mode))
+    check_choice("check", check, get_args(Check))
+    check_choice("mapping", mapping, get_args(MappingPolicy))
+    check_choice("network", network, ("refuse", "allow"))
     wanted = None if config is None else config if isinstance(config, Config) else Config(config)
     made: dict[str, Any] = {
         "fields": fields,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
+from unicodedata import normalize
 
 import numpy as np
 
+from embstore._engine.format.arguments import check_choice, row_numbers
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import Key, key_list
 from embstore._engine.format.ragged import Ragged
@@ -22,7 +24,6 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.session import Session
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, UnknownFieldError
-from embstore.store.arguments import row_numbers
 from embstore.store.describe import as_html, as_text, describe
 
 
@@ -122,8 +123,16 @@ class StoreReader:
         rows = self.find(keys)
         if len(rows) and rows.min() < 0:
             missing = [str(Key.parse(keys[i])) for i in np.flatnonzero(rows < 0).tolist()]
-            raise MissingKeysError(missing, path=self.path)
+            raise MissingKeysError(missing, path=self.path, hint=self._other_form(missing))
         return rows
+
+    def _other_form(self, missing: list[str]) -> str:
+        """Return a hint if missing keys are stored in another Unicode form, which looks the same."""
+        for form in ("NFC", "NFD"):
+            others = [normalize(form, key) for key in missing if not key.isascii()]
+            if others and (count := int((self.find(others) >= 0).sum())):
+                return f"{count:,} of them are stored in the Unicode form {form}: unicodedata.normalize({form!r}, key)"
+        return ""
 
     def missing(self, keys: Iterable[str | Key]) -> list[str]:
         """Return the keys that are not stored, in the order of `keys`."""
@@ -154,7 +163,7 @@ class StoreReader:
             return as_numbers(span_field(self.snapshot, name, row), self.snapshot.record.fields[name])
         if isinstance(key, list | tuple | np.ndarray) and (not len(key) or isinstance(key[0], str | Key)):
             return self.fetch(key)
-        raise TypeError(f"expected a key or a list of keys, found {key!r}; for row numbers use take()")
+        raise TypeError(f"expected a key or a list of keys, found {key!r:.200}; for row numbers use take()")
 
     def fetch(self, keys: Iterable[str | Key], field: str | None = None) -> Any:
         """Copy the rows of `keys`, in their order and with repeats: ``(len(keys), *shape)``. See `take`.
@@ -190,6 +199,7 @@ class StoreReader:
     # -- whole columns ------------------------------------------------------------------------
 
     def _whole(self, field: str | None, dead: Literal["refuse", "include"]) -> str:
+        check_choice("dead", dead, ("refuse", "include"))
         name = self.field_name(field)
         if dead == "refuse" and self.snapshot.record.dead:
             raise DeadRowsError(name, path=self.path, dead=self.snapshot.record.dead)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import text_list
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.io.remote import local_path
@@ -24,7 +25,6 @@ from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
 from embstore._outputs.tensors import field_tensors
 from embstore._outputs.vectors import Vectors, class_places
 from embstore.errors import ShapeError, StoreChangedError, UnknownClassError
-from embstore.store.arguments import text_list
 from embstore.store.reader import StoreReader
 
 if TYPE_CHECKING:
@@ -212,7 +212,9 @@ class SelectedRows:
         """
         from embstore._outputs.pandas_parquet import as_frame
 
-        return as_frame(self.snapshot(), self.rows, fields=self._field_names(fields or []), index=index)
+        return as_frame(
+            self.snapshot(), self.rows, fields=self._field_names([] if fields is None else fields), index=index
+        )
 
     def to_xarray(self, fields: Sequence[str] | str | None = None) -> xr.Dataset:
         """Return a Dataset that reads values only when they are used.

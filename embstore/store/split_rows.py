@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import mapping_of
 from embstore._engine.rng import Rng, generator_of
 
 
@@ -49,7 +50,10 @@ def split_rows(
     >>> {name: len(places) for name, places in parts.items()}
     {'train': 8, 'test': 2}
     """
-    if not ratios or min(ratios.values()) < 0 or not math.isclose(sum(ratios.values()), 1, abs_tol=1e-9):
+    ratios = mapping_of("ratios", ratios, "names to shares")
+    if not ratios or not all(isinstance(share, int | float) for share in ratios.values()):
+        raise ValueError(f"expected ratios of numbers, found {ratios!r:.200}")
+    if min(ratios.values()) < 0 or not math.isclose(sum(ratios.values()), 1, abs_tol=1e-9):
         raise ValueError(f"expected ratios from 0 that sum to 1, found {dict(ratios)}")
     rng = generator_of(rng)
     groups = range(count) if groups is None else groups

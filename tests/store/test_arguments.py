@@ -1,12 +1,13 @@
 """Arguments of other types than expected: read as they are meant, or refused with what is expected."""
 
+import unicodedata
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 import embstore
-from embstore import Key
+from embstore import Key, errors
 from embstore.errors import ReadOnlyError
 
 ROWS = np.arange(15, dtype=np.float32).reshape(5, 3)
@@ -249,3 +250,116 @@ def test_a_tilde_is_the_home_folder(store, tmp_path, monkeypatch):
     if find_spec("pyarrow"):
         assert store.select().to_parquet("~/a.parquet") == tmp_path / "a.parquet"
     assert list(work.iterdir()) == []
+
+
+# -- everything else --------------------------------------------------------------------------
+
+HUGE = [("a", "b")] * 20_000
+ODD = {"none": None, "number": 3, "float": 1.5, "text": "q:r", "bytes": b"x", "huge": HUGE, "dict": {"a": 1}}
+ODD |= {"object": object(), "list of none": [None], "nested": [[1, 2]], "floats": np.ones(3), "names": ["zz"]}
+
+CALLS = {  # each takes a store and one argument, which none of the odd values above fits, but for those that are named
+    "find": (lambda s, x: s.find(x), "dict", "names"),
+    "fetch": (lambda s, x: s.fetch(x),),
+    "take": (lambda s, x: s.take(x),),
+    "take field": (lambda s, x: s.take([0], x), "none"),
+    "getitem": (lambda s, x: s[x],),
+    "select rows": (lambda s, x: s.select(rows=x), "none"),
+    "select keys": (lambda s, x: s.select(keys=x), "none"),
+    "classes": (lambda s, x: s.select(classes=x), "none"),
+    "where": (lambda s, x: s.select(where=x), "none"),
+    "where a number": (lambda s, x: s.select(where={"year": x}), "number", "float", "floats"),
+    "where a text": (lambda s, x: s.select(where={"split": x}), "text", "dict", "names"),
+    "append keys": (lambda s, x: s.append(x, ROWS[:1], columns={n: v[:1] for n, v in COLUMNS.items()}),),
+    "append values": (lambda s, x: s.append(["q:r"], x, columns={n: v[:1] for n, v in COLUMNS.items()}),),
+    "append columns": (lambda s, x: s.append(["q:r"], ROWS[:1], columns=x),),
+    "if_exists": (lambda s, x: s.append(KEYS, ROWS, columns=COLUMNS, if_exists=x),),
+    "casting": (lambda s, x: s.append(["q:r"], ROWS[:1] * 1.0, columns={**COLUMNS, "year": 1}, casting=x),),
+    "writer interval": (lambda s, x: s.writer(interval=x), "number", "float"),
+    "writer max_bytes": (lambda s, x: s.writer(max_bytes=x), "number"),
+    "writer if_exists": (lambda s, x: s.writer(if_exists=x),),
+    "writer casting": (lambda s, x: s.writer(casting=x),),
+    "writer add": (lambda s, x: s.writer().add("q:r", x),),
+    "writer columns": (lambda s, x: s.writer().add("q:r", ROWS[0], columns=x),),
+    "delete": (lambda s, x: s.delete(x),),
+    "erase": (lambda s, x: s.erase(x),),
+    "set_column name": (lambda s, x: s.set_column(x, KEYS, 1),),
+    "set_column keys": (lambda s, x: s.set_column("n", x, 1, fill=2),),
+    "add_field name": (lambda s, x: s.add_field(x, KEYS, ROWS),),
+    "add_field values": (lambda s, x: s.add_field("more", KEYS, x),),
+    "add_field spec": (lambda s, x: s.add_field("more", KEYS, ROWS, spec=x), "none"),
+    "copy_fields other": (lambda s, x: s.copy_fields(x, ["embedding"]),),
+    "copy_fields names": (lambda s, x: s.copy_fields(s, x),),
+    "array": (lambda s, x: s.array(x), "none"),
+    "array dead": (lambda s, x: s.array(dead=x),),
+    "view": (lambda s, x: s.select()[x],),
+    "batches": (lambda s, x: list(s.select().batches(x)), "number"),
+    "sample": (lambda s, x: s.select().sample(x, rng=0), "number"),
+    "split": (lambda s, x: s.select().split(x, rng=0), "dict"),
+    "split by": (lambda s, x: s.select().split({"a": 1.0}, rng=0, by=x), "none"),
+    "split group": (lambda s, x: s.select().split({"a": 1.0}, rng=0, group=x), "none"),
+    "labels": (lambda s, x: s.select().labels(x),),
+    "column": (lambda s, x: s.select().column(x),),
+    "to_numpy": (lambda s, x: s.select().to_numpy(x), "none"),
+    "nearest": (lambda s, x: s.select().nearest(x), "floats"),
+    "nearest k": (lambda s, x: s.select().nearest(KEYS[0], x), "number"),
+    "nearest metric": (lambda s, x: s.select().nearest(KEYS[0], metric=x),),
+    "align": (lambda s, x: embstore.align(a=s.select(), b=x),),
+    "align classes": (lambda s, x: embstore.align(a=s.select(), b=s.select(), classes=x), "none"),
+    "align fields": (lambda s, x: embstore.align(a=s.select(), b=s.select(), fields=x), "none"),
+    "config": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config=x), "dict"),
+    "fields": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, fields=x), "none"),
+    "field": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, fields={"a": x}),),
+    "columns": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, columns=x), "none"),
+    "dtype": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, columns={"a": x}), "none"),
+    "chunk_bytes": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, chunk_bytes=x), "number"),
+    "expected_rows": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, expected_rows=x), "number"),
+    "provenance": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, provenance=x), "none"),
+    "compression": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, compression=x), "none"),
+    "mode": (lambda s, x: embstore.open(s.path, x),),
+    "check": (lambda s, x: embstore.open(s.path, check=x),),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_odd_argument_is_refused_in_few_words(store, call):
+    run, *fitting = CALLS[call]
+    before = store.snapshot.record.commit_id
+    for name in ODD.keys() - set(fitting):
+        with pytest.raises((errors.EmbstoreError, TypeError, ValueError)) as caught:
+            run(store, ODD[name])
+        said = str(caught.value)
+        assert len(said) < 2500, (name, len(said))
+        assert isinstance(caught.value, errors.EmbstoreError) or "expected" in said or "config" in said, (name, said)
+    assert store.snapshot.record.commit_id == before
+    assert not (store.path.parent / "n").exists() or "config" in call
+
+
+@pytest.mark.parametrize("make", ["dataset", "classes", "fields", "columns"])
+def test_an_odd_argument_of_a_dataset_is_refused(store, make):
+    pytest.importorskip("torch")
+    from embstore.torch import EmbeddingDataset
+
+    view = store.select()
+    for name, odd in ODD.items():
+        if (make, name) in {("classes", "none"), ("fields", "none")}:
+            continue
+        arguments = {"dataset": (odd, {})}.get(make, (view, {make: odd}))
+        with pytest.raises((errors.EmbstoreError, TypeError)) as caught:
+            EmbeddingDataset(arguments[0], **arguments[1])
+        assert len(str(caught.value)) < 2500
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_key_in_another_unicode_form_is_hinted_at(tmp_path, stored, wanted):
+    """Both look the same in a message. macOS once wrote names in the decomposed form."""
+    key = "café naïve:chien"
+    with embstore.open(tmp_path / "a", "w-", config={"e": 1}) as made:
+        made.append([unicodedata.normalize(stored, key), "b:x"], ROWS[:2])
+        for call in (made.rows_of, made.fetch, made.delete, lambda keys: made.select(keys=keys)):
+            with pytest.raises(errors.MissingKeysError, match=f"1 of them are stored in the Unicode form {stored}"):
+                call([unicodedata.normalize(wanted, key), "é:x", "z:z"])
+        with pytest.raises(errors.MissingKeysError) as caught:
+            made.rows_of(["é:x"])
+        assert caught.value.hint == ""
+        assert "Unicode" not in str(caught.value)

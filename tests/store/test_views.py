@@ -562,7 +562,7 @@ def test_sample(make):
     store, _, _ = make()
     sample = store.select().sample(50, rng=np.random.default_rng(1))
     assert len(set(sample.rows.tolist())) == 50
-    with pytest.raises(ValueError, match="larger sample"):
+    with pytest.raises(ValueError, match="expected n from 0 to 300"):
         store.select().sample(301, rng=np.random.default_rng(1))
 
 

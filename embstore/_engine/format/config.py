@@ -155,6 +155,8 @@ class Config(Mapping[str, Any]):
     """
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **attributes: Any) -> None:
+        if not isinstance(values, Mapping | None):
+            raise ConfigError("", values, "expected a mapping of attributes")
         merged = {**(values or {}), **attributes}
         self._values: dict[str, Any] = _plain(merged, "")
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from embstore._engine.format.arguments import mapping_of
 from embstore._engine.format.text import plain_text
 from embstore._engine.pickles import PickledByName
 from embstore.errors import ConfigError, NameRefusedError
@@ -317,19 +318,20 @@ def unsupported(value: Any) -> str | None:
     return "; ".join([f"features {unknown}", *remedies]) if unknown else None
 
 
-def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
+def check_provenance(provenance: Mapping[str, str] | None) -> dict[str, str]:
     """Return provenance after a check that it is text under names.
 
     Raises
     ------
     ConfigError
     """
+    provenance = mapping_of("provenance", provenance, "names to text")
     for name, value in provenance.items():
         if not isinstance(name, str) or not NAME.fullmatch(name) or not isinstance(value, str):
             raise ConfigError(
                 f"provenance.{name}", value, "expected text, under a name of letters, digits, '_' and '.'"
             )
-    return {plain_text(name): plain_text(value) for name, value in provenance.items()}
+    return {name: plain_text(value) for name, value in provenance.items()}
 
 
 def dtype_name(dtype: Any) -> str:

@@ -119,7 +119,7 @@ def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Array | list[s
 
 def column_of(snapshot: Snapshot, name: str, rows: Rows) -> Array:
     """Return the values of a column at some rows."""
-    spec = snapshot.record.columns.get(plain_text(name))
+    spec = snapshot.record.columns.get(plain_text(name)) if isinstance(name, str) else None
     if spec is None:
         raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)
     if spec.dtype != STRING:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.keys import MAX_KEY_BYTES, Key, key_list
 from embstore._engine.format.ragged import Padded, Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
@@ -229,6 +230,7 @@ def _unpadded(name: str, padded: Padded) -> list[Any]:
 
 
 def _cast(name: str, rows: np.ndarray[Any, Any], found: str, wanted: str, casting: Casting) -> np.ndarray[Any, Any]:
+    check_choice("casting", casting, get_args(Casting))
     floats = all(kind.startswith(("float", BFLOAT16)) for kind in (found, wanted))
     allowed = floats or (
         BFLOAT16 not in (found, wanted) and found in FIELD_DTYPES and np.can_cast(found, wanted, "same_kind")

@@ -23,7 +23,6 @@ from embstore._engine.format.record import (
     check_name,
     offsets_name,
 )
-from embstore._engine.format.text import plain_text
 from embstore._engine.format.zarr_layout import blank
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
@@ -248,8 +247,9 @@ def plan_field(
     ------
     NameRefusedError, ShapeError, DtypeError, NonFiniteError
     """
-    ((name, values),) = named_rows({name: values}).items()
-    spec = spec or infer_field(name, values)
+    name = check_name(name)
+    values = named_rows({name: values})[name]
+    spec = infer_field(name, values) if spec is None else spec
     record = with_field(snapshot.record, name, spec)
     stored = field_values(name, spec, values, keys, casting=casting)
     spread_out = spread(record.arrays[name], snapshot, rows, stored)
@@ -320,7 +320,7 @@ def plan_column(snapshot: Snapshot, name: str, rows: Rows, dtype: str, values: A
     ------
     NameRefusedError
     """
-    name = plain_text(name)
+    name = check_name(name)
     old = snapshot.record.columns.get(name)
     array_name = successor(old.array, snapshot.record) if old else name
     record = with_column(snapshot.record, name, dtype, array_name=array_name)

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
+from embstore._engine.format.arguments import check_choice, mapping_of, whole_number
 from embstore._engine.format.config import Config
 from embstore._engine.format.record import (
     COLUMN_DTYPES,
@@ -41,25 +42,24 @@ def new_record(
 ) -> Record:
     """Return the record of an empty store."""
     compression = plain_text(compression)
-    if compression not in (None, *COMPRESSIONS):
-        raise ValueError(f"expected compression to be one of {COMPRESSIONS} or None, found {compression!r}")
-    if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
-        raise ValueError(f"expected chunk_bytes from 1 to {MAX_CHUNK_BYTES:,}, found {chunk_bytes:,}")
-    if not 0 <= expected_rows <= 2**40:
-        raise ValueError(f"expected expected_rows from 0 to 2**40, found {expected_rows:,}")
+    check_choice("compression", compression, (None, *COMPRESSIONS))
+    options = {
+        "chunk_bytes": whole_number("chunk_bytes", chunk_bytes, 1, MAX_CHUNK_BYTES),
+        "expected_rows": whole_number("expected_rows", expected_rows, 0, 2**40),
+    }
     record = Record(
         config=config.to_dict(),
         fingerprint=config.fingerprint,
         generation=new_id(),
         commit_id=new_id(),
         arrays=key_arrays(expected_rows=expected_rows),
-        provenance=check_provenance(provenance or {}),
-        options={"chunk_bytes": int(chunk_bytes), "expected_rows": int(expected_rows)},
+        provenance=check_provenance(provenance),
+        options=options,
         compression=compression,
     )
-    for name, spec in (fields or {}).items():
+    for name, spec in mapping_of("fields", fields, "field names to FieldSpec").items():
         record = with_field(record, name, spec)
-    for name, dtype in (columns or {}).items():
+    for name, dtype in mapping_of("columns", columns, "column names to dtypes").items():
         record = with_column(record, name, dtype)
     return record
 
@@ -67,6 +67,8 @@ def new_record(
 def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
     """Return the record with one more field, whose array is empty."""
     name = check_name(name, (*record.fields, *record.columns, *record.arrays))
+    if not isinstance(spec, FieldSpec):
+        raise TypeError(f"expected a FieldSpec for the field {name!r}, found {spec!r:.200}")
     ragged = [*record.ragged, *([name] if spec.ragged else [])]
     own_dims = {f"{field}_{what}" for field in ragged for what in ("token", "offset")}
     for dim in own_dims & {d for other in (spec, *record.fields.values()) for d in other.dims or ()}:

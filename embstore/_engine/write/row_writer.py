@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from embstore._engine.format.arguments import check_choice, mapping_of, whole_number
 from embstore._engine.format.keys import Key
 from embstore._engine.format.ragged import Ragged, joined
 from embstore._engine.format.record import FieldSpec, Record
@@ -40,9 +41,13 @@ class RowWriter:
     def __init__(
         self, session: Session, *, interval: float, max_bytes: int, if_exists: IfExists, casting: Casting
     ) -> None:
+        check_choice("if_exists", if_exists, get_args(IfExists))
+        check_choice("casting", casting, get_args(Casting))
+        if not isinstance(interval, int | float):
+            raise TypeError(f"expected a number of seconds as interval, found {interval!r:.200}")
         self._session = session
         self._interval = interval
-        self._max_bytes = max_bytes
+        self._max_bytes = whole_number("max_bytes", max_bytes, 0)
         self._if_exists: IfExists = if_exists
         self._casting: Casting = casting
         self._pending: list[tuple[list[str], dict[str, Stored], dict[str, list[Any]]]] = []
@@ -56,7 +61,11 @@ class RowWriter:
     def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
         """Add one row: a `value` of the shape of the field, or a mapping of field names to values."""
         one = {name: [row] for name, row in named_rows(value).items()}
-        self.add_many([key], one, columns={name: [v] for name, v in (columns or {}).items()})
+        self.add_many(
+            [key],
+            one,
+            columns={name: [v] for name, v in mapping_of("columns", columns, "column names to values").items()},
+        )
 
     def add_many(self, keys: Iterable[str | Key], values: Any, *, columns: Mapping[str, Any] | None = None) -> None:
         """Add several rows at once, as `EmbeddingStore.append` takes them.
@@ -73,7 +82,11 @@ class RowWriter:
         """
         if self._ended:
             raise ValueError("expected rows inside the block of the writer, which has ended; call store.writer() again")
-        given, described, texts = named_rows(values), named_rows(columns or {}), read_keys(keys).texts
+        given, described, texts = (
+            named_rows(values),
+            named_rows(mapping_of("columns", columns, "column names to values")),
+            read_keys(keys).texts,
+        )
         if self._if_exists == "error" and (twice := [text for text in texts if text in self._keys]):
             raise DuplicateKeysError(twice, path=self._session.path)
         record = self._session.snapshot.record
