@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.arguments import check_choice, mapping_of, text_list, whole_number
+from embstore._engine.format.arguments import check_choice, mapping_of, refuse_hidden, text_list, whole_number
 from embstore._engine.format.keys import Key, key_list
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.pickles import by_name
@@ -308,6 +308,7 @@ class View(SelectedRows):
 
     def __getitem__(self, places: slice | Sequence[int] | NDArray[Any]) -> View:
         """Return the view of some places of this view: a slice, a list of places or a mask ``(len(view),) bool``."""
+        refuse_hidden("places", places)
         found = places if isinstance(places, slice) else np.asarray(places)
         if not isinstance(found, slice) and (found.ndim != 1 or (found.dtype.kind not in "biu" and len(found))):
             raise TypeError(

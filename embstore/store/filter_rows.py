@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.arguments import mapping_of, row_numbers, text_list
+from embstore._engine.format.arguments import mapping_of, refuse_hidden, row_numbers, text_list
 from embstore._engine.format.text import plain_text
 from embstore._engine.read.column import Rows
 from embstore._engine.read.read_rows import column_of
@@ -65,18 +65,22 @@ def filter_rows(
 def _meets(name: str, values: np.ndarray[Any, Any], condition: Condition) -> NDArray[np.bool_]:
     """Return the mask of the values that meet a condition: ``(n,) bool``."""
     if isinstance(condition, Callable):  # type: ignore[arg-type]
-        mask = np.asarray(condition(values))
+        found = condition(values)
+        refuse_hidden(name, found)
+        mask = np.asarray(found)
         if mask.shape != values.shape or mask.dtype != bool:
             raise ValueError(
                 f"the condition on {name!r} should give a mask of {len(values)} bools, found {mask.dtype} {mask.shape}"
             )
         return mask
+    refuse_hidden(name, condition)
     # One value, of NumPy and torch too, or any iterable of values: an Index, a tensor, a generator.
     one = (
         isinstance(condition, str | bytes) or getattr(condition, "ndim", 1) == 0 or not isinstance(condition, Iterable)
     )
     mask = np.zeros(len(values), dtype=bool)
     for value in [condition] if one else condition:
+        refuse_hidden(name, value)
         option = plain_text(value.item() if getattr(value, "ndim", 1) == 0 else value)
         _check_fits(name, values.dtype.kind, option, in_list=not one)
         mask |= np.asarray(values == option, dtype=bool)

@@ -164,7 +164,7 @@ def test_values_that_are_no_rows_are_refused(path, rows, ragged):
 # -- columns ----------------------------------------------------------------------------------
 
 NAN = float("nan")
-KEPT = {  # the declared dtype or None, what is given, the dtype and the values that are stored
+KEPT = {  # the declared dtype or None, the given values, the stored dtype and values
     "large integers": (None, [2**63 + 12345, 77, 1], "uint64", [2**63 + 12345, 77, 1]),
     "64 bits": (None, [2**62 + 1, -(2**62) - 1, 0], "int64", [2**62 + 1, -(2**62) - 1, 0]),
     "mixed widths of NumPy": (None, [np.uint64(2**63 + 1), np.int64(1), 2], "uint64", [2**63 + 1, 1, 2]),
@@ -228,7 +228,7 @@ def test_column_values_that_are_kept(path, kind, way):
             assert store.select().column("n").tolist() == expected
 
 
-REFUSED = {  # the declared dtype or None, what is given, words of the message
+REFUSED = {  # the declared dtype or None, the given values, words of the message
     "beyond 64 bits": (None, [2**64, 1, 2], "found 18446744073709551616"),
     "no dtype for both": (None, [2**63, -1, 2], "found 9223372036854775808"),
     "inexact beside floats": (None, [2**53 + 1, 0.5, 1], f"found {2**53 + 1}"),
@@ -461,3 +461,42 @@ def test_nothing_is_added_after_the_block(path, failed):
             with pytest.raises(ValueError, match="block of the writer"):
                 add()
         assert list(store) == ["a:x"]
+
+
+# -- selections of rows -----------------------------------------------------------------------
+
+SELECTORS = {
+    "take": lambda s, given: s.take(given),
+    "rows": lambda s, given: s.select(rows=given),
+    "view": lambda s, given: s.select()[given],
+    "where": lambda s, given: s.select(where={"n": given}),
+    "where in": lambda s, given: s.select(where={"n": [given]}),
+    "function": lambda s, given: s.select(where={"n": lambda values: given}),
+    "align": lambda s, given: embstore.align(a=s.select(), b=s.select())[given],
+}
+MASKED = {
+    "masked": lambda: masked([0, 1, 2]),
+    "masked bools": lambda: masked([True, True, False]),
+    "pandas NA": lambda: pandas().array([0, None, 2], "Int64"),
+    "pandas bools": lambda: pandas().Series([True, None, False], dtype="boolean"),
+    "arrow": lambda: arrow().array([0, None, 2]),
+    "masked constant": lambda: np.ma.masked,
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+@pytest.mark.parametrize("way", SELECTORS)
+def test_masked_numbers_select_no_row(path, way, kind):
+    with opened(path) as store:
+        store.append(KEYS, ROWS, columns={"n": [0, 1, 2]})
+        with pytest.raises((errors.ShapeError, TypeError, ValueError)):
+            SELECTORS[way](store, MASKED[kind]())
+
+
+@pytest.mark.parametrize("way", ["take", "rows", "view", "where"])
+def test_numbers_without_a_mask_select_rows(path, way):
+    with opened(path) as store:
+        store.append(KEYS, ROWS, columns={"n": [0, 1, 2]})
+        for given in (np.ma.masked_array([0, 2]), pandas().array([0, 2], "Int64"), arrow().array([0, 2]).to_numpy()):
+            found = SELECTORS[way](store, given)
+            np.testing.assert_array_equal(found if way == "take" else found.to_numpy(), ROWS[[0, 2]])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import refuse_hidden
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import BFLOAT16, FieldSpec
 from embstore._engine.io.buffers import aligned_empty
@@ -40,27 +41,10 @@ def _from_torch(name: str, values: Any) -> tuple[np.ndarray[Any, Any], str]:
     return array, array.dtype.name
 
 
-def refuse_hidden(name: str, values: Any) -> None:
-    """Raise ShapeError for values that are masked, null or NA. NumPy would return other numbers in their place.
-
-    Takes masked arrays of NumPy, arrays of pandas, and arrays of Arrow and Polars.
-    """
-    masked = sys.modules.get("numpy.ma")  # its import takes 15 ms
-    hidden: Any = 0
-    if masked is not None and isinstance(values, masked.MaskedArray):
-        hidden = 0 if values.dtype.names else masked.count_masked(values)
-    elif (nulls := getattr(values, "null_count", None)) is not None:
-        hidden = nulls() if callable(nulls) else nulls
-    elif not isinstance(getattr(values, "dtype", np.dtype(float)), np.dtype) and hasattr(values, "isna"):
-        hidden = values.isna().sum()
-    if hidden:
-        raise ShapeError(name, expected="a value in each place", found=f"{hidden:,} masked or missing ones")
-
-
 def as_rows(values: Any, name: str = "values") -> tuple[np.ndarray[Any, Any], str]:
     """Return rows as a NumPy array, and the name of their dtype. The array of bfloat16 is its uint16 bits.
 
-    Rows that make no array of one shape and dtype are an array of objects. The name says then what was found.
+    Rows that make no array of one shape and dtype are an array of objects, and the name describes them.
 
     Parameters
     ----------
