@@ -81,13 +81,18 @@ def setter(*names, value):
     return change
 
 
+_DIGEST = "0" * 16  # of the full chunks that such an array would have
 ABSURD = {
     "rows": setter("rows", value=2**60),
     "negative rows": setter("rows", value=-1),
     "length": setter("arrays", "embedding", "length", value=2**40),
     "all lengths": lambda r: [
         r.update(rows=2**40),
-        *(r["arrays"][n].update(length=2**40) for n in r["arrays"] if n not in ("class_names", "dead_rows")),
+        *(
+            a.update(length=2**40, digest=_DIGEST)
+            for n, a in r["arrays"].items()
+            if n not in ("class_names", "dead_rows")
+        ),
     ],
     "shape": setter("arrays", "embedding", "shape", value=[2**40, 2**40]),
     "zero shape": setter("arrays", "embedding", "shape", value=[0]),
@@ -95,9 +100,9 @@ ABSURD = {
     "zero chunk": setter("arrays", "embedding", "rows_per_chunk", value=0),
     "dtype": setter("arrays", "embedding", "dtype", value="object"),
     "tail": setter("arrays", "file_id", "tail", "nbytes", value=2**31),
-    "many names": setter("arrays", "class_names", "length", value=2**40),
+    "many names": lambda r: r["arrays"]["class_names"].update(length=2**40, digest=_DIGEST),
     "long names": setter("arrays", "class_names", "tail", "nbytes", value=2**32),
-    "many codes": setter("arrays", "class_code", "rows_per_chunk", value=1),
+    "many codes": lambda r: r["arrays"]["class_code"].update(rows_per_chunk=1, digest=_DIGEST),
     "a path for a name": lambda r: r["arrays"].update({"../../etc": r["arrays"]["embedding"]}),
     "a number for the record": setter("arrays", value=3),
     "fields of nothing": setter("fields", value=None),
