@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.format.arguments import mapping_of, refuse_hidden, row_numbers, text_list
 from embstore._engine.format.text import plain_text
-from embstore._engine.read.column import Rows
+from embstore._engine.read.column import Rows, check_rows
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import UnknownClassError
@@ -27,8 +27,7 @@ def live_rows_at(snapshot: Snapshot, rows: Any) -> Rows:
     TypeError, IndexError
     """
     chosen = row_numbers(rows)
-    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < snapshot.record.rows:
-        raise IndexError(f"rows go from 0 to {snapshot.record.rows - 1}, found {chosen.min()} to {chosen.max()}")
+    check_rows(chosen, snapshot.record.rows)
     if snapshot.is_dead(chosen).any():
         raise IndexError("some of these rows were deleted; live ones are in store.rows")
     return chosen

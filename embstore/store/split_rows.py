@@ -51,10 +51,9 @@ def split_rows(
     {'train': 8, 'test': 2}
     """
     ratios = mapping_of("ratios", ratios, "names to shares")
-    if not ratios or not all(isinstance(share, int | float) for share in ratios.values()):
-        raise ValueError(f"expected ratios of numbers, found {ratios!r:.200}")
-    if min(ratios.values()) < 0 or not math.isclose(sum(ratios.values()), 1, abs_tol=1e-9):
-        raise ValueError(f"expected ratios from 0 that sum to 1, found {dict(ratios)}")
+    numbers = ratios and all(isinstance(share, int | float) for share in ratios.values())
+    if not numbers or min(ratios.values()) < 0 or not math.isclose(sum(ratios.values()), 1, abs_tol=1e-9):
+        raise ValueError(f"expected ratios from 0 that sum to 1, found {ratios!r:.200}")
     rng = generator_of(rng)
     groups = range(count) if groups is None else groups
     members: dict[Any, list[int]] = {}

@@ -26,6 +26,12 @@ Rows = NDArray[np.int64]
 Array = np.ndarray[Any, Any]
 
 
+def check_rows(rows: Rows, count: int) -> None:
+    """Raise IndexError unless all row numbers are from 0 to `count` - 1."""
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise IndexError(f"rows go from 0 to {count - 1}, found {rows.min()} to {rows.max()}")
+
+
 class NumericColumn:
     """Base of the columns of numbers.
 
@@ -72,10 +78,6 @@ class NumericColumn:
     def writable_copy(self) -> Array:
         """Return all rows as a writable array that only the caller holds: ``(len(self), *shape)``."""
         return self.copy(0, len(self))
-
-    def _check_rows(self, rows: Rows) -> None:
-        if len(rows) and (rows.min() < 0 or rows.max() >= self.array.length):
-            raise IndexError(f"rows go from 0 to {self.array.length - 1}, found {rows.min()} to {rows.max()}")
 
     def _touch(self, chunks: NDArray[np.int64] | range) -> None:
         """Check the chunks that were not checked before, unless `check` is "tail"."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from embstore._engine.format.record import ArrayState
-from embstore._engine.read.column import Array, Check, NumericColumn, Rows
+from embstore._engine.read.column import Array, Check, NumericColumn, Rows, check_rows
 from embstore._engine.read.decoded_chunks import DecodedChunks
 
 
@@ -24,7 +24,7 @@ class DecodedColumn(NumericColumn):
             pass
 
     def take(self, rows: Rows) -> Array:
-        self._check_rows(rows)
+        check_rows(rows, self.array.length)
         out = np.empty((len(rows), *self.array.shape), self.dtype)
         size = self.array.rows_per_chunk
         order = np.argsort(rows, kind="stable")

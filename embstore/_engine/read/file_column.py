@@ -13,7 +13,7 @@ from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io.buffers import aligned_empty
 from embstore._engine.io.folder import Folder, read_into
 from embstore._engine.io.threads import in_parts
-from embstore._engine.read.column import Array, Check, NumericColumn, Rows
+from embstore._engine.read.column import Array, Check, NumericColumn, Rows, check_rows
 from embstore.errors import CorruptStoreError
 
 logger = logging.getLogger("embstore")
@@ -74,7 +74,7 @@ class ChunkedColumn(FileColumn):
         self._touch(range(array.chunks) if check == "all" else range(0))
 
     def take(self, rows: Rows) -> Array:
-        self._check_rows(rows)
+        check_rows(rows, self.array.length)
         if self.check != "tail":
             self._touch(self._chunk_of(rows))
         return self._read_scattered(rows)

@@ -17,7 +17,7 @@ from embstore._engine.io.buffers import aligned_empty
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.mapping import HUGE_PAGE_NBYTES, Region, available
 from embstore._engine.io.threads import in_parts
-from embstore._engine.read.column import Array, Check, Rows
+from embstore._engine.read.column import Array, Check, Rows, check_rows
 from embstore._engine.read.file_column import ChunkedColumn, FileColumn, read_by_chunk
 from embstore._engine.read.prefetch import Prefetcher
 from embstore.errors import CorruptStoreError
@@ -128,7 +128,7 @@ class MappedColumn(FileColumn):
         return self._by_chunk
 
     def take(self, rows: Rows) -> Array:
-        self._check_rows(rows)
+        check_rows(rows, self.array.length)
         if self.state is State.FRESH and len(rows) <= _FEW_ROWS:
             self.state = State.UNMAPPED
             return self._read_scattered(rows)

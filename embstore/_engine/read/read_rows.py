@@ -9,7 +9,7 @@ import numpy as np
 from embstore._engine.format.ragged import Padded, Ragged, offsets_message, offsets_of, sound, token_rows, within_bounds
 from embstore._engine.format.record import STRING, offsets_name
 from embstore._engine.format.text import plain_text
-from embstore._engine.read.column import Rows
+from embstore._engine.read.column import Rows, check_rows
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import CorruptStoreError, UnknownColumnError
 
@@ -68,9 +68,7 @@ def row_bounds(snapshot: Snapshot, name: str, rows: Rows) -> tuple[Rows, Rows]:
     CorruptStoreError
         An offset is out of range, or smaller than the one before.
     """
-    count = snapshot.record.rows
-    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-        raise IndexError(f"rows go from 0 to {count - 1}, found {rows.min()} to {rows.max()}")
+    check_rows(rows, snapshot.record.rows)
     offsets = snapshot.take(offsets_name(name), np.concatenate([rows, rows + 1]))
     starts, stops = offsets[: len(rows)], offsets[len(rows) :]
     if not within_bounds(starts, stops, snapshot.record.arrays[name].length):
