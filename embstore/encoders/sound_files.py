@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from functools import cached_property
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.lazy import imported
 from embstore.encoders.content import FilePart, kind_of
-from embstore.encoders.sound_headers import extent, filled, mp3_seconds, ogg_ends, ogg_links
+from embstore.encoders.sound_headers import extent, filled, is_joined, mp3_seconds, ogg_ends, ogg_links
 from embstore.errors import DecodeError
 
 Samples = NDArray[np.float32]
@@ -83,7 +84,6 @@ def read_file(file: BinaryIO, needed: Needed) -> tuple[Samples, float]:
                 if wanted is not None and done >= wanted:
                     break
     except av.error.FFmpegError as error:
-        _refuse_cut(data, done / rate if rate else 0.0)  # MP4 that lacks its end can't even be opened
         kind = "" if done else kind_of(data[:512])
         raise DecodeError(f"not decodable: {_reason(error)}{kind}") from error
     return np.concatenate(parts)[:wanted] if parts else np.empty(0, np.float32), float(rate)
@@ -99,12 +99,16 @@ def _decoded(data: FilePart) -> Generator[tuple[int, Samples], None, None]:
         options["metadata_errors"] = "ignore"  # PyAV from 19 on ignores titles in another encoding
     # FFmpeg drops the links of a chain of Ogg streams whose codec, rate or channels differ from the first.
     for part in ogg_links(data) if data.startswith(b"OggS") else (data,):
-        with av.open(filled(part), "r", **options) as container:
-            if not container.streams.audio:
-                raise DecodeError(f"no audio stream{kind_of(part[:512])}")
-            if container.streams.audio[0].codec_context is None:
-                raise DecodeError("not decodable: FFmpeg does not know its encoding")
-            yield from _Reading(container, part).blocks()
+        try:
+            with av.open(filled(part), "r", **options) as container:
+                if not container.streams.audio:
+                    raise DecodeError(f"no audio stream{kind_of(part[:512])}")
+                if container.streams.audio[0].codec_context is None:
+                    raise DecodeError("not decodable: FFmpeg does not know its encoding")
+                yield from _Reading(container, part).blocks()
+        except av.error.FFmpegError:
+            _refuse_cut(part, 0.0)  # MP4 that lacks its end can't even be opened
+            raise
 
 
 class _Reading:
@@ -129,10 +133,10 @@ class _Reading:
         # CRCs are checked, and a wrong one is an error: else FFmpeg gives a damaged FLAC frame as sound.
         options = {"err_detect": "crccheck+explode"}
         # FFmpeg cuts a Vorbis stream of one page by up to 223 samples too many or too few, and ALAC in CAF by up to
-        # 4,095 too many. So FFmpeg's cutting is off, and the length that the file states is applied here. The first
-        # block of Vorbis only leads in to the second.
+        # 4,095 too many. So FFmpeg's cutting is off, and the length that the file states is applied here. FFmpeg reads
+        # AU beyond its sound. The first block of Vorbis only leads in to the second.
         kind = (self.format, self.codec)
-        exact = kind in (("ogg", "vorbis"), ("caf", "alac"))
+        exact = kind in (("ogg", "vorbis"), ("caf", "alac")) or self.format == "au"
         if exact:
             options["flags2"] = "+skip_manual"
         self.stream.codec_context.options = options
@@ -189,8 +193,11 @@ class _Reading:
         rate = self.rate or self.stream.rate or 0
         found = self.done / rate if rate else 0.0
         _refuse_cut(self.data, found)
+        if is_joined(self.data):
+            raise DecodeError(f"it is several files in one, and FFmpeg reads the first ({found:.3f} s); split it")
         stated = self.stated_seconds()
         lenience = _LENIENCE if self.format in _NEARLY and self.error is None else _ROUNDING
+        lenience += _LENIENCE * max(0, len(self.counted) - 1)
         if stated is not None and self.done < stated * rate - lenience:
             raise DecodeError(
                 f"it is cut short or damaged: it states {round(stated * rate):,} samples ({stated:.3f} s) "
@@ -198,6 +205,11 @@ class _Reading:
             )
         if self.error is not None and (self.format != "mp3" or stated is None):
             raise DecodeError(f"not decodable: {_reason(self.error)} (after {found:.3f} s)") from self.error
+
+    @cached_property
+    def counted(self) -> list[float]:
+        """The length in seconds of each of the MP3 files in a file. Empty for other formats."""
+        return mp3_seconds(self.data) if self.format == "mp3" else []
 
     def stated_seconds(self) -> float | None:
         """Return the length that the file states, as FFmpeg reads it. None where FFmpeg would guess."""
@@ -216,9 +228,9 @@ class _Reading:
                 stated -= int.from_bytes((stream.codec_context.extradata or b"")[10:12], "little") / 48_000
             return stated
         if stated is not None and self.format == "mp3":
-            # For joined files FFmpeg guesses the length from the bit rate. The count is that of the first file.
-            counted = mp3_seconds(self.data)
-            return None if counted is None else min(counted, stated)
+            # For joined files FFmpeg guesses the length from the bit rate.
+            counted = self.counted
+            return sum(counted) if len(counted) > 1 else min(*counted, stated) if counted else None
         return stated
 
 

@@ -100,7 +100,7 @@ def _ogg_pages(data: FilePart) -> Iterator[_Page]:
             continue
         end = at + 27 + (head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 26 else 255)
         yield _Page(at, end, head[5] if len(head) > 5 else 0, head[14:18])
-        at = end
+        at = end if end >= len(data) or data.startswith(b"OggS", end) else at + 4  # a page that was cut ends elsewhere
 
 
 def ogg_links(data: FilePart) -> Iterator[FilePart]:
@@ -124,25 +124,44 @@ def ogg_ends(data: FilePart) -> bool:
     return all(page.flags & 4 and page.end <= len(data) for page in last.values())
 
 
-def mp3_seconds(data: FilePart) -> float | None:
-    """Return the length that an MP3 file's first frame states, the encoder's padding included, in seconds.
+def mp3_seconds(data: FilePart) -> list[float]:
+    """Return the lengths that the first frames of an MP3 file state, the encoder's padding included, in seconds.
 
-    None if the first frame has no count. FFmpeg then guesses from the bit rate of the first frames, and is wrong for
-    a variable bit rate.
+    Joined files state a length each. Without a count FFmpeg guesses from the bit rate of the first frames, and is wrong
+    for a variable bit rate.
     """
     start = _after_tags(data)
     head = data[start : start + _MP3_HEAD]
-    for name, flag, count in ((b"Xing", 7, 8), (b"Info", 7, 8), (b"VBRI", None, 14)):
-        at = head.find(name)
-        if at < 0 or len(head) < at + count + 4 or (flag is not None and not head[at + flag] & 1):
-            continue
-        version = head[1] >> 3 & 3
-        if (rate_index := head[2] >> 2 & 3) == 3 or version == 1:
-            return None
-        rate = (44_100, 48_000, 32_000)[rate_index] / {3: 1, 2: 2, 0: 4}[version]
-        frames = int.from_bytes(head[at + count : at + count + 4], "big")
-        return frames * (1152 if version == 3 else 576) / rate or None
-    return None
+    found = [(start, at + start) for at in (head.find(b"Xing"), head.find(b"Info"), head.find(b"VBRI")) if at >= 0][:1]
+    for mark in (b"Xing", b"Info", b"VBRI"):
+        at = start + _MP3_HEAD
+        while (at := data.find(mark, at)) >= 0:
+            # The frame's head of 4 bytes comes before, and its side information, or 32 bytes for VBRI.
+            frames = (at - 4 - side for side in ((32,) if mark == b"VBRI" else (32, 17, 9)))
+            found += [(frame, at) for frame in frames if data[frame : frame + 1] == b"\xff"][:1]
+            at += 4
+    lengths = (_counted(data[frame : frame + 4], data[at : at + 18]) for frame, at in found)
+    return [seconds for seconds in lengths if seconds]
+
+
+def _counted(frame: bytes, count: bytes) -> float:
+    """Return the seconds that a frame of MP3 states. 0 if it is no frame of MP3, or has no count.
+
+    Parameters
+    ----------
+    frame : bytes
+        Its head.
+    count : bytes
+        Begins with "Xing", "Info" or "VBRI".
+    """
+    if len(count) < 18 or not (count.startswith(b"VBRI") or count[7] & 1):
+        return 0.0
+    version, layer, bits, rate_index = frame[1] >> 3 & 3, frame[1] >> 1 & 3, frame[2] >> 4, frame[2] >> 2 & 3
+    if frame[1] < 0xE0 or layer != 1 or version == 1 or bits == 15 or rate_index == 3:
+        return 0.0
+    rate = (44_100, 48_000, 32_000)[rate_index] / {3: 1, 2: 2, 0: 4}[version]
+    at = 14 if count.startswith(b"VBRI") else 8
+    return int.from_bytes(count[at : at + 4], "big") * (1152 if version == 3 else 576) / rate
 
 
 def _after_tags(data: FilePart) -> int:
@@ -154,6 +173,15 @@ def _after_tags(data: FilePart) -> int:
             size = size << 7 | byte & 0x7F
         start += 10 + size
     return start
+
+
+def is_joined(data: FilePart) -> bool:
+    """Return whether another file follows a WAV, AIFF or MP4 file. FFmpeg reads the first one only."""
+    if data.startswith((b"RIFF", b"RIFX", b"FORM")):
+        (size,) = data.numbers("<I" if data.startswith(b"RIFF") else ">I", 4)
+        end = 8 + size + size % 2
+        return data.startswith(data[:4], end) and data[end + 8 : end + 12] == data[8:12]
+    return data.startswith(_MP4_BOXES, 4) and sum(name == b"ftyp" for name, _ in _boxes(data)) > 1
 
 
 # -- one reader a container -------------------------------------------------------------------
@@ -233,18 +261,25 @@ def _caf(data: FilePart) -> Extent | None:
     return None
 
 
-def _mp4(data: FilePart) -> Extent | None:
+def _boxes(data: FilePart) -> Iterator[tuple[bytes, int]]:
+    """Yield the name of each outermost box of an MP4 file, and where it ends."""
     at = 0
     while at + 16 <= len(data):
         size, name = data.numbers(">I4s", at)
         if size == 1:
             (size,) = data.numbers(">Q", at + 8)
         if size < 8 or not name.isalnum():
-            return None  # the box extends to the end of the file, or is no box
-        if at + size > len(data):
-            return Extent(at + size, len(data))
+            return  # the box extends to the end of the file, or is no box
         at += size
-    return None
+        yield name, at
+
+
+def _mp4(data: FilePart) -> Extent | None:
+    return next((Extent(end, len(data)) for _, end in _boxes(data) if end > len(data)), None)
+
+
+def _smaf(data: FilePart) -> Extent | None:
+    return _extent(data, 8, data.numbers(">I", 4)[0]) if len(data) >= 8 else None
 
 
 def _matroska(data: FilePart) -> Extent | None:
@@ -287,5 +322,6 @@ _CONTAINERS: Final[tuple[tuple[int, tuple[bytes, ...], Callable[[FilePart], Exte
     (0, (_EBML,), _matroska),
     (0, (b"Creative Voice File\x1a",), _voc),
     (0, (b".SoX", b"XoS."), _sox),
+    (0, (b"MMMD",), _smaf),
 )
 """Where a container's marks stand, the marks, and its reader."""
