@@ -107,7 +107,7 @@ def _decoded(data: FilePart) -> Generator[tuple[int, Samples], None, None]:
                     raise DecodeError("not decodable: FFmpeg does not know its encoding")
                 yield from _Reading(container, part).blocks()
         except av.error.FFmpegError:
-            _refuse_cut(part, 0.0)  # MP4 that lacks its end can't even be opened
+            _refuse_cut(part, 0.0, broken=True)  # MP4 that lacks its end can't even be opened
             raise
 
 
@@ -192,7 +192,7 @@ class _Reading:
         """Raise DecodeError if a file that was read to its end lacks sound that it states, or has a broken packet."""
         rate = self.rate or self.stream.rate or 0
         found = self.done / rate if rate else 0.0
-        _refuse_cut(self.data, found)
+        _refuse_cut(self.data, found, broken=self.error is not None)
         if is_joined(self.data):
             raise DecodeError(f"it is several files in one, and FFmpeg reads the first ({found:.3f} s); split it")
         stated = self.stated_seconds()
@@ -234,10 +234,13 @@ class _Reading:
         return stated
 
 
-def _refuse_cut(data: FilePart, found: float) -> None:
-    """Raise DecodeError if a file, of which some seconds were found, is shorter than its header states."""
+def _refuse_cut(data: FilePart, found: float, *, broken: bool) -> None:
+    """Raise DecodeError if a file, of which some seconds were found, is shorter than its header states.
+
+    Of a file with a broken packet, not a single byte may be missing.
+    """
     size = extent(data)
-    if size is not None and size.cut:
+    if size is not None and (size.cut or (broken and size.present < size.stated)):
         stated, present = f"{size.stated:,} bytes of sound", f"{size.present:,}"
         if found and size.present:
             stated += f" (about {found * size.stated / size.present:.3f} s)"
