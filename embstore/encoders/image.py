@@ -215,7 +215,7 @@ def _eight_bits(image: Image, like: Image) -> Image:
         raise DecodeError("an image of integers whose range is not known; convert it to 8 bits")
     values = np.asarray(image).astype(np.int64)
     grey = (values * 255 + white // 2) // white
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow heeds this for 8 bits only
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds for 8 bits only
         grey = 255 - grey
     found = Image.fromarray(grey.astype(np.uint8))
     if "transparency" in image.info:
