@@ -158,15 +158,22 @@ class _Reading:
         """Raise DecodeError for encodings that FFmpeg takes for others, and turns into noise.
 
         Measured against sound written by libsndfile (Sun's G.72x code), with 21 to 30 dB of signal to noise there:
-        19 dB at 32 kbit/s and 5 dB at 40 kbit/s in AU, 5 dB in WAV of the tag 0x40. RIFX of 16 bits and more is noise.
+        19 dB at 32 kbit/s and 5 dB at 40 kbit/s in AU, 5 dB in WAV of the tag 0x40. The others are noise.
         """
+        kind = (self.format, self.codec)
         # PyAV takes a tag for ASCII, and can't return others: it is asked for where all tags are ASCII.
-        if (self.format, self.codec) == ("au", "g726le") or (
-            self.codec == "g726" and self.stream.codec_context.codec_tag[0] == "@"
-        ):
-            raise DecodeError(f"FFmpeg does not decode G.721 and G.723 in {self.format.upper()} correctly; convert it")
-        if self.data.startswith(b"RIFX") and self.codec.endswith("le"):  # it keeps the order of bytes of RIFF
-            raise DecodeError("FFmpeg does not decode WAV of big-endian samples (RIFX) correctly; convert it")
+        tag = self.stream.codec_context.codec_tag[0] if self.codec in ("g726", "amr_nb", "amrnb") else ""
+        if kind == ("au", "g726le") or tag == "@":
+            misread = f"G.721 and G.723 in {self.format.upper()}"
+        elif self.format == "wav" and tag == "8":
+            misread = "NMS ADPCM"
+        elif self.format == "wav" and self.data.startswith(b"RIFX") and self.codec.endswith("le"):
+            misread = "WAV of big-endian samples (RIFX)"  # it keeps the order of bytes of RIFF
+        elif self.format == "adp":
+            misread = "stereo samples without a header"  # two equal channels look like the ADPCM of a game console
+        else:
+            return
+        raise DecodeError(f"FFmpeg does not decode {misread} correctly; convert it")
 
     def frames(self) -> Iterator[Any]:
         """Yield the frames of all packets that can be decoded. Keep the error of the first packet that can't.
