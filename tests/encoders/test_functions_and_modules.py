@@ -119,7 +119,6 @@ def test_the_config_can_not_be_changed_from_outside():
 @pytest.mark.parametrize(
     "wrong",
     [FunctionEncoder, object(), None, "sentence-transformers/all-MiniLM-L6-v2", sizes, embstore.from_pretrained, {}],
-    ids=str,
 )
 def test_an_object_that_is_no_encoder(tmp_path, wrong):
     source = Items({"a:_": b"bark"}, name="sounds")
