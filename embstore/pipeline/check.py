@@ -151,7 +151,7 @@ def _spread(keys: Sequence[str], n: int, rng: np.random.Generator | None) -> lis
 def recheck(store: EmbeddingStore, encoder: BaseEncoder, samples: Samples, stored: Sequence[str], n: int) -> None:
     """Encode `n` stored samples again, since the code of an encoder in memory may have changed without its config.
 
-    Samples that can't be read, or have other content now, are left out.
+    Samples that can't be read, or have other content now, are left out. So are fields that the store lacks.
 
     Parameters
     ----------
@@ -245,7 +245,10 @@ def _tolerance(dtype: str, config: Mapping[str, Any]) -> float:
 def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) -> dict[str, float]:
     """Return how much a batch differs from its stored rows, by field. Only one batch is in memory at a time."""
     items = [read_and_decode(sample, encoder)[1] for sample in samples.values()]
-    known = _named(encoder.encode(items), store, len(items))
+    values = encoder.encode(items)
+    known = _named(values, store, len(items))
+    if not known:
+        raise UnknownFieldError(next(iter(values), None), store.fields, path=store.path)
     return {name: _difference(name, store.fetch(list(samples), name), rows) for name, rows in known.items()}
 
 
@@ -253,8 +256,6 @@ def _named(values: Any, store: EmbeddingStore, count: int) -> dict[str, Any]:
     """Return the `count` rows of an encoder by field, without the fields that the store lacks."""
     named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
     known = {name: rows for name, rows in named.items() if name in store.fields}
-    if not known:
-        raise UnknownFieldError(next(iter(named), None), store.fields, path=store.path)
     for name, rows in known.items():
         if len(rows.lengths if isinstance(rows, Padded) else rows) != count:
             raise ShapeError(name, expected=f"{count} rows", found=f"{len(rows)} rows")

@@ -207,7 +207,7 @@ def test_projections_of_little(filled, monkeypatch, exact):
         analysis.project(view[:0])
     with pytest.raises(ValueError, match="method"):
         analysis.project(view, "tsne")
-    with pytest.raises(ValueError, match="dimension"):
+    with pytest.raises(ValueError, match="expected n from 1"):
         analysis.project(view, n=0)
 
 
