@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from functools import cached_property
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.lazy import imported
+from embstore._engine.lazy import cached_property, imported
 from embstore.encoders.content import FilePart, kind_of
 from embstore.encoders.sound_headers import extent, filled, is_joined, mp3_seconds, ogg_ends, ogg_links
 from embstore.errors import DecodeError

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from embstore._engine.format.ragged import Padded, Ragged
-from embstore._engine.format.record import DEFAULT_FIELD
+from embstore._engine.format.record import BFLOAT16
 from embstore._engine.pickles import PickledByName
+from embstore._engine.read.dtypes import as_rows, widen_bfloat16
+from embstore._engine.write.check_input import named_rows
 from embstore.cache.coverage import stored_digests
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import (
@@ -201,7 +203,7 @@ def _decoded_again(encoder: BaseEncoder, chosen: Iterable[tuple[AnySample, str]]
     return items
 
 
-def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Any, path: Path) -> None:
+def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Mapping[Any, Any], path: Path) -> None:
     """Encode the first batch of a new store again, and compare its first rows.
 
     The samples are decoded again too, since a decoder may be random.
@@ -210,8 +212,8 @@ def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Any, p
     ----------
     encoder : BaseEncoder
     batch : sequence of Decoded
-    values : array, or mapping of str to array
-        Rows that the encoder returned for the batch.
+    values : mapping of str to array
+        Rows that the encoder returned for the batch, by field. None is the only field.
     path : Path
         Path of the store.
 
@@ -219,21 +221,15 @@ def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Any, p
     ------
     RandomEncoderError
     """
-    named = values if isinstance(values, Mapping) else {DEFAULT_FIELD: values}
-    first = {name: (_dtype(rows), _rows(rows, _COMPARED)) for name, rows in named.items()}
+    first = {name: _rows(name, rows, _COMPARED) for name, rows in values.items()}
     if not (items := _decoded_again(encoder, [(done.sample, done.digest) for done in batch])):
         return  # a file changed just now
-    again = encoder.encode(items)
-    for name, (dtype, known) in first.items():
-        rows, tolerance = again[name] if isinstance(again, Mapping) else again, _tolerance(dtype, encoder.config)
-        for done, old, new in zip(batch, known, _rows(rows, _COMPARED), strict=False):
+    again = named_rows(encoder.encode(items))
+    for name, (known, dtype) in first.items():
+        tolerance = _tolerance(dtype, encoder.config)
+        for done, old, new in zip(batch, known, _rows(name, again[name], _COMPARED)[0], strict=False):
             if (difference := _difference(name, [old], [new])) > tolerance:
                 raise RandomEncoderError(done.key, name, difference=difference, tolerance=tolerance, path=path)
-
-
-def _dtype(rows: Any) -> str:
-    rows = rows.values if isinstance(rows, Padded | Ragged) else rows
-    return str(getattr(rows if hasattr(rows, "dtype") else rows[0], "dtype", "")).removeprefix("torch.")
 
 
 def _tolerance(dtype: str, config: Mapping[str, Any]) -> float:
@@ -262,18 +258,31 @@ def _named(values: Any, store: EmbeddingStore, count: int) -> dict[str, Any]:
     return known
 
 
-def _rows(values: Any, most: int | None = None) -> list[np.ndarray[Any, Any]]:
-    """Return a copy of each row as float64. An encoder may return tensors, and use their memory again."""
+def _rows(name: Any, values: Any, most: int | None = None) -> tuple[list[np.ndarray[Any, Any]], str]:
+    """Return a copy of each row as float64, and the dtype of the values. An encoder may use its memory again.
+
+    Values that are no numbers give no rows. The writer refuses them.
+    """
+    dtype = ""
     if isinstance(values, Padded):
-        values = (row[:length] for row, length in zip(*values, strict=True))
-    chosen = itertools.islice(values, most)
-    return [np.asarray(row.double() if hasattr(row, "double") else row, np.float64).copy() for row in chosen]
+        values = [row[:length] for row, length in zip(*values, strict=True)]
+    elif not isinstance(values, Ragged | list | tuple):
+        values, dtype = _numbers(name, values)
+        values = np.atleast_1d(values)
+    found = [_numbers(name, row) for row in itertools.islice(values, most)]
+    rows = [row.astype(np.float64) for row, _ in found if row.dtype.kind in "biuf"]
+    return rows, dtype or next((each for _, each in found), "")
+
+
+def _numbers(name: Any, values: Any) -> tuple[np.ndarray[Any, Any], str]:
+    rows, dtype = as_rows(values, str(name))
+    return widen_bfloat16(rows) if dtype == BFLOAT16 else rows, dtype
 
 
 def _difference(name: str, stored: Any, again: Any) -> float:
     """Return the largest difference of two numbers, relative to the largest number of the stored row."""
     largest = 0.0
-    for old, new in zip(_rows(stored), _rows(again), strict=True):
+    for old, new in zip(_rows(name, stored)[0], _rows(name, again)[0], strict=True):
         if new.shape != old.shape:
             if isinstance(stored, np.ndarray):
                 raise ShapeError(name, expected=old.shape, found=new.shape)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embstore._engine.format.ragged import Padded, Ragged
-from embstore._engine.write.check_input import Casting
+from embstore._engine.write.check_input import Casting, named_rows
 from embstore._engine.write.row_writer import RowWriter
 from embstore.cache.claims import Claims, hashes_of
 from embstore.cache.coverage import DIGEST_COLUMN, stamp_values
@@ -167,7 +167,7 @@ class Job:
         while left:
             part = left[: self.batch_size]
             try:
-                values = self.encoder.encode([done.item for done in part])
+                values = named_rows(self.encoder.encode([done.item for done in part]))
                 if self.unproven:
                     check_repeats(self.encoder, part, values, self.run.path)
                     self.unproven = False

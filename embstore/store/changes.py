@@ -14,7 +14,14 @@ from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import column_values, filled_column
-from embstore._engine.write.erase import EraseReceipt, erase_dead, keep_keys, keys_without_receipt, unfinished
+from embstore._engine.write.erase import (
+    EraseReceipt,
+    erase_dead,
+    keep_keys,
+    keys_without_receipt,
+    plan_erase,
+    unfinished,
+)
 from embstore._engine.write.plans import Plan, plan_column, plan_fields
 from embstore._engine.write.session import Session
 from embstore.errors import MissingKeysError
@@ -69,12 +76,13 @@ def erase_keys(session: Session, keys: Sequence[str | Key]) -> EraseReceipt:
     if missing:
         raise MissingKeysError(missing, path=session.path)
     erased = {digest: earlier[digest] if row < 0 else row for digest, row in pairs}
+    rows = np.unique(found[found >= 0])
+    dead, new = np.concatenate([snapshot.dead_rows, rows]), {"dead_rows": rows} if len(rows) else {}
+    tails = plan_erase(folder, snapshot.record, dead)
     if erased:
         keep_keys(folder, earlier | erased)
         folder.sync()
-    rows = np.unique(found[found >= 0])
-    dead, new = np.concatenate([snapshot.dead_rows, rows]), {"dead_rows": rows} if len(rows) else {}
-    committed, files = erase_dead(folder, snapshot.record, dead, new)
+    committed, files = erase_dead(folder, snapshot.record, dead, new, tails)
     session.moved_to(committed)
     session.tidy_index()
     if erased:

@@ -41,12 +41,6 @@ def holding(lock):
     return work, use
 
 
-def _weights(store):
-    from embstore.encoders import weights
-
-    return weights._lock
-
-
 def _loading(store):
     from embstore.encoders import loading
 
@@ -85,7 +79,6 @@ HELD = {
     "a commit, then open": (_in_a_commit, lambda store: embstore.open(store.path).fetch([key(1)])),
     "the session": holding(lambda store: store._session._mutex),
     "the maps": holding(lambda store: mapping.budget._lock),
-    "the digests of weights": holding(_weights),
     "the loading of a model": holding(_loading),
     "the processor of a model": holding(_runner("_processor_lock")),
     "the tokenizer of a model": holding(_runner("_tokenizer_lock")),
@@ -155,7 +148,6 @@ def test_no_lock_is_left_out_above():
     assert {name: count for name, count in uses.items() if count} == {
         "_engine/write/session.py": 1,
         "_engine/io/mapping.py": 1,
-        "encoders/weights.py": 1,
         "encoders/loading.py": 1,
         "encoders/running.py": 1,
     }

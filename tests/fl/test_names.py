@@ -62,6 +62,7 @@ PRIVATE = {
     "embstore._outputs.tensors",
     # files that become samples, and their stamps, for `datasets` and `a2v`
     "embstore._engine.io.stamps",
+    "embstore._engine.io.threads",
     "embstore.encoders.audio",
     "embstore.pipeline.freshness",
     "embstore.sources.base",
@@ -73,6 +74,7 @@ PRIVATE = {
     "embstore.exchange.import_options",
     "embstore.exchange.naming",
     "embstore.exchange.pt",
+    "embstore.exchange.store_metadata",
     "embstore.exchange.memory_file",
     "embstore.pipeline.decode_ahead",
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore.errors import CorruptStoreError, UnsupportedFormatError
+from embstore.errors import CorruptStoreError, OptionsMismatchError, UnsupportedFormatError
 from tests._helpers.crash import run_in_child
 from tests._helpers.damage import edit, flip, sealed, setter
 
@@ -225,6 +225,8 @@ def test_a_store_without_compression_requires_nothing(path, codec):
         store.append(["a:c"], np.ones((1, 3), np.float32))
         assert store.snapshot.record.requires == []
         assert "compression" not in store.snapshot.record.to_json()
-    with embstore.open(path, "a", config={}, compression=codec) as store:  # of a new store only
+    with pytest.raises(OptionsMismatchError):
+        embstore.open(path, "a", config={}, compression=codec)
+    with embstore.open(path, "a", config={}) as store:
         store.add_field("late", ["a:c"], np.ones((1, 3), np.float32))
         assert store.snapshot.record.requires == []

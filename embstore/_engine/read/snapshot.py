@@ -328,7 +328,11 @@ class Snapshot:
         if self.check == "tail" or self.salvage or self.record.erasing is not None:
             return
         if isinstance(self.folder, Folder):
-            check_digest(self.folder.child(name), self.record.arrays[name])
+            try:
+                check_digest(self.folder.child(name), self.record.arrays[name])
+            except CorruptStoreError:
+                self.ensure_current()  # raises StoreChangedError if an erase rewrote chunks since
+                raise
 
     def numeric(self, name: str) -> NumericColumn:
         """Return a column that holds numbers."""

@@ -64,43 +64,62 @@ class EraseReceipt(PickledByName):
     )
 
 
-def erase_dead(folder: Folder, old: Record, dead: Values, appends: Mapping[str, Values]) -> tuple[Committed, int]:
-    """Blank all deleted rows in the chunks that hold them.
+def plan_erase(folder: Folder, old: Record, dead: Values) -> dict[str, Tail]:
+    """Check the arrays, and return the last chunks that they will have. Nothing is written.
 
     Parameters
     ----------
     folder, old
     dead : ndarray, (n,) int64
-        All rows deleted by the end of this commit.
-    appends : mapping
-        The rows that this commit deletes.
+        All rows deleted by the end of the erase.
 
-    Returns
-    -------
-    Committed, int
-        The last commit, and the number of files that were rewritten.
+    Raises
+    ------
+    CorruptStoreError
     """
-    rows = np.sort(np.asarray(dead, dtype=np.int64))
     tails = {}
-    for name, gone in _rows_to_blank(folder, old, rows).items():
+    for name, gone in _rows_to_blank(folder, old, np.sort(np.asarray(dead, dtype=np.int64))).items():
         array = old.arrays[name]
         last = (array.chunks - 1) * array.rows_per_chunk
         if len(gone):
             check_digest(folder.child(name), array)  # a new digest must not cover up a chunk in a wrong place
         if len(gone) and gone[-1] >= last:
             tails[name] = _blanked_tail(folder.child(name), array, gone[gone >= last] - last)
+    return tails
+
+
+def erase_dead(
+    folder: Folder, old: Record, dead: Values, appends: Mapping[str, Values], tails: Mapping[str, Tail]
+) -> tuple[Committed, int]:
+    """Blank all deleted rows in the chunks that hold them.
+
+    Parameters
+    ----------
+    folder, old, dead
+    appends : mapping
+        The rows that this commit deletes.
+    tails : mapping
+        The result of `plan_erase`.
+
+    Returns
+    -------
+    Committed, int
+        The last commit, and the number of files that were rewritten.
+    """
     # From here on a reader of an earlier commit does not use bytes that it reads by name, and a reader of this
     # commit accepts the last chunks before and after the erase.
-    record, _ = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=tails), appends)
+    record, _ = commit(folder, old, replace(old, epoch=old.epoch + 1, erasing=dict(tails)), appends)
     with unfinished(folder.path):
-        return _blank_all(folder, record, rows)
+        return _blank_all(folder, record, np.sort(np.asarray(dead, dtype=np.int64)))
 
 
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[None]:
-    """Turn the errors of a block that follows the first commit of an erase into EraseUnfinishedError."""
+    """Turn errors of the disk after the first commit of an erase into EraseUnfinishedError. Damage stays damage."""
     try:
         yield
+    except CorruptStoreError:
+        raise
     except OSError as error:
         reason = error.reason if isinstance(error, StorageFullError) else None
         raise EraseUnfinishedError(path, reason or str(error)) from error
