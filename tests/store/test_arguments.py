@@ -312,7 +312,7 @@ CALLS = {  # each takes a store and one argument, which none of the odd values a
     "field": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, fields={"a": x}),),
     "columns": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, columns=x), "none"),
     "dtype": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, columns={"a": x}), "none"),
-    "chunk_bytes": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, chunk_bytes=x), "number"),
+    "chunk_bytes": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, chunk_bytes=x), "number", "none"),
     "expected_rows": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, expected_rows=x), "number"),
     "provenance": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, provenance=x), "none"),
     "compression": (lambda s, x: embstore.open(s.path.parent / "n", "w-", config={}, compression=x), "none"),
