@@ -156,7 +156,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
         return None
 
     def _usable(self, row: Any) -> bool:
-        """Return whether a row, or a layer's rows, are used."""
+        """Return whether a row, or rows of a field, are used."""
         return self.tokens != "all" or not is_cls(getattr(row, "shape", ()))
 
     def _cut(self, row: Any) -> Any:
@@ -165,7 +165,7 @@ class AudioEmbeddings(MutableMapping[str, Any]):
     def _lacking(self, layer: Layer, keys: Iterable[str]) -> list[str]:
         """Return the keys without an embedding in a layer. A store's row numbers are looked up once."""
         if isinstance(layer, StoreLayer):
-            rows = layer.rows if self._usable(layer) else {}
+            rows = layer.rows if self._usable(layer.spec) else {}
             return [key for key in keys if key not in rows]
         return [key for key in keys if key not in layer or not self._usable(layer[key])]
 
