@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -76,6 +77,8 @@ CALLS = {
     "repr": repr,
     "verify": lambda store: embstore.verify(store.path),
 }
+LIBRARIES = {"tensor": "torch", "pandas": "pandas", "xarray": "xarray"}
+CALLS = {name: call for name, call in CALLS.items() if find_spec(LIBRARIES.get(name, "numpy"))}
 
 
 def _by_another(change):
