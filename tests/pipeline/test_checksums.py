@@ -38,7 +38,7 @@ def first_chunk(path, name):
     "read",
     [
         lambda result: result.view.to_numpy(),
-        lambda result: result.view.to_torch(),
+        lambda result: pytest.importorskip("torch") and result.view.to_torch(),
         lambda result: result.store.select(classes="c0").to_numpy(),
         lambda result: result.store["f0:c0"],
         lambda result: result.store.fetch(["f1:c1"]),
