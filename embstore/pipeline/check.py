@@ -177,13 +177,13 @@ def recheck(store: EmbeddingStore, encoder: BaseEncoder, samples: Samples, store
         if not n or not (items := _decoded_again(encoder, [(samples[key], digest)])):
             continue
         n -= 1
-        for name, rows in _named(encoder.encode(items), store, 1).items():
+        for name, rows in _named(named_rows(encoder.encode(items)), store, 1).items():
             tolerance = _tolerance(store.fields[name].dtype, store.config)
             difference = _difference(name, store.fetch([key], name), rows)
             if difference <= tolerance:
                 continue
             items = _decoded_again(encoder, [(samples[key], digest)]) or items
-            is_random = _difference(name, rows, _named(encoder.encode(items), store, 1)[name]) > tolerance
+            is_random = _difference(name, rows, _named(named_rows(encoder.encode(items)), store, 1)[name]) > tolerance
             error = RandomEncoderError if is_random else EncoderChangedError
             raise error(key, name, difference=difference, tolerance=tolerance, path=store.path)
 
@@ -241,16 +241,16 @@ def _tolerance(dtype: str, config: Mapping[str, Any]) -> float:
 def _differences(encoder: BaseEncoder, samples: Samples, store: EmbeddingStore) -> dict[str, float]:
     """Return how much a batch differs from its stored rows, by field. Only one batch is in memory at a time."""
     items = [read_and_decode(sample, encoder)[1] for sample in samples.values()]
-    values = encoder.encode(items)
+    values = named_rows(encoder.encode(items))
     known = _named(values, store, len(items))
     if not known:
         raise UnknownFieldError(next(iter(values), None), store.fields, path=store.path)
     return {name: _difference(name, store.fetch(list(samples), name), rows) for name, rows in known.items()}
 
 
-def _named(values: Any, store: EmbeddingStore, count: int) -> dict[str, Any]:
-    """Return the `count` rows of an encoder by field, without the fields that the store lacks."""
-    named = dict(values) if isinstance(values, Mapping) else {store.field_name(): values}
+def _named(values: Mapping[Any, Any], store: EmbeddingStore, count: int) -> dict[str, Any]:
+    """Return the `count` rows of each field of `named_rows`, without the fields that the store lacks."""
+    named = {store.field_name() if name is None else name: rows for name, rows in values.items()}
     known = {name: rows for name, rows in named.items() if name in store.fields}
     for name, rows in known.items():
         if len(rows.lengths if isinstance(rows, Padded) else rows) != count:

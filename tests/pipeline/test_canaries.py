@@ -68,6 +68,28 @@ def test_a_function_that_changed(cache, monkeypatch, change, more):
     assert embstore.embed(SOURCE, changed, cache, canaries=0).hits == 9
 
 
+FORMS = {  # in which an encoder may return its rows
+    "list": list,
+    "tuple": tuple,
+    "iterator": iter,
+    "generator": lambda found: (row for row in found),
+    "map": lambda found: map(np.copy, found),
+    "values of a dict": lambda found: dict(enumerate(found)).values(),
+    "mapping of iterators": lambda found: {"embedding": iter(found)},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_rows_in_any_form_are_compared(cache, form):
+    encoder = function(lambda items: form(rows(items)))
+    assert embstore.embed(SOURCE, encoder, cache).encoded == 9
+    result = embstore.embed(SOURCE, encoder, cache)
+    assert result.hits == 9
+    assert embstore.check(result.store, encoder, SOURCE).ok
+    with pytest.raises(errors.EncoderChangedError):
+        embstore.embed(SOURCE, function(lambda items: form(rows(items) + 1)), cache)
+
+
 def module():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
