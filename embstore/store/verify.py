@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -27,7 +26,13 @@ from embstore._engine.chunks.record_file import (
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.ragged import offsets_message, sound
 from embstore._engine.format.record import STRING, ArrayState, Record, offsets_name
-from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, array_metadata, chunk_name
+from embstore._engine.format.zarr_layout import (
+    MAX_METADATA_BYTES,
+    METADATA_NAME,
+    array_metadata,
+    chunk_name,
+    chunk_number,
+)
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import Url, is_url, local_path
 from embstore._engine.pickles import PickledByName
@@ -42,7 +47,6 @@ logger = logging.getLogger("embstore")
 
 NOT_THE_HASH: Final = "it is not the hash of the keys"
 _NO_ROWS = np.empty(0, dtype=np.int64)
-_CHUNK = re.compile(r"c\.(0|[1-9][0-9]{0,17})(?:\.0)*$")
 _MOST_LISTED: Final = 2**20
 """Lost rows that are listed one by one. A forged record may claim 2**48 rows."""
 _ATTEMPTS: Final = 5
@@ -188,7 +192,7 @@ def _held_rows(folder: Folder, record: Record) -> int:
         array = record.arrays[name]
         with contextlib.suppress(CorruptStoreError, FileNotFoundError):
             child = folder.child(name)
-            nbytes = sum(child.signature(file)[1] for file in child.names() if file.startswith("c."))
+            nbytes = sum(child.signature(file)[1] for file in child.names() if chunk_number(file) is not None)
             if array.compression is None:
                 held.append(nbytes // (4 if array.dtype == STRING else array.row_nbytes))
     return max(held)
@@ -272,10 +276,9 @@ def _present(folder: Folder, array: ArrayState) -> Iterator[tuple[int, int]]:
 
     A record may claim billions of chunks. The number of files bounds the number of steps.
     """
-    names = folder.names()
-    numbers = sorted({int(match[1]) for name in names if (match := _CHUNK.match(name))})
+    numbers = {chunk_number(name) for name in folder.names()}
     at = 0
-    for number in [n for n in numbers if n < array.chunks]:
+    for number in sorted(n for n in numbers if n is not None and n < array.chunks):
         if number > at:
             yield at, number
         yield number, number + 1

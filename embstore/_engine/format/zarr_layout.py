@@ -129,10 +129,17 @@ def chunk_name(array: ArrayState, index: int) -> str:
     return f"c.{index}" + ".0" * len(array.shape)
 
 
+def chunk_number(name: str, array: ArrayState | None = None) -> int | None:
+    """Return the index in the file name of a chunk, of any array or of this one. None for other files."""
+    found = _CHUNK_NAME.fullmatch(name)
+    if found is None or (array is not None and name != chunk_name(array, int(found[1]))):
+        return None
+    return int(found[1])
+
+
 def is_chunk(name: str, array: ArrayState | None = None) -> bool:
     """Return whether a file's name is that of a chunk, of any array or of this one."""
-    found = _CHUNK_NAME.fullmatch(name)
-    return found is not None and (array is None or name == chunk_name(array, int(found[1])))
+    return chunk_number(name, array) is not None
 
 
 def blank(array: ArrayState) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embstore._engine.format.record import ArrayState, Record
-from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document, is_chunk
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, chunk_number, group_document
 from embstore._engine.io.durable import remove_tree, replace_file, sibling
 from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
@@ -36,7 +36,8 @@ def recover(folder: Folder, record: Record) -> Record:
 
 def _mend(folder: Folder, array: ArrayState, metadata: bytes) -> None:
     for name in folder.names():
-        if is_partial(name) or (is_chunk(name, array) and int(name.split(".")[1]) >= array.chunks):
+        number = chunk_number(name, array)
+        if is_partial(name) or (number is not None and number >= array.chunks):
             folder.remove(name)
     try:
         lags = folder.read(METADATA_NAME, most=MAX_METADATA_BYTES) != metadata
