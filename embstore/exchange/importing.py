@@ -20,6 +20,7 @@ from typing import Any
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
+from embstore._engine.format.text import plain_text
 from embstore._engine.io.remote import local_path
 from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, reporting
@@ -31,7 +32,6 @@ from embstore.exchange.bulk_append import BulkAppend
 from embstore.exchange.file_contents import ArrayFile, Unreadable, format_of, module_of
 from embstore.exchange.import_options import ImportOptions, KeyOrder
 from embstore.exchange.interpret import table_of
-from embstore.exchange.naming import exact
 from embstore.exchange.table import Table
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
@@ -174,12 +174,15 @@ def import_file(
     start = time.perf_counter()
     if if_exists not in ("error", "skip", "replace"):
         raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
+    for name, text in (("field", "" if field is None else field), ("class_name", class_name)):
+        if not isinstance(text, str):
+            raise TypeError(f"expected {name} to be text, found {text!r:.200}")
     path = local_path(file).absolute()
     how = ImportOptions(
-        field=None if field is None else exact(field),
+        field=plain_text(field),
         columns=None if columns is None else tuple(columns),
         keys=keys,
-        class_name=exact(class_name),
+        class_name=plain_text(class_name),
         ragged=ragged,
         casting=casting,
     )

@@ -15,8 +15,6 @@ from embstore.exchange.import_options import ImportOptions
 RowName = tuple[object, Key] | Unreadable
 """The name of a row in the file and its key, or the reason why it has no key."""
 
-exact: Final = str.__str__
-"""Return text of a subclass as plain text. An Enum would be formatted as "Label.DOG", and hashed by that name."""
 _COLON: Final = re.compile(r":(?!//)")  # the colon of "s3://bucket" separates no class
 
 
@@ -68,7 +66,7 @@ def row_name(found: object, class_name: object, options: ImportOptions, path: Pa
             return Unreadable(found, reason)
         if len(keys) > 1:
             raise FileFormatError(path, _unclear(found, keys))
-        return found, Key(*map(exact, Key.parse(keys[0])))
+        return found, Key.parse(keys[0])
     except KeyFormatError as error:
         return Unreadable(found, error.reason)
 
