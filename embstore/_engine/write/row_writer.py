@@ -82,11 +82,9 @@ class RowWriter:
         """
         if self._ended:
             raise ValueError("expected rows inside the block of the writer, which has ended; call store.writer() again")
-        given, described, texts = (
-            named_rows(values),
-            named_rows(mapping_of("columns", columns, "column names to values")),
-            read_keys(keys).texts,
-        )
+        given = named_rows(values)
+        described = named_rows(mapping_of("columns", columns, "column names to values"))
+        texts = read_keys(keys).texts
         if self._if_exists == "error" and (twice := [text for text in texts if text in self._keys]):
             raise DuplicateKeysError(twice, path=self._session.path)
         record = self._session.snapshot.record
