@@ -17,8 +17,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
+from embstore._engine.io.stamps import Identity, identity_of, settled
 from embstore.errors import ModelFilesError, WeightsChangedError
 
 _T = TypeVar("_T")
@@ -31,18 +32,6 @@ _REMEMBERED: Final = 256
 """Entries to keep. The memory is read for each digest of a large file."""
 _LARGE: Final = 2**20
 """Smaller files are digested each time, in about a millisecond."""
-_SETTLED_NS: Final = 2 * 10**9
-"""A file changed within this time may change again and keep its identity: clocks of file systems tick."""
-
-
-class Identity(NamedTuple):
-    """A cheap sign that a file did not change. `cp -p` and `os.utime` can restore size and mtime, but not ctime."""
-
-    size: int
-    mtime: int
-    ctime: int
-    inode: int
-
 
 _Entries = dict[str, tuple[Identity, str]]
 """Identity and digest of each file, by resolved path."""
@@ -70,17 +59,16 @@ def digest_file(path: str | os.PathLike[str], *, recall: bool = True) -> str:
     """
     resolved = Path(path).resolve()
     now = time.time_ns()
-    before = _identity(resolved.stat())
+    before = identity_of(resolved.stat())
     known = _recalled().get(str(resolved)) if before.size >= _LARGE else None
     if recall and known is not None and known[0] == before:
         return known[1]
     with resolved.open("rb") as file:
         digest = file_digest(file, _blake2b).hexdigest()
-        read, opened = file.tell(), _identity(os.fstat(file.fileno()))
-    if not before == opened == _identity(resolved.stat()) or read != before.size:
+        read, opened = file.tell(), identity_of(os.fstat(file.fileno()))
+    if not before == opened == identity_of(resolved.stat()) or read != before.size:
         raise WeightsChangedError(resolved)
-    settled = max(before.mtime, before.ctime) < now - _SETTLED_NS
-    if before.size >= _LARGE and settled and known != (before, digest):
+    if before.size >= _LARGE and settled(max(before.mtime, before.ctime), now) and known != (before, digest):
         _remember(str(resolved), before, digest)
     return digest
 
@@ -114,7 +102,7 @@ def identities(folder: Path, names: Collection[str]) -> dict[str, Identity]:
     ModelFilesError
         A file is missing.
     """
-    return dict(_of_each(lambda path: _identity(path.stat()), folder, names))
+    return dict(_of_each(lambda path: identity_of(path.stat()), folder, names))
 
 
 def _of_each(look: Callable[[Path], _T], folder: Path, names: Collection[str]) -> Iterator[tuple[str, _T]]:
@@ -124,10 +112,6 @@ def _of_each(look: Callable[[Path], _T], folder: Path, names: Collection[str]) -
         except FileNotFoundError as error:
             raise ModelFilesError(folder, name) from error
         yield name, found
-
-
-def _identity(status: os.stat_result) -> Identity:
-    return Identity(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 # -- the memory of digests --------------------------------------------------------------------

@@ -206,7 +206,7 @@ def stamp_anew(run: Run, touched: list[str]) -> None:
     cache.
     """
     found_now = ((key, run.samples[key].stamp) for key in touched)
-    stamps = {key: stamp for key, stamp in found_now if stamp.size >= 0 and settled(stamp, run.began)}
+    stamps = {key: stamp for key, stamp in found_now if stamp.size >= 0 and settled(stamp.mtime, run.began)}
     if not stamps:
         return
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from embstore._engine.format.keys import Key
-from embstore._engine.io.stamps import UNKNOWN, FileStamp, file_stamp, settled, stamp_of
+from embstore._engine.io.stamps import UNKNOWN, FileStamp, file_stamp, settled
 from embstore._engine.pickles import PickledByName
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError, SourceError
 
@@ -186,8 +186,9 @@ class FileSample:
                 raise SampleError(self.path, "it is not a file")
             stamp = file_stamp(os.path.dirname(self.path), before).of_origin(self.stamp)
             try:
-                yield file, stamp if settled(stamp, now) else stamp._replace(size=-1, mtime=-1)
-                changed = file.tell() != before.st_size or stamp_of(before) != stamp_of(os.fstat(file.fileno()))
+                yield file, stamp if settled(stamp.mtime, now) else stamp._replace(size=-1, mtime=-1)
+                after = os.fstat(file.fileno())
+                changed = file.tell() != before.st_size or (after.st_size, after.st_mtime_ns) != stamp[:2]
             except OSError as error:
                 raise SampleError(self.path, error.strerror or str(error)) from error
         if changed:

@@ -24,6 +24,7 @@ pytest.importorskip("PIL")
 
 import embstore  # noqa: E402
 from embstore import errors  # noqa: E402
+from embstore._engine.io import stamps  # noqa: E402
 from embstore._engine.write.check_input import field_values  # noqa: E402
 from embstore.encoders import from_pretrained, running, weights  # noqa: E402
 from embstore.encoders.audio import AudioSettings, decode_audio  # noqa: E402
@@ -746,7 +747,7 @@ def test_the_bytes_decide_whatever_is_remembered_of_them(own, monkeypatch):
     """A digest that a stamp vouches for falsely is found by the load, and is right at the next try."""
     folder = own()
     monkeypatch.setattr(weights, "_LARGE", 0)
-    monkeypatch.setattr(weights, "_SETTLED_NS", 0)
+    monkeypatch.setattr(stamps, "_SETTLED_NS", 0)
     before = from_pretrained(folder)
     other_bytes(folder / "model.safetensors")
     identity = weights.identities(folder, ["model.safetensors"])["model.safetensors"]

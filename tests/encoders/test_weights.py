@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from embstore import errors
+from embstore._engine.io import stamps
 from embstore.encoders import weights
 from embstore.encoders.weights import digest_file, digest_files, identities, joined
 
@@ -31,7 +32,7 @@ def home(tmp_path, monkeypatch):
     home = tmp_path / "home"
     monkeypatch.setenv("EMBSTORE_HOME", str(home))
     monkeypatch.setattr(weights, "_LARGE", 0)
-    monkeypatch.setattr(weights, "_SETTLED_NS", 0)
+    monkeypatch.setattr(stamps, "_SETTLED_NS", 0)
     return home
 
 
@@ -148,7 +149,7 @@ def test_other_bytes_of_the_same_size_and_mtime_are_read(write, read, way):
 
 @pytest.mark.parametrize("seconds", [0, 1.5, -3600])
 def test_a_file_changed_just_now_is_not_remembered(write, read, home, seconds, monkeypatch):
-    monkeypatch.setattr(weights, "_SETTLED_NS", 2 * 10**9)
+    monkeypatch.setattr(stamps, "_SETTLED_NS", 2 * 10**9)
     path = write(b"weights", mtime=time.time_ns() - int(seconds * 1e9))
     assert digest_file(path) == digest_file(path) == expected(b"weights")
     assert len(read) == 2
@@ -322,8 +323,9 @@ def test_processes_at_once_leave_a_whole_memory(write, home, tmp_path):
     for i in range(40):
         write(b"%d" % i, f"{i}")
     program = (
-        "import sys; from pathlib import Path; from embstore.encoders import weights\n"
-        "weights._LARGE = weights._SETTLED_NS = 0\n"
+        "import sys; from pathlib import Path\n"
+        "from embstore._engine.io import stamps; from embstore.encoders import weights\n"
+        "weights._LARGE = stamps._SETTLED_NS = 0\n"
         "for i in range(40): print(weights.digest_file(Path(sys.argv[1]) / str(i)))"
     )
     started = [

@@ -18,11 +18,21 @@ _FILE_BITS: Final = 40
 """Bits of `FileStamp.identity` for the file. The 23 bits above them are for its origin."""
 
 
-class Stamp(NamedTuple):
-    """Size in bytes and mtime in ns of a file."""
+class Identity(NamedTuple):
+    """A cheap sign that a file did not change. `cp -p` and `os.utime` can restore size and mtime, but not ctime.
+
+    Size in bytes, mtime and ctime in ns, and inode. Compared on one mount only, as while a file is read.
+    """
 
     size: int
     mtime: int
+    ctime: int
+    inode: int
+
+
+def identity_of(found: os.stat_result) -> Identity:
+    """Return the identity of a file from its status."""
+    return Identity(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 class FileStamp(NamedTuple):
@@ -46,11 +56,6 @@ class FileStamp(NamedTuple):
 
 UNKNOWN: Final = FileStamp(-1, -1)
 """The stamp of content that is not a file, or of a file that was changed too recently."""
-
-
-def stamp_of(found: os.stat_result) -> Stamp:
-    """Return the stamp of a file from its status."""
-    return Stamp(found.st_size, found.st_mtime_ns)
 
 
 def file_stamp(folder: str, found: os.stat_result) -> FileStamp:
@@ -94,13 +99,14 @@ def _hashed(text: str, bits: int) -> int:
     return int.from_bytes(digest, "little") >> (64 - bits)
 
 
-def settled(stamp: Stamp | FileStamp, now: int) -> bool:
-    """Return whether any change of a file after `now` will change its stamp.
+def settled(changed: int, now: int) -> bool:
+    """Return whether any change of a file after `now` will change its stamp, or its identity.
 
     Parameters
     ----------
-    stamp : Stamp or FileStamp
+    changed : int
+        Time of the file's last change, in ns since the epoch: mtime, or the later of mtime and ctime.
     now : int
-        Time of the check, in ns since the epoch.
+        Time of the check.
     """
-    return stamp.mtime < now - _SETTLED_NS
+    return changed < now - _SETTLED_NS
