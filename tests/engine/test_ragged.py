@@ -54,7 +54,7 @@ LENGTHS = [0, 3, 128, 0, 0, 1, 500, 127, 2, 0]
 
 
 def rows_of(lengths, spec=PLAIN, start=0):
-    """Rows of numbers that every dtype holds exactly, and that differ from token to token; bfloat16 as float32."""
+    """Rows of numbers that every dtype holds exactly. They differ from token to token. bfloat16 is float32."""
     rows = []
     for length in lengths:
         tokens = np.arange(start, start + length).reshape(length, *(1 for _ in spec.shape))
@@ -113,7 +113,7 @@ def assert_holds(store, expected, field="tokens"):
         assert not whole.offsets.flags.writeable
 
 
-# -- what goes in ---------------------------------------------------------------------------------
+# -- appends --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mapping", ["auto", "never"])
@@ -159,7 +159,7 @@ def as_ragged(rows, spec):
 
 
 def as_padded(rows, spec):
-    out = np.full((len(rows), max(map(len, rows)) + 2, *spec.shape), 99, rows[0].dtype)  # what pads is not looked at
+    out = np.full((len(rows), max(map(len, rows)) + 2, *spec.shape), 99, rows[0].dtype)  # the padding is not read
     for place, row in zip(out, rows, strict=True):
         place[: len(row)] = row
     return Padded(out, np.array([len(row) for row in rows], np.int32))
@@ -396,12 +396,12 @@ def test_rows_beside_rows_of_one_shape(path):
             view.to_ragged("mean")
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- refusals -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def unchanged(store):
-    """What is refused leaves the commit, and every file, as they were."""
+    """A refused change leaves the commit and every file as they were."""
 
     before = store.snapshot.record, files_in(store.path)
     yield
@@ -515,7 +515,7 @@ def different_lengths():
 
 
 def test_a_store_without_fields_says_how_to_declare_one(path):
-    """The first rows decide what a store holds; that they are ragged is to be said."""
+    """The first rows decide the fields of a store, but ragged rows must be declared."""
     with embstore.open(path, "w-", config={}) as store:
         for call in (store.append, store.writer().add_many):
             with pytest.raises(ShapeError, match=r"fields=\{'embedding': FieldSpec\(shape=…, ragged=True\)\}"):
@@ -615,7 +615,7 @@ def test_reads_that_are_refused(path):
                     read(asked)
 
 
-# -- what comes out -------------------------------------------------------------------------------
+# -- reads ----------------------------------------------------------------------------------------
 
 
 def test_a_row_is_a_view_of_the_map(path):
@@ -768,7 +768,7 @@ BLANK = {"float16": np.nan, "float64": np.nan, "bfloat16": np.nan, "bool": False
 def test_tokens_of_each_dtype_are_blanked(path, dtype):
     spec = FORMS[dtype]
     store, keys, rows = filled(path, LENGTHS, spec)
-    store.delete([keys[1]])  # what was deleted before goes with it
+    store.delete([keys[1]])  # rows deleted before are erased with it
     store.erase([keys[6]])
     model = {key: row for i, (key, row) in enumerate(zip(keys, rows, strict=True)) if i not in (1, 6)}
     assert_holds(store, model)
@@ -842,7 +842,7 @@ def test_compact_drops_tokens_that_a_delete_leaves(path, mapping):
 
 
 def test_compact_in_blocks(path, monkeypatch):
-    """Rows are copied in blocks of bytes; a block begins and ends anywhere."""
+    """Rows are copied in blocks of bytes, which may begin and end anywhere."""
     store, keys, rows = filled(path, LENGTHS * 5)
     store.delete(keys[::7])
     monkeypatch.setattr("embstore._engine.write.plans._BLOCK_BYTES", 6000)
@@ -924,7 +924,7 @@ def test_add_field_where_all_rows_are_deleted(path):
 @pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("check", ["tail", "touched", "all"])
 def test_readers_and_views_while_the_store_grows(path, mapping, check):
-    """What a reader holds stays as it is; what it refreshes to is the whole commit."""
+    """Rows that a reader has stay as they are. A refresh moves to a whole commit."""
     store = new(path)
     reader = embstore.open(path, mapping=mapping, check=check)
     model, held = {}, []
@@ -1002,7 +1002,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("chunks", BROKEN, ids=str)
 def test_just_the_rows_that_need_a_broken_chunk_are_affected(broken, path, tmp_path, chunks):
-    """They are lost; what a salvage keeps is right."""
+    """They are lost. The rows that a salvage keeps are right."""
     keys, rows = broken
     files = [chunk_file(path, *chunk) for chunk in chunks]
     for file in files:
@@ -1075,7 +1075,7 @@ def put(**places):
     return change
 
 
-OFFSETS = {  # 0 2 2 5 6 10 10 12; and the rows that can't be right
+OFFSETS = {  # in place of 0 2 2 5 6 10 10 12, and the rows that can't be right
     "fall": (put(_3=1), [2]),
     "fall to the first": (put(_4=0), [3]),  # and row 4 is as long as all before it
     "are beyond the tokens": (put(_4=99), [3, 4]),
@@ -1120,7 +1120,7 @@ def test_offsets_that_lie_are_refused(path, kind, mapping):
             with pytest.raises(CorruptStoreError):
                 read()
 
-    if kind == "fall":  # row 3 is as long as its offsets say, and nobody can tell
+    if kind == "fall":  # row 3 has the length that its offsets state, which can't be checked
         rows[3] = np.concatenate([rows[0][1:], rows[2], rows[3]])
     if kind == "fall to the first":
         rows[4] = np.concatenate([*rows[:4], rows[4]])
@@ -1141,7 +1141,7 @@ def test_offsets_that_lie_are_reported(path, kind, tmp_path):
     assert report.rows_affected.tolist() == affected
     saved = embstore.salvage(path, tmp_path / "saved.zarr")
     assert embstore.verify(saved.path).ok
-    if not kind.startswith("fall"):  # where they fall, a row beside may be too long, and nobody can tell
+    if not kind.startswith("fall"):  # where they fall, a row beside may be too long, which can't be checked
         assert_holds(embstore.open(saved.path), {key: rows[i] for i, key in enumerate(keys) if i not in affected})
 
 
@@ -1526,7 +1526,7 @@ def test_lengths_are_not_mixed_up_with_a_column_of_that_name(torch, path, kind):
 
 
 def test_samples_of_several_datasets_make_a_batch(torch, path):
-    """A ConcatDataset asks for one sample at a time; their batch is padded all the same."""
+    """A ConcatDataset asks for one sample at a time. Their batch is padded too."""
     from torch.utils.data import ConcatDataset
 
     from embstore.torch import EmbeddingDataset

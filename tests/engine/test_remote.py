@@ -1,4 +1,4 @@
-"""Stores at URLs: all reading words, what they fetch, and servers that fail, lie, or serve what is no longer so."""
+"""Stores at URLs: methods that read, their requests, and servers that fail or serve old or wrong files."""
 
 import contextlib
 import gc
@@ -61,7 +61,7 @@ def no_thread_is_left():
 
 
 class Place:
-    """Where a store can be read from afar; `publish` brings it up to the folder."""
+    """A place where a store can be read at a URL. `publish` copies the folder there."""
 
     def __init__(self, url, publish=lambda: None, **options):
         self.url = url
@@ -174,7 +174,7 @@ def far(place, rich):
 
 
 def append(path, prefix, values, n):
-    """Append rows to the rich store, of a class of their own; return their keys."""
+    """Append rows of a class of their own to the rich store. Return their keys."""
     new = {"mean": values["mean"][:n], "tokens": embstore.Ragged(np.ones((n, 4), np.float32), np.arange(n + 1))}
     keys = [f"{prefix}{i}:class {prefix}" for i in range(n)]
     with embstore.open(path, "r+") as store:
@@ -269,14 +269,14 @@ def test_a_forked_child_reads_after_its_parent(far, place, rich):
 
     with fork_allowed():
         assert run_in_child(work) == 0
-    started = time.monotonic()  # a child that closed what it inherited would leave its parent waiting
+    started = time.monotonic()  # a child that closed its inherited connections would leave its parent waiting
     np.testing.assert_array_equal(far.fetch(keys[150:190], "mean"), values["mean"][150:190])
     assert time.monotonic() - started < 60
 
 
 @contextlib.contextmanager
 def fork_allowed():
-    """Python warns of a fork where there are threads; fsspec's is not used by the child."""
+    """Python warns of a fork beside threads. The child does not use fsspec's thread."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
         yield
@@ -352,7 +352,7 @@ def refused(error, *reads):
 
 @pytest.mark.parametrize("codec", [None, "blosc"])
 def test_rows_that_were_erased_meanwhile_are_not_served(far, place, path, rich):
-    """Neither as blanks nor, again, out of what a read that failed has left behind."""
+    """Neither as blank rows, nor by the chunks that a failed read kept."""
     keys, values = rich
     np.testing.assert_array_equal(far.fetch(keys[:2], "mean"), values["mean"][:2])
     with embstore.open(path, "r+") as store:
@@ -375,7 +375,7 @@ def test_rows_that_were_erased_meanwhile_are_not_served(far, place, path, rich):
 
 
 def test_what_could_not_be_checked_is_not_served_later(site, path, rich):
-    """The chunk came, blanked; the record did not. It is in memory then, and must not be believed."""
+    """The blanked chunk came, and the record did not. The chunk is in memory then, and must not be served."""
     keys, _ = rich
     far = embstore.open(site.url)
     with embstore.open(path, "r+") as store:
@@ -397,7 +397,7 @@ def test_what_could_not_be_checked_is_not_served_later(site, path, rich):
 @pytest.mark.parametrize("codec", [None, "zstd"])
 @pytest.mark.parametrize("stop", ["file_id/c.0", "mean/c.0.0", "mean/c.4.0", "score/c.0"])
 def test_an_erase_under_way_can_be_read(on_disk, path, stop, rich):
-    """Its last chunks may be of either kind; for one that opens it now, and for one that refreshes."""
+    """Its last chunks may be those before or after the erase, for readers that open it and readers that refresh."""
     keys, _ = rich
     far = on_disk.open()
     far.fetch(keys[-5:], "mean")
@@ -411,7 +411,7 @@ def test_an_erase_under_way_can_be_read(on_disk, path, stop, rich):
         assert_reads_the_same_rows(reader, embstore.open(path))
     with embstore.open(path, "r+") as other:
         other.delete(keys[:1])
-    far.select().to_numpy("mean")  # the erase was that of its own commit; that it was finished changes nothing
+    far.select().to_numpy("mean")  # the erase belongs to its own commit, so its end changes nothing
     assert far.refresh()
     assert_reads_the_same_rows(far, embstore.open(path))
 
@@ -434,7 +434,7 @@ def test_a_folder_that_was_replaced_by_a_compacted_one(far, place, path, rich):
 
 
 def test_names_of_another_generation_are_not_kept(on_disk, path, tmp_path, monkeypatch):
-    """They are read among others, for which one look at the record does; and no tail tells: the last are the same."""
+    """They are read among other chunks with one look at the record. The tails are equal, so they show no difference."""
     monkeypatch.setattr("embstore._engine.read.snapshot._FEW", 0)
     n = 17_000
     for place, first in ((path, 0), (tmp_path / "other.zarr", 1)):
@@ -483,7 +483,7 @@ def test_a_column_that_was_replaced(far, place, path):
 
 
 def test_readers_beside_a_writer(on_disk, path):
-    """What is served is what some commit holds, and never a blank or another's row; or an error that says so."""
+    """A read returns the rows of one commit, never a blank row or another row. Otherwise it raises a named error."""
     width = 64
 
     def rows(numbers):
@@ -546,7 +546,7 @@ def test_one_store_object_in_many_threads(on_the_web, path, rng, rich):
         list(pool.map(read, range(6)))
 
 
-# -- what is fetched ----------------------------------------------------------------------------------
+# -- requests -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=CODECS, ids=str)
@@ -593,7 +593,7 @@ def test_what_other_reads_take(site, sorted_by_class):
         read()
         return len(site.requests)
 
-    assert taken(lambda: far["5000:class 4"]) == 3 + 1 + 1 + 1  # all of key_hash and a look; a chunk and a look
+    assert taken(lambda: far["5000:class 4"]) == 3 + 1 + 1 + 1  # key_hash and the record, then a chunk and the record
     assert taken(lambda: far["5000:class 4"]) == 0
     assert taken(lambda: far.take([0, 1, 300])) == 2 + 1
     assert taken(lambda: far.select(rows=[9000, 1]).keys) == 2 + 1
@@ -612,7 +612,7 @@ def test_a_ragged_field_takes_one_look(site, rich):
 
 
 def test_opening_a_large_store_reads_little(site, path):
-    """What a selection needs is read when one is made, if it is much."""
+    """Large arrays that only selections need are read at the first selection."""
     n = 200_000
     with embstore.open(path, "w-", config={}) as store:
         store.append([f"{i}:class {i % 900}" for i in range(n)], np.zeros((n, 1), np.int8))
@@ -656,7 +656,7 @@ def test_chunks_come_several_at_once(site, sorted_by_class, monkeypatch, chunks,
 
 
 def test_long_strings_come_alone(site, path, monkeypatch):
-    """Nobody knows how long a chunk of strings is: the usual ones come at once, longer ones one by one."""
+    """The size of a chunk of strings is not known. Usual ones are fetched together, longer ones one by one."""
     with embstore.open(path, "w-", config={}, columns={"text": "string"}) as store:
         texts = ["x" * (4000 if 4096 <= i < 4196 else 3) for i in range(5 * 4096)]
         store.append([f"{i}:c" for i in range(len(texts))], np.zeros((len(texts), 1), np.int8), columns={"text": texts})
@@ -668,7 +668,7 @@ def test_long_strings_come_alone(site, path, monkeypatch):
     assert len(site.asked("text/")) == 6
 
 
-# -- servers that fail, lie, or serve what is no longer so --------------------------------------------
+# -- servers that fail, or serve old or wrong files --------------------------------------------------
 
 
 def for_chunk(act, name="embedding/c.1.0", times=10**9):
@@ -743,13 +743,13 @@ def test_what_goes_wrong_twice_is_fetched_again(site, path, plain, act):
     site.behave = for_chunk(ACTS[act], times=2)
     np.testing.assert_array_equal(far.select().to_numpy(), values)
     assert 3 <= len(site.asked("embedding/c.1.0")) <= 4  # aiohttp itself asks again where a connection was old
-    # Others that came well are not fetched again; a connection that is spoilt may take one along.
+    # Files that came whole are not fetched again. A broken connection may take one of them along.
     assert len(site.asked("embedding/c.3.0")) <= 2
 
 
 @pytest.mark.parametrize("act", ACTS)
 def test_what_always_goes_wrong_is_said(site, path, plain, act):
-    """A file that is whole and wrong is corrupt; one that does not come is a remote error."""
+    """A whole file with wrong bytes is corrupt. A file that can't be fetched is a remote error."""
     _, values = plain
     far = embstore.open(site.url)
     site.behave = for_chunk(ACTS[act])
@@ -804,7 +804,7 @@ def test_a_record_that_comes_broken(site, path, plain, act):
 
 @pytest.mark.parametrize("array", ["embedding/c.4.0", "file_id/c.0", "class_code/c.0", "key_hash/c.0.0"])
 def test_a_stale_last_chunk_is_never_served(site, path, plain, array):
-    """It is whole, and its checksum right; but it has fewer rows than were committed, and zeros for the others."""
+    """It is whole, and its checksum matches. But it has fewer rows than were committed, and zeros for the others."""
     _, values = plain
     old = (path / array).read_bytes()
     with embstore.open(path, "r+") as store:
@@ -841,7 +841,7 @@ def test_a_stale_record_is_an_earlier_commit(site, path, plain):
 
 
 def endless(handler, data):
-    """A body without end, as fast as it is taken; counts what was sent."""
+    """Send a body without end, as fast as the client reads, and count the bytes."""
     handler.send_response(200)
     handler.send_header("Connection", "close")
     handler.end_headers()
@@ -864,7 +864,7 @@ def test_neither_a_chunk_nor_a_record_is_read_without_end(site, path, plain, nam
     with pytest.raises(CorruptStoreError, match=r"expected at most [0-9,]+ bytes"):
         far.select().to_numpy(), far.select().keys
     most = 4100 if "embedding" in name else 2**23
-    assert site.endless < 4 * (most + 2**24)  # what the sockets hold is sent, but not read
+    assert site.endless < 4 * (most + 2**24)  # the bytes in the sockets are sent, but not read
     site.endless = 0
     site.behave = for_chunk(endless, name="zarr.json")
     with pytest.raises(CorruptStoreError, match="16,777,216 bytes"):
@@ -948,7 +948,7 @@ def test_a_hostile_record_is_refused(site, path, plain, kind):
 
 
 def test_many_chunks_that_are_not_there(site, path, plain):
-    """A record may name a million chunks; the first that is missing ends it."""
+    """A record may name a million chunks. The first missing one ends the read."""
 
     def many(record):
         record["rows"] = 2**31
@@ -1079,7 +1079,7 @@ def test_a_token_stands_behind_each_name(site, path, plain, caplog):
 
 
 def test_a_store_in_a_zip_file(site, path, plain):
-    """A chain of file systems; the file is one state of the store, and stays."""
+    """A chain of file systems. The file is one state of the store, and does not change."""
     _, values = plain
     shutil.make_archive(str(path.parent / "packed"), "zip", path.parent, path.name)
     for url in (
@@ -1100,7 +1100,7 @@ def test_a_store_in_a_zip_file(site, path, plain):
 
 @pytest.mark.parametrize("kind", ["simplecache", "filecache", "blockcache"])
 def test_a_cache_of_files_by_name_is_refused(path, plain, kind, tmp_path):
-    """It would serve chunks of another generation, or rows that were erased since, and nobody could tell."""
+    """It would serve chunks of another generation, or erased rows, without an error."""
     with pytest.raises(RemoteError, match="cache"):
         embstore.open(f"{kind}::local://{path}", storage_options={kind: {"cache_storage": str(tmp_path / "kept")}})
 

@@ -1,4 +1,4 @@
-"""`embed` under attack: kills, errors, full memory, files that change; and each number of its result."""
+"""`embed` under attack (kills, errors, full memory, files that change), and each number of its result."""
 
 import copy
 import logging
@@ -43,9 +43,9 @@ def row_of(name, number):
 
 
 class Numbers(BaseEncoder):
-    """Makes fields of numbers, and notes what it encoded in a file, so that processes count together.
+    """Makes fields of numbers, and lists its samples in a file, so that processes count together.
 
-    `during` is called before each batch, with the batch; `known` are the fields that `with_fields` can give.
+    `during` is called before each batch, with the batch. `known` are the fields that `with_fields` can give.
     """
 
     def __init__(self, log, fields=FIXED, *, known=tuple(SPECS), during=lambda items: None, length=None, **config):
@@ -100,7 +100,7 @@ def note(log, text):
 
 
 def encoded(log):
-    """Return what was encoded since the last call, in order: (field names, number)."""
+    """Return the samples encoded since the last call, in order: (field names, number)."""
     if not log.exists():
         return []
     lines = [line.split() for line in log.read_text().splitlines()]
@@ -127,7 +127,7 @@ def numbers(start, stop):
 def check(path, contents, fields=FIXED, *, mended=True):
     """Check that a store holds the rows of these numbers to the bit, each key once, and nothing else.
 
-    What a killed writer left is mended by the next one: until then a store need not be tidy.
+    The next writer removes the files of a killed one. Until then a store need not be tidy.
     """
     with embstore.open(path, check="all") as store:
         assert sorted(store) == sorted(contents)
@@ -329,7 +329,7 @@ def test_failures_are_logged_once_with_their_number(cache, log, caplog):
 
 
 def test_a_hit_writes_nothing(cache, log):
-    """Neither a lock nor a claim: the cache may lie where it can't be written to. What is counted lies apart."""
+    """Neither a lock nor a claim: the cache may be read-only. The counts are in a folder of their own."""
     embstore.embed(Source(numbers(0, 4)), Numbers(log), cache)
     encoded(log)
 
@@ -345,7 +345,7 @@ def test_a_hit_writes_nothing(cache, log):
 
 @pytest.mark.parametrize("kind", ["memory", "files"])
 def test_a_hit_needs_no_right_to_write(cache, log, root, monkeypatch, kind):
-    """Copied files have other mtimes; the cache lies on a network."""
+    """Copied files have other mtimes, and the cache is on a network file system."""
     files(root, numbers(0, 4))
     source = Source(numbers(0, 4)) if kind == "memory" else Folder(root, name="x")
     embstore.embed(source, Numbers(log), cache)
@@ -448,7 +448,7 @@ def test_interrupted_from_the_keyboard(cache, log, rng):
 
 
 class Counting(Numbers):
-    """Counts items that were decoded, and not encoded yet; decoding takes times of its own.
+    """Counts items that were decoded and not encoded yet. Decoding takes varying times.
 
     The first items are decoded once all workers have one, and a batch is encoded once more than it is decoded.
     """
@@ -487,7 +487,7 @@ class Counting(Numbers):
 @pytest.mark.parametrize(("length", "batches"), [(None, 3), (lambda item: 1 + item % 7, 16)])
 @pytest.mark.parametrize("workers", [1, 5])
 def test_a_bounded_number_is_decoded_ahead(cache, log, workers, length, batches):
-    """Two batches ahead and one at hand; eight and eight where they are sorted by length."""
+    """Two batches ahead and one at hand, or eight and eight where they are sorted by length."""
     encoder = Counting(log, SPECS, length=length, workers=workers)
     contents = numbers(0, 100)
     result = embstore.embed(Source(contents), encoder, cache, batch_size=5, workers=workers)
@@ -614,7 +614,7 @@ def test_all_samples_fail(cache, log):
     check(result.path, {})
 
 
-# -- what does not fit the memory --------------------------------------------------------------
+# -- batches that do not fit the memory --------------------------------------------------------
 
 
 class OutOfMemoryError(RuntimeError):
@@ -683,7 +683,7 @@ def touch(path, mtime=OLD):
 
 
 def files(root, contents, mtime=OLD):
-    """Write a file a sample; its class is left out, since all lie beside each other."""
+    """Write a file a sample, without its class, since all are in one folder."""
     for key, content in contents.items():
         path = root / f"{key.partition(':')[0]}.txt"
         path.write_text(str(content))
@@ -828,7 +828,7 @@ def test_a_file_that_changes_between_the_scan_and_its_reading(cache, log, root, 
 
 
 def test_a_file_that_never_stops_changing_does_not_hold_up_the_run(cache, log, root):
-    """A recording under way, say: the run ends with what it had, and says so; a later one has the rest."""
+    """A recording under way, for example: the run ends without this file, and reports it. A later run has the rest."""
     files(root, {"f0": 1, "f1": 1}, time.time_ns())
     tries = []
 
@@ -1025,7 +1025,7 @@ def test_memory_holds_the_batches_under_way_alone(cache, log, fields, count, int
 
 
 def test_rows_of_others_are_not_looked_for(cache, log):
-    """A client's samples are a part of what the store holds."""
+    """A client's samples are a part of the store's."""
     embstore.embed(Source(numbers(0, 8)), Numbers(log), cache)
     result = embstore.embed(Source(numbers(0, 3)), Numbers(log), cache, vanished="ignore")
     assert (result.hits, result.vanished, result.rows) == (3, (), 8)

@@ -1,4 +1,4 @@
-"""Stores of one config merged into one; and the shards of a run, which are what is merged most often."""
+"""Merges of stores of one config, and of the shards of a run, which are merged most often."""
 
 import itertools
 import os
@@ -41,7 +41,7 @@ def plain(i):
 
 
 def rich(i):
-    """A row of each kind of field; each fourth is without tokens. All numbers are exact in bfloat16."""
+    """A row of each kind of field. Each fourth has no tokens. All numbers are exact in bfloat16."""
     return {
         "mean": np.full(3, i % 128, np.float32),
         "tokens": np.arange(2 * (i % 4), dtype=np.float16).reshape(-1, 2) + i % 512,
@@ -79,7 +79,7 @@ def make(path, ids, *, row=rich, fields=None, columns=None, dead=(), config=CONF
 
 
 def contents(path):
-    """Return all that a store holds, by key: values of fields and columns; once, and checked."""
+    """Return the values of fields and columns by key. Each key occurs once, and all chunks are checked."""
     with embstore.open(path, check="all") as store:
         assert embstore.verify(path).ok, str(embstore.verify(path))
         view = store.select()
@@ -102,7 +102,7 @@ def files(path):
 
 
 def whole(tmp_path, ids, **options):
-    """Return what one store with all these rows holds."""
+    """Return the contents of one store with all these rows."""
     return contents(make(tmp_path / "whole.zarr", ids, **options))
 
 
@@ -112,7 +112,7 @@ def dest(tmp_path):
 
 
 def refused(error, dest, *parts, **options):
-    """Merge, which is refused and leaves every file as it was; return the error."""
+    """Merge, which raises and leaves every file as it was. Return the error."""
     before = [files(path) for path in (dest, *parts)]
     with pytest.raises(error) as caught:
         embstore.merge(dest, *parts, **options)
@@ -390,7 +390,7 @@ def test_nothing_is_committed_where_nothing_is_new(tmp_path, dest):
     assert files(dest) == before
 
 
-# -- what differs is refused ------------------------------------------------------------------
+# -- differences are refused ------------------------------------------------------------------
 
 DIFFERENT = {
     "config": ({"config": {**CONFIG, "sample_rate": 8000}}, errors.ConfigMismatchError),
@@ -668,7 +668,7 @@ def test_killed_at_every_step(tmp_path, monkeypatch, made):
 
 
 def test_several_processes_merge_into_one_store(tmp_path, dest):
-    """Into a store that none of them found there; two of them the same part."""
+    """Into a store that did not exist. Two of the processes merge the same part."""
     parts = [make(tmp_path / f"{n}.zarr", range(n * 30, n * 30 + 30)) for n in range(3)]
 
     def work(part):
@@ -706,7 +706,7 @@ def sizes(items):
 
 
 class Counting(FunctionEncoder):
-    """Encodes bytes as their number and the first of them; remembers what it encoded."""
+    """An encoder of bytes: their number, and the first of them. It keeps a list of its samples."""
 
     def __init__(self, *, declared=True, decode=None, width=2, version=1):
         fields = {"size": FieldSpec(shape=(width,))} if declared else None
@@ -746,7 +746,7 @@ def source(folder):
 
 @pytest.fixture(params=[True, False], ids=["part kept", "part removed"])
 def stored(request, source, cache):
-    """Make the whole store, and a part beside it or not; return the path of the store."""
+    """Make the whole store, with or without a part beside it. Return the path of the store."""
     if request.param:
         shards(source, cache, 1)
     return embstore.embed(source, Counting(), cache).path
@@ -758,7 +758,7 @@ def write(path, data):
 
 
 def tale(path):
-    """Say of each key what it is made of and what came of it."""
+    """Return the row and the columns of each key."""
     with embstore.open(path) as store:
         view = store.select()
         columns = [view.column(name).tolist() for name in sorted(store.columns)]
@@ -772,7 +772,7 @@ def shards(source, cache, n, encoder=Counting, **options):
 
 
 def merged(source, cache, n):
-    """Run n shards and merge their parts; return the path of the store and those of the parts."""
+    """Run n shards and merge their parts. Return the path of the store and those of the parts."""
     results, parts = shards(source, cache, n)
     path = cache.path_of(results[0].config)
     embstore.merge(path, *parts)
@@ -780,7 +780,7 @@ def merged(source, cache, n):
 
 
 def as_one_run(source, folder):
-    """Tell what a run without shards, into a cache of its own, makes of the source."""
+    """Return the `tale` of a run without shards, into a cache of its own."""
     return tale(embstore.embed(source, Counting(), folder / "one").path)
 
 
@@ -792,7 +792,7 @@ def test_shards_share_out_each_sample_once(cache, n):
     assert sorted(itertools.chain(*held)) == sorted(contents)
     assert [r.samples for r in results] == [r.encoded for r in results] == [len(keys) for keys in held]
     assert all(300 / n * 0.6 < len(keys) < 300 / n * 1.4 for keys in held)
-    # Neither the order nor what else there is decides.
+    # Neither the order nor other rows decide.
     other = embstore.Cache(cache.path.with_name("other"))
     some = [name for name in reversed(contents) if not name.startswith("file 1")]
     _, parts = shards(Items({name: contents[name] for name in some}, name="n"), other, n)
@@ -932,7 +932,7 @@ def test_what_the_whole_store_holds_is_a_hit_of_the_shard(stored, source, folder
 
 
 def test_a_shard_of_which_nothing_is_stored_is_a_miss(source, folder, cache):
-    """Whatever else the whole store holds."""
+    """Rows of other samples in the whole store don't count."""
     embstore.embed(Folder(folder, name="files", pattern="cat/*.bin"), Counting(), cache)
     source = Folder(folder, name="files", pattern="dog/*.bin")
     results, _ = shards(source, cache, 2)
