@@ -4,6 +4,8 @@ import itertools
 import json
 import pickle
 import shutil
+import tracemalloc
+import wave
 
 import numpy as np
 import pytest
@@ -29,7 +31,9 @@ torch = pytest.importorskip("torch")
 
 from embstore.encoders import AudioSettings  # noqa: E402
 from embstore_fl.datasets import FLDataset  # noqa: E402
+from embstore_fl.datasets.clips import decode_clip  # noqa: E402
 from embstore_fl.datasets.lazy_clips import LazyClips  # noqa: E402
+from embstore_fl.datasets.listed import file_of  # noqa: E402
 
 DOGS = ["dog", "drum"]
 
@@ -501,3 +505,16 @@ def test_listing_needs_no_torch(vegas):
         "print(n, [m for m in ('torch', 'transformers', 'zarr') if m in sys.modules])"
     )
     assert python(code) == "20 []\n"
+
+
+def test_a_clip_of_a_long_recording_is_read_in_part(tmp_path):
+    path = tmp_path / "long.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(np.full(2**24, 2**14, "<i2").tobytes())
+    tracemalloc.start()
+    clip = decode_clip(file_of("long:_", path), AudioSettings(sample_rate=16_000, duration=0.5))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert clip.tolist() == [0.5] * 8000
+    assert most < 2**24

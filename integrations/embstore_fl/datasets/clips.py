@@ -25,7 +25,8 @@ def decode_clip(file: FileSample, settings: AudioSettings) -> Any:
     from embstore.encoders.audio import decode_audio
 
     try:
-        return torch.from_numpy(decode_audio(file.read().value, settings))
+        with file.opened() as content:  # a long recording is not read into memory
+            return torch.from_numpy(decode_audio(content.value, settings))
     except DecodeError as error:
         raise DecodeError(error.reason, path=file.path) from error
 
