@@ -19,6 +19,7 @@
     |   |-- SourceError (ValueError)            samples without a valid key, or folders that can't be listed
     |   |-- EmptySourceError (ValueError)       a source without samples
     |   |-- EmptyViewError (ValueError)         a view without rows, where some are needed
+    |   |-- PartialResultError (RuntimeError)   rows in order of a shard: merge the parts first
     |   |-- AlignmentError (ValueError)         views that can't be joined row by row
     |   |-- TooManyPairsError (ValueError)      more near duplicates than anyone reads
     |   |-- UnknownFormatError (ValueError)     a file in a format that is not imported or exported
@@ -496,6 +497,19 @@ class EmptyViewError(EmbstoreError, ValueError):
     path: PurePath
     what: str
     template = "cannot {what}: the view of {path} is empty; select at least one row"
+
+
+class PartialResultError(EmbstoreError, RuntimeError):
+    """Rows in the order of a source, of which a run encoded one part. Attributes: `what`, `shard`, `path`."""
+
+    what: str
+    shard: tuple[int, int]
+    _: KW_ONLY
+    path: PurePath
+    template = (
+        "the result has no {what}: the run encoded part {shard} of the source into {path}; merge the parts first with "
+        "embstore.merge, then call embed without shard="
+    )
 
 
 class AlignmentError(EmbstoreError, ValueError):

@@ -111,6 +111,11 @@ ERRORS = [
     (errors.DecodeError("no", path=WHERE), ValueError, {"path": WHERE, "reason": "no"}),
     (errors.EmptyViewError(WHERE, "plot"), ValueError, {"path": WHERE, "what": "plot"}),
     (
+        errors.PartialResultError("view", (1, 4), path=WHERE),
+        RuntimeError,
+        {"what": "view", "shard": (1, 4), "path": WHERE},
+    ),
+    (
         errors.AlignmentError("audio", "key", ["a:b"], "no"),
         ValueError,
         {"view": "audio", "on": "key", "ids": ("a:b",), "reason": "no"},

@@ -72,6 +72,9 @@ def embed(
     nothing is missing, nothing is loaded. A sample that can't be read, decoded or encoded makes no row, and the
     result lists it. A field that the store lacks is encoded for all stored rows and committed whole.
 
+    The stored order is the order of encoding: new rows come last, and of a batch the long ones may come first. The rows
+    of the source, in its order, are `EmbedResult.view`.
+
     Parameters
     ----------
     source : Source
@@ -172,7 +175,7 @@ def embed(
                 job.advance = advance
                 added = _carry_out(store, status, job)
             _delete_outdated(store, status, job)
-    return _finished(status, job, added, started)
+    return _finished(status, job, added, started, shard)
 
 
 def _carry_out(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[str, ...]:
@@ -202,7 +205,9 @@ def _carry_out(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[st
     return added
 
 
-def _finished(status: StoreStatus, job: Job, added: tuple[str, ...], started: float) -> EmbedResult:
+def _finished(
+    status: StoreStatus, job: Job, added: tuple[str, ...], started: float, shard: tuple[int, int] | None
+) -> EmbedResult:
     """Count a run in the usage of the whole store, and return its result."""
     run = job.run
     keys = [key for key in run.samples if key not in job.failures]
@@ -235,6 +240,8 @@ def _finished(status: StoreStatus, job: Job, added: tuple[str, ...], started: fl
         vanished=tuple(status.gone),
         fields_added=added,
         keys=tuple(keys),
+        wanted=tuple(run.samples),
+        shard=shard,
         rows=rows,
         nbytes=nbytes,
         seconds=time.monotonic() - started,

@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embstore._engine.format.config import Config
 from embstore._engine.pickles import PickledByName
 from embstore._engine.sizes import size as size_text
+from embstore.errors import PartialResultError
 from embstore.pipeline.decode_ahead import Failure
 from embstore.store.embedding_store import EmbeddingStore, View
 from embstore.store.open import open as open_store
@@ -47,6 +51,10 @@ class EmbedResult(PickledByName):
         Fields that were stored for the first time.
     keys : tuple of str
         Samples with a current row in the store at `path`, in the order of the source.
+    wanted : tuple of str
+        All samples of the source, in its order. For a shard, those of its part.
+    shard : (int, int) or None
+        The part ``(i, n)`` that the run encoded.
     rows : int
         Live rows of the store.
     nbytes : int
@@ -66,6 +74,8 @@ class EmbedResult(PickledByName):
     vanished: tuple[str, ...] = ()
     fields_added: tuple[str, ...] = ()
     keys: tuple[str, ...] = field(default=(), repr=False)
+    wanted: tuple[str, ...] = field(default=(), repr=False)
+    shard: tuple[int, int] | None = None
     rows: int
     nbytes: int
     seconds: float
@@ -90,8 +100,35 @@ class EmbedResult(PickledByName):
 
         Rows that are known to be wrong are left out: rows of samples that failed, and rows whose sample is gone, such
         as the old row of a corrected label.
+
+        Raises
+        ------
+        PartialResultError
+            The run encoded a shard, whose store lacks the other parts.
+        MissingKeysError
+            Rows were deleted or erased since the run.
         """
+        self._refuse_shard("view")
         return self.store.select(keys=self.keys)
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """Mask of the source's samples, in its order: True for those with a row in `view`. ``(samples,) bool``.
+
+        ``model.fit(result.view.to_numpy(), frame["label"][result.found])`` pairs rows with labels.
+
+        Raises
+        ------
+        PartialResultError
+            The run encoded a shard.
+        """
+        self._refuse_shard("found")
+        current = set(self.keys)
+        return np.fromiter((key in current for key in self.wanted), bool, len(self.wanted))
+
+    def _refuse_shard(self, what: str) -> None:
+        if self.shard is not None:
+            raise PartialResultError(what, self.shard, path=self.path)
 
     def missing(self) -> list[str]:
         """Return the keys of the samples without a current row: those that failed."""

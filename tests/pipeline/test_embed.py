@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import pickle
 import re
 import signal
 import threading
@@ -265,10 +266,28 @@ def test_the_view_has_the_samples_of_the_run_without_rows_that_are_wrong(cache, 
         assert result.store.missing(result.missing()) == ["c1/f4:c1"]
 
 
-def test_the_view_of_a_shard_has_the_rows_of_its_part(cache, log):
+@pytest.mark.parametrize("bad", [set(), {0}, {5}, {2, 3}, set(range(6))], ids=str)
+def test_rows_in_order_go_with_labels_in_order(cache, log, bad):
+    """`found` is the mask of the source's samples, whatever the order of encoding and of an earlier run."""
+    labels = np.arange(6)
+    contents = {f"f{i}:c": "broken" if i in bad else i for i in (4, 0, 5, 2, 1, 3)}
+    embstore.embed(Source({"f2:c": 2} if 2 not in bad else {"x:c": 7}), Numbers(log), cache)
+    result = embstore.embed(Source(contents), Numbers(log), cache)
+    order = [int(key[1]) for key in contents]
+    assert labels[order][result.found].tolist() == [i for i in order if i not in bad]
+    assert result.view.keys == [key for key in contents if int(key[1]) not in bad]
+    assert pickle.loads(pickle.dumps(result)).found.tolist() == result.found.tolist()
+
+
+def test_a_shard_has_no_rows_in_order(cache, log):
     embstore.embed(Source(numbers(0, 4)), Numbers(log), cache)
     results = [embstore.embed(Source(numbers(0, 20)), Numbers(log), cache, shard=(i, 2)) for i in range(2)]
-    assert sorted(key for result in results for key in result.view.keys) == sorted(numbers(4, 20))
+    assert sorted(key for result in results for key in result.keys) == sorted(numbers(4, 20))
+    assert sorted(key for result in results for key in result.wanted) == sorted(numbers(0, 20))
+    for name in ("view", "found"):
+        with pytest.raises(errors.PartialResultError, match="merge the parts first") as caught:
+            getattr(results[1], name)
+        assert (caught.value.what, caught.value.shard, caught.value.path) == (name, (1, 2), results[1].path)
 
 
 # -- failures ----------------------------------------------------------------------------------
