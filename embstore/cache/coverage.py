@@ -7,32 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import numpy as np
 
-from embstore._engine.format.record import STRING
+from embstore._engine.format.source_columns import DIGEST_COLUMN, STAMP_COLUMNS
 from embstore._engine.io.stamps import FileStamp
 from embstore.errors import SampleError
 from embstore.store.embedding_store import EmbeddingStore
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 """Row numbers; -1 for keys that are not stored."""
-
-DIGEST_COLUMN: Final = "source_digest"
-"""Column with the digest of the content that each row was computed from."""
-
-SIZE_COLUMN: Final = "source_size"
-MTIME_COLUMN: Final = "source_mtime"
-IDENTITY_COLUMN: Final = "source_identity"
-STAMP_COLUMNS: Final = (SIZE_COLUMN, MTIME_COLUMN, IDENTITY_COLUMN)
-"""Columns with the `FileStamp` of the file that each row was computed from, a number each."""
-
-SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, **dict.fromkeys(STAMP_COLUMNS, "int64")}
-"""Dtypes of these columns."""
-
-UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", **dict.fromkeys(STAMP_COLUMNS, -1)}
-"""Values of these columns for a row of unknown content."""
 
 
 def stamp_values(stamps: Iterable[FileStamp]) -> dict[str, list[int]]:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec
+from embstore._engine.format.source_columns import DIGEST_COLUMN, SOURCE_COLUMNS
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.durable import remove_tree
 from embstore._engine.io.stamps import UNKNOWN, FileStamp
-from embstore.cache.coverage import DIGEST_COLUMN, SOURCE_COLUMNS
 from embstore.cache.prune import BACKFILL
 from embstore.errors import (
     CorruptStoreError,

@@ -18,11 +18,12 @@ import numpy as np
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.record import STRING
+from embstore._engine.format.source_columns import SOURCE_COLUMNS, UNKNOWN_SOURCE
 from embstore._engine.progress import Progress, reporting
 from embstore._engine.version import __version__
 from embstore._engine.write.check_input import column_values
 from embstore.cache.cache import Cache
-from embstore.cache.coverage import SOURCE_COLUMNS, UNKNOWN_SOURCE, Coverage
+from embstore.cache.coverage import Coverage
 from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedError, StoreExistsError, UnknownFieldError

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embstore._engine.format.ragged import Padded, Ragged
+from embstore._engine.format.source_columns import DIGEST_COLUMN
 from embstore._engine.write.check_input import Casting, named_rows
 from embstore._engine.write.row_writer import RowWriter
 from embstore.cache.claims import Claims, hashes_of
-from embstore.cache.coverage import DIGEST_COLUMN, stamp_values
+from embstore.cache.coverage import stamp_values
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import NonFiniteError
 from embstore.pipeline.check import check_repeats

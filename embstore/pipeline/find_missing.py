@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from embstore._engine.format.source_columns import IDENTITY_COLUMN, STAMP_COLUMNS
 from embstore._engine.io.stamps import UNKNOWN, origin_of, settled
-from embstore.cache.coverage import IDENTITY_COLUMN, STAMP_COLUMNS, Coverage
+from embstore.cache.coverage import Coverage
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import (
     DatasetMismatchError,

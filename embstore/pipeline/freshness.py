@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from embstore._engine.format.source_columns import STAMP_COLUMNS
 from embstore._engine.io.stamps import FileStamp, origin_of
-from embstore.cache.coverage import STAMP_COLUMNS, Coverage, Rows, sort_keys, stored_digests
+from embstore.cache.coverage import Coverage, Rows, sort_keys, stored_digests
 from embstore.errors import SampleError, StoreChangedError
 from embstore.sources.base import AnySample, sample_error
 from embstore.store.embedding_store import EmbeddingStore

@@ -11,8 +11,8 @@ import pytest
 import embstore
 from embstore import errors
 from embstore._engine.format.record import FieldSpec
+from embstore._engine.format.source_columns import UNKNOWN_SOURCE
 from embstore._engine.io import filesystem, steps
-from embstore.cache.coverage import UNKNOWN_SOURCE
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import add_fields as backfilling
 from embstore.pipeline import embed as pipeline

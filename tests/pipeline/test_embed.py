@@ -18,8 +18,8 @@ import embstore
 from embstore import errors
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import FieldSpec
+from embstore._engine.format.source_columns import SOURCE_COLUMNS
 from embstore._engine.io import filesystem
-from embstore.cache.coverage import SOURCE_COLUMNS
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline import embed as pipeline
 from embstore.pipeline import find_missing

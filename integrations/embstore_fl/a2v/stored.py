@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from embstore import Cache, Config, EmbeddingStore
+from embstore._engine.format.source_columns import DIGEST_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
 from embstore._engine.io.stamps import UNKNOWN
-from embstore.cache.coverage import DIGEST_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS, stamp_values
+from embstore.cache.coverage import stamp_values
 from embstore.cache.prune import remove_store
 from embstore.cache.usage import count
 from embstore.errors import StoreLockedError
