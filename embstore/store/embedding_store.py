@@ -1,7 +1,7 @@
 """Stores and their views: select rows, and change a store.
 
-Both classes are in one module because each returns the other. `reader` and `selected_rows` have the methods that
-read, and `changes` the plans over all live rows.
+Both classes are in one module because each returns the other. `reader`, `selected_rows` and `row_tables`
+have the methods that read, and `changes` the plans over all live rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from embstore.errors import StoreChangedError
 from embstore.store.changes import check_all_live, erase_keys, plan_copied_fields, plan_filled_column
 from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
 from embstore.store.reader import StoreReader
-from embstore.store.selected_rows import SelectedRows
+from embstore.store.row_tables import RowTables
 from embstore.store.split_rows import split_rows
 
 
@@ -289,7 +289,7 @@ class EmbeddingStore(StoreReader):
             self._session.commit(plan_copied_fields(snapshot, other._session.index, specs, same=columns))
 
 
-class View(SelectedRows):
+class View(RowTables):
     """Rows of a store in a given order. A view holds row numbers and copies no vectors.
 
     Made by `EmbeddingStore.select`. A view stays valid while the store grows. It raises `StoreChangedError` once its

@@ -1,0 +1,207 @@
+"""The rows of a view as tables, plots and neighbours. `selected_rows` has arrays and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.format.arguments import text_list
+from embstore._engine.io.remote import local_path
+from embstore._engine.lazy import imported
+from embstore._engine.rng import Rng, generator_of
+from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
+from embstore.store.selected_rows import SelectedRows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from embstore._outputs.projection import Method
+
+
+class RowTables(SelectedRows):
+    """The methods of `View` that return its rows as tables, plots and neighbours."""
+
+    __slots__ = ()
+
+    def to_pandas(
+        self, fields: Sequence[str] | str | None = None, *, index: Literal["key", "file_id"] = "key"
+    ) -> pd.DataFrame:
+        """Return keys, file_ids, classes and columns as a DataFrame.
+
+        Parameters
+        ----------
+        fields : sequence of str, optional
+            Fields to add, one array in each cell. By default no vectors are read.
+        index : {"key", "file_id"}
+            ``view.to_pandas(index="file_id").join(metadata)`` joins a table that has one row for each file.
+
+        Raises
+        ------
+        UnknownFieldError, StoreChangedError, MissingLibraryError
+        """
+        from embstore._outputs.pandas_parquet import as_frame
+
+        return as_frame(
+            self.snapshot(), self.rows, fields=self._field_names([] if fields is None else fields), index=index
+        )
+
+    def to_xarray(self, fields: Sequence[str] | str | None = None) -> xr.Dataset:
+        """Return a Dataset that reads values only when they are used.
+
+        Parameters
+        ----------
+        fields : sequence of str, optional
+            Default: all fields.
+
+        Returns
+        -------
+        Dataset
+            One variable ``(sample, *dims)`` for each field. key, file_id, class_name and the columns are coordinates
+            along ``sample``. bfloat16 is converted to float32. A ragged field is padded with zeros to the longest row
+            of the view, ``(sample, <field>_token, *dims)``, and has the coordinate ``<field>_length``. To select by
+            key, use ``.set_xindex("key").sel(key=…)``, which reads the keys.
+
+        Raises
+        ------
+        UnknownFieldError, MissingLibraryError
+        ValueError
+            Two variables have one name, or a variable is named like a dimension. Leave that field out.
+        """
+        imported("xarray", "analysis", "for a Dataset")
+        from embstore._outputs.xarray_dataset import as_dataset
+
+        names = list(self.store.fields) if fields is None else self._field_names(fields)
+        return as_dataset(self.snapshot, self.rows, names)
+
+    def to_parquet(
+        self,
+        file: str | PathLike[str],
+        *,
+        field: str | None = None,
+        projection: Method | NDArray[np.floating[Any]] | None = None,
+        rng: Rng | None = None,
+    ) -> Path:
+        """Write keys, columns and vectors to a Parquet file, a row group at a time.
+
+        ``embedding-atlas FILE --vector vector --x x --y y`` shows the file. See `embstore.analysis.explore`.
+
+        Parameters
+        ----------
+        file : path
+            An existing file is replaced.
+        field : str, optional
+            Becomes the column ``vector``: each row flattened, as a list of float32.
+        projection : {"pca", "umap"} or ndarray, (len(view), 2), optional
+            Becomes the columns ``x`` and ``y``.
+        rng : int or numpy.random.Generator, optional
+            For a projection that needs it. Default: seed 0.
+
+        Returns
+        -------
+        Path
+            The path of the file.
+
+        Raises
+        ------
+        ShapeError, NameRefusedError, MissingLibraryError, ReadOnlyError
+        """
+        from embstore._outputs.pandas_parquet import write_parquet
+        from embstore._outputs.projection import project_vectors
+
+        path, vectors = local_path(file), self.vectors(field)
+        if isinstance(projection, str):
+            projection = project_vectors(vectors, projection, 2, generator_of(0 if rng is None else rng)).points
+        write_parquet(path, vectors, None if projection is None else np.asarray(projection, dtype=np.float32))
+        return path
+
+    def plot(
+        self,
+        file: str | PathLike[str] | None = None,
+        *,
+        field: str | None = None,
+        color: str | None = "class_name",
+        method: Method = "pca",
+        max_points: int = 100_000,
+        rng: Rng | None = None,
+    ) -> Any:
+        """Plot the rows in two dimensions, one point for each row.
+
+        Parameters
+        ----------
+        file : path, optional
+            ``.html`` for a page that needs no network and shows the key and columns under the pointer. ``.png``,
+            ``.svg`` or ``.pdf`` for a picture. An existing file is replaced.
+        field : str, optional
+        color : str, optional
+            ``"class_name"``, a column, or None.
+        method : {"pca", "umap"}
+        max_points : int
+            Of a larger view so many random rows are drawn, and the title says so.
+        rng : int or numpy.random.Generator, optional
+            Default: seed 0.
+
+        Returns
+        -------
+        Path or plotly.graph_objects.Figure
+            The path of the file. Without `file`, the figure.
+
+        Raises
+        ------
+        EmptyViewError, UnknownColumnError, ShapeError, NonFiniteError, MissingLibraryError, ReadOnlyError
+        ValueError
+            The file has another suffix.
+        """
+        from embstore._outputs.plot import plot_vectors
+
+        return plot_vectors(
+            self.vectors(field),
+            None if file is None else local_path(file),
+            color=color,
+            method=method,
+            max_points=max_points,
+            rng=generator_of(0 if rng is None else rng),
+        )
+
+    def nearest(
+        self,
+        query: Any,
+        k: int = 5,
+        *,
+        field: str | None = None,
+        metric: Metric = "cosine",
+        itself: Literal["exclude", "include"] = "exclude",
+    ) -> Neighbors:
+        """Find the rows nearest to one or many queries. The search is exact, and reads a block at a time.
+
+        Parameters
+        ----------
+        query : array_like, (dim,) or (n, dim), or str, Key or list of these
+            Vectors, or keys of the store, whose vectors are looked up. The keys need not be in the view.
+        k : int
+            The number of neighbours. A smaller view returns all its rows.
+        field : str, optional
+            Its rows are flattened.
+        metric : {"cosine", "dot", "euclidean"}
+        itself : {"exclude", "include"}
+            Whether the row of a query key may be among its own neighbours.
+
+        Returns
+        -------
+        Neighbors
+            `keys`, `scores` and `rows`, the nearest first: of length k for one query, ``(n, k)`` for many.
+            `Neighbors.to_pandas` returns a table.
+
+        Raises
+        ------
+        ShapeError, NonFiniteError, MissingKeysError, UnknownFieldError
+        """
+        return neighbors_of(self.vectors(field), query, k, metric=metric, itself=itself, rows_of=self.store.rows_of)
+
+    def _field_names(self, fields: Sequence[str] | str) -> list[str]:
+        return [self.store.field_name(name) for name in text_list("fields", fields)]
