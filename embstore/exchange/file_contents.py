@@ -159,6 +159,8 @@ class ArrayFile:
     config : Config or None
         As the file states it.
     arrays : dict of str to ArrayInfo
+    ids : dict of str to str
+        Ids that the file states beside arrays, by the names of the arrays.
     unreadable : list of Unreadable
         Entries that are not among the rows.
     left_out : list of Unreadable
@@ -170,6 +172,7 @@ class ArrayFile:
         self.metadata: StoreMetadata | None = None
         self.config: Config | None = None
         self.arrays: dict[str, ArrayInfo] = {}
+        self.ids: dict[str, str] = {}
         self.unreadable: list[Unreadable] = []
         self.left_out: list[Unreadable] = []
         self._tokens: dict[str, int] = {}  # number of tokens of arrays joined with their offsets

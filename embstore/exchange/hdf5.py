@@ -23,6 +23,8 @@ from embstore.exchange.store_metadata import ENTRY
 
 _CHUNK_BYTES: Final = 2**20
 _TEXT_CHUNK_ROWS: Final = 4096
+_ID: Final = "original_id"
+"""Attribute of an array that bio_embeddings named after a number or a digest: the id in the FASTA file."""
 
 
 def _h5py() -> Any:
@@ -72,6 +74,8 @@ class File(ArrayFile):
             text = self._h5py.check_string_dtype(found.dtype) is not None
             kind = STRING if text else "objects" if found.dtype.hasobject else found.dtype.newbyteorder("=").name
             self.arrays[name] = ArrayInfo(dtype=kind, shape=found.shape[1:], rows=found.shape[0], text_nbytes=8192)
+            if isinstance(stated := found.attrs.get(_ID), str):
+                self.ids[name] = stated
             return
         self.left_out.append(Unreadable(name, reason))
 

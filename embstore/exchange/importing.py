@@ -169,7 +169,8 @@ def import_file(
     ``.pt`` and ``.pth`` are dictionaries of tensors: see `embstore.exchange.pt`. In the others, an array ``keys``,
     ``key``, ``ids`` or ``id``, or ``file_id`` with or without ``class_name``, holds the names of the rows; arrays of
     two axes and more, of as many rows, are fields, those of one are columns. An array ``file_id`` is read as
-    ``keys="file_id"`` unless `keys` says otherwise.
+    ``keys="file_id"`` unless `keys` says otherwise. Or each array is a row with its name as key, a file_id if without a
+    colon. Such arrays must be alike, unless `keys` states that names are keys.
     """
     start = time.perf_counter()
     if if_exists not in ("error", "skip", "replace"):

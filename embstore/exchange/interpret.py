@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -150,33 +152,52 @@ def _meaning(
 
 
 def _one_a_key(file: ArrayFile, options: ImportOptions) -> Table:
-    """Return the rows of a file with an array for each key, as ``save_file({"v1:dog": tensor, …})`` makes it.
+    """Return the rows of a file with an array for each key, as ``save_file({"P12345": tensor, …})`` makes it.
 
-    An array whose name has no class may also be a matrix without keys. Then `keys` must state that names are keys.
-    "embeddings" is always the name of a matrix.
+    Arrays without a class in their names may also be matrices and labels, as ``X_train`` and ``y_train``. They are rows
+    if they are alike, or if `keys` states that their names are keys. "embeddings" is always the name of a matrix.
     """
-    stated = options.keys is not None
+    by_key = _rows_by_key(file, options)
+    named = options.keys is not None or all(":" in key for key in by_key)
     matrix = any(name in file.arrays and file.arrays[name].shape for name in EMBEDDING)
-    if matrix or not file.arrays or any(f.ragged or not (stated or ":" in n) for n, f in file.arrays.items()):
+    lists = any(one.ragged for one in file.arrays.values())
+    if matrix or lists or not by_key or not (named or _are_alike(file, by_key, options)):
         raise _not_understood(file)
-    entries = {key: _unread(file, name, file.arrays[name]) for key, name in _rows_by_key(file).items()}
+    entries = {key: _unread(file, name, file.arrays[name]) for key, name in by_key.items()}
     made = entries_file(file.path, entries, options)
     made.left_out += file.left_out
     return table_of(made, options)
 
 
-def _rows_by_key(file: ArrayFile) -> dict[str, str]:
-    """Return the array of each key. A key may also be a group, whose array is "embedding": "v1:dog/embedding".
+def _are_alike(file: ArrayFile, by_key: Mapping[str, str], options: ImportOptions) -> bool:
+    """Return True if most arrays fit one field, as rows do. A single matrix may be rows without names."""
+    if any(name in file.arrays for name in (*KEYS, LABELS)):
+        return False
+    found = [file.arrays[name] for name in by_key.values()]
+    shapes = Counter(
+        (one.rows, *one.shape)[options.ragged :] for one in found if one.dtype in FIELD_DTYPES and not one.nullable
+    )
+    matrix = len(found) == 1 and found[0].shape and not options.ragged
+    return 2 * max(shapes.values(), default=0) > len(found) and not matrix
+
+
+def _rows_by_key(file: ArrayFile, options: ImportOptions) -> dict[str, str]:
+    """Return the array of each key. A key may be a group with an array "embedding" or `field`: "v1:dog/embedding".
 
     Raises
     ------
     FileFormatError
-        Such groups state classes. Leaving these out would drop all labels.
+        Such groups state classes. Leaving these out would drop all labels. Or two arrays state one id.
     """
     split = {name: name.rpartition("/") for name in file.arrays}
-    inside = {group: name for name, (group, _, last) in split.items() if group and last in EMBEDDING}
+    chosen = [options.field] if any(group and last == options.field for group, _, last in split.values()) else EMBEDDING
+    inside = {group: name for name, (group, _, last) in split.items() if group and last in chosen}
     if not inside:
-        return {name: name for name in file.arrays}
+        by_key = {file.ids.get(name, name): name for name in file.arrays}
+        if len(by_key) < len(file.arrays):
+            twice = Counter(file.ids.get(name, name) for name in file.arrays).most_common(1)[0][0]
+            raise file.wrong(f"several of its arrays state the id {twice!r}")
+        return by_key
     used = set(inside.values())
     beside = [name for name in file.arrays if name not in used]
     if any(name.endswith(f"/{LABELS}") for name in (*beside, *(str(one.key) for one in file.left_out))):
@@ -207,5 +228,6 @@ def _not_understood(file: ArrayFile) -> FileFormatError:
         f"it holds {'; '.join(listed) or 'no arrays'}{f' and {more} more' if more > 0 else ''}. Expected keys (an "
         f"array 'keys', 'key', 'ids' or 'id', or 'file_id' with or without 'class_name') and as many rows in one or "
         f"more arrays of numbers, each (rows, …); one number a row is a field if field= names it. Or an array for each "
-        f"key, named 'file_id:class'{'. Left out: ' if reasons else ''}{'; '.join(reasons)}"
+        f"key, named 'file_id:class', or 'file_id' if most have one shape (with ragged=True, one but for the first "
+        f"axis) or keys='file_id' is passed{'. Left out: ' if reasons else ''}{'; '.join(reasons)}"
     )

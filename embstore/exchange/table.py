@@ -12,6 +12,7 @@ import numpy as np
 
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import BFLOAT16, STRING, FieldSpec
+from embstore.errors import FileFormatError
 from embstore.exchange.file_contents import Array, ArrayFile, Block, is_text, of_width
 from embstore.exchange.import_options import ImportOptions
 from embstore.exchange.naming import RowName, row_name
@@ -57,13 +58,28 @@ class Table:
         return self.file.arrays[self.names].rows
 
     def row_names(self) -> Iterator[list[RowName]]:
-        """Yield the names and keys of the rows."""
+        """Yield the names and keys of the rows.
+
+        Raises
+        ------
+        FileFormatError
+            A name can be read in several ways.
+        """
         labels: Iterator[Any] = itertools.repeat(None)
         if self.labels is not None:
             labels = map(text_of, itertools.chain.from_iterable(self._texts(self.labels)))
         for block in self._texts(self.names):
             pairs = zip(block, labels, strict=False)
-            yield [row_name(found, label, self.options, self.path) for found, label in pairs]
+            try:
+                yield [row_name(found, label, self.options, self.path) for found, label in pairs]
+            except FileFormatError as error:
+                raise self.file.wrong(error.reason + self._without_colon()) from None
+
+    def _without_colon(self) -> str:
+        """Return a sentence about a name without a colon, if the file has one beside those with a colon."""
+        names = itertools.chain.from_iterable(self._texts(self.names))
+        bare = next((name for name in names if isinstance(name, str) and ":" not in name), None)
+        return "" if bare is None else f". The file also has names without a colon, such as {bare!r}"
 
     def _texts(self, name: str) -> Iterator[list[Any]]:
         """Yield names or classes: numbers as text, None for a missing one."""

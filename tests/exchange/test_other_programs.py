@@ -577,3 +577,118 @@ def test_other_readers_of_zarr_leave_out_the_dead_rows(tmp_path):
         assert len(group["embedding"][:]) == 5
         live = np.delete(group["embedding"][:], group["dead_rows"][:], 0)
         np.testing.assert_array_equal(live, store.select().to_numpy())
+
+
+# -- an array for each id (issue 16, 9) -------------------------------------------------------
+
+PROTEINS = {"P12345": 3, "A0A024": 5, "Q9Y6K9": 2}  # lengths
+
+
+def residues():
+    """Return an array for each protein, of its length."""
+    parts = np.split(np.arange(40, dtype=np.float16).reshape(10, 4), np.cumsum([*PROTEINS.values()])[:-1])
+    return {name: part.copy() for name, part in zip(PROTEINS, parts, strict=True)}
+
+
+PER_KEY = ["h5", "npz", "safetensors", "pt"]
+
+
+def per_key(kind, path, arrays):
+    if kind == "pt":
+        torch = pytest.importorskip("torch")
+        arrays = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    return WRITERS[kind](path / f"x.{kind}", arrays)
+
+
+@pytest.mark.parametrize("kind", PER_KEY)
+@pytest.mark.parametrize("folder", ["", "human/"])
+@pytest.mark.parametrize("options", [{}, {"keys": "file_id"}, {"class_name": "enzyme"}])
+def test_bare_names_are_ids(tmp_path, kind, folder, options):
+    arrays = {folder + name: values[0] for name, values in residues().items()}
+    result = import_file(per_key(kind, tmp_path, arrays), tmp_path / "a.zarr", config={}, **options)
+    assert result.ok
+    assert sorted(result.store.select().file_ids) == sorted(arrays)
+    assert result.store.classes == [options.get("class_name", "_")]
+    assert result.store.fields == {"embedding": FieldSpec(shape=(4,), dtype="float16")}
+    for key, name in zip(result.store.select().keys, result.store.select().file_ids, strict=True):
+        np.testing.assert_array_equal(result.store[key], arrays[name])
+
+
+@pytest.mark.parametrize("kind", PER_KEY)
+def test_bare_names_of_rows_of_different_lengths(tmp_path, kind):
+    path = per_key(kind, tmp_path, residues())
+    result = import_file(path, tmp_path / "a.zarr", config={}, ragged=True)
+    assert result.ok
+    for key, name in zip(result.store.select().keys, result.store.select().file_ids, strict=True):
+        np.testing.assert_array_equal(result.store[key], residues()[name])
+    if kind != "pt":
+        with pytest.raises(errors.FileFormatError, match="ragged=True"):
+            import_file(path, tmp_path / "b.zarr", config={})
+
+
+@pytest.mark.parametrize("kind", PER_KEY)
+@pytest.mark.parametrize("order", [1, -1])
+def test_names_with_and_without_a_colon_are_refused_with_their_readings(tmp_path, kind, order):
+    arrays = dict([("P1", X[0].copy()), ("P2:enzyme", X[1].copy())][::order])
+    path = per_key(kind, tmp_path, arrays)
+    with pytest.raises(errors.FileFormatError) as caught:
+        import_file(path, tmp_path / "a.zarr", config={})
+    for part in ("'P2' of class 'enzyme'", "a file_id without a class", "without a colon, such as 'P1'", "keys="):
+        assert part in caught.value.reason
+    assert not (tmp_path / "a.zarr").exists()
+    result = import_file(path, tmp_path / "a.zarr", config={}, keys="file_id")
+    assert sorted(result.store.select().file_ids) == ["P1", "P2:enzyme"]
+    result = import_file(path, tmp_path / "b.zarr", config={}, keys=LAST)
+    assert sorted(result.store.select().file_ids) == ["P1", "P2"]
+
+
+@pytest.mark.parametrize("kind", PER_KEY[:3])
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x": X},
+        {"features": X, "labels": X[:, 0].copy()},
+        {"X_train": X, "y_train": X[:, 0].copy(), "X_test": X[:2].copy(), "y_test": X[:2, 0].copy()},
+        {"keys": X, "x": X},
+        {"id": X, "class_name": X},
+        {"embeddings": X, "logits": X},
+    ],
+)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_matrices_are_no_rows(tmp_path, kind, arrays, ragged):
+    if ragged and list(arrays) == ["x"]:
+        return  # one row, as stated
+    with pytest.raises(errors.FileFormatError, match="Expected keys"):
+        import_file(per_key(kind, tmp_path, arrays), tmp_path / "a.zarr", config={}, ragged=ragged)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_columns_of_parquet_are_no_rows(tmp_path):
+    path = parquet(tmp_path / "x.parquet", {f"v{i}": X[i] for i in range(4)})
+    with pytest.raises(errors.FileFormatError, match="Expected keys"):
+        import_file(path, tmp_path / "a.zarr", config={})
+
+
+@pytest.mark.parametrize("last", ["embedding", "embeddings", "last_hidden_state"])
+def test_a_group_for_each_bare_id(tmp_path, last):
+    arrays = {f"{name}/{last}": values for name, values in residues().items()}
+    lengths = {f"{name}/length": np.array([n]) for name, n in PROTEINS.items()}
+    result = import_file(
+        h5(tmp_path / "x.h5", {**arrays, **lengths}), tmp_path / "a.zarr", config={}, ragged=True, field=last
+    )
+    assert sorted(result.store.select().file_ids) == sorted(PROTEINS)
+    assert list(result.store.fields) == [last]
+    assert {one.key for one in result.left_out} == {*lengths}
+
+
+def test_ids_that_bio_embeddings_keeps_beside_its_names(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for i, (name, values) in enumerate(residues().items()):
+            file.create_dataset(str(i), data=values).attrs["original_id"] = name
+    result = import_file(tmp_path / "x.h5", tmp_path / "a.zarr", config={}, ragged=True)
+    assert sorted(result.store.select().file_ids) == sorted(PROTEINS)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        file["1"].attrs["original_id"] = "P12345"
+    with pytest.raises(errors.FileFormatError, match="several of its arrays state the id 'P12345'"):
+        import_file(tmp_path / "x.h5", tmp_path / "b.zarr", config={}, ragged=True)
