@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from embstore._engine.format.config import Config
-from embstore._engine.format.keys import hash_keys
+from embstore._engine.format.keys import hash_file_ids
 from embstore._engine.format.record import STRING
 from embstore._engine.format.source_columns import SOURCE_COLUMNS, UNKNOWN_SOURCE
 from embstore._engine.progress import Progress, reporting
 from embstore._engine.version import __version__
-from embstore._engine.write.check_input import column_values
+from embstore._engine.write.check_input import column_values, read_keys
 from embstore.cache.cache import Cache
 from embstore.cache.coverage import Coverage
 from embstore.cache.usage import count
@@ -275,11 +275,11 @@ def part_path(path: Path, shard: tuple[int, int]) -> Path:
 
 
 def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
-    """Return a shard's samples by the hash of the key, which does not depend on the other samples."""
+    """Return a shard's samples by the hash of the file_id, which depends neither on the label nor on other samples."""
     index, count = shard
     if not (isinstance(index, int) and isinstance(count, int) and 0 <= index < count):
         raise ValueError(f"expected shard (i, n) of whole numbers with 0 <= i < n, found {shard}")
-    chosen = hash_keys(samples)[:, 0] % np.uint64(count) == index
+    chosen = hash_file_ids(read_keys(samples).file_ids)[:, 0] % np.uint64(count) == index
     return {key: sample for (key, sample), mine in zip(samples.items(), chosen.tolist(), strict=True) if mine}
 
 

@@ -23,16 +23,16 @@ class Held:
 
 
 def ranks_of(hashes: NDArray[np.uint64], seed: int) -> Ranks:
-    """Return a random number for each key. It depends only on the key and the seed.
+    """Return a random number for each file_id. It depends only on the file_id and the seed.
 
-    A key's number is the same in every client, after more rows are stored, and after a compaction. It is the key's
-    hash plus a number from the seed, mixed by splitmix64 (Steele, Lea and Flood 2014). Unmixed hashes would give the
+    A sample's number is the same in every client, after its label changes, after more rows are stored, and after a
+    compaction. It is the file_id's hash plus a number from the seed, mixed by splitmix64 (Steele, Lea and Flood 2014). Unmixed hashes would give the
     same order for each seed.
 
     Parameters
     ----------
     hashes : ndarray, (n, 2) uint64
-        The store's key hashes.
+        Of file_ids, by `hash_file_ids`.
     seed : int
 
     Returns
@@ -41,8 +41,8 @@ def ranks_of(hashes: NDArray[np.uint64], seed: int) -> Ranks:
 
     Examples
     --------
-    >>> from embstore._engine.format.keys import hash_keys
-    >>> hashes = hash_keys(["a:dog", "b:dog", "c:dog"])
+    >>> from embstore._engine.format.keys import hash_file_ids
+    >>> hashes = hash_file_ids(["a", "b", "c"])
     >>> (ranks_of(hashes, 0) == ranks_of(hashes[::-1], 0)[::-1]).all()
     np.True_
     """

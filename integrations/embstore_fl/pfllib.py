@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore import EmbeddingStore, Key, View
+from embstore._engine.format.keys import hash_file_ids
 from embstore.errors import ShapeError, UnknownClassError
 from embstore_fl.client_views import TEST, Partitions
 from embstore_fl.clientdata import ClientData
@@ -281,7 +282,7 @@ def _by_share(
     for number, data in whole.items():
         if (count := len(np.unique(data.view.rows))) < 2:
             raise ClientRowsError(clients[number], count)
-        ranks = ranks_of(data.view.snapshot().take("key_hash", data.view.rows), seed)
+        ranks = ranks_of(hash_file_ids(data.view.snapshot().file_ids_of(data.view.rows)), seed)
         held[number] = Held(rows=data.view.rows, labels=data.labels, ranks=ranks)
     return held_out(held, test)
 

@@ -454,3 +454,15 @@ def test_coverage_sees_what_others_have_written(path, file):
     assert set(coverage(again).missing) == {1}
     assert isinstance(again, Partitions)
     assert again[0].keys == ["a:x"]
+
+
+def test_a_label_that_changes_moves_no_row_between_train_and_test(tmp_path):
+    def held(label):
+        keys = [f"f{i}:{label}" for i in range(40)]
+        with embstore.open(tmp_path / label, "w-", config=CONFIG) as store:
+            store.append(keys, np.ones((40, 2), np.float32))
+            manifest = Manifest.of({0: keys}, scheme="by hand", seed=3, config=CONFIG)
+            tested = Partitions(manifest, store).keys_of(0, "test")
+        return [key.rpartition(":")[0] for key in tested]
+
+    assert held("dog") == held("cat") and 0 < len(held("bird")) < 40

@@ -142,6 +142,16 @@ def hash_keys(keys: Iterable[str | Key]) -> Hashes:
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)
 
 
+def hash_file_ids(file_ids: Iterable[str]) -> Hashes:
+    """Hash file_ids, as `hash_keys` hashes their keys without a class. A sample keeps this hash when its label changes.
+
+    Raises
+    ------
+    KeyFormatError
+    """
+    return hash_keys(f"{file_id}:{UNLABELLED}" for file_id in file_ids)
+
+
 def _encoded(key: object) -> bytes:
     """Encode a key that is not plain text, or raise KeyFormatError."""
     if not isinstance(key, str | Key):
