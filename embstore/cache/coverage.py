@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from embstore._engine.format.source_columns import DIGEST_COLUMN, STAMP_COLUMNS
+from embstore._engine.format.source_columns import DIGEST_COLUMN, STAMP_COLUMNS, without_kind
 from embstore._engine.io.stamps import FileStamp
 from embstore.errors import SampleError
 from embstore.store.embedding_store import EmbeddingStore
@@ -72,7 +72,7 @@ def compare_digests(store: EmbeddingStore, keys: Sequence[str], digests: Mapping
     stale: set[str] = set()
     if digests:
         for place, stored in zip(there.tolist(), stored_digests(store, rows[there]), strict=True):
-            if digests.get(keys[place], stored) != stored:
+            if without_kind(digests.get(keys[place], stored)) != without_kind(stored):
                 stale.add(keys[place])
     return sort_keys(keys, rows, stale, Coverage())
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec
-from embstore._engine.format.source_columns import DIGEST_COLUMN, SOURCE_COLUMNS
+from embstore._engine.format.source_columns import DIGEST_COLUMN, SOURCE_COLUMNS, without_kind
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.durable import remove_tree
 from embstore._engine.io.stamps import UNKNOWN, FileStamp
@@ -132,11 +132,14 @@ class _Unchanged:
     key: str | Key
     where: str
     sample: AnySample
-    digest: str
+    digest: str  # as it is stored
     stamp: FileStamp = UNKNOWN  # only the digest relates a gathered row to the stored one
 
-    def current_digest(self) -> str:
+    def _stored_digest(self, content: Content) -> str:
         return self.digest
+
+    def current_digest(self) -> str:
+        return without_kind(self.digest)
 
     def read(self) -> Content:
         return self._unchanged(self.sample.read())
@@ -147,7 +150,7 @@ class _Unchanged:
             yield self._unchanged(content)
 
     def _unchanged(self, content: Content) -> Content:
-        if content.digest != self.digest:
+        if content.digest != without_kind(self.digest):
             raise SampleError(None, "it changed during the run: the next one encodes it again")
         return content
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.format.record import BFLOAT16
+from embstore._engine.format.source_columns import without_kind
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.dtypes import as_rows, widen_bfloat16
 from embstore._engine.write.check_input import named_rows
@@ -194,7 +195,7 @@ def _decoded_again(encoder: BaseEncoder, chosen: Iterable[tuple[AnySample, str]]
     for sample, digest in chosen:
         try:
             content, item = read_and_decode(sample, encoder)
-            if content.digest != digest:
+            if content.digest != without_kind(digest):
                 return []
             items.append(item)
         except Exception as error:

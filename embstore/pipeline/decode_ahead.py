@@ -14,7 +14,7 @@ from embstore._engine.io.stamps import FileStamp
 from embstore._engine.pickles import by_name
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline.modality import misfit
-from embstore.sources.base import AnySample, Content, open_sample, sample_error
+from embstore.sources.base import AnySample, Content, open_sample, sample_error, stored_digest
 
 _BATCHES_AHEAD: Final = 2
 _BATCHES_SORTED: Final = 8
@@ -23,7 +23,7 @@ _BATCHES_SORTED: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A sample that is ready to be encoded, with the digest and stamp of the very content that was decoded."""
+    """A sample to encode, with the digest (as it is stored) and the stamp of the very content that was decoded."""
 
     key: str
     sample: AnySample
@@ -71,7 +71,7 @@ def _decoded(key: str, sample: AnySample, encoder: BaseEncoder) -> Decoded | Fai
         return Failure(key, sample.where, reason)
     try:
         content, item = read_and_decode(sample, encoder)
-        return Decoded(key, sample, item, encoder.length(item), content.digest, content.stamp)
+        return Decoded(key, sample, item, encoder.length(item), stored_digest(sample, content), content.stamp)
     except Exception as error:
         return Failure(key, sample.where, sample_error(error, sample).reason)
 

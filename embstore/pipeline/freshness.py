@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from embstore._engine.format.source_columns import STAMP_COLUMNS
+from embstore._engine.format.source_columns import STAMP_COLUMNS, without_kind
 from embstore._engine.io.stamps import FileStamp, origin_of
 from embstore.cache.coverage import Coverage, Rows, sort_keys, stored_digests
 from embstore.errors import SampleError, StoreChangedError
@@ -63,7 +63,7 @@ def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: i
             for place, key, stored, digest in zip(chosen.tolist(), suspects, known, found, strict=True):
                 if isinstance(digest, SampleError):
                     coverage.unreadable[key] = digest
-                elif digest != stored:
+                elif digest != without_kind(stored):
                     stale.add(key)
                     if moved[place]:
                         coverage.moved.append(key)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from embstore._engine.format.keys import Key
+from embstore._engine.format.source_columns import GIVEN_KIND, with_kind
 from embstore._engine.io.stamps import UNKNOWN, FileStamp, file_stamp, settled
 from embstore._engine.pickles import PickledByName
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError, SourceError
@@ -38,6 +39,16 @@ def digest_of(content: bytes | str) -> str:
     """Return the digest of a sample's content: BLAKE2b-128, 32 hexadecimal digits."""
     data = content.encode() if isinstance(content, str) else content
     return blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def stored_digest(sample: AnySample, content: Content) -> str:
+    """Return the digest of a sample's content as it is stored, with its kind.
+
+    Only the classes of embstore state a kind, each for itself: a class of a user that returns a part of a file, or that
+    derives from one of these, may give the digest of the whole file.
+    """
+    own = vars(type(sample)).get("_stored_digest")
+    return with_kind(GIVEN_KIND, content.digest) if own is None else str(own(sample, content))
 
 
 class AnySample(Protocol):
@@ -88,7 +99,8 @@ class Sample(PickledByName):
     load : callable
         Returns the content, which the encoder's `decode` takes. Called only if the sample is to be encoded.
     digest : str
-        Digest of the content that `load` returns. Another digest makes the stored row stale.
+        Version of the content that `load` returns. Another one makes the stored row stale. Versions of two samples are
+        not compared.
     """
 
     key: str | Key
@@ -134,6 +146,9 @@ class FileSample:
     def where(self) -> str:
         """The file's path."""
         return str(self.path)
+
+    def _stored_digest(self, content: Content) -> str:
+        return with_kind("bytes", content.digest)
 
     def current_digest(self) -> str:
         """Return the digest of the file's bytes. The file is read a block at a time.

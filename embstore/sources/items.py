@@ -16,6 +16,7 @@ import numpy as np
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import BFLOAT16
+from embstore._engine.format.source_columns import with_kind
 from embstore._engine.io.stamps import UNKNOWN, FileStamp
 from embstore._engine.read.dtypes import as_rows, is_torch
 from embstore.errors import SampleError
@@ -52,6 +53,12 @@ class LoadedSample:
     load: Callable[[], Any] = field(repr=False)
     stamp: FileStamp = UNKNOWN
     kind: str | None = None
+
+    def _stored_digest(self, content: Content) -> str:
+        value = content.value
+        return with_kind(
+            "text" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else "value", content.digest
+        )
 
     def current_digest(self) -> str:
         """Load the content and return its digest.

@@ -224,7 +224,11 @@ def _held(keys: list[str], numbers: dict[str, int], seed: int) -> Held:
     codes: dict[str, int] = {}
     labels = [codes.setdefault(key.rpartition(":")[2], len(codes)) for key in keys]
     rows = [numbers.setdefault(key, len(numbers)) for key in keys]
-    return Held(rows=_ints(rows), labels=_ints(labels), ranks=ranks_of(hash_file_ids(key.rpartition(":")[0] for key in keys), seed))
+    return Held(
+        rows=_ints(rows),
+        labels=_ints(labels),
+        ranks=ranks_of(hash_file_ids(key.rpartition(":")[0] for key in keys), seed),
+    )
 
 
 def _ints(values: list[int]) -> NDArray[np.int64]:

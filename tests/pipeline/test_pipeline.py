@@ -58,7 +58,7 @@ def check(result, contents):
     expected = np.repeat(np.array([*contents.values()], np.float32)[:, None], DIM, axis=1)
     np.testing.assert_array_equal(store[list(contents)], expected)
     digests = store.select(keys=list(contents)).column("source_digest").tolist()
-    assert digests == [embstore.digest_of(str(content)) for content in contents.values()]
+    assert digests == ["given:" + embstore.digest_of(str(content)) for content in contents.values()]
     assert embstore.verify(result.path).ok
 
 

@@ -10,7 +10,13 @@ from typing import Final
 from embstore._engine.format.record import STRING
 
 DIGEST_COLUMN: Final = "source_digest"
-"""Column with the digest of the content that each row was computed from."""
+"""Column with the digest of the content that each row was computed from, and its kind: ``text:dfdc66c1…``."""
+
+COMPUTED_KINDS: Final = ("text", "bytes", "value")
+"""Kinds of digests that embstore computed from the content: of texts, of bytes and files, of other values."""
+
+GIVEN_KIND: Final = "given"
+"""Kind of digests that a user gave. They are versions of one sample: those of two samples are not compared."""
 
 SIZE_COLUMN: Final = "source_size"
 MTIME_COLUMN: Final = "source_mtime"
@@ -23,3 +29,19 @@ SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, **dict.fromkeys(STAMP_COLUMNS, "
 
 UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", **dict.fromkeys(STAMP_COLUMNS, -1)}
 """Values of these columns for a row of unknown content."""
+
+
+def with_kind(kind: str, digest: str) -> str:
+    """Return a digest as it is stored."""
+    return f"{kind}:{digest}"
+
+
+def without_kind(stored: str) -> str:
+    """Return the digest in a stored one. The rows of one key are compared without the kind."""
+    kind, colon, digest = stored.partition(":")
+    return digest if colon and kind in (*COMPUTED_KINDS, GIVEN_KIND) else stored
+
+
+def is_computed(stored: str) -> bool:
+    """Return whether a stored digest shows that rows of two keys were made from the same content."""
+    return stored.partition(":")[0] in COMPUTED_KINDS and ":" in stored
