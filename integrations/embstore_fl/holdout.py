@@ -26,8 +26,8 @@ def ranks_of(hashes: NDArray[np.uint64], seed: int) -> Ranks:
     """Return a random number for each file_id. It depends only on the file_id and the seed.
 
     A sample's number is the same in every client, after its label changes, after more rows are stored, and after a
-    compaction. It is the file_id's hash plus a number from the seed, mixed by splitmix64 (Steele, Lea and Flood 2014). Unmixed hashes would give the
-    same order for each seed.
+    compaction. It is the file_id's hash plus a number from the seed, mixed by splitmix64 (Steele, Lea and Flood 2014).
+    Unmixed hashes would give the same order for each seed.
 
     Parameters
     ----------
