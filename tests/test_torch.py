@@ -557,8 +557,8 @@ def test_the_writer_takes_tensors(path, dtype):
     with embstore.open(path, "w-", config={"n": 1}) as store:
         with store.writer() as writer:
             writer.add("0:c", base[0])
-            writer.add_many(["1:c"], base[1:2])
-            writer.add_many(["2:c", "3:c"], list(base[2:]))
+            writer.append(["1:c"], base[1:2])
+            writer.append(["2:c", "3:c"], list(base[2:]))
         assert torch.equal(store.select().to_torch(), base.detach())
 
 

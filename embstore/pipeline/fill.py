@@ -190,7 +190,7 @@ class Job:
             return
         try:
             rows = pick_rows(values, places, len(part))
-            writer.add_many([done.key for done in chosen], rows, columns=self._columns(chosen))
+            writer.append([done.key for done in chosen], rows, columns=self._columns(chosen))
         except NonFiniteError as error:
             bad = set(error.keys)
             for done in chosen:

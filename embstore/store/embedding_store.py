@@ -18,7 +18,7 @@ from embstore._engine.format.record import FieldSpec
 from embstore._engine.pickles import by_name
 from embstore._engine.read.read_rows import column_of
 from embstore._engine.rng import Rng, generator_of
-from embstore._engine.write.check_input import Casting, named_rows, read_keys
+from embstore._engine.write.check_input import Casting, named_rows, no_rows, read_keys
 from embstore._engine.write.compact import compact
 from embstore._engine.write.erase import EraseReceipt
 from embstore._engine.write.plans import AppendResult, IfExists, plan_append, plan_delete, plan_field
@@ -119,8 +119,8 @@ class EmbeddingStore(StoreReader):
         batch = read_keys(keys)
         fields = named_rows(values)
         described = named_rows(mapping_of("columns", columns, "column names to values"))
-        if not len(batch) and all(isinstance(rows, list | tuple) and not rows for rows in fields.values()):
-            self._session.check_writable()  # empty lists have no dtype and no shape to check
+        if no_rows(batch.texts, fields):
+            self._session.check_writable()
             return AppendResult()
         return self._session.apply(
             lambda snapshot, index: plan_append(

@@ -301,13 +301,13 @@ def test_the_writer_gathers_rows_of_any_length(path, form):
             buffer[:] = 1
             offsets = np.array([0, *np.cumsum([len(row) for row in rows[4:7]])])
             whole = np.concatenate(rows[4:7])
-            writer.add_many(keys[4:7], Ragged(whole, offsets))
+            writer.append(keys[4:7], Ragged(whole, offsets))
             whole[:] = 1
             offsets[:] = 0
             assert len(store) == 0
             assert writer.flush().appended == 7
             assert_holds(store, dict(zip(keys[:7], rows[:7], strict=True)))
-            writer.add_many(keys[7:], rows[7:])
+            writer.append(keys[7:], rows[7:])
         assert_holds(store, dict(zip(keys, rows, strict=True)))
     assert embstore.verify(path).ok
 
@@ -326,7 +326,7 @@ def test_what_was_added_before_an_exception_is_committed(path):
 
     def encode(writer):
         with writer:
-            writer.add_many(keys_of(3), rows)
+            writer.append(keys_of(3), rows)
             raise KeyError("the encoder failed")
 
     with new(path) as store:
@@ -349,7 +349,7 @@ def test_a_row_that_is_refused_does_not_hold_up_those_before_it(path):
                 with pytest.raises(error):
                     writer.add("bad:c", bad)
             with pytest.raises(ShapeError):
-                writer.add_many(["bad:c", "worse:c"], [rows[2]])
+                writer.append(["bad:c", "worse:c"], [rows[2]])
             writer.add("f1:c1", rows[1])
             writer.add("f2:c2", rows[2])
         assert_holds(store, dict(zip(keys_of(3), rows, strict=True)))
@@ -358,7 +358,7 @@ def test_a_row_that_is_refused_does_not_hold_up_those_before_it(path):
 def test_the_writer_takes_no_rows_for_a_column_of_integers(path):
     with new(path, columns={"score": "int64"}) as store:
         with store.writer() as writer:
-            writer.add_many([], [], columns={"score": np.array([], np.int64)})
+            writer.append([], [], columns={"score": np.array([], np.int64)})
         assert len(store) == 0
 
 
@@ -385,7 +385,7 @@ def test_rows_beside_rows_of_one_shape(path):
         store.append(keys[:5], {"mean": means[:5], "tokens": rows[:5], "codes": codes[:5]})
         with store.writer() as writer:
             writer.add(keys[5], {"tokens": rows[5], "codes": codes[5], "mean": means[5]})
-            writer.add_many(keys[6:], {"codes": codes[6:], "tokens": rows[6:], "mean": means[6:]})
+            writer.append(keys[6:], {"codes": codes[6:], "tokens": rows[6:], "mean": means[6:]})
         assert_holds(store, dict(zip(keys, rows, strict=True)))
         assert_holds(store, dict(zip(keys, codes, strict=True)), "codes")
         np.testing.assert_array_equal(store.array("mean"), means)
@@ -517,7 +517,7 @@ def different_lengths():
 def test_a_store_without_fields_says_how_to_declare_one(path):
     """The first rows decide the fields of a store, but ragged rows must be declared."""
     with embstore.open(path, "w-", config={}) as store:
-        for call in (store.append, store.writer().add_many):
+        for call in (store.append, store.writer().append):
             with pytest.raises(ShapeError, match=r"fields=\{'embedding': FieldSpec\(shape=…, ragged=True\)\}"):
                 call(keys_of(2), different_lengths())
             with pytest.raises(ShapeError, match=r"'other'.*ragged=True"):
@@ -554,7 +554,7 @@ def test_ragged_rows_for_a_field_that_is_not(path, shape):
 
 @pytest.mark.parametrize("lengths", [(2, 3), (2, 2), (0, 0), ()], ids=str)
 @pytest.mark.parametrize("how", [as_ragged, as_padded])
-@pytest.mark.parametrize("verb", ["append", "add_many"])
+@pytest.mark.parametrize("verb", ["append", "writer.append"])
 @pytest.mark.parametrize("form", ["float32", "numbers", "grids"])
 def test_ragged_rows_in_a_store_without_fields(path, how, lengths, verb, form):
     """They say that they are ragged, even where all are of one length: so the field is."""
@@ -569,7 +569,7 @@ def test_ragged_rows_in_a_store_without_fields(path, how, lengths, verb, form):
             store.append(keys, values)
         else:
             with store.writer() as writer:
-                writer.add_many(keys, values)
+                writer.append(keys, values)
         found = store.fields["embedding"]
         assert (found.ragged, found.shape, found.dtype) == (True, spec.shape, spec.dtype)
         assert_holds(store, dict(zip(keys, rows, strict=True)), "embedding")
@@ -1393,7 +1393,7 @@ def test_tensors_go_in_and_come_out(torch, path, form):
             buffer = tensor.clone()
             writer.add(key, buffer)
             buffer.zero_()
-        writer.add_many(keys[4:], tensors[4:])
+        writer.append(keys[4:], tensors[4:])
     assert_holds(store, model)
     again = new(path.parent / "p.zarr", spec)
     again.append(keys, store.select().to_torch())

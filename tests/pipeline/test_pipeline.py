@@ -307,9 +307,9 @@ def test_column_values_stay_with_the_rows_that_they_were_given_for(path):
     with embstore.open(path, "w-", config={"n": 1}) as store:
         writer = store.writer(interval=1000)
         with pytest.raises(errors.ShapeError):
-            writer.add_many(["a:c", "b:c"], np.ones((2, DIM), np.float32), columns={"n": [1]})
+            writer.append(["a:c", "b:c"], np.ones((2, DIM), np.float32), columns={"n": [1]})
         with pytest.raises(errors.ShapeError):
-            writer.add_many(["c:c"], np.ones((1, DIM), np.float32), columns={"n": [1, 2]})
+            writer.append(["c:c"], np.ones((1, DIM), np.float32), columns={"n": [1, 2]})
 
 
 def test_rows_are_committed_as_it_goes(cache):

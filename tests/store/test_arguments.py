@@ -229,7 +229,11 @@ def test_nothing_is_appended_by_empty_lists(store, values):
         reader.append([], values)
     with embstore.open(store.path.parent / "b.zarr", "w-", config={"e": 1}) as fresh:
         assert fresh.append([], values) == embstore.AppendResult()
-        assert fresh.append(KEYS, ROWS).appended == 5
+        with fresh.writer() as writer:
+            writer.append([], values)
+            writer.append(KEYS, ROWS)
+            writer.append([], values)
+        assert fresh.fetch(KEYS).tolist() == ROWS.tolist()
 
 
 # -- paths ------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ LOST_ROWS = {
 }
 
 
-@pytest.mark.parametrize("way", ["append", "add_many", "add_field", "ragged", "encoder"])
+@pytest.mark.parametrize("way", ["append", "writer.append", "add_field", "ragged", "encoder"])
 @pytest.mark.parametrize("kind", LOST_ROWS)
 def test_rows_that_would_lose_values_are_refused(path, kind, way):
     with warnings.catch_warnings():
@@ -87,9 +87,9 @@ def test_rows_that_would_lose_values_are_refused(path, kind, way):
             store.append(KEYS, ROWS)
             with refused:
                 store.add_field("more", KEYS, rows)
-        elif way == "add_many":
+        elif way == "writer.append":
             with store.writer() as writer, refused:
-                writer.add_many(KEYS, rows)
+                writer.append(KEYS, rows)
         elif way != "ragged" or kind not in ("sparse matrix", "nested tensor"):
             with refused:
                 store.append(KEYS, rows)
@@ -123,7 +123,7 @@ KEPT_ROWS = {
 }
 
 
-@pytest.mark.parametrize("way", ["first append", "append", "add", "add_many", "add_field", "encoder"])
+@pytest.mark.parametrize("way", ["first append", "append", "add", "writer.append", "add_field", "encoder"])
 @pytest.mark.parametrize("kind", KEPT_ROWS)
 def test_rows_of_each_kind_are_kept(path, kind, way):
     rows = KEPT_ROWS[kind]()
@@ -136,9 +136,9 @@ def test_rows_of_each_kind_are_kept(path, kind, way):
         if way == "add_field":
             store.append(KEYS, ROWS)
             store.add_field("more", KEYS, rows)
-        elif way == "add_many":
+        elif way == "writer.append":
             with store.writer() as writer:
-                writer.add_many(KEYS, rows)
+                writer.append(KEYS, rows)
         elif way == "add":
             rows = rows.to_numpy() if hasattr(rows, "iloc") and rows.ndim == 2 else rows
             with store.writer() as writer:
@@ -213,7 +213,7 @@ def test_column_values_that_are_kept(path, kind, way):
             store.append(KEYS, ROWS, columns={"n": given})
         elif way == "writer":
             with store.writer() as writer:
-                writer.add_many(KEYS, ROWS, columns={"n": given})
+                writer.append(KEYS, ROWS, columns={"n": given})
         elif way == "set_column":
             store.append(KEYS, ROWS)
             store.set_column("n", KEYS, given)
@@ -296,7 +296,7 @@ def test_column_values_that_are_refused(path, kind, way):
                 store.set_column("n", KEYS, given)
         elif way == "writer":
             with store.writer() as writer, refused:
-                writer.add_many(KEYS, ROWS, columns={"n": given})
+                writer.append(KEYS, ROWS, columns={"n": given})
         else:
             with refused:
                 store.append(KEYS, ROWS, columns={"n": given})
@@ -358,7 +358,7 @@ def test_a_fill_of_a_store_without_rows(path):
 
 IN_ORDER = {
     "append": lambda s, keys: s.append(keys, ROWS[: len(keys)]),
-    "add_many": lambda s, keys: s.writer().add_many(keys, ROWS[: len(keys)]),
+    "writer.append": lambda s, keys: s.writer().append(keys, ROWS[: len(keys)]),
     "find": lambda s, keys: s.find(keys),
     "rows_of": lambda s, keys: s.rows_of(keys),
     "fetch": lambda s, keys: s.fetch(keys),
@@ -433,7 +433,7 @@ def test_a_key_that_is_added_again_by_mistake(path):
                 writer.add("a:x", ROWS[1])
             assert caught.value.keys == ("a:x",)
             with pytest.raises(errors.DuplicateKeysError):
-                writer.add_many(["b:x", "b:x"], ROWS[:2])
+                writer.append(["b:x", "b:x"], ROWS[:2])
             writer.add("c:y", ROWS[2])
         assert list(store) == ["a:x", "c:y"]
         np.testing.assert_array_equal(store.fetch(["a:x"]), ROWS[:1])
@@ -443,7 +443,7 @@ def test_keys_that_are_stored_do_not_hold_up_the_others(path):
     with opened(path) as store:
         store.append(["a:x"], ROWS[:1])
         with pytest.raises(errors.KeysExistError) as caught, store.writer(interval=3600) as writer:
-            writer.add_many(KEYS, ROWS + 1)
+            writer.append(KEYS, ROWS + 1)
         assert caught.value.keys == ("a:x",)
         assert list(store) == KEYS
         np.testing.assert_array_equal(store.fetch(KEYS), [ROWS[0], ROWS[1] + 1, ROWS[2] + 1])
@@ -457,7 +457,7 @@ def test_nothing_is_added_after_the_block(path, failed):
             writer.add("a:x", ROWS[0])
             if failed:
                 raise KeyboardInterrupt
-        for add in (lambda: writer.add("b:x", ROWS[1]), lambda: writer.add_many(["b:x"], ROWS[:1])):
+        for add in (lambda: writer.add("b:x", ROWS[1]), lambda: writer.append(["b:x"], ROWS[:1])):
             with pytest.raises(ValueError, match="block of the writer"):
                 add()
         assert list(store) == ["a:x"]

@@ -87,7 +87,7 @@ def test_text_at_each_door(store, door, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ["append", "parts", "writer", "add_many"])
+@pytest.mark.parametrize("way", ["append", "parts", "writer", "writer.append"])
 def test_text_that_is_stored(path, kind, way):
     text = KINDS[kind]
     columns, rows = {text("split"): [text("train")]}, {text("mean"): ROW}
@@ -100,7 +100,7 @@ def test_text_that_is_stored(path, kind, way):
                 if way == "writer":
                     writer.add(text("a:dog"), {text("mean"): ROW[0]}, columns={text("split"): text("train")})
                 else:
-                    writer.add_many([Key(text("a"), text("dog"))], rows, columns=columns)
+                    writer.append([Key(text("a"), text("dog"))], rows, columns=columns)
         with pytest.raises(embstore.errors.KeysExistError):
             store.append(["a:dog"], {"mean": ROW}, columns={"split": "train"})
     with embstore.open(path) as store:

@@ -98,6 +98,11 @@ def named_rows(values: Any) -> dict[Any, Any]:
     }
 
 
+def no_rows(keys: Sequence[str], fields: Mapping[Any, Any]) -> bool:
+    """Return whether a call has no keys and empty lists as values, which have no dtype and no shape to check."""
+    return not keys and all(isinstance(rows, list | tuple) and not rows for rows in fields.values())
+
+
 def infer_field(name: str, values: Any) -> FieldSpec:
     """Return the spec of the field that rows would make.
 

@@ -20,6 +20,7 @@ from embstore._engine.write.check_input import (
     field_values,
     infer_field,
     named_rows,
+    no_rows,
     read_keys,
 )
 from embstore._engine.write.plans import AppendResult, IfExists, name_fields, pick, plan_append
@@ -61,13 +62,13 @@ class RowWriter:
     def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
         """Add one row: a `value` of the shape of the field, or a mapping of field names to values."""
         one = {name: [row] for name, row in named_rows(value).items()}
-        self.add_many(
+        self.append(
             [key],
             one,
             columns={name: [v] for name, v in mapping_of("columns", columns, "column names to values").items()},
         )
 
-    def add_many(self, keys: Iterable[str | Key], values: Any, *, columns: Mapping[str, Any] | None = None) -> None:
+    def append(self, keys: Iterable[str | Key], values: Any, *, columns: Mapping[str, Any] | None = None) -> None:
         """Add several rows at once, as `EmbeddingStore.append` takes them.
 
         Rows are checked and copied here. So refused rows don't block the rows before them, and an encoder may use its
@@ -85,6 +86,8 @@ class RowWriter:
         given = named_rows(values)
         described = named_rows(mapping_of("columns", columns, "column names to values"))
         texts = read_keys(keys).texts
+        if no_rows(texts, given):
+            return
         if self._if_exists == "error" and (twice := [text for text in texts if text in self._keys]):
             raise DuplicateKeysError(twice, path=self._session.path)
         record = self._session.snapshot.record
