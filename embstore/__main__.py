@@ -2,6 +2,16 @@
 
 import sys
 
-from embstore.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command, and return its exit status. Ctrl-C during the imports ends it without a traceback too."""
+    try:
+        from embstore.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

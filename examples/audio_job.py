@@ -4,7 +4,6 @@ The first run encodes. Later runs of the same script find everything stored.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import embstore
@@ -22,7 +21,7 @@ def main() -> None:
 
     encoder = embstore.from_pretrained(arguments.model, duration=arguments.duration)
     source = Folder(arguments.samples, name=arguments.samples.name, pattern=arguments.pattern)
-    result = embstore.embed(source, encoder, arguments.cache, batch_size=8, progress=sys.stderr.isatty())
+    result = embstore.embed(source, encoder, arguments.cache, batch_size=8)
     print(result)
     print(f"in RAM: {result.store.select().to_numpy().shape}")
 

@@ -34,7 +34,7 @@ def main() -> None:
     ]:
         print(f"\n{title}")
         encoder = MiniLM()
-        result = embstore.embed(source, encoder, cache, batch_size=64, progress=sys.stderr.isatty() or None)
+        result = embstore.embed(source, encoder, cache, batch_size=64)
         print(f"  {result.reason}")
         print(
             f"  {result.samples:,} docstrings: {result.hits:,} hits, {result.encoded:,} encoded, {result.seconds:.1f} s"

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(str(error) or type(error).__name__)
         status = status_of(error)
     except (KeyboardInterrupt, click.Abort) as error:
-        _say("; ".join(["interrupted", *map(str, error.args)]))
+        _say(": ".join(["interrupted", *getattr(error, "__notes__", ())]))
         status = INTERRUPTED
     return _flushed(status)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import PATH, command, quiet, shows_progress, to_json
+from embstore.cli.options import PATH, command, quiet, to_json
 from embstore.cli.output import print_answer, print_result
 from embstore.cli.sources import SOURCE, is_part, name_of, names, source_of
 
@@ -87,20 +87,17 @@ def embed(
         raise ValueError(
             "--delete-vanished would delete all rows outside this part of the data set; drop one of the options"
         )
-    try:
-        result = embed(
-            source,
-            encoder,
-            given["cache"],
-            batch_size=batch_size,
-            workers=workers,
-            shard=shard,
-            compare=compare,
-            vanished="delete" if delete_vanished else "ignore" if is_part(given) else "report",
-            progress=shows_progress(quiet),
-        )
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("encoded samples are stored, the same command continues from there") from error
+    result = embed(
+        source,
+        encoder,
+        given["cache"],
+        batch_size=batch_size,
+        workers=workers,
+        shard=shard,
+        compare=compare,
+        vanished="delete" if delete_vanished else "ignore" if is_part(given) else "report",
+        progress=False if quiet else None,
+    )
     return print_result(as_json, result, f"{result.reason}\n{result}")
 
 

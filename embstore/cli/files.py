@@ -18,7 +18,6 @@ from embstore.cli.options import (
     opens_rows,
     pair,
     quiet,
-    shows_progress,
     to_json,
 )
 from embstore.cli.output import print_result, printable
@@ -120,7 +119,7 @@ def import_(
             config=given,
             columns=list(columns) or None,
             casting="same_kind" if cast else "no",
-            progress=shows_progress(quiet),
+            progress=False if quiet else None,
             **options,
         )
     except TypeError as error:

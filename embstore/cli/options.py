@@ -8,15 +8,11 @@ import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-
-from embstore.cli.output import is_terminal
 
 if TYPE_CHECKING:
     from embstore import EmbeddingStore, View
@@ -90,11 +86,6 @@ if_exists = click.option(
     help="Action for keys that are stored already.",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-
-
-def shows_progress(quiet: bool) -> bool:
-    """Return True to show a progress bar: at a terminal, if tqdm is installed."""
-    return not quiet and is_terminal(sys.stderr) and find_spec("tqdm") is not None
 
 
 def _parsed(text: str) -> Any:

@@ -23,7 +23,7 @@ from embstore._engine.format.record import FieldSpec
 from embstore._engine.format.text import plain_text
 from embstore._engine.io.remote import local_path
 from embstore._engine.pickles import PickledByName
-from embstore._engine.progress import Progress, reporting
+from embstore._engine.progress import Progress, check_progress, reporting
 from embstore._engine.write.check_input import Casting
 from embstore._engine.write.plans import IfExists
 from embstore.cache.cache import Cache
@@ -140,7 +140,8 @@ def import_file(
     if_exists : {"error", "skip", "replace"}
         The action for keys that are stored already.
     progress : callable or bool, optional
-        A function of (done, total), or True for a bar.
+        A function of (done, total), True for a bar, or False for none. Default: a bar at a terminal and in Jupyter, if
+        tqdm is installed.
     **options
         Options of a new store, as for `embstore.open`.
 
@@ -175,6 +176,7 @@ def import_file(
     start = time.perf_counter()
     if if_exists not in ("error", "skip", "replace"):
         raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
+    check_progress(progress)
     for name, text in (("field", "" if field is None else field), ("class_name", class_name)):
         if not isinstance(text, str):
             raise TypeError(f"expected {name} to be text, found {text!r:.200}")

@@ -7,6 +7,7 @@ work. Once all rows have gathered, one commit copies them.
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ def check_backfill(store: EmbeddingStore, names: list[str], samples: Samples) ->
 
 def remove_backfill_leftovers(store: EmbeddingStore) -> None:
     """Remove gathered rows of a process that was killed between its commit and their removal."""
-    for path in store.path.parent.glob(f".{store.path.name}.*{BACKFILL}"):
+    for path in gathered_for(store.path):
         try:
             with open_store(path) as rows:
                 done = rows.fields.keys() <= store.fields.keys()
@@ -111,6 +112,11 @@ def remove_backfill_leftovers(store: EmbeddingStore) -> None:
             done = True
         if done:
             remove_tree(path, first=METADATA_NAME)
+
+
+def gathered_for(path: Path) -> list[Path]:
+    """Return the paths of the stores in which rows of new fields gather for the store at `path`."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*{BACKFILL}"))
 
 
 def _added(store: EmbeddingStore, names: list[str]) -> bool:

@@ -19,7 +19,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.keys import hash_file_ids
 from embstore._engine.format.record import STRING
 from embstore._engine.format.source_columns import SOURCE_COLUMNS, UNKNOWN_SOURCE
-from embstore._engine.progress import Progress, reporting
+from embstore._engine.progress import Progress, check_progress, reporting
 from embstore._engine.version import __version__
 from embstore._engine.write.check_input import column_values, read_keys
 from embstore.cache.cache import Cache
@@ -39,6 +39,7 @@ from embstore.pipeline.find_missing import (
     whole_store,
 )
 from embstore.pipeline.freshness import Compare, compare_samples
+from embstore.pipeline.interrupted import noting_rows
 from embstore.pipeline.modality import refuse_other_modality
 from embstore.pipeline.result import EmbedResult
 from embstore.pipeline.run import Run, Samples
@@ -103,7 +104,8 @@ def embed(
         run, and whether it encodes the first batch of a new store twice. So changed code and random values are found,
         which the config does not show. The tolerance is that of `check`. 0 checks nothing.
     progress : callable, bool or None
-        A function of (done, total), or True for a bar.
+        A function of (done, total), True for a bar, or False for none. None shows a bar at a terminal and in Jupyter,
+        if tqdm is installed. Loading the model does not count for the time left.
     columns : callable, optional
         Returns a sample's values of further columns.
 
@@ -126,7 +128,10 @@ def embed(
         The store has a field that the encoder lacks, so new rows would lack it.
     MissingKeysError
         A field is to be added, but samples of stored rows are gone.
+    KeyboardInterrupt
+        After Ctrl-C. A note says how many rows are stored.
     """
+    check_progress(progress)
     if batch_size < 1:
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
     if vanished not in ("report", "delete", "ignore"):
@@ -152,18 +157,26 @@ def embed(
         canaries=canaries,
         began=began,
     )
-    whole: Coverage | None = None
     if shard is not None:
         run = replace(run, path=part_path(run.path, shard), samples=_share(run.samples, shard))
-        whole = whole_store(run)
+    with noting_rows(run.path):
+        return _carried_out(run, vanished, progress, started, shard)
+
+
+def _carried_out(
+    run: Run, vanished: Vanished, progress: Progress, started: float, shard: tuple[int, int] | None
+) -> EmbedResult:
+    """Compare, encode, and return the result."""
+    own, name = run.encoder, run.config["dataset"]
+    whole = None if shard is None else whole_store(run)
     refuse_other_modality(run.samples, own.modality)
     status = compare_with_store(run, whole=whole, gone=shard is None and vanished != "ignore")
-    logger.info("%s: %s", source.name, status.reason)
+    logger.info("%s: %s", name, status.reason)
     refuse_another_dataset(run, status, delete=vanished == "delete")
     if status.found.touched:
         stamp_anew(run, status.found.touched)
-    unproven = bool(canaries) and own.in_memory and not status.made and not status.found.stored
-    job = Job(run=run, encoder=own, batch_size=batch_size, unproven=unproven)
+    unproven = bool(run.canaries) and own.in_memory and not status.made and not status.found.stored
+    job = Job(run=run, encoder=own, batch_size=run.batch_size, unproven=unproven)
     job.failures |= {key: Failure(key, run.samples[key].where, e.reason) for key, e in status.found.unreadable.items()}
     added: tuple[str, ...] = ()
     if status.work or (status.gone and vanished == "delete"):
@@ -172,14 +185,14 @@ def embed(
                 _delete(store, status.gone, "is gone")
             total = len(status.wanted) + (len(store) if status.new_fields else 0)
             hits = len(run.samples) - len(status.wanted)
-            with reporting(progress, total, source.name, hits=hits) as advance:
+            with reporting(progress, total, name, hits=hits) as advance:
                 job.advance = advance
-                added = _carry_out(store, status, job)
+                added = _encode(store, status, job)
             _delete_outdated(store, status, job)
     return _finished(status, job, added, started, shard)
 
 
-def _carry_out(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[str, ...]:
+def _encode(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[str, ...]:
     """Encode the wanted samples and fields, and return the added fields."""
     encoder, samples = job.run.encoder, job.run.samples
     added: tuple[str, ...] = ()

@@ -9,12 +9,13 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.format.source_columns import DIGEST_COLUMN
+from embstore._engine.progress import Advance
 from embstore._engine.write.check_input import Casting, named_rows
 from embstore._engine.write.row_writer import RowWriter
 from embstore.cache.claims import Claims, hashes_of
@@ -64,7 +65,7 @@ class Job:
     run: Run
     encoder: BaseEncoder
     batch_size: int
-    advance: Callable[[int], None] = lambda count: None
+    advance: Advance = lambda count, loading=False: None
     casting: Casting = "no"
     unproven: bool = False
     encoded: int = 0
@@ -201,9 +202,10 @@ class Job:
                     self._failed(Failure(done.key, done.sample.where, reason))
             self._write(writer, part, values, [i for i in places if part[i].key not in bad])
             return
+        first = not self.encoded  # its time includes that of loading the model
         self.encoded += len(chosen)
         self.done |= {done.key for done in chosen}
-        self.advance(len(chosen))
+        self.advance(len(chosen), loading=first)
 
     def _columns(self, part: Sequence[Decoded]) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {

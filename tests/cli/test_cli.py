@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import embstore
+import embstore.__main__
 import embstore.encoders
 from embstore import FieldSpec, errors
 from embstore.cli import main
@@ -203,19 +204,12 @@ def test_batches(sounds, call, models):
 
 @pytest.mark.parametrize("tty", [True, False])
 @pytest.mark.parametrize("quiet", ["-q", "--quiet", None])
-def test_a_bar_for_people_alone(sounds, call, monkeypatch, tty, quiet):
+def test_a_bar_for_people_alone(sounds, words, capsys, monkeypatch, tty, quiet):
     pytest.importorskip("tqdm")
-    asked = {}
-    own = embstore.pipeline.embed.embed
-
-    def embed(*arguments, **options):
-        asked.update(options)
-        return own(*arguments, **{**options, "progress": None})
-
-    monkeypatch.setattr(embstore, "embed", embed)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
-    call("embed", sounds, *([quiet] if quiet else []))
-    assert asked["progress"] is (tty and quiet is None)
+    assert main([str(word) for word in words("embed", sounds, *([quiet] if quiet else []))]) == DONE
+    assert ("4/4" in (err := capsys.readouterr().err)) is (tty and quiet is None)
+    assert "4/4" in err or err == ""
 
 
 def test_a_field_more(tmp_path, sounds, call):
@@ -560,7 +554,7 @@ def test_interrupted(tmp_path, sounds, call, fails, models):
 
     models.during = interrupt
     said = fails(INTERRUPTED, "embed", sounds, "--batch-size", "1", "--workers", "1")
-    assert "the same command continues from there" in said
+    assert said == "embstore: interrupted: 1 row is stored; run it again to go on"
     assert len(stored(tmp_path)) == 1
     models.during = lambda items: None
     models.encoded.clear()
@@ -572,6 +566,12 @@ def test_interrupted_where_nothing_goes_on(sounds, call, fails, models):
     call("embed", sounds)
     models.during = failing(KeyboardInterrupt)
     assert fails(INTERRUPTED, "check", sounds) == "embstore: interrupted"
+
+
+def test_interrupted_while_modules_are_imported(monkeypatch, capsys):
+    monkeypatch.setattr("embstore.cli.main", lambda: failing(KeyboardInterrupt)(None))
+    assert embstore.__main__.main() == INTERRUPTED
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -722,7 +722,7 @@ def test_a_process_that_is_interrupted(sounds, words, tmp_path):
     assert process.returncode == INTERRUPTED
     assert out == ""
     assert len(err.splitlines()) == 1
-    assert err.startswith("embstore: interrupted; encoded samples are stored")
+    assert err == "embstore: interrupted: 1 row is stored; run it again to go on\n"
     assert len(stored(tmp_path)) == 1
 
 

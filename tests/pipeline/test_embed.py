@@ -449,8 +449,17 @@ def test_interrupted_from_the_keyboard(cache, log, rng):
     """SIGINT at a random moment: all that was encoded is committed, but for the batch at hand."""
     contents, stored = numbers(0, 2000), 0
     encoder = Numbers(log, during=lambda items: time.sleep(0.005))
+    notes = log.with_name("notes")
+
+    def work():
+        try:
+            embstore.embed(Source(contents), encoder, cache, batch_size=BATCH, interval=1000)
+        except KeyboardInterrupt as error:
+            notes.write_text("\n".join(error.__notes__))
+            raise
+
     for _ in range(4):
-        child = start(lambda: embstore.embed(Source(contents), encoder, cache, batch_size=BATCH, interval=1000))
+        child = start(work)
         enough = rng.integers(1, 200)
         until(lambda enough=enough: lines_in(log) >= enough)
         time.sleep(rng.uniform(0, 0.005))
@@ -459,6 +468,7 @@ def test_interrupted_from_the_keyboard(cache, log, rng):
         made = len(encoded(log))
         stored, before = cache.entries()[0].rows, stored
         assert made - BATCH <= stored - before <= made
+        assert notes.read_text() == f"{stored:,} rows are stored; run it again to go on"
     embstore.embed(Source(contents), Numbers(log), cache)
     check(cache.entries()[0].path, contents)
 

@@ -1,13 +1,20 @@
 """The embedding loop: nothing is encoded twice, nothing stale is served, and a kill costs little."""
 
+import contextlib
+import itertools
+import re
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
 import embstore
 from embstore import errors
+from embstore._engine.progress import reporting
+from embstore.sources import Items
+from tests._helpers.caches import encoder
 
 DIM = 4
 
@@ -266,13 +273,81 @@ def test_a_bar(cache, capfd):
     assert said.out == ""
 
 
-def test_a_bar_without_tqdm(cache, monkeypatch):
+def test_a_bar_without_tqdm(cache, monkeypatch, capsys):
     for name in ("tqdm", "tqdm.auto"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with pytest.raises(ImportError, match="pip install tqdm"):
         embstore.embed(Source(numbers(0, 4)), encoder := Encoder(), cache, progress=True)
     assert encoder.batches == []
     assert embstore.embed(Source(numbers(0, 4)), encoder, cache).encoded == 4
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("where", ["terminal", "jupyter", "neither"])
+@pytest.mark.parametrize("progress", [None, False])
+def test_a_bar_where_people_see_it(cache, monkeypatch, capsys, where, progress):
+    pytest.importorskip("tqdm")
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}} if where == "jupyter" else {})
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: where == "terminal")
+    for shown in (where != "neither" and progress is None, False):  # nothing is left for the second run
+        embstore.embed(Source(numbers(0, 10)), Encoder(), cache, progress=progress)
+        assert ("10/10" in (said := capsys.readouterr()).err) is shown
+        assert said.out == ""
+        assert shown or said.err == ""
+
+
+@pytest.mark.parametrize("progress", ["bar", 1, []], ids=repr)
+def test_progress_of_another_kind(cache, progress):
+    with pytest.raises(TypeError, match=re.escape(f"found {progress!r}")):
+        embstore.embed(Source(numbers(0, 4)), Encoder(), cache, progress=progress)
+    assert not cache.path.exists()
+
+
+def test_loading_is_not_part_of_the_estimate(cache, monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+    clock = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    with reporting(True, 90, "rows", hits=10) as advance:
+        for seconds, count, loading in [(60, 10, True), (1, 10, False), (1, 10, False)]:
+            clock[0] += seconds
+            advance(count, loading=loading)
+    assert "40/100 [00:02<00:06, 10.00row/s" in capsys.readouterr().err.splitlines()[-1].rpartition("\r")[2]
+
+    told = []
+
+    @contextlib.contextmanager
+    def recorded(*_, **__):
+        yield lambda count, loading=False: told.append((count, loading))
+
+    monkeypatch.setattr("embstore.pipeline.embed.reporting", recorded)
+    embstore.embed(Source({**numbers(0, 7), "bad:c": None}), Encoder(), cache, batch_size=4, workers=1)
+    assert sorted(told) == [(1, False), (3, False), (4, True)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (("mean",), "4 rows are stored; run it again to go on"),
+        (("mean", "more"), "10 rows are stored, and 4 with the new fields; run it again to go on"),
+    ],
+    ids=["rows", "a field"],
+)
+def test_an_interrupted_run_says_how_much_is_stored(cache, fields, said):
+    calls = itertools.count()
+
+    def interrupt(items):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    source = Items({f"{i}:c": "x" * i for i in range(1, 11)}, name="d")
+    if len(fields) > 1:
+        embstore.embed(source, encoder(), cache)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        embstore.embed(source, encoder(interrupt, fields), cache, batch_size=2, interval=1000, canaries=0)
+    assert caught.value.__notes__ == [said]
+    assert embstore.embed(source, encoder(fields=fields), cache).encoded == 6
 
 
 # -- what goes wrong --------------------------------------------------------------------------
