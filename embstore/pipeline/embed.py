@@ -23,7 +23,6 @@ from embstore._engine.progress import Progress, check_progress, reporting
 from embstore._engine.version import __version__
 from embstore._engine.write.check_input import column_values, read_keys
 from embstore.cache.cache import Cache
-from embstore.cache.coverage import Coverage
 from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedError, StoreExistsError, UnknownFieldError
