@@ -36,13 +36,14 @@ _SHADE: Final = "shade of a point"  # a column of the page's frame (no column of
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Scene:
-    """The content of a plot: rows, their points ``(n, 2) float32``, and the titles of the plot and both axes."""
+    """The content of a plot: rows, their points ``(n, 2) float32``, titles, and the columns under the pointer."""
 
     vectors: Vectors
     points: NDArray[np.float32]
     title: str
     axes: Sequence[str]
     shades: Shades | None
+    columns: Sequence[str]
 
 
 def plot_vectors(
@@ -50,6 +51,7 @@ def plot_vectors(
     file: Path | None,
     *,
     color: str | None,
+    columns: Sequence[str],
     method: Method,
     max_points: int,
     rng: np.random.Generator,
@@ -63,7 +65,7 @@ def plot_vectors(
     total = len(vectors)
     if total > max_points:
         vectors = replace(vectors, rows=vectors.rows[np.sort(rng.choice(total, size=max_points, replace=False))])
-    scene = _scene(vectors, total, color, method, rng)
+    scene = _scene(vectors, total, color, columns, method, rng)
     if file is None:
         return _figure(scene)
     with replacing(file) as partial:
@@ -76,7 +78,9 @@ def plot_vectors(
     return file
 
 
-def _scene(vectors: Vectors, total: int, color: str | None, method: Method, rng: np.random.Generator) -> _Scene:
+def _scene(
+    vectors: Vectors, total: int, color: str | None, columns: Sequence[str], method: Method, rng: np.random.Generator
+) -> _Scene:
     count = len(vectors)
     shown = f"{total:,} rows" if count == total else f"{count:,} of {total:,} rows, drawn at random"
     projection = project_vectors(vectors, method, 2, rng)
@@ -90,13 +94,14 @@ def _scene(vectors: Vectors, total: int, color: str | None, method: Method, rng:
         title=_cut(f"{vectors.snapshot.folder.path.name}, {vectors.field}: {shown}"),
         axes=axes,
         shades=None if color is None else shades_of(vectors, color),
+        columns=columns,
     )
 
 
 def _figure(scene: _Scene) -> Any:
     """Draw with plotly express, with keys and columns under the pointer."""
     express = imported("plotly.express", "analysis", "for a page")
-    frame = as_frame(scene.vectors.snapshot, scene.vectors.rows).reset_index()
+    frame = as_frame(scene.vectors.snapshot, scene.vectors.rows, columns=scene.columns).reset_index()
     notes = [name for name in frame.columns if name != "file_id"]  # the key first
     frame = frame[notes].map(_escaped)  # numbers as well: JavaScript rounds an int64
     frame[scene.axes[0]], frame[scene.axes[1]] = scene.points.T

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import xarray as xr
@@ -112,7 +112,13 @@ def _dtype(spec: FieldSpec) -> np.dtype[Any]:
     return np.dtype(np.float32 if spec.dtype == BFLOAT16 else spec.dtype)
 
 
-def as_dataset(snapshot: Callable[[], Snapshot], rows: Rows, fields: Sequence[str]) -> xr.Dataset:
+def as_dataset(
+    snapshot: Callable[[], Snapshot],
+    rows: Rows,
+    fields: Sequence[str],
+    columns: Sequence[str],
+    index: Literal["key", "file_id"] | None = None,
+) -> xr.Dataset:
     """Return rows as a Dataset. See `View.to_xarray`.
 
     Parameters
@@ -120,7 +126,9 @@ def as_dataset(snapshot: Callable[[], Snapshot], rows: Rows, fields: Sequence[st
     snapshot : callable
         `View.snapshot`. It is called again at each read.
     rows : ndarray, (n,) int64
-    fields : sequence of str
+    fields, columns : sequence of str
+    index : {"key", "file_id"}, optional
+        The labels of the dimension ``sample``, which are read at once.
 
     Raises
     ------
@@ -137,8 +145,8 @@ def as_dataset(snapshot: Callable[[], Snapshot], rows: Rows, fields: Sequence[st
         "file_id": variable((), partial(_read_texts, "file_ids_of"), (), object),
         "class_name": variable((), partial(_read_texts, "class_names_of"), (), object),
     }
-    for name, column in record.columns.items():
-        dtype = object if column.dtype == STRING else column.dtype
+    for name in columns:
+        dtype = object if (dtype := record.columns[name].dtype) == STRING else dtype
         coords[name] = variable((), partial(_read_column, name), (), dtype)
     data: dict[str, Any] = {}
     for name in fields:
@@ -156,4 +164,5 @@ def as_dataset(snapshot: Callable[[], Snapshot], rows: Rows, fields: Sequence[st
     used = {dim for value in data.values() for dim in value.dims}
     for clash in used & {*coords, *data}:
         raise ValueError(f"{clash!r} is both a dimension and a field or column: xarray can't tell them apart")
-    return xr.Dataset(data, coords, {"store": str(snapshot().folder.path), "fingerprint": record.fingerprint})
+    dataset = xr.Dataset(data, coords, {"store": str(snapshot().folder.path), "fingerprint": record.fingerprint})
+    return dataset if index is None else dataset.assign_coords(sample=dataset[index].values)

@@ -306,10 +306,13 @@ class View(RowTables):
 
     store: EmbeddingStore
 
-    def __getitem__(self, places: slice | Sequence[int] | NDArray[Any]) -> View:
+    def __getitem__(self, places: slice | Sequence[int] | NDArray[Any] | tuple[Any, Any]) -> View:
         """Return the view of some places of this view: a slice, a list of places or a mask ``(len(view),) bool``."""
-        refuse_hidden("places", places)
-        found = places if isinstance(places, slice) else np.asarray(places)
+        given: Any = places
+        if isinstance(given, tuple) and len(given) == 2 and given[1] is Ellipsis:  # scikit-learn's form
+            given = given[0]
+        refuse_hidden("places", given)
+        found = given if isinstance(given, slice) else np.asarray(given)
         if not isinstance(found, slice) and (found.ndim != 1 or (found.dtype.kind not in "biu" and len(found))):
             raise TypeError(
                 f"expected a slice, a list of places or a mask, found {places!r:.200}; for one row "

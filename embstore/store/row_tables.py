@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.arguments import text_list
+from embstore._engine.format.arguments import check_choice, text_list
+from embstore._engine.format.source_columns import SOURCE_COLUMNS
 from embstore._engine.io.remote import local_path
 from embstore._engine.lazy import imported
 from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
+from embstore.errors import UnknownColumnError
 from embstore.store.selected_rows import SelectedRows
 
 if TYPE_CHECKING:
@@ -30,7 +32,11 @@ class RowTables(SelectedRows):
     __slots__ = ()
 
     def to_pandas(
-        self, fields: Sequence[str] | str | None = None, *, index: Literal["key", "file_id"] = "key"
+        self,
+        fields: Sequence[str] | str | None = None,
+        *,
+        index: Literal["key", "file_id"] = "key",
+        columns: Sequence[str] | str | None = None,
     ) -> pd.DataFrame:
         """Return keys, file_ids, classes and columns as a DataFrame.
 
@@ -40,36 +46,51 @@ class RowTables(SelectedRows):
             Fields to add, one array in each cell. By default no vectors are read.
         index : {"key", "file_id"}
             ``view.to_pandas(index="file_id").join(metadata)`` joins a table that has one row for each file.
+        columns : sequence of str, optional
+            Default: all but those in which `embed` notes the content of rows (``source_digest`` and others).
 
         Raises
         ------
-        UnknownFieldError, StoreChangedError, MissingLibraryError
+        UnknownFieldError, UnknownColumnError, StoreChangedError, MissingLibraryError
         """
         from embstore._outputs.pandas_parquet import as_frame
 
         return as_frame(
-            self.snapshot(), self.rows, fields=self._field_names([] if fields is None else fields), index=index
+            self.snapshot(),
+            self.rows,
+            columns=self._column_names(columns),
+            fields=self._field_names([] if fields is None else fields),
+            index=index,
         )
 
-    def to_xarray(self, fields: Sequence[str] | str | None = None) -> xr.Dataset:
+    def to_xarray(
+        self,
+        fields: Sequence[str] | str | None = None,
+        *,
+        index: Literal["key", "file_id"] | None = None,
+        columns: Sequence[str] | str | None = None,
+    ) -> xr.Dataset:
         """Return a Dataset that reads values only when they are used.
 
         Parameters
         ----------
         fields : sequence of str, optional
             Default: all fields.
+        index : {"key", "file_id"}, optional
+            Labels of the dimension ``sample``, for ``dataset.sel(sample="dog/1:dog")``. They are read at once.
+        columns : sequence of str, optional
+            As for `to_pandas`.
 
         Returns
         -------
         Dataset
             One variable ``(sample, *dims)`` for each field. key, file_id, class_name and the columns are coordinates
             along ``sample``. bfloat16 is converted to float32. A ragged field is padded with zeros to the longest row
-            of the view, ``(sample, <field>_token, *dims)``, and has the coordinate ``<field>_length``. To select by
-            key, use ``.set_xindex("key").sel(key=…)``, which reads the keys.
+            of the view, ``(sample, <field>_token, *dims)``, and has the coordinate ``<field>_length``.
 
         Raises
         ------
-        UnknownFieldError, MissingLibraryError
+        UnknownFieldError, UnknownColumnError, MissingLibraryError
         ValueError
             Two variables have one name, or a variable is named like a dimension. Leave that field out.
         """
@@ -77,13 +98,15 @@ class RowTables(SelectedRows):
         from embstore._outputs.xarray_dataset import as_dataset
 
         names = list(self.store.fields) if fields is None else self._field_names(fields)
-        return as_dataset(self.snapshot, self.rows, names)
+        check_choice("index", index, ("key", "file_id", None))
+        return as_dataset(self.snapshot, self.rows, names, self._column_names(columns), index)
 
     def to_parquet(
         self,
         file: str | PathLike[str],
         *,
         field: str | None = None,
+        columns: Sequence[str] | str | None = None,
         projection: Method | NDArray[np.floating[Any]] | None = None,
         rng: Rng | None = None,
     ) -> Path:
@@ -97,6 +120,8 @@ class RowTables(SelectedRows):
             An existing file is replaced.
         field : str, optional
             Becomes the column ``vector``: each row flattened, as a list of float32.
+        columns : sequence of str, optional
+            As for `to_pandas`.
         projection : {"pca", "umap"} or ndarray, (len(view), 2), optional
             Becomes the columns ``x`` and ``y``.
         rng : int or numpy.random.Generator, optional
@@ -109,7 +134,7 @@ class RowTables(SelectedRows):
 
         Raises
         ------
-        ShapeError, NameRefusedError, MissingLibraryError, ReadOnlyError
+        ShapeError, UnknownColumnError, NameRefusedError, MissingLibraryError, ReadOnlyError
         """
         from embstore._outputs.pandas_parquet import write_parquet
         from embstore._outputs.projection import project_vectors
@@ -117,7 +142,8 @@ class RowTables(SelectedRows):
         path, vectors = local_path(file), self.vectors(field)
         if isinstance(projection, str):
             projection = project_vectors(vectors, projection, 2, generator_of(0 if rng is None else rng)).points
-        write_parquet(path, vectors, None if projection is None else np.asarray(projection, dtype=np.float32))
+        points = None if projection is None else np.asarray(projection, dtype=np.float32)
+        write_parquet(path, vectors, self._column_names(columns), points)
         return path
 
     def plot(
@@ -126,6 +152,7 @@ class RowTables(SelectedRows):
         *,
         field: str | None = None,
         color: str | None = "class_name",
+        columns: Sequence[str] | str | None = None,
         method: Method = "pca",
         max_points: int = 100_000,
         rng: Rng | None = None,
@@ -140,6 +167,8 @@ class RowTables(SelectedRows):
         field : str, optional
         color : str, optional
             ``"class_name"``, a column, or None.
+        columns : sequence of str, optional
+            Columns under the pointer. Default: as for `to_pandas`.
         method : {"pca", "umap"}
         max_points : int
             Of a larger view so many random rows are drawn, and the title says so.
@@ -163,6 +192,7 @@ class RowTables(SelectedRows):
             self.vectors(field),
             None if file is None else local_path(file),
             color=color,
+            columns=self._column_names(columns),
             method=method,
             max_points=max_points,
             rng=generator_of(0 if rng is None else rng),
@@ -205,3 +235,32 @@ class RowTables(SelectedRows):
 
     def _field_names(self, fields: Sequence[str] | str) -> list[str]:
         return [self.store.field_name(name) for name in text_list("fields", fields)]
+
+    def _column_names(self, columns: Sequence[str] | str | None) -> list[str]:
+        """Return the given columns, or by default all that `embed` does not keep for itself."""
+        known = self.snapshot().record.columns
+        if columns is None:
+            return [name for name in known if name not in SOURCE_COLUMNS]
+        names = text_list("columns", columns)
+        for name in names:
+            if name not in known:
+                raise UnknownColumnError(name, known, path=self.store.path)
+        return names
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Return the rows as an Arrow stream (the PyCapsule interface of Arrow): ``polars.DataFrame(view)``.
+
+        The stream has keys, file_ids, classes, the columns that `to_pandas` has, and all fields that are not ragged, as
+        ``fixed_shape_tensor``. Neighbouring rows of mapped fields are not copied. bfloat16 and float16 are converted to
+        float32, and copied. Batches are read when the consumer asks for them. An error of a later batch reaches
+        it as an error of its own, with the same text.
+
+        Raises
+        ------
+        StoreChangedError, MissingLibraryError
+        """
+        from embstore._outputs.arrow import record_batches
+
+        fields = [name for name, spec in self.snapshot().record.fields.items() if not spec.ragged]
+        reader = record_batches(self.snapshot, self.rows, fields, self._column_names(None))
+        return reader.__arrow_c_stream__(requested_schema)

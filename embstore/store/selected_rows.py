@@ -165,6 +165,56 @@ class SelectedRows:
             raise ShapeError(self.store.field_name(field), expected="a ragged field", found="rows of one shape")
         return values
 
+    def _plain_field(self) -> str:
+        name = self.store.field_name()
+        if self.store.fields[name].ragged:
+            raise ShapeError(name, expected="rows of one shape", found="a ragged field: use view.to_ragged()")
+        return name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array that ``numpy.asarray(view)`` returns: ``(len(view), *shape)``.
+
+        Raises
+        ------
+        ShapeError
+            The field is ragged.
+        """
+        return (len(self), *self.store.fields[self._plain_field()].shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """Return the values of `to_numpy` for ``numpy.asarray(view)`` and functions that take arrays.
+
+        Raises
+        ------
+        ShapeError
+            The field is ragged. `to_ragged` and `to_numpy` return its rows.
+        ValueError
+            `copy` is False: the rows are always copied.
+        """
+        if copy is False:
+            raise ValueError("the rows of a view are always copied: pass copy=None, or use store.array()")
+        values: np.ndarray[Any, Any] = self.to_numpy(self._plain_field())
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """Return the values of `to_numpy` as a DLPack capsule, for ``torch.as_tensor(view)`` and others.
+
+        Raises
+        ------
+        ShapeError
+            The field is ragged.
+        BufferError
+            `copy` is False: the rows are always copied.
+        """
+        if options.pop("copy", None) is False:
+            raise BufferError("the rows of a view are always copied: pass copy=None, or use store.tensor()")
+        return self.__array__().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return the CPU as a DLPack device."""
+        return (1, 0)
+
     def to_torch(self, field: str | None = None, *, device: Any = None, dtype: torch.dtype | None = None) -> Any:
         """Copy the rows to a new tensor ``(len(view), *shape)``. Rows of a ragged field become `Padded` tensors.
 

@@ -243,6 +243,33 @@ def pandas(case):
     same_rows(np.stack(frame["x"]) if not case.spec.ragged else list(frame["x"]), case.rows(LIVE), case.spec)
 
 
+def asarray(case):
+    chosen = case.open().select()
+    if case.spec.ragged:
+        with pytest.raises(errors.ShapeError, match="to_ragged"):
+            np.asarray(chosen)
+        return
+    same_rows(np.asarray(chosen), case.rows(LIVE), case.spec)
+    assert chosen.shape == case.rows(LIVE).shape
+
+
+def arrow(case):
+    """Whole batches, one of them without deleted rows and so without a copy."""
+    pa = pytest.importorskip("pyarrow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("embstore._outputs.arrow.GROUP_ROWS", 120)
+        table = pa.table(case.open().select())
+    assert table["key"].to_pylist() == [key(i) for i in LIVE]
+    assert table["n"].to_pylist() == [3 * i for i in LIVE]
+    assert table["split"].to_pylist() == columns_of(LIVE)["split"]
+    if case.spec.ragged:
+        assert "x" not in table.column_names
+        return
+    found = np.concatenate([chunk.to_numpy_ndarray() for chunk in table["x"].chunks])
+    same_rows(found, case.rows(LIVE).astype(found.dtype), case.spec)
+    assert found.dtype == (case.rows(LIVE).dtype if case.kind != "float16" else np.float32)
+
+
 def xarray(case):
     pytest.importorskip("xarray")
     data = case.open().select().to_xarray()
@@ -316,6 +343,8 @@ READS = [
     classes,
     loader,
     pandas,
+    asarray,
+    arrow,
     xarray,
     parquet,
     nearest,
@@ -511,7 +540,7 @@ def key_130(case):
 
 CHECKED = [key_130, *READS]
 """Ways that check the chunks that they read under `check="touched"` and `check="all"`."""
-FLAT = (parquet, nearest, analysis)  # these refuse a ragged field
+FLAT = (asarray, arrow, parquet, nearest, analysis)  # these refuse or leave out a ragged field
 
 
 @functools.cache
@@ -524,8 +553,9 @@ def flipped_once(kind, folder):
 def test_a_flipped_bit_is_found_where_chunks_are_checked(kind, way, tmp_path, folder):
     if (kind == "ragged" and way in FLAT) or (kind == "bfloat16" and way is array):
         pytest.skip("it refuses such a field")
+    error = OSError if way is arrow else errors.CorruptStoreError  # Arrow's C interface passes on a code and a text
     for case in each(kind, flipped_once(kind, folder), tmp_path, folder, CHECKS[1:]):
-        with pytest.raises(errors.CorruptStoreError):
+        with pytest.raises(error, match=r"embstore\.verify"):
             way(case)
 
 

@@ -207,7 +207,7 @@ def test_names_that_xarray_takes_for_others(path):
 
 
 def test_a_parquet_file_holds_keys_columns_and_vectors(several, tmp_path, monkeypatch):
-    monkeypatch.setattr("embstore._outputs.pandas_parquet._GROUP_ROWS", 8)
+    monkeypatch.setattr("embstore._outputs.pandas_parquet.GROUP_ROWS", 8)
     store, keys, values = several
     view = store.select()
     points = np.arange(38, dtype=np.float32).reshape(19, 2)
@@ -246,7 +246,7 @@ def test_a_parquet_file_is_whole_or_not_there(make, tmp_path, monkeypatch):
     store, keys, _ = make()
     target = tmp_path / "a.parquet"
     target.write_text("what was there")
-    monkeypatch.setattr("embstore._outputs.pandas_parquet._GROUP_ROWS", 100)
+    monkeypatch.setattr("embstore._outputs.pandas_parquet.GROUP_ROWS", 100)
     own, calls = type(store.snapshot).keys_of, []
 
     def broken(snapshot, name, rows):
@@ -255,7 +255,7 @@ def test_a_parquet_file_is_whole_or_not_there(make, tmp_path, monkeypatch):
             raise OSError("gone")
         return own(snapshot, rows)
 
-    monkeypatch.setattr("embstore._outputs.pandas_parquet.column_of", broken)
+    monkeypatch.setattr("embstore._outputs.arrow.column_of", broken)
     with pytest.raises(OSError, match="gone"):
         store.select().to_parquet(target)
     assert target.read_text() == "what was there"
