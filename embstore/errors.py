@@ -23,6 +23,7 @@
     |   |-- AlignmentError (ValueError)         views that can't be joined row by row
     |   |-- TooManyPairsError (ValueError)      more near duplicates than anyone reads
     |   |-- UnknownFormatError (ValueError)     a file in a format that is not imported or exported
+    |   |-- LayoutError (ValueError)            rows that one array a key can't hold
     |   `-- DeadRowsError (ValueError)          a whole column that has deleted rows
     |-- it is not there: look elsewhere, or make it
     |   |-- MissingKeysError (KeyError)
@@ -792,6 +793,15 @@ class MissingLibraryError(EmbstoreError, ImportError):
     extra: str
     purpose: str
     template = "{library} is needed {purpose}: pip install 'embstore[{extra}]'"
+
+
+class LayoutError(EmbstoreError, ValueError):
+    """Rows that a layout of exports can't hold. Attributes: `path`, `layout`, `reason`."""
+
+    path: PurePath
+    layout: str
+    reason: str
+    template = "{path}: can't be written with layout={layout!r}: {reason}"
 
 
 class FileFormatError(EmbstoreError, ValueError):

@@ -132,6 +132,11 @@ ERRORS = [
         {"path": WHERE, "found": ".doc", "known": ("npz",)},
     ),
     (
+        errors.LayoutError(WHERE, "per-key", "no"),
+        ValueError,
+        {"path": WHERE, "layout": "per-key", "reason": "no"},
+    ),
+    (
         errors.MissingLibraryError("h5py", "exchange", "to read it"),
         ImportError,
         {"library": "h5py", "extra": "exchange"},

@@ -134,11 +134,25 @@ def import_(
 @click.argument("file", type=OUTPUT)
 @click.option("--field", "fields", multiple=True, metavar="NAME", help="Only this one. May be repeated.")
 @_format
-def export(view: View, file: Path, fields: list[str], format: str | None) -> None:
+@click.option(
+    "--layout",
+    type=click.Choice(["columns", "per-key"]),
+    default="columns",
+    show_default=True,
+    help="per-key: each row as an array named after its key.",
+)
+@click.option(
+    "--keys",
+    type=click.Choice(["file_id:class", "file_id"]),
+    default="file_id:class",
+    show_default=True,
+    help="Names of these arrays.",
+)
+def export(view: View, file: Path, fields: list[str], **options: Any) -> None:
     """Write rows of a store to a .pt, .npz, .h5, .safetensors or .parquet FILE, with config and columns."""
     from embstore.exchange import export_file
 
-    export_file(view, file, format=format, fields=list(fields) or None)
+    export_file(view, file, fields=list(fields) or None, **options)
     print(printable(f"{file}: {len(view):,} rows"))
 
 

@@ -100,10 +100,26 @@ class File(ArrayFile):
 def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file."""
     h5py = _h5py()
+    _check_names(rows)
     with h5py.File(path, "w-") as file:
         for member in rows.members(lambda texts: None if texts.has_nul else h5py.string_dtype("utf-8")):
-            _write(file, member)
+            if rows.names is None:
+                _write(file, member)
+            else:
+                file.create_dataset(member.name, data=next(member.blocks), track_times=False)
         file.attrs[ENTRY] = rows.metadata.to_json()
+
+
+def _check_names(rows: Outgoing) -> None:
+    """Raise LayoutError for names of arrays that HDF5 reads as paths to other places."""
+    names = set(rows.names or ())
+    for name in rows.names or ():
+        folders = name.split("/")
+        if not {"", "."}.isdisjoint(folders):
+            raise rows.refused(f"HDF5 reads {name!r} as another name; export to .npz or .safetensors")
+        for depth in range(1, len(folders)):
+            if (group := "/".join(folders[:depth])) in names:
+                raise rows.refused(f"HDF5 can't have {group!r} beside {name!r}; export to .npz or .safetensors")
 
 
 def _write(file: Any, member: Member) -> None:

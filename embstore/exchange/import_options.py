@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import check_name
 from embstore._engine.write.check_input import Casting
 from embstore.errors import UnknownColumnError, UnknownFieldError
-
-KeyOrder = Literal["file_id:class", "class:file_id", "class:file_name", "file_id"]
-"""Order of file_id and class in names. The suffix of a file_name is not part of the file_id."""
+from embstore.exchange.store_metadata import KeyOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

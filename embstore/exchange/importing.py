@@ -30,8 +30,9 @@ from embstore.cache.cache import Cache
 from embstore.errors import ConfigMismatchError, DtypeError, ShapeError
 from embstore.exchange.bulk_append import BulkAppend
 from embstore.exchange.file_contents import ArrayFile, Unreadable, format_of, module_of
-from embstore.exchange.import_options import ImportOptions, KeyOrder
+from embstore.exchange.import_options import ImportOptions
 from embstore.exchange.interpret import table_of
+from embstore.exchange.store_metadata import KeyOrder
 from embstore.exchange.table import Table
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store

@@ -15,8 +15,8 @@ from embstore._engine.format.record import COLUMN_DTYPES, FIELD_DTYPES, STRING, 
 from embstore.errors import FileFormatError, NameRefusedError
 from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable, is_text
 from embstore.exchange.import_options import ImportOptions, chosen_columns, chosen_fields
-from embstore.exchange.memory_file import EMBEDDING, KEYS, LABELS, NAMES, Unread
-from embstore.exchange.pt_entries import entries_file
+from embstore.exchange.memory_file import EMBEDDING, KEYS, LABELS, NAMES, MemoryFile, Unread
+from embstore.exchange.pt_entries import entries_file, exported_entries
 from embstore.exchange.table import Table
 
 _SHOWN: Final = 20
@@ -34,6 +34,12 @@ def table_of(file: ArrayFile, options: ImportOptions) -> Table:
     """
     file.check_size()
     stated = file.metadata
+    if stated is not None and stated.per_key and not isinstance(file, MemoryFile):
+        ((field, _),) = stated.fields.items()
+        entries = {name: {field: _unread(file, name, found)} for name, found in file.arrays.items()}
+        made = exported_entries(file.path, entries, stated, options)
+        made.left_out += file.left_out
+        return table_of(made, options)
     if stated is not None:
         for name in list(file.arrays):
             file.join_offsets(name)
@@ -42,7 +48,7 @@ def table_of(file: ArrayFile, options: ImportOptions) -> Table:
             raise file.wrong(f"its metadata states an array {names!r}, which is missing")
         labels: str | None = LABELS
         fields, columns = stated.fields, stated.columns
-        options = replace(options, keys="file_id:class" if names == NAMES else "file_id")
+        options = replace(options, keys=stated.per_key or ("file_id:class" if names == NAMES else "file_id"))
     else:
         found = next((name for name in KEYS if name in file.arrays and _can_name(file.arrays[name])), None)
         if found is None:

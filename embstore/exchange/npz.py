@@ -154,11 +154,15 @@ class File(ArrayFile):
 
 
 def write(path: Path, rows: Outgoing) -> None:
-    """Write rows to a new file. Each array is an uncompressed member, which other programs can map."""
+    """Write rows to a new file. Each array is an uncompressed member, which other programs can map.
+
+    The metadata is left out beside one array a row: scripts take each array of such a file for a row.
+    """
     metadata = np.array(rows.metadata.to_json())
     members = rows.members(lambda texts: _text_dtype(texts, len(rows.rows)))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, given, shape, blocks in (*members, Member(METADATA, metadata.dtype, (), iter([metadata]))):
+        own = [] if rows.names is not None else [Member(METADATA, metadata.dtype, (), iter([metadata]))]
+        for name, given, shape, blocks in itertools.chain(members, own):
             dtype = np.dtype(given)
             descr = np.lib.format.dtype_to_descr(dtype.newbyteorder("<"))
             with archive.open(zipfile.ZipInfo(name + _NPY), "w", force_zip64=True) as file:

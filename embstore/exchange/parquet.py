@@ -178,6 +178,8 @@ class File(ArrayFile):
 
 def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file, two row groups for each block."""
+    if rows.names is not None:
+        raise rows.refused("Parquet has a row for each key; export to .npz, .h5, .safetensors or .pt")
     arrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
     schema = arrow.schema([arrow.field(name, kind, nullable=False) for name, kind in _types(arrow, rows)])
     schema = schema.with_metadata({ENTRY: rows.metadata.to_json()})

@@ -150,8 +150,12 @@ def write(path: Path, rows: Outgoing) -> None:
 
     Several fields have their own names in the entries. The entries are under ``"embeddings"``, the config is under
     ``"metadata"``. The tensors passed to `torch.save` are mapped from the store's files, so that none is in memory. A
-    field of a store that can't be mapped (compressed, remote) is in memory whole.
+    field of a store that can't be mapped (compressed, remote) is in memory whole. One array a row is ``{key: tensor}``.
     """
+    if rows.names is not None:
+        (tensors_of,) = (_tensors(rows, name) for name in rows.fields)
+        _torch().save(dict(zip(rows.names, tensors_of, strict=True)), path)
+        return
     parts: dict[str, list[Any]] = {name: [] for name in ("file_id", "class_name", *rows.columns)}
     for block in rows.blocks():
         for name, values in parts.items():

@@ -77,7 +77,7 @@ def entries_file(path: Path, entries: Mapping[Any, Any], options: ImportOptions)
 def exported_entries(
     path: Path, entries: Mapping[Any, Any], metadata: StoreMetadata, options: ImportOptions
 ) -> MemoryFile:
-    """Return the rows of a dictionary that `export_file` wrote.
+    """Return the rows of a dictionary that `export_file` wrote, or of a file with one array a row.
 
     Raises
     ------
@@ -88,6 +88,7 @@ def exported_entries(
     for key, entry in entries.items():
         if not isinstance(entry, dict):
             raise FileFormatError(path, f"{key!r}: expected a dictionary, found {type(entry).__name__}")
+    casts = ImportOptions(casting="same_kind" if metadata.per_key else "no")  # bfloat16 may be written as float32
     file = MemoryFile(path)
     file.metadata, file.config = metadata, metadata.config
     file.add_column(NAMES, list(entries))
@@ -97,7 +98,7 @@ def exported_entries(
         tensors = [entry.get(source, entry.get(DEFAULT_FIELD)) for entry in entries.values()]
         for key, found in zip(entries, tensors, strict=True):
             reason = refusal(found, sys.modules.get("torch"))
-            if reason := reason or _misfit(tuple(found.shape), short_dtype(found.dtype), spec, ImportOptions()):
+            if reason := reason or _misfit(tuple(found.shape), short_dtype(found.dtype), spec, casts):
                 raise FileFormatError(path, f"{key!r}: {reason}")
         file.add_field(source, tensors, spec)
     for name in chosen_columns(list(metadata.columns), options.columns, path):

@@ -22,7 +22,7 @@ import numpy as np
 from embstore._engine.format.record import BFLOAT16, stored_dtype
 from embstore._engine.io.folder import read_exactly
 from embstore._engine.lazy import imported
-from embstore.exchange.exporting import Member, Outgoing
+from embstore.exchange.exporting import Outgoing
 from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable, explained
 from embstore.exchange.store_metadata import ENTRY
 
@@ -95,7 +95,9 @@ class File(ArrayFile):
 def write(path: Path, rows: Outgoing) -> None:
     """Write rows to a new file: the header, then the values."""
     imported("safetensors", "exchange", "for .safetensors files")
-    members = [member._replace(dtype=_dtype(member, rows)) for member in rows.members(lambda texts: None)]
+    members = list(rows.members(lambda texts: None, bfloat16=True))
+    if _METADATA in (rows.names or ()):
+        raise rows.refused(f"{_METADATA!r} is not the name of a tensor")
     # The widest dtype first, so that each tensor is aligned to its width, as in the files of the library.
     members.sort(key=lambda member: -_width(member.dtype))
     entries, end = {}, 0
@@ -107,11 +109,6 @@ def write(path: Path, rows: Outgoing) -> None:
         for member in members:
             for block in member.blocks:
                 file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-
-
-def _dtype(member: Member, rows: Outgoing) -> str:
-    spec = rows.fields.get(member.name)
-    return BFLOAT16 if spec is not None and spec.dtype == BFLOAT16 else member.dtype
 
 
 def _width(dtype: str) -> int:

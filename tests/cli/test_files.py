@@ -65,6 +65,12 @@ def test_there_and_back(store, said, kind):
         assert found.select().column("split").tolist() == ["train", "test", "train", "test"]
 
 
+def test_export_one_array_a_row(store, said):
+    said("export", store, "s.npz", "--layout", "per-key", "--field", "embedding", "--keys", "file_id")
+    with np.load("s.npz") as file:
+        assert sorted(file) == sorted(embstore.open(store).select().file_ids)
+
+
 def test_export_some(store, said):
     assert said("export", store, "s.npz", "--class", "dog", "--where", "split=train", "--field", "embedding") == [
         "s.npz: 1 rows"

@@ -692,3 +692,90 @@ def test_ids_that_bio_embeddings_keeps_beside_its_names(tmp_path):
         file["1"].attrs["original_id"] = "P12345"
     with pytest.raises(errors.FileFormatError, match="several of its arrays state the id 'P12345'"):
         import_file(tmp_path / "x.h5", tmp_path / "b.zarr", config={}, ragged=True)
+
+
+def loaded(kind, path):
+    """Return the arrays of a file as a script of another program reads them."""
+    if kind == "npz":
+        with np.load(path) as file:
+            return dict(file.items())
+    if kind == "h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path) as file:
+            found = {}
+            file.visititems(lambda name, one: found.update({name: one[()]} if isinstance(one, h5py.Dataset) else {}))
+            return found
+    torch = pytest.importorskip("torch")
+    if kind == "safetensors":
+        tensors = pytest.importorskip("safetensors.torch").load_file(path)
+    else:
+        tensors = torch.load(path, weights_only=True)
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+
+
+NAMED = {"P12345": "_", "sub/A0A024": "_", "v1": "dog", "a:b": "_"}
+WRITTEN = ["P12345", "sub/A0A024", "v1:dog", "a:b:_"]
+
+
+@pytest.mark.parametrize("kind", PER_KEY)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_one_array_an_id_out_and_in(tmp_path, kind, dtype, ragged, monkeypatch):
+    monkeypatch.setattr("embstore._engine.write.plans._BLOCK_ROWS", 3)
+    rows = [
+        np.full((n, 2), i, "f4") + np.arange(2, dtype="f4") for i, n in enumerate((3, 1, 0, 2) if ragged else [2] * 4)
+    ]
+    spec = FieldSpec(shape=(2,) if ragged else (2, 2), dtype=dtype, ragged=ragged, layer="last")
+    with embstore.open(tmp_path / "a.zarr", "w-", config={"m": 1}, fields={"x": spec}, columns={"n": "int64"}) as store:
+        given = [row if dtype == "bfloat16" else row.astype(dtype) for row in rows]
+        casting = "same_kind" if dtype == "bfloat16" else "no"
+        store.append([embstore.Key(*one) for one in NAMED.items()], given, columns={"n": np.arange(4)}, casting=casting)
+    store = embstore.open(tmp_path / "a.zarr")
+    path = export_file(store, tmp_path / f"x.{kind}", layout="per-key")
+    found = loaded(kind, path)
+    assert sorted(found) == sorted(WRITTEN)
+    for name, row in zip(WRITTEN, rows, strict=True):
+        np.testing.assert_array_equal(found[name], row)
+    if kind in ("h5", "safetensors"):
+        again = import_file(path, tmp_path / "b.zarr")
+        assert (again.ok, again.config, again.store.fields) == (True, {"m": 1}, {"x": spec})
+    else:
+        again = import_file(path, tmp_path / "b.zarr", config={"m": 1}, ragged=ragged, keys=LAST)
+        assert again.ok
+    assert sorted(again.store.select().keys) == sorted(store.select().keys)
+    for key in store.select().keys:
+        np.testing.assert_array_equal(again.store[key], store[key])
+    path = export_file(store, path, layout="per-key", keys="file_id")
+    assert sorted(loaded(kind, path)) == sorted(NAMED)
+
+
+def twice(tmp_path):
+    with embstore.open(tmp_path / "a.zarr", "w-", config={}) as store:
+        store.append(["a:dog", "a:cat", "a/b:_", "s3://c/d:_"], {"x": X, "y": X})
+    return embstore.open(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "text"),
+    [
+        ("npz", {}, errors.LayoutError, "2 fields: pass fields="),
+        ("parquet", {"fields": "x"}, errors.LayoutError, "Parquet has a row for each key"),
+        ("h5", {"fields": "x"}, errors.LayoutError, "reads 's3://c/d:_' as another name"),
+        ("npz", {"fields": "x", "keys": "file_id"}, errors.DuplicateKeysError, 'keys="file_id:class"'),
+        ("npz", {"fields": "x", "keys": "class"}, ValueError, "expected keys to be one of"),
+        ("npz", {"layout": "rows"}, ValueError, "expected layout to be one of"),
+    ],
+)
+def test_rows_that_one_array_an_id_can_not_hold(tmp_path, kind, options, error, text):
+    pytest.importorskip({"parquet": "pyarrow", "h5": "h5py"}.get(kind, "numpy"))
+    with pytest.raises(error, match=text):
+        export_file(twice(tmp_path), tmp_path / f"x.{kind}", **{"layout": "per-key", **options})
+    assert not (tmp_path / f"x.{kind}").exists()
+
+
+def test_an_id_that_is_the_group_of_another_in_hdf5(tmp_path):
+    pytest.importorskip("h5py")
+    with embstore.open(tmp_path / "a.zarr", "w-", config={}) as store:
+        store.append(["a:_", "a/b:_"], X[:2])
+        with pytest.raises(errors.LayoutError, match="can't have 'a' beside 'a/b'"):
+            export_file(store, tmp_path / "x.h5", layout="per-key")
