@@ -7,8 +7,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,16 +16,29 @@ from embstore._engine.chunks.record_file import read_record
 from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.keys import Key
 from embstore._engine.format.zarr_layout import METADATA_NAME
+from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder
+from embstore._engine.io.locks import is_open
 from embstore._engine.io.remote import local_path
 from embstore._engine.pickles import by_name
+from embstore._engine.sizes import size
 from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
-from embstore.cache.prune import StoreUse, choose_for_removal, remove_leftovers, remove_store, use_of
+from embstore.cache.pins import is_pinned, pin, unpin
+from embstore.cache.prune import (
+    IfOpen,
+    StoreUse,
+    check_limits,
+    choose_for_removal,
+    remove_leftovers,
+    remove_store,
+    use_of,
+)
 from embstore.cache.usage import mark_used, usage_of
 from embstore.errors import (
     AmbiguousConfigError,
     CacheMissError,
     CorruptStoreError,
+    EmbstoreError,
     NotAStoreError,
     StoreLockedError,
     UnsupportedFormatError,
@@ -46,12 +59,18 @@ class Cache:
     ----------
     path : path_like
         Local folder.
+    max_nbytes, unused_for : optional
+        Limits, as for `prune`. After each run of `embed` or `import_file` that wrote a store, the cache removes other
+        stores beyond them by itself, and logs each. Without them, nothing is removed unless asked for.
     **options
         Passed to `embstore.open` for each store: `mapping`, `check`, `lock_timeout`, `network`.
 
     Attributes
     ----------
     path : Path
+    max_nbytes : int or None
+    unused_for : float or None
+        Seconds.
     options : dict
 
     Raises
@@ -73,8 +92,16 @@ class Cache:
     miss: no store has this config; the nearest differs in duration: expected 10, found 5
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_nbytes: int | None = None,
+        unused_for: timedelta | float | None = None,
+        **options: Any,
+    ) -> None:
         self.path = local_path(path).resolve()
+        self.max_nbytes, self.unused_for = check_limits(max_nbytes, unused_for)
         self.options = options
 
     def path_of(self, config: Mapping[str, Any]) -> Path:
@@ -85,7 +112,7 @@ class Cache:
     def open(self, config: Mapping[str, Any], mode: Mode = "r", **options: Any) -> EmbeddingStore:
         """Open the store of a config. Mode "a" makes a missing store.
 
-        Opening sets the time of last use, at most once a day and only if the cache is writable. See `prune`.
+        Opening sets the time of last use, at most once an hour and only if the cache is writable. See `prune`.
 
         Parameters
         ----------
@@ -123,7 +150,8 @@ class Cache:
             except (NotAStoreError, CorruptStoreError, UnsupportedFormatError, OSError) as error:
                 logger.warning("%s: left out of the cache: %s", path, error)
                 continue
-            found.append(CacheEntry(path, Config(record.config), record.rows - record.dead, used))
+            rows = record.rows - record.dead
+            found.append(CacheEntry(path, Config(record.config), rows, used, is_pinned(path)))
         return found
 
     def find(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[CacheEntry]:
@@ -152,10 +180,7 @@ class Cache:
             No store matches.
         """
         wanted = {**(attributes or {}), **more}
-        found = self.find(wanted)
-        if not found:
-            reason = f"no store in {self.path} has {wanted!r}"
-            raise CacheMissError(reason, config=Config(wanted), differences=(), path=self.path)
+        found = self._some(wanted)
         if len(found) > 1:
             differing = {d.name for entry in found[1:] for d in found[0].config.diff(entry.config)}
             raise AmbiguousConfigError(wanted, [entry.path for entry in found], ", ".join(sorted(differing)))
@@ -210,56 +235,132 @@ class Cache:
         *,
         max_nbytes: int | None = None,
         unused_for: timedelta | float | None = None,
+        keep: Iterable[str | os.PathLike[str]] = (),
         dry_run: bool = False,
         **more: Any,
     ) -> list[StoreUse]:
-        """Remove stores by age or by size.
+        """Remove stores by age or by size, those used longest ago first.
+
+        A store that a process of this machine has open, or is writing or encoding for, is kept. So is a pinned one.
+        Not seen are readers on other machines, programs other than embstore, arrays of a store that was closed, and a
+        reader that has not refreshed since a compaction.
 
         Parameters
         ----------
         attributes, **more
             Only stores whose config has these attributes. See `find`.
         max_nbytes : int, optional
-            Bytes on disk for the stores that are kept. The stores used longest ago are removed first.
+            Bytes on disk for the stores that are kept.
         unused_for : timedelta or float, optional
             Seconds. Stores that were last used longer ago are removed. A run of `embed` is a use, and so is opening
-            through the cache, which is recorded at most once a day. Opening a store by its path is not recorded.
+            through the cache, which is recorded at most once an hour. Opening a store by its path is not recorded.
+            Without this and `max_nbytes`, the limits of the cache count.
+        keep : iterable of path_like
+            Stores to keep.
         dry_run : bool
             Return the stores, but do not remove them.
 
         Returns
         -------
         list of StoreUse
-            Removed stores. A store with an active writer is kept, with a logged warning.
+            Removed stores. One that could not be removed is kept, with a logged warning.
         """
+        max_nbytes, unused_for = check_limits(max_nbytes, unused_for)
+        if max_nbytes is None and unused_for is None:
+            max_nbytes, unused_for = self.max_nbytes, self.unused_for
         if max_nbytes is None and unused_for is None:
             raise TypeError("prune needs max_nbytes or unused_for; clear() removes all")
-        seconds = unused_for.total_seconds() if isinstance(unused_for, timedelta) else unused_for
-        if (max_nbytes or 0) < 0 or (seconds or 0) < 0:
-            raise ValueError(f"expected no negative limits, found {max_nbytes} bytes and {seconds} seconds")
-        chosen = choose_for_removal(
-            self.stats(attributes, **more), now=time.time(), max_nbytes=max_nbytes, unused_for=seconds
-        )
-        return chosen if dry_run else self.remove(chosen)
+        stores = self.stats(attributes, **more)
+        kept = {Path(path).resolve() for path in keep}
+        kept |= {store.path for store in stores if store.pinned or is_open(store.path)}
+        chosen = choose_for_removal(stores, now=time.time(), max_nbytes=max_nbytes, unused_for=unused_for, kept=kept)
+        left = sum(store.nbytes for store in stores) - sum(store.nbytes for store in chosen)
+        if max_nbytes is not None and left > max_nbytes:
+            why = "are open, pinned or just written"
+            logger.warning("%s: %s are left of at most %s: they %s", self.path, size(left), size(max_nbytes), why)
+        return chosen if dry_run else self.remove(chosen, if_open="keep")
+
+    def prune_after(self, written: Path) -> None:
+        """Prune by the limits of the cache, if it has any, after a run that wrote the store at `written`.
+
+        Logs each removed store, and each that could not be removed. Does nothing on a network file system, where the
+        readers of other machines are not seen.
+        """
+        if self.max_nbytes is None and self.unused_for is None:
+            return
+        if kind := on_network(self.path):
+            logger.warning("%s: not pruned: on %s, readers on other machines are not seen", self.path, kind)
+            return
+        for store in self.prune(keep=[written], dry_run=True):
+            try:
+                removed = self.remove([store], if_open="keep")
+            except (EmbstoreError, OSError) as error:  # the rows of the run are stored all the same
+                logger.warning("%s: not removed: %s", store.path, error)
+                continue
+            if removed:
+                facts = (store.path, store.rows, size(store.nbytes), datetime.fromtimestamp(store.last_used))
+                logger.warning("%s: removed by the limits of the cache: %d rows, %s, last used %s", *facts)
 
     def clear(
         self, attributes: Mapping[str, Any] | None = None, /, *, dry_run: bool = False, **more: Any
     ) -> list[StoreUse]:
-        """Remove all stores, or those whose config has these attributes. See `find` and `prune`."""
+        """Remove all stores, or those whose config has these attributes, also open ones. Pinned stores are kept.
+
+        The parameters are those of `prune`.
+        """
         chosen = self.stats(attributes, **more)
         return chosen if dry_run else self.remove(chosen)
 
-    def remove(self, stores: Sequence[StoreUse]) -> list[StoreUse]:
-        """Remove these stores, which `stats` returned. See `prune`."""
+    def remove(self, stores: Sequence[StoreUse], *, if_open: IfOpen = "remove") -> list[StoreUse]:
+        """Remove these stores, which `stats` returned. See `prune`.
+
+        Parameters
+        ----------
+        stores : sequence of StoreUse
+        if_open : {"remove", "keep"}
+            Whether to remove a store that a process has open. Readers keep the chunks that they have mapped.
+        """
         remove_leftovers(self.path, _SUFFIX)
         gone = []
         for store in stores:
             try:
-                remove_store(store.path)
+                remove_store(store.path, if_open=if_open)
                 gone.append(store)
             except (StoreLockedError, NotAStoreError) as error:
                 logger.warning("%s: not removed: %s", store.path, error)
         return gone
+
+    def pin(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[CacheEntry]:
+        """Keep stores from being removed, by any process, until `unpin`. See `find` for the parameters.
+
+        Raises
+        ------
+        CacheMissError
+            No store matches.
+        ReadOnlyError, StoreLockedError
+        """
+        found = self._some({**(attributes or {}), **more})
+        for entry in found:
+            pin(entry.path)
+        return found
+
+    def unpin(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[CacheEntry]:
+        """Undo `pin`. The parameters and errors are the same."""
+        found = self._some({**(attributes or {}), **more})
+        for entry in found:
+            unpin(entry.path)
+        return found
+
+    def _some(self, wanted: Mapping[str, Any]) -> list[CacheEntry]:
+        """Return the stores whose config has all wanted attributes. Raise CacheMissError if there are none."""
+        if found := self.find(wanted):
+            return found
+        reason = f"no store in {self.path} has {dict(wanted)!r}"
+        raise CacheMissError(reason, config=Config(wanted), differences=(), path=self.path)
+
+    def __iter__(self) -> Iterator[CacheEntry]:
+        """Iterate over the stores, as `entries` lists them."""
+        return iter(self.entries())
 
     def __len__(self) -> int:
         return len(self.entries())

@@ -27,12 +27,15 @@ class CacheEntry(PickledByName):
         Live rows.
     last_used : float
         The later of `Usage.last_used` and the mtime of the store's record, in seconds since the epoch.
+    pinned : bool
+        Whether `Cache.pin` keeps the store from being removed.
     """
 
     path: Path
     config: Config
     rows: int
     last_used: float
+    pinned: bool = False
 
     def __fspath__(self) -> str:
         """Return the path."""

@@ -25,7 +25,7 @@ from embstore.errors import CorruptStoreError
 logger = logging.getLogger("embstore")
 
 _FOLDER: Final = ".usage"
-_DAY: Final = 86_400.0
+_HOUR: Final = 3600.0
 _WAIT: Final = 10.0
 """Seconds to wait for the lock, which a process holds for some milliseconds."""
 _MOST_NBYTES: Final = 4096
@@ -52,7 +52,7 @@ class Usage(PickledByName):
     seconds : float
         Duration of the runs that encoded them.
     last_used : float
-        Time of the last run, or of the last opening through the cache, which is recorded at most once a day. Seconds
+        Time of the last run, or of the last opening through the cache, which is recorded at most once an hour. Seconds
         since the epoch, or 0 if no use was recorded.
     """
 
@@ -83,11 +83,11 @@ def count(path: Path, *, hits: int, misses: int, served: int, encoded: int, seco
 
 
 def mark_used(path: Path) -> None:
-    """Set the time of last use of the store at `path`, unless it is less than a day old.
+    """Set the time of last use of the store at `path`, unless it is less than an hour old.
 
-    A time more than a day ahead, from a wrong clock, is replaced too.
+    A time more than an hour ahead, from a wrong clock, is replaced too.
     """
-    if abs(time.time() - usage_of(path).last_used) >= _DAY:
+    if abs(time.time() - usage_of(path).last_used) >= _HOUR:
         _add(path, Usage())
 
 

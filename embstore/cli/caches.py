@@ -1,4 +1,4 @@
-"""The command `cache` with its four: `ls`, `stats`, `clear`, `prune`."""
+"""The command `cache` with its six: `ls`, `stats`, `clear`, `prune`, `pin`, `unpin`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import click
 
 from embstore.cli.exits import DONE, PARTLY
 from embstore.cli.options import PATH, command, duration, nbytes, pair, to_json
-from embstore.cli.output import is_terminal, print_json, print_table, printable, when
+from embstore.cli.output import is_terminal, print_answer, print_json, print_table, printable, when
 
 if TYPE_CHECKING:
-    from embstore import Cache
-    from embstore.cache.prune import StoreUse
+    from embstore import Cache, CacheEntry
+    from embstore.cache.prune import IfOpen, StoreUse
 
 CACHE = click.argument("cache", type=PATH)
 _having = click.option(
@@ -55,7 +55,7 @@ def print_entries(cache: Path, having: Sequence[tuple[str, Any]] = (), *, as_jso
 
 @click.group("cache")
 def cache() -> None:
-    """List, count and remove the stores of a cache."""
+    """List, count, pin and remove the stores of a cache."""
 
 
 @command("ls")
@@ -123,7 +123,7 @@ def _removal(function: Callable[..., Any]) -> Callable[..., Any]:
 def clear(cache: Path, having: list[tuple[str, Any]], **options: bool) -> int:
     """Remove all stores, or those whose config has the given values."""
     opened = _opened(cache)
-    return _remove(opened, opened.clear(dict(having), dry_run=True), **options)
+    return _remove(opened, opened.clear(dict(having), dry_run=True), "remove", **options)
 
 
 @command("prune")
@@ -138,10 +138,10 @@ def prune(
         raise click.UsageError("prune needs --max-size or --unused-for; `cache clear` removes all")
     opened = _opened(cache)
     chosen = opened.prune(dict(having), max_nbytes=max_size, unused_for=unused_for, dry_run=True)
-    return _remove(opened, chosen, **options)
+    return _remove(opened, chosen, "keep", **options)
 
 
-def _remove(cache: Cache, chosen: list[StoreUse], *, dry_run: bool, yes: bool, as_json: bool) -> int:
+def _remove(cache: Cache, chosen: list[StoreUse], if_open: IfOpen, *, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Show the chosen stores, ask, and remove exactly those."""
     from embstore._engine.sizes import size
 
@@ -155,7 +155,7 @@ def _remove(cache: Cache, chosen: list[StoreUse], *, dry_run: bool, yes: bool, a
             print(printable(f"{store.path.name}: {facts}"))
     removed: list[StoreUse] = []
     if not dry_run and (not asks or _agreed(f"remove {_stores(len(chosen))}, {taken}?")):
-        removed = cache.remove(chosen)
+        removed = cache.remove(chosen, if_open=if_open)
     if as_json:
         print_json({"chosen": [_facts(store) for store in chosen], "removed": [store.path for store in removed]})
     elif dry_run:
@@ -179,5 +179,28 @@ def _agreed(question: str) -> bool:
         raise
 
 
-for _command in (ls, stats, clear, prune):
+@command("pin")
+@CACHE
+@_having
+@to_json
+def pin(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
+    """Keep stores from being removed by prune and clear."""
+    _print_pins(_opened(cache).pin(dict(having)), "pinned", as_json=as_json)
+
+
+@command("unpin")
+@CACHE
+@_having
+@to_json
+def unpin(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
+    """Undo pin."""
+    _print_pins(_opened(cache).unpin(dict(having)), "no longer pinned", as_json=as_json)
+
+
+def _print_pins(entries: Sequence[CacheEntry], text: str, *, as_json: bool) -> None:
+    lines = [f"{entry.path.name}: {text}" for entry in entries]
+    print_answer(as_json, {"paths": [entry.path for entry in entries]}, "\n".join(lines))
+
+
+for _command in (ls, stats, clear, prune, pin, unpin):
     cache.add_command(_command)

@@ -205,6 +205,8 @@ def import_file(
             store = opening("a", **{**made, **options})
         with store, reporting(progress, table.rows, path.name) as advance:
             result = append.run(store, specs, advance)
+    if isinstance(dest, Cache):
+        dest.prune_after(store.path)
     if table.file.unreadable:
         logger.warning("%s: %d of its entries did not become rows", path, len(table.file.unreadable))
     return ImportResult(

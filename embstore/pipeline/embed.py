@@ -159,7 +159,10 @@ def embed(
     if shard is not None:
         run = replace(run, path=part_path(run.path, shard), samples=_share(run.samples, shard))
     with noting_rows(run.path):
-        return _carried_out(run, vanished, progress, started, shard)
+        result = _carried_out(run, vanished, progress, started, shard)
+    if result.encoded or result.fields_added:
+        cache.prune_after(cache.path_of(config))
+    return result
 
 
 def _carried_out(

@@ -1,6 +1,8 @@
 """What stores take, which of them go, and that they are removed whole, also while others use them."""
 
+import contextlib
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -17,6 +19,7 @@ from embstore import errors
 from embstore._engine.io import locks
 from embstore.cache import prune as upkeep
 from embstore.cache.claims import Claims
+from embstore.cache.pins import is_pinned, pin
 from embstore.cache.prune import StoreUse, choose_for_removal, remove_leftovers, remove_store
 from embstore.cache.usage import Usage, count, usage_of
 from embstore.pipeline.embed import part_path
@@ -168,6 +171,14 @@ def test_prune_and_clear_by_attributes(cache):
         ({"max_nbytes": -1}, ValueError),
         ({"unused_for": -0.5}, ValueError),
         ({"unused_for": timedelta(days=-1)}, ValueError),
+        ({"unused_for": float("nan")}, ValueError),
+        ({"unused_for": float("inf")}, ValueError),
+        ({"unused_for": "30d"}, TypeError),
+        ({"unused_for": True}, TypeError),
+        ({"max_nbytes": "100GB"}, TypeError),
+        ({"max_nbytes": 0.5}, TypeError),
+        ({"max_nbytes": float("nan")}, TypeError),
+        ({"max_nbytes": True}, TypeError),
     ],
     ids=str,
 )
@@ -175,6 +186,9 @@ def test_limits_that_make_no_sense(cache, options, error):
     fill(cache, age=1000)
     with pytest.raises(error):
         cache.prune(**options)
+    if options:
+        with pytest.raises(error):
+            embstore.Cache(cache.path, **options)
     assert len(cache) == 1
 
 
@@ -400,6 +414,235 @@ def test_readers_beside_a_removal_see_all_or_nothing(cache):
         thread.join()
     # A store that is made is there, and empty, before its rows are: only that may be seen.
     assert [error for error in wrong if not isinstance(error, errors.MissingKeysError)] == []
+
+
+# -- open and pinned stores are kept ---------------------------------------------------------
+
+
+def by_another_process(path):
+    """Open the store in a child, which ends with the block."""
+    ready, told = os.pipe()
+    stop, end = os.pipe()
+
+    def work():
+        os.close(end)
+        with embstore.open(path):
+            os.write(told, b"x")
+            os.read(stop, 1)
+
+    child = start_together([work])
+    os.read(ready, 1)
+
+    def close():
+        os.close(end)
+        assert end_all(child) == [0]
+
+    return close
+
+
+def by_a_link(path):
+    link = path.with_name("link")
+    link.symlink_to(path)
+    return embstore.open(link).close
+
+
+def by_a_pickled_view(path):
+    with embstore.open(path) as store:
+        data = pickle.dumps(store.select())
+    return pickle.loads(data).store.close
+
+
+WAYS = {
+    "its path": lambda path: embstore.open(path).close,
+    "the cache": lambda path: embstore.Cache(path.parent).open({"a": 1}).close,
+    "a writer": lambda path: embstore.open(path, "r+").close,
+    "never mapped": lambda path: embstore.open(path, mapping="never").close,
+    "a link": by_a_link,
+    "a pickled view": by_a_pickled_view,
+    "another process": by_another_process,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_store_that_is_open_is_kept(cache, caplog, way):
+    path, other = fill(cache, age=2000, a=1), fill(cache, age=1000, a=2)
+    close = WAYS[way](path)
+    nbytes = upkeep.nbytes_on_disk(other)
+    for limits in ({"max_nbytes": nbytes}, {"unused_for": 1500, "max_nbytes": 10**9}):
+        assert [store.path for store in cache.prune(**limits, dry_run=True)] == [other] * ("unused_for" not in limits)
+    with pytest.raises(errors.StoreLockedError, match="open"):
+        remove_store(path, if_open="keep")
+    assert [store.path for store in cache.prune(max_nbytes=0)] == [other]
+    assert "are open, pinned or just written" in " ".join(warnings(caplog))
+    assert embstore.verify(path).ok
+    close()
+    assert [store.path for store in cache.prune(max_nbytes=0)] == [path]
+
+
+def test_readers_never_lose_a_store_that_they_opened(cache):
+    """A reader opens, reads and refreshes, while another thread makes the store and removes it again."""
+    path = fill(cache)
+    stop, wrong, reads = threading.Event(), [], []
+
+    def read():
+        while not stop.is_set():
+            try:
+                store = cache.open({"a": 1})
+            except (FileNotFoundError, errors.CacheMissError):
+                continue
+            try:
+                store.refresh()
+                reads.append(len(store.fetch([*store])) if len(store) else 0)
+            except Exception as error:
+                wrong.append(error)
+            store.close()
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    removed = 0
+    for _ in range(100):
+        with embstore.open(path, "a", config={"a": 1}) as store:
+            store.append(KEYS, ROWS, if_exists="skip")
+        for _ in range(20):
+            with contextlib.suppress(errors.StoreLockedError):
+                remove_store(path, timeout=10, if_open="keep")
+                removed += 1
+                break
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert removed
+    assert len(KEYS) in reads
+
+
+def refused_as_gone(call, path):
+    with pytest.raises(errors.NotAStoreError):
+        call(path)
+    return True
+
+
+def test_a_reader_that_opens_during_the_removal_waits(cache):
+    path = fill(cache)
+    mark = locks.FileLock(path / locks.OPEN_MARK, folder=True)
+    assert mark.acquire()
+    found = []
+    thread = threading.Thread(target=lambda: found.append(refused_as_gone(embstore.open, path)))
+    thread.start()
+    time.sleep(0.1)
+    assert found == []
+    path.rename(path.with_name("removed"))
+    mark.release()
+    thread.join(60)
+    assert found == [True]
+
+
+def test_pins_are_kept_across_processes(cache, caplog):
+    a, b = fill(cache, a=1), fill(cache, a=2)
+    assert run_in_child(lambda: embstore.Cache(cache.path).pin(a=1)) == 0
+    assert [(entry.path, entry.pinned) for entry in cache] == [(a, True), (b, False)] or a > b
+    assert [store.path for store in cache.prune(max_nbytes=0)] == [b]
+    assert cache.clear() == []
+    assert "held by a pin" in " ".join(warnings(caplog))
+    with pytest.raises(errors.StoreLockedError):
+        remove_store(a)
+    for wrong in (cache.pin, cache.unpin):
+        with pytest.raises(errors.CacheMissError):
+            wrong(a=3)
+    cache.pin()  # again
+    assert [entry.path for entry in cache.unpin()] == [a]
+    assert [store.path for store in cache.clear()] == [a]
+    fill(cache, a=1)
+    assert not next(iter(cache)).pinned
+
+
+def test_a_pin_waits_for_a_removal(cache):
+    path = fill(cache)
+    with locks.lock(path, timeout=0):
+        done = []
+        thread = threading.Thread(target=lambda: done.append(refused_as_gone(pin, path)))
+        thread.start()
+        path.rename(path.with_name("removed"))
+    thread.join(60)
+    assert done == [True]
+    assert not is_pinned(path)
+
+
+# -- a cache with limits ----------------------------------------------------------------------
+
+
+def ran(cache, name, count=40):
+    """Encode into a store of its own."""
+    return embstore.embed(Items({f"{i}:c": "x" * (i + 1) for i in range(count)}, name=name), encoder(), cache).path
+
+
+def test_a_cache_with_limits_prunes_after_a_run_that_wrote(cache, caplog):
+    old, pinned, opened, recent = (fill(cache, age=age, a=age) for age in (4000, 3000, 2000, 1000))
+    cache.pin(a=3000)
+    own = embstore.Cache(cache.path, max_nbytes=0)
+    with embstore.open(opened):
+        new = ran(own, "d")
+        assert [path.exists() for path in (old, pinned, opened, recent, new)] == [False, True, True, False, True]
+        said = [text for text in warnings(caplog) if "removed by the limits of the cache: 40 rows" in text]
+        assert [text.split(":")[0] for text in said] == [str(old), str(recent)]
+        assert "are left of at most 0 B" in " ".join(warnings(caplog))
+    caplog.clear()
+    assert ran(own, "d") == new  # it wrote nothing
+    assert opened.exists()
+    assert warnings(caplog) == []
+    ran(cache, "e")  # a cache without limits
+    assert opened.exists()
+    assert [store.path for store in embstore.Cache(cache.path, unused_for=1500).prune()] == [opened]
+
+
+@pytest.mark.parametrize("limit", [{"max_nbytes": 2.0**20}, {"unused_for": timedelta(hours=1)}], ids=str)
+def test_a_limit_that_holds_removes_nothing(cache, caplog, limit):
+    paths = [fill(cache, age=3000 - i, rows=2, i=i) for i in range(3)]
+    own = pickle.loads(pickle.dumps(embstore.Cache(cache.path, **limit)))
+    ran(own, "d")
+    assert all(path.exists() for path in paths)
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("reason", ["network", "not removable"])
+def test_a_run_ends_well_where_its_cache_can_not_be_pruned(cache, caplog, monkeypatch, reason):
+    path = fill(cache, age=1000)
+
+    def refuse(*_, **__):
+        raise errors.ReadOnlyError(path, "it is not yours")
+
+    if reason == "network":
+        monkeypatch.setattr("embstore.cache.cache.on_network", lambda _: "nfs4")
+    else:
+        monkeypatch.setattr("embstore.cache.cache.remove_store", refuse)
+    assert len(embstore.open(ran(embstore.Cache(cache.path, max_nbytes=0), "d"))) == 40
+    assert path.exists()
+    assert {"network": "not pruned: on nfs4", "not removable": "it is not yours"}[reason] in " ".join(warnings(caplog))
+
+
+def test_a_writer_that_appends_is_left_alone_by_limits(cache, caplog):
+    """Runs prune beside a writer of another store, which never loses its store nor a row."""
+    path = fill(cache, age=1000, rows=1, a=1)
+    stop = threading.Event()
+    wrote = []
+
+    def write():
+        while not stop.is_set():
+            with cache.open({"a": 1}, "a") as store:
+                for _ in range(3):
+                    store.append([f"new{len(wrote)}:c"], ROWS[:1])
+                    wrote.append(1)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    until(lambda: wrote)
+    for i in range(10):
+        with cache.open({"a": 1}):  # the writer may have closed it
+            ran(embstore.Cache(cache.path, max_nbytes=0), f"d{i}", count=2)
+    stop.set()
+    thread.join(60)
+    assert len(embstore.open(path)) == 1 + len(wrote)
 
 
 # -- killed -----------------------------------------------------------------------------------

@@ -105,6 +105,19 @@ def test_ls(stores, call):
     assert [entry["config"]["encoder"]["id"] for entry in entries] == ["MIT/ast", "MIT/ast", "MIT/clip"]
 
 
+def test_pins(stores, call, fails):
+    assert call("pin", "--having", "dataset=dogs") == [f"{stores[0].name}: pinned"]
+    assert call("pin", "--having", "dataset=dogs", "--json") == [{"paths": [str(stores[0])]}]
+    with embstore.open(stores[1]):
+        (answer,) = call("prune", "--max-size", "0", "--yes", "--json")
+    assert answer["removed"] == [str(stores[2])]
+    assert there(stores) == [True, True, False]
+    assert call("unpin", "--having", "dataset=dogs") == [f"{stores[0].name}: no longer pinned"]
+    assert len(call("prune", "--max-size", "0", "--yes")) == 3
+    assert there(stores) == [False] * 3
+    assert "no store in" in fails(ABSENT, "pin", "--having", "dataset=dogs")
+
+
 @pytest.mark.parametrize(
     ("having", "places"),
     [
@@ -411,7 +424,7 @@ def test_words_that_are_completed(tmp_path, shell):
         store.append(["1:dog", "2:cat", "3:donkey", "4:Dachs"], np.ones((4, 1), np.float32))
     assert set(completed("in", shell=shell)) == {"info"}
     assert set(completed("i", shell=shell)) == {"info", "import"}
-    assert set(completed("cache", "", shell=shell)) == {"ls", "stats", "clear", "prune"}
+    assert set(completed("cache", "", shell=shell)) == {"ls", "stats", "clear", "prune", "pin", "unpin"}
     assert set(completed("ls", str(path), "--class", "d", shell=shell)) == {"dog", "donkey"}
     assert set(completed("ls", str(path), "--class", "dog", "--class", "c", shell=shell)) == {"cat"}
     assert "--where" in completed("ls", str(path), "--", shell=shell)

@@ -3,6 +3,9 @@
 A lock that outlives a killed process is never used instead. The lock of a store is two locks. The file beside it also
 excludes others while the store is made. The folder itself is locked too: two paths may lead to it (a bind mount), and
 the file may be removed.
+
+Readers wait for no writer. While they have a store open they share another lock, on a folder that every store has in it
+(`OPEN_MARK`). The removal of stores finds open ones by it. A reader needs no right to write for it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from typing import Final
 
 from embstore._engine.io.filesystem import explained
 from embstore.errors import ReadOnlyError, StoreLockedError
+
+OPEN_MARK: Final = "key_hash"
+"""The folder in a store that readers lock: every store has it from the start, and only a compaction replaces it."""
 
 _POLL_SECONDS: Final = 0.002
 _MOST_SIGN: Final = 400
@@ -124,6 +130,25 @@ class FileLock:
             with contextlib.suppress(OSError):  # a full disk does not affect the lock
                 os.ftruncate(self._descriptor, 0)
                 os.pwrite(self._descriptor, text, 0)
+
+
+def share(descriptor: int) -> None:
+    """Share the lock of an open folder, for as long as any copy of the descriptor is open. Wait for its removal.
+
+    Does nothing where the file system has no such locks: the store is read all the same.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def is_open(path: Path) -> bool:
+    """Return whether a process of this machine has the store at `path` open, this process included."""
+    mark = FileLock(path / OPEN_MARK, folder=True)
+    with contextlib.suppress(FileNotFoundError):
+        if not mark.acquire():
+            return True
+        mark.release()
+    return False
 
 
 def _identity_at(place: Path) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
 from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder, ReadableFolder
+from embstore._engine.io.locks import OPEN_MARK, share
 from embstore._engine.io.remote import RemoteFolder, is_url
 from embstore._engine.read.column import Check
 from embstore._engine.read.open_column import Mapping as MappingPolicy
@@ -41,10 +42,12 @@ def open_snapshot(
     path = Path(place)
     if not path.is_dir():
         raise NotAStoreError(path, "it is a file" if path.exists() else "there is nothing")
-    if mapping == "auto" and (kind := on_network(path)):
+    kind = on_network(path)
+    if mapping == "auto" and kind:
         logger.info("%s: on %s; reading it chunk by chunk", path, kind)
         mapping = "never"
-    return _open(path, lambda: Folder.open(path), mapping=mapping, check=check)
+    # A lock of a network file system may hang, and would not show readers on other machines reliably.
+    return _open(path, lambda: Folder.open(path), mapping=mapping, check=check, marked=not kind)
 
 
 def _open_remote(folder: RemoteFolder, check: Check) -> Snapshot:
@@ -52,7 +55,12 @@ def _open_remote(folder: RemoteFolder, check: Check) -> Snapshot:
 
 
 def _open(
-    path: PurePath, find_folder: Callable[[], ReadableFolder], *, mapping: MappingPolicy, check: Check
+    path: PurePath,
+    find_folder: Callable[[], ReadableFolder],
+    *,
+    mapping: MappingPolicy,
+    check: Check,
+    marked: bool = False,
 ) -> Snapshot:
     for _ in range(ATTEMPTS):
         try:
@@ -62,6 +70,10 @@ def _open(
         record: Record | None = None
         try:
             record, signature = read_record(folder)
+            if marked and isinstance(folder, Folder):
+                share(folder.child(OPEN_MARK).descriptor)
+                if folder.replaced():  # it was removed, or compacted, before it was marked as open
+                    continue
             snapshot = Snapshot(folder, record, signature, mapping=mapping, check=check)
             snapshot.check_opened()
             return snapshot
