@@ -80,6 +80,7 @@ def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, An
 @click.option("--column", "columns", multiple=True, metavar="NAME", help="Only this one. May be repeated.")
 @click.option("--keys", type=_KEYS, help="Order in names such as dog:v1, if the file does not state the class.")
 @click.option("--class", "class_name", metavar="NAME", help="Class of keys without one.")
+@click.option("--key-column", metavar="NAME", help="Array or column of the keys (default: key, ids, file_id, …).")
 @click.option("--ragged", is_flag=True, help="Store rows of different lengths as a ragged field.")
 @click.option("--cast", is_flag=True, help="Convert values to the dtype of the store, and float64 to float32.")
 @if_exists
@@ -98,7 +99,9 @@ def import_(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Import the rows of a .pt, .npz, .h5, .safetensors or .parquet FILE to the store DEST, which is made if absent.
+    """Import the rows of a .pt, .npz, .h5, .safetensors or .parquet FILE, or a folder of .npy files, to the store DEST.
+
+    DEST is made if absent.
 
     The config states all that the values depend on. It comes from the file, --config or --set.
     """

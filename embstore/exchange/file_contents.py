@@ -261,7 +261,7 @@ def check_claim(path: Path, claimed: int) -> None:
     ------
     FileFormatError
     """
-    size = os.stat(path).st_size
+    size = sum(one.stat().st_size for one in path.rglob("*")) if path.is_dir() else os.stat(path).st_size
     if claimed > _MOST_PACKED * size + _SMALL:
         raise FileFormatError(path, f"it claims to hold {claimed:,} bytes, and has {size:,} itself")
 

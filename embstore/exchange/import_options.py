@@ -28,6 +28,8 @@ class ImportOptions:
         The order in names, or a function of a name that returns its key.
     class_name : str
         The class of names without one.
+    key_column : str or None
+        The array of keys. None takes one of the usual names.
     ragged : bool
         True if rows of different lengths make a ragged field.
     casting : {"no", "same_kind"}
@@ -38,6 +40,7 @@ class ImportOptions:
     columns: tuple[str, ...] | None = None
     keys: KeyOrder | Callable[[Any], Key | str] | None = None
     class_name: str = UNLABELLED
+    key_column: str | None = None
     ragged: bool = False
     casting: Casting = "no"
 

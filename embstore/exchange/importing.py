@@ -104,6 +104,7 @@ def import_file(
     columns: Sequence[str] | None = None,
     keys: KeyOrder | Callable[[Any], Key | str] | None = None,
     class_name: str = UNLABELLED,
+    key_column: str | None = None,
     ragged: bool = False,
     casting: Casting = "no",
     if_exists: IfExists = "error",
@@ -115,7 +116,7 @@ def import_file(
     Parameters
     ----------
     file : path_like
-        A file of `export_file`, or of another program: see Notes.
+        A file of `export_file`, or of another program, or a folder of numbered ``.npy`` files: see Notes.
     dest : path_like or Cache
         A store, which is made if it is absent, or a cache: the rows go to its store of this config.
     config : mapping, optional
@@ -134,6 +135,8 @@ def import_file(
         ``"file_id"`` does not split. Or a function of a name that returns its `Key`.
     class_name : str
         The class of file_ids without one, and of rows whose class is missing.
+    key_column : str, optional
+        The array or column that holds the keys. The default is one of the names under Notes.
     ragged : bool
         True to store rows that differ in their first axis alone as a ragged field. Otherwise they are unreadable.
     casting : {"no", "same_kind"}
@@ -173,12 +176,15 @@ def import_file(
     two axes and more, of as many rows, are fields, those of one are columns. An array ``file_id`` is read as
     ``keys="file_id"`` unless `keys` says otherwise. Or each array is a row with its name as key, a file_id if without a
     colon. Such arrays must be alike, unless `keys` states that names are keys.
+
+    A folder has ``.npy`` files beside ``.parquet`` files of the same numbers, as clip-retrieval and LAION write them
+    (the column ``image_path`` holds the keys if no other does), or a folder a class with a ``manifest.json``.
     """
     start = time.perf_counter()
     if if_exists not in ("error", "skip", "replace"):
         raise ValueError(f"expected if_exists 'error', 'skip' or 'replace', found {if_exists!r}")
     check_progress(progress)
-    for name, text in (("field", "" if field is None else field), ("class_name", class_name)):
+    for name, text in (("field", field or ""), ("class_name", class_name), ("key_column", key_column or "")):
         if not isinstance(text, str):
             raise TypeError(f"expected {name} to be text, found {text!r:.200}")
     path = local_path(file).absolute()
@@ -187,10 +193,12 @@ def import_file(
         columns=None if columns is None else tuple(columns),
         keys=keys,
         class_name=plain_text(class_name),
+        key_column=plain_text(key_column),
         ragged=ragged,
         casting=casting,
     )
-    with _opened(path, format_of(path, format), how) as table:
+    kind = "npy" if format is None and path.is_dir() else format_of(path, format)
+    with _opened(path, kind, how) as table:
         given = _config(table, config)
         append = BulkAppend(table, if_exists, casting)  # reads all keys, before a store is made
         if isinstance(dest, Cache):
@@ -224,8 +232,10 @@ def import_file(
 @contextlib.contextmanager
 def _opened(path: Path, kind: str, options: ImportOptions) -> Iterator[Table]:
     """Open a file, and return its rows."""
-    if kind == "pt":
-        yield module_of(kind).read_table(path, options)
+    if kind in ("pt", "npy"):
+        table: Table = module_of(kind).read_table(path, options)
+        with contextlib.closing(table.file):
+            yield table
         return
     file: ArrayFile = module_of(kind).File(path)
     with contextlib.closing(file):

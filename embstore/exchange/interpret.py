@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from embstore._engine.format.record import COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec, check_name, stored_dtype
-from embstore.errors import FileFormatError, NameRefusedError
+from embstore.errors import FileFormatError, NameRefusedError, UnknownColumnError
 from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable, is_text
 from embstore.exchange.import_options import ImportOptions, chosen_columns, chosen_fields
 from embstore.exchange.memory_file import EMBEDDING, KEYS, LABELS, NAMES, MemoryFile, Unread
@@ -50,7 +50,11 @@ def table_of(file: ArrayFile, options: ImportOptions) -> Table:
         fields, columns = stated.fields, stated.columns
         options = replace(options, keys=stated.per_key or ("file_id:class" if names == NAMES else "file_id"))
     else:
-        found = next((name for name in KEYS if name in file.arrays and _can_name(file.arrays[name])), None)
+        usual = KEYS if options.key_column is None else (options.key_column,)
+        found = next((name for name in usual if name in file.arrays and _can_name(file.arrays[name])), None)
+        if found is None and options.key_column is not None:
+            named = [name for name, array in file.arrays.items() if _can_name(array)]
+            raise UnknownColumnError(options.key_column, named, path=file.path)
         if found is None:
             return _one_a_key(file, options)
         names, labels = found, _labels(file, found)

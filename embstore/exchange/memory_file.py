@@ -75,10 +75,10 @@ class MemoryFile(ArrayFile):
         self.values: dict[str, Any] = {}
 
     @classmethod
-    def of_columns(cls, path: Path, found: Mapping[Any, Any]) -> MemoryFile:
+    def of_columns(cls, path: Path, found: Mapping[Any, Any], key_column: str | None = None) -> MemoryFile:
         """Take the arrays, tensors and lists of a dictionary: ``{"ids": […], "embeddings": matrix}``."""
         file, torch = cls(path), sys.modules.get("torch")
-        names = next((name for name in KEYS if name in found), None)
+        names = next((name for name in (key_column, *KEYS) if name in found), None)
         for key, values in found.items():
             name = str(key)
             if isinstance(values, np.ndarray) and values.dtype.kind in "UO":

@@ -76,12 +76,14 @@ def read_table(path: Path, options: ImportOptions) -> Table:
             for name, value in found.items()
             if name not in (_ENTRIES, ENTRY) and not (name == _METADATA and isinstance(value, dict | None))
         ]
-    elif is_columnar(found) and isinstance(metadata, dict):
+    elif is_columnar(found, options.key_column) and isinstance(metadata, dict):
         entries = {name: value for name, value in found.items() if name != _METADATA}
     else:
         metadata = None
-    columnar = is_columnar(entries)
-    file = MemoryFile.of_columns(path, entries) if columnar else entries_file(path, entries, options)
+    columnar = is_columnar(entries, options.key_column)
+    file = (
+        MemoryFile.of_columns(path, entries, options.key_column) if columnar else entries_file(path, entries, options)
+    )
     file.left_out += left_out
     if metadata and isinstance(metadata, dict):
         file.config, refused = config_of(metadata)
@@ -91,11 +93,11 @@ def read_table(path: Path, options: ImportOptions) -> Table:
     return table_of(file, options)
 
 
-def is_columnar(found: Mapping[Any, Any]) -> bool:
+def is_columnar(found: Mapping[Any, Any], key_column: str | None = None) -> bool:
     """Return True if a dictionary holds arrays of rows, False if it has an entry for each row."""
     if any(len(getattr(found.get(name), "shape", ())) > 1 for name in EMBEDDING):
         return True  # "embeddings" is the name of a matrix, not the key of a row
-    return any(isinstance(found.get(name), list | tuple) or _is_vector(found.get(name)) for name in KEYS)
+    return any(isinstance(found.get(name), list | tuple) or _is_vector(found.get(name)) for name in (key_column, *KEYS))
 
 
 def _is_vector(value: Any) -> bool:

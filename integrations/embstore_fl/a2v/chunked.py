@@ -6,15 +6,12 @@ row of each file_id. It states neither sample rate nor duration nor model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
-
-from embstore.errors import FileFormatError
 from embstore.exchange import Unreadable
+from embstore.exchange.npy import manifest_rows
 from embstore_fl.a2v.entries import VALUES, Entries
 from embstore_fl.overlay import StoreLayer
 
@@ -99,34 +96,9 @@ def read_chunks(folder: Path) -> Entries:
         The folder has no such cache, or a manifest is broken.
     """
     found = Entries()
-    manifests = sorted(folder.glob("*/manifest.json"))
-    if not manifests:
-        raise FileFormatError(folder, "expected a folder with manifest.json for each class, found none")
-    for path in manifests:
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            files = [str(chunk["file"]) for chunk in manifest["chunks"]]
-            index = {str(name): (int(chunk), int(row)) for name, (chunk, row) in manifest["file_id_to_index"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileFormatError(
-                path, f"expected a manifest of chunks, found {type(error).__name__}: {error}"
-            ) from error
-        chunks = [_chunk(path.parent, name) for name in files]
-        for file_id, (chunk, row) in index.items():
-            key = f"{file_id}:{path.parent.name.lower()}"
-            rows = chunks[chunk] if 0 <= chunk < len(chunks) else None
-            if rows is None or not 0 <= row < len(rows):
-                found.unreadable.append(Unreadable(key, f"{path} names row {row} of chunk {chunk}, which is not there"))
-            else:
-                found.add(key, rows[row])
+    for file_id, class_name, row in manifest_rows(folder):
+        if isinstance(row, Unreadable):
+            found.unreadable.append(row)
+        else:
+            found.add(f"{file_id}:{class_name.lower()}", row)
     return found
-
-
-def _chunk(folder: Path, name: str) -> Any:
-    """Return a mapped chunk, or None if it is missing, broken or outside the folder."""
-    if Path(name).name != name:
-        return None
-    try:
-        return np.load(folder / name, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        return None
