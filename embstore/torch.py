@@ -18,17 +18,13 @@ except ImportError as error:
     raise MissingLibraryError("torch", "torch", "for embstore.torch") from error
 
 from embstore._engine.format.arguments import row_numbers, text_list
-from embstore._engine.format.record import STRING
-from embstore._engine.read.read_rows import column_of
+from embstore._engine.read.read_rows import KEY_COLUMNS, column_of
 from embstore._outputs.collate import Batch
 from embstore._outputs.tensors import field_tensors
 from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
 
 __all__ = ["EmbeddingDataset"]
-
-_KEY_COLUMNS = {"key": "keys_of", "file_id": "file_ids_of", "class_name": "class_names_of"}
-"""Columns derived from keys, with the snapshot's method that reads each."""
 
 
 class EmbeddingDataset(Dataset[Any]):
@@ -99,8 +95,8 @@ class EmbeddingDataset(Dataset[Any]):
         self._columns = text_list("columns", columns)
         self._as_mapping = fields is not None or bool(self._columns)
         for name in self._columns:
-            if name not in store.columns and name not in _KEY_COLUMNS:
-                raise UnknownColumnError(name, [*store.columns, *_KEY_COLUMNS], path=store.path)
+            if name not in store.columns and name not in KEY_COLUMNS:
+                raise UnknownColumnError(name, [*store.columns, *KEY_COLUMNS], path=store.path)
         if self.classes is not None and "label" in (*self._fields, *self._columns) and self._as_mapping:
             raise ValueError('"label" is the class\'s place in `classes`; leave out the field or column of that name')
         for name in self._fields:
@@ -140,12 +136,8 @@ class EmbeddingDataset(Dataset[Any]):
                 values[f"{name}_lengths"] = lengths
                 ragged.append(name)
         for name in self._columns:
-            if name in _KEY_COLUMNS:
-                values[name] = getattr(snapshot, _KEY_COLUMNS[name])(rows)
-            else:
-                column = column_of(snapshot, name, rows)
-                is_text = snapshot.record.columns[name].dtype == STRING
-                values[name] = column.tolist() if is_text else torch.from_numpy(column)
+            column = column_of(snapshot, name, rows)
+            values[name] = column.tolist() if column.dtype == object else torch.from_numpy(column)
         if self._labels is not None:
             values["label"] = torch.from_numpy(self._labels[places])
         if self._as_mapping:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from embstore._engine.format.arguments import check_choice, whole_number
 from embstore._engine.format.keys import Key
 from embstore._engine.lazy import imported
+from embstore._engine.notebook import html_table
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_rows, converted
 from embstore._outputs.vectors import Vectors
@@ -62,20 +63,27 @@ class Neighbors:
             ``score``.
         """
         frame = imported("pandas", "analysis", "for tables")
+        data = self._columns()
+        parts = [key.rpartition(":") for key in data["key"]]
+        scores = data.pop("score")
+        file_ids, class_names = [part[0] for part in parts], [part[2] for part in parts]
+        return frame.DataFrame({**data, "file_id": file_ids, "class_name": class_names, "score": scores})
+
+    def _columns(self) -> dict[str, Any]:
+        """Return a row for each neighbour of each query: query, rank, key and score."""
         scores = np.atleast_2d(self.scores)
         count, width = scores.shape
-        keys: list[str] = self.keys if self.scores.ndim == 1 else [key for listed in self.keys for key in listed]
-        parts = [key.rpartition(":") for key in keys]
-        return frame.DataFrame(
-            {
-                "query": [query for query in self.queries or range(count) for _ in range(width)],
-                "rank": np.tile(np.arange(1, width + 1), count),
-                "key": keys,
-                "file_id": [file_id for file_id, _, _ in parts],
-                "class_name": [class_name for _, _, class_name in parts],
-                "score": scores.reshape(-1),
-            }
-        )
+        return {
+            "query": [query for query in self.queries or range(count) for _ in range(width)],
+            "rank": np.tile(np.arange(1, width + 1), count),
+            "key": self.keys if self.scores.ndim == 1 else [key for listed in self.keys for key in listed],
+            "score": scores.reshape(-1),
+        }
+
+    def _repr_html_(self) -> str:
+        data = self._columns()
+        data["score"] = [f"{score:.4g}" for score in data["score"].tolist()]
+        return html_table(list(zip(*data.values(), strict=True)), header=data)
 
 
 def neighbors_of(

@@ -15,7 +15,7 @@ from xarray.core import indexing
 from embstore._engine.format.record import BFLOAT16, STRING, FieldSpec
 from embstore._engine.read.column import Array, Rows
 from embstore._engine.read.dtypes import as_numbers
-from embstore._engine.read.read_rows import column_of, consecutive, read_field, read_ragged, row_bounds
+from embstore._engine.read.read_rows import KEY_COLUMNS, column_of, consecutive, read_field, read_ragged, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 
 _BLOCK_BYTES: Final = 16 * 2**20
@@ -101,13 +101,6 @@ def _read_column(name: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Arra
     return column_of(snapshot, name, rows)
 
 
-def _read_texts(method: str, snapshot: Snapshot, rows: Rows, whole: bool) -> Array:
-    """Read keys, file_ids or classes as objects: ``(n,)``."""
-    texts = np.empty(len(rows), dtype=object)
-    texts[:] = getattr(snapshot, method)(rows)
-    return texts
-
-
 def _dtype(spec: FieldSpec) -> np.dtype[Any]:
     return np.dtype(np.float32 if spec.dtype == BFLOAT16 else spec.dtype)
 
@@ -140,14 +133,10 @@ def as_dataset(
     def variable(dims: Sequence[str], read: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         return xr.Variable(("sample", *dims), indexing.LazilyIndexedArray(_Lazy(snapshot, read, rows, shape, dtype)))
 
-    coords: dict[str, Any] = {
-        "key": variable((), partial(_read_texts, "keys_of"), (), object),
-        "file_id": variable((), partial(_read_texts, "file_ids_of"), (), object),
-        "class_name": variable((), partial(_read_texts, "class_names_of"), (), object),
-    }
-    for name in columns:
-        dtype = object if (dtype := record.columns[name].dtype) == STRING else dtype
-        coords[name] = variable((), partial(_read_column, name), (), dtype)
+    coords: dict[str, Any] = {}
+    for name in (*KEY_COLUMNS, *columns):
+        dtype = STRING if name in KEY_COLUMNS else record.columns[name].dtype
+        coords[name] = variable((), partial(_read_column, name), (), object if dtype == STRING else dtype)
     data: dict[str, Any] = {}
     for name in fields:
         spec, dims = record.fields[name], record.arrays[name].dims[1:]

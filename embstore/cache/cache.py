@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.locks import is_open
 from embstore._engine.io.remote import local_path
+from embstore._engine.notebook import html_table
 from embstore._engine.pickles import by_name
 from embstore._engine.sizes import size
 from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
@@ -374,13 +374,8 @@ class Cache:
         return "\n".join([f"<Cache {str(self.path)!r}: {len(entries)} store(s)>", *lines])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(entry.path.name)}</td><td>{entry.rows:,}</td>"
-            f"<td style='text-align:left'>{html.escape(repr(entry.config))}</td></tr>"
-            for entry in self.entries()
-        )
-        head = "<tr><th>store</th><th>rows</th><th>config</th></tr>"
-        return f"<table><caption>{html.escape(str(self.path))}</caption>{head}{rows}</table>"
+        rows = [(entry.path.name, f"{entry.rows:,}", repr(entry.config)) for entry in self.entries()]
+        return html_table(rows, header=("store", "rows", "config"), caption=str(self.path))
 
 
 def _slug(config: Config) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embstore._engine.format.config import ABSENT
+from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore.cache.cache import Cache
 from embstore.cache.lookup import Lookup, look_up
@@ -17,7 +18,7 @@ from embstore.store.open import open as open_store
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Explanation(PickledByName):
+class Explanation(ShownAsText, PickledByName):
     """Why a lookup hits or misses. `str` and `repr` return the text.
 
     Attributes

@@ -22,6 +22,7 @@ from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.format.text import plain_text
 from embstore._engine.io.remote import local_path
+from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, check_progress, reporting
 from embstore._engine.write.check_input import Casting
@@ -43,7 +44,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportResult(PickledByName):
+class ImportResult(ShownAsText, PickledByName):
     """The result of an import.
 
     Attributes

@@ -13,8 +13,10 @@ import numpy as np
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.format.record import BFLOAT16
 from embstore._engine.format.source_columns import without_kind
+from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.dtypes import as_rows, widen_bfloat16
+from embstore._engine.rng import Rng, generator_of
 from embstore._engine.write.check_input import named_rows
 from embstore.cache.coverage import stored_digests
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
@@ -38,7 +40,7 @@ _TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "float64": 1e-4, "float16": 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CanaryReport(PickledByName):
+class CanaryReport(ShownAsText, PickledByName):
     """Comparison of stored rows with the encoder's present values.
 
     Attributes
@@ -81,7 +83,7 @@ def check(
     n: int = 8,
     batch_size: int = 32,
     tolerance: float | None = None,
-    rng: np.random.Generator | None = None,
+    rng: Rng | None = None,
 ) -> CanaryReport:
     """Encode a few stored samples again, and compare them with the stored rows.
 
@@ -102,7 +104,7 @@ def check(
     tolerance : float, optional
         Largest accepted difference, relative to the largest number of a row. By default 1e-4 for float32, 1e-2 for
         float16 and 3e-2 for bfloat16, stored or as the config's `compute_dtype`.
-    rng : numpy.random.Generator, optional
+    rng : int or numpy.random.Generator, optional
         Generator that chooses the samples. By default they are spread evenly over the source.
 
     Raises
@@ -114,16 +116,17 @@ def check(
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
+    generator = None if rng is None else generator_of(rng)
     own = as_encoder(encoder)
     samples = samples_by_key(source)
     if differences := store.config.diff({**own.config, "dataset": source.name}):
         raise ConfigMismatchError(store.path, differences)
     stored = [key for key, row in zip(samples, store.find(list(samples)).tolist(), strict=True) if row >= 0]
-    chosen = _spread(stored, n, rng)
+    chosen = _spread(stored, n, generator)
     found = compare_samples(store, {key: samples[key] for key in chosen})
     if len(found.stored) < len(chosen):  # take others for those whose content changed
         seen = set(chosen)
-        others = _spread([key for key in stored if key not in seen], _OTHERS * n, rng)
+        others = _spread([key for key in stored if key not in seen], _OTHERS * n, generator)
         more = compare_samples(store, {key: samples[key] for key in others}).stored
         found.stored.extend(more[: len(chosen) - len(found.stored)])
     if not found.stored:

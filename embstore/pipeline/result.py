@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import re
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.config import Config
+from embstore._engine.notebook import html_table
 from embstore._engine.pickles import PickledByName
 from embstore._engine.sizes import size as size_text
 from embstore.errors import PartialResultError
@@ -133,6 +135,13 @@ class EmbedResult(PickledByName):
     def missing(self) -> list[str]:
         """Return the keys of the samples without a current row: those that failed."""
         return [failure.key for failure in self.failed]
+
+    def _repr_html_(self) -> str:
+        counts = {name: f"{getattr(self, name):,}" for name in ("samples", "hits", "stale", "encoded")}
+        counts |= {"failed": f"{len(self.failed):,}", "seconds": f"{self.seconds:.3g}", "rows": f"{self.rows:,}"}
+        counts["size"] = size_text(self.nbytes)
+        more = "".join(f"<pre>{html.escape(line)}</pre>" for line in str(self).split("\n")[2:])
+        return html_table([counts.values()], header=counts, caption=str(self.path)) + more
 
     def __str__(self) -> str:
         lines = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 
 from embstore._engine.read.snapshot import Snapshot
@@ -33,10 +32,3 @@ def describe(snapshot: Snapshot, *, writable: bool) -> list[tuple[str, str]]:
 def as_text(lines: Iterable[tuple[str, str]]) -> str:
     """Return the lines as text."""
     return "\n".join(f"{name + ':':<9}{text}" for name, text in lines)
-
-
-def as_html(lines: Iterable[tuple[str, str]]) -> str:
-    """Return the lines as an HTML table."""
-    left = "style='text-align:left'"
-    rows = (f"<tr><th {left}>{html.escape(n)}</th><td {left}>{html.escape(t)}</td></tr>" for n, t in lines)
-    return f"<table>{''.join(rows)}</table>"

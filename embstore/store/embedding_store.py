@@ -16,7 +16,6 @@ from embstore._engine.format.arguments import check_choice, mapping_of, refuse_h
 from embstore._engine.format.keys import Key, key_list
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.pickles import by_name
-from embstore._engine.read.read_rows import column_of
 from embstore._engine.rng import Rng, generator_of
 from embstore._engine.write.check_input import Casting, named_rows, no_rows, read_keys
 from embstore._engine.write.compact import compact
@@ -339,7 +338,7 @@ class View(RowTables):
         """
         return View(self.store, filter_rows(self.snapshot(), self.rows, classes, where))
 
-    def sample(self, n: int, *, rng: Rng) -> View:
+    def sample(self, n: int, *, rng: Rng, by: Literal["class"] | str | None = None) -> View:
         """Return the view of `n` rows drawn at random without replacement.
 
         Parameters
@@ -347,14 +346,30 @@ class View(RowTables):
         n : int
         rng : int or numpy.random.Generator
             A seed draws the same rows at each call.
+        by : str, optional
+            ``"class"`` or a column: `n` rows of each value are drawn, the values in the order of their first rows.
 
         Raises
         ------
         ValueError
-            The view has fewer than `n` rows.
+            The view has fewer than `n` rows, or fewer of a value. The message lists these values.
         """
-        n = whole_number("n", n, 0, len(self))
-        return self[generator_of(rng).choice(len(self), size=n, replace=False)]
+        generator = generator_of(rng)
+        if by is None:
+            return self[generator.choice(len(self), size=whole_number("n", n, 0, len(self)), replace=False)]
+        n, places = whole_number("n", n, 0), dict[Any, list[int]]()
+        for place, value in enumerate(self._values_of(by)):
+            places.setdefault(value, []).append(place)
+        if few := [f"{value!r} has {len(found):,}" for value, found in places.items() if len(found) < n]:
+            more = f" and {len(few) - 5:,} more" if len(few) > 5 else ""
+            raise ValueError(f"expected at least {n:,} rows of each {by}: {', '.join(few[:5])}{more}")
+        drawn = [generator.choice(found, size=n, replace=False) for found in places.values()]
+        return self[np.concatenate(drawn) if drawn else []]
+
+    def _values_of(self, by: str) -> list[Any]:
+        """Return the value of each row in a column, which "class" names as well as "class_name"."""
+        values: list[Any] = self.column("class_name" if isinstance(by, str) and by == "class" else by).tolist()
+        return values
 
     def split(
         self,
@@ -374,23 +389,16 @@ class View(RowTables):
         by : str, optional
             ``"class"`` or a column: the rows of each value are split in these ratios. None: all rows together.
         group : str, optional
-            A column. Rows with the same value stay together. Otherwise augmented views of one recording leak from
-            train into test.
+            A column, such as ``"file_id"``. Rows with the same value stay together. Otherwise augmented views of one
+            recording leak from train into test.
 
         Returns
         -------
         dict of str to View
             Each part in the order of this view.
         """
-        snapshot = self.snapshot()
-        strata = None
-        if by is not None:
-            strata = (
-                self.class_names
-                if isinstance(by, str) and by == "class"
-                else column_of(snapshot, by, self.rows).tolist()
-            )
-        groups = None if group is None else column_of(snapshot, group, self.rows).tolist()
+        strata = None if by is None else self._values_of(by)
+        groups = None if group is None else self.column(group).tolist()
         places = split_rows(len(self), ratios, rng=rng, strata=strata, groups=groups)
         return {name: self[chosen] for name, chosen in places.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 from unicodedata import normalize
@@ -15,6 +15,7 @@ from embstore._engine.format.keys import Key, key_list
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import BFLOAT16, FieldSpec
 from embstore._engine.format.text import plain_text
+from embstore._engine.notebook import html_table
 from embstore._engine.pickles import by_name
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
@@ -24,7 +25,7 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.session import Session
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import DeadRowsError, DtypeError, MissingKeysError, UnknownFieldError
-from embstore.store.describe import as_html, as_text, describe
+from embstore.store.describe import as_text, describe
 
 
 class StoreReader:
@@ -151,8 +152,10 @@ class StoreReader:
         for start in range(0, len(rows), step):
             yield from snapshot.keys_of(rows[start : start + step])
 
-    def __getitem__(self, key: str | Key | Sequence[str | Key]) -> Any:
-        """Return the row of one key in the only field, read-only. For a list of keys, copy rows as `fetch` does.
+    def __getitem__(self, key: str | Key | Iterable[str | Key]) -> Any:
+        """Return the row of one key in the only field, read-only. For many keys, copy rows as `fetch` does.
+
+        Any iterable of keys is taken that has an order: a list, an array, a Series or an Index of pandas, a generator.
 
         Raises
         ------
@@ -161,8 +164,10 @@ class StoreReader:
         if isinstance(key, str | Key):
             row, name = int(self.rows_of([key])[0]), self.field_name()
             return as_numbers(span_field(self.snapshot, name, row), self.snapshot.record.fields[name])
-        if isinstance(key, list | tuple | np.ndarray) and (not len(key) or isinstance(key[0], str | Key)):
-            return self.fetch(key)
+        if isinstance(key, Iterable) and not isinstance(key, bytes | Mapping):
+            keys = key_list(key)
+            if not keys or isinstance(keys[0], str | Key):
+                return self.fetch(keys)
         raise TypeError(f"expected a key or a list of keys, found {key!r:.200}; for row numbers use take()")
 
     def fetch(self, keys: Iterable[str | Key], field: str | None = None) -> Any:
@@ -284,7 +289,7 @@ class StoreReader:
         return f"<EmbeddingStore>\n{as_text(self._described())}"
 
     def _repr_html_(self) -> str:
-        return as_html([("store", f"{self.path} (closed)")] if self._session.closed else self._described())
+        return html_table([("store", f"{self.path} (closed)")] if self._session.closed else self._described())
 
     def _described(self) -> list[tuple[str, str]]:
         return describe(self.snapshot, writable=self.writable)

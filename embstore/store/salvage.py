@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
 from embstore._engine.io.remote import local_path
+from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.snapshot import Snapshot
@@ -33,9 +34,11 @@ from embstore.store.verify import (
 
 logger = logging.getLogger("embstore")
 
+_KEYS_SHOWN: Final = 5
+
 
 @dataclass(frozen=True, slots=True)
-class SalvageReport(PickledByName):
+class SalvageReport(ShownAsText, PickledByName):
     """The result of `salvage`.
 
     Attributes
@@ -55,6 +58,12 @@ class SalvageReport(PickledByName):
     rows_lost: Rows
     keys_lost: tuple[str, ...]
     problems: tuple[Problem, ...]
+
+    def __str__(self) -> str:
+        head = f"{self.path}: {self.rows_kept:,} rows kept, {len(self.rows_lost):,} lost"
+        keys = [*self.keys_lost[:_KEYS_SHOWN], *(["…"] if len(self.keys_lost) > _KEYS_SHOWN else [])]
+        lost = [f"  lost: {', '.join(keys)}"] if keys else []
+        return "\n".join([head, *lost, *(f"  {problem}" for problem in self.problems)])
 
 
 def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageReport:

@@ -125,6 +125,8 @@ class SelectedRows:
     def column(self, name: str) -> np.ndarray[Any, Any]:
         """Return the values of a column: ``(len(view),)`` of its dtype, strings as objects.
 
+        ``"key"``, ``"file_id"`` and ``"class_name"`` are columns, too.
+
         Raises
         ------
         UnknownColumnError

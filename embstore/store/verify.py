@@ -35,6 +35,7 @@ from embstore._engine.format.zarr_layout import (
 )
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.remote import Url, is_url, local_path
+from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import run_problems
@@ -76,7 +77,7 @@ class Problem(PickledByName):
 
 
 @dataclass(frozen=True, slots=True)
-class Report(PickledByName):
+class Report(ShownAsText, PickledByName):
     """The result of `verify`.
 
     Attributes

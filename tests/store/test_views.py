@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import logging
 import pickle
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import embstore
-from embstore import errors
+from embstore import EmbedResult, analysis, errors
 from embstore.store.split_rows import split_rows
 from tests._helpers.crash import python, stopped_at
 from tests._helpers.kinds import READ, every_way
@@ -448,6 +449,78 @@ def test_a_buffer_may_be_used_again(make):
     assert store.array()[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+# -- keys and columns as they come -------------------------------------------------------------
+
+KEYS_AS = {
+    "list": list,
+    "tuple": tuple,
+    "array": np.array,
+    "objects": lambda keys: np.array(keys, dtype=object),
+    "generator": iter,
+    "dict": lambda keys: dict.fromkeys(keys).keys(),
+    "Key": lambda keys: [embstore.Key.parse(key) for key in keys],
+    "Series": lambda keys: pytest.importorskip("pandas").Series(keys, index=range(7, 7 + len(keys))),
+    "Index": lambda keys: pytest.importorskip("pandas").Index(keys),
+    "polars": lambda keys: pytest.importorskip("polars").Series(keys),
+}
+
+
+@pytest.mark.parametrize("made", KEYS_AS.values(), ids=KEYS_AS)
+@pytest.mark.parametrize("places", [[4, 0, 299], [7], []], ids=str)
+def test_a_store_takes_keys_in_every_form(make, made, places):
+    store, keys, rows = make()
+    np.testing.assert_array_equal(store[made([keys[i] for i in places])], rows[places])
+
+
+@pytest.mark.parametrize(
+    "bad", [3, [3, 4], {"file_0001:class_1"}, b"file_0001:class_1", None, np.eye(2), [None]], ids=str
+)
+def test_other_things_are_no_keys(make, bad):
+    store, _, _ = make(30)
+    with pytest.raises(TypeError, match="expected a"):
+        store[bad]
+
+
+def test_keys_are_columns_too(make):
+    store, keys, _ = make(30)
+    view = store.select()[::-1]
+    for name, wanted in {"key": view.keys, "file_id": view.file_ids, "class_name": view.class_names}.items():
+        assert view.column(name).tolist() == wanted
+        assert view.column(name).dtype == object
+        assert view.select(where={name: wanted[3]}).keys[0] == view.keys[3]
+    with pytest.raises(errors.UnknownColumnError, match="columns: split, key, file_id, class_name"):
+        view.column("nothing")
+    parts = store.select().split({"a": 0.5, "b": 0.5}, rng=0, by=None, group="file_id")
+    assert sorted(key for part in parts.values() for key in part) == keys
+
+
+@pytest.mark.parametrize("by", ["class", "class_name", "split"])
+def test_so_many_rows_of_each_value_are_drawn(make, by):
+    view = make()[0].select()
+    drawn = view.sample(5, rng=0, by=by)
+    values = drawn.column("class_name" if by == "class" else by).tolist()
+    names = list(dict.fromkeys(view.column("class_name" if by == "class" else by)))
+    assert values == [name for name in names for _ in range(5)]
+    assert len(set(drawn.keys)) == len(drawn)
+    assert drawn.keys == view.sample(5, rng=np.random.default_rng(0), by=by).keys != view.sample(5, rng=1, by=by).keys
+    assert len(view.sample(0, rng=0, by=by)) == len(view[:0].sample(3, rng=0, by=by)) == 0
+    with pytest.raises(ValueError, match=r"expected at least 11 rows of each .*: '(class_0|val)' has (4|10)"):
+        view[:32].sample(11, rng=0, by=by)
+
+
+def test_every_rng_takes_a_seed():
+    """Each public function with a parameter `rng` says that it takes an int."""
+    places = {name: getattr(embstore, name) for name in embstore.__all__ if name != "errors"}
+    places |= {f"analysis.{name}": getattr(analysis, name) for name in analysis.__all__}
+    found = {}
+    for name, value in places.items():
+        for function in [value, *(vars(value).values() if isinstance(value, type) else ())]:
+            if inspect.isfunction(function) and (rng := inspect.signature(function).parameters.get("rng")):
+                found[f"{name}.{function.__name__}"] = rng.annotation
+    assert {"check.check", "View.sample", "View.split"} < found.keys()
+    assert all(annotation.startswith("Rng") for annotation in found.values()), found
+
+
 # -- what is said -----------------------------------------------------------------------------
 
 
@@ -471,7 +544,26 @@ def test_what_is_shown(make, tmp_path, capsys):
     evil = "<script>&'\""
     with embstore.open(tmp_path / f"{'<b>'}.zarr", "w-", config={evil: evil}) as other:
         other.append([f"a:{evil}"], np.ones((1, 2), np.float32))
-        for shown in (other, other.select(), other.config):
+        found = other.select().nearest(np.ones(2))
+        report, result = (
+            embstore.verify(other.path),
+            EmbedResult(
+                **{"path": other.path, "config": other.config, "reason": "", "samples": 1, "hits": 0, "encoded": 0},
+                **{
+                    "stale": 0,
+                    "failed": (EmbedResult._failure("a:b", "a", evil),),
+                    "rows": 1,
+                    "nbytes": 8,
+                    "seconds": 0.5,
+                },
+            ),
+        )
+        assert "<pre>" in report._repr_html_()
+        for part in ("<th", "samples", "failed", "a:b", "0.5"):
+            assert part in result._repr_html_()
+        for part in ("<th", "rank", "score", "a:"):
+            assert part in found._repr_html_()
+        for shown in (other, other.select(), other.config, found, report, result):
             assert "<script>" not in shown._repr_html_()
             assert "<b>" not in shown._repr_html_()
     assert "class_0" in repr(store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from embstore._engine.format.text import plain_text
 from embstore._engine.lazy import cached_property
+from embstore._engine.notebook import html_table
 from embstore._engine.pickles import PickledByName, by_name
 from embstore.errors import ConfigError
 
@@ -218,12 +218,8 @@ class Config(Mapping[str, Any]):
         return f"Config({inside})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(k)}</th>"
-            f"<td style='text-align:left'>{html.escape(json.dumps(v, ensure_ascii=False))}</td></tr>"
-            for k, v in self._values.items()
-        )
-        return f"<table><caption>Config {self.fingerprint[:16]}</caption>{rows}</table>"
+        rows = [(name, json.dumps(value, ensure_ascii=False)) for name, value in self._values.items()]
+        return html_table(rows, caption=f"Config {self.fingerprint[:16]}")
 
 
 def _whole_number(text: str) -> int | float:

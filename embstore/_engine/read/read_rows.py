@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -115,13 +115,23 @@ def read_rows(snapshot: Snapshot, array_name: str, rows: Rows) -> Array | list[s
     return snapshot.take(array_name, rows)
 
 
+KEY_COLUMNS: Final = {"key": "keys_of", "file_id": "file_ids_of", "class_name": "class_names_of"}
+"""Columns derived from keys, with the snapshot's method that reads each."""
+
+
 def column_of(snapshot: Snapshot, name: str, rows: Rows) -> Array:
-    """Return the values of a column at some rows."""
+    """Return the values of a column, or of one of `KEY_COLUMNS`, at some rows. Strings are returned as objects."""
+    if isinstance(name, str) and name in KEY_COLUMNS:
+        return _objects(getattr(snapshot, KEY_COLUMNS[name])(rows))
     spec = snapshot.record.columns.get(plain_text(name)) if isinstance(name, str) else None
     if spec is None:
-        raise UnknownColumnError(name, snapshot.record.columns, path=snapshot.folder.path)
+        raise UnknownColumnError(name, [*snapshot.record.columns, *KEY_COLUMNS], path=snapshot.folder.path)
     if spec.dtype != STRING:
         return snapshot.take(spec.array, rows)
-    strings = np.empty(len(rows), dtype=object)
-    strings[:] = snapshot.take_strings(spec.array, rows)
-    return strings
+    return _objects(snapshot.take_strings(spec.array, rows))
+
+
+def _objects(texts: list[str]) -> Array:
+    found = np.empty(len(texts), dtype=object)
+    found[:] = texts
+    return found
