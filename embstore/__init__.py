@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from embstore._engine.format.ragged import Padded as Padded
     from embstore._engine.format.ragged import Ragged as Ragged
     from embstore._engine.format.record import FieldSpec as FieldSpec
+    from embstore._engine.format.record import Origin as Origin
     from embstore._engine.write.erase import EraseReceipt as EraseReceipt
     from embstore._engine.write.plans import AppendResult as AppendResult
     from embstore.cache.cache import Cache as Cache
@@ -69,6 +70,7 @@ _HOMES = {
     "ImportResult": "exchange.importing",
     "Key": "_engine.format.keys",
     "Lookup": "cache.lookup",
+    "Origin": "_engine.format.record",
     "Padded": "_engine.format.ragged",
     "Ragged": "_engine.format.ragged",
     "Problem": "store.verify",

@@ -594,7 +594,7 @@ class ConfigMismatchError(EmbstoreError, ValueError):
 
 
 class DatasetMismatchError(EmbstoreError, ValueError):
-    """Most rows of a data set are not those of the source. Attributes: `dataset`, `path`, `keys`, `reason`.
+    """Rows of a data set are not those of the source. Attributes: `dataset`, `path`, `keys`, `reason`.
 
     `keys` are those of the rows that the run would replace or delete. It changed nothing.
     """
@@ -606,7 +606,7 @@ class DatasetMismatchError(EmbstoreError, ValueError):
     reason: str
     template = (
         "{keys:count} rows of {dataset!r} in {path} {reason}: {keys:quoted}; if the source is another data set, "
-        "give it another name=; if these rows are outdated, delete them with EmbeddingStore.delete, and repeat"
+        "give it another name=; if the data set moved and changed, or these rows are outdated, pass force=True"
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import embstore
 import embstore_fl
-from embstore import Config, Difference, FieldSpec, Key, Padded, Ragged, Sample
+from embstore import Config, Difference, FieldSpec, Key, Origin, Padded, Ragged, Sample
 from embstore.exchange import Unreadable
 
 LAZY = sorted(
@@ -104,6 +104,7 @@ MAKE = {
     "EmbeddingStore": lambda store: store,
     "EraseReceipt": lambda store: store.erase(["a:dog"]),
     "Explanation": lambda store: embstore.why(store.config, store.path.parent),
+    "Origin": lambda _: Origin(kind="huggingface", builder="imdb", config="plain", split="test"),
     "FieldSpec": lambda _: FieldSpec(shape=(2, 3), dtype="float16", layer="pooler", ragged=True),
     "ImportResult": lambda _: embstore.ImportResult(
         path=PATH,

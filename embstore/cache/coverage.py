@@ -37,8 +37,8 @@ class Coverage:
         Keys that are not stored.
     stale : list of str
         Keys that are stored, but were computed from other content.
-    moved : list of str
-        Stale keys whose row was made in another folder or on another machine.
+    foreign : list of str
+        Stale keys whose row is from another origin than the source.
     unreadable : dict of str to SampleError
         Stored keys whose content can't be read, and so can't be compared.
     touched : list of str
@@ -48,7 +48,7 @@ class Coverage:
     stored: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
-    moved: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     unreadable: dict[str, SampleError] = field(default_factory=dict)
     touched: list[str] = field(default_factory=list)
 

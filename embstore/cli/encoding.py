@@ -64,6 +64,7 @@ def _encoder(given: dict[str, Any]) -> BaseEncoder:
 @click.option("--shard", type=_shard, metavar="I/N", help="Encode only part I (from 0) of N, into its own store.")
 @click.option("--compare", type=click.Choice(["stamp", "content"]), default="stamp", help="content reads all files.")
 @click.option("--delete-vanished", is_flag=True, help="Delete rows whose sample is not in the source.")
+@click.option("--force", is_flag=True, help="Replace rows from another folder, and delete most rows if need be.")
 @quiet
 @to_json
 def embed(
@@ -72,6 +73,7 @@ def embed(
     shard: tuple[int, int] | None,
     compare: Literal["stamp", "content"],
     delete_vanished: bool,
+    force: bool,
     quiet: bool,
     as_json: bool,
     **given: Any,
@@ -96,6 +98,7 @@ def embed(
         shard=shard,
         compare=compare,
         vanished="delete" if delete_vanished else "ignore" if is_part(given) else "report",
+        force=force,
         progress=False if quiet else None,
     )
     return print_result(as_json, result, f"{result.reason}\n{result}")

@@ -20,6 +20,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.keys import UNLABELLED
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, STRING, FieldSpec, offsets_name
+from embstore._engine.format.source_columns import ORIGINS_COLUMN
 from embstore._engine.io.durable import replacing
 from embstore._engine.io.remote import local_path
 from embstore._engine.read.dtypes import as_numbers
@@ -106,7 +107,9 @@ class Outgoing:
         self.snapshot = seen.checked()
         self.rows = view.rows
         self.fields: dict[str, FieldSpec] = {name: record.fields[name] for name in map(view.store.field_name, wanted)}
-        self.columns: dict[str, str] = {name: column.dtype for name, column in record.columns.items()}
+        # The bits of origins have a meaning only beside the record, whose list of paths stays here.
+        kept = record.columns.keys() - {ORIGINS_COLUMN}
+        self.columns: dict[str, str] = {name: column.dtype for name, column in record.columns.items() if name in kept}
         self.path = path
         self.names = None if per_key is None else self._row_names(per_key)
         columns = self.columns if per_key is None else {}
@@ -241,8 +244,8 @@ def export_file(
 
     Keys, classes, columns, fields and the config are written with the rows. With ``layout="per-key"``, the file has one
     array a row, as most scripts expect: ``h5py.File(file)["P12345"][()]``. It is written under a temporary name, synced
-    and renamed: an old file is replaced whole or not at all. Deleted rows, provenance and the store's checksums
-    are not exported. Only a copy of the store's folder has them.
+    and renamed: an old file is replaced whole or not at all. Deleted rows, provenance, the store's checksums and the
+    paths that the samples came from are not exported. Only a copy of the store's folder has them.
 
     Parameters
     ----------

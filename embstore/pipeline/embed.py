@@ -33,8 +33,9 @@ from embstore.pipeline.find_missing import (
     StoreStatus,
     compare_with_store,
     new_fields_of,
+    note_anew,
+    note_origin,
     refuse_another_dataset,
-    stamp_anew,
     whole_store,
 )
 from embstore.pipeline.freshness import Compare, compare_samples
@@ -42,7 +43,7 @@ from embstore.pipeline.interrupted import noting_rows
 from embstore.pipeline.modality import refuse_other_modality
 from embstore.pipeline.result import EmbedResult
 from embstore.pipeline.run import Run, Samples
-from embstore.sources.base import AnySample, Source, samples_by_key
+from embstore.sources.base import AnySample, Source, origin_of, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
@@ -61,6 +62,7 @@ def embed(
     interval: float = 2.0,
     shard: tuple[int, int] | None = None,
     vanished: Vanished = "report",
+    force: bool = False,
     compare: Compare = "stamp",
     canaries: int = 1,
     progress: Progress = None,
@@ -92,9 +94,12 @@ def embed(
         ``(i, n)``: encode only part i of n into a separate store (`part_path`), for array jobs on several machines.
         `embstore.merge` joins the parts. Rows of the whole store count as hits.
     vanished : {"report", "delete", "ignore"}
-        Treatment of rows whose sample is no longer in the source. "delete" is refused for more than half of the rows,
-        unless they were made from files in the folder of the source. "ignore" does not look for them, for a source that
-        is a part of the store.
+        Treatment of rows of the same origin (folder, file or split) whose sample is no longer in the source. "delete"
+        deletes them at the end of the run. A source without a root, such as a DataFrame, may not delete rows if it has
+        none of the stored keys, or more than half of a hundred rows or more. "ignore" does not look for them, for a
+        source that is a part of the store.
+    force : bool
+        Delete that many rows all the same, and encode stale rows of another origin again.
     compare : {"stamp", "content"}
         "stamp" reads only the files whose size, mtime, ctime or inode differ from the stored ones. ctime and inode are
         compared only if the row was made on this machine, from a file in the same folder. "content" reads all files.
@@ -117,8 +122,8 @@ def embed(
     DuplicateKeysError
         Two samples have the same key.
     DatasetMismatchError
-        The source seems to be another data set under the same name: at least half of the stored rows were made from
-        other content in another place, or `vanished` would delete most of the rows. Nothing was changed.
+        The source seems to be another data set under the same name: it has other content for rows of another origin,
+        or `vanished` would delete too many rows. Nothing was changed. See `force`.
     EncoderChangedError, RandomEncoderError
         An encoder in memory gives other values than the stored ones, or other values each time.
     FieldMismatchError
@@ -148,6 +153,8 @@ def embed(
         config=config,
         encoder=own,
         samples=samples,
+        origin=origin_of(source),
+        whole=getattr(source, "whole", False) is True and shard is None,
         columns=columns,
         batch_size=batch_size,
         workers=workers or min(8, os.cpu_count() or 1),
@@ -159,14 +166,20 @@ def embed(
     if shard is not None:
         run = replace(run, path=part_path(run.path, shard), samples=_share(run.samples, shard))
     with noting_rows(run.path):
-        result = _carried_out(run, vanished, progress, started, shard)
+        result = _carried_out(run, vanished, progress, started, shard, force=force)
     if result.encoded or result.fields_added:
         cache.prune_after(cache.path_of(config))
     return result
 
 
 def _carried_out(
-    run: Run, vanished: Vanished, progress: Progress, started: float, shard: tuple[int, int] | None
+    run: Run,
+    vanished: Vanished,
+    progress: Progress,
+    started: float,
+    shard: tuple[int, int] | None,
+    *,
+    force: bool,
 ) -> EmbedResult:
     """Compare, encode, and return the result."""
     own, name = run.encoder, run.config["dataset"]
@@ -174,32 +187,33 @@ def _carried_out(
     refuse_other_modality(run.samples, own.modality)
     status = compare_with_store(run, whole=whole, gone=shard is None and vanished != "ignore")
     logger.info("%s: %s", name, status.reason)
-    refuse_another_dataset(run, status, delete=vanished == "delete")
-    if status.found.touched:
-        stamp_anew(run, status.found.touched)
+    if not force:
+        refuse_another_dataset(run, status, delete=vanished == "delete")
+    note_anew(run, status.found.touched, status.unnoted)
     unproven = bool(run.canaries) and own.in_memory and not status.made and not status.found.stored
     job = Job(run=run, encoder=own, batch_size=run.batch_size, unproven=unproven)
     job.failures |= {key: Failure(key, run.samples[key].where, e.reason) for key, e in status.found.unreadable.items()}
     added: tuple[str, ...] = ()
     if status.work or (status.gone and vanished == "delete"):
         with _writable(run) as store:
-            if vanished == "delete":
-                _delete(store, status.gone, "is gone")
-            total = len(status.wanted) + (len(store) if status.new_fields else 0)
+            job.origin = note_origin(store, run.origin)
+            to_delete = status.gone if vanished == "delete" else []
+            total = len(status.wanted) + (len(store) - len(to_delete) if status.new_fields else 0)
             hits = len(run.samples) - len(status.wanted)
             with reporting(progress, total, name, hits=hits) as advance:
                 job.advance = advance
-                added = _encode(store, status, job)
+                added = _encode(store, status, job, to_delete=to_delete)
             _delete_outdated(store, status, job)
     return _finished(status, job, added, started, shard)
 
 
-def _encode(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[str, ...]:
-    """Encode the wanted samples and fields, and return the added fields."""
+def _encode(store: EmbeddingStore, status: StoreStatus, job: Job, *, to_delete: list[str]) -> tuple[str, ...]:
+    """Encode the wanted samples and fields, delete rows whose sample is gone, and return the added fields."""
     encoder, samples = job.run.encoder, job.run.samples
     added: tuple[str, ...] = ()
     remove_backfill_leftovers(store)
     if new_fields := new_fields_of(store, encoder):  # another process may have added them since
+        job.deleted += _delete(store, to_delete, "is gone")  # a new field needs a sample for each row
         check_backfill(store, new_fields, samples)
         if status.found.stale:
             # Replace stale rows first: the new field is made of the present content.
@@ -218,6 +232,7 @@ def _encode(store: EmbeddingStore, status: StoreStatus, job: Job) -> tuple[str, 
             if store.fields.keys() == fields:
                 raise
             job.done.clear()  # another process added a field, so rows without it were refused
+    job.deleted += _delete(store, to_delete, "is gone")
     return added
 
 
@@ -254,6 +269,7 @@ def _finished(
         stale=len(status.found.stale),
         failed=tuple(job.failures.values()),
         vanished=tuple(status.gone),
+        deleted=job.deleted,
         fields_added=added,
         keys=tuple(keys),
         wanted=tuple(run.samples),
@@ -273,14 +289,16 @@ def _delete_outdated(store: EmbeddingStore, status: StoreStatus, job: Job) -> No
         _delete(store, found.stale, "was made from other content, and can't be encoded now")
 
 
-def _delete(store: EmbeddingStore, keys: list[str], why: str) -> None:
-    """Delete rows that no other process has deleted."""
+def _delete(store: EmbeddingStore, keys: list[str], why: str) -> int:
+    """Delete rows that no other process has deleted, and return their number."""
+    deleted = 0
     while there := [key for key in keys if key in store]:
         try:
-            store.delete(there)
+            deleted += store.delete(there)
             logger.info("%s: deleted %d rows whose sample %s", store.path, len(there), why)
         except MissingKeysError:
             store.refresh()
+    return deleted
 
 
 def part_path(path: Path, shard: tuple[int, int]) -> Path:

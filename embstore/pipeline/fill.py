@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from embstore._engine.format.ragged import Padded, Ragged
-from embstore._engine.format.source_columns import DIGEST_COLUMN
+from embstore._engine.format.source_columns import DIGEST_COLUMN, ORIGINS_COLUMN
 from embstore._engine.progress import Advance
 from embstore._engine.write.check_input import Casting, named_rows
 from embstore._engine.write.row_writer import RowWriter
@@ -53,8 +53,12 @@ class Job:
         Whether rows of another dtype than the store's may be converted.
     unproven : bool
         Whether the next batch is to be encoded twice, to find an encoder that is random.
+    origin : int
+        Bit of the source's origin in the column of origins.
     encoded : int
         Rows made so far.
+    deleted : int
+        Rows deleted so far, whose sample is gone.
     failures : dict of str to Failure
         Failed samples by key.
     done : set of str
@@ -68,7 +72,9 @@ class Job:
     advance: Advance = lambda count, loading=False: None
     casting: Casting = "no"
     unproven: bool = False
+    origin: int = 0
     encoded: int = 0
+    deleted: int = 0
     failures: dict[str, Failure] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
 
@@ -211,6 +217,7 @@ class Job:
         columns: dict[str, list[Any]] = {
             DIGEST_COLUMN: [done.digest for done in part],
             **stamp_values(done.stamp for done in part),
+            ORIGINS_COLUMN: [self.origin] * len(part),
         }
         if self.run.columns is not None:
             for done in part:

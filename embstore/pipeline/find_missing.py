@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
-from embstore._engine.format.source_columns import IDENTITY_COLUMN, STAMP_COLUMNS
-from embstore._engine.io.stamps import UNKNOWN, origin_of, settled
+from embstore._engine.format.record import MAX_ORIGINS, Origin
+from embstore._engine.format.source_columns import ORIGINS_COLUMN, STAMP_COLUMNS
+from embstore._engine.io.stamps import settled
+from embstore._engine.write.plans import Plan
+from embstore._engine.write.record_edits import with_origin
 from embstore.cache.coverage import Coverage
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import (
@@ -27,10 +32,13 @@ from embstore.errors import (
 from embstore.pipeline.check import recheck
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Run, Samples
-from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.embedding_store import EmbeddingStore, session_of
 from embstore.store.open import open as open_store
 
 logger = logging.getLogger("embstore")
+
+_MANY: Final = 100
+"""Rows of which a source without a root may not delete more than half."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +53,9 @@ class StoreStatus:
     new_fields : list of str
         Fields of the encoder that the store lacks.
     gone : list of str
-        Keys of rows whose sample is no longer in the source.
-    strangers : int
-        Number of these rows that are not known to come from the place of the source.
+        Keys of rows from the origin of the source whose sample is no longer in it.
+    unnoted : list of str
+        Current keys whose row does not have the origin of the source yet.
     rows : int
         Live rows.
     made : bool
@@ -58,7 +66,7 @@ class StoreStatus:
     reason: str
     new_fields: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
-    strangers: int = 0
+    unnoted: list[str] = field(default_factory=list)
     rows: int = 0
     made: bool = True
 
@@ -92,25 +100,26 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
         )
     with open_store(run.path, config=run.config, **run.options) as store:
         left = samples if whole is None else {key: samples[key] for key in (*whole.missing, *whole.stale)}
-        own = compare_samples(store, left, workers=run.workers, compare=run.compare)
+        own = _compared(store, run, left)
         found = own if whole is None else _together(whole, own)
         new_fields = new_fields_of(store, run.encoder)
         _recheck(store, run, own)
         reason = found.reason
         if new_fields:
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
-        rows_gone, strangers = _gone(store, left, own) if gone else ([], 0)
+        bit = origin_bit(store, run.origin)
         return StoreStatus(
-            found=found, reason=reason, new_fields=new_fields, gone=rows_gone, strangers=strangers, rows=len(store)
+            found=found,
+            reason=reason,
+            new_fields=new_fields,
+            gone=_gone(store, left, own, bit) if gone else [],
+            unnoted=[key for key, was in _origins(store, own.stored) if not was & bit],
+            rows=len(store),
         )
 
 
 def refuse_another_dataset(run: Run, status: StoreStatus, *, delete: bool) -> None:
-    """Check that the source is not another data set under the name of the stored one.
-
-    A data set may move, and some of its files may change. But if half of its rows have other content in another place,
-    or if most of its rows have no sample, two data sets have one name. They would replace each other's rows in each
-    run, or delete them.
+    """Check that a run replaces and deletes only rows of the source's own data set.
 
     Parameters
     ----------
@@ -124,13 +133,15 @@ def refuse_another_dataset(run: Run, status: StoreStatus, *, delete: bool) -> No
     DatasetMismatchError
     """
     found, name = status.found, run.config["dataset"]
+    if found.foreign:
+        reason = "were made from other content in another place"
+        raise DatasetMismatchError(name, found.foreign, path=run.path, reason=reason)
     compared = len(found.stored) + len(found.stale)
-    if found.moved and 2 * len(found.moved) >= compared:
-        reason = "were made from other content, in another folder or on another machine"
-        raise DatasetMismatchError(name, found.moved, path=run.path, reason=reason)
-    if delete and 2 * status.strangers > status.rows:
-        reason = f"have no sample in the source, of {status.rows:,} rows"
-        raise DatasetMismatchError(name, status.gone, path=run.path, reason=reason)
+    if delete and status.gone and not run.origin.is_place:
+        most = status.rows >= _MANY and 2 * len(status.gone) > status.rows
+        if most or not (compared or found.unreadable):
+            reason = f"have no sample in the source, of {status.rows:,} rows"
+            raise DatasetMismatchError(name, status.gone, path=run.path, reason=reason)
     if 2 * len(found.stale) > compared:
         logger.warning(
             "%s: %d of %d rows of %r have other content, and are encoded again; give another data set another name",
@@ -146,9 +157,18 @@ def whole_store(run: Run) -> Coverage | None:
     with open_store(path, **run.options) as store:
         if new := new_fields_of(store, run.encoder):
             raise UnknownFieldError(new[0], store.fields, path=path)
-        found = compare_samples(store, run.samples, workers=run.workers, compare=run.compare)
+        found = _compared(store, run, run.samples)
         _recheck(store, run, found)
         return replace(found, touched=[])  # a shard writes nothing but its part
+
+
+def _compared(store: EmbeddingStore, run: Run, samples: Samples) -> Coverage:
+    """Return the coverage of samples, with the stale keys whose row is from another origin."""
+    found, bit = (
+        compare_samples(store, samples, workers=run.workers, compare=run.compare),
+        origin_bit(store, run.origin),
+    )
+    return replace(found, foreign=[key for key, was in _origins(store, found.stale) if was and not was & bit])
 
 
 def _recheck(store: EmbeddingStore, run: Run, found: Coverage) -> None:
@@ -164,7 +184,7 @@ def _together(whole: Coverage, part: Coverage) -> Coverage:
         stored=[*whole.stored, *part.stored],
         missing=[key for key in part.missing if key not in outdated],
         stale=[*part.stale, *(key for key in part.missing if key in outdated)],
-        moved=[*whole.moved, *part.moved],
+        foreign=[*whole.foreign, *part.foreign],
         unreadable=whole.unreadable | part.unreadable,
         touched=part.touched,
     )
@@ -187,20 +207,42 @@ def new_fields_of(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
     return new
 
 
-def _gone(store: EmbeddingStore, samples: Samples, found: Coverage) -> tuple[list[str], int]:
-    """Return the stored keys that the source lacks, and how many of their rows have another or no known origin."""
-    if len(store) == len(samples) - len(found.missing):  # each row has its sample
-        return [], 0
-    view = store.select(rows=np.setdiff1d(store.rows, store.find(list(samples))))
-    if IDENTITY_COLUMN not in store.columns:
-        return view.keys, len(view)
-    origins = {origin_of(sample.stamp.identity) for sample in samples.values()} - {origin_of(UNKNOWN.identity)}
-    known = np.isin(origin_of(view.column(IDENTITY_COLUMN)), list(origins))
-    return view.keys, len(view) - int(known.sum())
+def origin_bit(store: EmbeddingStore, origin: Origin) -> int:
+    """Return the bit of an origin in a store's column of origins, or 0 if the store does not know the origin."""
+    origins = store.snapshot.record.origins
+    return 1 << origins.index(origin) if origin in origins else 0
 
 
-def stamp_anew(run: Run, touched: list[str]) -> None:
-    """Store the new stamps of files that were only touched, so that the next run does not read them.
+def _origins(store: EmbeddingStore, keys: list[str]) -> Iterator[tuple[str, int]]:
+    """Yield stored keys with the origins of their rows."""
+    origins = [0] * len(keys)
+    if ORIGINS_COLUMN in store.columns:
+        origins = store.select(keys=keys).column(ORIGINS_COLUMN).tolist()
+    return zip(keys, origins, strict=True)
+
+
+def _gone(store: EmbeddingStore, samples: Samples, found: Coverage, bit: int) -> list[str]:
+    """Return the keys of rows from the origin of this bit that the source lacks."""
+    if not bit or len(store) == len(samples) - len(found.missing):  # each row has its sample
+        return []
+    rows = np.setdiff1d(store.rows, store.find(list(samples)))
+    return store.select(rows=rows, where={ORIGINS_COLUMN: lambda origins: (origins & bit) != 0}).keys
+
+
+def note_origin(store: EmbeddingStore, origin: Origin) -> int:
+    """Add an origin to the list of a store, unless it is there. Return its bit, or 0 if the list is full."""
+    if not (bit := origin_bit(store, origin)):
+        with session_of(store).writing() as snapshot:
+            record, bit = with_origin(snapshot.record, origin)
+            if record is not snapshot.record:
+                session_of(store).commit(Plan(record, {}))
+        if not bit:
+            logger.warning("%s: %d origins are noted, which are all that a store can hold", store.path, MAX_ORIGINS)
+    return bit
+
+
+def note_anew(run: Run, touched: list[str], unnoted: list[str]) -> None:
+    """Store the new stamps of files that were only touched, so that the next run does not read them, and the origin.
 
     Another process may replace a row at the same time, and the new row must not get the stamp of the old content. So
     the columns are written only if nothing was committed since they were read. Best effort: skipped for a read-only
@@ -208,17 +250,21 @@ def stamp_anew(run: Run, touched: list[str]) -> None:
     """
     found_now = ((key, run.samples[key].stamp) for key in touched)
     stamps = {key: stamp for key, stamp in found_now if stamp.size >= 0 and settled(stamp.mtime, run.began)}
-    if not stamps:
+    if not stamps and not unnoted:
         return
     try:
         with open_store(run.path, "r+", **run.options) as store:
-            view = store.select()
+            bit = note_origin(store, run.origin)
+            view, of_source = store.select(), set(unnoted)
             keys = view.keys
-            for place, column in enumerate(STAMP_COLUMNS):
+            for place, column in enumerate(STAMP_COLUMNS if stamps else ()):
                 found = view.column(column).tolist() if column in store.columns else [-1] * len(keys)
                 values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, found, strict=True)]
                 store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)
+            if unnoted and bit:
+                origins = [was | bit if key in of_source else was for key, was in _origins(store, keys)]
+                store.set_column(ORIGINS_COLUMN, keys, origins, commit_id=store.snapshot.record.commit_id)
     except (StoreChangedError, StoreReplacedError):
         logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", run.path)
     except (ReadOnlyError, NetworkFileSystemError, StoreLockedError) as error:
-        logger.info("%s: the stamps of %d touched files are not noted: %s", run.path, len(stamps), error)
+        logger.info("%s: the places of %d files are not noted: %s", run.path, len(stamps) + len(unnoted), error)

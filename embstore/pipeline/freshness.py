@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from embstore._engine.format.source_columns import STAMP_COLUMNS, without_kind
-from embstore._engine.io.stamps import FileStamp, origin_of
+from embstore._engine.io.stamps import FileStamp, place_of
 from embstore.cache.coverage import Coverage, Rows, sort_keys, stored_digests
 from embstore.errors import SampleError, StoreChangedError
 from embstore.sources.base import AnySample, sample_error
@@ -51,7 +51,7 @@ def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: i
     keys = list(samples)
     rows = store.find(keys)
     there = np.flatnonzero(rows >= 0)
-    doubtful, moved = _by_stamp(store, rows[there], [samples[keys[i]].stamp for i in there.tolist()])
+    doubtful = _doubtful(store, rows[there], [samples[keys[i]].stamp for i in there.tolist()])
     chosen = np.flatnonzero(doubtful | (compare == "content"))
     coverage = Coverage()
     stale: set[str] = set()
@@ -65,31 +65,20 @@ def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: i
                     coverage.unreadable[key] = digest
                 elif digest != without_kind(stored):
                     stale.add(key)
-                    if moved[place]:
-                        coverage.moved.append(key)
                 elif doubtful[place]:
                     coverage.touched.append(key)
     return sort_keys(keys, rows, stale, coverage)
 
 
-def _by_stamp(store: EmbeddingStore, rows: Rows, stamps: Sequence[FileStamp]) -> tuple[_Mask, _Mask]:
-    """Compare stamps with those of rows.
-
-    Returns
-    -------
-    doubtful : np.ndarray
-        Mask of the rows whose stamp does not prove that the content is the stored one.
-    moved : np.ndarray
-        Mask of the rows of another origin.
-    """
+def _doubtful(store: EmbeddingStore, rows: Rows, stamps: Sequence[FileStamp]) -> _Mask:
+    """Return a mask of the rows whose stamp does not prove that the content is the stored one."""
     view, unknown = store.select(rows=rows), np.full(len(rows), -1)
     stored = np.stack([view.column(name) if name in store.columns else unknown for name in STAMP_COLUMNS])
     found = np.array(stamps, dtype=np.int64).reshape(-1, 3).T
     was, now = stored[2], found[2]
-    known = (was >= 0) & (now >= 0)
-    moved = known & (origin_of(was) != origin_of(now))
-    replaced = known & ~moved & (was != now)
-    return (stored[:2] != found[:2]).any(axis=0) | (found[0] < 0) | replaced, moved
+    replaced = (was >= 0) & (now >= 0) & (place_of(was) == place_of(now)) & (was != now)
+    doubtful: _Mask = (stored[:2] != found[:2]).any(axis=0) | (found[0] < 0) | replaced
+    return doubtful
 
 
 def _digest_or_error(sample: AnySample) -> str | SampleError:

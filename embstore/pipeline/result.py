@@ -48,7 +48,9 @@ class EmbedResult(PickledByName):
     failed : tuple of Failure
         Samples that could not be read, decoded or encoded. The next run tries them again.
     vanished : tuple of str
-        Stored keys that the source no longer has. They are deleted only on request.
+        Stored keys of the same origin that the source no longer has. They are deleted only on request.
+    deleted : int
+        Number of these rows that this run deleted.
     fields_added : tuple of str
         Fields that were stored for the first time.
     keys : tuple of str
@@ -74,6 +76,7 @@ class EmbedResult(PickledByName):
     stale: int
     failed: tuple[Failure, ...] = ()
     vanished: tuple[str, ...] = ()
+    deleted: int = 0
     fields_added: tuple[str, ...] = ()
     keys: tuple[str, ...] = field(default=(), repr=False)
     wanted: tuple[str, ...] = field(default=(), repr=False)
@@ -153,7 +156,8 @@ class EmbedResult(PickledByName):
             lines.append(f"fields added: {', '.join(self.fields_added)}")
         if self.vanished:
             keys = ", ".join(self.vanished[:_KEYS_SHOWN]) + (", …" if len(self.vanished) > _KEYS_SHOWN else "")
-            lines.append(f"{len(self.vanished):,} rows whose sample is gone: {keys}")
+            deleted = f", {self.deleted:,} of them deleted" if self.deleted else ""
+            lines.append(f"{len(self.vanished):,} rows whose sample is gone{deleted}: {keys}")
         if self.failed:
             lines += ["failed, and tried again by the next run:", *(f"  {line}" for line in folded(self.failed))]
         return "\n".join(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embstore._engine.format.config import Config
+from embstore._engine.format.record import Origin
 from embstore.cache.cache import Cache
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline.freshness import Compare
@@ -30,6 +31,10 @@ class Run:
     encoder : BaseEncoder
     samples : mapping of str to Sample
         Wanted samples, by key.
+    origin : Origin
+        Of the source.
+    whole : bool
+        Whether the samples are all of the data set.
     columns : callable or None
         Returns a sample's values of further columns.
     batch_size, workers, interval, compare, canaries
@@ -43,6 +48,8 @@ class Run:
     config: Config
     encoder: BaseEncoder
     samples: Samples
+    origin: Origin
+    whole: bool
     columns: Callable[[AnySample], Mapping[str, Any]] | None
     batch_size: int
     workers: int

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from embstore._engine.format.keys import Key
+from embstore._engine.format.record import Origin
 from embstore._engine.format.source_columns import GIVEN_KIND, with_kind
 from embstore._engine.io.stamps import UNKNOWN, FileStamp, file_stamp, settled
 from embstore._engine.pickles import PickledByName
@@ -199,7 +200,7 @@ class FileSample:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):  # reading a pipe might never end
                 raise SampleError(self.path, "it is not a file")
-            stamp = file_stamp(os.path.dirname(self.path), before).of_origin(self.stamp)
+            stamp = file_stamp(os.path.dirname(self.path), before).at_place_of(self.stamp)
             try:
                 yield file, stamp if settled(stamp.mtime, now) else stamp._replace(size=-1, mtime=-1)
                 after = os.fstat(file.fileno())
@@ -262,7 +263,11 @@ def naming(what: str) -> Iterator[None]:
 
 
 class Source(Protocol):
-    """An iterable of samples with a name."""
+    """An iterable of samples with a name.
+
+    A source may also have `whole`, True if it lists all samples of its data set, and `origin`, an `Origin`. Rows move
+    from keys that are gone to new ones only if the source is whole. `Folder`, `Table`, `HFDataset` and `Items` are.
+    """
 
     @property
     def name(self) -> str:
@@ -270,6 +275,12 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[AnySample]:
         """Iterate over the samples, without loading them."""
+
+
+def origin_of(source: Source) -> Origin:
+    """Return the origin that a source states, or else its class, without a root."""
+    stated = getattr(source, "origin", None)
+    return stated if isinstance(stated, Origin) else Origin(kind=type(source).__name__)
 
 
 def samples_by_key(source: Source) -> dict[str, AnySample]:

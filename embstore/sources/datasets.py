@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from embstore._engine.format.keys import Key
-from embstore._engine.io.stamps import UNKNOWN, FileStamp, origin_stamp
+from embstore._engine.format.record import Origin
+from embstore._engine.io.stamps import UNKNOWN
 from embstore.errors import UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct
 from embstore.sources.folder import without_suffix
@@ -41,6 +42,14 @@ class HFDataset:
         Column of file_ids. The default for `Audio` and `Image` is the file's name without folders (which differ from
         machine to machine) and without the last suffix.
 
+    Attributes
+    ----------
+    name : str
+    whole : bool
+        True: it lists all samples of the data set. Set it to False for a selection of its rows.
+    origin : Origin
+        Builder, config and split, unless the caller made the rows.
+
     Raises
     ------
     TypeError
@@ -51,6 +60,8 @@ class HFDataset:
     SourceError, DuplicateKeysError, EmptySourceError
         On iteration. Messages number rows as Python does: ``name[0]`` is the first.
     """
+
+    whole = True
 
     def __init__(
         self,
@@ -87,6 +98,10 @@ class HFDataset:
         self._rows = self._dataset.select_columns([content])
         self._load = _file_at if self._is_file else _text_at if dtype in _STRINGS else _bytes_at
         self._content, self._class_name, self._file_id = content, class_name, file_id
+        info, place = dataset.info, {}
+        if info.builder_name:
+            place = {"builder": info.builder_name, "config": info.config_name, "split": dataset.split}
+        self.origin = Origin(kind="huggingface", **place)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -95,18 +110,13 @@ class HFDataset:
         return distinct(self._found(), empty=f"{self.name} has no rows", hint=_NAMELESS, twice=_NAMELESS)
 
     def _found(self) -> Iterator[tuple[str, Callable[..., tuple[Key, LoadedSample]], tuple[Any, ...]]]:
-        classes, origin = self._classes(), self._origin()
+        classes = self._classes()
         for number, file_id in enumerate(self._file_ids()):
-            yield f"{self.name}[{number}]", self._sample, (number, file_id, classes and classes[number], origin)
+            yield f"{self.name}[{number}]", self._sample, (number, file_id, classes and classes[number])
 
-    def _sample(self, number: int, file_id: Any, label: Any, origin: FileStamp) -> tuple[Key, LoadedSample]:
+    def _sample(self, number: int, file_id: Any, label: Any) -> tuple[Key, LoadedSample]:
         key, load = key_of(file_id, label), functools.partial(self._load, self._rows, self._content, number)
-        return key, LoadedSample(key, f"{self.name}[{number}]", load, origin, self._kind)
-
-    def _origin(self) -> FileStamp:
-        """Return the stamp of the split that the rows come from. Unknown for rows that the caller made."""
-        info, split = self._dataset.info, self._dataset.split
-        return origin_stamp(f"{info.builder_name}/{info.config_name}/{split}") if info.builder_name else UNKNOWN
+        return key, LoadedSample(key, f"{self.name}[{number}]", load, self._kind)
 
     def _column(self, column: str) -> list[Any]:
         return list(self._dataset.select_columns([column])[:][column])

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
 
 from embstore._engine.format.keys import UNLABELLED, Key
+from embstore._engine.format.record import Origin
 from embstore.errors import EmptySourceError, KeyFormatError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 
@@ -92,6 +93,9 @@ class Folder:
     name : str
     root : Path
         The folder, absolute; links are not resolved.
+    whole : bool
+        True: it lists all samples of the data set.
+    origin : Origin
 
     Raises
     ------
@@ -116,6 +120,8 @@ class Folder:
     ['dog/001:dog']
     """
 
+    whole = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -128,6 +134,7 @@ class Folder:
     ) -> None:
         self.name = checked_name(name)
         self.root = Path(path).absolute()
+        self.origin = Origin(kind="folder", root=str(self.root))
         self._pattern = pattern
         self._layout = None if pattern is None else compile_pattern(pattern)
         self._suffixes = None if suffixes is None else _checked_suffixes(suffixes)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from embstore._engine.format.keys import Key
-from embstore._engine.format.record import BFLOAT16
+from embstore._engine.format.record import BFLOAT16, Origin
 from embstore._engine.format.source_columns import with_kind
 from embstore._engine.io.stamps import UNKNOWN, FileStamp
 from embstore._engine.read.dtypes import as_rows, is_torch
@@ -42,8 +42,6 @@ class LoadedSample:
     load : callable
         Returns the content: text, bytes, array, tensor, PIL image, number, or a tuple, list or dict of these. Raises
         SampleError if the content is missing.
-    stamp : FileStamp
-        Unknown, but for the origin.
     kind : {"audio", "image", "text"} or None
         Kind of the content, if the source knows it.
     """
@@ -51,8 +49,12 @@ class LoadedSample:
     key: Key
     where: str
     load: Callable[[], Any] = field(repr=False)
-    stamp: FileStamp = UNKNOWN
     kind: str | None = None
+
+    @property
+    def stamp(self) -> FileStamp:
+        """Unknown, since no file has a size and mtime to compare."""
+        return UNKNOWN
 
     def _stored_digest(self, content: Content) -> str:
         value = content.value
@@ -84,7 +86,7 @@ class LoadedSample:
         try:
             if isinstance(content, str | bytes):
                 # Equal to the digest of a file with these bytes.
-                return Content(content, digest_of(content), self.stamp)
+                return Content(content, digest_of(content))
             state = blake2b(digest_size=16, person=_PERSON)
             copy = _take(content, state.update)
         except UnicodeEncodeError as error:
@@ -93,7 +95,7 @@ class LoadedSample:
             raise SampleError(None, error.strerror or str(error)) from error
         except TypeError as error:
             raise TypeError(f"{self.key}: {error}") from error
-        return Content(copy, state.hexdigest(), self.stamp)
+        return Content(copy, state.hexdigest())
 
 
 def _take(content: Any, update: Callable[[bytes | memoryview], None]) -> Any:
@@ -185,6 +187,13 @@ class Items:
     name : str
         Name of the data set.
 
+    Attributes
+    ----------
+    name : str
+    whole : bool
+        True: they are all samples of the data set. Set it to False for some of them.
+    origin : Origin
+
     Raises
     ------
     SourceError, DuplicateKeysError, EmptySourceError
@@ -200,6 +209,9 @@ class Items:
     >>> next(iter(source)).read().value
     'It barks.'
     """
+
+    whole = True
+    origin = Origin(kind="items")
 
     def __init__(
         self, items: Mapping[str | Key, Any] | Mapping[str, Any] | Iterable[Sequence[Any]], *, name: str

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from embstore._engine.format.keys import UNLABELLED, Key
-from embstore._engine.io.stamps import UNKNOWN, FileStamp, origin_stamp
+from embstore._engine.format.record import Origin
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, SourceError, UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 from embstore.sources.folder import without_suffix
@@ -110,6 +110,10 @@ class Table:
     name : str
     root : Path
         Absolute.
+    whole : bool
+        True: it lists all samples of the data set. Set it to False for a table of some of them.
+    origin : Origin
+        Of files their root, of texts the file of the table.
 
     Raises
     ------
@@ -130,6 +134,8 @@ class Table:
     >>> [(str(sample.key), sample.read().value) for sample in table]
     [('1:dog', 'It barks.'), ('2:_', 'It purrs.')]
     """
+
+    whole = True
 
     def __init__(
         self,
@@ -157,6 +163,8 @@ class Table:
         self._path, self._text, self._class_name, self._file_id = path, text, class_name, file_id
         default = self._file.parent if self._file is not None else Path()
         self.root = (Path(root) if root is not None else default).absolute()
+        place = self._file if text is not None else self.root
+        self.origin = Origin(kind="table", root=None if place is None else str(place))
 
     def __iter__(self) -> Iterator[FileSample | LoadedSample]:
         hint = "give these rows an id, or name another column with file_id="
@@ -168,21 +176,18 @@ class Table:
         names = [column for column in wanted if column is not None]
         columns: dict[str | None, Iterable[Any]] = {None: repeat(None)}
         columns |= zip(names, self._read(names), strict=True)
-        origin = UNKNOWN if self._file is None else origin_stamp(str(self._file))
         title = self._file.name if self._file is not None else "the table"
         rows = zip(*(columns[column] for column in wanted), strict=False)
         for number, row in enumerate(rows, 1):
             place = f"row {number} of {title}"
             if self._path is None:
-                yield place, self._text_sample, (place, origin, *row)
+                yield place, self._text_sample, (place, *row)
             else:
                 yield f"{place} ({row[0]})", self._file_sample, (place, *row)
 
-    def _text_sample(
-        self, place: str, origin: FileStamp, text: Any, label: Any, file_id: Any
-    ) -> tuple[Key, LoadedSample]:
+    def _text_sample(self, place: str, text: Any, label: Any, file_id: Any) -> tuple[Key, LoadedSample]:
         key = key_of(file_id, label)
-        return key, LoadedSample(key, place, functools.partial(text_of, text), origin, "text")
+        return key, LoadedSample(key, place, functools.partial(text_of, text), "text")
 
     def _id_of(self, relative: str) -> str:
         """Return a file's default file_id: its path below the root, which does not depend on the machine."""

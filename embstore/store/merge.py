@@ -14,7 +14,8 @@ import numpy as np
 from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged
-from embstore._engine.format.record import Record, offsets_name
+from embstore._engine.format.record import Origin, Record, offsets_name
+from embstore._engine.format.source_columns import ORIGINS_COLUMN
 from embstore._engine.io.remote import is_url, local_path
 from embstore._engine.read.column import Rows
 from embstore._engine.read.open_snapshot import open_generation, open_snapshot
@@ -22,7 +23,7 @@ from embstore._engine.read.read_rows import check_ends, read_field, read_rows, r
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Blocks, Values
 from embstore._engine.write.plans import AppendResult, IfExists, Plan, row_blocks
-from embstore._engine.write.record_edits import with_column, with_field
+from embstore._engine.write.record_edits import with_column, with_field, with_origin
 from embstore.errors import (
     ConfigMismatchError,
     DuplicateKeysError,
@@ -229,6 +230,8 @@ def plan_merge(
         appends["class_names"] = new_names
     for name, column in record.columns.items():
         appends[column.array] = _blocks(parts, partial(_column_values, name))
+    if ORIGINS_COLUMN in record.columns:
+        record, appends[record.columns[ORIGINS_COLUMN].array] = _with_origins(record, parts)
     for name, spec in record.fields.items():
         appends[name] = _blocks(parts, partial(_field_values, name))
         if spec.ragged:
@@ -239,6 +242,22 @@ def plan_merge(
     if len(dead):
         appends["dead_rows"] = dead
     return Plan(replace(record, rows=record.rows + count), appends), result
+
+
+def _with_origins(record: Record, parts: Sequence[Part]) -> tuple[Record, Iterator[Values]]:
+    """Return the record with the origins of the parts, and the origins of their rows by its own list."""
+    bits: dict[Origin, int] = {}
+    for origin in [origin for part in parts for origin in part.record.origins]:
+        record, bits[origin] = with_origin(record, origin)
+
+    def translated(at: Snapshot, rows: Rows) -> Values:
+        stored = np.asarray(_column_values(ORIGINS_COLUMN, at, rows))
+        found = np.zeros_like(stored)
+        for place, origin in enumerate(at.record.origins):
+            found |= (stored >> place & 1) * bits[origin]
+        return found
+
+    return record, _blocks(parts, translated)
 
 
 def _new_only(

@@ -21,6 +21,8 @@ import embstore
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.zarr_layout import array_metadata, group_document
 from embstore._engine.io import steps
+from embstore.encoders import FunctionEncoder
+from embstore.sources import Folder
 from tests._helpers import kinds
 from tests._helpers.crash import KilledError, stopped_at
 from tests._helpers.damage import flip
@@ -595,3 +597,17 @@ def test_the_format_names_no_feature_that_is_gone():
     assert re.findall(r"^## (\d+)\.", text, re.M) == [str(number) for number in range(1, 16)]
     assert "checkpoint" not in text
     assert re.findall(r".*journal.*", text) == re.findall(r".*`\"journal\"`.*", text)
+
+
+def test_origins_of_rows(tmp_path):
+    """Section 9: bit i of a row's `source_origins` stands for entry i of `origins`."""
+    encoder = FunctionEncoder(lambda items: np.ones((len(items), 2), "f4"), config={"encoder": "ones"})
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        for name in ("both", place):
+            (tmp_path / place / f"{name}.txt").write_text(name)
+        path = embstore.embed(Folder(tmp_path / place, name="x"), encoder, tmp_path / "cache").path
+    origins, rows = read_record(path)["origins"], read_store(path)
+    assert origins == [{"kind": "folder", "root": str(tmp_path / place)} for place in ("one", "two")]
+    found = {key.partition(":")[0]: row["source_origins"] for key, row in rows.items()}
+    assert found == {"both": 3, "one": 1, "two": 2}

@@ -15,11 +15,13 @@ from embstore._engine.format.record import (
     KEY_ARRAYS,
     MAX_ARRAY_NAME,
     MAX_DIMENSIONS,
+    MAX_ORIGINS,
     NAME,
     STRING,
     ArrayState,
     ColumnSpec,
     FieldSpec,
+    Origin,
     Record,
     SchemaError,
     Tail,
@@ -75,6 +77,7 @@ class _Parser:
             arrays=self._each(get("arrays"), "arrays", self._array),
             erasing=None if erasing is None else self._each(erasing, "erasing", self._tail),
             dropped=self._texts(get("dropped", []), "dropped"),
+            origins=self._origins(get("origins", [])),
             provenance=self._each(get("provenance", {}), "provenance", self._text),
             options=self._each(get("options", {}), "options", self._count),
             compression=self._one_of(get("compression"), COMPRESSIONS, "compression", optional=True),
@@ -216,6 +219,20 @@ class _Parser:
                     f"{place}.tail.nbytes: expected {rows * state.row_nbytes}, found {state.tail.nbytes}"
                 )
         return state
+
+    def _origins(self, value: Any) -> tuple[Origin, ...]:
+        if not isinstance(value, list) or len(value) > MAX_ORIGINS:
+            self.problems.append(f"origins: expected a list of at most {MAX_ORIGINS} objects, found {value!r:.200}")
+            return ()
+        return tuple(self._origin(item, f"origins[{i}]") for i, item in enumerate(value))
+
+    def _origin(self, value: Any, place: str) -> Origin:
+        value = self._object(value, place)
+        names = [name for name in Origin.__dataclass_fields__ if name != "kind" and value.get(name) is not None]
+        return Origin(
+            kind=self._text(value.get("kind"), f"{place}.kind"),
+            **{name: self._text(value[name], f"{place}.{name}") for name in names},
+        )
 
     def _tail(self, value: Any, place: str) -> Tail:
         value = self._object(value, place)

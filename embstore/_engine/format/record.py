@@ -47,6 +47,8 @@ BFLOAT16_NAN: Final = 0x7FC0
 MAX_NAME: Final = 128
 MAX_ARRAY_NAME: Final = MAX_NAME + 16
 MAX_DIMENSIONS: Final = 16
+MAX_ORIGINS: Final = 62
+"""One bit each in the int64 column of the origins of rows."""
 
 
 class SchemaError(ValueError):
@@ -188,6 +190,43 @@ class ColumnSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin(PickledByName):
+    """Where the samples of a data set come from.
+
+    Parameters
+    ----------
+    kind : str
+        Of the source: "folder", "table", "huggingface", "items", or the name of a class.
+    root : str, optional
+        Absolute path of a folder or file. Copies of a store for other people leave it out.
+    builder, config, split : str, optional
+        Of a data set of Hugging Face.
+    """
+
+    kind: str
+    root: str | None = None
+    builder: str | None = None
+    config: str | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value is not None:  # a path need not be valid Unicode
+                text = str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                object.__setattr__(self, name, text)
+
+    @property
+    def is_place(self) -> bool:
+        """Whether it says more than the kind."""
+        return self.root is not None or self.builder is not None
+
+    def __str__(self) -> str:
+        parts = (self.kind, self.root, self.builder, self.config, self.split)
+        return " ".join(part for part in parts if part is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
     """The committed bytes of an array's last chunk: their number and CRC-32C (RFC 3720, appendix B.4)."""
 
@@ -251,6 +290,7 @@ class Record:
     arrays: dict[str, ArrayState] = field(default_factory=dict)
     erasing: dict[str, Tail] | None = None
     dropped: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
     compression: str | None = None
@@ -298,6 +338,7 @@ class Record:
             "arrays": _as_dicts(self.arrays),
             **({} if self.erasing is None else {"erasing": _as_dicts(self.erasing)}),
             **({"dropped": list(self.dropped)} if self.dropped else {}),
+            **({"origins": [_as_dict(origin) for origin in self.origins]} if self.origins else {}),
             "provenance": self.provenance,
             "options": self.options,
             **({} if self.compression is None else {"compression": self.compression}),

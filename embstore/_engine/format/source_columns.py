@@ -24,10 +24,13 @@ IDENTITY_COLUMN: Final = "source_identity"
 STAMP_COLUMNS: Final = (SIZE_COLUMN, MTIME_COLUMN, IDENTITY_COLUMN)
 """Columns with the `FileStamp` of the file that each row was computed from, a number each."""
 
-SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, **dict.fromkeys(STAMP_COLUMNS, "int64")}
+ORIGINS_COLUMN: Final = "source_origins"
+"""Column with the places where each row's content was found: bit *i* for `Record.origins[i]`. 0 is unknown."""
+
+SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, **dict.fromkeys((*STAMP_COLUMNS, ORIGINS_COLUMN), "int64")}
 """Dtypes of these columns."""
 
-UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", **dict.fromkeys(STAMP_COLUMNS, -1)}
+UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", **dict.fromkeys(STAMP_COLUMNS, -1), ORIGINS_COLUMN: 0}
 """Values of these columns for a row of unknown content."""
 
 

@@ -15,7 +15,7 @@ _SETTLED_NS: Final = 2 * 10**9
 """A file changed within this time may change again and keep its stamp: clocks of file systems tick."""
 
 _FILE_BITS: Final = 40
-"""Bits of `FileStamp.identity` for the file. The 23 bits above them are for its origin."""
+"""Bits of `FileStamp.identity` for the file. The 23 bits above them are for its place."""
 
 
 class Identity(NamedTuple):
@@ -38,20 +38,20 @@ def identity_of(found: os.stat_result) -> Identity:
 class FileStamp(NamedTuple):
     """Size in bytes, mtime in ns, and identity of a file.
 
-    `identity` is a hash of the origin (the machine, and the folder of the source), and a hash of the inode and ctime.
+    `identity` is a hash of the place (the machine, and the folder of the source), and a hash of the inode and ctime.
     ctime finds a file that was rewritten with its mtime put back, and the inode finds two folders that were swapped.
-    Both differ on every mount and machine, so they are compared only within one origin. -1 is unknown.
+    Both differ on every mount and machine, so they are compared only within one place. -1 is unknown.
     """
 
     size: int
     mtime: int
     identity: int = -1
 
-    def of_origin(self, other: FileStamp) -> FileStamp:
-        """Return this stamp with the origin of another, if that is known."""
+    def at_place_of(self, other: FileStamp) -> FileStamp:
+        """Return this stamp with the place of another, if that is known."""
         if other.identity < 0:
             return self
-        return self._replace(identity=origin_of(other.identity) << _FILE_BITS | self.identity & ((1 << _FILE_BITS) - 1))
+        return self._replace(identity=place_of(other.identity) << _FILE_BITS | self.identity & ((1 << _FILE_BITS) - 1))
 
 
 UNKNOWN: Final = FileStamp(-1, -1)
@@ -64,34 +64,25 @@ def file_stamp(folder: str, found: os.stat_result) -> FileStamp:
     Parameters
     ----------
     folder : str
-        Absolute path of the folder of the source. It is the origin.
+        Absolute path of the folder of the source.
     found : os.stat_result
         Status of the file.
     """
-    origin, has_inodes = _place(platform.node(), folder, found.st_dev)
+    place, has_inodes = _place(platform.node(), folder, found.st_dev)
     one = _hashed(f"{found.st_ino if has_inodes else 0} {found.st_ctime_ns}", _FILE_BITS)
-    return FileStamp(found.st_size, found.st_mtime_ns, origin << _FILE_BITS | one)
+    return FileStamp(found.st_size, found.st_mtime_ns, place << _FILE_BITS | one)
 
 
-def origin_stamp(origin: str) -> FileStamp:
-    """Return the stamp of content that is not a file, but has an origin, such as the table that holds it."""
-    return FileStamp(-1, -1, _origin(platform.node(), origin) << _FILE_BITS)
-
-
-def origin_of(identity: Any) -> Any:
-    """Return the part of an identity that the origin gives. Works on arrays too."""
+def place_of(identity: Any) -> Any:
+    """Return the part of an identity that the place gives. Works on arrays too."""
     return identity >> _FILE_BITS
 
 
 @lru_cache(maxsize=4096)
 def _place(machine: str, folder: str, device: int) -> tuple[int, bool]:
-    """Return the origin of a folder's files, and whether its file system keeps inode numbers. FUSE need not."""
+    """Return the place of a folder's files, and whether its file system keeps inode numbers. FUSE need not."""
     kind = "" if os.major(device) else filesystem_type(Path(folder))
-    return _origin(machine, folder), not kind.startswith("fuse")
-
-
-def _origin(machine: str, place: str) -> int:
-    return _hashed(f"{machine}\0{place}", 63 - _FILE_BITS)
+    return _hashed(f"{machine}\0{folder}", 63 - _FILE_BITS), not kind.startswith("fuse")
 
 
 def _hashed(text: str, bits: int) -> int:

@@ -11,8 +11,10 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.record import (
     COLUMN_DTYPES,
     COMPRESSIONS,
+    MAX_ORIGINS,
     ColumnSpec,
     FieldSpec,
+    Origin,
     Record,
     check_name,
     check_provenance,
@@ -103,6 +105,18 @@ def with_column(record: Record, name: str, dtype: str, *, array_name: str | None
     array = column_array(dtype, expected_rows=record.options.get("expected_rows", 0))
     column = ColumnSpec(dtype=dtype, array=array_name)
     return replace(record.with_arrays(**{array_name: array}), columns={**record.columns, name: column})
+
+
+def with_origin(record: Record, origin: Origin) -> tuple[Record, int]:
+    """Return the record with an origin in its list, and the origin's bit in the column of origins.
+
+    A full list stays, and the bit is 0: rows of an unknown origin.
+    """
+    if origin in record.origins:
+        return record, 1 << record.origins.index(origin)
+    if len(record.origins) == MAX_ORIGINS:
+        return record, 0
+    return replace(record, origins=(*record.origins, origin)), 1 << len(record.origins)
 
 
 def successor(array: str, record: Record) -> str:

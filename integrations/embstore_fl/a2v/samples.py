@@ -50,7 +50,7 @@ class A2VSamples(MixIn):
 
     def ast_source(self, keys: Sequence[str] | None = None) -> Source:
         """Return the files of its samples, or of those with the given keys, as a source for `embstore.embed`."""
-        return stored.Files(self._ast_name, self._ast_files(keys))
+        return stored.Files(self._ast_name, self._ast_files(keys), getattr(self, "root_dir", None))
 
     def _ast_files(self, keys: Sequence[str] | None = None) -> dict[str, FileSample]:
         """Return the samples' files by key. `embstore.embed` lists missing files as failed."""

@@ -6,6 +6,7 @@ The caller passes the files of the keys. `names` chooses the stores.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from embstore import Cache, Config, EmbeddingStore
-from embstore._engine.format.source_columns import DIGEST_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
+from embstore._engine.format.record import Origin
+from embstore._engine.format.source_columns import DIGEST_COLUMN, ORIGINS_COLUMN, SIZE_COLUMN, SOURCE_COLUMNS
 from embstore._engine.io.stamps import UNKNOWN
 from embstore.cache.coverage import stamp_values
 from embstore.cache.prune import remove_store
@@ -212,6 +214,7 @@ def append(
             columns = {
                 DIGEST_COLUMN: "",  # the content was not read here, so only the stamp shows a change
                 **stamp_values(stamps),
+                ORIGINS_COLUMN: 0,
             }
             if chosen:
                 store.append(chosen, rows[finite], columns=columns, if_exists="replace")
@@ -257,10 +260,11 @@ def field_of(store: EmbeddingStore, wanted: str | None) -> str | None:
 
 
 class Files:
-    """A source of given files."""
+    """A source of given files, below a root if that is known."""
 
-    def __init__(self, name: str, files: Mapping[str, FileSample]) -> None:
+    def __init__(self, name: str, files: Mapping[str, FileSample], root: str | os.PathLike[str] | None = None) -> None:
         self.name = name
+        self.origin = Origin(kind="folder", root=None if root is None else os.path.abspath(root))
         self.files = files
 
     def __iter__(self) -> Iterator[FileSample]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from embstore._engine.format.keys import Key
+from embstore._engine.format.record import Origin
 from embstore._engine.lazy import cached_property
 from embstore.errors import EmptySourceError, UnknownClassError
 from embstore.sources import FileSample
@@ -58,6 +59,7 @@ class AudioSource:
     def __init__(self, root: str | os.PathLike[str], *, name: str | None = None) -> None:
         self.name = checked_name(self.default_name if name is None else name)
         self.root = Path(root).absolute()
+        self.origin = Origin(kind="folder", root=str(self.root))
         if not self.root.is_dir():
             raise EmptySourceError(self.root, "it is a file" if self.root.exists() else "no such folder")
 

@@ -207,6 +207,7 @@ class Selected:
     def __init__(self, base: Catalog, chosen: Selection | Sequence[Chosen]) -> None:
         self.base = base
         self.name = base.name
+        self.origin = getattr(base, "origin", None)
         self.chosen = tuple(choose(base, chosen) if isinstance(chosen, Selection) else chosen)
 
     @property
