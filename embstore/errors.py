@@ -40,6 +40,7 @@
     |   |-- DatasetMismatchError (ValueError)   another data set under the name of a stored one
     |   |-- OptionsMismatchError (ValueError)   options for a new store that the stored one lacks
     |   |-- FieldMismatchError (ValueError)     a field of that name holds something else
+    |   |-- RefitError (ValueError)             an estimator whose encoder changed after fit
     |   |-- WeightsChangedError (RuntimeError)  a model's files changed under its encoder
     |   |-- EncoderChangedError (RuntimeError)  other values than stored, for the same config
     |   |   `-- RandomEncoderError              other values each time
@@ -633,6 +634,16 @@ class FieldMismatchError(EmbstoreError, ValueError):
     expected: object
     found: object
     template = "field {field!r} in {path} is {expected}, the encoder gives {found}; give it another name"
+
+
+class RefitError(EmbstoreError, ValueError):
+    """The encoder of a fitted estimator has another config than at `fit`. Attributes: `differences`.
+
+    `differences` is a tuple of `embstore.Difference` (name, expected, found).
+    """
+
+    differences: Items[Any] = Items()
+    template = "the encoder changed after fit: {differences:; }; call fit again"
 
 
 class StoreExistsError(EmbstoreError, FileExistsError):

@@ -131,6 +131,7 @@ ERRORS = [
         ValueError,
         {"path": WHERE, "found": ".doc", "known": ("npz",)},
     ),
+    (errors.RefitError([Difference("a", 1, 2)]), ValueError, {"differences": (Difference("a", 1, 2),)}),
     (
         errors.LayoutError(WHERE, "per-key", "no"),
         ValueError,

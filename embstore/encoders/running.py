@@ -35,6 +35,10 @@ class Runner:
         self._processor: Any = None
         self._loaded: Loaded | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the plan. The copy loads its own model at its first use."""
+        return type(self), (self.plan,)
+
     @cached_property
     def device(self) -> str:
         """The device of the model: the caller's choice, or the first of "cuda", "mps" and "cpu" that exists."""

@@ -73,8 +73,8 @@ def _public_names():
     for room in ("embstore", *rooms):
         if room == "embstore.cli":  # a command, with a page of its own
             continue
-        if room == "embstore.torch":
-            pytest.importorskip("torch")
+        if room in ("embstore.torch", "embstore.sklearn"):
+            pytest.importorskip(room.rpartition(".")[2])
         module = importlib.import_module(room)
         for name in getattr(module, "__all__", ()):
             yield f"{room}.{name}", getattr(module, name)
