@@ -4,7 +4,7 @@
 
     EmbstoreError
     |-- the call is wrong: change it
-    |   |-- KeyFormatError (ValueError)         a key is not "file_id:class"
+    |   |-- KeyFormatError (ValueError)         a key is not "file_id:class" or "file_id"
     |   |-- DuplicateKeysError (ValueError)     one key twice in one append
     |   |-- KeysExistError (ValueError)         stored already, see if_exists=
     |   |-- ShapeError (ValueError)             rows of another shape or number
@@ -218,11 +218,11 @@ def _rebuild(cls: type[EmbstoreError], message: str, facts: dict[str, Any]) -> E
 
 
 class KeyFormatError(EmbstoreError, ValueError):
-    """A key that is not ``file_id:class``. Attributes: `key`, `reason`."""
+    """A key that is neither ``file_id:class`` nor ``file_id``. Attributes: `key`, `reason`."""
 
     key: object
     reason: str
-    template = "{key!r} is not a key 'file_id:class': {reason}"
+    template = "{key!r} is not a key 'file_id:class' or 'file_id': {reason}"
 
 
 class DuplicateKeysError(EmbstoreError, ValueError):
@@ -319,17 +319,22 @@ class DeadRowsError(EmbstoreError, ValueError):
 
 
 class MissingKeysError(EmbstoreError, KeyError):
-    """Keys that are not stored: all of them. Attributes: `keys`, `path`, `what` (replaces "in `path`"), `hint`."""
+    """Keys that are not stored: all of them.
+
+    Attributes: `keys`, `path`, `what` (replaces "in `path`"), `hint`, `others` (stored keys of the first ten file_ids).
+    """
 
     keys: Items[str] = Items()
     _: KW_ONLY
     path: PurePath | None = None
     what: str = ""
     hint: str = ""
+    others: Items[str] = Items(default=())
 
     def _template(self) -> str:
         where = "{what}" if self.what else "in {path}"
-        return f"{{keys:count}} key(s) are not {where}: {{keys:quoted}}" + ("; {hint}" if self.hint else "")
+        others = "; the same file_ids are stored as {others:quoted}" if self.others else ""
+        return f"{{keys:count}} key(s) are not {where}: {{keys:quoted}}" + others + ("; {hint}" if self.hint else "")
 
 
 class UnknownFieldError(EmbstoreError, KeyError):
@@ -361,11 +366,17 @@ class UnknownColumnError(EmbstoreError, KeyError):
 
 
 class UnknownClassError(EmbstoreError, KeyError):
-    """Classes that are not in the list given. Attributes: `class_names`, `available`."""
+    """Classes that are not in the list given. Attributes: `class_names`, `available`, `hint`."""
 
     class_names: Items[str] = Items()
     available: Items[str] = Items()
+    _: KW_ONLY
+    hint: str = ""
+
     template = "no class {class_names:quoted}; classes: {available:quoted}"
+
+    def _template(self) -> str:
+        return self.template + ("; {hint}" if self.hint else "")
 
 
 class UnknownModelError(EmbstoreError, ValueError):

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.format.keys import key_text
 from embstore._engine.format.record import BFLOAT16, STRING, FieldSpec, Record
 from embstore._engine.lazy import imported
 from embstore._engine.read.column import Rows
@@ -25,8 +26,7 @@ GROUP_ROWS: Final = 65_536
 def described(snapshot: Snapshot, rows: Rows, columns: Sequence[str]) -> dict[str, Any]:
     """Return the keys, file_ids and classes of rows, each read once, and the values of columns."""
     file_ids, class_names = snapshot.file_ids_of(rows), snapshot.class_names_of(rows)
-    keys = [f"{file_id}:{name}" for file_id, name in zip(file_ids, class_names, strict=True)]
-    texts = {"key": keys, "file_id": file_ids, "class_name": class_names}
+    texts = {"key": list(map(key_text, file_ids, class_names)), "file_id": file_ids, "class_name": class_names}
     return texts | {name: column_of(snapshot, name, rows) for name in columns}
 
 

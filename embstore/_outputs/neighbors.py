@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.arguments import check_choice, whole_number
-from embstore._engine.format.keys import Key
+from embstore._engine.format.keys import Key, split_text
 from embstore._engine.lazy import imported
 from embstore._engine.notebook import html_table
 from embstore._engine.read.column import Rows
@@ -64,9 +64,9 @@ class Neighbors:
         """
         frame = imported("pandas", "analysis", "for tables")
         data = self._columns()
-        parts = [key.rpartition(":") for key in data["key"]]
+        parts = [split_text(key) for key in data["key"]]
         scores = data.pop("score")
-        file_ids, class_names = [part[0] for part in parts], [part[2] for part in parts]
+        file_ids, class_names = [part[0] for part in parts], [part[1] for part in parts]
         return frame.DataFrame({**data, "file_id": file_ids, "class_name": class_names, "score": scores})
 
     def _columns(self) -> dict[str, Any]:

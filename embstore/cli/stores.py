@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from embstore._engine.format.keys import UNLABELLED
 from embstore._engine.sizes import size
 from embstore.cli.caches import print_entries
 from embstore.cli.exits import DONE, PARTLY
@@ -98,7 +99,7 @@ def _class_counts(store: EmbeddingStore) -> dict[str, int]:
     names = store.snapshot.class_names
     counts = np.bincount(store.snapshot.class_codes_of(store.snapshot.live_rows), minlength=len(names)).tolist()
     pairs = sorted(zip(names, counts, strict=True), key=lambda pair: -pair[1])
-    return {name: count for name, count in pairs if count}
+    return {name: count for name, count in pairs if count and name != UNLABELLED}
 
 
 def _shape(spec: Any) -> str:

@@ -98,7 +98,7 @@ class BulkAppend:
                     codes.append(-1)
                 else:
                     key = name[1]
-                    texts.append(f"{key.file_id}:{key.class_name}")
+                    texts.append(str(key))
                     codes.append(classes.setdefault(key.class_name, len(classes)))
             hashes.append(hash_keys(texts))
         self.hashes, self.codes, self.classes = np.concatenate(hashes), np.array(codes, np.int32), list(classes)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.config import Config
-from embstore._engine.format.keys import UNLABELLED
+from embstore._engine.format.keys import key_text
 from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, STRING, FieldSpec, offsets_name
 from embstore._engine.format.source_columns import ORIGINS_COLUMN
@@ -123,8 +123,7 @@ class Outgoing:
         names: list[str] = []
         for rows in self.blocks():
             for file_id, label in zip(self.values("file_id", rows), self.values("class_name", rows), strict=True):
-                bare = order == "file_id" or (label == UNLABELLED and ":" not in file_id)
-                names.append(file_id if bare else f"{file_id}:{label}")
+                names.append(file_id if order == "file_id" else key_text(file_id, label))
         if len(set(names)) < len(names):
             twice = [name for name, count in Counter(names).items() if count > 1]
             raise DuplicateKeysError(twice, path=self.path, hint='pass keys="file_id:class"')

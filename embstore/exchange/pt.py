@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from embstore._engine.format.keys import key_text
 from embstore._engine.format.record import DEFAULT_FIELD, NUMERIC, dtype_name
 from embstore._engine.lazy import imported
 from embstore._engine.read.read_rows import row_bounds
@@ -169,7 +170,7 @@ def write(path: Path, rows: Outgoing) -> None:
         tensors = {DEFAULT_FIELD: next(iter(tensors.values()))}
     names = [*tensors, *parts]
     entries = {
-        f"{file_id}:{class_name}": dict(zip(names, values, strict=True))
+        key_text(file_id, class_name): dict(zip(names, values, strict=True))
         for file_id, class_name, *values in zip(
             file_ids, parts["class_name"], *tensors.values(), *parts.values(), strict=True
         )

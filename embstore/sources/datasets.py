@@ -36,8 +36,8 @@ class HFDataset:
     content : str
         Column of texts, of bytes, or of the features `Audio` or `Image`, whose files are the content.
     class_name : str, optional
-        Column of classes. The names of a `ClassLabel` are used. A missing class is ``_``, as are all classes without
-        this column.
+        Column of classes. The names of a `ClassLabel` are used. Rows without a class, and all rows without this
+        column, have bare file_ids as keys.
     file_id : str, optional
         Column of file_ids. The default for `Audio` and `Image` is the file's name without folders (which differ from
         machine to machine) and without the last suffix.

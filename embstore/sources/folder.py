@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
 
-from embstore._engine.format.keys import UNLABELLED, Key
+from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
 from embstore.errors import EmptySourceError, KeyFormatError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
@@ -76,10 +76,10 @@ class Folder:
         Template of relative POSIX paths. ``{class}`` matches a class (within one part, as short as possible),
         ``{file_id}`` a file_id (may span parts), ``*`` any text within one part, ``**`` any text, and ``**/`` zero or
         more folders. All other characters match themselves. Files that don't match are left out, and their number is
-        logged. Without ``{class}``, samples are unlabelled.
+        logged. Without ``{class}``, samples have no class, and bare file_ids as keys.
 
         By default each first folder is a class, and files beside these folders are left out, with a logged warning.
-        If the folder has no subfolders with files, samples are unlabelled.
+        If the folder has no subfolders with files, samples have no class.
     suffixes : iterable of str, optional
         Suffixes of files to take, such as ``(".flac", ".wav")``, in any case.
     exclude : iterable of str
@@ -163,7 +163,7 @@ class Folder:
         words, relative = fit.groupdict(), fit.string
         if (file_id := words.get("file_id")) is None:
             file_id = self._file_id(PurePosixPath(relative)) if self._file_id else without_suffix(relative)
-        key = Key.parse(Key(file_id, words.get("class", UNLABELLED)))
+        key = Key.parse(Key(file_id, words.get("class")))
         return key, file_sample(key, Path(entry.path), entry.stat, root=self.root)
 
     def _chosen(self, refused: list[tuple[str, str]]) -> list[tuple[re.Match[str], os.DirEntry[str]]]:

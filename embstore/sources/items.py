@@ -203,9 +203,9 @@ class Items:
 
     Examples
     --------
-    >>> source = Items({"a:dog": "It barks.", "b:cat": "It purrs."}, name="pets")
+    >>> source = Items({"a": "It barks.", "b": "It purrs."}, name="pets")  # with classes: "a:dog", "b:cat"
     >>> [sample.where for sample in source]
-    ['a:dog', 'b:cat']
+    ['a', 'b']
     >>> next(iter(source)).read().value
     'It barks.'
     """

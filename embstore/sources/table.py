@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from embstore._engine.format.keys import UNLABELLED, Key
+from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, SourceError, UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
@@ -70,13 +70,13 @@ def as_text(value: Any) -> str:
 
 
 def key_of(file_id: Any, class_name: Any) -> Key:
-    """Return the key of two cells. A missing class is ``_``.
+    """Return the key of two cells. Without a class, the key is the bare file_id.
 
     Raises
     ------
     KeyFormatError
     """
-    return Key.parse(Key(as_text(file_id), as_text(class_name) or UNLABELLED))
+    return Key.parse(Key(as_text(file_id), as_text(class_name) or None))
 
 
 def _is_missing(value: Any) -> bool:
@@ -97,7 +97,7 @@ class Table:
     path, text : str
         Column of files, relative to `root`, or of texts. Exactly one of the two is required.
     class_name : str, optional
-        Column of classes. A missing class is ``_``, as are all classes without this column.
+        Column of classes. Rows without a class, and all rows without this column, have bare file_ids as keys.
     file_id : str, optional
         Column of file_ids. The default for files is the relative path without its last suffix.
     root : path_like, optional
@@ -132,7 +132,7 @@ class Table:
     >>> rows = [{"id": 1, "says": "It barks.", "label": "dog"}, {"id": 2, "says": "It purrs.", "label": None}]
     >>> table = Table(rows, name="pets", text="says", class_name="label", file_id="id")
     >>> [(str(sample.key), sample.read().value) for sample in table]
-    [('1:dog', 'It barks.'), ('2:_', 'It purrs.')]
+    [('1:dog', 'It barks.'), ('2', 'It purrs.')]
     """
 
     whole = True

@@ -74,7 +74,7 @@ def erase_keys(session: Session, keys: Sequence[str | Key]) -> EraseReceipt:
         str(Key.parse(key)) for key, (digest, row) in zip(keys, pairs, strict=True) if row < 0 and digest not in earlier
     ]
     if missing:
-        raise MissingKeysError(missing, path=session.path)
+        raise MissingKeysError(missing, path=session.path, others=session.index.others_of(missing))
     erased = {digest: earlier[digest] if row < 0 else row for digest, row in pairs}
     rows = np.unique(found[found >= 0])
     dead, new = np.concatenate([snapshot.dead_rows, rows]), {"dead_rows": rows} if len(rows) else {}

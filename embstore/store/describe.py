@@ -12,7 +12,7 @@ _SHOWN = 8
 
 def describe(snapshot: Snapshot, *, writable: bool) -> list[tuple[str, str]]:
     """Return the description of a store as lines of (name, text)."""
-    record, names = snapshot.record, snapshot.class_names
+    record, names = snapshot.record, snapshot.classes
     nbytes = sum(record.arrays[name].row_nbytes * record.arrays[name].length for name in record.fields)
     dead = f" and {record.dead:,} deleted" if record.dead else ""
     config = ", ".join(f"{name}={value!r}" for name, value in record.config.items())

@@ -54,7 +54,7 @@ class EmbeddingStore(StoreReader):
         rows : array_like of int, (n,), optional
             Select these rows, in this order and with repeats. Not together with `keys`.
         classes : str or sequence of str, optional
-            Select only rows of these classes.
+            Select only rows of these classes, or those without a class by ``"_"``.
         where : mapping, optional
             A condition for each named column: a value, an iterable of values, or a function that takes the values
             ``(n,)`` and returns a mask ``(n,) bool``.

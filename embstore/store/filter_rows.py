@@ -49,7 +49,7 @@ def filter_rows(
         wanted = text_list("classes", classes, in_order=False)
         codes = {name: code for code, name in enumerate(snapshot.class_names)}
         if unknown := [name for name in wanted if name not in codes]:
-            raise UnknownClassError(unknown, codes)
+            raise UnknownClassError(unknown, snapshot.classes)
         stored = snapshot.class_codes_of(rows)
         mask = np.zeros(len(codes), dtype=bool)
         mask[[codes[name] for name in wanted]] = True

@@ -66,8 +66,8 @@ class StoreReader:
 
     @property
     def classes(self) -> list[str]:
-        """All classes, in the order of their first rows."""
-        return list(self.snapshot.class_names)
+        """All classes, in the order of their first rows. Rows without a class add none."""
+        return self.snapshot.classes
 
     @property
     def rows(self) -> Rows:
@@ -116,7 +116,7 @@ class StoreReader:
         Raises
         ------
         MissingKeysError
-            Some keys are not stored. The error lists all of them.
+            Some keys are not stored. The error lists all of them, and the classes that their file_ids do have.
         KeyFormatError
             One of the missing keys is malformed.
         """
@@ -124,7 +124,8 @@ class StoreReader:
         rows = self.find(keys)
         if len(rows) and rows.min() < 0:
             missing = [str(Key.parse(keys[i])) for i in np.flatnonzero(rows < 0).tolist()]
-            raise MissingKeysError(missing, path=self.path, hint=self._other_form(missing))
+            others = self._session.index.others_of(missing)
+            raise MissingKeysError(missing, path=self.path, hint=self._other_form(missing), others=others)
         return rows
 
     def _other_form(self, missing: list[str]) -> str:

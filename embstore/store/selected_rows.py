@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.arguments import text_list
+from embstore._engine.format.keys import UNLABELLED
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.read.column import Rows
@@ -23,6 +24,9 @@ from embstore.store.reader import StoreReader
 
 if TYPE_CHECKING:
     import torch
+
+
+_NO_LABEL: Final = "'_' stands for rows without a class, which have no label: leave them out with select(classes=…)"
 
 
 class SelectedRows:
@@ -90,13 +94,13 @@ class SelectedRows:
 
     @property
     def class_names(self) -> list[str]:
-        """The class of each row."""
+        """The class of each row. Rows without a class have ``_``."""
         return self.snapshot().class_names_of(self.rows)
 
     @property
     def classes(self) -> list[str]:
-        """The classes that occur, each once, in the store's order."""
-        return class_places(self.snapshot(), self.rows)[0]
+        """The classes that occur, each once, in the store's order. Rows without a class add none."""
+        return [name for name in class_places(self.snapshot(), self.rows)[0] if name != UNLABELLED]
 
     def labels(self, classes: Sequence[str]) -> NDArray[np.int64]:
         """Return each row's place in `classes`: ``(len(view),) int64``.
@@ -106,7 +110,7 @@ class SelectedRows:
         Raises
         ------
         UnknownClassError
-            A row's class is not in the list.
+            A row's class is not in the list, a row has no class, or the list has ``_``, which is no class.
         ValueError
             A class occurs twice in the list.
         """
@@ -115,11 +119,14 @@ class SelectedRows:
             raise ValueError(f"a class occurs more than once in {classes!r:.200}")
         places = {name: place for place, name in enumerate(classes)}
         snapshot = self.snapshot()
+        if UNLABELLED in places:
+            raise UnknownClassError([UNLABELLED], snapshot.classes, hint=_NO_LABEL)
         of_code = np.array([places.get(name, -1) for name in snapshot.class_names], dtype=np.int64)
         codes = snapshot.class_codes_of(self.rows)
         labels = of_code[codes] if len(codes) else np.empty(0, np.int64)
         if len(labels) and labels.min() < 0:
-            raise UnknownClassError([snapshot.class_names[code] for code in np.unique(codes[labels < 0])], classes)
+            unknown = [snapshot.class_names[code] for code in np.unique(codes[labels < 0])]
+            raise UnknownClassError(unknown, classes, hint=_NO_LABEL if UNLABELLED in unknown else "")
         return labels
 
     def column(self, name: str) -> np.ndarray[Any, Any]:

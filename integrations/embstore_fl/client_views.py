@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore import EmbeddingStore, Key, View
-from embstore._engine.format.keys import hash_file_ids
+from embstore._engine.format.keys import hash_file_ids, split_text
 from embstore_fl.errors import ForeignKeysError, GivenTestError, UnknownClientError
 from embstore_fl.holdout import Held, held_out, ranks_of
 from embstore_fl.manifest import Client, Manifest
@@ -222,12 +222,12 @@ class Partitions(Mapping[Client, View]):
 def _held(keys: list[str], numbers: dict[str, int], seed: int) -> Held:
     """Return a client's rows for `held_out`. `numbers` maps each different key to one number, for all clients."""
     codes: dict[str, int] = {}
-    labels = [codes.setdefault(key.rpartition(":")[2], len(codes)) for key in keys]
+    labels = [codes.setdefault(split_text(key)[1], len(codes)) for key in keys]
     rows = [numbers.setdefault(key, len(numbers)) for key in keys]
     return Held(
         rows=_ints(rows),
         labels=_ints(labels),
-        ranks=ranks_of(hash_file_ids(key.rpartition(":")[0] for key in keys), seed),
+        ranks=ranks_of(hash_file_ids(split_text(key)[0] for key in keys), seed),
     )
 
 

@@ -239,7 +239,7 @@ class PFLlibNotFoundError(EmbstoreError, ImportError):
 
 
 class ClientClassesError(UnknownClassError):
-    """Classes of a client's rows without a label. Attributes: `client`, `class_names`, `available`."""
+    """Classes of a client's rows without a label. Attributes: `client`, `class_names`, `available`, `hint`."""
 
     _: KW_ONLY
     client: int | str

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from embstore import Config, Key
+from embstore._engine.format.keys import UNLABELLED, split_text
 from embstore._engine.io.durable import replacing
 from embstore._engine.io.filesystem import make_parents
 from embstore.errors import ConfigError, FileFormatError, UnsupportedFormatError
@@ -125,13 +126,15 @@ class Manifest:
         named: set[str] = set()
         shared = False
         for client, own in _in_order(keys):
-            texts = [str(key) for key in own]
-            named.update(Key.parse(text).class_name for text in texts)
+            parsed = [Key.parse(key) for key in own]
+            texts = list(map(str, parsed))
+            named.update(key.class_name for key in parsed)
             shared = shared or not seen.isdisjoint(texts)
             seen.update(texts)
             parts[client] = _part(texts)
-        tested = None if test is None else list(dict.fromkeys(str(key) for key in test))
-        named.update(Key.parse(text).class_name for text in tested or ())
+        tested = None if test is None else list(dict.fromkeys(str(Key.parse(key)) for key in test))
+        named.update(split_text(text)[1] for text in tested or ())
+        named.discard(UNLABELLED)
         labels = [*first, *sorted(named.difference(first))] if classes is None else list(classes)
         if len(set(labels)) < len(labels) or not named <= set(labels):
             raise ValueError(f"expected different classes, and among them {sorted(named)}, found {labels}")

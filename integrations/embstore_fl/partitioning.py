@@ -8,6 +8,7 @@ from typing import Any, Final, overload
 import numpy as np
 
 from embstore import Key, View
+from embstore._engine.format.keys import UNLABELLED
 from embstore._engine.lazy import imported
 from embstore_fl.errors import PartitionerError
 from embstore_fl.partitions import NamedParts
@@ -32,8 +33,8 @@ def partition(
     """Assign samples to clients by any partitioner of `flwr_datasets` that assigns rows.
 
     The partitioner gets a table with the columns ``key``, ``file_id``, ``class_name``, ``label`` (the index of the
-    class among the sorted classes) and ``row``, and the columns in `columns`, but no vectors. Its ``partition_by``
-    names one of these columns.
+    class among the sorted classes, -1 without a class) and ``row``, and the columns in `columns`, but no vectors.
+    Its ``partition_by`` names one of these columns.
 
     Parameters
     ----------
@@ -97,13 +98,13 @@ def _table(samples: View | Sequence[str | Key], columns: Sequence[str]) -> dict[
     """Return the partitioner's table as columns."""
     keys = samples.keys if isinstance(samples, View) else samples
     parsed = [Key.parse(key) for key in keys]
-    classes = sorted({key.class_name for key in parsed})
+    classes = sorted({key.class_name for key in parsed} - {UNLABELLED})
     places = {name: place for place, name in enumerate(classes)}
     table: dict[str, Any] = {
         "key": [str(key) for key in parsed],
         "file_id": [key.file_id for key in parsed],
         "class_name": [key.class_name for key in parsed],
-        "label": [places[key.class_name] for key in parsed],
+        "label": [places.get(key.class_name, -1) for key in parsed],
         _ROW: np.arange(len(parsed)),
     }
     for name in columns:

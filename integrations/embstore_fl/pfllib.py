@@ -269,7 +269,7 @@ def _whole(store: EmbeddingStore, client: int | str, part: Partition, classes: S
     try:
         return ClientData(view, view.labels(classes), name)
     except UnknownClassError as error:
-        raise ClientClassesError(error.class_names, classes, client=client) from error
+        raise ClientClassesError(error.class_names, classes, client=client, hint=error.hint) from error
 
 
 def _by_share(

@@ -170,7 +170,7 @@ def test_how_a_file_is_understood(said, refused):
     assert {name: spec.dtype for name, spec in found.fields.items()} == {"b": "float32"}
     assert list(found.columns) == ["n"]
     said("import", "bare.npz", "unlabelled.zarr", "--set", "a=1", "--field", "a", "--cast")
-    assert list(embstore.open("unlabelled.zarr")) == ["x:_", "y:_"]
+    assert list(embstore.open("unlabelled.zarr")) == ["x", "y"]
     assert list(embstore.open("unlabelled.zarr").columns) == ["n", "m"]
 
 

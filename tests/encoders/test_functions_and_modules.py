@@ -121,7 +121,7 @@ def test_the_config_can_not_be_changed_from_outside():
     [FunctionEncoder, object(), None, "sentence-transformers/all-MiniLM-L6-v2", sizes, embstore.from_pretrained, {}],
 )
 def test_an_object_that_is_no_encoder(tmp_path, wrong):
-    source = Items({"a:_": b"bark"}, name="sounds")
+    source = Items({"a": b"bark"}, name="sounds")
     encoder = FunctionEncoder(sizes, config=CONFIG)
     store = embstore.embed(source, encoder, tmp_path / "cache").store
     uses = [lambda: embstore.embed(source, wrong, tmp_path / "cache"), lambda: embstore.check(store, wrong, source)]
@@ -137,7 +137,7 @@ def test_a_model_is_no_encoder(tmp_path):
     model = BertModel(BertConfig(num_hidden_layers=0, hidden_size=12, vocab_size=2))  # it has a `config`
     for wrong in (AutoModel, BertModel, model, net()):
         with pytest.raises(TypeError, match=r"expected an encoder.*ModuleEncoder"):
-            embstore.embed(Items({"a:_": b"bark"}, name="sounds"), wrong, tmp_path / "cache")
+            embstore.embed(Items({"a": b"bark"}, name="sounds"), wrong, tmp_path / "cache")
 
 
 # -- modules ----------------------------------------------------------------------------------
@@ -577,7 +577,7 @@ class Source:
 
     def __iter__(self):
         for i in range(7):
-            yield embstore.Sample(f"{i}:_", lambda i=i: np.array([i, i, 1.0]), embstore.digest_of(str(i)))
+            yield embstore.Sample(f"{i}", lambda i=i: np.array([i, i, 1.0]), embstore.digest_of(str(i)))
 
 
 @with_torch
@@ -589,7 +589,7 @@ def test_a_module_is_run_once(tmp_path):
     again = embstore.embed(Source(), ModuleEncoder(net(), collate=stacked), cache, batch_size=3)
     assert (again.encoded, again.hits) == (0, 7)
     with cache.open(again.config) as store:
-        row = store.fetch(["3:_"], "vector")
+        row = store.fetch(["3"], "vector")
     assert np.allclose(row, direct(module, [np.array([3, 3, 1.0])]).numpy(), atol=1e-6)
 
 
@@ -618,7 +618,7 @@ OVERFLOWS = {
 @pytest.mark.parametrize("kind", OVERFLOWS)
 def test_numbers_that_are_too_large_for_the_stored_dtype_are_not_blamed_on_the_encoder(tmp_path, kind):
     result = embstore.embed(Source(), OVERFLOWS[kind](), tmp_path / "cache")
-    assert [failure.key for failure in result.failed] == [f"{i}:_" for i in range(2, 7)]
+    assert [failure.key for failure in result.failed] == [f"{i}" for i in range(2, 7)]
     for failure in result.failed:
         assert failure.reason == (
             "infinity (vector): the largest number of float16 is 65,504: store the field as float32 or bfloat16"

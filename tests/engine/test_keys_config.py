@@ -24,7 +24,11 @@ from embstore.errors import ConfigError, KeyFormatError
         ("video_00001:dog", ("video_00001", "dog")),
         ("s3://bucket/a.wav:dog", ("s3://bucket/a.wav", "dog")),
         ("::a", (":", "a")),
-        ("a:_", ("a", UNLABELLED)),
+        ("a", ("a", UNLABELLED)),
+        ("a/b c", ("a/b c", UNLABELLED)),
+        ("s3://bucket/a.wav:_", ("s3://bucket/a.wav", UNLABELLED)),
+        (":::_", ("::", UNLABELLED)),
+        ("_", ("_", UNLABELLED)),
         (" : ", (" ", " ")),
         ("../../etc/passwd:x\x00y", ("../../etc/passwd", "x\x00y")),
         ("é日本😀:ß", ("é日本😀", "ß")),
@@ -37,13 +41,22 @@ def test_a_key_is_split_at_its_last_colon(text, parts):
     assert str(key) == text
     assert Key.parse(key) == key
     assert Key(parts[0]).class_name == UNLABELLED
+    assert Key(*parts) == pickle.loads(pickle.dumps(key)) == key
+
+
+def test_a_key_without_a_class_has_one_identity_and_one_text():
+    forms = [Key("P1"), Key("P1", None), Key("P1", UNLABELLED), Key.parse("P1"), Key.parse("P1:_")]
+    assert len(set(forms)) == 1
+    assert {str(key) for key in forms} == {"P1"}  # bare, where that parses back
+    assert str(Key("a:b")) == "a:b:_"
+    digest = blake2b(b"P1:_", digest_size=16).digest()  # the format's hash stays as it is
+    assert {hashes.tobytes() for hashes in hash_keys([*forms, "P1", "P1:_"])} == {digest}
 
 
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("ab", "no colon"),
-        ("", "no colon"),
+        ("", "file_id is empty"),
         (":b", "file_id is empty"),
         (":", "file_id is empty"),
         ("a:", "class is empty"),
@@ -60,7 +73,9 @@ def test_a_key_is_split_at_its_last_colon(text, parts):
         (b"a:b", "bytes"),
         (("a", "b"), "tuple"),
         (Key(1, "b"), "int"),
-        (Key("a", None), "NoneType"),
+        (Key("", None), "file_id is empty"),
+        (Key("a", 1), "int"),
+        ("x" * (MAX_KEY_BYTES - 1), "65,536 bytes"),
     ],
 )
 def test_a_key_is_refused_with_its_reason(key, reason):
@@ -92,9 +107,12 @@ def test_hashes_are_blake2b():
 @given(st.text())
 def test_any_text_is_a_key_or_is_refused(text):
     file_id, colon, class_name = text.rpartition(":")
-    if colon and file_id and class_name and not any("\ud800" <= c <= "\udfff" for c in text):
+    file_id, class_name = (file_id, class_name) if colon else (text, "_")
+    if file_id and class_name and not any("\ud800" <= c <= "\udfff" for c in text):
         assert Key.parse(text) == (file_id, class_name)
-        assert str(Key.parse(text)) == text
+        assert str(Key.parse(text)) == (text.removesuffix(":_") if text.count(":") == 1 else text)
+        assert Key.parse(str(Key.parse(text))) == Key.parse(text)
+        assert (hash_keys([text]) == hash_keys([Key.parse(text)])).all()
     else:
         with pytest.raises(KeyFormatError) as caught:
             Key.parse(text)
@@ -103,7 +121,7 @@ def test_any_text_is_a_key_or_is_refused(text):
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), unique=True, max_size=50))
 def test_different_keys_have_different_hashes(texts):
-    assert len(set(map(tuple, hash_keys(texts).tolist()))) == len(texts)
+    assert len(set(map(tuple, hash_keys(texts).tolist()))) == len({f"{t}:_" if ":" not in t else t for t in texts})
 
 
 # -- canonical JSON ---------------------------------------------------------------------------

@@ -345,13 +345,13 @@ def test_rows_that_cannot_be_used_do_not_stop_the_others(tmp_path, other):
     keys = ["a", "b", "", "a:_", "c:", "d", "e", "f", "g:x", "h", "g:x", "i"]
     foreign(other, {"key": np.array(keys), "x": x})
     result = import_file(other, tmp_path / "b.zarr", config={}, keys=LAST)
-    assert result.store.select().keys == ["b:_", "e:_", "h:_", "i:_"]
+    assert result.store.select().keys == ["b", "e", "h", "i"]
     np.testing.assert_array_equal(result.store.select().to_numpy(), x[[1, 6, 9, 11]])
     assert {one.key: one.reason for one in result.unreadable} == {
         "": "the file_id is empty",
-        "c:": "the class is empty (unlabelled samples have '_')",
-        "a": "several entries have the key 'a:_'",
-        "a:_": "several entries have the key 'a:_'",
+        "c:": "the class is empty; leave out the colon of a sample without a class",
+        "a": "several entries have the key 'a'",
+        "a:_": "several entries have the key 'a'",
         "g:x": "several entries have the key 'g:x'",
         "d": "NaN or infinity in 'x'",
         "f": "NaN or infinity in 'x'",
@@ -495,11 +495,11 @@ def test_lists_of_parquet(tmp_path):
     table = pa.table({"keys": list("abcde"), "x": pa.array(rows, pa.list_(pa.float32()))})
     parquet.write_table(table, tmp_path / "x.parquet")
     result = import_file(tmp_path / "x.parquet", tmp_path / "b.zarr", config={})
-    assert result.store.select().keys == ["a:_", "b:_"]
+    assert result.store.select().keys == ["a", "b"]
     assert {one.key for one in result.unreadable} == {"c", "d", "e"}
     result = import_file(tmp_path / "x.parquet", tmp_path / "c.zarr", config={}, ragged=True)
-    assert result.store.select().keys == ["a:_", "b:_", "c:_"]
-    assert result.store["c:_"].tolist() == [5.0]
+    assert result.store.select().keys == ["a", "b", "c"]
+    assert result.store["c"].tolist() == [5.0]
 
 
 def test_texts_in_lists_are_left_out(tmp_path):
@@ -548,12 +548,12 @@ def read(name, label=None, **options):
         ("dog:v1.wav", None, "class:file_id", "v1.wav:dog"),
         ("dog:v1.wav", None, "class:file_name", "v1:dog"),
         ("dog:a.b/v1", None, "class:file_name", "a.b/v1:dog"),
-        ("v1.wav", None, "class:file_name", "v1:_"),
+        ("v1.wav", None, "class:file_name", "v1"),
         ("x:y:dog", None, "file_id:class", "x:y:dog"),
         ("dog:x:y", None, "class:file_id", "x:y:dog"),
         (r"C:\data\1.wav", None, "file_id", r"C:\data\1.wav:_"),
         ("v1", "dog", None, "v1:dog"),
-        ("v1.5", None, None, "v1.5:_"),
+        ("v1.5", None, None, "v1.5"),
         ("s3://b/v1.wav", None, None, "s3://b/v1.wav:_"),
         ("s3://b/v1.wav:dog", None, "file_id:class", "s3://b/v1.wav:dog"),
         ("s3://b/v1.wav", None, "file_id:class", "s3://b/v1.wav:_"),
@@ -607,10 +607,24 @@ def test_an_order_is_asked_for_before_a_store_is_made(tmp_path, entries):
             import_file(path, tmp_path / "b.zarr", config={})
         assert not (tmp_path / "b.zarr").exists()
         result = import_file(path, tmp_path / "c.zarr", config={}, keys="file_id")
-        assert list(result.store) == [f"{name}:_"]
+        assert list(result.store) == [str(embstore.Key(name))]
         durable.remove_tree(tmp_path / "c.zarr")
     with pytest.raises(ValueError, match="expected keys to be one of"):
         import_file(path, tmp_path / "b.zarr", config={}, keys="class")
+
+
+def test_names_with_and_without_colons_in_one_file_are_refused_until_it_is_stated_what_they_are(tmp_path, other):
+    foreign(other, {"ids": np.array(["P1", "P2", "Q9:x"]), "x": X[:3]})
+    with pytest.raises(errors.FileFormatError, match=r"the file_id 'Q9' of class 'x' or .*a file_id without a class"):
+        import_file(other, tmp_path / "a.zarr", config={})
+    assert not (tmp_path / "a.zarr").exists()
+    for order, keys in (("file_id", ["P1", "P2", "Q9:x:_"]), (LAST, ["P1", "P2", "Q9:x"])):
+        store = import_file(other, tmp_path / f"{order[:8]}.zarr", config={}, keys=order).store
+        assert list(store) == keys
+        export_file(store, again := tmp_path / f"again{other.suffix}")
+        assert list(import_file(again, tmp_path / "b.zarr").store) == keys  # an export states what its names are
+        durable.remove_tree(tmp_path / "b.zarr")
+        durable.remove_tree(store.path)
 
 
 def test_an_array_of_file_ids_states_what_its_names_are(tmp_path, other):
@@ -622,7 +636,7 @@ def test_an_array_of_file_ids_states_what_its_names_are(tmp_path, other):
     assert import_file(other, tmp_path / "c.zarr", config={}).store.select().file_ids == names.tolist()
     foreign(other, {"ids": np.array(["a:x", "b:y", "c:x", "d"]), "x": X})
     result = import_file(other, tmp_path / "d.zarr", config={}, keys=LAST)
-    assert result.store.select().keys == ["a:x", "b:y", "c:x", "d:_"]
+    assert result.store.select().keys == ["a:x", "b:y", "c:x", "d"]
 
 
 @pytest.mark.parametrize(
@@ -935,5 +949,5 @@ def test_a_commit_is_made_anew_only_for_bad_rows(tmp_path, monkeypatch):
     reads.clear()
     result = import_file(tmp_path / "x.npz", tmp_path / "c.zarr", config={})
     assert reads == ["x"] * 3
-    assert result.store.select().keys == ["a:_", "c:_", "d:_"]
+    assert result.store.select().keys == ["a", "c", "d"]
     assert embstore.verify(result.path).ok

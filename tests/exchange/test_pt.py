@@ -150,7 +150,7 @@ def test_a_matrix_and_the_names_of_its_rows(imported, names):
 
 def test_names_of_rows_as_arrays(imported, tmp_path):
     found = {"embedding": X.numpy().copy(), "keys": np.array(["a:x", "b:y", "c:x", "d"])}
-    assert imported(found).store.select().keys == ["a:x", "b:y", "c:x", "d:_"]
+    assert imported(found).store.select().keys == ["a:x", "b:y", "c:x", "d"]
     result = import_with(tmp_path, {"features": X, "ids": torch.arange(4)}, class_name="dog")
     assert result.store.select().keys == ["0:dog", "1:dog", "2:dog", "3:dog"]
     with pytest.raises(errors.FileFormatError, match="State the order"):
@@ -178,7 +178,7 @@ def test_keys_of_which_no_order_is_known(imported, tmp_path):
 
 
 def test_an_entry_may_be_called_embeddings(imported):
-    assert imported({"embeddings": X[0], "b:c": X[1]}).store.select().keys == ["embeddings:_", "b:c"]
+    assert imported({"embeddings": X[0], "b:c": X[1]}).store.select().keys == ["embeddings", "b:c"]
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:TypedStorage")

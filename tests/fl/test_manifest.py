@@ -102,7 +102,13 @@ def test_classes_that_lack_one_of_the_keys_are_refused(parts, file):
 
 def test_a_key_that_is_none_is_refused(file):
     with pytest.raises(errors.KeyFormatError):
-        save_partition([["no-colon"]], file, scheme="by hand", config=CONFIG)
+        save_partition([["no-class:"]], file, scheme="by hand", config=CONFIG)
+
+
+def test_keys_without_a_class_add_no_class(file):
+    save_partition([["P1", "P2:_", "P3:dog"]], file, scheme="by hand", config=CONFIG)
+    assert Manifest.read(file).classes == ("dog",)
+    assert Manifest.read(file).keys_of(0) == ["P1", "P2", "P3:dog"]
 
 
 def test_a_scheme_that_json_cannot_hold_is_refused(parts, file):

@@ -720,7 +720,7 @@ def files(root, contents, mtime=OLD):
 
 
 def unlabelled(contents):
-    return {f"{key.partition(':')[0]}:_": content for key, content in contents.items()}
+    return {key.partition(":")[0]: content for key, content in contents.items()}
 
 
 def test_files_are_read_again_only_where_their_stamp_differs(cache, log, root, reads):
@@ -763,7 +763,7 @@ def test_a_file_of_just_now_is_compared_by_its_content(cache, log, root, reads, 
     files(root, {"f0": 2}, now)
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache)
     assert counts(result) == (1, 0, 1, 1, 0, 0)
-    check(result.path, {"f0:_": 2})
+    check(result.path, {"f0": 2})
 
 
 def test_a_file_that_changes_within_its_clocks_tick_after_it_was_compared(cache, log, root, monkeypatch):
@@ -783,7 +783,7 @@ def test_a_file_that_changes_within_its_clocks_tick_after_it_was_compared(cache,
     monkeypatch.setattr(find_missing, "compare_samples", compare)
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache)
     assert counts(result) == (1, 0, 1, 1, 0, 0)
-    check(result.path, {"f0:_": 2})
+    check(result.path, {"f0": 2})
 
 
 def test_the_stamp_of_a_file_is_noted_once_it_has_settled(cache, log, root, reads, monkeypatch):
@@ -825,7 +825,7 @@ def test_a_stored_file_that_cannot_be_read_is_recorded_and_its_row_kept(cache, l
     result = embstore.embed(source, Numbers(log), cache)
     assert counts(result) == (6, 5, 0, 0, 1, 0)
     (failure,) = result.failed
-    assert (failure.key, failure.where) == ("f2:_", str(root / "f2.txt"))
+    assert (failure.key, failure.where) == ("f2", str(root / "f2.txt"))
     assert failure.reason == ("Is a directory" if how == "a folder" else "No such file or directory")
     assert str(result).endswith(f"  f2:_: {failure.reason} ({root / 'f2.txt'})")
     assert not result.ok
@@ -839,7 +839,7 @@ def test_a_new_file_that_goes_between_the_scan_and_its_reading(cache, log, root)
     (root / "f4.txt").unlink()
     result = embstore.embed(source, Numbers(log), cache)
     assert counts(result) == (6, 0, 5, 0, 1, 0)
-    assert [failure.key for failure in result.failed] == ["f4:_"]
+    assert [failure.key for failure in result.failed] == ["f4"]
     check(result.path, unlabelled({key: n for key, n in numbers(0, 6).items() if n != 4}))
 
 
@@ -868,8 +868,8 @@ def test_a_file_that_never_stops_changing_does_not_hold_up_the_run(cache, log, r
         files(root, {"f1": 1000 + len(tries)}, time.time_ns())
 
     result = embstore.embed(Folder(root, name="x"), Numbers(log, during=write), cache)
-    assert {failure.key for failure in result.failed} <= {"f1:_"}
-    last = {"f0:_": 1, "f1:_": 1000 + len(tries)}
+    assert {failure.key for failure in result.failed} <= {"f1"}
+    last = {"f0": 1, "f1": 1000 + len(tries)}
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache)
     assert result.ok
     check(result.path, last)
@@ -884,9 +884,9 @@ def test_files_that_are_gone(cache, log, root):
     for _ in range(2):
         result = embstore.embed(Folder(root, name="x"), Numbers(log), cache)
         assert counts(result) == (4, 4, 0, 0, 0, 2)
-        assert (result.vanished, result.rows, result.ok) == (("f1:_", "f4:_"), 6, True)
+        assert (result.vanished, result.rows, result.ok) == (("f1", "f4"), 6, True)
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache, vanished="delete")
-    assert (result.vanished, result.rows) == (("f1:_", "f4:_"), 4)
+    assert (result.vanished, result.rows) == (("f1", "f4"), 4)
     check(result.path, left)
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache, vanished="delete")
     assert (result.vanished, result.rows) == ((), 4)

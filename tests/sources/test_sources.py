@@ -99,7 +99,7 @@ def test_a_folder_without_classes(tmp_path, caplog):
     write(tmp_path, "b.wav", "a.wav", "notes/about.txt")
     (tmp_path / "empty").mkdir()
     with caplog.at_level(logging.WARNING, "embstore"):
-        assert keys(Folder(tmp_path, name="x", suffixes=[".wav"])) == ["a:_", "b:_"]
+        assert keys(Folder(tmp_path, name="x", suffixes=[".wav"])) == ["a", "b"]
     assert not caplog.records
 
 
@@ -161,7 +161,7 @@ def test_a_pattern_gives_keys(tmp_path, caplog):
         found = keys(Folder(tmp_path, name="x", pattern="{class}_*.*"))
     assert found == ["bd_haus:bd", "tabla_dhec:tabla", "tabla_na:tabla"]
     assert "1 of 4 file(s) are left out: they don't fit '{class}_*.*'" in caplog.text
-    assert keys(Folder(tmp_path, name="x", pattern="*.flac")) == ["bd_haus:_", "tabla_dhec:_"]
+    assert keys(Folder(tmp_path, name="x", pattern="*.flac")) == ["bd_haus", "tabla_dhec"]
     assert keys(Folder(tmp_path, name="x", pattern="{class}_{file_id}.flac")) == ["haus:bd", "dhec:tabla"]
     found = keys(Folder(tmp_path, name="x", pattern="{class}_*.*", suffixes=[".Flac"], file_id=lambda path: path.name))
     assert found == ["bd_haus.flac:bd", "tabla_dhec.flac:tabla", "tabla_na.FLAC:tabla"]
@@ -261,7 +261,7 @@ def test_pipes_are_left_out(tmp_path):
     write(tmp_path, "a.wav")
     os.mkfifo(tmp_path / "b.wav")
     (tmp_path / "c.wav").symlink_to(tmp_path / "b.wav")
-    assert keys(Folder(tmp_path, name="x")) == ["a:_"]
+    assert keys(Folder(tmp_path, name="x")) == ["a"]
 
 
 def a_folder_that_cannot_be_listed(root, monkeypatch):
@@ -322,7 +322,7 @@ def test_one_error_names_all_keys_that_occur_twice(tmp_path):
         errors.DuplicateKeysError, match=r"take files of one kind, as with suffixes=\['\.wav'\]"
     ) as caught:
         list(Folder(tmp_path, name="x"))
-    assert caught.value.keys == ("1:_", "2:_")
+    assert caught.value.keys == ("1", "2")
     assert caught.value.found_at == (str(tmp_path / "1.mp3"), str(tmp_path / "1.txt"))
     assert len(keys(Folder(tmp_path, name="x", suffixes=[".mp3"]))) == 3
     assert len(keys(Folder(tmp_path, name="x", file_id=str))) == 5
@@ -335,7 +335,7 @@ BAD_ROWS = [{"id": None, "says": "a"}, {"id": ["b"], "says": "b"}, {"id": 3, "sa
     ("make", "hint"),
     [
         (lambda: Table([*BAD_ROWS, *ROWS], name="x", text="says", class_name="label", file_id="id"), "with file_id="),
-        (lambda: Items([(None, 1), (["b"], 2), ("no class", 3), ("a:b", 4)], name="x"), "rename"),
+        (lambda: Items([(None, 1), (["b"], 2), ("no class:", 3), ("a:b", 4)], name="x"), "rename"),
         (lambda: bad_rows_of_hf(), "name a file_id column"),
     ],
     ids=["table", "items", "datasets"],
@@ -473,7 +473,7 @@ ROWS = [
     {"id": 2, "says": "It purrs.", "label": None},
     {"id": 3, "says": "", "label": "dog"},
 ]
-SAID = {"1:dog": "It barks.", "2:_": "It purrs.", "3:dog": ""}
+SAID = {"1:dog": "It barks.", "2": "It purrs.", "3:dog": ""}
 
 
 class PolarsLike:
@@ -519,7 +519,7 @@ def test_text_tables(tmp_path, delimiter, encoding):
     path.write_text(text, encoding=encoding)
     options = {"delimiter": ";"} if delimiter == ";" else {}
     source = Table(path, name="pets", text="says", class_name="label", file_id="id", **options)
-    assert values(source) == {"1:dog": "It barks.", "2:_": 'It\n"purrs".', "03:3": "é"}
+    assert values(source) == {"1:dog": "It barks.", "2": 'It\n"purrs".', "03:3": "é"}
     assert [sample.where for sample in source] == [f"row {n} of {path.name}" for n in (1, 2, 3)]
     assert repr(source) == f"<Table 'pets': {str(path)!r}>"
     path.write_text(f"id{delimiter}says{delimiter}label\n9{delimiter}new{delimiter}x\n")
@@ -534,7 +534,7 @@ def test_parquet(tmp_path):
     frame = pandas.DataFrame({"id": [1, 2], "says": ["a", "b"], "label": [3, None], "kind": ["x", "y"]})
     frame.astype({"kind": "category"}).to_parquet(folder / "a.parquet")
     options = {"name": "x", "text": "says", "file_id": "id"}
-    assert values(Table(folder / "a.parquet", class_name="label", **options)) == {"1:3": "a", "2:_": "b"}
+    assert values(Table(folder / "a.parquet", class_name="label", **options)) == {"1:3": "a", "2": "b"}
     assert keys(Table(folder / "a.parquet", class_name="kind", **options)) == ["1:x", "2:y"]
     with pytest.raises(errors.UnknownColumnError) as caught:
         list(Table(folder / "a.parquet", class_name="split", **options))
@@ -555,18 +555,18 @@ def test_a_table_of_files(tmp_path):
     table.write_text("file\n" + "\n".join(rows))
     source = Table(table, name="x", path="file")
     found = {str(sample.key): sample for sample in source}
-    assert list(found) == ["audio/a:_", "audio/b.b:_", "audio/c:_", "/other/d:_", "audio:_"]
-    assert found["audio/a:_"] == FileSample(
+    assert list(found) == ["audio/a", "audio/b.b", "audio/c", "/other/d", "audio"]
+    assert found["audio/a"] == FileSample(
         Key("audio/a", "_"), tmp_path / "audio/a.wav", stamp(tmp_path / "audio/a.wav", tmp_path)
     )
-    for key, reason in [("audio/c:_", "No such file"), ("/other/d:_", "No such file"), ("audio:_", "Is a directory")]:
-        assert (found[key].stamp == UNKNOWN) is (key != "audio:_")
+    for key, reason in [("audio/c", "No such file"), ("/other/d", "No such file"), ("audio", "Is a directory")]:
+        assert (found[key].stamp == UNKNOWN) is (key != "audio")
         with pytest.raises(errors.SampleError, match=reason) as caught:
             found[key].current_digest()
         assert caught.value.path is not None
     write(tmp_path, "root/audio/a.wav", content=b"another")
     source = Table([{"file": "audio/a.wav"}], name="x", path="file", root=tmp_path / "root")
-    assert values(source) == {"audio/a:_": b"another"}
+    assert values(source) == {"audio/a": b"another"}
 
 
 def test_rows_without_a_file(tmp_path, monkeypatch):
@@ -625,10 +625,10 @@ def test_missing_classes_of_pandas():
         pandas.array(["7", None, "8"], dtype="string"),
     ):
         source = Table(frame.assign(label=label), name="x", text="says", class_name="label", file_id="id")
-        assert keys(source) == ["1:7", "2:_", "3:8"]
+        assert keys(source) == ["1:7", "2", "3:8"]
     times = pandas.to_datetime(["2026-01-01", None, "2026-01-02"]).date
     source = Table(frame.assign(label=times), name="x", text="says", class_name="label", file_id="id")
-    assert keys(source) == ["1:2026-01-01", "2:_", "3:2026-01-02"]
+    assert keys(source) == ["1:2026-01-01", "2", "3:2026-01-02"]
 
 
 def test_duplicate_rows(tmp_path):
@@ -727,14 +727,14 @@ def test_sounds_are_not_decoded(sounds):
     source = HFDataset(sounds, name="pets", content="audio", class_name="label")
     assert (len(source), repr(source)) == (5, "<HFDataset 'pets': 5 row(s)>")
     found = list(source)
-    assert keys(source) == keys(found) == ["a:dog", "b:cat", "c:_", "d:_", "e:dog"]
+    assert keys(source) == keys(found) == ["a:dog", "b:cat", "c", "d", "e:dog"]
     assert [sample.read().value for sample in found[:3]] == [b"one", b"two", b"three"]
     assert found[2].current_digest() == digest_of(b"three")
     assert (found[1].where, found[1].stamp) == ("pets[1]", UNKNOWN)
     for sample, reason in zip(found[3:], ["No such file", "not on this machine: https://"], strict=True):
         with pytest.raises(errors.SampleError, match=reason):
             sample.read()
-    assert keys(HFDataset(sounds, name="pets", content="audio", file_id="id"))[0] == "7:_"
+    assert keys(HFDataset(sounds, name="pets", content="audio", file_id="id"))[0] == "7"
 
 
 def test_order_and_format_change_nothing(sounds):
@@ -742,7 +742,7 @@ def test_order_and_format_change_nothing(sounds):
     other = sounds.shuffle(seed=1).with_format("numpy", columns=["id"])
     other = HFDataset(other, name="pets", content="audio", class_name="label")
     digests = [
-        {str(sample.key): sample.current_digest() for sample in source if str(sample.key) in ("a:dog", "b:cat", "c:_")}
+        {str(sample.key): sample.current_digest() for sample in source if str(sample.key) in ("a:dog", "b:cat", "c")}
         for source in (plain, other)
     ]
     assert digests[0] == digests[1]
@@ -753,15 +753,15 @@ def test_images_and_the_disk(hf, tmp_path):
     made = hf.Dataset.from_dict({"image": [str(tmp_path / "dog.png")]}).cast_column("image", hf.Image())
     made.save_to_disk(tmp_path / "saved")
     source = HFDataset(hf.load_from_disk(tmp_path / "saved"), name="x", content="image")
-    assert list(values(source)) == ["dog:_"]
-    assert values(source)["dog:_"] == b"an image, perhaps"
+    assert list(values(source)) == ["dog"]
+    assert values(source)["dog"] == b"an image, perhaps"
 
 
 def test_texts_and_bytes(hf):
     made = hf.Dataset.from_dict({"says": ["a", None], "raw": [b"1", None], "id": ["x", "y"], "kind": [1, None]})
     for column, value in (("says", "a"), ("raw", b"1")):
         source = HFDataset(made, name="x", content=column, file_id="id", class_name="kind")
-        assert keys(source) == ["x:1", "y:_"]
+        assert keys(source) == ["x:1", "y"]
         first, second = source
         assert first.read() == (value, digest_of(value), UNKNOWN)
         with pytest.raises(errors.SampleError, match="found nothing"):
@@ -950,7 +950,8 @@ def test_content_without_a_digest_of_its_own():
         ([("a:b",)], TypeError, r"items\[0\]: expected \(key, content\)"),
         ([("a:b", 1, 2)], TypeError, r"items\[0\]: expected a digest"),
         ([("a:b", 1, "")], TypeError, r"items\[0\]: expected a digest"),
-        ([("a", 1)], errors.SourceError, "no colon"),
+        ([("a:", 1)], errors.SourceError, "the class is empty"),
+        ([("a", 1), ("a:_", 2)], errors.DuplicateKeysError, r"1 key\(s\) occur more than once: 'a'"),
         ([("a:b", 1), (Key("a", "b"), 2)], errors.DuplicateKeysError, r"items\[0\] and items\[1\]"),
     ],
 )

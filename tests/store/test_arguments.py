@@ -274,7 +274,7 @@ CALLS = {  # each takes a store and one argument, which none of the odd values a
     "where": (lambda s, x: s.select(where=x), "none"),
     "where a number": (lambda s, x: s.select(where={"year": x}), "number", "float", "floats"),
     "where a text": (lambda s, x: s.select(where={"split": x}), "text", "dict", "names"),
-    "append keys": (lambda s, x: s.append(x, ROWS[:1], columns={n: v[:1] for n, v in COLUMNS.items()}),),
+    "append keys": (lambda s, x: s.append(x, ROWS[:1], columns={n: COLUMNS[n][:1] for n in COLUMNS}), "dict", "names"),
     "append values": (lambda s, x: s.append(["q:r"], x, columns={n: v[:1] for n, v in COLUMNS.items()}),),
     "append columns": (lambda s, x: s.append(["q:r"], ROWS[:1], columns=x),),
     "if_exists": (lambda s, x: s.append(KEYS, ROWS, columns=COLUMNS, if_exists=x),),

@@ -383,8 +383,9 @@ APPENDS = {  # keys, values, the error, the class of Python's that it also is, i
         ValueError,
         {},
     ),
-    "no colon": (["ab"], ROW, KEY, ValueError, {"key": "ab"}),
-    "no colon after good keys": (["a:b", STORED, "bad"], one(n=3), KEY, ValueError, {"key": "bad"}),
+    "empty": ([""], ROW, KEY, ValueError, {"key": ""}),
+    "no class after good keys": (["a:b", STORED, "bad:"], one(n=3), KEY, ValueError, {"key": "bad:"}),
+    "twice in two forms": (["a", "a:_", "b"], one(n=3), errors.DuplicateKeysError, ValueError, {"keys": ("a",)}),
     "no file_id": ([":b"], ROW, KEY, ValueError, {"key": ":b"}),
     "no class": (["a:"], ROW, KEY, ValueError, {"key": "a:"}),
     "not text": ([3], ROW, KEY, ValueError, {"key": 3}),
@@ -482,7 +483,7 @@ def test_all_missing_keys_in_one_error(make):
     assert isinstance(caught.value, KeyError)
     assert len(store) == 300
     with pytest.raises(errors.KeyFormatError):
-        store["nonsense"]
+        store["nonsense:"]
 
 
 def test_modes(make, tmp_path):

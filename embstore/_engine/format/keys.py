@@ -1,4 +1,4 @@
-"""Keys: the text ``file_id:class`` and its 128-bit hash. Pure. `key_index` finds the row of a key.
+"""Keys: the text ``file_id:class`` or ``file_id``, and its 128-bit hash. Pure. `key_index` finds the row of a key.
 
 A key is data, never a path: no code opens a file by it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,18 @@ MAX_KEY_BYTES = 65_535
 Hashes = NDArray[np.uint64]
 
 
-class Key(NamedTuple):
-    """The two parts of a key.
+class _Parts(NamedTuple):
+    file_id: str
+    class_name: str
+
+
+class Key(_Parts):
+    """The two parts of a key. A key without a class has the class ``_``.
+
+    Parameters
+    ----------
+    file_id : str
+    class_name : str, optional
 
     Examples
     --------
@@ -33,27 +43,33 @@ class Key(NamedTuple):
     Key(file_id='video_00001', class_name='dog')
     >>> str(Key("s3://bucket/a.wav", "dog"))  # the last colon splits
     's3://bucket/a.wav:dog'
+    >>> Key.parse("P12345") == Key("P12345") == Key("P12345", None) == Key.parse("P12345:_")
+    True
+    >>> str(Key("P12345")), str(Key("s3://bucket/a.wav"))  # bare where that parses back
+    ('P12345', 's3://bucket/a.wav:_')
     """
 
-    file_id: str
-    class_name: str = UNLABELLED
+    __slots__ = ()
+
+    def __new__(cls, file_id: str, class_name: str | None = None) -> Key:
+        return super().__new__(cls, file_id, UNLABELLED if class_name is None else class_name)
 
     def __str__(self) -> str:
-        """Return the key's text."""
-        return f"{plain_text(self.file_id)}:{plain_text(self.class_name)}"
+        """Return the key's text: the file_id alone if the key has no class and the text parses back."""
+        return key_text(plain_text(self.file_id), plain_text(self.class_name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return by_name(type(self), *self)
 
     @classmethod
     def parse(cls, key: str | Key) -> Key:
-        """Split `key` at its last colon.
+        """Split `key` at its last colon. Text without a colon is a file_id without a class.
 
         Raises
         ------
         KeyFormatError
-            It has no colon, an empty part, a colon in the class, text that is not valid Unicode, or more
-            than 65,535 bytes of UTF-8.
+            It has an empty part, a colon in the class, text that is not valid Unicode, or more than 65,535 bytes of
+            UTF-8.
         """
         if isinstance(key, Key):
             for part in key:
@@ -63,15 +79,13 @@ class Key(NamedTuple):
             if ":" in class_name:
                 raise KeyFormatError(key, "there is a colon in the class")
         elif isinstance(key, str):
-            file_id, colon, class_name = plain_text(key).rpartition(":")
-            if not colon:
-                raise KeyFormatError(key, "there is no colon")
+            file_id, class_name = split_text(plain_text(key))
         else:
             raise KeyFormatError(key, f"expected text, found {type(key).__name__}")
         if not file_id:
             raise KeyFormatError(key, "the file_id is empty")
         if not class_name:
-            raise KeyFormatError(key, f"the class is empty (unlabelled samples have {UNLABELLED!r})")
+            raise KeyFormatError(key, "the class is empty; leave out the colon of a sample without a class")
         try:
             nbytes = len(file_id.encode()) + len(class_name.encode()) + 1
         except UnicodeEncodeError as error:
@@ -79,6 +93,18 @@ class Key(NamedTuple):
         if nbytes > MAX_KEY_BYTES:
             raise KeyFormatError(key, f"it has {nbytes:,} bytes, {MAX_KEY_BYTES:,} are allowed")
         return cls(file_id, class_name)
+
+
+def key_text(file_id: str, class_name: str) -> str:
+    """Return the text of a key. Without a class it is the bare file_id, unless the file_id has a colon."""
+    bare = class_name == UNLABELLED and ":" not in file_id
+    return file_id if bare else f"{file_id}:{class_name}"
+
+
+def split_text(key: str) -> tuple[str, str]:
+    """Return the file_id and the class of a key's text, unchecked."""
+    file_id, colon, class_name = key.rpartition(":")
+    return (file_id, class_name) if colon else (key, UNLABELLED)
 
 
 def key_list(keys: Iterable[str | Key], *, in_order: bool = True) -> Sequence[str | Key]:
@@ -102,6 +128,7 @@ def key_list(keys: Iterable[str | Key], *, in_order: bool = True) -> Sequence[st
     return keys if isinstance(keys, list | tuple) else list(keys)
 
 
+_NO_CLASS: Final = f":{UNLABELLED}".encode()
 _new_hash = blake2b(digest_size=16).copy  # a quarter faster than a new object
 
 
@@ -114,7 +141,8 @@ def hash_keys(keys: Iterable[str | Key]) -> Hashes:
     Parameters
     ----------
     keys : iterable of str or Key
-        The UTF-8 bytes of their texts are hashed. Their form is not checked.
+        The UTF-8 bytes of ``file_id:class`` are hashed, for a bare file_id those of ``file_id:_``. The form of keys is
+        not checked.
 
     Returns
     -------
@@ -135,9 +163,10 @@ def hash_keys(keys: Iterable[str | Key]) -> Hashes:
     for key in keys:
         state = _new_hash()
         try:
-            state.update(str.encode(key))  # type: ignore[arg-type] # one try costs less than a type check for each key
+            data = str.encode(key)  # type: ignore[arg-type] # one try costs less than a type check for each key
         except (TypeError, UnicodeEncodeError):
-            state.update(_encoded(key))
+            data = _encoded(key)
+        state.update(data if b":" in data else data + _NO_CLASS)
         digests.append(state.digest())
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)
 

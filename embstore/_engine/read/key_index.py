@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.chunks.chunk_file import stored_checksum
-from embstore._engine.format.keys import Hashes, Key, hash_keys
+from embstore._engine.format.keys import Hashes, Key, hash_keys, key_text
 from embstore._engine.format.record import ArrayState
 from embstore._engine.format.values import CHECKSUM_NBYTES, crc32c, crc32c_extend
 from embstore._engine.io.folder import Folder, read_exactly
@@ -31,6 +31,9 @@ logger = logging.getLogger("embstore")
 
 FOLDER: Final = "index"
 _SAMPLED: Final = 256
+_EXPLAINED: Final = 10
+_MOST_TRIED: Final = 100_000
+"""Keys with another class that are looked up to explain a miss: 0.1 s."""
 RUN_NAME = re.compile(r"keys\.([0-9a-f]{16})\.([1-9][0-9]{0,14})")
 Found = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -167,6 +170,13 @@ class KeyIndex:
             Not text, or not valid Unicode.
         """
         return self.find(hash_keys(keys))
+
+    def others_of(self, keys: Sequence[str]) -> list[str]:
+        """Return the live keys that have the file_id of one of the first ten keys, and another class."""
+        classes = self.snapshot.class_names
+        count = min(_EXPLAINED, max(1, _MOST_TRIED // max(1, len(classes))))
+        tried = [key_text(Key.parse(key).file_id, name) for key in keys[:count] for name in classes]
+        return [key for key, row in zip(tried, self.find_keys(tried).tolist(), strict=True) if row >= 0]
 
     def find(self, wanted: Hashes) -> Found:
         """Return the newest live row of each key hash, or -1.

@@ -17,6 +17,7 @@ import numpy as np
 
 from embstore._engine.chunks.chunk_file import check_digest, check_tail
 from embstore._engine.chunks.record_file import as_corruption, is_newer, read_record
+from embstore._engine.format.keys import UNLABELLED, key_text
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.folder import Folder, ReadableFolder, Signature
@@ -382,12 +383,17 @@ class Snapshot:
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes, in the order of their codes."""
+        """Names by class code. That of rows without a class is ``_``."""
         if self._class_names is None:
             names = self._read_class_names()
             self._recheck_record()  # it is kept, so the record is re-read before the block around ends
             self._class_names = names
         return self._class_names
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of their codes, without that of rows without a class."""
+        return [name for name in self.class_names if name != UNLABELLED]
 
     def _read_class_names(self) -> list[str]:
         with self.reading():
@@ -412,5 +418,4 @@ class Snapshot:
     def keys_of(self, rows: Rows) -> list[str]:
         """Return the key of each row."""
         with self.together():
-            pairs = zip(self.file_ids_of(rows), self.class_names_of(rows), strict=True)
-        return [f"{file_id}:{class_name}" for file_id, class_name in pairs]
+            return list(map(key_text, self.file_ids_of(rows), self.class_names_of(rows)))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.arguments import check_choice
-from embstore._engine.format.keys import MAX_KEY_BYTES, Key, key_list
+from embstore._engine.format.keys import MAX_KEY_BYTES, UNLABELLED, Key, key_list
 from embstore._engine.format.ragged import Padded, Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, COLUMN_DTYPES, FIELD_DTYPES, STRING, FieldSpec
 from embstore._engine.format.text import plain_text
@@ -68,10 +68,13 @@ def _split(keys: list[str | Key]) -> tuple[list[str], list[str], list[str]]:
     if set(map(type, keys)) <= {str}:
         texts = cast("list[str]", keys)
         cuts = [text.rfind(":") for text in texts]  # not partition(): 200,000 tuples keep the garbage collector busy
-        class_names = [text[cut + 1 :] for text, cut in zip(texts, cuts, strict=True)]
-        short = 4 * max(map(len, texts), default=0) <= MAX_KEY_BYTES  # UTF-8 has four bytes a character at most
-        if min(cuts, default=1) > 0 and all(class_names) and short and _is_unicode(texts):
-            return texts, [text[:cut] for text, cut in zip(texts, cuts, strict=True)], class_names
+        short = 4 * max(map(len, texts), default=0) < MAX_KEY_BYTES - 1  # UTF-8 has four bytes a character at most
+        if short and _is_unicode(texts):
+            if max(cuts, default=-1) < 0 and all(texts):
+                return texts, texts, [UNLABELLED] * len(texts)
+            class_names = [text[cut + 1 :] for text, cut in zip(texts, cuts, strict=True)]
+            if min(cuts, default=1) > 0 and all(class_names) and UNLABELLED not in class_names:
+                return texts, [text[:cut] for text, cut in zip(texts, cuts, strict=True)], class_names
     parsed = [Key.parse(key) for key in keys]
     return [str(key) for key in parsed], [key.file_id for key in parsed], [key.class_name for key in parsed]
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from embstore._engine.format.keys import split_text
 from embstore.exchange import Unreadable
 from embstore.exchange.npy import manifest_rows
 from embstore_fl.a2v.entries import VALUES, Entries
@@ -47,7 +48,7 @@ def rows_by_class(layers: Sequence[StoreLayer], classes: Iterable[str] | None) -
     found: dict[str, ClassRows] = {}
     for place, layer in enumerate(layers):
         for key, row in layer.rows.items():
-            file_id, _, name = key.rpartition(":")
+            file_id, name = split_text(key)
             if wanted is not None and name not in wanted:
                 continue
             if name not in found:
@@ -81,7 +82,7 @@ def counts(keys: Iterable[str], by_class: Collection[str]) -> dict[str, int]:
     """Return the number of keys of each class."""
     found = dict.fromkeys(by_class, 0)
     for key in keys:
-        found[key.rpartition(":")[2]] += 1
+        found[split_text(key)[1]] += 1
     return found
 
 

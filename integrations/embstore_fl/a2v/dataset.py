@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
-from embstore import Cache
+from embstore import Cache, Key
+from embstore._engine.format.keys import split_text
 from embstore.exchange import Unreadable
 from embstore_fl.a2v import chunked, entries, names, stored
 from embstore_fl.a2v.chunked import ClassRows
@@ -295,7 +296,7 @@ class A2VDataset(A2VSamples):
         ReadOnlyError, StorageFullError, StoreLockedError
         """
         found = chunked.read_chunks(Path(folder))
-        by_class = {key.rpartition(":")[2] for key in found.values}
+        by_class = {split_text(key)[1] for key in found.values}
         new = self._save(found, stored.shape_of_most(found.values), self._wanted(sample_rate, duration, model_name))
         return chunked.counts(new, by_class)
 
@@ -402,4 +403,4 @@ class A2VDataset(A2VSamples):
         settings = AudioSettings(sample_rate=int(rate), duration=duration)
         if key is not None and key in state.embeddings:
             return LazyClips(((key, str(path), settings),))
-        return decode_clip(file_of(key or f"{path.stem}:_", path), settings)
+        return decode_clip(file_of(key or str(Key(path.stem)), path), settings)

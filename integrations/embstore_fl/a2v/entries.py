@@ -40,7 +40,7 @@ def key_of(name: object) -> Key:
     Examples
     --------
     >>> [str(key_of(name)) for name in ("v1:dog", "dog:v1.wav", "s3://b/v1.wav:dog", "v1")]
-    ['v1:dog', 'v1:dog', 's3://b/v1.wav:dog', 'v1:_']
+    ['v1:dog', 'v1:dog', 's3://b/v1.wav:dog', 'v1']
     """
     if not isinstance(name, str):
         raise KeyFormatError(name, f"expected text as its key, found {type(name).__name__}")
