@@ -206,10 +206,11 @@ class Cache:
         config = Config(config)
         path = self.path_of(config)
         wanted = [str(Key.parse(key)) for key in keys or ()]
+        known = {str(Key.parse(key)): digest for key, digest in (digests or {}).items()}
         if not path.exists():
             return miss(path, wanted, *self.nearest(config))
         with open_store(path, config=config, **self.options) as store:
-            return look_up(path, store, wanted, digests or {})
+            return look_up(path, store, wanted, known)
 
     def nearest(self, config: Mapping[str, Any]) -> tuple[CacheEntry | None, tuple[Difference, ...]]:
         """Return the store whose config differs in the fewest attributes, and these. Return None for an empty cache."""

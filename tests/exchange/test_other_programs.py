@@ -608,7 +608,7 @@ def test_bare_names_are_ids(tmp_path, kind, folder, options):
     result = import_file(per_key(kind, tmp_path, arrays), tmp_path / "a.zarr", config={}, **options)
     assert result.ok
     assert sorted(result.store.select().file_ids) == sorted(arrays)
-    assert result.store.classes == [options.get("class_name", "_")]
+    assert result.store.classes == [name for name in options.values() if name != "file_id"]
     assert result.store.fields == {"embedding": FieldSpec(shape=(4,), dtype="float16")}
     for key, name in zip(result.store.select().keys, result.store.select().file_ids, strict=True):
         np.testing.assert_array_equal(result.store[key], arrays[name])
