@@ -513,7 +513,7 @@ def test_a_clip_of_a_long_recording_is_read_in_part(tmp_path):
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(np.full(2**24, 2**14, "<i2").tobytes())
     tracemalloc.start()
-    clip = decode_clip(file_of("long:_", path), AudioSettings(sample_rate=16_000, duration=0.5))
+    clip = decode_clip(file_of("long", path), AudioSettings(sample_rate=16_000, duration=0.5))
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert clip.tolist() == [0.5] * 8000

@@ -94,7 +94,7 @@ def test_a_data_set_that_moved_and_changed_in_part(cache, log, tmp_path, make, n
     if not noted:
         with pytest.raises(errors.DatasetMismatchError, match=r"moved and changed.* pass force=True") as caught:
             embstore.embed(source, encoder, cache)
-        assert set(caught.value.keys) == {"f1:_", "f2:_"}
+        assert set(caught.value.keys) == {"f1", "f2"}
         check(path, unlabelled(numbers(0, 6)))
     result = embstore.embed(source, encoder, cache, force=not noted)
     assert counts(result) == (8, 4, 4, 2, 0, 0)
@@ -115,8 +115,8 @@ def test_a_store_has_a_bounded_list_of_origins(cache, log, tmp_path, monkeypatch
     assert embstore.embed(sources[2], Numbers(log), cache, vanished="delete").rows == 6  # not known as its own
     (sources[1].root / "f5.txt").unlink()
     result = embstore.embed(sources[1], Numbers(log), cache, vanished="delete")
-    assert (result.rows, result.deleted, result.vanished) == (5, 1, ("f5:_",))
-    assert "1 rows whose sample is gone, 1 of them deleted: f5:_" in str(result)
+    assert (result.rows, result.deleted, result.vanished) == (5, 1, ("f5",))
+    assert "1 rows whose sample is gone, 1 of them deleted: f5" in str(result)
 
 
 def test_all_files_of_one_folder_may_change(cache, log, tmp_path):
@@ -194,7 +194,7 @@ def test_a_merge_reads_the_origins_of_each_part_by_its_own_list(cache, log, tmp_
         bits = store.select(keys=list(roots)).column("source_origins").tolist()
         assert [origins[bit.bit_length() - 1].root for bit in bits] == list(roots.values())
     (source.root / "f6.txt").unlink()
-    assert embstore.embed(source, Numbers(log), cache, vanished="delete").vanished == ("f6:_",)
+    assert embstore.embed(source, Numbers(log), cache, vanished="delete").vanished == ("f6",)
 
 
 def test_an_export_says_nothing_of_places(cache, log, tmp_path):
