@@ -438,16 +438,14 @@ class WeightsChangedError(EmbstoreError, RuntimeError):
 
 
 class ModalityError(EmbstoreError, ValueError):
-    """A source whose samples the encoder can't take. Attributes: `where` (the first is), `expected`, `found`."""
+    """Samples that the encoder can't take. Attributes: `where` (of the first one), `expected`, `found`, `hint`."""
 
     where: str
     _: KW_ONLY
     expected: str
     found: str
-    template = (
-        "{where}: expected {expected}, which the encoder takes, found {found}, and no other sample fits; "
-        "use an encoder for {found}, or another source"
-    )
+    hint: str
+    template = "{where}: expected {expected}, which the encoder takes, found {found}; {hint}"
 
 
 class EncoderChangedError(EmbstoreError, RuntimeError):

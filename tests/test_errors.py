@@ -50,7 +50,7 @@ ERRORS = [
     ),
     (errors.SourceError(WHERE, ["a: b"], "c"), ValueError, {"path": WHERE, "problems": ("a: b",), "hint": "c"}),
     (
-        errors.ModalityError("a.wav", expected="text", found="audio"),
+        errors.ModalityError("a.wav", expected="text", found="audio", hint="use an encoder for audio"),
         ValueError,
         {"where": "a.wav", "expected": "text", "found": "audio"},
     ),

@@ -6,9 +6,13 @@ optional members, with defaults.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from embstore._engine.format.arguments import whole_number
 from embstore._engine.format.record import FieldSpec
 from embstore.encoders.families import Modality
 from embstore.errors import UnknownFieldError
@@ -95,6 +99,35 @@ class BaseEncoder:
         Rows of a ragged field are a list of arrays, ``(length, *shape)`` each.
         """
         raise NotImplementedError
+
+    def __call__(
+        self, samples: Iterable[Any], *, field: str | None = None, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Return the embedding of each sample, prepared as by `embed`, with the model's prompt: ``(n, dim) float32``.
+
+        Parameters
+        ----------
+        samples : iterable
+            Texts, paths of files, images of Pillow, ``(array, rate)``, or another content that `decode` takes. For an
+            encoder of images or sound, a text is the path of a file.
+        field : str, optional
+            Default: the first field. Each row is flattened.
+        batch_size : int
+            Samples that are encoded at a time.
+
+        Raises
+        ------
+        ModalityError
+            A sample is of another modality, such as a text for an encoder of images.
+        SampleError, DecodeError
+            A sample can't be read or decoded.
+        ShapeError
+            The field is ragged.
+        UnknownFieldError
+        """
+        from embstore.encoders.queries import encode_queries
+
+        return encode_queries(self, samples, field, whole_number("batch_size", batch_size, 1))
 
 
 class _Adapted(BaseEncoder):

@@ -18,12 +18,14 @@ from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
 from embstore.errors import UnknownColumnError
 from embstore.store.selected_rows import SelectedRows
+from embstore.store.text_query import text_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
     from embstore._outputs.projection import Method
+    from embstore.encoders.base import Encoder
 
 
 class RowTables(SelectedRows):
@@ -200,9 +202,11 @@ class RowTables(SelectedRows):
 
     def nearest(
         self,
-        query: Any,
+        query: Any = None,
         k: int = 5,
         *,
+        text: str | Sequence[str] | None = None,
+        encoder: Encoder | None = None,
         field: str | None = None,
         metric: Metric = "cosine",
         itself: Literal["exclude", "include"] = "exclude",
@@ -215,6 +219,10 @@ class RowTables(SelectedRows):
             Vectors, or keys of the store, whose vectors are looked up. The keys need not be in the view.
         k : int
             The number of neighbours. A smaller view returns all its rows.
+        text : str or list of str, optional
+            Texts in place of `query`, which `encoder` encodes: ``view.nearest(text="a dog", encoder=encoder)``.
+        encoder : Encoder, optional
+            The encoder of the rows. For images and sound, the text tower of the same model.
         field : str, optional
             Its rows are flattened.
         metric : {"cosine", "dot", "euclidean"}
@@ -230,7 +238,15 @@ class RowTables(SelectedRows):
         Raises
         ------
         ShapeError, NonFiniteError, MissingKeysError, UnknownFieldError
+        ModalityError
+            The encoder does not take texts.
+        ConfigMismatchError, FieldMismatchError
+            The encoder has another model than the one that made the rows, or gives another output of it.
         """
+        if (query is None) == (text is None) or (text is None) != (encoder is None):
+            raise TypeError("expected a query, or text= with encoder=; for other samples pass the vectors encoder([…])")
+        if text is not None and encoder is not None:
+            query = text_vectors(self.store, text, encoder, self.store.field_name(field))
         return neighbors_of(self.vectors(field), query, k, metric=metric, itself=itself, rows_of=self.store.rows_of)
 
     def _field_names(self, fields: Sequence[str] | str) -> list[str]:
