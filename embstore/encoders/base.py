@@ -61,6 +61,14 @@ class BaseEncoder:
         return False
 
     @property
+    def pure(self) -> bool:
+        """Whether a row depends on the content of its sample alone, not on other samples, chance or time.
+
+        Then equal content is encoded once: the row is copied to the keys of other samples with the same content.
+        """
+        return False
+
+    @property
     def provenance(self) -> Mapping[str, str]:
         """Facts that the values must not depend on, such as device and versions. Read when a store is created."""
         return {}
@@ -139,6 +147,10 @@ class _Adapted(BaseEncoder):
     @property
     def config(self) -> Mapping[str, Any]:
         return self._encoder.config  # type: ignore[no-any-return]
+
+    @property
+    def pure(self) -> bool:
+        return getattr(self._encoder, "pure", False) is True
 
     def encode(self, items: Sequence[Any]) -> Any:
         return self._encoder.encode(items)

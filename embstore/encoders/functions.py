@@ -33,6 +33,9 @@ class FunctionEncoder(BaseEncoder):
         Decodes a sample's content to an item, in threads. By default, the content is the item.
     length : callable, optional
         Returns the length of an item, if the function pads.
+    pure : bool
+        Whether a row depends on the content of its sample alone, not on other samples, chance or time. Samples with
+        equal content are then encoded once.
     provenance : mapping of str to str, optional
         Facts that the values must not depend on, such as versions.
 
@@ -63,6 +66,7 @@ class FunctionEncoder(BaseEncoder):
         fields: Mapping[str, FieldSpec] | None = None,
         decode: Callable[[Any], Any] | None = None,
         length: Callable[[Any], int] | None = None,
+        pure: bool = False,
         provenance: Mapping[str, str] | None = None,
     ) -> None:
         if not config:
@@ -79,6 +83,7 @@ class FunctionEncoder(BaseEncoder):
         self._wanted = tuple(fields or ())
         self._decode = decode
         self._length = length
+        self._pure = pure
         self._provenance = dict(provenance or {})
 
     @property
@@ -95,6 +100,11 @@ class FunctionEncoder(BaseEncoder):
     def in_memory(self) -> bool:
         """True: the function is in memory, and its code or a value that it reads can change."""
         return True
+
+    @property
+    def pure(self) -> bool:
+        """Whether a row depends on the content of its sample alone, as the caller said."""
+        return self._pure
 
     def with_fields(self, names: Sequence[str]) -> Self:
         """Return an encoder of some of the declared fields, around the same function or module.

@@ -54,6 +54,8 @@ class ModuleEncoder(FunctionEncoder):
     forward : callable, optional
         Takes the module and its inputs, and replaces the call of the module. Returns a tensor, or a mapping of names
         to tensors (such as a ModelOutput of transformers).
+    pure : bool
+        See `FunctionEncoder`. A module in training mode, or with noise, is not pure.
     decode, length : callable, optional
         As for `FunctionEncoder`.
     device : str or torch.device, optional
@@ -83,6 +85,7 @@ class ModuleEncoder(FunctionEncoder):
         forward: Callable[[Module, Any], Any] | None = None,
         decode: Callable[[Any], Any] | None = None,
         length: Callable[[Any], int] | None = None,
+        pure: bool = False,
         device: str | device | None = None,
         compute_dtype: str = "float32",
         id: str | None = None,
@@ -101,7 +104,7 @@ class ModuleEncoder(FunctionEncoder):
             if name in config:
                 raise ConfigError(name, config[name], "the encoder sets this name itself; leave it out")
         function = partial(_run, module, collate, forward or _call, compute_dtype)
-        super().__init__(function, config={**own, **config}, fields=fields, decode=decode, length=length)
+        super().__init__(function, config={**own, **config}, fields=fields, decode=decode, length=length, pure=pure)
         self._module = module
 
     @property

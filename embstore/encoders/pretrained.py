@@ -75,6 +75,11 @@ class PretrainedEncoder(BaseEncoder):
         return self._runner.device
 
     @property
+    def pure(self) -> bool:
+        """True: a row depends on the content of its sample alone."""
+        return True
+
+    @property
     def provenance(self) -> dict[str, str]:
         """Versions of the libraries, and the device. They change the last bits, and torchaudio more bits of AST."""
         libraries = ("transformers", "torch", *_LIBRARIES[self.modality])

@@ -63,7 +63,7 @@ def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ..
     specs = {name: spec for name, spec in (job.encoder.fields or {}).items() if name in names}
     samples, options = job.run.samples, job.run.options
     run = replace(job.run, columns=None)
-    own = replace(job, run=run, encoder=job.encoder.with_fields(names), encoded=0, failures={}, done=set())
+    own = replace(job, run=run, encoder=job.encoder.with_fields(names), gone=[], encoded=0, failures={}, done=set())
     path = _place(store, specs)
     if path.is_symlink():  # rows must not gather in another store
         remove_tree(path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,8 @@ from embstore._engine.pickles import by_name
 from embstore.encoders.base import BaseEncoder
 from embstore.pipeline.modality import misfit
 from embstore.sources.base import AnySample, Content, open_sample, sample_error, stored_digest
+
+Known = Callable[[str, str], bool]
 
 _BATCHES_AHEAD: Final = 2
 _BATCHES_SORTED: Final = 8
@@ -56,28 +59,36 @@ class Failure:
         return f"{self.key}: {self.reason}" + ("" if self.where in (self.key, "") else f" ({self.where})")
 
 
-def read_and_decode(sample: AnySample, encoder: BaseEncoder) -> tuple[Content, Any]:
-    """Return a sample's content and the decoded item.
+def read_and_decode(
+    sample: AnySample, encoder: BaseEncoder, known: Callable[[str], bool] = lambda digest: False
+) -> tuple[Content, Any]:
+    """Return a sample's content and the decoded item, or None if the stored digest of the content is known.
 
     An encoder that opens files reads them only as far as needed: four WAV files of 400 MB each, of which one second
     was encoded, took 1.8 GB of memory when files were read whole. The value of the content is then a closed file.
     """
     with open_sample(sample) if encoder.opens_files else contextlib.nullcontext(sample.read()) as content:
-        return content, encoder.decode(content.value)
+        return content, None if known(stored_digest(sample, content)) else encoder.decode(content.value)
 
 
-def _decoded(key: str, sample: AnySample, encoder: BaseEncoder) -> Decoded | Failure:
+def _decoded(key: str, sample: AnySample, encoder: BaseEncoder, known: Known) -> Decoded | Failure:
     if reason := misfit(sample, encoder.modality):
         return Failure(key, sample.where, reason)
     try:
-        content, item = read_and_decode(sample, encoder)
-        return Decoded(key, sample, item, encoder.length(item), stored_digest(sample, content), content.stamp)
+        content, item = read_and_decode(sample, encoder, functools.partial(known, key))
+        length = 0 if item is None else encoder.length(item)
+        return Decoded(key, sample, item, length, stored_digest(sample, content), content.stamp)
     except Exception as error:
         return Failure(key, sample.where, sample_error(error, sample).reason)
 
 
 def decoded_ahead(
-    samples: Iterable[tuple[str, AnySample]], encoder: BaseEncoder, *, workers: int, batch_size: int
+    samples: Iterable[tuple[str, AnySample]],
+    encoder: BaseEncoder,
+    *,
+    workers: int,
+    batch_size: int,
+    known: Known = lambda key, digest: False,
 ) -> Generator[Decoded | Failure]:
     """Read and decode samples in threads, and yield them in order. A few batches are in progress at a time.
 
@@ -89,6 +100,8 @@ def decoded_ahead(
     workers : int
         Number of threads.
     batch_size : int
+    known : callable
+        Returns for a key and a digest, as it is stored, whether the sample need not be decoded.
 
     Yields
     ------
@@ -101,7 +114,7 @@ def decoded_ahead(
     try:
         while True:
             for key, sample in itertools.islice(left, ahead - len(under_way)):
-                under_way.append(pool.submit(_decoded, key, sample, encoder))
+                under_way.append(pool.submit(_decoded, key, sample, encoder, known))
             if not under_way:
                 return
             done = under_way.popleft().result()

@@ -197,6 +197,7 @@ def _carried_out(
     if status.work or (status.gone and vanished == "delete"):
         with _writable(run) as store:
             job.origin = note_origin(store, run.origin)
+            job.gone = status.gone if run.whole else []
             to_delete = status.gone if vanished == "delete" else []
             total = len(status.wanted) + (len(store) - len(to_delete) if status.new_fields else 0)
             hits = len(run.samples) - len(status.wanted)
@@ -213,6 +214,7 @@ def _encode(store: EmbeddingStore, status: StoreStatus, job: Job, *, to_delete: 
     added: tuple[str, ...] = ()
     remove_backfill_leftovers(store)
     if new_fields := new_fields_of(store, encoder):  # another process may have added them since
+        job.move(store, {key: samples[key] for key in status.found.missing})
         job.deleted += _delete(store, to_delete, "is gone")  # a new field needs a sample for each row
         check_backfill(store, new_fields, samples)
         if status.found.stale:
@@ -255,7 +257,7 @@ def _finished(
         whole,
         hits=hits,
         misses=len(status.wanted),
-        served=hits + job.encoded,
+        served=hits + job.encoded + job.copied + len(job.relabelled),
         encoded=job.encoded,
         seconds=time.monotonic() - started if job.encoded else 0,
     )
@@ -268,7 +270,9 @@ def _finished(
         encoded=job.encoded,
         stale=len(status.found.stale),
         failed=tuple(job.failures.values()),
-        vanished=tuple(status.gone),
+        copied=job.copied,
+        relabelled=job.relabelled,
+        vanished=tuple(key for key in status.gone if key not in job.relabelled),
         deleted=job.deleted,
         fields_added=added,
         keys=tuple(keys),

@@ -13,26 +13,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.format.source_columns import DIGEST_COLUMN, ORIGINS_COLUMN
 from embstore._engine.progress import Advance
-from embstore._engine.write.check_input import Casting, named_rows
+from embstore._engine.write.check_input import Casting, named_rows, read_keys
+from embstore._engine.write.copy_plans import Copies, plan_copies
 from embstore._engine.write.row_writer import RowWriter
 from embstore.cache.claims import Claims, hashes_of
 from embstore.cache.coverage import stamp_values
 from embstore.encoders.base import BaseEncoder
-from embstore.errors import NonFiniteError
+from embstore.errors import NonFiniteError, StoreChangedError
 from embstore.pipeline.check import check_repeats
 from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ahead
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Run, Samples
+from embstore.pipeline.same_content import Copy, SameContent
 from embstore.sources.base import AnySample, naming
-from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.embedding_store import EmbeddingStore, session_of
 
 logger = logging.getLogger("embstore")
 
 _POLL: Final = 0.1  # seconds between checks for rows of other processes
 _CLAIMED_BATCHES: Final = 4
+_COPIED_AT_ONCE: Final = 8192
 _KEYS_SHOWN: Final = 5
 
 
@@ -57,6 +62,12 @@ class Job:
         Bit of the source's origin in the column of origins.
     encoded : int
         Rows made so far.
+    gone : list of str
+        Stored keys that are gone from a whole source, whose rows may move.
+    copied : int
+        Rows copied so far from other keys of the same content, which stay.
+    relabelled : dict of str to str
+        New key of each row that moved so far, by the old one.
     deleted : int
         Rows deleted so far, whose sample is gone.
     failures : dict of str to Failure
@@ -74,6 +85,9 @@ class Job:
     unproven: bool = False
     origin: int = 0
     encoded: int = 0
+    gone: list[str] = field(default_factory=list)
+    copied: int = 0
+    relabelled: dict[str, str] = field(default_factory=dict)
     deleted: int = 0
     failures: dict[str, Failure] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
@@ -93,15 +107,30 @@ class Job:
         todo = self._todo(store, samples)
         if not todo:
             return
+        same = SameContent.of(store, todo, self.gone) if self.encoder.pure else None
         with Claims(store.path) as claims:
             while todo:
-                before = self.encoded + len(self.failures)
-                self._round(store, {key: samples[key] for key in todo}, claims)
-                if self.encoded + len(self.failures) == before:
+                before = len(self.done) + len(self.failures)
+                self._round(store, {key: samples[key] for key in todo}, claims, same)
+                if len(self.done) + len(self.failures) == before:
                     logger.debug("waiting for other processes, which are at %d samples", len(todo))
                     time.sleep(_POLL)
                 store.refresh()
                 todo = self._todo(store, {key: samples[key] for key in todo})
+
+    def move(self, store: EmbeddingStore, samples: Samples) -> None:
+        """Move and copy rows to samples that a store lacks, and encode none.
+
+        Parameters
+        ----------
+        store, samples
+            See `fill`.
+        """
+        if self.gone and samples and self.encoder.pure:
+            same = SameContent.of(store, samples, self.gone)
+            with Claims(store.path) as claims:
+                self._round(store, samples, claims, same, encode=False)
+            store.refresh()
 
     def _todo(self, store: EmbeddingStore, samples: Samples) -> list[str]:
         left = {key: sample for key, sample in samples.items() if key not in self.failures and key not in self.done}
@@ -110,18 +139,33 @@ class Job:
             self._failed(Failure(key, samples[key].where, error.reason))
         return [*found.missing, *found.stale]
 
-    def _round(self, store: EmbeddingStore, samples: Samples, claims: Claims) -> None:
-        """Encode the samples that no other process has claimed."""
+    def _round(
+        self,
+        store: EmbeddingStore,
+        samples: Samples,
+        claims: Claims,
+        same: SameContent | None,
+        *,
+        encode: bool = True,
+    ) -> None:
+        """Encode the samples that no other process has claimed, or copy the rows of their content."""
         rows = dict(zip(samples, store.find(list(samples)).tolist(), strict=True))
         chosen = self._claimed(store, samples, rows, claims)
         with contextlib.ExitStack() as stack:
             # Another process may have added a missing row since. Its row is equally good, so it is kept ("skip").
             options: dict[str, Any] = {"interval": self.run.interval, "casting": self.casting}
             writers = [stack.enter_context(store.writer(if_exists=how, **options)) for how in ("skip", "replace")]
-            ready = decoded_ahead(chosen, self.encoder, workers=self.run.workers, batch_size=self.batch_size)
+            known = _none if same is None else same.known if encode else _all
+            sizes = {"workers": self.run.workers, "batch_size": self.batch_size}
+            ready = decoded_ahead(chosen, self.encoder, known=known, **sizes)
             stack.enter_context(contextlib.closing(ready))
-            for batch in batches(self._without_failures(ready), self.batch_size):
+            left = self._without_failures(ready)
+            if same is not None:
+                left = (done for done in self._without_copies(left, store, rows, same) if encode)
+            for batch in batches(left, self.batch_size):
                 for part, values in self._encoded(batch):
+                    if same is not None and any(rows[done.key] >= 0 for done in part):
+                        self._copy(store, rows, same, same.stored)  # before these rows are replaced
                     if self.encoder.fields is not None and isinstance(values, Mapping) and store.fields:
                         values = {name: rows for name, rows in values.items() if name in store.fields}
                     for replaces, writer in enumerate(writers):
@@ -129,6 +173,9 @@ class Job:
                         self._write(writer, part, values, places)
                     for writer in writers:
                         writer.flush_if_due()
+        if same is not None:
+            self._copy(store, rows, same, same.stored)
+            self._copy(store, rows, same, same.again)
 
     def _claimed(
         self, store: EmbeddingStore, samples: Samples, rows: Mapping[str, int], claims: Claims
@@ -163,6 +210,45 @@ class Job:
                 self._failed(done)
             else:
                 yield done
+
+    def _without_copies(
+        self, ready: Iterator[Decoded], store: EmbeddingStore, rows: Mapping[str, int], same: SameContent
+    ) -> Iterator[Decoded]:
+        """Yield the samples whose content has no row, and copy rows to the others."""
+        last = time.monotonic()
+        for done in ready:
+            if not same.copies(done):
+                yield done
+            elif len(same.stored) >= _COPIED_AT_ONCE or time.monotonic() - last >= self.run.interval:
+                self._copy(store, rows, same, same.stored)
+                last = time.monotonic()
+
+    def _copy(self, store: EmbeddingStore, rows: Mapping[str, int], same: SameContent, copies: list[Copy]) -> None:
+        """Copy rows in one commit. Samples whose row another process has changed are encoded in the next round."""
+        if not copies:
+            return
+        made, sources = [copy.done for copy in copies], [""] * len(copies)
+        done = moved = np.zeros(len(copies), dtype=bool)
+        with contextlib.suppress(StoreChangedError):  # rows were erased or renumbered since
+            sources = same.sources(copies)
+            wanted = Copies(
+                keys=read_keys([done.key for done in made]),
+                found=np.array([rows[done.key] for done in made], dtype=np.int64),
+                sources=sources,
+                moves=np.array([copy.moves for copy in copies]),
+                digests=[done.digest for done in made],
+                origin=self.origin,
+                columns=self._columns(made),
+            )
+            done, moved = session_of(store).apply(lambda snapshot, index: plan_copies(snapshot, index, wanted))
+        for sample, source, is_done, is_moved in zip(made, sources, done.tolist(), moved.tolist(), strict=True):
+            (self.done if is_done else same.refused).add(sample.key)
+            if is_moved:
+                self.relabelled[source] = sample.key
+        self.copied += int(done.sum() - moved.sum())
+        logger.debug("%s: %d rows moved, %d copied", store.path, moved.sum(), done.sum() - moved.sum())
+        self.advance(int(done.sum()))
+        copies.clear()
 
     def _failed(self, failure: Failure) -> None:
         logger.debug("not encoded: %s", failure)
@@ -226,6 +312,14 @@ class Job:
                 for name, value in found.items():
                     columns.setdefault(name, []).append(value)
         return columns
+
+
+def _none(key: str, digest: str) -> bool:
+    return False
+
+
+def _all(key: str, digest: str) -> bool:
+    return True
 
 
 def pick_rows(values: Any, places: list[int], count: int) -> Any:

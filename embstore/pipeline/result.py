@@ -43,6 +43,10 @@ class EmbedResult(PickledByName):
         Wanted samples that were stored and current.
     encoded : int
         Samples that this run encoded.
+    copied : int
+        Wanted samples that got a copy of the row of another key, which was made from the same content.
+    relabelled : dict of str to str
+        New key of each row that moved, by the old key, which is gone from the source. Nothing was encoded for it.
     stale : int
         Wanted samples that were stored with other content.
     failed : tuple of Failure
@@ -73,6 +77,8 @@ class EmbedResult(PickledByName):
     samples: int
     hits: int
     encoded: int
+    copied: int = 0
+    relabelled: dict[str, str] = field(default_factory=dict)
     stale: int
     failed: tuple[Failure, ...] = ()
     vanished: tuple[str, ...] = ()
@@ -103,8 +109,7 @@ class EmbedResult(PickledByName):
     def view(self) -> View:
         """The rows of this run's samples, in the order of the source.
 
-        Rows that are known to be wrong are left out: rows of samples that failed, and rows whose sample is gone, such
-        as the old row of a corrected label.
+        Rows that are known to be wrong are left out: rows of samples that failed, and rows whose sample is gone.
 
         Raises
         ------
@@ -152,6 +157,8 @@ class EmbedResult(PickledByName):
             f"{len(self.failed):,} failed, in {self.seconds:.3g} s",
             f"{self.rows:,} rows, {size_text(self.nbytes)} in {self.path}",
         ]
+        if self.copied or self.relabelled:
+            lines.append(f"{len(self.relabelled):,} relabelled, {self.copied:,} copied from rows of the same content")
         if self.fields_added:
             lines.append(f"fields added: {', '.join(self.fields_added)}")
         if self.vanished:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
@@ -20,11 +20,13 @@ from embstore._engine.read.open_snapshot import open_again
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Committed, commit
 from embstore._engine.write.index_file import wants_run, write_run
-from embstore._engine.write.plans import AppendResult, Plan
+from embstore._engine.write.plans import Plan
 from embstore._engine.write.recover import recover
 from embstore.errors import ReadOnlyError, StorageFullError, StoreChangedError, StoreReplacedError
 
 logger = logging.getLogger("embstore")
+
+_Result = TypeVar("_Result")
 
 
 class Session:
@@ -132,7 +134,7 @@ class Session:
         self._recovered = ""
         self.moved_to(commit(self.snapshot.local_folder, self.snapshot.record, plan.record, plan.appends))
 
-    def apply(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, AppendResult]]) -> AppendResult:
+    def apply(self, planner: Callable[[Snapshot, KeyIndex], tuple[Plan | None, _Result]]) -> _Result:
         """Plan on the newest commit, under the lock, and carry the plan out. A plan of None makes no commit."""
         with self.writing() as snapshot:
             plan, result = planner(snapshot, self.index)
