@@ -43,7 +43,8 @@
     |   |-- RefitError (ValueError)             an estimator whose encoder changed after fit
     |   |-- WeightsChangedError (RuntimeError)  a model's files changed under its encoder
     |   |-- EncoderChangedError (RuntimeError)  other values than stored, for the same config
-    |   |   `-- RandomEncoderError              other values each time
+    |   |   |-- RandomEncoderError              other values each time
+    |   |   `-- BatchDependentError             other values in a batch than alone
     |   |-- StoreExistsError (FileExistsError)
     |   `-- UnsupportedFormatError (ValueError) written by a newer embstore
     |-- the store changed: refresh or open again, then repeat
@@ -477,6 +478,19 @@ class RandomEncoderError(EncoderChangedError):
     template = (
         "the encoder is random: for {key!r}, {field!r} differs by {difference:.2g} each time (tolerance {tolerance:g})"
         "; turn off dropout and augmentation, or pass canaries=0 to keep the first result in {path}"
+    )
+
+
+class BatchDependentError(EncoderChangedError):
+    """The encoder gives a sample other values in a batch than alone.
+
+    Attributes: `key`, `field`, `difference`, `tolerance`, `path`, as for `EncoderChangedError`.
+    """
+
+    template = (
+        "the values depend on the batch: for {key!r}, {field!r} differs by {difference:.2g} if the sample is encoded "
+        "alone (tolerance {tolerance:g}); mask the padding, and turn off statistics over the batch, or pass canaries=0 "
+        "to keep the values of this batch in {path}"
     )
 
 

@@ -46,7 +46,7 @@ ERRORS = [
             RuntimeError,
             {"key": "a:b", "field": "mean", "difference": 0.5, "tolerance": 0.1, "path": WHERE},
         )
-        for error in (errors.EncoderChangedError, errors.RandomEncoderError)
+        for error in (errors.EncoderChangedError, errors.RandomEncoderError, errors.BatchDependentError)
     ),
     (errors.SourceError(WHERE, ["a: b"], "c"), ValueError, {"path": WHERE, "problems": ("a: b",), "hint": "c"}),
     (

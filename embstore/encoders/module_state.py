@@ -11,8 +11,8 @@ import inspect
 import operator
 import re
 import sys
-import textwrap
 import types
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -21,13 +21,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from embstore.encoders.module_code import (
+    ADDRESS,
+    is_library,
+    names_in,
+    pickled,
+    script_of,
+    source_of,
+    top_package,
+    used_names,
+)
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
 _blake2b: Final = partial(blake2b, digest_size=16)
 
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 _DEVICE: Final = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
 _PLAIN: Final = (int, float, complex, str, bytes, type(None), type(...))
 _SKIPPED: Final = frozenset(
@@ -44,10 +54,19 @@ _SKIPPED: Final = frozenset(
 )
 """Attributes that no output in evaluation mode depends on, or that are read in another way."""
 
+_WHOLE: Final = (
+    *(list, tuple, set, frozenset, deque, partial, memoryview, staticmethod, classmethod, property, np.ndarray),
+    *(types.MethodType, types.BuiltinFunctionType, weakref.ref),
+)
+"""Objects whose content is digested by their items."""
+
+_NOT_CALLED: Final = ("__init__", "__new__", "__init_subclass__", "__repr__", "__str__")
+"""Methods of objects that no pass calls."""
+
 _SHORT: Final = 100
 """Most items of a list that are compared before each batch: a vocabulary has a million."""
 
-_ENTRIES: Final = ("forward", "__call__", "__getattr__", "__getattribute__", "__torch_function__")
+_ENTRIES: Final = ("forward", "train", "eval", "__call__", "__getattr__", "__getattribute__", "__torch_function__")
 """Methods that are called from outside. The members of classes that they use are found by their names."""
 
 
@@ -117,7 +136,7 @@ class _Reader:
 
     def __init__(self, module: Module, forward: Any) -> None:
         self._classes = {type(part) for part in module.modules()}
-        self._used = _used(self._classes, {*_ENTRIES, *_names(forward)})
+        self._used = used_names(self._classes, {*_ENTRIES, *names_in(forward)})
         self._state = {id(value) for _, value in _state(module)}
         self._inference = any(value.is_inference() for _, value in _state(module))
         self._known: dict[int, tuple[object, bytes]] = {}  # the object is held, so that its id stays its own
@@ -179,15 +198,21 @@ class _Reader:
                 yield value.fget
             case partial():
                 yield from (value.func, value.args, value.keywords)
+            case weakref.ref():
+                yield value()
+            case memoryview():
+                yield value.tobytes()
             case torch.device():
-                pass  # as of tensors
-            case _ if isinstance(value, torch.dtype) or _top(type(value)) in sys.stdlib_module_names:
-                yield _ADDRESS.sub("", repr(value))
+                return  # as of tensors
+            case _ if isinstance(value, torch.dtype) or top_package(type(value)) in sys.stdlib_module_names:
+                yield ADDRESS.sub("", repr(value))
         if not isinstance(value, (type, types.FunctionType, types.ModuleType, torch.Tensor, torch.nn.Module)):
             yield type(value)
             state = object.__getstate__(value)
             for own in state if isinstance(state, tuple) else (state,):  # its slots come as a second mapping
                 yield from self._attributes(own or {})
+            for part in () if isinstance(value, _WHOLE) or type(value) is dict else pickled(value, state):
+                yield from self._attributes(part) if isinstance(part, dict) else (part,)
 
     def _attributes(self, found: Mapping[str, Any]) -> Iterator[Any]:
         for name in sorted(name for name in found if isinstance(name, str) and name not in _SKIPPED):
@@ -205,7 +230,7 @@ class _Reader:
         if isinstance(value, torch.Tensor):
             kept = value.grad_fn is not None or (value.is_inference() and not self._inference)
             return kept and id(value) not in self._state
-        if isinstance(value, list | tuple | dict | deque):
+        if isinstance(value, list | tuple | dict | deque) and not hasattr(value, "default_factory"):
             items = value.values() if isinstance(value, dict) else value
             return depth > 0 and all(self._is_result(item, depth - 1) for item in items)
         return value is None
@@ -226,7 +251,7 @@ class _Reader:
 
         yield type(module)
         if isinstance(module, torch.jit.ScriptModule):
-            yield getattr(module, "code", "")
+            yield from script_of(module)
         elif type(module).__name__ != "OptimizedModule":  # of torch.compile, with objects of the process
             yield from self._attributes(vars(module))
         if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
@@ -251,66 +276,32 @@ class _Reader:
     def _class(self, cls: type) -> Iterator[Any]:
         """Yield the name of a class. Of a user's class also the names of its bases, and the members that are used."""
         yield f"{cls.__module__}.{cls.__qualname__}"
-        own = [part for part in cls.__mro__ if not _is_library(part)]
+        own = [part for part in cls.__mro__ if not is_library(part)]
         yield from (f"{part.__module__}.{part.__qualname__}" for part in (cls.__mro__ if own else ()))
         for part in own:
             for name in sorted(vars(part)):
-                if name in self._used or (cls not in self._classes and not name.startswith("__")):
+                passive = name.startswith("__") and (name in _NOT_CALLED or not callable(vars(part)[name]))
+                if name in self._used or (cls not in self._classes and not passive):
                     yield name
                     yield vars(part)[name]
 
     def _function(self, function: types.FunctionType) -> Iterator[Any]:
         """Yield the name of a function. Of a user's function also its source and the values that it reads."""
         yield f"{function.__module__}.{function.__qualname__}"
-        if _is_library(function):
+        if is_library(function):
             return
-        code = function.__code__
-        try:
-            yield textwrap.dedent(inspect.getsource(function))
-        except (OSError, TypeError):  # typed in, or made from a string
-            yield code.co_code
-        if code.co_name == "<lambda>":  # several may stand in one line
-            yield repr([c for c in code.co_consts if not isinstance(c, types.CodeType)])
-            yield repr(code.co_names)
+        yield from source_of(function)
         yield from (function.__defaults__, function.__kwdefaults__)
         for cell in function.__closure__ or ():
             try:
                 yield cell.cell_contents
             except ValueError:
                 yield b"empty"
-        for name in sorted(_names(function)):
+        for name in sorted(names_in(function)):
             found = function.__globals__.get(name)
             if isinstance(found, (*_PLAIN, tuple, type, types.FunctionType)):
                 yield name
                 yield found
-
-
-def _used(classes: Iterable[type], names: set[str]) -> set[str]:
-    """Return the names of members of users' classes that code with these names can reach, through other members."""
-    members = [vars(part) for cls in classes for part in cls.__mro__ if not _is_library(part)]
-    more = names.union(*(_names(own[name]) for own in members for name in names & own.keys()))
-    return names if more == names else _used(classes, more)
-
-
-def _names(found: Any) -> set[str]:
-    """Return the names of globals and attributes in a function's code, with those of the functions inside it."""
-    found = getattr(found, "fget", getattr(found, "__func__", found))
-    code = found if isinstance(found, types.CodeType) else getattr(inspect.unwrap(found), "__code__", None)
-    if code is None:
-        return set()
-    return {*code.co_names}.union(*(_names(c) for c in code.co_consts if isinstance(c, types.CodeType)))
-
-
-def _top(found: Any) -> str:
-    return str(found.__module__ or "").partition(".")[0]
-
-
-def _is_library(found: Any) -> bool:
-    """Return whether a class or function comes with Python or an installed package. Versions are provenance."""
-    top = _top(found)
-    path = getattr(sys.modules.get(str(found.__module__)), "__file__", None) or ""
-    installed = "site-packages" in path or "dist-packages" in path or top in sys.stdlib_module_names
-    return top in ("torch", "embstore") or (installed and top != "__main__")
 
 
 def digest_structure(module: Module, forward: Any = None) -> str:
@@ -338,7 +329,12 @@ def _objects(module: Module) -> list[Any]:
     """Return the classes, hooks and attributes of all submodules, with the items of short lists and dictionaries."""
     found: list[Any] = []
     for part in module.modules():
-        found += (type(part), type(part).forward, *part._forward_pre_hooks.values(), *part._forward_hooks.values())
+        found += (
+            type(part),
+            inspect.getattr_static(type(part), "forward"),
+            *part._forward_pre_hooks.values(),
+            *part._forward_hooks.values(),
+        )
         for name, value in vars(part).items():
             if name not in _SKIPPED:
                 found.append(value)

@@ -21,6 +21,7 @@ from embstore._engine.write.check_input import named_rows
 from embstore.cache.coverage import stored_digests
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
 from embstore.errors import (
+    BatchDependentError,
     ConfigMismatchError,
     EmptySourceError,
     EncoderChangedError,
@@ -31,7 +32,7 @@ from embstore.errors import (
 from embstore.pipeline.decode_ahead import Decoded, read_and_decode
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Samples
-from embstore.sources.base import AnySample, Source, sample_error, samples_by_key
+from embstore.sources.base import AnySample, Source, naming, sample_error, samples_by_key
 from embstore.store.embedding_store import EmbeddingStore
 
 _OTHERS = 16  # factor of further samples that are compared if some are stale
@@ -208,9 +209,10 @@ def _decoded_again(encoder: BaseEncoder, chosen: Iterable[tuple[AnySample, str]]
 
 
 def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Mapping[Any, Any], path: Path) -> None:
-    """Encode the first batch of a new store again, and compare its first rows.
+    """Encode the first batch of a new store again, then its first and its last sample alone, and compare the rows.
 
-    The samples are decoded again too, since a decoder may be random.
+    The samples are decoded again too, since a decoder may be random. In a padded batch, the longest sample has the same
+    values alone, and at most one of the two is the longest.
 
     Parameters
     ----------
@@ -223,17 +225,30 @@ def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Mappin
 
     Raises
     ------
-    RandomEncoderError
+    RandomEncoderError, BatchDependentError
     """
-    first = {name: _rows(name, rows, _COMPARED) for name, rows in values.items()}
+    first = {name: _rows(name, rows, 0, _COMPARED) for name, rows in values.items()}
     if not (items := _decoded_again(encoder, [(done.sample, done.digest) for done in batch])):
         return  # a file changed just now
     again = named_rows(encoder.encode(items))
-    for name, (known, dtype) in first.items():
-        tolerance = _tolerance(dtype, encoder.config)
-        for done, old, new in zip(batch, known, _rows(name, again[name], _COMPARED)[0], strict=False):
-            if (difference := _difference(name, [old], [new])) > tolerance:
-                raise RandomEncoderError(done.key, name, difference=difference, tolerance=tolerance, path=path)
+    ends = {
+        place: {name: _rows(name, rows, place, place + 1)[0] for name, rows in again.items()}
+        for place in (0, -1 % len(batch))
+    }
+
+    def compare(kind: type[EncoderChangedError], start: int, name: Any, old: Any, new: Any) -> None:
+        tolerance = _tolerance(first[name][1], encoder.config)
+        for done, before, now in zip(batch[start:], old, new, strict=False):
+            if (difference := _difference(name, [before], [now])) > tolerance:
+                raise kind(done.key, name, difference=difference, tolerance=tolerance, path=path)
+
+    for name, (known, _) in first.items():
+        compare(RandomEncoderError, 0, name, known, _rows(name, again[name], 0, _COMPARED)[0])
+    for place, known in ends.items() if len(batch) > 1 else ():
+        with naming(f"{batch[place].key} is encoded alone, to find values that depend on the batch"):
+            alone = named_rows(encoder.encode(items[place : place + 1]))
+        for name, rows in alone.items():
+            compare(BatchDependentError, place, name, known[name], _rows(name, rows)[0])
 
 
 def _tolerance(dtype: str, config: Mapping[str, Any]) -> float:
@@ -262,8 +277,8 @@ def _named(values: Mapping[Any, Any], store: EmbeddingStore, count: int) -> dict
     return known
 
 
-def _rows(name: Any, values: Any, most: int | None = None) -> tuple[list[np.ndarray[Any, Any]], str]:
-    """Return a copy of each row as float64, and the dtype of the values. An encoder may use its memory again.
+def _rows(name: Any, values: Any, start: int = 0, stop: int | None = None) -> tuple[list[np.ndarray[Any, Any]], str]:
+    """Return a copy of some rows as float64, and the dtype of the values. An encoder may use its memory again.
 
     Values that are no numbers give no rows. The writer refuses them.
     """
@@ -273,7 +288,7 @@ def _rows(name: Any, values: Any, most: int | None = None) -> tuple[list[np.ndar
     elif not isinstance(values, Ragged | list | tuple):
         values, dtype = _numbers(name, values)
         values = np.atleast_1d(values)
-    found = [_numbers(name, row) for row in itertools.islice(values, most)]
+    found = [_numbers(name, row) for row in itertools.islice(values, start, stop)]
     rows = [row.astype(np.float64) for row, _ in found if row.dtype.kind in "biuf"]
     return rows, dtype or next((each for _, each in found), "")
 

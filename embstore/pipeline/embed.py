@@ -105,8 +105,9 @@ def embed(
         compared only if the row was made on this machine, from a file in the same folder. "content" reads all files.
     canaries : int
         Number of stored samples that an encoder in memory (`FunctionEncoder`, `ModuleEncoder`) encodes again in each
-        run, and whether it encodes the first batch of a new store twice. So changed code and random values are found,
-        which the config does not show. The tolerance is that of `check`. 0 checks nothing.
+        run, and whether it encodes the first batch of a new store twice, and two of its samples alone. So changed
+        code, random values, and values that depend on the rest of the batch are found, which the config does not show.
+        The tolerance is that of `check`. 0 checks nothing.
     progress : callable, bool or None
         A function of (done, total), True for a bar, or False for none. None shows a bar at a terminal and in Jupyter,
         if tqdm is installed. Loading the model does not count for the time left.
@@ -124,8 +125,9 @@ def embed(
     DatasetMismatchError
         The source seems to be another data set under the same name: it has other content for rows of another origin,
         or `vanished` would delete too many rows. Nothing was changed. See `force`.
-    EncoderChangedError, RandomEncoderError
-        An encoder in memory gives other values than the stored ones, or other values each time.
+    EncoderChangedError, RandomEncoderError, BatchDependentError
+        An encoder in memory gives other values than the stored ones, other values each time, or other values in a
+        batch than alone.
     FieldMismatchError
         A field of the encoder is stored with another shape, dtype, layer or pooling.
     UnknownFieldError

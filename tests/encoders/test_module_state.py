@@ -1,14 +1,19 @@
 """Digests of modules in memory: of their tensors, and of all else that their outputs depend on."""
 
+import collections
 import copy
+import ctypes
 import functools
+import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 import types
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -345,6 +350,65 @@ def transformer(**options):
     return torch.nn.TransformerEncoderLayer(OUT, options.pop("nhead", 2), 8, batch_first=True, **options)
 
 
+def read(get, *values):
+    """A module that multiplies by a number that it gets from one of two objects."""
+
+    class Reading(Module):
+        def forward(self, x):
+            return self.layer(x) * get(self.value)
+
+    return lambda v: Reading(value=values[v])
+
+
+def of_class(**members):
+    """A module of a class with more members. They are read at the value 0 or 1."""
+
+    def make(v):
+        return type("Net", (Module,), {name: member(v) for name, member in members.items()})()
+
+    return make
+
+
+def from_text(lines):
+    """A module whose `forward` was made by `exec`, as by a library that writes code."""
+
+    def make(v):
+        made = {"torch": torch}
+        exec(lines.format(v=v, name=["relu", "tanh"][v]), made)
+        return of_class(forward=lambda v: made["forward"])(v)
+
+    return make
+
+
+def described(v):
+    class Descriptor:
+        def __get__(self, owner, kind=None):
+            return 1.0 + v
+
+    return of_class(scale=lambda v: Descriptor(), forward=lambda v: lambda self, x: self.layer(x) * self.scale)(v)
+
+
+def parametrized(v):
+    class Times(Attribute):
+        def forward(self, x):
+            return x * self.value
+
+    module = torch.nn.Sequential(linear(0))
+    torch.nn.utils.parametrize.register_parametrization(module[0], "weight", Times(value=1.0 + v))
+    return module
+
+
+class Scripted(torch.nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(IN, OUT)
+        self.scale = float(scale)
+
+    def forward(self, x):
+        return self.layer(x) * self.scale
+
+
 class Attention(torch.nn.Module):
     def __init__(self, heads):
         super().__init__()
@@ -355,6 +419,7 @@ class Attention(torch.nn.Module):
         return self.attention(x, x, x)[0]
 
 
+SETTINGS = (Settings(1.0), Settings(2.0))
 PAIRS = {
     "a buffer that is not persistent": lambda v: buffer(1.0 + v, persistent=False),
     "a persistent buffer": lambda v: buffer(1.0 + v, persistent=True),
@@ -395,6 +460,32 @@ PAIRS = {
     "a decorated forward": lambda v: decorated(1 + v),
     "forward of a class that was typed in": lambda v: made_of_text(["self.layer(x)", "self.layer(x) - 1"][v]),
     "forward of one instance": lambda v: replaced(1 + v),
+    "a number of NumPy": read(float, np.float32(1), np.float32(2)),
+    "an integer of NumPy": read(int, np.int64(1), np.int64(2)),
+    "a date of NumPy": read(lambda value: value.astype(int), np.datetime64(1, "s"), np.datetime64(2, "s")),
+    "bytes of a view": read(lambda value: value[0], memoryview(b"\1"), memoryview(b"\2")),
+    "a file in memory": read(lambda value: value.getvalue()[0], io.BytesIO(b"\1"), io.BytesIO(b"\2")),
+    "an array of C": read(lambda value: value[0], (ctypes.c_float * 1)(1), (ctypes.c_float * 1)(2)),
+    "a long pattern": read(lambda value: len(value.pattern), re.compile("a" * 300), re.compile("a" * 301)),
+    "a seeded generator": read(
+        lambda value: torch.rand(1, generator=value.clone_state()),
+        *(torch.Generator().manual_seed(seed) for seed in (0, 1)),
+    ),
+    "a weak reference": read(lambda value: value().scale, *map(weakref.ref, SETTINGS)),
+    "the default of a dictionary": read(
+        lambda value: value["x"], *(collections.defaultdict(functools.partial(float, v)) for v in (1, 2))
+    ),
+    "a descriptor": described,
+    "a member by its name as text": of_class(
+        one=lambda v: lambda self, x: x * (1 + v),
+        forward=lambda v: lambda self, x: getattr(self, "one")(self.layer(x)),  # noqa: B009
+    ),
+    "a constant of code without source": from_text("def forward(self, x): return self.layer(x) * {v}"),
+    "a name in code without source": from_text("def forward(self, x): return torch.{name}(self.layer(x))"),
+    "a function in code without source": from_text("def forward(self, x): return (lambda y: y + {v})(self.layer(x))"),
+    "a parametrisation": parametrized,
+    "an attribute of TorchScript": lambda v: torch.jit.script(Scripted(1 + v)),
+    "a constant of a trace": lambda v: torch.jit.trace(Scripted(1 + v), torch.ones(2, IN)),
     "the order of modules": lambda v: torch.nn.Sequential(*[torch.nn.Sigmoid(), torch.nn.Tanh()][:: 1 - 2 * v]),
 }
 """Modules of equal names and shapes, by 0 and 1, whose outputs differ."""
@@ -404,6 +495,7 @@ def config_of(module):
     return ModuleEncoder(module, collate=lambda items: torch.stack(items), id="net").config
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("kind", PAIRS)
 def test_modules_of_other_outputs_have_other_configs(kind):
     first, second = (PAIRS[kind](value).eval() for value in (0, 1))
@@ -412,6 +504,12 @@ def test_modules_of_other_outputs_have_other_configs(kind):
         assert not torch.equal(first(x), second(x))  # or the case tests nothing
     assert config_of(first) != config_of(second)
     assert config_of(PAIRS[kind](0)) == config_of(first)
+
+
+def test_a_module_that_keeps_its_training_mode():
+    """Its batch norm uses the statistics of each batch."""
+    kept = of_class(train=lambda v: lambda self, mode=True: Module.train(self, True))(0)
+    assert config_of(kept) != config_of(of_class()(0))
 
 
 def test_helpers_and_globals_that_forward_reads(monkeypatch):

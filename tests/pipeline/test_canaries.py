@@ -195,6 +195,50 @@ def test_an_encoder_that_became_random(cache, rng):
         embstore.embed(SOURCE, random_rows(rng), cache)
 
 
+# -- values that depend on the batch -------------------------------------------------------------
+
+
+def padded_without_a_mask(items):
+    padded = np.zeros((len(items), max(items)), np.float32)
+    for row, item in zip(padded, items, strict=True):
+        row[:item] = item
+    return np.stack([padded.mean(1), padded.max(1)], axis=1)
+
+
+def standardised(items):
+    return rows(items) - rows(items).mean(0)
+
+
+def softmax_over_the_batch(items):
+    return np.exp(rows(items)) / np.exp(rows(items)).sum(0)
+
+
+def ranks(items):
+    return np.argsort(np.argsort(rows(items), axis=0), axis=0)
+
+
+def sum_of_neighbours(items):
+    return rows(items) + np.roll(rows(items), 1, axis=0)
+
+
+@pytest.mark.parametrize("run", [padded_without_a_mask, standardised, softmax_over_the_batch, ranks, sum_of_neighbours])
+@pytest.mark.parametrize("length", [None, int], ids=["in order", "by length"])
+def test_values_that_depend_on_the_rest_of_the_batch(cache, run, length):
+    encoder = function(run, length=length)
+    with pytest.raises(errors.BatchDependentError, match="depend on the batch"):
+        embstore.embed(SOURCE, encoder, cache, batch_size=4)
+    assert [entry.rows for entry in cache.entries()] == [0]
+    assert embstore.embed(SOURCE, encoder, cache, canaries=0).encoded == 9
+
+
+def test_a_module_with_statistics_of_the_batch(cache):
+    torch = pytest.importorskip("torch")
+    own = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.BatchNorm1d(2, track_running_stats=False))
+    with pytest.raises((errors.BatchDependentError, ValueError)) as caught:  # torch refuses a batch of one
+        embstore.embed(SOURCE, encoder_of(own), cache)
+    assert "is encoded alone" in str(caught.value.__notes__)
+
+
 # -- what is encoded again -----------------------------------------------------------------------
 
 
@@ -211,9 +255,9 @@ def counting():
     return encoder
 
 
-def test_the_first_batch_is_encoded_twice_and_one_sample_of_a_hit(cache, counting):
+def test_the_first_batch_is_encoded_twice_with_two_samples_alone_and_one_of_a_hit(cache, counting):
     embstore.embed(SOURCE, counting, cache, batch_size=4)
-    assert counting.batches == [[1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+    assert counting.batches == [[1, 2, 3, 4], [1, 2, 3, 4], [1], [4], [5, 6, 7, 8], [9]]
     counting.batches.clear()
     for canaries, batches in ((1, [[1]]), (3, [[1], [2], [3]]), (0, [])):
         assert embstore.embed(SOURCE, counting, cache, canaries=canaries).hits == 9
