@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 
+from embstore._engine.format.arguments import refuse_hidden
 from embstore._engine.lazy import imported
 from embstore.encoders.content import is_undecoded, kind_of, opened
 from embstore.errors import DecodeError, ShapeError
@@ -90,6 +91,7 @@ def decode_image(content: Any) -> Image:
 
 
 def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    refuse_hidden("image", array)
     if array.dtype != np.uint8:
         raise TypeError(f"expected pixels as uint8, found {array.dtype}")
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):

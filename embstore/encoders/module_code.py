@@ -84,7 +84,8 @@ def pickled(value: Any, state: Any) -> Iterator[Any]:
     if state is not None and all(getattr(type(value), name) is getattr(object, name) for name in _PICKLING):
         return
     try:
-        found = copyreg.dispatch_table.get(type(value), lambda value: value.__reduce_ex__(4))(value)
+        reduce: Any = copyreg.dispatch_table.get(type(value))
+        found = value.__reduce_ex__(4) if reduce is None else reduce(value)
     except Exception:  # a lock, an open file: it has no content of its own
         return
     for part in found if isinstance(found, tuple) else (found,):

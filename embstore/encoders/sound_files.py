@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.lazy import cached_property, imported
 from embstore.encoders.content import FilePart, kind_of
-from embstore.encoders.sound_headers import extent, filled, is_joined, mp3_seconds, ogg_ends, ogg_links
+from embstore.encoders.sound_headers import extent, filled, frame_size, is_joined, mp3_seconds, ogg_ends, ogg_links
 from embstore.errors import DecodeError
 
 Samples = NDArray[np.float32]
@@ -31,6 +31,12 @@ _NEARLY: Final = frozenset(("mp3", "ogg", "matroska,webm", "flv", "rm", "apm", "
 
 _LENIENCE: Final = 2 * 1152
 """Samples that a file of these formats may lack: some MP3 encoders count the frame that holds the count."""
+
+_ALAC: Final = 4096
+"""Samples of a frame of ALAC. FFmpeg writes the length in whole frames into CAF."""
+
+_FRAMED: Final = ("mp3", "ac3", "eac3", "mpegts", "mpeg")
+"""Formats that state no length, but a size in each frame."""
 
 _ROUNDING: Final = 16
 """Samples that a file of other formats may lack: FFmpeg returns some lengths in units of its own."""
@@ -117,11 +123,14 @@ class _Reading:
         self.container = container
         self.format: str = container.format.name
         self.stream = container.streams.audio[0]
+        self.alone = len(container.streams) == 1  # FFmpeg takes broken parts of FLV for further streams
         self.codec: str = self.stream.codec_context.name  # PyAV 19 crashes on it after the codec failed to open
         self.data = data
         self.done = 0
         self.rate = 0
         self.error: Exception | None = None
+        self.last = b"", 0
+        """The first bytes of the last frame, and its size."""
 
     def blocks(self) -> Iterator[tuple[int, Samples]]:
         """Yield the rate and the mean of the channels of each frame. Raise DecodeError at the end if sound is missing.
@@ -192,6 +201,8 @@ class _Reading:
                 continue
             if packet is None:
                 return
+            if self.format in _FRAMED and packet.size:
+                self.last = bytes(packet)[:6].ljust(6, b"\0"), packet.size
             yield from decoded
 
     def check_end(self) -> None:
@@ -202,8 +213,11 @@ class _Reading:
         if is_joined(self.data):
             raise DecodeError(f"it is several files in one, and FFmpeg reads the first ({found:.3f} s); split it")
         stated = self.stated_seconds()
+        if stated is None and (whole := frame_size(self.last[0])) > self.last[1]:
+            raise DecodeError(f"it is cut short: its last frame, at {found:.3f} s, has {self.last[1]} of {whole} bytes")
         lenience = _LENIENCE if self.format in _NEARLY and self.error is None else _ROUNDING
         lenience += _LENIENCE * max(0, len(self.counted) - 1)
+        lenience += _ALAC if (self.format, self.codec) == ("caf", "alac") else 0
         if stated is not None and self.done < stated * rate - lenience:
             raise DecodeError(
                 f"it is cut short or damaged: it states {round(stated * rate):,} samples ({stated:.3f} s) "
@@ -225,7 +239,7 @@ class _Reading:
         stated = None
         if stream.duration is not None and stream.time_base:
             stated = float(stream.duration * stream.time_base)
-        elif self.container.duration is not None and len(self.container.streams) == 1:
+        elif self.container.duration is not None and self.alone:
             stated = self.container.duration / 1e6
         if stated is not None and self.format == "ogg" and self.codec != "vorbis":
             # A recording of a broadcast begins late. Only for Vorbis does FFmpeg count from its beginning.

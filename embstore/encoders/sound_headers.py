@@ -20,6 +20,15 @@ _EBML: Final = b"\x1a\x45\xdf\xa3"
 _SEGMENT: Final = b"\x18\x53\x80\x67"
 _MP4_BOXES: Final = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
+_JOINED: Final = (
+    *(_W64, _ASF, b"caff\0\1\0\0", b"TTA1\1\0", b"Creative Voice File\x1a", b"\0\nSMJPEG\0"),
+    bytes.fromhex("b7d800203749da11a64e0007e95ead8d"),  # WTV
+)
+"""First bytes of files, too long to stand in sound by chance."""
+
+_FLV_HEAD: Final = 4096
+"""Bytes that hold the first tag of an FLV file."""
+
 _MP3_HEAD: Final = 2048
 """Bytes that hold an MP3 file's first frame. It may state the number of frames, as Xing's encoder first did."""
 
@@ -164,6 +173,41 @@ def _counted(frame: bytes, count: bytes) -> float:
     return int.from_bytes(count[at : at + 4], "big") * (1152 if version == 3 else 576) / rate
 
 
+_BIT_RATES: Final = {  # kbit/s, by version 1 of MPEG audio or later ones, and by layer. ISO 11172-3, ISO 13818-3
+    (1, 1): range(32, 449, 32),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_AC3_BIT_RATES: Final = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+"""kbit/s. ETSI TS 102 366, table 4.13."""
+
+
+def frame_size(head: bytes) -> int:
+    """Return the bytes of a frame of MPEG audio, AC-3 or E-AC-3 that its first six bytes state. 0 for other bytes."""
+    if len(head) < 6:
+        return 0
+    if head.startswith(b"\x0b\x77"):
+        if head[5] >> 3 > 10:  # E-AC-3
+            return 2 * ((head[2] & 7) << 8 | head[3]) + 2
+        rate, code = head[4] >> 6, head[4] & 0x3F
+        if rate == 3 or code // 2 >= len(_AC3_BIT_RATES):
+            return 0
+        bits = _AC3_BIT_RATES[code // 2]
+        return 2 * (bits * 1536 * 1000 // (44_100 * 16) + code % 2) if rate == 1 else bits * (4, 0, 6)[rate]
+    version, layer, bits, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
+    if head[0] != 0xFF or head[1] < 0xE0 or layer == 4 or version == 1 or not 0 < bits < 15 or rate == 3:
+        return 0
+    kbits = _BIT_RATES[1 if version == 3 else 2, layer][bits - 1]
+    hertz = (44_100, 48_000, 32_000)[rate] // {3: 1, 2: 2, 0: 4}[version]
+    padding = head[2] >> 1 & 1
+    if layer == 1:
+        return 4 * (12 * 1000 * kbits // hertz + padding)
+    return (72 if layer == 3 and version != 3 else 144) * 1000 * kbits // hertz + padding
+
+
 def _after_tags(data: FilePart) -> int:
     """Return where an MP3 file's first frame begins, after its ID3 tags. Their sizes are four times seven bits."""
     start = 0
@@ -176,12 +220,24 @@ def _after_tags(data: FilePart) -> int:
 
 
 def is_joined(data: FilePart) -> bool:
-    """Return whether another file follows a WAV, AIFF or MP4 file. FFmpeg reads the first one only."""
-    if data.startswith((b"RIFF", b"RIFX", b"FORM")):
+    """Return whether another file of its format follows a sound file, of which FFmpeg reads the first only."""
+    if data.startswith(_MP4_BOXES, 4):
+        return sum(name == b"ftyp" for name, _ in _boxes(data)) > 1
+    if mark := next((mark for mark in _JOINED if data.startswith(mark)), b""):
+        return data.find(mark, len(mark)) >= 0
+    if data.startswith((b"RF64", b"BW64")):
+        at = data.find(data[:4], 12)
+        return at >= 0 and data.startswith(b"WAVEds64", at + 8)
+    end = 0
+    if data.startswith((b"RIFF", b"RIFX", b"FORM", b"MMMD")):
         (size,) = data.numbers("<I" if data.startswith(b"RIFF") else ">I", 4)
         end = 8 + size + size % 2
-        return data.startswith(data[:4], end) and data[end + 8 : end + 12] == data[8:12]
-    return data.startswith(_MP4_BOXES, 4) and sum(name == b"ftyp" for name, _ in _boxes(data)) > 1
+    elif data.startswith(b".snd") and len(data) > 24:
+        end = sum(data.numbers(">II", 4))
+    elif data.startswith(b"FLV") and (found := _flv(data)) is not None:
+        end = found.stated
+    same_kind = data[end + 8 : end + 12] == data[8:12] or not data.startswith((b"RIFF", b"RIFX", b"FORM"))
+    return end > 0 and data.startswith(data[:4], end) and same_kind
 
 
 # -- one reader a container -------------------------------------------------------------------
@@ -282,6 +338,15 @@ def _smaf(data: FilePart) -> Extent | None:
     return _extent(data, 8, data.numbers(">I", 4)[0]) if len(data) >= 8 else None
 
 
+def _flv(data: FilePart) -> Extent | None:
+    """Read the size of the whole file, which writers put into its first tag (`onMetaData`)."""
+    at = data[:_FLV_HEAD].find(b"filesize\0")
+    if at < 0 or at + 17 > len(data):
+        return None
+    (size,) = data.numbers(">d", at + 9)
+    return Extent(int(size), min(int(size), len(data))) if 13 < size < 2**53 else None
+
+
 def _matroska(data: FilePart) -> Extent | None:
     at = 0
     while at + 5 <= len(data):
@@ -323,5 +388,6 @@ _CONTAINERS: Final[tuple[tuple[int, tuple[bytes, ...], Callable[[FilePart], Exte
     (0, (b"Creative Voice File\x1a",), _voc),
     (0, (b".SoX", b"XoS."), _sox),
     (0, (b"MMMD",), _smaf),
+    (0, (b"FLV",), _flv),
 )
 """Where a container's marks stand, the marks, and its reader."""

@@ -244,11 +244,11 @@ def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Mappin
 
     for name, (known, _) in first.items():
         compare(RandomEncoderError, 0, name, known, _rows(name, again[name], 0, _COMPARED)[0])
-    for place, known in ends.items() if len(batch) > 1 else ():
+    for place, rows_of in ends.items() if len(batch) > 1 else ():
         with naming(f"{batch[place].key} is encoded alone, to find values that depend on the batch"):
             alone = named_rows(encoder.encode(items[place : place + 1]))
         for name, rows in alone.items():
-            compare(BatchDependentError, place, name, known[name], _rows(name, rows)[0])
+            compare(BatchDependentError, place, name, rows_of[name], _rows(name, rows)[0])
 
 
 def _tolerance(dtype: str, config: Mapping[str, Any]) -> float:

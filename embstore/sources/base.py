@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
 from embstore._engine.format.source_columns import GIVEN_KIND, with_kind
+from embstore._engine.format.text import plain_text
 from embstore._engine.io.stamps import UNKNOWN, FileStamp, file_stamp, settled
 from embstore._engine.pickles import PickledByName
 from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError, SampleError, SourceError
@@ -300,7 +301,8 @@ def samples_by_key(source: Source) -> dict[str, AnySample]:
             f"expected a source with a name, found {type(source).__name__}; for content in memory pass "
             f"embstore.sources.Items(…, name=…), for files embstore.sources.Folder or Table"
         )
-    return {str(sample.key): sample for sample in distinct((_where(sample), _keyed, (sample,)) for sample in source)}
+    found = distinct((_where(sample), _keyed, (sample,)) for sample in source)
+    return {str(Key.parse(sample.key)): sample for sample in found}
 
 
 def _where(sample: Any) -> str:
@@ -325,7 +327,7 @@ def checked_name(name: str) -> str:
         raise TypeError(f"expected the data set's name, found {type(name).__name__}")
     if not name.strip():
         raise ValueError(f"expected the data set's name, found {name!r}")
-    return name
+    return plain_text(name)
 
 
 def distinct(

@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
+from embstore._engine.io.remote import local_path
 from embstore.errors import EmptySourceError, KeyFormatError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 
@@ -133,7 +134,7 @@ class Folder:
         file_id: Callable[[PurePosixPath], str] | None = None,
     ) -> None:
         self.name = checked_name(name)
-        self.root = Path(path).absolute()
+        self.root = local_path(path).absolute()
         self.origin = Origin(kind="folder", root=str(self.root))
         self._pattern = pattern
         self._layout = None if pattern is None else compile_pattern(pattern)

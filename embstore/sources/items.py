@@ -17,6 +17,7 @@ import numpy as np
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import BFLOAT16, Origin
 from embstore._engine.format.source_columns import with_kind
+from embstore._engine.format.text import plain_text
 from embstore._engine.io.stamps import UNKNOWN, FileStamp
 from embstore._engine.read.dtypes import as_rows, is_torch
 from embstore.errors import SampleError
@@ -86,7 +87,7 @@ class LoadedSample:
         try:
             if isinstance(content, str | bytes):
                 # Equal to the digest of a file with these bytes.
-                return Content(content, digest_of(content))
+                return Content(plain_text(content), digest_of(content))
             state = blake2b(digest_size=16, person=_PERSON)
             copy = _take(content, state.update)
         except UnicodeEncodeError as error:
@@ -104,7 +105,7 @@ def _take(content: Any, update: Callable[[bytes | memoryview], None]) -> Any:
         data = content.encode() if isinstance(content, str) else content
         update(f"{'text' if isinstance(content, str) else 'bytes'} {len(data)}\0".encode())
         update(data)
-        return content
+        return plain_text(content)
     if isinstance(content, bytearray | memoryview):
         return _take(bytes(content), update)
     if is_torch(content) and hasattr(content, "detach"):
@@ -125,8 +126,9 @@ def _take(content: Any, update: Callable[[bytes | memoryview], None]) -> Any:
         return parts if isinstance(content, list) else make(parts)
     if isinstance(content, dict) and all(isinstance(name, str) for name in content):
         update(f"dict {len(content)}\0".encode())
-        taken = {_take(name, update): _take(content[name], update) for name in sorted(content)}
-        return {name: taken[name] for name in content}
+        items = {plain_text(name): part for name, part in content.items()}
+        taken = {_take(name, update): _take(items[name], update) for name in sorted(items)}
+        return {name: taken[name] for name in items}
     if _is_image(content):
         return _take_image(content, update)
     raise TypeError(

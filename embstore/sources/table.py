@@ -6,6 +6,7 @@ import csv
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
@@ -14,6 +15,8 @@ import numpy as np
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
+from embstore._engine.format.text import plain_text
+from embstore._engine.io.remote import local_path
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, SourceError, UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 from embstore.sources.folder import without_suffix
@@ -58,10 +61,11 @@ def as_text(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):
-        return value
+        return plain_text(value)
     if _is_missing(value):
         return ""
-    if hasattr(value, "__len__") or hasattr(value, "__iter__"):
+    several = hasattr(value, "__len__") or hasattr(value, "__iter__")
+    if several or (isinstance(value, Enum) and not isinstance(value, int)):  # "Label.DOG" is no class
         raise KeyFormatError(value, f"expected text or a number, found {type(value).__name__}")
     # Integers beside missing values become floats in many tables.
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_WHOLE:
@@ -157,12 +161,12 @@ class Table:
                 "name a file_id column: a row's number changes when the table is edited, and would then stand "
                 "for another text"
             )
-        self._file = Path(table).absolute() if isinstance(table, str | os.PathLike) else None
+        self._file = local_path(table).absolute() if isinstance(table, str | os.PathLike) else None
         self._read = _reader(table, self._file, delimiter)
         self._kind = type(table).__name__
         self._path, self._text, self._class_name, self._file_id = path, text, class_name, file_id
         default = self._file.parent if self._file is not None else Path()
-        self.root = (Path(root) if root is not None else default).absolute()
+        self.root = (local_path(root) if root is not None else default).absolute()
         place = self._file if text is not None else self.root
         self.origin = Origin(kind="table", root=None if place is None else str(place))
 

@@ -78,18 +78,23 @@ def _meets(name: str, values: np.ndarray[Any, Any], condition: Condition) -> NDA
         isinstance(condition, str | bytes) or getattr(condition, "ndim", 1) == 0 or not isinstance(condition, Iterable)
     )
     mask = np.zeros(len(values), dtype=bool)
-    for value in [condition] if one else condition:
+    for place, value in enumerate([condition] if one else condition):
         refuse_hidden(name, value)
+        value = value.as_py() if hasattr(value, "as_py") else value  # of Arrow
         option = plain_text(value.item() if getattr(value, "ndim", 1) == 0 else value)
-        _check_fits(name, values.dtype.kind, option, in_list=not one)
+        kind = values.dtype.kind
+        _check_fits(name, kind, option, mask=not one and (kind != "b" or place > 1))  # two bools are all values
         mask |= np.asarray(values == option, dtype=bool)
     return mask
 
 
-def _check_fits(name: str, kind: str, option: Any, *, in_list: bool) -> None:
+def _check_fits(name: str, kind: str, option: Any, *, mask: bool) -> None:
     """Raise TypeError for a value that no value of the column can equal, such as "2" for 2: it would select no row."""
     expected, wanted = ("text", str) if kind == "O" else ("a number", Real)
-    mask = in_list and isinstance(option, bool) and kind != "b"
-    if mask or not isinstance(option, wanted):
-        hint = "; for a mask use view[mask]" if mask else ""
+    hint = ""
+    if isinstance(option, bool) and mask:
+        hint = "; for a mask use view[mask]"
+    elif isinstance(option, float) and option != option:
+        hint = "; NaN equals no number: use numpy.isnan"
+    if hint or not isinstance(option, wanted) or (isinstance(option, bool) and kind != "b"):
         raise TypeError(f"expected {expected} as the condition on {name!r}, found {option!r:.200}{hint}")

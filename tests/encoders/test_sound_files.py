@@ -62,6 +62,8 @@ STATED = [
     ("av", "wav", "g726", 8_000),
     ("av", "avi", "pcm_s16le"),
     ("av", "flv", "aac", 44_100),
+    ("av", "flv", "nellymoser", 44_100),
+    ("av", "flv", "libmp3lame", 44_100),
     ("av", "wv", "wavpack"),
     ("av", "tta", "tta"),
     ("av", "sox", "pcm_s32le"),
@@ -86,6 +88,18 @@ UNSTATED = [
     ("av", "mp2", "mp2"),
     ("av", "mpegts", "aac"),
     ("soundfile", "IRCAM", "PCM_16"),
+]
+# These state no length, but a size in each frame.
+FRAMED = [
+    ("av", "mp3", "libmp3lame", 44_100, {"write_xing": "0"}),
+    ("av", "mp3", "libmp3lame", 22_050, {"write_xing": "0", "id3v2_version": "0"}),
+    ("av", "mp2", "mp2"),
+    ("av", "mp2", "mp2", 22_050),
+    ("av", "ac3", "ac3"),
+    ("av", "ac3", "ac3", 44_100),
+    ("av", "ac3", "ac3", 32_000),
+    ("av", "eac3", "eac3"),
+    ("av", "mpeg", "mp2"),
 ]
 EXACT = [
     ("WAV", ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")),
@@ -123,7 +137,7 @@ def label(case):
 # -- whole ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", STATED + UNSTATED, ids=label)
+@pytest.mark.parametrize("case", STATED + UNSTATED + FRAMED, ids=label)
 def test_a_whole_file_is_read(case):
     samples, rate = whole(made(*case))
     assert SECONDS - 0.05 < len(samples) / rate < SECONDS + 0.07
@@ -258,6 +272,20 @@ def test_a_file_cut_short_is_refused(case):
         with pytest.raises(DecodeError, match="cut short") as caught:
             whole(data[: tenths * len(data) // 10])
         assert any(character.isdigit() for character in caught.value.reason)
+
+
+@pytest.mark.parametrize("case", FRAMED, ids=label)
+def test_a_cut_within_a_frame_is_found(case):
+    data = made(*case)
+    for tenths in range(2, 10):
+        end = tenths * len(data) // 10
+        reasons = []
+        for cut in (end, end - 13):  # not both are the end of a frame, or stand in a head of MPEG-TS
+            with suppress(DecodeError):
+                whole(data[:cut])
+                continue
+            reasons.append(cut)
+        assert reasons, tenths
 
 
 # The index of these comes last, or PyAV reads all of their one cluster first: nothing can be had without the end.
@@ -510,7 +538,18 @@ def test_mp3_joined_from_many_kinds_is_read_whole():
         (("av", "adts", "aac"), 2),
         (("av", "ac3", "ac3"), 2),
         (("av", "webm", "libopus"), 2),
-        (("soundfile", "AU", "PCM_16"), 1),  # bytes after the stated length are not sound
+        (("soundfile", "AU", "PCM_16"), None),
+        (("soundfile", "RF64", "PCM_16"), None),
+        (("soundfile", "W64", "PCM_16"), None),
+        (("soundfile", "VOC", "PCM_16"), None),
+        (("av", "caf", "libmp3lame"), None),
+        (("av", "asf", "wmav2"), None),
+        (("av", "asf", "libmp3lame"), None),
+        (("av", "tta", "tta"), None),
+        (("av", "flv", "aac", 44_100), None),
+        (("av", "flv", "libmp3lame", 44_100), None),
+        (("av", "mmf", "adpcm_yamaha", 44_100), None),
+        (("av", "smjpeg", "pcm_s16le"), None),
         (("soundfile", "WAV", "PCM_16"), None),
         (("soundfile", "AIFF", "PCM_16"), None),
         (("soundfile", "CAF", "PCM_16"), None),
@@ -527,6 +566,12 @@ def test_joined_files_of_other_formats(case, seconds):
     else:
         samples, rate = whole(data + data)
         assert abs(len(samples) / rate - seconds) < 0.06
+
+
+def test_alac_in_caf_of_ffmpeg():
+    """It states its length in whole frames."""
+    samples, rate = whole(made("av", "caf", "alac"))
+    assert abs(len(samples) / rate - SECONDS) < 0.001
 
 
 @pytest.mark.parametrize("tail", [bytes(500), b"x" * 500, b"TAG" + bytes(125)])

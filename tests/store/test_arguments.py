@@ -151,6 +151,10 @@ def test_a_condition_is_a_single_value(store, value):
         ("split", b"train"),
         ("clean", "True"),
         ("clean", ["yes"]),
+        ("clean", np.array([True, False, True, False, False])),
+        ("gain", float("nan")),
+        ("gain", [0.5, np.nan]),
+        ("year", True),
     ],
     ids=repr,
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -58,6 +59,9 @@ LOST_ROWS = {
     "nested tensor": lambda: torch().nested.nested_tensor([torch().ones(3)] * 3),
     "list of sparse tensors": lambda: [row.to_sparse() for row in torch().tensor(ROWS)],
     "float8 tensor": lambda: torch().tensor(ROWS).to(torch().float8_e4m3fn),
+    "masked tensor": lambda: torch().masked.masked_tensor(torch().tensor(ROWS), torch().tensor(ROWS) > 2),
+    "list of masked tensors": lambda: [torch().masked.masked_tensor(row, row > 2) for row in torch().tensor(ROWS)],
+    "a sparse matrix for each row": lambda: [pytest.importorskip("scipy.sparse").csr_array(ROWS)] * 3,
     "sparse matrix": lambda: pytest.importorskip("scipy.sparse").csr_matrix(ROWS),
 }
 
@@ -90,7 +94,7 @@ def test_rows_that_would_lose_values_are_refused(path, kind, way):
         elif way == "writer.append":
             with store.writer() as writer, refused:
                 writer.append(KEYS, rows)
-        elif way != "ragged" or kind not in ("sparse matrix", "nested tensor"):
+        elif way != "ragged" or kind not in ("sparse matrix", "nested tensor", "masked tensor"):
             with refused:
                 store.append(KEYS, rows)
         assert len(store) == (3 if way == "add_field" else 0)
@@ -119,6 +123,7 @@ KEPT_ROWS = {
     "imaginary part of a conjugate": lambda: torch().complex(torch().tensor(ROWS), torch().tensor(-ROWS)).conj().imag,
     "tensor subclass": lambda: torch().tensor(ROWS).as_subclass(type("Own", (torch().Tensor,), {})),
     "transposed tensor": lambda: torch().tensor(np.ascontiguousarray(ROWS.T)).T,
+    "tensors and arrays": lambda: [ROWS[0], torch().tensor(ROWS[1]), ROWS[2]],
     "arrow": lambda: [row.to_numpy() for row in map(arrow().array, ROWS)],
 }
 
@@ -129,7 +134,7 @@ def test_rows_of_each_kind_are_kept(path, kind, way):
     rows = KEPT_ROWS[kind]()
     if way == "encoder":
         encoder = FunctionEncoder(lambda items: rows, config={"e": 1})
-        store = embstore.embed(Items(dict.fromkeys(KEYS, "text"), name="n"), encoder, path).store
+        store = embstore.embed(Items(dict.fromkeys(KEYS, "text"), name="n"), encoder, path, canaries=0).store
         np.testing.assert_array_equal(store.fetch(KEYS), ROWS)
         return
     with opened(path, fields=None if way == "first append" else {"mean": FieldSpec(shape=(3,))}) as store:
@@ -198,6 +203,7 @@ KEPT = {  # the declared dtype or None, the given values, the stored dtype and v
     "tensor": (None, lambda: torch().tensor([3, 1, 2]), "int64", [3, 1, 2]),
     "0-d tensor": (None, lambda: torch().tensor(3), "int64", [3, 3, 3]),
     "tensors": (None, lambda: list(torch().tensor([3, 1, 2])), "int64", [3, 1, 2]),
+    "tensors and numbers": (None, lambda: [torch().tensor(3), 1, np.int64(2)], "int64", [3, 1, 2]),
     "unmasked": (None, lambda: np.ma.masked_array([3, 1, 2]), "int64", [3, 1, 2]),
 }
 
@@ -401,6 +407,23 @@ def test_a_table_is_no_list_of_keys(path):
 
 
 # -- the writer -------------------------------------------------------------------------------
+
+
+def test_rows_of_several_threads_are_all_committed(path):
+    with opened(path) as store:
+        with store.writer(interval=0) as writer, ThreadPoolExecutor(8) as pool:
+            done = pool.map(lambda n: writer.add(f"{n}:x", np.full(3, n, np.float32)), range(200))
+            assert len(list(done)) == 200
+        keys = list(store)
+        assert len(keys) == 200
+        assert store.fetch(keys)[:, 0].tolist() == [int(key.split(":")[0]) for key in keys]
+
+
+@pytest.mark.parametrize("interval", [-1, NAN, "2", None])
+def test_an_interval_that_is_none(path, interval):
+    with opened(path) as store, pytest.raises(TypeError, match="number of seconds"):
+        store.writer(interval=interval)
+
 
 AGAIN = {  # rows that the store holds at the end, by the keys "a:x" and "b:x"
     "skip": {"a:x": 0, "b:x": 1, "c:y": 2},

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import embstore
-from embstore import Config, Key
+from embstore import Config, Key, errors
 from embstore.encoders import FunctionEncoder
-from embstore.sources import Items, Table
+from embstore.sources import Folder, Items, Table
 
 ROW = np.ones((1, 3), np.float32)
 
@@ -140,6 +140,44 @@ def test_text_in_a_config(kind):
 def test_two_names_of_a_config_with_the_same_characters():
     with pytest.raises(embstore.errors.ConfigError, match="occurs twice"):
         Config({Shouted("a"): 1, "a": 2})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_that_an_encoder_reads(tmp_path, kind):
+    """It is plain, as its digest is: a prompt that is formatted has the same characters."""
+    text, read = KINDS[kind], []
+    encoder = FunctionEncoder(lambda items: read.extend(items) or np.ones((len(items), 3), np.float32), config={"e": 1})
+    embstore.embed(Items([("a:dog", text("hello"))], name=text("n")), encoder, tmp_path / "items")
+    embstore.embed(Items([("a:dog", {text("says"): [text("hello")]})], name="n"), encoder, tmp_path / "nested")
+    rows = [{"id": text("a"), "says": text("hello")}]
+    embstore.embed(Table(rows, text="says", file_id="id", name="n"), encoder, tmp_path / "table")
+    assert {type(item) for item in read} == {str, dict}
+    assert {f"{item}" for item in read} == {"hello", "{'says': ['hello']}"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_of_places_and_of_samples_of_a_source(tmp_path, kind):
+    text, encoder = KINDS[kind], FunctionEncoder(lambda items: np.ones((len(items), 3), np.float32), config={"e": 1})
+
+    class Own:
+        name = text("n")
+
+        def __iter__(self):
+            yield embstore.Sample(text("a:dog"), lambda: "x", text("digest"))
+
+    assert list(embstore.embed(Own(), encoder, tmp_path / "cache").store) == ["a:dog"]
+    (tmp_path / "in" / "dog").mkdir(parents=True)
+    (tmp_path / "in" / "dog" / "a.txt").write_text("hello")
+    assert [str(sample.key) for sample in Folder(text(str(tmp_path / "in")), name="n")] == ["dog/a:dog"]
+    rows = [{"path": text("dog/a.txt"), "label": text("dog")}]
+    table = Table(rows, path="path", class_name="label", name="n", root=text(str(tmp_path / "in")))
+    assert [sample.read().value for sample in table] == [b"hello"]
+
+
+def test_a_member_that_is_no_text_is_no_label():
+    label = enum.Enum("Label", {"DOG": "dog"}).DOG
+    with pytest.raises(errors.SourceError, match="found Label"):
+        list(Table([{"id": "a", "says": "x", "label": label}], text="says", class_name="label", file_id="id", name="n"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,8 +36,9 @@ def _from_torch(name: str, values: Any) -> tuple[np.ndarray[Any, Any], str]:
         return tensor.contiguous().view(torch.int16).numpy().view(np.uint16), BFLOAT16
     try:
         array: np.ndarray[Any, Any] = tensor.numpy()
-    except TypeError as error:  # float8, for example
-        raise DtypeError(name, expected="one that NumPy has", found=dtype, hint="cast it") from error
+    except (TypeError, RuntimeError) as error:  # float8, or a class of tensors with a mask
+        found = f"{type(values).__name__} of {dtype}"
+        raise DtypeError(name, expected="one that NumPy has", found=found, hint="cast it") from error
     return array, array.dtype.name
 
 
@@ -74,8 +75,8 @@ def as_rows(values: Any, name: str = "values") -> tuple[np.ndarray[Any, Any], st
 
 def _joined_rows(name: str, rows: list[Any]) -> tuple[np.ndarray[Any, Any], str]:
     """Return a list of rows as one array, and the name of their dtype, as `as_rows` does."""
-    if rows and is_torch(rows[0]):
-        parts = [_from_torch(name, row) for row in rows]
+    if any(map(is_torch, rows)):
+        parts = [as_rows(row, name) for row in rows]
         dtypes = {dtype for _, dtype in parts}
         if len(dtypes) > 1 or len({part.shape for part, _ in parts}) > 1:
             # np.stack would treat the bits of bfloat16 as numbers. The callers refuse the dtype object.
@@ -89,7 +90,8 @@ def _joined_rows(name: str, rows: list[Any]) -> tuple[np.ndarray[Any, Any], str]
         shapes = {(), (0,)}
     if len(shapes) > 1:
         return np.empty(len(rows), dtype=object), "rows of different shapes"
-    return as_rows(np.asarray(rows), name)
+    array = np.asarray(rows)
+    return (array, "objects") if array.dtype == object else as_rows(array, name)  # sparse matrices are objects
 
 
 def converted(rows: np.ndarray[Any, Any], found: str, wanted: str) -> np.ndarray[Any, Any]:

@@ -13,6 +13,7 @@ from embstore._engine.format.arguments import check_choice, mapping_of, whole_nu
 from embstore._engine.format.keys import Key
 from embstore._engine.format.ragged import Ragged, joined
 from embstore._engine.format.record import FieldSpec, Record
+from embstore._engine.io.threads import ThreadLock
 from embstore._engine.write.check_input import (
     Casting,
     Stored,
@@ -36,7 +37,8 @@ class RowWriter:
     `EmbeddingStore.writer`.
 
     A key that is added again before its row is committed is treated as one that is stored. With "skip" its first row is
-    kept, with "replace" its last one, and with "error" `add` raises and the rows before stay gathered.
+    kept, with "replace" its last one, and with "error" `add` raises and the rows before stay gathered. Several threads
+    may add rows to one writer.
     """
 
     def __init__(
@@ -44,15 +46,16 @@ class RowWriter:
     ) -> None:
         check_choice("if_exists", if_exists, get_args(IfExists))
         check_choice("casting", casting, get_args(Casting))
-        if not isinstance(interval, int | float):
+        if not isinstance(interval, int | float | np.number) or not interval >= 0:
             raise TypeError(f"expected a number of seconds as interval, found {interval!r:.200}")
         self._session = session
-        self._interval = interval
+        self._interval = float(interval)
         self._max_bytes = whole_number("max_bytes", max_bytes, 0)
         self._if_exists: IfExists = if_exists
         self._casting: Casting = casting
         self._pending: list[tuple[list[str], dict[str, Stored], dict[str, list[Any]]]] = []
         self._keys: set[str] = set()  # of the rows in `_pending`
+        self._lock = ThreadLock()  # rows that a thread adds while another commits would be lost
         self._ended = False
         self._specs: dict[str, FieldSpec] = {}
         self._columns: dict[str, str] | None = None
@@ -81,6 +84,10 @@ class RowWriter:
         ValueError
             The block of the writer has ended.
         """
+        with self._lock():
+            self._gather(keys, values, columns)
+
+    def _gather(self, keys: Iterable[str | Key], values: Any, columns: Mapping[str, Any] | None) -> None:
         if self._ended:
             raise ValueError("expected rows inside the block of the writer, which has ended; call store.writer() again")
         given = named_rows(values)
@@ -134,15 +141,16 @@ class RowWriter:
         KeysExistError
             Some keys are stored. The rows of all other keys were committed, and the rows of these keys were discarded.
         """
-        result = AppendResult()
-        if self._pending:
-            try:
-                result = self._commit(self._if_exists)
-            except KeysExistError:
-                self._commit("skip")
-                raise
-        self._last = time.monotonic()
-        return result
+        with self._lock():
+            result = AppendResult()
+            if self._pending:
+                try:
+                    result = self._commit(self._if_exists)
+                except KeysExistError:
+                    self._commit("skip")
+                    raise
+            self._last = time.monotonic()
+            return result
 
     def _commit(self, if_exists: IfExists) -> AppendResult:
         keys = [key for batch, _, _ in self._pending for key in batch]
