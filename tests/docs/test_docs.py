@@ -15,7 +15,7 @@ import embstore
 from tests._helpers.pages import DOCS, runs_as_it_stands
 
 PAGES = [DOCS / "index.md", *sorted((DOCS / "tutorial").glob("*.md")), *sorted((DOCS / "how-to").glob("*.md"))]
-RUN_ELSEWHERE = {"search"}  # test_search runs it with real models
+RUN_ELSEWHERE = {"search", "classify"}  # test_with_models runs them
 README = DOCS.parent / "README.md"
 NOTES = ["CONTRIBUTING.md", "changelog.d/README.md", "benchmarks/README.md", "benchmarks/results/README.md"]
 EVERY_PAGE = [README, *(DOCS.parent / name for name in NOTES), *sorted(DOCS.rglob("*.md"))]

@@ -277,6 +277,11 @@ def test_rows_in_order_go_with_labels_in_order(cache, log, bad):
     assert labels[order][result.found].tolist() == [i for i in order if i not in bad]
     assert result.view.keys == [key for key in contents if int(key[1]) not in bad]
     assert pickle.loads(pickle.dumps(result)).found.tolist() == result.found.tolist()
+    if result.keys:
+        with embstore.open(result.path, "r+") as store:
+            store.delete(result.keys[-1:])
+        with pytest.raises(errors.MissingKeysError):
+            _ = result.view
 
 
 def test_a_shard_has_no_rows_in_order(cache, log):
