@@ -27,6 +27,7 @@
     |   `-- DeadRowsError (ValueError)          a whole column that has deleted rows
     |-- it is not there: look elsewhere, or make it
     |   |-- MissingKeysError (KeyError)
+    |   |   `-- RelabelledKeysError            the same content has other keys now
     |   |-- UnknownFieldError (KeyError)
     |   |-- UnknownColumnError (KeyError)
     |   |-- UnknownClassError (KeyError)
@@ -336,6 +337,21 @@ class MissingKeysError(EmbstoreError, KeyError):
         where = "{what}" if self.what else "in {path}"
         others = "; the same file_ids are stored as {others:quoted}" if self.others else ""
         return f"{{keys:count}} key(s) are not {where}: {{keys:quoted}}" + others + ("; {hint}" if self.hint else "")
+
+
+class RelabelledKeysError(MissingKeysError):
+    """Keys whose rows moved to other keys, as after a change of their label. Attributes: `keys`, `moved`, `path`.
+
+    `moved` are the present keys, in the order of `keys`.
+    """
+
+    moved: Items[str] = Items(default=())
+
+    def _template(self) -> str:
+        return (
+            "{keys:count} key(s) are not in {path}: {keys:quoted}; their content has other keys now: {moved:quoted}"
+            + ("; {hint}" if self.hint else "")
+        )
 
 
 class UnknownFieldError(EmbstoreError, KeyError):

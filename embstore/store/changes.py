@@ -25,6 +25,7 @@ from embstore._engine.write.erase import (
 from embstore._engine.write.plans import Plan, plan_column, plan_fields
 from embstore._engine.write.session import Session
 from embstore.errors import MissingKeysError
+from embstore.store.same_content import computed_digests, rows_of_content
 
 
 def check_all_live(snapshot: Snapshot, rows: Rows, what: str) -> None:
@@ -61,12 +62,20 @@ def plan_copied_fields(
     return plan_fields(snapshot, theirs.checked(), specs, rows)
 
 
-def erase_keys(session: Session, keys: Sequence[str | Key]) -> EraseReceipt:
+def erase_keys(session: Session, keys: Sequence[str | Key], *, copies: bool) -> EraseReceipt:
     """Delete the rows of keys, and blank all deleted rows. Call it inside `writing`, after recovery.
+
+    With `copies`, all rows that were made from the same content are erased too.
 
     Keys that an earlier erase deleted without giving its receipt count as erased by this one.
     """
     snapshot, hashes = session.snapshot, hash_keys(keys)
+    rows = session.index.find(hashes)
+    alike = np.setdiff1d(rows_of_content(snapshot, computed_digests(snapshot, rows[rows >= 0])), rows)
+    same_content = snapshot.keys_of(alike)
+    if copies:
+        keys, same_content = [*keys, *same_content], []
+        hashes = hash_keys(keys)
     folder, digests = snapshot.local_folder, [digest.tobytes() for digest in hashes]
     earlier, found = keys_without_receipt(folder), session.index.find(hashes)
     pairs = list(zip(digests, found.tolist(), strict=True))
@@ -93,4 +102,5 @@ def erase_keys(session: Session, keys: Sequence[str | Key]) -> EraseReceipt:
         key_hashes=tuple(digest.hex() for digest in digests),
         rows=tuple(sorted(set(erased.values()))),
         files_rewritten=files,
+        same_content=tuple(same_content),
     )

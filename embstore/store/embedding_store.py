@@ -6,6 +6,7 @@ have the methods that read, and `changes` the plans over all live rows.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -28,7 +29,10 @@ from embstore.store.changes import check_all_live, erase_keys, plan_copied_field
 from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
 from embstore.store.reader import StoreReader
 from embstore.store.row_tables import RowTables
-from embstore.store.split_rows import split_rows
+from embstore.store.same_content import computed_digests
+from embstore.store.split_rows import shared_values, split_rows
+
+logger = logging.getLogger("embstore")
 
 
 class EmbeddingStore(StoreReader):
@@ -167,10 +171,20 @@ class EmbeddingStore(StoreReader):
                 self._session.commit(plan_delete(snapshot, rows))
         return len(rows)
 
-    def erase(self, keys: Iterable[str | Key]) -> EraseReceipt:
+    def erase(self, keys: Iterable[str | Key], *, copies: bool = False) -> EraseReceipt:
         """Delete rows and blank them in the files. Rows that were deleted before are blanked as well.
 
         Row numbers stay the same. Views without these rows stay valid.
+
+        Parameters
+        ----------
+        keys : iterable of str or Key
+        copies : bool
+            Erase also the rows of other keys that were made from the same content. Without it, the receipt lists them.
+
+        Returns
+        -------
+        EraseReceipt
 
         Raises
         ------
@@ -180,7 +194,7 @@ class EmbeddingStore(StoreReader):
             The rows are deleted, but not blanked. The same call, repeated, finishes the erase.
         """
         with self._session.writing(recovered=True):
-            return erase_keys(self._session, key_list(keys, in_order=False))
+            return erase_keys(self._session, key_list(keys, in_order=False), copies=copies)
 
     def compact(self) -> None:
         """Write the store again without its deleted rows, and exchange the folders in one step.
@@ -390,7 +404,8 @@ class View(RowTables):
             ``"class"`` or a column: the rows of each value are split in these ratios. None: all rows together.
         group : str, optional
             A column, such as ``"file_id"``. Rows with the same value stay together. Otherwise augmented views of one
-            recording leak from train into test.
+            recording leak from train into test. Without it, rows that `embed` made from the same content stay together.
+            With it, a warning is logged if they do not.
 
         Returns
         -------
@@ -399,7 +414,13 @@ class View(RowTables):
         """
         strata = None if by is None else self._values_of(by)
         groups = None if group is None else self.column(group).tolist()
-        places = split_rows(len(self), ratios, rng=rng, strata=strata, groups=groups)
+        digests = [digest or place for place, digest in enumerate(computed_digests(self.snapshot(), self.rows))]
+        places = split_rows(len(self), ratios, rng=rng, strata=strata, groups=digests if groups is None else groups)
+        if groups is not None and (torn := shared_values(digests, places.values())):
+            logger.warning(
+                "%s: %d contents have rows in several parts of the split, since their values of %r differ",
+                *(self.store.path, torn, group),
+            )
         return {name: self[chosen] for name, chosen in places.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:

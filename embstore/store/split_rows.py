@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,3 +74,9 @@ def split_rows(
         for name, part in zip(chosen, np.split(order, cuts[:-1]), strict=True):
             chosen[name] += [place for unit in part for place in members[stratum[unit]]]
     return {name: np.sort(np.array(places, dtype=np.int64)) for name, places in chosen.items()}
+
+
+def shared_values(values: Sequence[Any], parts: Iterable[NDArray[np.int64]]) -> int:
+    """Return the number of values that occur in several parts."""
+    counts = Counter(value for part in parts for value in {values[place] for place in part.tolist()})
+    return sum(count > 1 for count in counts.values())

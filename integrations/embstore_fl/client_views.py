@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from embstore import EmbeddingStore, Key, View
 from embstore._engine.format.keys import hash_file_ids, split_text
+from embstore.errors import MissingKeysError, RelabelledKeysError
+from embstore.store.embedding_store import session_of
+from embstore.store.same_content import moved_keys
 from embstore_fl.errors import ForeignKeysError, GivenTestError, UnknownClientError
 from embstore_fl.holdout import Held, held_out, ranks_of
 from embstore_fl.manifest import Client, Manifest
@@ -138,6 +141,8 @@ class Partitions(Mapping[Client, View]):
             Some of `keys` are not in the client's split.
         MissingKeysError
             Some of the client's keys are not stored. The error lists them.
+        RelabelledKeysError
+            Some of them have other keys now, because labels changed.
         ValueError
             `split` is unknown, or `test` is out of range.
         """
@@ -147,13 +152,22 @@ class Partitions(Mapping[Client, View]):
             own = set(self._keys_of(*known))
             if foreign := [key for key in wanted if key not in own]:
                 raise ForeignKeysError(client, foreign)
-            return self.store.select(keys=wanted)
+            return self._select(wanted)
         commit = self.store.snapshot.record.commit_id
         found = self._views.get(known)
         # Reuse a view only for the same commit: a row replaced since then has another number.
         if found is None or found[0] != commit:
-            found = self._views[known] = commit, self.store.select(keys=self._keys_of(*known))
+            found = self._views[known] = commit, self._select(self._keys_of(*known))
         return found[1]
+
+    def _select(self, keys: list[str]) -> View:
+        try:
+            return self.store.select(keys=keys)
+        except MissingKeysError as error:
+            if moved := moved_keys(session_of(self.store).index, error.keys):
+                hint = f"make the partition {self.manifest.where} again from the present keys"
+                raise RelabelledKeysError(moved, path=self.store.path, moved=moved.values(), hint=hint) from error
+            raise
 
     def _asked(self, client: Client | None, split: Split, test: float | None, seed: int | None) -> _Asked:
         """Check the arguments and fill in defaults. The share is None if the manifest has a test set."""

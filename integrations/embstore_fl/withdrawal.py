@@ -8,7 +8,9 @@ from typing import Any
 
 from embstore import EmbeddingStore, EraseReceipt, Key
 from embstore import open as open_store
-from embstore.errors import MissingKeysError
+from embstore.errors import MissingKeysError, RelabelledKeysError
+from embstore.store.embedding_store import session_of
+from embstore.store.same_content import moved_keys
 from embstore_fl.errors import SharedKeysError
 from embstore_fl.stores import refresh_shared
 
@@ -17,7 +19,11 @@ Partition = Any
 
 
 def erase_client(
-    store: EmbeddingStore | str | os.PathLike[str], partition: Partition, *, others: Iterable[Partition] = ()
+    store: EmbeddingStore | str | os.PathLike[str],
+    partition: Partition,
+    *,
+    others: Iterable[Partition] = (),
+    copies: bool = False,
 ) -> EraseReceipt:
     """Erase a client's rows: delete them, and blank them in the store's files.
 
@@ -32,6 +38,8 @@ def erase_client(
         The client's rows.
     others : iterable of the same, optional
         Rows of other clients. If one of them shares a key, the call raises and erases nothing.
+    copies : bool
+        Erase also the rows of other keys that were made from the same content. Without it, the receipt lists them.
 
     Returns
     -------
@@ -42,6 +50,8 @@ def erase_client(
     ------
     SharedKeysError
         One of `others` shares a key.
+    RelabelledKeysError
+        Rows of the client have other keys now, because labels changed. Nothing was erased.
     ReadOnlyError, StoreLockedError, StorageFullError, EraseUnfinishedError
 
     Examples
@@ -58,11 +68,11 @@ def erase_client(
     if shared := [key for key in keys if key in held]:
         raise SharedKeysError(shared)
     if isinstance(store, EmbeddingStore) and store.writable:
-        receipt = _erased(store, keys)
+        receipt = _erased(store, keys, copies)
     else:
         path = store.path if isinstance(store, EmbeddingStore) else store
         with open_store(path, "r+") as writable:
-            receipt = _erased(writable, keys)
+            receipt = _erased(writable, keys, copies)
         if isinstance(store, EmbeddingStore):
             store.refresh()
     refresh_shared(receipt.path)
@@ -74,10 +84,18 @@ def _keys_of(partition: Partition) -> list[str]:
     return list(dict.fromkeys(str(Key.parse(key)) for key in keys))
 
 
-def _erased(store: EmbeddingStore, keys: list[str]) -> EraseReceipt:
+def _erased(store: EmbeddingStore, keys: list[str], copies: bool) -> EraseReceipt:
+    store.refresh()
+    moved = moved_keys(session_of(store).index, keys)
+    left = {key: new for key, new in moved.items() if new not in keys}
+    if left and copies:
+        keys = [*keys, *left.values()]
+    elif left:
+        hint = "nothing was erased; erase these keys too, as copies=True does"
+        raise RelabelledKeysError(left, path=store.path, moved=left.values(), hint=hint)
     while True:
         try:
-            return store.erase(keys)
+            return store.erase(keys, copies=copies)
         except MissingKeysError as error:  # never stored, or erased already
             missing = set(error.keys)
             keys = [key for key in keys if key not in missing]

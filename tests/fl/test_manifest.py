@@ -12,9 +12,12 @@ import pytest
 import embstore
 from embstore import errors
 from embstore._engine.io import steps
+from embstore.encoders import FunctionEncoder
+from embstore.sources import Items
 from embstore_fl.errors import ForeignKeysError, OtherStoreManifestError, UnknownClientError
 from embstore_fl.manifest import Manifest, Packed
 from embstore_fl.partitions import Partitions, coverage, load_partition, save_partition
+from embstore_fl.withdrawal import erase_client
 from tests.conftest import CONFIG
 
 SHARES = [0.5, 0.3, 0.2]
@@ -363,7 +366,7 @@ def test_the_split_is_the_same_on_every_machine(store, file):
     assert load_partition(file, store).keys_of(0, "test") == EXPECTED_TEST
 
 
-EXPECTED_TEST = ["file_0004:class_0", "file_0007:class_1", "file_0009:class_1"]
+EXPECTED_TEST = ["file_0003:class_1", "file_0006:class_0", "file_0010:class_0"]
 
 
 def test_small_clients(store, file):
@@ -473,3 +476,40 @@ def test_a_label_that_changes_moves_no_row_between_train_and_test(tmp_path):
 
     assert held("dog") == held("cat")
     assert 0 < len(held("bird")) < 40
+
+
+def relabelled(tmp_path):
+    """Return a store of which two labels changed, and the manifest of its keys before."""
+    encoder = FunctionEncoder(lambda texts: np.array([[len(t)] for t in texts], "f4"), config=CONFIG, pure=True)
+    before = {f"f{i}:dog": "x" * i for i in range(8)}
+    after = {(f"f{i}:cat" if i in (2, 5) else key): text for i, (key, text) in enumerate(before.items())}
+    for contents in (before, after):
+        result = embstore.embed(Items(contents, name="x"), encoder, tmp_path / "cache")
+    keys = list(before)
+    manifest = Manifest.of({0: keys[:4], 1: keys[4:]}, scheme="by hand", seed=3, config=result.config)
+    return embstore.open(result.path, "r+"), manifest
+
+
+def test_a_manifest_that_names_a_relabelled_key(tmp_path):
+    store, manifest = relabelled(tmp_path)
+    parts = Partitions(manifest, store)
+    for view in (lambda: parts[0], lambda: parts.view(0, keys=["f2:dog"])):
+        with pytest.raises(errors.RelabelledKeysError, match=r"'f2:dog'; .*keys now: 'f2:cat'; make the partition"):
+            view()
+    store.delete(["f1:dog"])
+    store.erase(["f2:cat"])
+    with pytest.raises(errors.MissingKeysError, match="f1:dog") as caught:
+        parts[0]
+    assert not isinstance(caught.value, errors.RelabelledKeysError)
+
+
+def test_a_withdrawn_client_whose_row_has_another_label(tmp_path):
+    store, manifest = relabelled(tmp_path)
+    own = manifest.keys_of(1)
+    with pytest.raises(errors.RelabelledKeysError, match="'f5:cat'; nothing was erased") as caught:
+        erase_client(store, own)
+    assert (caught.value.keys, caught.value.moved) == (("f5:dog",), ("f5:cat",))
+    assert len(store) == 8
+    erase_client(store, own, copies=True)
+    assert set(store) == {"f0:dog", "f1:dog", "f2:cat", "f3:dog"}
+    erase_client(store, own)  # again: nothing is left

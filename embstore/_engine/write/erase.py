@@ -48,6 +48,8 @@ class EraseReceipt(PickledByName):
         BLAKE2b-128 of the keys, 32 hexadecimal digits each. The keys themselves are gone.
     rows : tuple of int
     files_rewritten : int
+    same_content : tuple of str
+        Keys of rows that were made from the same content, and stay.
     not_reached : tuple of str
     """
 
@@ -55,6 +57,7 @@ class EraseReceipt(PickledByName):
     key_hashes: tuple[str, ...]
     rows: tuple[int, ...]
     files_rewritten: int
+    same_content: tuple[str, ...] = ()
     not_reached: tuple[str, ...] = (
         "arrays and processes that map the old files, until they are closed or refreshed",
         "file system snapshots and the freed blocks of the disk",
