@@ -7,12 +7,13 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from embstore._engine.chunks.record_file import read_record
-from embstore._engine.format.config import ABSENT, Config, Difference
+from embstore._engine.format.config import ABSENT, Config, Difference, as_words
 from embstore._engine.format.keys import Key
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.filesystem import on_network
@@ -22,6 +23,7 @@ from embstore._engine.io.remote import local_path
 from embstore._engine.notebook import html_table
 from embstore._engine.pickles import by_name
 from embstore._engine.sizes import size
+from embstore.cache.listing import as_text, attribute, differing, model_of, stored_values
 from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
 from embstore.cache.pins import is_pinned, pin, unpin
 from embstore.cache.prune import (
@@ -152,7 +154,8 @@ class Cache:
                 continue
             rows = record.rows - record.dead
             found.append(CacheEntry(path, Config(record.config), rows, used, is_pinned(path)))
-        return found
+        differences = differing([entry.config for entry in found])
+        return [replace(entry, differs=own) for entry, own in zip(found, differences, strict=True)]
 
     def find(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[CacheEntry]:
         """List the stores whose config has all these attributes.
@@ -208,7 +211,7 @@ class Cache:
         wanted = [str(Key.parse(key)) for key in keys or ()]
         known = {str(Key.parse(key)): digest for key, digest in (digests or {}).items()}
         if not path.exists():
-            return miss(path, wanted, *self.nearest(config))
+            return miss(path, config, wanted, *self.nearest(config))
         with open_store(path, config=config, **self.options) as store:
             return look_up(path, store, wanted, known)
 
@@ -356,7 +359,9 @@ class Cache:
         """Return the stores whose config has all wanted attributes. Raise CacheMissError if there are none."""
         if found := self.find(wanted):
             return found
-        reason = f"no store in {self.path} has {dict(wanted)!r}"
+        entries = self.entries()
+        reason = f"no store in {self.path} has {dict(wanted)!r}: "
+        reason += stored_values(entries, wanted) if entries else "it is empty"
         raise CacheMissError(reason, config=Config(wanted), differences=(), path=self.path)
 
     def __iter__(self) -> Iterator[CacheEntry]:
@@ -370,30 +375,23 @@ class Cache:
         return *by_name(type(self), self.path), self.__dict__
 
     def __repr__(self) -> str:
-        entries = self.entries()
-        lines = [f"  {entry.path.name}: {entry.rows:,} rows" for entry in entries]
-        return "\n".join([f"<Cache {str(self.path)!r}: {len(entries)} store(s)>", *lines])
+        return as_text(self.path, self.entries())
 
     def _repr_html_(self) -> str:
-        rows = [(entry.path.name, f"{entry.rows:,}", repr(entry.config)) for entry in self.entries()]
-        return html_table(rows, header=("store", "rows", "config"), caption=str(self.path))
+        rows = [(entry.path.name, f"{entry.rows:,}", as_words(entry.differs)) for entry in self.entries()]
+        return html_table(rows, header=("store", "rows", "differs in"), caption=str(self.path))
 
 
 def _slug(config: Config) -> str:
-    """Return a readable part of a store's name, from its encoder. The fingerprint makes the name unique."""
-    encoder = config.get("encoder", "store")
-    if isinstance(encoder, Mapping):
-        encoder = encoder.get("id", encoder.get("name", "store"))
-    words = re.sub(r"[^a-z0-9.]+", "-", str(encoder).rpartition("/")[2].lower()).strip("-.")
+    """Return a readable part of a store's name, from its model. The fingerprint makes the name unique."""
+    words = re.sub(r"[^a-z0-9.]+", "-", model_of(config).rpartition("/")[2].lower()).strip("-.")
     return words[:48] or "store"
 
 
 def _has(config: Config, wanted: Mapping[str, Any]) -> bool:
     """Return whether a config has all these attributes. A dotted name is a nested attribute."""
     for name, value in wanted.items():
-        found: Any = config
-        for part in [name] if name in config else name.split("."):
-            found = found.get(part, ABSENT) if isinstance(found, Mapping) else ABSENT
+        found = attribute(config, name)
         if found is ABSENT or Config(value=found) != Config(value=value):
             return False
     return True

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from embstore._engine.format.config import Config, Difference
+from embstore._engine.format.config import Config, Difference, shown
 from embstore._engine.pickles import PickledByName
 from embstore.cache.coverage import compare_digests
+from embstore.encoders.defaults import notable_differences
 from embstore.store.embedding_store import EmbeddingStore
 
 
@@ -29,6 +31,9 @@ class CacheEntry(PickledByName):
         The later of `Usage.last_used` and the mtime of the store's record, in seconds since the epoch.
     pinned : bool
         Whether `Cache.pin` keeps the store from being removed.
+    differs : dict
+        The attributes in which the stores of this model differ, by dotted names that `Cache.find` takes. It has no
+        entry for an attribute that this store lacks.
     """
 
     path: Path
@@ -36,6 +41,7 @@ class CacheEntry(PickledByName):
     rows: int
     last_used: float
     pinned: bool = False
+    differs: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __fspath__(self) -> str:
         """Return the path."""
@@ -63,7 +69,8 @@ class Lookup(PickledByName):
     nearest : CacheEntry or None
         On a miss, the store whose config differs least.
     differences : tuple of Difference
-        Between the config of `nearest` (found) and the wanted config (expected).
+        Between the config of `nearest` (found) and the wanted config (expected): all, where `reason` leaves out those
+        at the defaults of the encoder's classes.
     """
 
     hit: bool
@@ -95,11 +102,16 @@ def look_up(path: Path, store: EmbeddingStore, wanted: list[str], digests: Mappi
     )
 
 
-def miss(path: Path, wanted: list[str], nearest: CacheEntry | None, differences: tuple[Difference, ...]) -> Lookup:
+def miss(
+    path: Path, config: Config, wanted: list[str], nearest: CacheEntry | None, differences: tuple[Difference, ...]
+) -> Lookup:
     """Return the lookup of a config whose store, at `path`, does not exist."""
     reason = "miss: no store has this config; "
     if nearest is None:
         reason += f"{path.parent} is empty"
     else:
-        reason += "the nearest differs in " + "; ".join(map(str, differences))
+        told = notable_differences(config, nearest.config, differences)
+        reason += "the nearest differs in " + "; ".join(
+            f"{d.name}: expected {shown(d.expected)}, found {shown(d.found)}" for d in told
+        )
     return Lookup(hit=False, reason=reason, path=path, missing=tuple(wanted), nearest=nearest, differences=differences)

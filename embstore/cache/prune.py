@@ -38,7 +38,7 @@ class StoreUse(CacheEntry):
 
     Attributes
     ----------
-    path, config, rows, last_used, pinned
+    path, config, rows, last_used, pinned, differs
         See `CacheEntry`.
     nbytes : int
         Bytes on disk.

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from embstore._engine.format.config import ABSENT
+from embstore._engine.format.arguments import check_choice
+from embstore._engine.format.config import ABSENT, shown
 from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore.cache.cache import Cache
 from embstore.cache.lookup import Lookup, look_up
+from embstore.encoders.defaults import notable_differences
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import open as open_store
 
@@ -49,6 +51,7 @@ def why(
     cache: Cache | str | os.PathLike[str],
     *,
     fields: Iterable[str] | None = None,
+    settings: Literal["notable", "all"] = "notable",
 ) -> Explanation:
     """Explain why a cache has a config or not, and how the nearest stored config differs.
 
@@ -59,6 +62,8 @@ def why(
     cache : Cache or path_like
     fields : iterable of str, optional
         Wanted fields.
+    settings : {"notable", "all"}
+        Whether to leave out of the text the settings that are at the defaults of the model's class on both sides.
 
     Examples
     --------
@@ -74,12 +79,13 @@ def why(
     """
     if isinstance(fields, str):
         raise TypeError(f"expected a list of fields, found one: {fields!r}")
+    check_choice("settings", settings, ("notable", "all"))
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     path = cache.path_of(config)
     if path.exists():
         with open_store(path, config=config, **cache.options) as store:
             return _hit(path, store, list(fields or ()))
-    return _miss(cache.lookup(config))
+    return _miss(config, cache.lookup(config), settings)
 
 
 def _hit(path: Path, store: EmbeddingStore, wanted: list[str]) -> Explanation:
@@ -89,7 +95,7 @@ def _hit(path: Path, store: EmbeddingStore, wanted: list[str]) -> Explanation:
     return Explanation(look_up(path, store, [], {}), missing, text)
 
 
-def _miss(lookup: Lookup) -> Explanation:
+def _miss(config: Mapping[str, Any], lookup: Lookup, settings: Literal["notable", "all"]) -> Explanation:
     lines = [f"miss: no store in {lookup.path.parent} has this config"]
     if lookup.nearest is None:
         lines.append("the cache is empty")
@@ -98,11 +104,16 @@ def _miss(lookup: Lookup) -> Explanation:
         lines = [f"miss: {lookup.nearest.path} has this config under another name; move it to {lookup.path.name}"]
     else:
         lines.append(f"the nearest is {lookup.nearest.path.name} ({lookup.nearest.rows:,} rows); it differs in")
-        rows = [(d.name, f"wanted {_shown(d.expected)}", f"stored {_shown(d.found)}") for d in lookup.differences]
+        told = lookup.differences
+        if settings == "notable":
+            told = notable_differences(config, lookup.nearest.config, told)
+        rows = [(d.name, f"wanted {_shown(d.expected)}", f"stored {_shown(d.found)}") for d in told]
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines += [f"  {name:<{widths[0]}}  {wanted:<{widths[1]}}  {stored}" for name, wanted, stored in rows]
+        if left := len(lookup.differences) - len(told):
+            lines.append(f"  and in {left:,} settings that are at their defaults on both sides")
     return Explanation(lookup, (), "\n".join(lines))
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value is ABSENT else repr(value)
+    return "nothing" if value is ABSENT else shown(value)

@@ -40,17 +40,23 @@ def _opened(path: Path) -> Cache:
 
 def print_entries(cache: Path, having: Sequence[tuple[str, Any]] = (), *, as_json: bool) -> None:
     """Print the stores of a cache."""
-    entries = _opened(cache).find(dict(having))
+    from embstore._engine.format.config import as_words
+    from embstore._engine.sizes import size
+
+    stores = _opened(cache).stats(dict(having))
     if as_json:
-        for entry in entries:
-            facts = {"path": entry.path, "rows": entry.rows, "last_used": entry.last_used}
-            print_json({**facts, "config": entry.config.to_dict()})
+        for store in stores:
+            print_json(_facts(store))
         return
     rows = [
-        [entry.path.name, f"{entry.rows:,}", str(entry.config.get("dataset", "")), when(entry.last_used)]
-        for entry in entries
+        [
+            *(store.path.name, f"{store.rows:,}", size(store.nbytes), str(store.config.get("dataset", ""))),
+            as_words({name: value for name, value in store.differs.items() if name != "dataset"}),
+            when(store.last_used) + (", pinned" if store.pinned else ""),
+        ]
+        for store in stores
     ]
-    print_table(["store", "rows", "dataset", "last used"], rows, right=["rows"])
+    print_table(["store", "rows", "on disk", "dataset", "differs in", "last used"], rows, right=["rows", "on disk"])
 
 
 @click.group("cache")
@@ -63,7 +69,7 @@ def cache() -> None:
 @_having
 @to_json
 def ls(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
-    """List the stores."""
+    """List the stores: size, last use, and the attributes in which the stores of one model differ."""
     print_entries(cache, having, as_json=as_json)
 
 
@@ -102,7 +108,8 @@ def _facts(store: StoreUse) -> dict[str, Any]:
     counts = {name: getattr(usage, name) for name in ("runs", "hits", "misses", "served", "encoded", "seconds_saved")}
     return {
         **{"path": store.path, "rows": store.rows, "nbytes_on_disk": store.nbytes, **counts},
-        **{"last_used": store.last_used, "config": store.config.to_dict()},
+        **{"last_used": store.last_used, "pinned": store.pinned, "differs": store.differs},
+        "config": store.config.to_dict(),
     }
 
 

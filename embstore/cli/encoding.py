@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import PATH, command, quiet, to_json
+from embstore.cli.options import PATH, command, quiet, to_json, verbose
 from embstore.cli.output import print_answer, print_result
 from embstore.cli.sources import SOURCE, is_part, name_of, names, source_of
 
@@ -31,7 +31,7 @@ _WHAT: Final = (
     click.option("--model", required=True, help="Folder of the model, or its id on the hub."),
     click.option("--cache", required=True, type=PATH, help="Folder of the stores."),
     click.option("--revision", help="Revision of a model on the hub."),
-    click.option("--id", help="Name of the model in the config (default: its id or folder)."),
+    click.option("--id", help="Name of the model in the config (default: its own id)."),
     click.option("--fields", type=names, metavar="NAMES", help="mean,layer_6.mean, … (default: those of the model)."),
     click.option("--dtype", default="float32", help="Stored dtype: float32, float16 or bfloat16."),
     click.option("--duration", type=float, metavar="SECONDS", help="Length to cut clips to, or to pad with zeros."),
@@ -108,11 +108,15 @@ def embed(
 @_what
 @to_json
 def why(as_json: bool, **given: Any) -> int:
-    """Show why a lookup misses, attribute by attribute."""
+    """Show why a lookup misses, attribute by attribute.
+
+    Differences of settings that are at their defaults on both sides are left out. -v shows all.
+    """
     from embstore import why
 
     encoder = _encoder(given)
-    found = why({**encoder.config, "dataset": name_of(given)}, given["cache"], fields=encoder.fields)
+    config = {**encoder.config, "dataset": name_of(given)}
+    found = why(config, given["cache"], fields=encoder.fields, settings="all" if verbose() else "notable")
     lookup = found.lookup
     answer = {"hit": found.hit, "path": lookup.path, "missing_fields": found.missing_fields}
     answer["nearest"] = None if lookup.nearest is None else lookup.nearest.path

@@ -72,6 +72,11 @@ _verbose = click.option(
 )
 
 
+def verbose() -> bool:
+    """Return whether -v was given."""
+    return logging.getLogger("embstore").isEnabledFor(logging.INFO)
+
+
 def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     """Turn a function into a command, with the options of all commands."""
     return lambda function: click.command(name)(_verbose(function))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from embstore._engine.format.keys import UNLABELLED
 from embstore._engine.sizes import size
 from embstore.cli.caches import print_entries
 from embstore.cli.exits import DONE, PARTLY
@@ -26,6 +25,7 @@ from embstore.cli.options import (
     selection,
     storage_options,
     to_json,
+    verbose,
 )
 from embstore.cli.output import is_terminal, print_answer, print_json, print_pairs, print_table, printable
 
@@ -56,11 +56,16 @@ def _cache_at(place: str) -> Path | None:
 def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
     """Show a store: its rows, classes, fields, columns and config.
 
+    Settings at the defaults of the model's class are left out. -v shows all.
+
     STORE is a path or a URL. For the path of a cache, its stores are listed.
     """
     if not storage and (cache := _cache_at(store)):
         print_entries(cache, as_json=as_json)
         return
+    from embstore._engine.format.config import flattened, shown
+    from embstore.encoders import notable_settings
+
     with open_place(store, storage=dict(storage)) as opened:
         record, counts = opened.snapshot.record, _class_counts(opened)
         if as_json:
@@ -76,17 +81,21 @@ def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
         dead = f", and {record.dead:,} deleted" if record.dead else ""
         names = list(itertools.islice(counts, _SHOWN_CLASSES))
         more = f", … {len(counts) - len(names):,} more" if len(counts) > len(names) else ""
-        shown = ": " + ", ".join(f"{name} ({counts[name]:,})" for name in names) if names else ""
+        listed = ": " + ", ".join(f"{name} ({counts[name]:,})" for name in names) if names else ""
+        every = flattened(record.config)
+        pairs = every if verbose() else notable_settings(record.config)
+        left = len(every) - len(pairs)
         print_pairs(
             [
                 ("store", str(opened.path)),
                 ("rows", f"{len(opened):,}{dead}"),
                 ("size", size(opened.nbytes) + (f" before {record.compression}" if record.compression else "")),
-                ("classes", f"{len(counts):,}{shown}{more}"),
+                ("classes", f"{len(counts):,}{listed}{more}"),
                 *(("field", f"{name} {_shape(spec)}") for name, spec in opened.fields.items()),
                 *(("column", f"{name} {spec.dtype}") for name, spec in record.columns.items()),
                 ("config", record.fingerprint),
-                *((f"  {name}", _short(value)) for name, value in _flat(record.config)),
+                *((f"  {name}", repr(value) if verbose() else shown(value)) for name, value in pairs.items()),
+                *([("", f"{left:,} more at their defaults, which -v shows")] if left else []),
                 *((f"made with {name}", value) for name, value in record.provenance.items()),
             ]
         )
@@ -95,6 +104,8 @@ def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
 def _class_counts(store: EmbeddingStore) -> dict[str, int]:
     """Return the number of rows of each class, the largest first."""
     import numpy as np
+
+    from embstore._engine.format.keys import UNLABELLED
 
     names = store.snapshot.class_names
     counts = np.bincount(store.snapshot.class_codes_of(store.snapshot.live_rows), minlength=len(names)).tolist()
@@ -106,22 +117,6 @@ def _shape(spec: Any) -> str:
     shape = ("length", *spec.shape) if spec.ragged else spec.shape
     source = ".".join(part for part in (spec.layer, spec.pooling) if part)
     return f"{spec.dtype} ({', '.join(map(str, shape))})" + (f", {source}" if source else "")
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Flatten nested attributes. Their names have dots, as in differences and in `cache`."""
-    pairs: list[tuple[str, Any]] = []
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((prefix + name, value))
-    return pairs
-
-
-def _short(value: Any, most: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @command("ls")

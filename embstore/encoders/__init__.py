@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from embstore.encoders.audio import AudioSettings as AudioSettings
     from embstore.encoders.base import BaseEncoder as BaseEncoder
     from embstore.encoders.base import Encoder as Encoder
+    from embstore.encoders.defaults import notable_settings as notable_settings
     from embstore.encoders.functions import FunctionEncoder as FunctionEncoder
     from embstore.encoders.modules import ModuleEncoder as ModuleEncoder
     from embstore.encoders.pretrained import PretrainedEncoder as PretrainedEncoder
@@ -23,6 +24,7 @@ _HOMES = {
     "ModuleEncoder": "modules",
     "PretrainedEncoder": "pretrained",
     "from_pretrained": "pretrained",
+    "notable_settings": "defaults",
 }
 
 __all__ = [*_HOMES]

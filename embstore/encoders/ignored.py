@@ -91,8 +91,13 @@ def check_unknown(model: str, said: Mapping[str, Any], used: Any, code: Any) -> 
     default, source = type(used)(), inspect.getsource(sys.modules[code.__module__])
     generation = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
     known = {*NOISE, *generation, *re.findall(r'config(?:\.|, ")(\w+)', source)}
-    names = [name for name in said if not (name in known or hasattr(default, name) or _HARMLESS.fullmatch(name))]
+    names = [name for name in said if not (name in known or hasattr(default, name) or is_harmless(name))]
     check_settings(model, said, names)
+
+
+def is_harmless(name: str) -> bool:
+    """Return whether no value of a model in evaluation mode depends on a setting of this name."""
+    return name in NOISE or _HARMLESS.fullmatch(name) is not None
 
 
 def is_off(value: Any) -> bool:

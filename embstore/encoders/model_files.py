@@ -46,6 +46,11 @@ _FROM_HUB: Final = (
     *(*_SAFETENSORS, "model-*-of-*.safetensors"),
 )
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_FOLDER: Final = re.compile(r"models--(.+)")
+_TITLE: Final = re.compile(r"^# +(\S*[-_/\d]\S*) *$", re.MULTILINE)
+"""The title of a model card, if it is an id: one word, and not a word of the language, such as "Introduction"."""
+_NAMELESS: Final = re.compile(r"(?i)(models?|encoder|transformer|weights|snapshot|pytorch|[0-9a-f]{7,40})")
+"""Names of folders that do not name their model."""
 
 
 class Place(NamedTuple):
@@ -118,7 +123,7 @@ def locate(model: str | os.PathLike[str], revision: str | None, id: str | None, 
     revision : str, optional
         Branch, tag or commit.
     id : str, optional
-        The model's name in the config. Default: its id on the Hub, or the name of its folder.
+        The model's name in the config. Default: its id, see `from_pretrained`.
     extra : str
         The extra of embstore that the error names if huggingface_hub is not installed.
 
@@ -132,7 +137,8 @@ def locate(model: str | os.PathLike[str], revision: str | None, id: str | None, 
     path = Path(model).expanduser()
     if path.is_dir():
         folder = Path(os.path.abspath(path))  # links are not resolved: the user chose the link's name
-        return Place(folder, id or folder.name, revision)
+        own, commit = _own_id(folder)
+        return Place(folder, id or own, revision or commit)
     absent = Path(os.path.abspath(path)), "config.json"
     if not isinstance(model, str) or not _HUB_ID.fullmatch(model):
         raise ModelNotFoundError(*absent, "such a name can't be that of a model")
@@ -147,6 +153,26 @@ def locate(model: str | os.PathLike[str], revision: str | None, id: str | None, 
         patterns = [*_BIN, "pytorch_model-*-of-*.bin"]
         folder = Path(hub.snapshot_download(model, revision=folder.name, allow_patterns=patterns))
     return Place(folder, id or model, folder.name)  # a snapshot's folder is named by its commit
+
+
+def _own_id(folder: Path) -> tuple[str, str | None]:
+    """Return the id of the model in a folder, and its commit in a folder of the Hub's cache.
+
+    The name that a config.json has may be that of the model before its training was continued. So it counts only if it
+    is the folder's name too, or if that name says nothing.
+    """
+    if folder.parent.name == "snapshots" and (found := _HUB_FOLDER.fullmatch(folder.parent.parent.name)):
+        return found[1].replace("--", "/"), folder.name
+    card = folder / "README.md"
+    title = _TITLE.search(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+    if title and _HUB_ID.fullmatch(title[1]):
+        return title[1], None
+    name = (read_json(folder / "config.json") or {}).get("_name_or_path")
+    if isinstance(name, str) and _HUB_ID.fullmatch(name):
+        same = name.rpartition("/")[2].lower() == folder.name.lower()
+        if same or _NAMELESS.fullmatch(folder.name):
+            return name, None
+    return folder.name, None
 
 
 def read_files(place: Place, modality: Modality | None) -> ModelFiles:

@@ -191,7 +191,9 @@ def from_pretrained(
     preprocess_version : int
         Raise this when the preprocessing changes in a way that the config does not show.
     id : str, optional
-        Name of the model in the config. Default: its id on the Hub, or the name of its folder.
+        Name of the model in the config, after which its stores are named. Default: its id on the Hub. For a folder, the
+        id is that of the Hub's cache, or the title of the model card, or the name in config.json if the folder's name
+        agrees with it or says nothing, or else the folder's name.
 
     Raises
     ------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from embstore._engine.format.config import as_words
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.sizes import size
+from embstore.encoders.defaults import notable_settings
 
 _SHOWN = 8
 
@@ -15,7 +17,7 @@ def describe(snapshot: Snapshot, *, writable: bool) -> list[tuple[str, str]]:
     record, names = snapshot.record, snapshot.classes
     nbytes = sum(record.arrays[name].row_nbytes * record.arrays[name].length for name in record.fields)
     dead = f" and {record.dead:,} deleted" if record.dead else ""
-    config = ", ".join(f"{name}={value!r}" for name, value in record.config.items())
+    config = as_words(notable_settings(record.config))
     return [
         ("store", f"{snapshot.folder.path} ({'writable' if writable else 'read-only'})"),
         ("rows", f"{record.rows - record.dead:,}{dead}, {size(nbytes)}"),

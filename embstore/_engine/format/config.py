@@ -19,6 +19,8 @@ from embstore.errors import ConfigError
 
 _MAX_EXACT_INT = 2**53
 _MAX_DEPTH = 32
+_MOST_SHOWN: Final = 80
+_HEX: Final = frozenset("0123456789abcdef")
 
 
 class _Absent:
@@ -220,6 +222,28 @@ class Config(Mapping[str, Any]):
     def _repr_html_(self) -> str:
         rows = [(name, json.dumps(value, ensure_ascii=False)) for name, value in self._values.items()]
         return html_table(rows, caption=f"Config {self.fingerprint[:16]}")
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the attributes of a config by dotted name, as `Config.diff` names them."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        nested = isinstance(value, Mapping) and bool(value)
+        found.update(flattened(value, f"{prefix}{name}.") if nested else {prefix + name: value})
+    return found
+
+
+def shown(value: Any) -> str:
+    """Return the value of an attribute as short text. A digest is shown by its first digits."""
+    if isinstance(value, str) and len(value) >= 32 and _HEX.issuperset(value):
+        return f"{value[:8]}…"
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+
+
+def as_words(attributes: Mapping[str, Any]) -> str:
+    """Return attributes as text, such as ``dataset='pets', preprocessing.duration=5``."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in attributes.items())
 
 
 def _whole_number(text: str) -> int | float:
