@@ -47,7 +47,7 @@ def start(work: Callable[[], object]) -> int:
             work()
             code = 0
         except BaseException:
-            traceback.print_exc()
+            traceback.print_exc(file=sys.__stderr__)  # `capsys` keeps the text of sys.stderr in the child's memory
         finally:
             os._exit(code)
     return child

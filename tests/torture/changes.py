@@ -6,7 +6,13 @@ import sys
 import numpy as np
 
 import embstore
-from embstore.errors import CommitUncertainError, EraseUnfinishedError, MissingKeysError
+from embstore.errors import (
+    CommitUncertainError,
+    EraseUnfinishedError,
+    MissingKeysError,
+    StoreChangedError,
+    StoreReplacedError,
+)
 from tests._helpers.kinds import assert_rows, key, put, rows_of
 
 KINDS_OF_FAULT = ("failed writes", "short writes", "syncs", "renames", "exchanges", "removals", "new folders")
@@ -77,7 +83,15 @@ class Writer:
             self.model -= set(numbers)
             self.doubtful -= set(numbers)
         self.erased = []
-        self.store.refresh()
+        for attempt in range(100):
+            self.store.refresh()
+            try:
+                return self._compare()
+            except (StoreChangedError, StoreReplacedError):  # another writer erased or compacted during the read
+                if attempt == 99:
+                    raise
+
+    def _compare(self):
         found = {i for i in self.doubtful if key(i) in self.store}
         self.model, self.doubtful = (self.model - self.doubtful) | found, set()
         numbers = sorted(self.model)
