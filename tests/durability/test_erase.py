@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 
 import embstore
+from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io import steps
-from embstore.errors import CommitUncertainError, EraseUnfinishedError, MissingKeysError, StorageFullError
+from embstore.errors import (
+    CommitUncertainError,
+    CorruptStoreError,
+    EraseUnfinishedError,
+    MissingKeysError,
+    StorageFullError,
+)
 from embstore_fl.withdrawal import erase_client
 from tests._helpers import kinds
 from tests._helpers.crash import killed_at
+from tests._helpers.damage import flip
 from tests._helpers.kinds import base, key, put
 
 GONE = 128  # a row of the last chunk, with values that no other row of the store has
@@ -190,6 +198,41 @@ def test_a_file_of_others_under_the_name_of_the_keys_is_no_receipt(path):
     (path / "erase-keys").mkdir()
     with embstore.open(path, "r+") as store, pytest.raises(MissingKeysError):
         store.erase(["unknown:x"])
+
+
+# -- damage -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [40, -9, -2], ids=["rows", "padding", "checksum"])
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_an_erase_beside_a_flipped_bit_is_whole_or_not_made(path, kind, place):
+    """In the first or the last chunk of any array. Padding that is damaged is written again."""
+    kept = path.with_name("kept.zarr")
+    with kinds.new(kept, kind, columns={"score": "int64", "text": "string"}) as store:
+        put(store, range(300), columns={"score": 7, "text": "secret"})
+        store.delete([key(5)])
+        arrays = store.snapshot.record.arrays
+    made = 0
+    for name, array in arrays.items():
+        for chunk in {0, array.chunks - 1}:
+            shutil.copytree(kept, path)
+            flip(path / name / chunk_name(array, chunk), place)
+            with contextlib.suppress(CorruptStoreError), embstore.open(path, "r+") as store:
+                before = state_of(path)
+                try:
+                    store.erase([key(1), key(299)])
+                    made += 1
+                except CorruptStoreError:
+                    assert state_of(path) == before, (name, chunk)
+                    put(store, [900], columns={"score": 7, "text": "secret"})
+                else:
+                    assert not len(embstore.verify(path).rows_affected), (name, chunk)
+            shutil.rmtree(path)
+    assert made or place == 40
+
+
+def state_of(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 # -- a disk that fills ----------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def read_chunk(folder: ReadableFolder, array: ArrayState, index: int) -> Chunk:
     return next(read_chunks(folder, array, [index]))
 
 
-def read_committed(folder: Folder, array: ArrayState, index: int) -> Chunk:
+def read_committed(folder: Folder, array: ArrayState, index: int, *, tail_after_erase: Tail | None = None) -> Chunk:
     """Read a chunk as `read_chunk` does. Of a last chunk whose padding or checksum is damaged, read the committed rows.
 
     Raises
@@ -142,12 +142,12 @@ def read_committed(folder: Folder, array: ArrayState, index: int) -> Chunk:
     except CorruptStoreError:
         if index != array.chunks - 1:
             raise
-    return tail_rows(folder, array)
+    return tail_rows(folder, array, tail_after_erase=tail_after_erase)
 
 
-def tail_rows(folder: Folder, array: ArrayState) -> Chunk:
+def tail_rows(folder: Folder, array: ArrayState, *, tail_after_erase: Tail | None = None) -> Chunk:
     """Read the committed rows of the last chunk and check them, as `read_tail` does."""
-    data = read_tail(folder, array)
+    data = read_tail(folder, array, tail_after_erase=tail_after_erase)
     count = array.length - (array.chunks - 1) * array.rows_per_chunk
     if array.dtype == STRING:
         return decode_strings(data, count)

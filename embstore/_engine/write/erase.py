@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.chunks.chunk_file import check_digest, digest_of, read_chunk, tail_rows, write_chunk
+from embstore._engine.chunks.chunk_file import check_digest, digest_of, read_committed, tail_rows, write_chunk
 from embstore._engine.format.ragged import offsets_message, sound, token_rows
 from embstore._engine.format.record import STRING, ArrayState, Record, Tail, offsets_name
 from embstore._engine.format.values import crc32c, payload
@@ -68,7 +68,10 @@ class EraseReceipt(PickledByName):
 
 
 def plan_erase(folder: Folder, old: Record, dead: Values) -> dict[str, Tail]:
-    """Check the arrays, and return the last chunks that they will have. Nothing is written.
+    """Check each chunk that the erase will read, and return the last chunks of its arrays. Nothing is written.
+
+    After the first commit damage would be too late: the keys are deleted by then, and each writer has to finish the
+    erase first.
 
     Parameters
     ----------
@@ -82,13 +85,21 @@ def plan_erase(folder: Folder, old: Record, dead: Values) -> dict[str, Tail]:
     """
     tails = {}
     for name, gone in _rows_to_blank(folder, old, np.sort(np.asarray(dead, dtype=np.int64))).items():
-        array = old.arrays[name]
+        array, child = old.arrays[name], folder.child(name)
         last = (array.chunks - 1) * array.rows_per_chunk
         if len(gone):
-            check_digest(folder.child(name), array)  # a new digest must not cover up a chunk in a wrong place
+            check_digest(child, array)  # a new digest must not cover up a chunk in a wrong place
+        for index in _chunks_to_read(array, gone):
+            read_committed(child, array, index)
         if len(gone) and gone[-1] >= last:
-            tails[name] = _blanked_tail(folder.child(name), array, gone[gone >= last] - last)
+            tails[name] = _blanked_tail(child, array, gone[gone >= last] - last)
     return tails
+
+
+def _chunks_to_read(array: ArrayState, gone: NDArray[np.int64]) -> list[int]:
+    """Return the chunks that hold dead rows, and the last one: a killed writer may have left rows there."""
+    last = [array.chunks - 1] if array.chunks else []
+    return sorted({*(gone // array.rows_per_chunk).tolist(), *last})
 
 
 def erase_dead(
@@ -156,7 +167,7 @@ def finish_erase(folder: Folder, record: Record) -> Record:
 def _numbers(folder: Folder, record: Record, name: str) -> NDArray[np.int64]:
     """Read a whole array of row numbers."""
     array = record.arrays[name]
-    parts = [np.asarray(read_chunk(folder.child(name), array, i)) for i in range(array.chunks)]
+    parts = [np.asarray(read_committed(folder.child(name), array, i)) for i in range(array.chunks)]
     return np.concatenate(parts)[: array.length] if parts else np.empty(0, np.int64)
 
 
@@ -188,24 +199,20 @@ def _blanked(array: ArrayState, rows: Any, places: Any) -> Any:
 
 
 def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, int]:
-    """Rewrite the chunks that hold dead rows with these rows blanked, then commit the end of the erase.
-
-    The last chunks are looked at too: a killed writer may have left rows there that were never committed.
-    """
+    """Rewrite the chunks that hold dead rows with these rows blanked, then commit the end of the erase."""
     files, arrays = 0, {}
     for name, gone in _rows_to_blank(folder, record, dead).items():
-        array, child = record.arrays[name], folder.child(name)
-        last = [array.chunks - 1] if array.chunks else []
-        for index in sorted({*(gone // array.rows_per_chunk).tolist(), *last}):
+        array, child, after = record.arrays[name], folder.child(name), (record.erasing or {}).get(name)
+        for index in _chunks_to_read(array, gone):
             first = index * array.rows_per_chunk
             count = min(array.rows_per_chunk, array.length - first)
             low, high = np.searchsorted(gone, (first, first + count))
             places = gone[low:high] - first
-            chunk: Any = read_chunk(child, array, index)
-            rows, past = chunk[:count], chunk[count:]
+            chunk: Any = read_committed(child, array, index, tail_after_erase=after)
+            rows, past, whole = chunk[:count], chunk[count:], len(chunk) == array.rows_per_chunk
             blanked = payload(array, _blanked(array, rows, places))
-            if bytes(blanked) == bytes(payload(array, rows)) and not any(bytes(payload(array, past))):
-                tail = None if index < array.chunks - 1 else (record.erasing or {}).get(name)
+            if whole and bytes(blanked) == bytes(payload(array, rows)) and not any(bytes(payload(array, past))):
+                tail = None if index < array.chunks - 1 else after
             else:
                 tail, _ = write_chunk(child, array, index, [blanked], count)
                 files += 1
