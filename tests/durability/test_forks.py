@@ -138,6 +138,26 @@ def test_the_forked_process_appends_after_the_commit_of_its_parent(path):
     assert embstore.verify(path).ok
 
 
+@pytest.mark.parametrize("adds", [False, True])
+def test_gathered_rows_are_those_of_the_parent(path, adds):
+    """A forked process that leaves the block of a writer commits its own rows alone."""
+    base(path, "raw")
+    row, columns = np.ones(8, np.float32), {"score": 7}
+    with embstore.open(path, "r+") as store, store.writer(interval=1000) as writer:
+        writer.add(key(500), row, columns=columns)
+
+        def child():
+            with writer:
+                if adds:
+                    writer.add(key(501), row, columns=columns)
+
+        assert end_of(start(child)) == 0
+        assert (key(501) in embstore.open(path)) == adds
+        assert key(500) not in embstore.open(path)
+        writer.add(key(502), row, columns=columns)
+    assert {key(500), key(502)} <= set(embstore.open(path))
+
+
 def test_no_lock_is_left_out_above():
     """Other kinds of lock, and `functools.cached_property`, stay locked after a fork."""
     package = Path(embstore.__file__).parent

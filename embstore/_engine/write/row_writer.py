@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -39,6 +40,8 @@ class RowWriter:
     A key that is added again before its row is committed is treated as one that is stored. With "skip" its first row is
     kept, with "replace" its last one, and with "error" `add` raises and the rows before stay gathered. Several threads
     may add rows to one writer.
+
+    A forked process leaves the rows that were gathered before the fork to its parent.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class RowWriter:
         self._specs: dict[str, FieldSpec] = {}
         self._columns: dict[str, str] | None = None
         self._pending_bytes = 0
+        self._process = os.getpid()
         self._last = time.monotonic()
 
     def add(self, key: str | Key, value: Any, *, columns: Mapping[str, Any] | None = None) -> None:
@@ -90,6 +94,7 @@ class RowWriter:
     def _gather(self, keys: Iterable[str | Key], values: Any, columns: Mapping[str, Any] | None) -> None:
         if self._ended:
             raise ValueError("expected rows inside the block of the writer, which has ended; call store.writer() again")
+        self._leave_to_parent()
         given = named_rows(values)
         described = named_rows(mapping_of("columns", columns, "column names to values"))
         texts = read_keys(keys).texts
@@ -142,6 +147,7 @@ class RowWriter:
             Some keys are stored. The rows of all other keys were committed, and the rows of these keys were discarded.
         """
         with self._lock():
+            self._leave_to_parent()
             result = AppendResult()
             if self._pending:
                 try:
@@ -174,10 +180,18 @@ class RowWriter:
                 snapshot, index, batch, fields, columns, if_exists=if_exists, casting="no", checked=self._specs
             )
         )
-        self._pending, self._pending_bytes = [], 0
-        self._keys.clear()
+        self._discard()
         again = len(keys) - len(batch) if if_exists == "skip" else 0
         return replace(result, skipped=result.skipped + again)
+
+    def _discard(self) -> None:
+        self._pending, self._pending_bytes = [], 0
+        self._keys.clear()
+
+    def _leave_to_parent(self) -> None:
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._discard()
 
     def __enter__(self) -> RowWriter:
         self._last = time.monotonic()
