@@ -18,7 +18,8 @@ from embstore._engine.format.record import Origin, Record, offsets_name
 from embstore._engine.format.source_columns import ORIGINS_COLUMN
 from embstore._engine.io.remote import is_url, local_path
 from embstore._engine.read.column import Rows
-from embstore._engine.read.open_snapshot import open_generation, open_snapshot
+from embstore._engine.read.history import Position
+from embstore._engine.read.open_snapshot import open_snapshot
 from embstore._engine.read.read_rows import check_ends, read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Blocks, Values
@@ -47,14 +48,15 @@ class Part:
     Attributes
     ----------
     opened : callable
-        Opens the store of a path, a generation and a number of rows, and keeps the stores opened last.
+        Opens the store of a path, and keeps the stores opened last.
     """
 
     path: PurePath
     place: str
     record: Record
+    position: Position
     rows: Rows
-    opened: Callable[[str, str, int], Snapshot]
+    opened: Callable[[str], Snapshot]
 
     @property
     def snapshot(self) -> Snapshot:
@@ -65,10 +67,10 @@ class Part:
         StoreChangedError
             Rows were erased or renumbered since.
         """
-        at = self.opened(self.place, self.record.generation, self.record.rows)
-        found, expected = at.record.epoch, self.record.epoch
-        if found != expected:
-            raise StoreChangedError(self.path, "rows were erased during the merge", expected=expected, found=found)
+        at = self.opened(self.place)
+        if at.position != self.position and (at.record.epoch != self.record.epoch or not at.follows(self.position)):
+            reason = "rows were erased or renumbered during the merge"
+            raise StoreChangedError(self.path, reason, expected=self.position[:4], found=at.position[:4])
         return at
 
     def without(self, places: np.ndarray[Any, Any]) -> Part:
@@ -118,7 +120,8 @@ def merge(
         raise TypeError("expected stores to merge, found none")
     check_choice("if_exists", if_exists, get_args(IfExists))
     # A store has a descriptor for each array, and a process has 1,024 descriptors on many machines.
-    opened = lru_cache(_MOST_OPEN)(_open_part)
+    # A new checksum must not hide a flipped bit.
+    opened = lru_cache(_MOST_OPEN)(partial(open_snapshot, check="touched"))
     live = [_part(part, opened) for part in parts]
     config = Config(live[0].record.config)
     for part in live:
@@ -147,16 +150,11 @@ def merge(
         return session_of(store).apply(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
 
 
-def _open_part(place: str, generation: str, rows: int) -> Snapshot:
-    # A new checksum must not hide a flipped bit.
-    return open_generation(place, generation=generation, rows=rows, check="touched")
-
-
-def _part(path: str | os.PathLike[str], opened: Callable[[str, str, int], Snapshot]) -> Part:
+def _part(path: str | os.PathLike[str], opened: Callable[[str], Snapshot]) -> Part:
     """Return the live rows of a store."""
-    place = path if is_url(path) else local_path(path).resolve()
-    snapshot = open_snapshot(place, check="touched")
-    return Part(snapshot.folder.path, os.fspath(place), snapshot.record, snapshot.live_rows, opened)
+    place = os.fspath(path if is_url(path) else local_path(path).resolve())
+    snapshot = opened(place)
+    return Part(snapshot.folder.path, place, snapshot.record, snapshot.position, snapshot.live_rows, opened)
 
 
 def _check_same(record: Record, part: Part) -> None:

@@ -19,7 +19,8 @@ from embstore._engine.notebook import html_table
 from embstore._engine.pickles import by_name
 from embstore._engine.read.column import Rows
 from embstore._engine.read.dtypes import as_numbers
-from embstore._engine.read.open_snapshot import open_generation
+from embstore._engine.read.history import Position
+from embstore._engine.read.open_snapshot import open_later
 from embstore._engine.read.read_rows import padded_rows, span_field, whole_offsets
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.session import Session
@@ -273,15 +274,15 @@ class StoreReader:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path, the generation and the number of rows. Unpickling opens the store for reading."""
-        snapshot, record = self.snapshot, self.snapshot.record
+        """Pickle the path and the position of the commit. Unpickling opens the store for reading."""
+        snapshot = self.snapshot
         place, options = snapshot.folder.origin
         how = {"mapping": snapshot.mapping, "check": snapshot.check, "storage_options": options}
-        return by_name("embstore:EmbeddingStore._reopened", place, record.generation, record.rows, how)
+        return by_name("embstore:EmbeddingStore._reopened", place, tuple(snapshot.position), how)
 
     @classmethod
-    def _reopened(cls, place: str, generation: str, rows: int, how: Mapping[str, Any]) -> Self:
-        snapshot = open_generation(place, generation=generation, rows=rows, **how)
+    def _reopened(cls, place: str, position: tuple[Any, ...], how: Mapping[str, Any]) -> Self:
+        snapshot = open_later(place, Position(*position), **how)
         return cls(Session(snapshot, writable=False, lock_timeout=0))
 
     def __repr__(self) -> str:

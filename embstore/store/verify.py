@@ -120,6 +120,9 @@ class Damaged(Snapshot):
     def ensure_current(self) -> None:
         """Do nothing: the record on disk may be unreadable."""
 
+    def _check_continues(self, record: Record) -> None:
+        pass
+
 
 def verify(path: str | PathLike[str]) -> Report:
     """Check every byte of a store against the last commit. Take no lock, and write nothing.

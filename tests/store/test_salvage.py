@@ -103,6 +103,13 @@ def swap(first, second):
     second.write_bytes(one)
 
 
+def read_first(snapshot, name):
+    if snapshot.record.arrays[name].dtype == "string":
+        snapshot.take_strings(name, np.arange(9))
+    else:
+        snapshot.span(name, 0, 9)
+
+
 @pytest.mark.parametrize("compression", [None, "zstd"])
 @pytest.mark.parametrize("change", [swap, shutil.copy], ids=["swapped", "copied"])
 @pytest.mark.parametrize("name", ["embedding", "file_id", "class_code", "key_hash", "note", "n"])
@@ -117,7 +124,7 @@ def test_a_chunk_in_the_place_of_another_is_found(tmp_path, name, change, compre
     assert len(report.rows_affected)
     for check in ("touched", "all"):
         with pytest.raises(embstore.errors.CorruptStoreError, match="not in their places"):
-            embstore.open(path, check=check).snapshot.column(name)
+            read_first(embstore.open(path, check=check).snapshot, name)
     with embstore.open(path, "r+") as store:
         for write in (store.compact, lambda: store.erase([MANY[20]])):
             with pytest.raises(embstore.errors.CorruptStoreError):

@@ -95,19 +95,33 @@ def digest_of(folder: Folder, array: ArrayState) -> str | None:
     CorruptStoreError
         A chunk has the wrong size.
     """
-    digest = 0
-    for index, file in enumerate(open_chunks(folder, array, range(array.full_chunks))):
+    checksums = []
+    for file in open_chunks(folder, array, range(array.full_chunks)):
         with file as (descriptor, size):
-            digest ^= chunk_digest(index, stored_checksum(descriptor, size))
-    return f"{digest:016x}" if array.full_chunks else None
+            checksums.append(stored_checksum(descriptor, size))
+    return digest_by(checksums)
 
 
-def check_digest(folder: Folder, array: ArrayState) -> None:
+def digest_by(checksums: Sequence[int]) -> str | None:
+    """Return the digest of an array's full chunks by their checksums."""
+    digest = 0
+    for index, checksum in enumerate(checksums):
+        digest ^= chunk_digest(index, checksum)
+    return f"{digest:016x}" if checksums else None
+
+
+def check_digest(folder: Folder, array: ArrayState, checksums: Sequence[int] | None = None) -> None:
     """Raise CorruptStoreError if a full chunk is another than the committed one, or not in its place.
 
     Such a chunk may be whole: its own checksum does not cover its place.
+
+    Parameters
+    ----------
+    folder, array
+    checksums : sequence of int, optional
+        At the ends of the full chunks' files. By default they are read.
     """
-    if digest_of(folder, array) != array.digest:
+    if (digest_of(folder, array) if checksums is None else digest_by(checksums)) != array.digest:
         for _ in read_chunks(folder, array, range(array.full_chunks)):
             pass  # a chunk that is damaged itself is named
         raise CorruptStoreError(folder.path, PLACES_DIFFER)

@@ -55,6 +55,11 @@ class NumericColumn:
         """True if reads no longer touch the files."""
         return False
 
+    @property
+    def checks_places(self) -> bool:
+        """Whether to check that each full chunk is in its place. The digest is None in the middle of an erase."""
+        return self.check != "tail" and self.array.digest is not None
+
     def __len__(self) -> int:
         return self.array.length
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from embstore._engine.chunks.chunk_file import open_chunk, open_chunks, read_chunk, read_committed
+from embstore._engine.chunks.chunk_file import check_digest, open_chunk, open_chunks, read_chunk, read_committed
 from embstore._engine.format.record import ArrayState
 from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io.buffers import aligned_empty
@@ -71,6 +71,8 @@ class ChunkedColumn(FileColumn):
     def __init__(self, folder: Folder, array: ArrayState, check: Check, *, salvage: bool = False) -> None:
         super().__init__(folder, array, check)
         self._read_chunk = read_committed if salvage else read_chunk
+        if self.checks_places and not salvage:
+            check_digest(folder, array)
         self._touch(range(array.chunks) if check == "all" else range(0))
 
     def take(self, rows: Rows) -> Array:

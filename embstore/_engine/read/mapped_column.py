@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from embstore._engine.chunks.chunk_file import open_chunks, read_chunk, stored_checksum
+from embstore._engine.chunks.chunk_file import check_digest, open_chunks, read_chunk, stored_checksum
 from embstore._engine.format.record import ArrayState
 from embstore._engine.format.values import crc32c
 from embstore._engine.format.zarr_layout import chunk_name
@@ -107,6 +107,8 @@ class MappedColumn(FileColumn):
                 self.region.map_file(descriptor, index * nbytes, nbytes)
                 if self.check != "tail":
                     self._checksums[index] = stored_checksum(descriptor, size)
+        if self.checks_places:
+            check_digest(self.folder, self.array, self._checksums[: self.array.full_chunks].tolist())
         # Without this a cold random batch reads a hundred times its bytes.
         self.region.advise("RANDOM", self._first * nbytes, (self.array.chunks - self._first) * nbytes)
         self.state = State.MAPPED  # from SETTLED too: a second thread may have mapped files that an erase changed since

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+from embstore._engine.chunks.chunk_file import check_digest
 from embstore._engine.format.record import STRING, ArrayState, Tail
 from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.mapping import PAGE_NBYTES, Region, available
@@ -48,9 +49,12 @@ def open_column(
     CorruptStoreError
         A chunk has the wrong size.
     """
+    decoded = array.dtype == STRING or array.compression is not None
+    if decoded and isinstance(folder, Folder) and check != "tail" and array.digest is not None and not salvage:
+        check_digest(folder, array)
     if array.dtype == STRING:
         return StringColumn(DecodedChunks(folder, array, tail_after_erase, salvage=salvage))
-    if array.compression is not None or not isinstance(folder, Folder):
+    if decoded or not isinstance(folder, Folder):
         column = DecodedColumn(DecodedChunks(folder, array, tail_after_erase, salvage=salvage), check)
         if check == "all":
             column.read_all()

@@ -16,6 +16,7 @@ from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.locks import OPEN_MARK, share
 from embstore._engine.io.remote import RemoteFolder, is_url
 from embstore._engine.read.column import Check
+from embstore._engine.read.history import PUT_BACK, Position
 from embstore._engine.read.open_column import Mapping as MappingPolicy
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import CorruptStoreError, NotAStoreError, StoreChangedError, StoreReplacedError
@@ -90,7 +91,8 @@ def open_again(snapshot: Snapshot) -> Snapshot:
     Raises
     ------
     StoreReplacedError
-        The store at the path has another config, so the same keys have other values.
+        The store at the path has another config, so the same keys have other values. Or it is an earlier copy of this
+        store, which may have other rows at the same numbers.
     """
     folder = snapshot.folder
     if isinstance(folder, RemoteFolder):
@@ -99,14 +101,16 @@ def open_again(snapshot: Snapshot) -> Snapshot:
         found = open_snapshot(folder.path, mapping=snapshot.mapping, check=snapshot.check)
     if found.record.fingerprint != snapshot.record.fingerprint:
         raise StoreReplacedError(folder.path, "a store of another config took its place")
+    same = found.record.generation == snapshot.record.generation and isinstance(folder, Folder)
+    if same and not found.follows(snapshot.position):
+        raise StoreReplacedError(folder.path, PUT_BACK)
     return found
 
 
-def open_generation(
+def open_later(
     place: str | os.PathLike[str],
+    position: Position,
     *,
-    generation: str,
-    rows: int,
     mapping: MappingPolicy = "auto",
     check: Check = "tail",
     storage_options: Mapping[str, Any] | None = None,
@@ -116,8 +120,8 @@ def open_generation(
     Parameters
     ----------
     place
-    generation, rows
-        The record's values at that commit.
+    position : Position
+        The earlier commit.
     mapping, check, storage_options
 
     Raises
@@ -126,12 +130,11 @@ def open_generation(
         The row numbers belong to other samples by now.
     """
     snapshot = open_snapshot(place, mapping=mapping, check=check, storage_options=storage_options)
-    record = snapshot.record
-    if record.generation != generation or record.rows < rows:
+    if not snapshot.follows(position):
         raise StoreChangedError(
             snapshot.folder.path,
             "the store was compacted or replaced since it was pickled",
-            expected=(generation, rows),
-            found=(record.generation, record.rows),
+            expected=position[:2],
+            found=snapshot.position[:2],
         )
     return snapshot

@@ -11,18 +11,20 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from embstore._engine.chunks.chunk_file import check_digest, check_tail
+from embstore._engine.chunks.chunk_file import check_tail
 from embstore._engine.chunks.record_file import as_corruption, is_newer, read_record
 from embstore._engine.format.keys import UNLABELLED, key_text
-from embstore._engine.format.record import Record
+from embstore._engine.format.record import ArrayState, Record
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.folder import Folder, ReadableFolder, Signature
 from embstore._engine.lazy import cached_property
 from embstore._engine.read.column import Check, NumericColumn, Rows
+from embstore._engine.read.history import PUT_BACK, Position, continues, position_of
 from embstore._engine.read.mapped_column import MappedColumn, State
 from embstore._engine.read.open_column import Column, Mapping, grow_column, open_column
 from embstore._engine.read.string_column import StringColumn
@@ -42,11 +44,14 @@ class Snapshot:
     ----------
     record : Record
         Record of this commit.
+    position : Position
+        To find out later whether the store went on from this commit.
     salvage : bool
         Whether undamaged rows are read although other parts of their files are damaged.
     """
 
     salvage = False
+    position: Position
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Snapshot:
 
     def check_opened(self) -> None:
         """Check the tail of each array, or all chunks if `check` is "all", and that the commit is still current."""
+        self.position = position_of(self.folder, self.record)
         self._check_tails()
         self._read_ahead()
         if self.check == "all":
@@ -114,13 +120,15 @@ class Snapshot:
         reuse = isinstance(self.folder, Folder) or not erased  # a column at a URL is opened anew after an erase
         with self._reading():
             columns = {
-                name: grow_column(column, record.arrays[name], mapping=self.mapping, erased=erased)
-                if column.array != record.arrays[name] or erased
+                name: grow_column(column, array, mapping=self.mapping, erased=erased)
+                if column.array != array or erased
                 else column
                 for name, column in list(self._columns.items())
-                if name in record.arrays and reuse
+                if reuse and (array := _array(record, name)) is not None
             }
         snapshot = Snapshot(self.folder, record, signature, mapping=self.mapping, check=self.check, columns=columns)
+        with self._reading():
+            snapshot.position = position_of(self.folder, record)
         # Both arrays only grow, except in a compaction, which makes another folder.
         if record.arrays["class_names"].length == self.record.arrays["class_names"].length:
             snapshot._class_names = self._class_names
@@ -130,7 +138,9 @@ class Snapshot:
 
     def checked(self) -> Snapshot:
         """Return this commit with a check of each chunk that is read: a new checksum must not hide a flipped bit."""
-        return Snapshot(self.folder, self.record, self._signature, mapping=self.mapping, check="touched")
+        snapshot = Snapshot(self.folder, self.record, self._signature, mapping=self.mapping, check="touched")
+        snapshot.position = self.position
+        return snapshot
 
     def newest(self) -> Snapshot:
         """Return the newest commit in the same folder, which may be this one.
@@ -146,9 +156,9 @@ class Snapshot:
         if record.commit_id == self.record.commit_id:
             self._signature = signature
             return self
-        self._check_generation(record)
-        snapshot = self.advanced(record, signature)
+        self._check_continues(record)
         try:
+            snapshot = self.advanced(record, signature)
             snapshot._check_tails()
         except (FileNotFoundError, CorruptStoreError) as error:
             if is_newer(self.folder, record):
@@ -171,7 +181,7 @@ class Snapshot:
             if self.folder.signature(METADATA_NAME) == self._seen:
                 return
             record, signature = read_record(self.folder)
-        self._check_generation(record)
+        self._check_continues(record)
         if record.epoch != self.record.epoch:
             raise StoreChangedError(
                 self.folder.path,
@@ -181,10 +191,16 @@ class Snapshot:
             )
         self._seen = signature
 
-    def _check_generation(self, record: Record) -> None:
+    def _check_continues(self, record: Record) -> None:
         # An open folder keeps its generation. A URL may lead to another folder after a compaction, or to an old copy.
-        if record.generation != self.record.generation or record.rows < self.record.rows:
-            raise StoreReplacedError(self.folder.path)
+        with self._replacement_noticed():
+            if not continues(self.folder, record, self.position):
+                raise StoreReplacedError(self.folder.path, PUT_BACK)
+
+    def follows(self, position: Position) -> bool:
+        """Return whether this is the commit at that position, or a later one."""
+        with self._replacement_noticed():
+            return continues(self.folder, self.record, position)
 
     def replaced(self) -> bool:
         """Return whether another store is at the path by now, or no store."""
@@ -209,7 +225,7 @@ class Snapshot:
         except FileNotFoundError as error:
             with self._replacement_noticed():
                 record, _ = read_record(self.folder)
-            self._check_generation(record)
+            self._check_continues(record)
             if record.commit_id != self.record.commit_id:
                 raise StoreChangedError(
                     self.folder.path,
@@ -220,6 +236,15 @@ class Snapshot:
             raise as_corruption(error) from error
 
     @contextlib.contextmanager
+    def _erase_noticed(self) -> Iterator[None]:
+        """Raise StoreChangedError for damage if an erase blanked rows during the read."""
+        try:
+            yield
+        except CorruptStoreError:
+            self.ensure_current()
+            raise
+
+    @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Guard reads by file name: the block reads rows of this commit, or it raises.
 
@@ -227,11 +252,8 @@ class Snapshot:
         """
         within, self._within.block = getattr(self._within, "block", False), True
         try:
-            with self._reading():
+            with self._erase_noticed(), self._reading():
                 yield
-        except CorruptStoreError:
-            self.ensure_current()  # raises StoreChangedError if an erase blanked rows during the read
-            raise
         finally:
             self._within.block = within
         if not within:
@@ -308,11 +330,12 @@ class Snapshot:
         """Return the column of the array `name`, which is opened at the first call."""
         column = self._columns.get(name)
         if column is None:
-            with self._reading():
-                self._check_places(name)
+            with self._erase_noticed(), self._reading():
+                array = _array(self.record, name)
+                assert array is not None, name
                 column = open_column(
                     self.folder.child(name),
-                    self.record.arrays[name],
+                    array,
                     mapping=self.mapping,
                     check=self.check,
                     tail_after_erase=(self.record.erasing or {}).get(name),
@@ -322,18 +345,6 @@ class Snapshot:
                 self._recheck_record()  # otherwise no chunk was read yet
             column = self._columns.setdefault(name, column)
         return column
-
-    def _check_places(self, name: str) -> None:
-        """Check that the full chunks of an array are in their places, unless `check` is "tail"."""
-        # In the middle of an erase the chunks of either side may be there. At a URL each look at a chunk is a request.
-        if self.check == "tail" or self.salvage or self.record.erasing is not None:
-            return
-        if isinstance(self.folder, Folder):
-            try:
-                check_digest(self.folder.child(name), self.record.arrays[name])
-            except CorruptStoreError:
-                self.ensure_current()  # raises StoreChangedError if an erase rewrote chunks since
-                raise
 
     def numeric(self, name: str) -> NumericColumn:
         """Return a column that holds numbers."""
@@ -419,3 +430,9 @@ class Snapshot:
         """Return the key of each row."""
         with self.together():
             return list(map(key_text, self.file_ids_of(rows), self.class_names_of(rows)))
+
+
+def _array(record: Record, name: str) -> ArrayState | None:
+    """Return an array, without its digest in the middle of an erase: blanked and other chunks may be there."""
+    array = record.arrays.get(name)
+    return array if array is None or record.erasing is None else replace(array, digest=None)
