@@ -26,7 +26,19 @@ LAZY = sorted(
     for file in Path(room.__file__).parent.rglob("__init__.py")
     if "= lazily(" in file.read_text()
 )
-HEAVY = {"zarr", "numcodecs", "torch", "transformers", "pandas", "xarray", "pyarrow", "fsspec", "flwr", "datasets"}
+HEAVY = {
+    "zarr",
+    "numcodecs",
+    "torch",
+    "transformers",
+    "pandas",
+    "xarray",
+    "pyarrow",
+    "fsspec",
+    "obstore",
+    "flwr",
+    "datasets",
+}
 
 
 @pytest.mark.parametrize("package", LAZY)

@@ -19,7 +19,7 @@ from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder
 from embstore._engine.io.locks import is_open
-from embstore._engine.io.remote import local_path
+from embstore._engine.io.urls import local_path
 from embstore._engine.notebook import html_table
 from embstore._engine.pickles import by_name
 from embstore._engine.sizes import size

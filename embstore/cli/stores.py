@@ -41,7 +41,7 @@ _TERMINAL_ROWS: Final = 1_000
 
 def _cache_at(place: str) -> Path | None:
     """Return the cache at a place, or None if it is something else or a URL."""
-    from embstore._engine.io.remote import is_url, local_path
+    from embstore._engine.io.urls import is_url, local_path
 
     if is_url(place):
         return None

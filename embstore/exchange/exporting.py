@@ -22,7 +22,7 @@ from embstore._engine.format.ragged import Ragged, offsets_of
 from embstore._engine.format.record import BFLOAT16, STRING, FieldSpec, offsets_name
 from embstore._engine.format.source_columns import ORIGINS_COLUMN
 from embstore._engine.io.durable import replacing
-from embstore._engine.io.remote import local_path
+from embstore._engine.io.urls import local_path
 from embstore._engine.read.dtypes import as_numbers
 from embstore._engine.read.read_rows import read_field, read_rows, row_bounds
 from embstore._engine.write.plans import row_blocks

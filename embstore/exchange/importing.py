@@ -21,7 +21,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.format.text import plain_text
-from embstore._engine.io.remote import local_path
+from embstore._engine.io.urls import local_path
 from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, check_progress, reporting

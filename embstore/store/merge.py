@@ -16,7 +16,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import Origin, Record, offsets_name
 from embstore._engine.format.source_columns import ORIGINS_COLUMN
-from embstore._engine.io.remote import is_url, local_path
+from embstore._engine.io.urls import is_url, local_path
 from embstore._engine.read.column import Rows
 from embstore._engine.read.history import Position
 from embstore._engine.read.open_snapshot import open_snapshot

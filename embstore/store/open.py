@@ -11,7 +11,7 @@ from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.io.filesystem import check_filesystem, make_parents
 from embstore._engine.io.locks import lock
-from embstore._engine.io.remote import Url, is_url, local_path
+from embstore._engine.io.urls import Url, is_url, local_path
 from embstore._engine.read.column import Check
 from embstore._engine.read.open_column import Mapping as MappingPolicy
 from embstore._engine.read.open_snapshot import open_snapshot
@@ -47,7 +47,7 @@ def open(
     Parameters
     ----------
     path : path_like
-        ``~`` is the home folder. Or a URL that fsspec opens (``https://…``, ``s3://…``, ``memory://…``), which is read
+        ``~`` is the home folder. Or a URL (``https://…``, ``s3://…``, or any that fsspec opens), which is read
         chunk by chunk and never written.
     mode : {"r", "r+", "a", "w-", "x"}
         "r" reads, takes no lock and writes nothing. "r+" reads and writes an existing store. "a" also makes the store
@@ -78,7 +78,8 @@ def open(
     provenance : mapping of str to str, optional
         For a new store: facts (versions, host) that the values don't depend on. An existing store keeps its own.
     storage_options : mapping, optional
-        Options of the file system of a URL: credentials, endpoint. A pickled store contains them.
+        Options of the file system of a URL, by the names of fsspec or of obstore: credentials, endpoint. A pickled
+        store holds no credentials.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from embstore._engine.format.keys import hash_keys
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
-from embstore._engine.io.remote import local_path
+from embstore._engine.io.urls import local_path
 from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows

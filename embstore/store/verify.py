@@ -34,7 +34,7 @@ from embstore._engine.format.zarr_layout import (
     chunk_number,
 )
 from embstore._engine.io.folder import Folder
-from embstore._engine.io.remote import Url, is_url, local_path
+from embstore._engine.io.urls import Url, is_url, local_path
 from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows

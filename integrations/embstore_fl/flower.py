@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from embstore import Key, View
 from embstore import open as open_store
-from embstore._engine.io.remote import is_url
+from embstore._engine.io.urls import is_url
 from embstore.errors import StoreReplacedError
 from embstore_fl.errors import ClassOrderError, ClientRowsError, ManifestNotFoundError, RunConfigError
 from embstore_fl.partitioning import partition

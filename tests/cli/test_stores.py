@@ -183,7 +183,7 @@ def copied_to_memory(path, name):
 
 
 def test_what_looks_like_a_url_is_one_everywhere():
-    from embstore._engine.io.remote import is_url
+    from embstore._engine.io.urls import is_url
     from embstore.cli import options
 
     for place in ("s3://a/b", "zip://x::s3://a/b", "http://a", "C:/x", "a::b", "a:b", "/x://y", "x", "./s3://a"):

@@ -18,7 +18,7 @@ import pytest
 
 import embstore
 from embstore._engine.io.folder import Folder
-from embstore._engine.io.remote import Url, is_url
+from embstore._engine.io.urls import Url, is_url
 from embstore.errors import (
     ConfigMismatchError,
     CorruptStoreError,
@@ -116,7 +116,9 @@ def s3_server():
 
 
 @pytest.fixture
-def in_a_bucket(path, s3_server):
+def in_a_bucket(path, s3_server, monkeypatch):
+    for name, part in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}.items():
+        monkeypatch.setenv(name, s3_server[part])  # for pickles, which hold no credentials
     files = fsspec.filesystem("s3", **s3_server)
     files.mkdir("bucket")
 
@@ -646,7 +648,7 @@ def test_chunks_come_several_at_once(site, sorted_by_class, monkeypatch, chunks,
     Each of the first requests is answered once all of them are there.
     """
     _, values = sorted_by_class
-    monkeypatch.setattr("embstore._engine.io.remote._NBYTES_AT_ONCE", budget)
+    monkeypatch.setattr("embstore._engine.io.threads._AHEAD_NBYTES", budget)
     far = embstore.open(site.url)
     site.behave = meeting(number)
     site.forget()
@@ -713,27 +715,47 @@ LIES = {
 }
 FAILURES = {
     "dropped": dropped,
-    "too long": lambda handler, data: handler.answer(data, nbytes=len(data) + 1000, close=True),  # more than comes
     "server error": lambda handler, data: handler.answer(b"oh", status=500),
     "overloaded": lambda handler, data: handler.answer(b"later", status=429),
     "no answer": lambda handler, data: setattr(handler, "close_connection", True),
     "nonsense": nonsense,
 }
 EITHER = {  # as soon as the bytes past the announced ones are noticed, or not
+    "too long": lambda handler, data: handler.answer(data, nbytes=len(data) + 1000, close=True),  # more than comes
     "too short": lambda handler, data: handler.answer(data, nbytes=len(data) - 1000, close=True),
     "too short, and goes on": lambda handler, data: handler.answer(data, nbytes=len(data) - 1000),
 }
 ACTS = LIES | FAILURES | EITHER
 
 
-@pytest.fixture(params=[None, "zstd"], ids=str)
-def plain(request, path, rng):
-    """Rows in chunks of 64 rows, five of them."""
+@pytest.fixture(params=["obstore", "fsspec"])
+def library(request, monkeypatch):
+    """The library that fetches: a forked process reads through fsspec."""
+    if request.param == "fsspec":
+        monkeypatch.setattr("embstore._engine.io.object_store._used", -1)
+    return f"embstore._engine.io.{'object_store' if request.param == 'obstore' else 'fsspec_files'}"
+
+
+@pytest.fixture(params=[None, "zstd", "in place"], ids=str)
+def plain(request, path, rng, monkeypatch):
+    """Rows in chunks of 64 rows, five of them. "in place": more than a column keeps, so they land in the result."""
+    if request.param == "in place":
+        monkeypatch.setattr("embstore._engine.read.decoded_chunks._KEPT_NBYTES", 1)
     values = rng.standard_normal((300, 16)).astype(np.float32)
     keys = [f"{i}:c{i // 100}" for i in range(300)]
-    with embstore.open(path, "w-", config={"a": 1}, chunk_bytes=4096, compression=request.param) as store:
+    compression = None if request.param == "in place" else request.param
+    with embstore.open(path, "w-", config={"a": 1}, chunk_bytes=4096, compression=compression) as store:
         store.append(keys, values)
     return keys, values
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 300), (0, 299), (10, 290), (64, 256), (63, 257), (5, 9)])
+def test_a_span_of_more_chunks_than_are_kept(site, path, plain, start, stop, library):
+    _, values = plain
+    view = embstore.open(site.url).select(rows=range(start, stop))
+    np.testing.assert_array_equal(view.to_numpy(), values[start:stop])
+    view.to_numpy()[:] = 0
+    np.testing.assert_array_equal(view.to_numpy(), values[start:stop])
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -856,24 +878,35 @@ def endless(handler, data):
 
 
 @pytest.mark.parametrize("name", ["embedding/c.1.0", "file_id/c.0"])
-def test_neither_a_chunk_nor_a_record_is_read_without_end(site, path, plain, name, monkeypatch):
+def test_neither_a_chunk_nor_a_record_is_read_without_end(site, path, plain, name, monkeypatch, library):
+    """obstore refuses a body whose length is not announced."""
     monkeypatch.setattr("embstore._engine.chunks.chunk_file.MAX_STRING_BYTES", 2044)
+    error, text = (CorruptStoreError, r"expected at most [0-9,]+ bytes")
+    if "object_store" in library:
+        error, text = RemoteError, "Content-Length"
     site.endless = 0
     far = embstore.open(site.url)
     site.behave = for_chunk(endless, name=name)
-    with pytest.raises(CorruptStoreError, match=r"expected at most [0-9,]+ bytes"):
+    with pytest.raises(error, match=text):
         far.select().to_numpy(), far.select().keys
     most = 4100 if "embedding" in name else 2**23
     assert site.endless < 4 * (most + 2**24)  # the bytes in the sockets are sent, but not read
     site.endless = 0
     site.behave = for_chunk(endless, name="zarr.json")
-    with pytest.raises(CorruptStoreError, match="16,777,216 bytes"):
+    with pytest.raises(error, match=r"16,777,216 bytes|Content-Length"):
         embstore.open(site.url)
     assert site.endless < 4 * 2**25
 
 
-def test_a_silent_server_is_given_up(site, path, plain, monkeypatch):
-    monkeypatch.setattr("embstore._engine.io.remote._SILENT_SECONDS", 0.2)
+def test_a_body_announced_as_too_long_is_not_read(site, path, plain, library):
+    far = embstore.open(site.url)
+    site.behave = for_chunk(lambda handler, data: handler.answer(data, nbytes=2**40, close=True))
+    with pytest.raises((CorruptStoreError, RemoteError)):
+        far.select().to_numpy()
+
+
+def test_a_silent_server_is_given_up(site, path, plain, monkeypatch, library):
+    monkeypatch.setattr(f"{library}._SILENT_SECONDS", 0.2)
     far = embstore.open(site.url)
     silent = threading.Event()
     site.behave = for_chunk(lambda handler, data: silent.wait(20))
@@ -885,9 +918,9 @@ def test_a_silent_server_is_given_up(site, path, plain, monkeypatch):
     assert caught.value.attempts == 4
 
 
-def test_a_server_that_trickles_is_given_up(site, path, plain, monkeypatch):
-    monkeypatch.setattr("embstore._engine.io.remote._SILENT_SECONDS", 0.3)
-    monkeypatch.setattr("embstore._engine.io.remote._LEAST_SPEED", 2**16)
+def test_a_server_that_trickles_is_given_up(site, path, plain, monkeypatch, library):
+    monkeypatch.setattr(f"{library}._SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(f"{library}._LEAST_SPEED", 2**16)
     far = embstore.open(site.url)
 
     def trickle(handler, data):
@@ -1165,14 +1198,113 @@ def test_a_protocol_that_nobody_knows():
 def test_a_library_that_is_not_installed():
     code = """if True:
         import sys
-        sys.modules["s3fs"] = None
+        sys.modules["s3fs"] = sys.modules["obstore"] = None
         import embstore
         try:
             embstore.open("s3://bucket/some.zarr")
         except embstore.errors.RemoteError as error:
             print(error)
     """
-    assert "s3://bucket/some.zarr can't be fetched: Install s3fs" in python(code)
+    assert "Install s3fs to access S3; pip install 'embstore[bucket]'" in python(code)
+
+
+def test_a_forked_process_without_the_library_says_how_to_start_it(site, path, plain, monkeypatch):
+    far = embstore.open(site.url)
+
+    def url_to_fs(url, **options):
+        raise ImportError("Install aiohttp")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", url_to_fs)
+
+    def work():
+        with pytest.raises(RemoteError, match="multiprocessing_context='spawn'"):
+            far.select().to_numpy()
+
+    with fork_allowed():
+        assert run_in_child(work) == 0
+
+
+SECRETS = {
+    "s3fs": {
+        "key": "hidden",
+        "secret": "hidden",
+        "token": "hidden",
+        "client_kwargs": {"aws_secret_access_key": "hidden"},
+    },
+    "obstore": {"access_key_id": "hidden", "secret_access_key": "hidden", "session_token": "hidden"},
+    "azure": {"account_key": "hidden", "sas_token": "hidden", "connection_string": "hidden", "client_secret": "hidden"},
+    "web": {"headers": {"Authorization": "Bearer hidden", "Cookie": "hidden", "X-Api-Key": "hidden"}},
+    "aiohttp": {"client_kwargs": {"auth": "hidden", "headers": {"X-Auth-Token": "hidden"}}},
+    "ssh": {"password": "hidden", "passphrase": "hidden"},
+}
+
+
+@pytest.mark.parametrize("options", SECRETS.values(), ids=SECRETS)
+def test_pickles_hold_no_secret(options, in_memory, path, plain):
+    in_memory.publish()
+    far = embstore.open(in_memory.url)
+    far.snapshot.folder._connection.options = {"region": "kept", **options}
+    for pickled in (pickle.dumps(far), pickle.dumps(far.select(classes="c1"))):
+        assert b"kept" in pickled
+        assert b"hidden" not in pickled
+
+
+OPTIONS = {
+    "s3fs": lambda s: s,
+    "obstore": lambda s: {
+        "access_key_id": s["key"],
+        "secret_access_key": s["secret"],
+        "endpoint": s["client_kwargs"]["endpoint_url"],
+        "region": "x-1",
+    },
+    "aws": lambda s: {
+        "aws_access_key_id": s["key"],
+        "aws_secret_access_key": s["secret"],
+        "endpoint_url": s["client_kwargs"]["endpoint_url"],
+    },
+    "only fsspec": lambda s: {**s, "config_kwargs": {"s3": {"addressing_style": "path"}}},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", ["some.zarr", "50%.zarr", "a b/[x].zarr", "é+ü?.zarr"])
+def test_a_bucket_by_either_names_of_options(path, plain, s3_server, options, name):
+    _, values = plain
+    files = fsspec.filesystem("s3", **s3_server)
+    files.mkdir("named")
+    for file in path.rglob("*.*"):
+        if file.is_file():
+            files.pipe_file(f"named/{name}/{file.relative_to(path)}", file.read_bytes())
+    try:
+        far = embstore.open(f"s3://named/{name}/", storage_options=options(s3_server))
+        np.testing.assert_array_equal(far.select().to_numpy(), values)
+    finally:
+        files.rm("named", recursive=True)
+
+
+@pytest.mark.parametrize("protocol", ["s3", "s3a"])
+def test_a_profile_and_the_environment_give_credentials(path, plain, in_a_bucket, protocol, tmp_path, monkeypatch):
+    pytest.importorskip("boto3")
+    _, values = plain
+    in_a_bucket.publish()
+    options = {"endpoint_url": in_a_bucket.options["client_kwargs"]["endpoint_url"], "region": "x-1"}
+    url = in_a_bucket.url.replace("s3", protocol, 1)
+    np.testing.assert_array_equal(embstore.open(url, storage_options=options).select().to_numpy(), values)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    far = embstore.open(url, storage_options={**options, "profile": "mine"})
+    np.testing.assert_array_equal(far.select().to_numpy(), values)
+
+
+def test_a_user_in_the_url_is_sent_and_not_shown(site, path, plain):
+    far = embstore.open(site.url.replace("http://", "http://me:hidden@"))
+    assert site.headers[-1]["authorization"] == "Basic bWU6aGlkZGVu"
+    site.behave = for_chunk(ACTS["server error"])
+    with pytest.raises(RemoteError) as caught:
+        far.select().to_numpy()
+    assert "hidden" not in f"{caught.value} {far!r}"
 
 
 def test_a_bucket_that_is_not_there(s3_server):

@@ -27,6 +27,7 @@ from embstore._engine.format.values import (
 from embstore._engine.format.zarr_layout import chunk_name
 from embstore._engine.io.durable import Buffer, WriteBatch, replace_file
 from embstore._engine.io.folder import Folder, OpenFile, ReadableFolder, read_exactly, read_into
+from embstore._engine.io.remote import RemoteFolder
 from embstore._engine.io.threads import in_turn
 from embstore.errors import CorruptStoreError
 
@@ -183,12 +184,41 @@ def read_chunks(
     names = (chunk_name(array, index) for index in indices)  # lazy: a forged record may claim billions
     most, held = _most_nbytes(folder, array), _held_nbytes(array)
 
-    def decode(path: PurePath, data: bytes) -> Chunk:
+    def decode(path: PurePath, data: bytes | memoryview) -> Chunk:
         return _decoded(path, array, data, tails if path.name == last else ())
 
     if isinstance(folder, Folder) and array.compression is not None:
         return in_turn(lambda name: decode(folder.path / name, folder.read(name, most=most)), names, held=held)
     return folder.contents(names, decode, most=most, held=held)
+
+
+def fill_from_chunks(
+    folder: RemoteFolder, array: ArrayState, parts: Iterable[tuple[int, memoryview]], *, tails: Sequence[Tail]
+) -> None:
+    """Fill buffers with the first rows of uncompressed chunks at a URL, several at once, and check each chunk whole.
+
+    Parameters
+    ----------
+    folder, array
+    parts : iterable of (int, memoryview)
+        Index of a chunk, and the buffer in bytes. It is at most as long as the committed rows of the chunk.
+    tails : sequence of Tail
+        As for `read_chunks`.
+    """
+    last, nbytes = chunk_name(array, array.chunks - 1), sizes(array)[1]
+
+    def check(path: PurePath, rows: memoryview, rest: memoryview) -> None:
+        if problem := _size_problem(len(rows) + len(rest), sizes(array)):
+            raise CorruptStoreError(path, problem)
+        start, stored = crc32c(rows), _CHECKSUM.unpack(rest[-CHECKSUM_NBYTES:])[0]
+        if crc32c_extend(start, rest[:-CHECKSUM_NBYTES]) != stored:
+            raise CorruptStoreError(path, "its checksum does not match")
+        if path.name == last and tails:
+            found = [crc32c_extend(start, rest[: tail.nbytes - len(rows)]) == tail.crc32c for tail in tails]
+            if not any(found):
+                raise tail_differs(path)
+
+    folder.fill(((chunk_name(array, index), buffer) for index, buffer in parts), check, nbytes=nbytes)
 
 
 def _most_nbytes(folder: ReadableFolder, array: ArrayState) -> int:
@@ -206,7 +236,7 @@ def _held_nbytes(array: ArrayState) -> int:
     return sizes(array)[1] + (array.chunk_nbytes if array.compression is not None else 0)
 
 
-def _decoded(path: PurePath, array: ArrayState, whole: bytes, tails: Sequence[Tail]) -> Chunk:
+def _decoded(path: PurePath, array: ArrayState, whole: bytes | memoryview, tails: Sequence[Tail]) -> Chunk:
     """Turn a chunk's file into its rows."""
     if problem := _size_problem(len(whole), sizes(array)):
         raise CorruptStoreError(path, problem)

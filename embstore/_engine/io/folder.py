@@ -90,7 +90,12 @@ class ReadableFolder(Protocol):
         """Read a whole file. Return its `signature`, and its content as `parse` returns it."""
 
     def contents(
-        self, names: Iterable[str], parse: Callable[[PurePath, bytes], T], *, most: int, held: int | None = None
+        self,
+        names: Iterable[str],
+        parse: Callable[[PurePath, bytes | memoryview], T],
+        *,
+        most: int,
+        held: int | None = None,
     ) -> Iterator[T]:
         """Read whole files in turn, and yield the content of each as `parse` returns it.
 
@@ -184,7 +189,12 @@ class Folder:
             return read_exactly(descriptor, size, 0)
 
     def contents(
-        self, names: Iterable[str], parse: Callable[[PurePath, bytes], T], *, most: int, held: int | None = None
+        self,
+        names: Iterable[str],
+        parse: Callable[[PurePath, bytes | memoryview], T],
+        *,
+        most: int,
+        held: int | None = None,
     ) -> Iterator[T]:
         """Read whole files in turn, and yield the content of each as `parse` returns it."""
         for name in names:

@@ -66,7 +66,7 @@ def in_parts(work: Callable[[int, int], None], count: int, nbytes: int) -> None:
             future.result()
 
 
-def in_turn(work: Callable[[Item], T], items: Iterable[Item], *, held: int) -> Iterator[T]:
+def in_turn(work: Callable[[Item], T], items: Iterable[Item], *, held: int, threads: int | None = None) -> Iterator[T]:
     """Yield the results of `work` for each item, in order. Threads compute a few items ahead.
 
     Parameters
@@ -76,11 +76,14 @@ def in_turn(work: Callable[[Item], T], items: Iterable[Item], *, held: int) -> I
     items : iterable
         Consumed as needed.
     held : int
-        Memory of one item in bytes.
+        Memory of one item in bytes. The items under way together have at most 256 MiB.
+    threads : int, optional
+        Most threads, for work that waits. By default the number of cores.
     """
     rest = iter(items)
     some = list(islice(rest, 2))
-    threads = min(_cores(), _AHEAD_NBYTES // max(1, held)) if len(some) > 1 and may_start_threads() else 1
+    many = len(some) > 1 and may_start_threads()
+    threads = min(threads or _cores(), _AHEAD_NBYTES // max(1, held)) if many else 1
     if threads < 2:
         yield from map(work, chain(some, rest))
         return
@@ -116,6 +119,11 @@ def _count_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_count_fork)
+
+
+def forks() -> int:
+    """Return the number of forks between the first process and this one."""
+    return _forks
 
 
 class ThreadLock:

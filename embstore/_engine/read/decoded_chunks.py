@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from embstore._engine.chunks.chunk_file import Chunk, read_chunks, read_committed
+import numpy as np
+
+from embstore._engine.chunks.chunk_file import Chunk, fill_from_chunks, read_chunks, read_committed
 from embstore._engine.format.record import STRING, ArrayState, Tail
 from embstore._engine.io.folder import Folder, ReadableFolder
+from embstore._engine.io.remote import RemoteFolder
 
 _KEPT_NBYTES: Final = 64 * 2**20
 _KEPT_STRING_CHUNKS: Final = 64
@@ -59,6 +62,18 @@ class DecodedChunks:
                 if keep:
                     self._keep(index, chunk)
             yield chunk
+
+    def land_in_place(self, count: int) -> bool:
+        """Return whether `read_into` reads so many chunks: more than are kept, at a URL, uncompressed."""
+        return count > self._most + 1 and self.array.compression is None and isinstance(self.folder, RemoteFolder)
+
+    def read_into(self, out: np.ndarray[Any, Any], first: int) -> None:
+        """Read chunks from index `first` on into the rows of `out`, without another copy."""
+        assert isinstance(self.folder, RemoteFolder), self.folder.path
+        size = self.array.rows_per_chunk
+        starts = range(0, len(out), size)
+        parts = ((first + i, out[at : at + size].reshape(-1).view(np.uint8).data) for i, at in enumerate(starts))
+        fill_from_chunks(self.folder, self.array, parts, tails=self._tails)
 
     def _keep(self, index: int, chunk: Any) -> None:
         """Keep a chunk in place of the oldest. Several threads may do so: each step is one operation on the dict."""

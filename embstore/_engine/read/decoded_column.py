@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -39,6 +40,8 @@ class DecodedColumn(NumericColumn):
     def copy(self, start: int, stop: int) -> Array:
         size = self.array.rows_per_chunk
         indices = self._chunks_of_span(start, stop)
+        if self._chunks.land_in_place(len(indices)):
+            return self._landed(start, stop, indices)
         out: Array | None = None
         for index, chunk in zip(indices, self._chunks.read(indices), strict=True):
             if out is None:  # allocated only once a chunk was read: a forged record may claim any number of rows
@@ -46,6 +49,15 @@ class DecodedColumn(NumericColumn):
             low, high = max(start, index * size), min(stop, (index + 1) * size)
             out[low - start : high - start] = chunk[low - index * size : high - index * size]
         return np.empty((0, *self.array.shape), self.dtype) if out is None else out
+
+    def _landed(self, start: int, stop: int, indices: Sequence[int]) -> Array:
+        """Copy a span of more chunks than are kept: all chunks but the first land in the result."""
+        (first,) = self._chunks.read(indices[:1])
+        rest = (indices[0] + 1) * self.array.rows_per_chunk
+        out = np.empty((stop - start, *self.array.shape), self.dtype)
+        out[: rest - start] = first[start - rest :]
+        self._chunks.read_into(out[rest - start :], indices[1])
+        return out
 
     def grown(self, array: ArrayState, *, erased: bool) -> DecodedColumn:
         return DecodedColumn(self._chunks.grown(array, erased=erased), self.check)

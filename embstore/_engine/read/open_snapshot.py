@@ -14,7 +14,8 @@ from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
 from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.locks import OPEN_MARK, share
-from embstore._engine.io.remote import RemoteFolder, is_url
+from embstore._engine.io.remote import RemoteFolder
+from embstore._engine.io.urls import is_url
 from embstore._engine.read.column import Check
 from embstore._engine.read.history import PUT_BACK, Position
 from embstore._engine.read.open_column import Mapping as MappingPolicy

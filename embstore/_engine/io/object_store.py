@@ -1,0 +1,258 @@
+"""One object of a bucket or a web server through obstore: S3, Google Cloud Storage, Azure, HTTP.
+
+This is the only module that imports obstore. `fsspec_files` reads all other protocols, and in forked processes.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import re
+import time
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import numpy as np
+
+from embstore._engine.io.threads import forks
+from embstore._engine.io.urls import RefusedError, Url
+from embstore.errors import RemoteError
+
+_AT_ONCE: Final = 16
+_CONNECT_SECONDS: Final = 30
+_SILENT_SECONDS: Final = 60
+_LEAST_SPEED: Final = 2**14  # bytes a second
+_KINDS: Final = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
+"""Protocols that are another name, or a form, of one of `_NAMES`."""
+_NAMES: Final = {
+    "s3": {
+        "key": "access_key_id",
+        "secret": "secret_access_key",
+        "token": "session_token",
+        "anon": "skip_signature",
+        "endpoint_url": "endpoint",
+        "region_name": "region",
+        "aws_access_key_id": "access_key_id",
+        "aws_secret_access_key": "secret_access_key",
+        "aws_session_token": "session_token",
+    },
+    "gs": {"anon": "skip_signature"},
+    "az": {"anon": "skip_signature", "sas_token": "sas_key"},
+    "http": {},
+}
+"""Names of options of fsspec's file systems, and those of obstore."""
+_STATUS: Final = re.compile(r"status code: (\d{3} [A-Za-z -]*)")
+_REQUEST: Final = re.compile(r"Error performing [A-Z]+ .* in [\d.]+\S+ - |https?://\S+")
+_PIECE_NBYTES: Final = 2**16
+_AGAIN: Final = (408, 425, 429)
+_used: int | None = None
+"""The number of forks before the process in which obstore was used. Its threads don't survive a fork, and a request in
+the forked process would wait for ever."""
+
+
+def _is_known(url: str) -> bool:
+    """Return whether obstore knows the protocol of a URL."""
+    return "::" not in url and _kind(url) in _NAMES
+
+
+def remedy(url: str) -> str:
+    """Return how a URL could be read without fsspec, as the end of a message."""
+    if not _is_known(url):
+        return ""
+    if _used in (None, forks()):
+        return "; pip install 'embstore[bucket]'"
+    return ", which forked processes need: install it, or start them with multiprocessing_context='spawn'"
+
+
+def _kind(url: str) -> str:
+    protocol = url.partition("://")[0].lower()
+    return _KINDS.get(protocol, protocol)
+
+
+class ObjectStore:
+    """The objects below a URL.
+
+    Attributes
+    ----------
+    at_once : int
+        Most objects to fetch at once.
+    """
+
+    __slots__ = ("_prefix", "_store", "at_once")
+
+    def __init__(self, store: Any, prefix: str) -> None:
+        self.at_once = _AT_ONCE
+        self._store = store
+        self._prefix = prefix
+
+    @classmethod
+    def connect(cls, url: str, options: Mapping[str, Any]) -> ObjectStore | None:
+        """Return the objects below a URL, or None if fsspec has to read them.
+
+        That is so for other protocols, without obstore, for options that only fsspec knows, and in a process that was
+        forked after obstore was used.
+
+        Raises
+        ------
+        RemoteError
+            An option has a value that obstore refuses.
+        """
+        global _used
+        if not _is_known(url) or importlib.util.find_spec("obstore") is None or _used not in (None, forks()):
+            return None
+        kind = _kind(url)
+        translated = _translated(kind, options)
+        if translated is None:
+            return None
+        from obstore.exceptions import BaseError, UnknownConfigurationKeyError
+
+        _used = forks()
+        try:
+            return cls(*_made(kind, url, translated))
+        except (UnknownConfigurationKeyError, TypeError):
+            return None
+        except (BaseError, ValueError) as error:
+            raise RemoteError(str(Url.shown(url)), _reason(error), attempts=0) from error
+
+    def get(self, name: str, most: int, into: memoryview) -> tuple[int, memoryview]:
+        """Fetch the object at a relative path, unless it has more than `most` bytes or fewer than fit `into`.
+
+        Parameters
+        ----------
+        name : str
+        most : int
+        into : memoryview of bytes
+            Gets the first bytes.
+
+        Returns
+        -------
+        int, memoryview
+            Its size, and the bytes that follow those in `into`.
+
+        Raises
+        ------
+        FileNotFoundError, RefusedError, OSError
+        """
+        import obstore
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+        deadline = time.monotonic() + _SILENT_SECONDS + most / _LEAST_SPEED
+        try:
+            found = obstore.get(self._store, f"{self._prefix}{name}")
+            size = int(found.meta["size"])
+            if not len(into) <= size <= most:
+                return size, memoryview(b"")
+            rest = np.empty(size - len(into), np.uint8).data
+            _fill([into, rest], found.stream(min_chunk_size=_PIECE_NBYTES), deadline)
+            return size, rest.toreadonly()
+        except FileNotFoundError:
+            raise
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise RefusedError(_reason(error)) from error
+        except BaseError as error:
+            status = _STATUS.search(str(error))
+            code = int(status[1][:3]) if status else 0
+            if code == 410:
+                raise FileNotFoundError(name) from error
+            if 400 <= code < 500 and code not in _AGAIN:
+                raise RefusedError(_reason(error)) from error
+            raise OSError(_reason(error)) from error
+
+
+def _fill(buffers: list[memoryview], pieces: Iterator[Any], deadline: float) -> None:
+    """Fill buffers one after the other with the pieces of a body, each byte copied once."""
+    left = [buffer for buffer in buffers if buffer]
+    for piece in pieces:
+        data = memoryview(piece).cast("B")
+        while data:
+            if not left:
+                raise OSError("received more bytes than announced")
+            count = min(len(data), len(left[0]))
+            left[0][:count] = data[:count]
+            data, left[0] = data[count:], left[0][count:]
+            if not left[0]:
+                del left[0]
+        if time.monotonic() > deadline:
+            raise OSError("the server sent too few bytes in the time allowed")
+    if left:
+        raise OSError(f"{sum(map(len, left)):,} bytes of the body are missing")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message of an error of obstore without URLs, which may hold passwords and tokens."""
+    text = str(error)
+    if status := _STATUS.search(text):
+        return f"the server answered {status[1].strip()}"
+    return _REQUEST.sub("", text.partition("\n")[0])[:200] or type(error).__name__
+
+
+def _translated(kind: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return options under the names of obstore, or None if only fsspec knows them."""
+    flat = {name: value for name, value in options.items() if name != "client_kwargs"}
+    nested = options.get("client_kwargs") or {}
+    if kind == "http" and nested:  # options of aiohttp
+        return None
+    flat |= nested
+    return {_NAMES[kind].get(name, name): value for name, value in flat.items()}
+
+
+def _made(kind: str, url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """Return obstore's store of a URL, and the prefix of its objects. Keys of buckets are literal, not quoted."""
+    from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+    client: Any = {
+        "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=_SILENT_SECONDS),
+        "timeout": timedelta(days=7),  # `get` has a deadline by size
+        **options.pop("client_options", {}),
+    }
+    options = {"retry_config": {"max_retries": 0}, **options}  # `RemoteFolder` tries again
+    if kind == "http":
+        place, client["default_headers"] = _web(url, options.pop("headers", None) or {})
+        client["allow_http"] = True
+        return HTTPStore(place, client_options=client, **options), ""
+    bucket, _, prefix = url.partition("://")[2].partition("/")
+    prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    if str(options.get("endpoint", "")).startswith("http://"):
+        client["allow_http"] = True
+    if kind == "s3":
+        options = _with_credentials(options)
+        return S3Store(bucket, client_options=client, **options), prefix
+    if kind == "gs":
+        return GCSStore(bucket, client_options=client, **options), prefix
+    container, _, account = bucket.partition("@")
+    if account:
+        options.setdefault("account_name", account.partition(".")[0])
+    return AzureStore(container, client_options=client, **options), prefix
+
+
+def _with_credentials(options: dict[str, Any]) -> dict[str, Any]:
+    """Add the credentials that boto3 finds (profiles, roles, single sign-on), where it is installed.
+
+    obstore itself looks in the environment and at the services of the machine.
+    """
+    profile = options.pop("profile", None)
+    if options.get("skip_signature") or "access_key_id" in options or importlib.util.find_spec("boto3") is None:
+        if profile is not None and "access_key_id" not in options:
+            raise ValueError("a profile needs boto3: pip install boto3")
+        return options
+    import boto3
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.Session(profile_name=profile)
+    if session.get_credentials() is None:
+        return options
+    return {"credential_provider": Boto3CredentialProvider(session), **options}
+
+
+def _web(url: str, headers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Return a URL without its user, and the headers of each request."""
+    parts = urlsplit(url)
+    # Caches on the way must revalidate each file: an erase changes files and keeps their names.
+    given = {"Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        given["Authorization"] = f"Basic {base64.b64encode(unquote(user).encode()).decode()}"
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), parts.query, "")), given | dict(headers)
