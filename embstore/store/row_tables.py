@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.format.arguments import check_choice, text_list
 from embstore._engine.format.source_columns import SOURCE_COLUMNS
-from embstore._engine.io.remote import local_path
+from embstore._engine.io.urls import local_path
 from embstore._engine.lazy import imported
 from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
