@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
-from embstore._engine.io.remote import local_path
+from embstore._engine.io.urls import local_path
 from embstore.errors import EmptySourceError, KeyFormatError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 

@@ -16,7 +16,7 @@ import numpy as np
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
 from embstore._engine.format.text import plain_text
-from embstore._engine.io.remote import local_path
+from embstore._engine.io.urls import local_path
 from embstore.errors import EmptySourceError, KeyFormatError, SampleError, SourceError, UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct, file_sample
 from embstore.sources.folder import without_suffix
