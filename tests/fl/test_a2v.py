@@ -703,16 +703,25 @@ class OldDataset(A2VDataset, Base, existing="replace"):
     def __getitem__(self, index):
         sample = self.samples[index]
         output = {"audio": self._load_audio(sample["audio_path"])} if self.load_audio else {}
-        key = f"{sample['file_id']}:{sample['class_name'].lower()}"
+        key = self.key_of(sample)
         if self.audio_embs and key in self.audio_embs:
             output["audio_emb"] = self.audio_embs[key]
         return {**output, "file_id": sample["file_id"], "class_name": sample["class_name"]}
+
+    def key_of(self, sample):
+        return f"{sample['file_id']}:{sample['class_name'].lower()}"
+
+    def to(self, device):
+        for key in self.audio_embs:
+            self.audio_embs[key] = self.audio_embs[key].to(device)
 
 
 OldDataset.ast_dataset_name = "VEGAS"
 
 
-def test_a_dataset_of_the_code_base_changes_its_base_class_and_nothing_else(vegas, cache, log):
+@pytest.mark.parametrize("key_of", [OldDataset.key_of, lambda self, sample: sample["file_id"]])  # ESC-50, VGGSound
+def test_a_dataset_of_the_code_base_changes_its_base_class_and_nothing_else(key_of, vegas, cache, log, monkeypatch):
+    monkeypatch.setattr(OldDataset, "key_of", key_of)
     dataset = OldDataset(vegas, ["dog"], cache)
     assert "load_ast_embeddings_from_cache" not in vars(OldDataset)
     assert dataset[0]["audio"].shape == (80_000,)
@@ -721,6 +730,8 @@ def test_a_dataset_of_the_code_base_changes_its_base_class_and_nothing_else(vega
     assert found.complete
     for part in (dataset, dataset.train, dataset.val, dataset.test):
         check(part)
+    assert dataset.to("cpu").train.device == torch.device("cpu")
+    assert dataset.audio_embs.written == {}  # rows of a store stay there
     assigned = OldDataset(vegas, ["dog"], cache)
     assigned.audio_embs = rows_of(assigned)
     assert torch.equal(assigned[3]["audio_emb"], dataset[3]["audio_emb"])
@@ -824,6 +835,38 @@ def test_a_client_keeps_no_row_that_is_stored(make, log):
     batch = batch_of(dataset.train, [0, 1])
     client.audio_embeddings_dataset_cache(batch, {"audio_embeddings": batch["audio_emb"]})
     assert dataset.audio_embs.written == client.audio_embedding_store == {}
+
+
+class Data:
+    """What the A2V `NodeData` is after a stratified split failed: for a class with fewer than ten samples."""
+
+    def __init__(self, dataset, kind=torch.utils.data.Subset):
+        self.dataset = dataset
+        self.train_dataset, self.val_dataset, self.test_dataset = (kind(dataset, range(n)) for n in (16, 2, 2))
+
+
+def test_a_nodes_splits_are_those_of_its_data_set(make, caplog):
+    """A random split made samples for training into samples for testing."""
+    dataset = make(selected_classes=["dog"], val_ratio=0, train_ratio=0.8)
+    client = Client(dataset)
+    client.node_data = data = Data(dataset)
+    assert data.train_dataset is dataset.train
+    assert data.test_dataset is dataset.test
+    assert data.val_dataset is None  # it is empty
+    assert (data.train_samples, data.val_samples, data.test_samples) == (16, 0, 4)
+    assert "in place of random ones" in caplog.text
+    caplog.clear()
+    kept = [
+        Data(make(split="train"), torch.utils.data.Subset),  # it has no splits
+        Data(types.SimpleNamespace()),
+        Data(dataset, lambda dataset, places: dataset),
+        Data(dataset, lambda dataset, places: dataset.train),
+    ]
+    for data in kept:
+        before = data.train_dataset
+        client.node_data = data
+        assert client.node_data.train_dataset is before
+    assert caplog.text == ""
 
 
 class Model:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from embstore_fl.a2v.dataset import A2VDataset
 from embstore_fl.a2v.mixing import MixIn
+from embstore_fl.splits import SPLITS
 
 logger = logging.getLogger("embstore")
 
@@ -23,6 +24,24 @@ def base_of(dataset: Any) -> Any:
     while hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     return dataset
+
+
+def _use_own_splits(data: Any) -> None:
+    """Give a node's data the splits of its data set, if they were replaced by random ones.
+
+    The A2V `NodeData` tries a stratified split of its own first. This fails where a class has fewer than ten samples,
+    and samples for training then become samples for testing.
+    """
+    dataset = getattr(data, "dataset", None)
+    parts = {split: getattr(dataset, split, None) for split in SPLITS}
+    if not isinstance(dataset, A2VDataset) or getattr(data.train_dataset, "dataset", None) is not dataset:
+        return
+    if not parts["train"]:
+        return
+    for split, part in parts.items():
+        setattr(data, f"{split}_dataset", part or None)
+        setattr(data, f"{split}_samples", len(part or ()))
+    logger.warning("node %s: the splits of %r are used, in place of random ones", getattr(data, "id", "?"), dataset)
 
 
 class A2VClient(MixIn):
@@ -40,6 +59,16 @@ class A2VClient(MixIn):
         "store_audio_embeddings",
         "use_cls_token_only",
     )
+
+    @property
+    def node_data(self) -> Any:
+        """The node's data, with the splits of its data set."""
+        return self.__dict__.get("_node_data")
+
+    @node_data.setter
+    def node_data(self, value: Any) -> None:
+        self.__dict__["_node_data"] = value
+        _use_own_splits(value)
 
     @property
     def use_cls_token_only(self) -> bool:

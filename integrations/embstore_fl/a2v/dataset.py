@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
-from embstore import Cache, Key
+from embstore import Cache
 from embstore._engine.format.keys import split_text
 from embstore.exchange import Unreadable
 from embstore_fl.a2v import chunked, entries, names, stored
@@ -21,8 +21,6 @@ from embstore_fl.a2v.entries import Entries
 from embstore_fl.a2v.legacyfile import read_file
 from embstore_fl.a2v.samples import A2VSamples
 from embstore_fl.a2v.stored import CacheReport
-from embstore_fl.datasets.clips import decode_clip, with_common_names
-from embstore_fl.datasets.listed import file_of
 from embstore_fl.errors import ClipSettingsError
 from embstore_fl.overlay import AudioEmbeddings, StoreLayer
 
@@ -56,9 +54,6 @@ class A2VDataset(A2VSamples):
     """
 
     provides: ClassVar[tuple[str, ...]] = (
-        "__getitems__",
-        "_load_audio",
-        "audio_embs",
         "clear_ast_cache",
         "close_ast_cache",
         "filter_audio_embeddings_from_file",
@@ -165,11 +160,6 @@ class A2VDataset(A2VSamples):
             if found is not None and found != clip[name]:
                 raise ClipSettingsError(self._ast_name, name, expected=clip[name], found=found)
         return names.Wanted(dataset=self._ast_name, model_name=model_name, **clip)
-
-    @property
-    def _ast_clip(self) -> tuple[float, float]:
-        """Sample rate (Hz) and duration (seconds) of the clips."""
-        return getattr(self, "audio_sample_rate", 16_000), getattr(self, "audio_duration", 5.0)
 
     def save_ast_embeddings_to_cache(
         self,
@@ -380,27 +370,3 @@ class A2VDataset(A2VSamples):
         if unreadable:
             shown = "; ".join(map(str, unreadable[:_SHOWN]))
             logger.warning("%s: %d can't be used: %s", where, len(unreadable), shown)
-
-    # -- samples ------------------------------------------------------------------------------
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the samples of a batch. None of them has an ``audio_emb`` if one lacks it."""
-        return with_common_names([self[index] for index in indices])  # type: ignore[index]
-
-    def _load_audio(self, audio_path: str | os.PathLike[str]) -> Any:
-        """Return a clip ``(samples,) float32``. Where the sample has its embedding, it is decoded on first use.
-
-        A clip that can't be decoded raises. (The A2V code returns silence, and would keep the embedding of silence.)
-        """
-        from embstore.encoders import AudioSettings
-        from embstore_fl.datasets.lazy_clips import LazyClips
-
-        path, state = Path(audio_path), self._shared_state()
-        if not state.keys_by_path:
-            state.keys_by_path = {str(file.path): key for key, file in self._ast_files().items()}
-        key = state.keys_by_path.get(str(path))
-        rate, duration = self._ast_clip
-        settings = AudioSettings(sample_rate=int(rate), duration=duration)
-        if key is not None and key in state.embeddings:
-            return LazyClips(((key, str(path), settings),))
-        return decode_clip(file_of(key or str(Key(path.stem)), path), settings)

@@ -219,11 +219,6 @@ class ReadyDataset(A2VDataset, FLDataset):
         """Return the collate function."""
         return collate
 
-    def to(self, device: Any) -> Self:
-        """Set `device`. Samples stay on the CPU. The training loop moves batches."""
-        self.device = torch.device(device)
-        return self
-
 
 class VEGASDataset(ReadyDataset):
     """VEGAS. Replaces ``datautils.dataset_vegas.VEGASDataset``."""

@@ -1,24 +1,43 @@
-"""Data set mix-in: the samples' keys, and their embeddings, which a data set shares with its splits."""
+"""Data set mix-in: the samples' keys and audio, and their embeddings, which a data set shares with its splits."""
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 from embstore import Cache, Source
+from embstore._engine.format.keys import Key
 from embstore.exchange import Unreadable
 from embstore.sources import FileSample
 from embstore_fl.a2v import stored
 from embstore_fl.a2v.mixing import MixIn
 from embstore_fl.a2v.state import State
 from embstore_fl.a2v.stored import CacheReport
+from embstore_fl.datasets.clips import decode_clip, with_common_names
 from embstore_fl.datasets.listed import file_of
 from embstore_fl.overlay import AudioEmbeddings
+from embstore_fl.splits import SPLITS
 
-_SPLITS: Final = ("train", "val", "test")
+
+def _with_embedding(getitem: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return the ``__getitem__`` of a data set whose samples have their ``audio_emb`` where there is one.
+
+    `ESC50Dataset` and `VGGSoundDataset` of the A2V code look for it by file_id alone.
+    """
+
+    @functools.wraps(getitem)
+    def found(self: Any, index: Any) -> Any:
+        from embstore_fl.datasets.federated import Sample
+
+        sample = Sample(getitem(self, index))
+        row = self.audio_embs.get(f"{sample['file_id']}:{str(sample['class_name']).lower()}")
+        return sample if row is None else Sample({**sample, "audio_emb": row})
+
+    return found
 
 
 class A2VSamples(MixIn):
@@ -31,6 +50,13 @@ class A2VSamples(MixIn):
     ast_config: Mapping[str, Any] | None = None
     ast_field: str | None = None
     audio_embedding_file: str | os.PathLike[str] | None = None
+
+    provides: ClassVar[tuple[str, ...]] = ("__getitems__", "_load_audio", "audio_embs", "to")
+
+    def __init_subclass__(cls, *, existing: Literal["keep", "replace"] = "keep", **options: Any) -> None:
+        super().__init_subclass__(existing=existing, **options)
+        if existing == "replace" and "__getitem__" in cls.__dict__:
+            cls.__getitem__ = _with_embedding(cls.__dict__["__getitem__"])  # type: ignore[attr-defined]
 
     # -- its own keys -------------------------------------------------------------------------
 
@@ -99,7 +125,7 @@ class A2VSamples(MixIn):
         if (own := dict.fromkeys(self.ast_keys)) != state.embeddings.own:
             state.embeddings.own = own  # the A2V classes list their samples after `__init__`, and more than once
             state.keys_by_path = {}
-        for split in _SPLITS:
+        for split in SPLITS:
             part = getattr(self, split, None)
             if isinstance(part, A2VSamples) and part is not self:
                 part.__dict__["_a2v"] = state
@@ -139,9 +165,50 @@ class A2VSamples(MixIn):
     def ast_leave_out(self, keys: Collection[str]) -> None:
         """Remove samples whose clips can't be decoded, here and in the splits."""
         gone = set(keys)
-        for dataset in (self, *(getattr(self, split, None) for split in _SPLITS)):
+        for dataset in (self, *(getattr(self, split, None) for split in SPLITS)):
             if isinstance(dataset, A2VSamples):
                 samples: Sequence[Mapping[str, Any]] = getattr(dataset, "samples", ())
                 kept = [sample for key, sample in zip(dataset.ast_keys, samples, strict=True) if key not in gone]
                 dataset.samples = kept  # type: ignore[attr-defined]
         self._shared_state()
+
+    # -- samples ------------------------------------------------------------------------------
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the samples of a batch. None of them has an ``audio_emb`` if one lacks it."""
+        return with_common_names([self[index] for index in indices])  # type: ignore[index]
+
+    def to(self, device: Any) -> Self:
+        """Set ``device``, here and in the splits. Samples stay on the CPU. The training loop moves batches.
+
+        (The A2V code from 29 January 2026 on moves all embeddings. Those of a store would be copied.)
+        """
+        import torch
+
+        for dataset in (self, *(getattr(self, split, None) for split in SPLITS)):
+            if isinstance(dataset, A2VSamples):
+                dataset.device = torch.device(device)
+        return self
+
+    def _load_audio(self, audio_path: str | os.PathLike[str]) -> Any:
+        """Return a clip ``(samples,) float32``. Where the sample has its embedding, it is decoded on first use.
+
+        A clip that can't be decoded raises. (The A2V code returns silence, and would keep the embedding of silence.)
+        """
+        from embstore.encoders import AudioSettings
+        from embstore_fl.datasets.lazy_clips import LazyClips
+
+        path, state = Path(audio_path), self._shared_state()
+        if not state.keys_by_path:
+            state.keys_by_path = {str(file.path): key for key, file in self._ast_files().items()}
+        key = state.keys_by_path.get(str(path))
+        rate, duration = self._ast_clip
+        settings = AudioSettings(sample_rate=int(rate), duration=duration)
+        if key is not None and key in state.embeddings:
+            return LazyClips(((key, str(path), settings),))
+        return decode_clip(file_of(key or str(Key(path.stem)), path), settings)
+
+    @property
+    def _ast_clip(self) -> tuple[float, float]:
+        """Sample rate (Hz) and duration (seconds) of the clips."""
+        return getattr(self, "audio_sample_rate", 16_000), getattr(self, "audio_duration", 5.0)
