@@ -1,7 +1,9 @@
 """``audio`` of a sample that has its embedding: any function that reads it works, and most decode nothing."""
 
 import copy
+import operator
 import pickle
+from types import GetSetDescriptorType
 
 import numpy as np
 import pytest
@@ -40,10 +42,17 @@ ABOUT = {
     "numel": lambda audio: audio.numel(),
     "dtype": lambda audio: audio.dtype,
     "device": lambda audio: (audio.device, audio.is_cuda),
-    "grad": lambda audio: (audio.requires_grad, audio.grad),
+    "stride": lambda audio: (audio.stride(), audio.storage_offset(), audio.get_device()),
     "type": lambda audio: isinstance(audio, torch.Tensor),
 }
+ATTRIBUTES = [
+    name
+    for name, kind in vars(torch._C.TensorBase).items()
+    if isinstance(kind, GetSetDescriptorType) and name[0] != "_" and name not in ("volatile", *lazy_clips._VALUES)
+]
+ABOUT |= {name: operator.attrgetter(name) for name in ATTRIBUTES}
 READS = {
+    "data": lambda audio: audio.data,
     "numpy": lambda audio: audio.cpu().numpy(),
     "asarray": np.asarray,
     "as_tensor": lambda audio: torch.as_tensor(audio),
@@ -109,6 +118,18 @@ def test_questions_about_audio_decode_nothing_and_are_answered_as_by_the_decoded
     for audio, values in ((dataset[0]["audio"], real[0]), (clips, np.stack(real))):
         assert ABOUT[name](audio) == ABOUT[name](torch.from_numpy(values))
     assert decoded() == before
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_a_report_on_the_memory_of_all_tensors_decodes_nothing(dataset, decoded):
+    """As `MemReporter` of the A2V code makes it, at the end of a run."""
+    before, audio = decoded(), dataset[0]["audio"]
+    for one in (audio, torch.stack([audio, audio])):
+        assert not one.is_sparse
+        assert one.storage().size() == one.storage().data_ptr() == one.untyped_storage().nbytes() == 0
+    assert decoded() == before
+    assert audio.any()
+    assert audio.untyped_storage().nbytes() == audio.nbytes
 
 
 @pytest.mark.parametrize("name", READS)

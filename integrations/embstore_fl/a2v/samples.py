@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Final, Literal, Self, cast
 
 from embstore import Cache, Source
 from embstore._engine.format.keys import Key
@@ -21,6 +21,8 @@ from embstore_fl.datasets.clips import decode_clip, with_common_names
 from embstore_fl.datasets.listed import file_of
 from embstore_fl.overlay import AudioEmbeddings
 from embstore_fl.splits import SPLITS
+
+_GETITEM: Final = "__getitem__"
 
 
 def _with_embedding(getitem: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -50,13 +52,14 @@ class A2VSamples(MixIn):
     ast_config: Mapping[str, Any] | None = None
     ast_field: str | None = None
     audio_embedding_file: str | os.PathLike[str] | None = None
+    device: Any
 
     provides: ClassVar[tuple[str, ...]] = ("__getitems__", "_load_audio", "audio_embs", "to")
 
     def __init_subclass__(cls, *, existing: Literal["keep", "replace"] = "keep", **options: Any) -> None:
         super().__init_subclass__(existing=existing, **options)
-        if existing == "replace" and "__getitem__" in cls.__dict__:
-            cls.__getitem__ = _with_embedding(cls.__dict__["__getitem__"])  # type: ignore[attr-defined]
+        if existing == "replace" and _GETITEM in cls.__dict__:
+            setattr(cls, _GETITEM, _with_embedding(cls.__dict__[_GETITEM]))
 
     # -- its own keys -------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import GetSetDescriptorType
 from typing import Any, Final, Self
 
 from embstore._engine.io.stamps import UNKNOWN
@@ -23,12 +24,18 @@ Clip = tuple[str, str, AudioSettings]
 
 _Tensor = torch.Tensor
 _KEPT: Final = {_Tensor.to, _Tensor.cpu, _Tensor.cuda, _Tensor.detach, _Tensor.pin_memory, _Tensor.contiguous}
-_ABOUT: Final = {
-    *(getattr(_Tensor, name) for name in ("size", "dim", "numel", "nelement", "is_floating_point", "__len__")),
-    *(getattr(_Tensor, name) for name in ("element_size", "is_pinned", "is_contiguous", "__hash__")),
-    *(getattr(_Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "layout", "nbytes")),
-    *(getattr(_Tensor, name).__get__ for name in ("is_cuda", "requires_grad", "is_leaf", "grad", "grad_fn")),
+_VALUES: Final = {"data", "T", "mT", "H", "mH", "real", "imag"}
+_ABOUT: Final = {  # with new attributes of torch: a report on memory asks for many
+    *(
+        getattr(_Tensor, name).__get__
+        for name, kind in vars(torch._C.TensorBase).items()
+        if isinstance(kind, GetSetDescriptorType) and name not in _VALUES
+    ),
+    *(getattr(_Tensor, name) for name in ("size", "dim", "numel", "nelement", "is_floating_point", "is_complex")),
+    *(getattr(_Tensor, name) for name in ("element_size", "stride", "storage_offset", "get_device", "is_pinned")),
+    *(getattr(_Tensor, name) for name in ("is_contiguous", "is_signed", "__len__", "__hash__")),
 }
+_STORAGE: Final = {_Tensor.storage, _Tensor.untyped_storage}
 
 
 class LazyClips(torch.Tensor):
@@ -36,7 +43,8 @@ class LazyClips(torch.Tensor):
 
     The training loop wants the audio of each sample, and does not use it where the sample has an embedding. `to`,
     `cpu`, `detach`, `pin_memory` and `stack`, the default collate and the way from a worker of a `DataLoader` keep the
-    clips lazy, and so do questions about shape, dtype and device. Any other operation decodes all clips, once.
+    clips lazy, and so do questions about shape, dtype, device and memory: clips that are not decoded have an empty
+    storage. Any other operation decodes all clips, once.
 
     Parameters
     ----------
@@ -89,6 +97,9 @@ class LazyClips(torch.Tensor):
                 return func(*args, **kwargs)
         if func in _KEPT and isinstance(args[0], cls) and args[0]._decoded is None:
             return args[0]._moved(func, args[1:], kwargs)
+        if func in _STORAGE:
+            held = args[0]._decoded
+            return func(torch.empty(0, dtype=args[0].dtype) if held is None else held)
         if func is torch.stack and not kwargs and len(args) == 1 and _alike(args[0]):
             first = args[0][0]
             return cls(tuple(clip for one in args[0] for clip in one.clips), True, first.device, first.dtype)
