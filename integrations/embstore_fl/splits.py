@@ -24,7 +24,7 @@ RATIOS: Final[Mapping[str, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
 SEED: Final = 42
 _STARTS: Final = 100
 _LARGEST_ERROR: Final = 1e-6
-"""Tolerance for the sum of the ratios, since a test ratio is often the result of a subtraction."""
+"""Tolerance for a ratio and for the sum. A test ratio is often the result of a subtraction, such as 1 - 0.9 - 0.1."""
 
 Group = Hashable
 
@@ -70,9 +70,10 @@ class SplitScheme:
         if unknown := {*self.ratios, *self.folds} - {*SPLITS}:
             raise ValueError(f"expected the splits {SPLITS}, found {sorted(unknown)}")
         total = sum(self.ratios.values())
-        sound = all(math.isfinite(ratio) and ratio >= 0 for ratio in self.ratios.values())
+        sound = all(math.isfinite(ratio) and ratio >= -_LARGEST_ERROR for ratio in self.ratios.values())
         if not sound or not math.isclose(total, 1, abs_tol=_LARGEST_ERROR):
             raise RatiosError(dict(self.ratios), total)
+        object.__setattr__(self, "ratios", {name: max(0.0, ratio) for name, ratio in self.ratios.items()})
         if not all(isinstance(folds, tuple) for folds in self.folds.values()):
             raise TypeError(f"expected tuples of folds, found {dict(self.folds)}")
         named = [fold for folds in self.folds.values() for fold in folds]
