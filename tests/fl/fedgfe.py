@@ -64,7 +64,7 @@ def edit(system, page, folders, *, one_call=False, own_sets=False):
     own_sets : bool
         Give the code base's own data sets a base class, in place of an import of other ones.
     """
-    sets, client_and_server, base, call, flag, condition = blocks(page)
+    sets, client_and_server, base, call, flag, condition, shape = blocks(page)
     server, client = system / "flcore/servers/serverA2V.py", system / "flcore/clients/clientA2V.py"
     imports, *classes = client_and_server.strip().split("\n\n\n")
     of_client, of_server = (one.removesuffix(" ...") for one in classes)
@@ -97,6 +97,7 @@ def edit(system, page, folders, *, one_call=False, own_sets=False):
     server.write_text(text)
     text = client.read_text()
     text = replaced(text, r"^class clientA2V\(Client\):$", f"{imports}\n\n\n{of_client}")
+    text = replaced(text, r"clip_embeddings\[idx\]\.detach\(\)\.cpu\(\)$", shape.strip())
     client.write_text(text)
     if sys.version_info < (3, 12):  # the code base is written for 3.12: a quote of the same kind inside an f-string
         for path in system.rglob("dataset_vegas.py"):

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def base(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, "HF_HOME": str(folder / "home")}.items():
             patch.setenv(name, value)
+        patch.setattr(tempfile, "tempdir", "/tmp")  # multiprocessing removes its folder after the tests' has gone
         yield Base(folder)
 
 
@@ -222,6 +224,37 @@ def test_one_run_of_all_data_sets(base, tmp_path):
     found = runs.run(generators=True)
     assert [found["counts"][name]["ast"] for name in ("setup", "training", "metrics")] == [0, 0, 0]
     assert found["missing"] == [0, 0, 0]
+
+
+CHECKPOINTS = {f"{kind}_{what}_checkpoint": True for kind in ("adapter", "generator") for what in ("save", "load")}
+SETTINGS = {
+    "own VEGAS": ("VEGAS", {"own_sets": True}, {"cls": TOKENS["mixed"]}),
+    "own ESC-50": ("ESC50", {"own_sets": True}, {}),
+    "few samples": (
+        "VEGAS",
+        {},
+        {"options": [{"num_samples_per_class": 5}, *({"samples_per_node": 5, "node_split_id": n} for n in (0, 1))]},
+    ),
+    "nothing for testing": ("VEGAS", {}, {"options": ({"train_ratio": 0.9, "val_ratio": 0.1},) * 3}),
+    "conditioned": ("VEGAS", {}, {"use_conditioned_vae": True, "generator_granularity": "unified"}),
+    "checkpoints": ("VEGAS", {}, {**CHECKPOINTS, "adapter_checkpoint_frequency": 1}),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_other_settings_and_data_sets(setting, base, tmp_path):
+    name, edits, options = SETTINGS[setting]
+    runs = Runs(base, tmp_path, one_call=True, **edits)
+    runs.configure(nodes_of(name), **options)
+    generators = setting != "checkpoints"  # the code base freezes generators that it loads
+    first = runs.run(generators=generators)
+    assert first["counts"]["setup"]["ast"] > 0
+    found = runs.run(generators=generators)
+    assert [found["counts"][name]["ast"] for name in ("setup", "training", "metrics", "saving")] == [0, 0, 0, 0]
+    assert [found["counts"][name]["decoded"] for name in ("setup", "training", "saving")] == [0, 0, 0]
+    assert "outside" not in found["counts"]
+    assert found["missing"] == found["in_memory"] == [0, 0, 0]
+    assert all(loss > 0 for loss in found["generators"])
 
 
 def test_both_fallbacks(base, tmp_path):
