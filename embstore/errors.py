@@ -753,7 +753,8 @@ class StoreLockedError(EmbstoreError, TimeoutError):
 
     def _template(self) -> str:
         holder = "{holder}" if self.holder else "another writer"
-        return f"{{path}} is held by {holder} and was not free within {{timeout:g}} s"
+        waited = " and was not free within {timeout:g} s" if self.timeout else ""
+        return f"{{path}} is held by {holder}{waited}"
 
 
 class StorageFullError(EmbstoreError, OSError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from embstore._engine.chunks.record_file import read_record
-from embstore._engine.format.config import ABSENT, Config, Difference, as_words
+from embstore._engine.format.config import Config, Difference, as_words
 from embstore._engine.format.keys import Key
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.filesystem import on_network
@@ -23,7 +23,7 @@ from embstore._engine.io.urls import local_path
 from embstore._engine.notebook import html_table
 from embstore._engine.pickles import by_name
 from embstore._engine.sizes import size
-from embstore.cache.listing import as_text, attribute, differing, model_of, stored_values
+from embstore.cache.listing import as_text, differing, has, model_of, stored_values
 from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
 from embstore.cache.pins import is_pinned, pin, unpin
 from embstore.cache.prune import (
@@ -168,7 +168,7 @@ class Cache:
             The same, as keywords.
         """
         wanted = {**(attributes or {}), **more}
-        return [entry for entry in self.entries() if _has(entry.config, wanted)]
+        return [entry for entry in self.entries() if has(entry.config, wanted)]
 
     def find_one(
         self, attributes: Mapping[str, Any] | None = None, /, *, mode: Mode = "r", **more: Any
@@ -312,7 +312,12 @@ class Cache:
 
         The parameters are those of `prune`.
         """
-        chosen = self.stats(attributes, **more)
+        chosen = []
+        for store in self.stats(attributes, **more):
+            if store.pinned:
+                logger.warning("%s: kept: it is pinned", store.path)
+            else:
+                chosen.append(store)
         return chosen if dry_run else self.remove(chosen)
 
     def remove(self, stores: Sequence[StoreUse], *, if_open: IfOpen = "remove") -> list[StoreUse]:
@@ -386,12 +391,3 @@ def _slug(config: Config) -> str:
     """Return a readable part of a store's name, from its model. The fingerprint makes the name unique."""
     words = re.sub(r"[^a-z0-9.]+", "-", model_of(config).rpartition("/")[2].lower()).strip("-.")
     return words[:48] or "store"
-
-
-def _has(config: Config, wanted: Mapping[str, Any]) -> bool:
-    """Return whether a config has all these attributes. A dotted name is a nested attribute."""
-    for name, value in wanted.items():
-        found = attribute(config, name)
-        if found is ABSENT or Config(value=found) != Config(value=value):
-            return False
-    return True

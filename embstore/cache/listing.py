@@ -48,15 +48,24 @@ def stored_values(entries: Sequence[CacheEntry], wanted: Mapping[str, Any]) -> s
     """Return the values that stores have for the wanted attributes, as text for a miss."""
     found: list[str] = []
     for name in wanted:
-        values = (attribute(entry.config, name) for entry in entries)
+        values = (_attribute(entry.config, name) for entry in entries)
         texts = sorted({shown(value) for value in values if value is not ABSENT})
         found.append(f"{name} is {', '.join(texts)}" if texts else f"no store has {name}")
     return "; ".join(found)
 
 
-def attribute(config: Mapping[str, Any], name: str) -> Any:
+def _attribute(config: Mapping[str, Any], name: str) -> Any:
     """Return the attribute of a config by its dotted name, or `ABSENT`."""
     found: Any = config
     for part in [name] if name in config else name.split("."):
         found = found.get(part, ABSENT) if isinstance(found, Mapping) else ABSENT
     return found
+
+
+def has(config: Config, wanted: Mapping[str, Any]) -> bool:
+    """Return whether a config has all these attributes. A dotted name is a nested attribute."""
+    for name, value in wanted.items():
+        found = _attribute(config, name)
+        if found is ABSENT or Config(value=found) != Config(value=value):
+            return False
+    return True
