@@ -135,7 +135,7 @@ $(LOWEST)/.lowest: pyproject.toml .ci/lowest
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,models]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,models,tools]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt

