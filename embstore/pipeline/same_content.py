@@ -11,9 +11,9 @@ from embstore._engine.format.keys import Key
 from embstore._engine.format.source_columns import is_computed
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import read_keys
-from embstore.cache.coverage import stored_digests
 from embstore.pipeline.decode_ahead import Decoded
 from embstore.store.embedding_store import EmbeddingStore
+from embstore.store.same_content import digests_in_chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,18 @@ class SameContent:
         gone : list of str
             Stored keys whose rows may move.
         """
-        rows = store.rows
+        snapshot = store.snapshot
         # A hash of 64 bits takes a tenth of the memory of a digest. The whole digest is compared under the lock.
-        hashes = np.fromiter(map(hash, stored_digests(store, rows)), np.int64, len(rows))
-        order = np.argsort(hashes, kind="stable")
+        chunks = [np.fromiter(map(hash, chunk), np.int64, len(chunk)) for chunk in digests_in_chunks(snapshot)]
+        hashes = np.concatenate([np.empty(0, np.int64), *chunks])
+        rows = snapshot.live_rows if len(hashes) else np.empty(0, np.int64)
+        hashes = hashes[rows]
+        order = np.argsort(hashes)
         keys, left = read_keys(gone), store.find(gone).tolist()
         return cls(
             _hashes=hashes[order],
             _rows=rows[order],
-            _snapshot=store.snapshot,
+            _snapshot=snapshot,
             _gone={row: (key, own) for row, key, own in zip(left, keys.texts, keys.file_ids, strict=True) if row >= 0},
             _ids=frozenset(read_keys(wanted).file_ids) if gone else frozenset(),
         )
@@ -102,7 +105,7 @@ class SameContent:
 
     def _found(self, digest: str) -> list[int]:
         first, last = (np.searchsorted(self._hashes, hash(digest), side) for side in ("left", "right"))
-        return [row for row in self._rows[first:last].tolist() if row not in self._moved]
+        return [row for row in sorted(self._rows[first:last].tolist()) if row not in self._moved]
 
     def _moving(self, key: str, rows: list[int]) -> int | None:
         """Return the row that moves to a key, or None if there is no one candidate."""

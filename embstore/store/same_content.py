@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from embstore._engine.format.keys import Key, hash_keys
+from embstore._engine.format.record import STRING
 from embstore._engine.format.source_columns import DIGEST_COLUMN, is_computed
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
@@ -22,12 +24,22 @@ def computed_digests(snapshot: Snapshot, rows: Rows) -> list[str]:
     return [digest if is_computed(digest) else "" for digest in found]
 
 
+def digests_in_chunks(snapshot: Snapshot) -> Iterator[list[str]]:
+    """Yield the stored digests of all rows, deleted ones included, a chunk at a time. A store may have none."""
+    column = snapshot.record.columns.get(DIGEST_COLUMN)
+    if column is not None and column.dtype == STRING:
+        with snapshot.reading():
+            yield from snapshot.strings(column.array).chunks()
+
+
 def rows_of_content(snapshot: Snapshot, digests: Iterable[str]) -> Rows:
     """Return the live rows that were made from the content of these digests, ascending."""
-    wanted, rows = set(digests) - {""}, snapshot.live_rows
+    wanted = set(digests) - {""}
     if not wanted:
-        return rows[:0]
-    return rows[[digest in wanted for digest in computed_digests(snapshot, rows)]]
+        return np.empty(0, dtype=np.int64)
+    found = itertools.chain.from_iterable(digests_in_chunks(snapshot))
+    rows = np.array([row for row, digest in enumerate(found) if digest in wanted], dtype=np.int64)
+    return rows[~snapshot.is_dead(rows)]
 
 
 def moved_keys(index: KeyIndex, keys: Sequence[str | Key]) -> dict[str, str]:

@@ -64,6 +64,8 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
         The lengths do not fit the bytes. Each length is checked before memory is allocated for it.
     """
     data = bytes(data)
+    if (alike := _of_one_length(data, count)) is not None:
+        return alike
     unpack, end, position = _LENGTH.unpack_from, len(data), 0
     padding = len(data.rstrip(b"\0"))  # from there on strings are empty: nearly all, in the chunk of a small store
     values: list[str] = []
@@ -81,6 +83,18 @@ def decode_strings(data: bytes | memoryview, count: int) -> list[str]:
     if position + 4 * empty != end:
         raise ValueError(f"{end - position - 4 * empty} bytes follow the last of {count} strings")
     return values + [""] * empty
+
+
+def _of_one_length(data: bytes, count: int) -> list[str] | None:
+    """Decode ASCII strings that all have one length, as digests have, in half the time. Return None for others."""
+    nbytes = int.from_bytes(data[:4], "little")
+    if not nbytes or (4 + nbytes) * count != len(data):
+        return None
+    table = np.frombuffer(data, np.uint8).reshape(count, 4 + nbytes)
+    if not (table[:, :4] == table[0, :4]).all() or not (text := table[:, 4:].tobytes()).isascii():
+        return None
+    joined = text.decode()
+    return [joined[start : start + nbytes] for start in range(0, len(joined), nbytes)]
 
 
 def chunk_digest(index: int, checksum: int) -> int:
