@@ -6,9 +6,10 @@ Samples are compared by the stamps of their files, and by their content if the s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from embstore.sources.base import AnySample, sample_error
 from embstore.store.embedding_store import EmbeddingStore
 
 Compare = Literal["stamp", "content"]
+
+_AT_ONCE: Final = 256
+"""Most samples that a thread reads at a time. For texts in memory, handing them over took longer than their digests."""
 
 _Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
@@ -58,8 +62,12 @@ def _compare(store: EmbeddingStore, samples: Mapping[str, AnySample], workers: i
     if len(chosen):
         suspects = [keys[i] for i in there[chosen].tolist()]
         known = stored_digests(store, rows[there[chosen]])
+        size = max(1, min(_AT_ONCE, len(suspects) // (4 * workers)))
+        parts = [suspects[start : start + size] for start in range(0, len(suspects), size)]
         with ThreadPoolExecutor(workers) as pool:
-            found = pool.map(_digest_or_error, (samples[key] for key in suspects))
+            found = itertools.chain.from_iterable(
+                pool.map(lambda part: [_digest_or_error(samples[key]) for key in part], parts)
+            )
             for place, key, stored, digest in zip(chosen.tolist(), suspects, known, found, strict=True):
                 if isinstance(digest, SampleError):
                     coverage.unreadable[key] = digest
