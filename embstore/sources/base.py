@@ -301,8 +301,7 @@ def samples_by_key(source: Source) -> dict[str, AnySample]:
             f"expected a source with a name, found {type(source).__name__}; for content in memory pass "
             f"embstore.sources.Items(…, name=…), for files embstore.sources.Folder or Table"
         )
-    found = distinct((_where(sample), _keyed, (sample,)) for sample in source)
-    return {str(Key.parse(sample.key)): sample for sample in found}
+    return dict(distinct((_where(sample), _keyed, (sample,)) for sample in source))
 
 
 def _where(sample: Any) -> str:
@@ -311,8 +310,9 @@ def _where(sample: Any) -> str:
     return str(sample.where)
 
 
-def _keyed(sample: AnySample) -> tuple[Key, AnySample]:
-    return Key.parse(sample.key), sample
+def _keyed(sample: AnySample) -> tuple[Key, tuple[str, AnySample]]:
+    key = Key.parse(sample.key)
+    return key, (str(key), sample)
 
 
 def checked_name(name: str) -> str:
