@@ -39,7 +39,8 @@ def rows_of_content(snapshot: Snapshot, digests: Iterable[str]) -> Rows:
         return np.empty(0, dtype=np.int64)
     found = itertools.chain.from_iterable(digests_in_chunks(snapshot))
     rows = np.array([row for row, digest in enumerate(found) if digest in wanted], dtype=np.int64)
-    return rows[~snapshot.is_dead(rows)]
+    live: Rows = rows[~snapshot.is_dead(rows)]
+    return live
 
 
 def moved_keys(index: KeyIndex, keys: Sequence[str | Key]) -> dict[str, str]:
