@@ -33,7 +33,11 @@ class Encoder(Protocol):
 
 
 class BaseEncoder:
-    """An encoder with every member that `embstore.embed` can use. Each default is the simplest choice."""
+    """An encoder with every member that `embstore.embed` can use. Each default is the simplest choice.
+
+    An encoder is called with samples for their vectors, such as queries: ``encoder(["a cat"])`` returns
+    ``(1, dim) float32``. See `__call__`.
+    """
 
     @property
     def config(self) -> Mapping[str, Any]:

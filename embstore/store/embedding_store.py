@@ -30,7 +30,7 @@ from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
 from embstore.store.reader import StoreReader
 from embstore.store.row_tables import RowTables
 from embstore.store.same_content import computed_digests
-from embstore.store.split_rows import shared_values, split_rows
+from embstore.store.split_rows import sample_rows, shared_values, split_rows
 
 logger = logging.getLogger("embstore")
 
@@ -305,6 +305,9 @@ class EmbeddingStore(StoreReader):
 class View(RowTables):
     """Rows of a store in a given order. A view holds row numbers and copies no vectors.
 
+    NumPy, PyTorch and scikit-learn take a view as an array, with the values of `to_numpy`. polars, DuckDB and pyarrow
+    take it as an Arrow stream of keys, columns and fields. Iterating a view yields its keys.
+
     Made by `EmbeddingStore.select`. A view stays valid while the store grows. It raises `StoreChangedError` once its
     rows were erased, or renumbered by a compaction.
 
@@ -371,14 +374,7 @@ class View(RowTables):
         generator = generator_of(rng)
         if by is None:
             return self[generator.choice(len(self), size=whole_number("n", n, 0, len(self)), replace=False)]
-        n, places = whole_number("n", n, 0), dict[Any, list[int]]()
-        for place, value in enumerate(self._values_of(by)):
-            places.setdefault(value, []).append(place)
-        if few := [f"{value!r} has {len(found):,}" for value, found in places.items() if len(found) < n]:
-            more = f" and {len(few) - 5:,} more" if len(few) > 5 else ""
-            raise ValueError(f"expected at least {n:,} rows of each {by}: {', '.join(few[:5])}{more}")
-        drawn = [generator.choice(found, size=n, replace=False) for found in places.values()]
-        return self[np.concatenate(drawn) if drawn else []]
+        return self[sample_rows(whole_number("n", n, 0), self._values_of(by), generator, by)]
 
     def _values_of(self, by: str) -> list[Any]:
         """Return the value of each row in a column, which "class" names as well as "class_name"."""

@@ -16,7 +16,7 @@ from embstore._engine.io.urls import local_path
 from embstore._engine.lazy import imported
 from embstore._engine.rng import Rng, generator_of
 from embstore._outputs.neighbors import Metric, Neighbors, neighbors_of
-from embstore.errors import UnknownColumnError
+from embstore.errors import MissingKeysError, UnknownColumnError
 from embstore.store.selected_rows import SelectedRows
 from embstore.store.text_query import text_vectors
 
@@ -247,7 +247,11 @@ class RowTables(SelectedRows):
             raise TypeError("expected a query, or text= with encoder=; for other samples pass the vectors encoder([…])")
         if text is not None and encoder is not None:
             query = text_vectors(self.store, text, encoder, self.store.field_name(field))
-        return neighbors_of(self.vectors(field), query, k, metric=metric, itself=itself, rows_of=self.store.rows_of)
+        try:
+            return neighbors_of(self.vectors(field), query, k, metric=metric, itself=itself, rows_of=self.store.rows_of)
+        except MissingKeysError as error:
+            error.add_note("a query of text is a key: to search by a text, pass text= and encoder=")
+            raise
 
     def _field_names(self, fields: Sequence[str] | str) -> list[str]:
         return [self.store.field_name(name) for name in text_list("fields", fields)]

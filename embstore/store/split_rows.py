@@ -1,10 +1,10 @@
-"""Split places at random into named parts: stratified, and by groups that stay together. No I/O."""
+"""Draw places at random: in named parts, stratified or by groups that stay together, or some of each value. No I/O."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,3 +80,21 @@ def shared_values(values: Sequence[Any], parts: Iterable[NDArray[np.int64]]) -> 
     """Return the number of values that occur in several parts."""
     counts = Counter(value for part in parts for value in {values[place] for place in part.tolist()})
     return sum(count > 1 for count in counts.values())
+
+
+def sample_rows(n: int, values: Sequence[Hashable], rng: np.random.Generator, by: str) -> NDArray[np.int64]:
+    """Return `n` places of each value, drawn at random, the values in the order of their first places.
+
+    Raises
+    ------
+    ValueError
+        A value has fewer places. The message lists these values, and names the column `by`.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    if few := [f"{value!r} has {len(found):,}" for value, found in places.items() if len(found) < n]:
+        more = f" and {len(few) - 5:,} more" if len(few) > 5 else ""
+        raise ValueError(f"expected at least {n:,} rows of each {by}: {', '.join(few[:5])}{more}")
+    drawn = [rng.choice(found, size=n, replace=False) for found in places.values()]
+    return np.concatenate([np.empty(0, np.int64), *drawn])

@@ -29,6 +29,9 @@ def test_keys_are_looked_up_and_not_their_own_neighbours(make, blocks):
     assert view.nearest(np.array(keys[:2])).keys == view.nearest(tuple(keys[:2])).keys
     with pytest.raises(errors.MissingKeysError):
         view.nearest(["no:such"])
+    with pytest.raises(errors.MissingKeysError) as caught:
+        view.nearest("a cat on a mat")
+    assert "pass text= and encoder=" in caught.value.__notes__[0]
     with pytest.raises(ValueError, match="itself"):
         view.nearest(keys[0], itself="maybe")
 
