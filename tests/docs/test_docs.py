@@ -44,6 +44,14 @@ def test_examples_print_what_they_say(page, folder, request, capsys):
     runs_as_it_stands(page, capsys)
 
 
+def test_proteins_come_in_are_pooled_searched_and_go_out_in_six_lines():
+    """The examples of the page run above."""
+    text = (DOCS / "how-to" / "import-and-export.md").read_text()
+    (block,) = (body for body in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "per-key" in body)
+    assert {"import_file", "mean", "nearest", "export_file"} <= set(re.findall(r"\w+", block))
+    assert len(block.splitlines()) <= 6
+
+
 @pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: str(page.relative_to(DOCS.parent)))
 def test_every_link_leads_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
