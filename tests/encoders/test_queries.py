@@ -44,9 +44,7 @@ def files(tmp_path):
         file.setparams((1, 2, SOUND[1], 0, "NONE", ""))
         file.writeframes((SOUND[0] * 2**15).clip(-(2**15), 2**15 - 1).astype("<i2").tobytes())
     (tmp_path / "a.txt").write_text("the cat sat")
-    (tmp_path / "a.png").write_bytes(b"not an image")
-    if image := pytest.importorskip("PIL.Image"):
-        image.fromarray(PIXELS).save(tmp_path / "a.png")
+    pytest.importorskip("PIL.Image").fromarray(PIXELS).save(tmp_path / "a.png")
     return {"audio": tmp_path / "a.wav", "image": tmp_path / "a.png", "text": tmp_path / "a.txt"}
 
 
