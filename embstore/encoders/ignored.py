@@ -7,13 +7,18 @@ loaded. `loading` checks the others with the installed version.
 from __future__ import annotations
 
 import inspect
+import json
+import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from embstore.encoders.families import Family
 from embstore.errors import IgnoredPartsError
+
+logger = logging.getLogger("embstore")
 
 NOISE: Final = frozenset(
     (
@@ -52,6 +57,16 @@ _HEADS: Final = re.compile(
     r"|feature_extractor\.(weight|bias)"  # of models that verify speakers
 )
 """Parts of checkpoints that take the outputs of a model."""
+
+_TOKENIZER_PARTS: Final = ("normalizer", "pre_tokenizer", "post_processor")
+
+_PROBES: Final = (
+    *("The Cat sat on the MAT, 123.45!", "  two  spaces\tand\nlines ", "Café naïve ÅNGSTRÖM ﬁ", "cafe\u0301 \u00a0x"),
+    *("日本語の文", "don't e-mail a_b@c.d #tag", "🙂 emoji 👩‍👩‍👧", "İstanbul ß ЙОД", "a\u200bb \x07c"),
+)
+"""Texts at which normalizers and pre-tokenizers differ: case, accents, spaces, ideographs, punctuation, controls."""
+
+_MOST_PROBES: Final = 200
 
 _BUFFERS: Final = re.compile(r"(.*\.)?(position_ids|token_type_ids|relative_position_index)")
 """Constants that old checkpoints list."""
@@ -98,6 +113,49 @@ def check_unknown(model: str, said: Mapping[str, Any], used: Any, code: Any) -> 
 def is_harmless(name: str) -> bool:
     """Return whether no value of a model in evaluation mode depends on a setting of this name."""
     return name in NOISE or _HARMLESS.fullmatch(name) is not None
+
+
+def check_tokenizer(model: str, tokenizer: Any, file: Path, said: Mapping[str, Any]) -> None:
+    """Log a warning if a tokenizer gives other tokens than its tokenizer.json.
+
+    transformers 5 builds the tokenizer of a class, such as `BertTokenizer`, from the vocabulary alone. The normalizer,
+    pre-tokenizer and post-processor of the file are ignored. It is no error, because published models whose files have
+    parts that the class lacks could not be used at all.
+
+    Parameters
+    ----------
+    model : str
+        The model's name, for the warning.
+    tokenizer : PreTrainedTokenizerBase
+    file : Path
+        tokenizer.json.
+    said : mapping
+        tokenizer_config.json. Its options for BERT's normalizer were applied by transformers 4 too.
+    """
+    from tokenizers import Tokenizer, normalizers
+
+    own, used = Tokenizer.from_file(str(file)), tokenizer.backend_tokenizer
+    if isinstance(own.normalizer, normalizers.BertNormalizer):
+        options = {"lowercase": "do_lower_case", "strip_accents": "strip_accents"}
+        options["handle_chinese_chars"] = "tokenize_chinese_chars"
+        changed = own.normalizer
+        for name, option in options.items():
+            setattr(changed, name, said.get(option, getattr(changed, name)))
+        own.normalizer = changed
+    parts = {name: [json.loads(each.to_str()).get(name) for each in (own, used)] for name in _TOKENIZER_PARTS}
+    differing = [name for name, (first, second) in parts.items() if first != second]
+    if not differing:
+        return
+    own.no_truncation()
+    own.no_padding()
+    written = re.findall(r'"(?:String|Regex|content)": *"((?:[^"\\\\]|\\\\.)+)"', file.read_text(encoding="utf-8"))
+    for text in (*_PROBES, *written[:_MOST_PROBES], *sorted(own.get_vocab())[:_MOST_PROBES]):
+        if own.encode(text).ids != tokenizer(text)["input_ids"]:
+            logger.warning(
+                "%s: transformers builds its tokenizer without the %s of %s, so some texts get other tokens",
+                *(model, ", ".join(differing), file.name),
+            )
+            return
 
 
 def is_off(value: Any) -> bool:

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from embstore._engine.io.threads import ThreadLock
 from embstore._engine.lazy import imported
 from embstore.encoders import weights
-from embstore.encoders.ignored import check_unknown, check_weights
-from embstore.encoders.model_files import ModelFiles
+from embstore.encoders.ignored import check_tokenizer, check_unknown, check_weights
+from embstore.encoders.model_files import ModelFiles, read_json
 from embstore.encoders.model_shapes import TextLimits
 from embstore.encoders.preprocessing import Preprocessing
 from embstore.errors import ConfigError, IgnoredPartsError, ModelFilesError, WeightsChangedError
@@ -87,7 +87,14 @@ def load_processor(plan: Plan) -> Any:
     folder, modality = plan.files.transformer, plan.files.family.modality
     with _loading(plan, plan.digests.keys() - {*plan.files.weights}) as transformers:
         if modality == "text":
-            return _prepared(transformers.AutoTokenizer.from_pretrained(folder, **options), plan)
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+            except (TypeError, ValueError, LookupError) as error:
+                raise ModelFilesError(folder, f"files of one tokenizer, but transformers fails: {error}") from error
+            if tokenizer.is_fast and (folder / "tokenizer.json").exists():
+                said = read_json(folder / "tokenizer_config.json") or {}
+                check_tokenizer(plan.files.place.id, tokenizer, folder / "tokenizer.json", said)
+            return _prepared(tokenizer, plan)
         if modality == "audio":
             processor = transformers.AutoFeatureExtractor.from_pretrained(folder, **options)
         else:
@@ -100,6 +107,8 @@ def load_processor(plan: Plan) -> Any:
 def _prepared(tokenizer: Any, plan: Plan) -> Any:
     """Set a tokenizer up for use by several threads."""
     tokenizer.truncation_side = "right"
+    if tokenizer.is_fast and getattr(tokenizer.backend_tokenizer.model, "dropout", None):
+        tokenizer.backend_tokenizer.model.dropout = None  # of training: it splits words at random places
     if tokenizer.is_fast and plan.files.lower_case:
         from tokenizers import normalizers
 

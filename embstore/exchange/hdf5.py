@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +20,21 @@ import numpy as np
 from embstore._engine.format.record import STRING
 from embstore._engine.lazy import imported
 from embstore.exchange.exporting import Member, Outgoing
-from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Unreadable, explained
+from embstore.exchange.file_contents import Array, ArrayFile, ArrayInfo, Block, Unreadable, explained
 from embstore.exchange.store_metadata import ENTRY
+
+_PACKING: Final = ("scale_factor", "add_offset")
+_FILL: Final = "_FillValue"
+"""Attributes of netCDF: numbers to unpack others with, and the number that stands for a missing value.
+Source: https://cfconventions.org/cf-conventions/cf-conventions.html#packed-data"""
 
 _CHUNK_BYTES: Final = 2**20
 _TEXT_CHUNK_ROWS: Final = 4096
 _ID: Final = "original_id"
 """Attribute of an array that bio_embeddings named after a number or a digest: the id in the FASTA file."""
+
+_OWN: Final = (ENTRY, _ID, "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "DIMENSION_LABELS")
+"""Attributes that other parts of this module read, or that HDF5 writes itself."""
 
 
 def _h5py() -> Any:
@@ -42,16 +52,19 @@ class File(ArrayFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._h5py = _h5py()
+        self._noted: Counter[str] = Counter()
         with explained(path):
             self._file = self._h5py.File(path, "r", locking=False)
             self._look()
             found = self._file.attrs.get(ENTRY)
+        self.left_out += [Unreadable(f"@{name}", f"an attribute of {n:,} parts") for name, n in self._noted.items()]
         if isinstance(found, str):
             self.state(found)
 
     def _look(self) -> None:
         """Describe the arrays of all groups. A "/" in a name makes a group: "sub/clip:dog" is in the group "sub"."""
         groups, seen = [("", self._file)], {self._file}
+        self._note(self._file)
         while groups:
             before, group = groups.pop(0)
             for part in group:
@@ -61,19 +74,28 @@ class File(ArrayFile):
                     self._describe(name, found)
                 elif found not in seen:  # groups may contain each other
                     seen.add(found)
+                    self._note(found)
                     groups.append((f"{name}/", found))
+
+    def _note(self, found: Any) -> None:
+        """Count the attributes of a group or dataset, which are not read, but those of HDF5 and netCDF themselves."""
+        self._noted.update(name for name in found.attrs if name not in _OWN and not name.startswith("_"))
 
     def _describe(self, name: str, found: Any) -> None:
         if not isinstance(found, self._h5py.Dataset):
             reason = f"a {type(found).__name__} is not read"
         elif found.is_virtual or found.external:
             reason = "its values are in other files, which are not read"
+        elif packed := sorted({*_PACKING} & {*found.attrs}):
+            reason = f"its numbers are packed, by {' and '.join(packed)}; write them unpacked"
         elif not found.shape:
             reason = "it has no values" if found.shape is None else "it is a single value"
         else:
             text = self._h5py.check_string_dtype(found.dtype) is not None
             kind = STRING if text else "objects" if found.dtype.hasobject else found.dtype.newbyteorder("=").name
-            self.arrays[name] = ArrayInfo(dtype=kind, shape=found.shape[1:], rows=found.shape[0], text_nbytes=8192)
+            info = ArrayInfo(dtype=kind, shape=found.shape[1:], rows=found.shape[0], text_nbytes=8192)
+            self.arrays[name] = replace(info, nullable=_FILL in found.attrs)
+            self._note(found)
             if isinstance(stated := found.attrs.get(_ID), str):
                 self.ids[name] = stated
             return
@@ -91,6 +113,14 @@ class File(ArrayFile):
                     yield [str(text) for text in values.tolist()]
                 else:
                     yield values.astype(values.dtype.newbyteorder("="), copy=False)
+
+    def numbers(self, name: str) -> Iterator[Block]:
+        """Yield rows of numbers. Those with netCDF's number for a missing value are bad rows."""
+        missing = self._file[name].attrs.get(_FILL)
+        for block in super().numbers(name):
+            found = np.asarray(block.values).reshape(len(block), -1)
+            bad = [] if missing is None else np.flatnonzero((found == missing).any(1)).tolist()
+            yield Block(block.values, dict.fromkeys(bad, "a number in it is missing"))
 
     def close(self) -> None:
         """Close the file."""

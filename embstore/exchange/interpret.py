@@ -214,6 +214,8 @@ def _rows_by_key(file: ArrayFile, options: ImportOptions) -> dict[str, str]:
         raise file.wrong(
             f"its groups of keys have a {LABELS!r}, which is not read: write it into the names, as in 'v1:dog'"
         )
+    if table := next((name for name in beside if name.rpartition("/")[2] in KEYS and file.arrays[name].rows > 1), None):
+        raise file.wrong(f"its groups hold a table each, with keys in {table!r}; write one table into one file")
     file.left_out += [Unreadable(name, "it is beside the embedding of a key") for name in beside]
     return inside
 

@@ -82,6 +82,11 @@ def read_table(path: Path, options: ImportOptions) -> Table:
     else:
         metadata = None
     columnar = is_columnar(entries, options.key_column)
+    if not columnar and (names := _names_beside(entries)) is not None:
+        raise FileFormatError(
+            path,
+            f"{names!r} is a list beside a matrix of as many rows: state key_column={names!r} if it holds the keys",
+        )
     file = (
         MemoryFile.of_columns(path, entries, options.key_column) if columnar else entries_file(path, entries, options)
     )
@@ -99,6 +104,17 @@ def is_columnar(found: Mapping[Any, Any], key_column: str | None = None) -> bool
     if any(len(getattr(found.get(name), "shape", ())) > 1 for name in EMBEDDING):
         return True  # "embeddings" is the name of a matrix, not the key of a row
     return any(isinstance(found.get(name), list | tuple) or _is_vector(found.get(name)) for name in (key_column, *KEYS))
+
+
+def _names_beside(entries: Mapping[Any, Any]) -> Any:
+    """Return the name of a list that stands beside a matrix of as many rows. Else the matrix would be one row."""
+    rows = {value.shape[0] for value in entries.values() if len(getattr(value, "shape", ())) > 1}
+    lists = (name for name, value in entries.items() if isinstance(value, list | tuple) or _is_text_array(value))
+    return next((name for name in lists if len(entries[name]) in rows), None)
+
+
+def _is_text_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "USO"
 
 
 def _is_vector(value: Any) -> bool:

@@ -62,7 +62,11 @@ class File(ArrayFile):
         if length > min(_MOST_HEADER, os.fstat(self._file.fileno()).st_size):
             raise self.wrong("its header is longer than the file")
         header = json.loads(read_exactly(self._file.fileno(), length, _LENGTH.size))
-        metadata = header.pop(_METADATA, {}).get(ENTRY)
+        notes = header.pop(_METADATA, {})
+        metadata = notes.get(ENTRY)
+        self.left_out += [
+            Unreadable(f"@{name}", "metadata of the file") for name in notes if name not in (ENTRY, "format")
+        ]
         if isinstance(metadata, str):
             self.state(metadata)
         for name, found in header.items():

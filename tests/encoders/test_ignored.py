@@ -144,6 +144,64 @@ def test_settings_of_published_processors_are_taken(own, contents, kind):
     encode(folder, contents)
 
 
+# -- tokenizers -------------------------------------------------------------------------------
+
+SPLIT = {"type": "Split", "pattern": {"String": "a"}, "behavior": "Isolated", "invert": False}
+REPLACE = {"type": "Replace", "pattern": {"String": "cat"}, "content": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("normalizer", REPLACE),
+        ("normalizer", {"type": "NFD"}),
+        ("normalizer", None),
+        ("pre_tokenizer", SPLIT),
+        ("pre_tokenizer", {"type": "WhitespaceSplit"}),
+        ("post_processor", None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["BertTokenizer", "MPNetTokenizer"])
+def test_a_tokenizer_that_is_built_without_a_part_of_its_file(own, contents, part, value, kind, caplog):
+    folder = own()
+    rewrite(folder / "tokenizer.json", **{part: value})
+    encode(folder, contents)
+    rewrite(folder / TOKENIZER, tokenizer_class=kind)
+    assert "tokenizer" not in caplog.text
+    encode(folder, contents)
+    assert part in caplog.text.partition("builds its tokenizer without the")[2].partition(" of tokenizer.json")[0]
+
+
+def test_a_tokenizer_that_is_built_as_its_file_says(own, contents):
+    folder = own()
+    words = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *tiny_models.WORDS[5:])
+    bert = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    bert.save_pretrained(folder)
+    encode(folder, contents)
+    said = json.loads((folder / "tokenizer.json").read_text())
+    for case in (True, False):  # the option decided in transformers 4 too
+        rewrite(folder / TOKENIZER, do_lower_case=case)
+        rewrite(folder / "tokenizer.json", normalizer={**said["normalizer"], "lowercase": not case})
+        encode(folder, contents)
+
+
+def test_files_of_two_tokenizers(own, contents):
+    folder = own()
+    rewrite(folder / TOKENIZER, tokenizer_class="XLMRobertaTokenizer")
+    with pytest.raises(errors.ModelFilesError, match="transformers fails"):
+        encode(folder, contents)
+
+
+def test_a_tokenizer_is_not_random(own):
+    folder, words = own(), ["<pad>", "<s>", "</s>", "<unk>", *"catdog", "ca", "cat", "do", "dog"]
+    model = {"type": "BPE", "vocab": {w: i for i, w in enumerate(dict.fromkeys(words))}, "dropout": 0.5}
+    model |= {"merges": [["c", "a"], ["ca", "t"], ["d", "o"], ["do", "g"]], "unk_token": "<unk>"}
+    rewrite(folder / "tokenizer.json", model=model)
+    rows = [encode(folder, {"text": ["cat dog cat dog"]})["mean"] for _ in range(4)]
+    assert all(torch.equal(row, rows[0]) for row in rows)
+
+
 # -- weights ----------------------------------------------------------------------------------
 
 

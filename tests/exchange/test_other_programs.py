@@ -127,6 +127,44 @@ def test_parts_of_hdf5_that_are_not_read_are_listed(tmp_path, add):
     assert result.left_out[0].reason
 
 
+def test_numbers_of_netcdf(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "in.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["model"] = "not read"
+        file["ids"] = [b"a", b"b", b"c"]
+        file["embeddings"] = np.array([[1, 2], [-9, 2], [3, 4]], np.int16)
+        file["embeddings"].attrs["_FillValue"] = np.int16(-9)
+        file["packed"] = np.ones((3, 2), np.int16)
+        file["packed"].attrs.update({"scale_factor": 0.1, "add_offset": 5.0})
+        file["year"] = [1, -9, 3]
+        file["year"].attrs["_FillValue"] = -9
+    result = embstore.import_file(path, tmp_path / "store", config={"e": 1})
+    assert [key.partition(":")[0] for key in result.store] == ["a", "c"]
+    assert [(one.key, one.reason) for one in result.unreadable] == [("b", "'embeddings': a number in it is missing")]
+    assert {one.key for one in result.left_out} == {"packed", "year", "@model"}
+
+
+def test_a_table_for_each_group_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "in.h5"
+    with h5py.File(path, "w") as file:
+        for split in ("train", "test"):
+            file[f"{split}/ids"], file[f"{split}/embeddings"] = [b"a", b"b", b"c"], np.ones((3, 4), np.float32)
+    for keys in (None, "file_id"):
+        with pytest.raises(errors.FileFormatError):
+            embstore.import_file(path, tmp_path / "store", config={"e": 1}, keys=keys)
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ("a", "b", "c"), np.array(["a", "b", "c"])], ids=repr)
+def test_a_matrix_beside_names_of_another_word_is_not_one_row(tmp_path, names):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "in.pt"
+    torch.save({"filenames": names, "features": torch.ones(3, 4)}, path)
+    with pytest.raises(errors.FileFormatError, match="filenames"):
+        embstore.import_file(path, tmp_path / "store", config={"e": 1})
+
+
 def test_groups_of_hdf5_that_contain_each_other(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "x.h5", "w") as file:
