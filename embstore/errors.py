@@ -370,16 +370,21 @@ class UnknownFieldError(EmbstoreError, KeyError):
 
 
 class UnknownColumnError(EmbstoreError, KeyError):
-    """A column that the store lacks, or that an append omits. Attributes: `column`, `available`, `path`, `what`."""
+    """A column that the store lacks, or that an append omits.
+
+    Attributes: `column`, `available`, `path`, `what`, `hint`.
+    """
 
     column: str
     available: Items[str] = Items()
     _: KW_ONLY
     path: PurePath | None = None
     what: str = "no column"
+    hint: str = ""
 
     def _template(self) -> str:
-        return "{what} {column!r}" + ("" if self.path is None else " in {path}") + "; columns: {available:, }"
+        where = "" if self.path is None else " in {path}"
+        return "{what} {column!r}" + where + "; columns: {available:, }" + ("; {hint}" if self.hint else "")
 
 
 class UnknownClassError(EmbstoreError, KeyError):
@@ -660,7 +665,7 @@ class OptionsMismatchError(EmbstoreError, ValueError):
     differences: Items[Any] = Items()
     template = (
         "{path} exists and differs from the options given: {differences:; }; leave these out, or add fields and "
-        "columns with add_field and set_column, or make another store"
+        "columns with add_field and set_columns, or make another store"
     )
 
 

@@ -29,7 +29,7 @@ def _classes(text: str) -> list[str | int]:
 
 _TABLE: Final = {
     **{"path_column": "path", "text_column": "text", "class_column": "class_name", "id_column": "file_id"},
-    "root": "root",
+    **{"column": "columns", "root": "root"},
 }
 _DATASET: Final = {
     **{"classes": "selected_classes", "exclude": "excluded_classes", "samples_per_class": "num_samples_per_class"},
@@ -47,6 +47,9 @@ SOURCE: Final = (
     click.option("--text-column", metavar="NAME", help="Column of texts in a table."),
     click.option("--class-column", metavar="NAME", help="Column of classes in a table."),
     click.option("--id-column", metavar="NAME", help="Column of file_ids in a table: the first part of a key."),
+    click.option(
+        "--column", multiple=True, metavar="NAME", help="Column of a table to store beside the rows. May be repeated."
+    ),
     click.option("--root", type=PATH, help="Folder that the file names of a table are relative to."),
     click.option("--dataset", type=DatasetName(), help="Data set whose layout SOURCE has."),
     click.option(

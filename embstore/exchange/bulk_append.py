@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embstore._engine.format.keys import Hashes, hash_keys
 from embstore._engine.format.ragged import Ragged
-from embstore._engine.format.record import STRING, ArrayState, FieldSpec, Record, offsets_name
+from embstore._engine.format.record import STRING, ArrayState, ColumnSpec, FieldSpec, Record, offsets_name
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import check_ends
 from embstore._engine.read.snapshot import Snapshot
@@ -164,7 +164,7 @@ class BulkAppend:
                 array = record.arrays[offsets_name(name)]
                 appends[offsets_name(name)] = _ends(lengths, record.arrays[name].length, first=not array.length)
         for name, column in record.columns.items():
-            values = self._values(name, column.dtype, chosen)
+            values = self._values(name, column, chosen)
             appends[column.array] = _whole_chunks(values, record.arrays[column.array])
         names = [self.classes[code] for code in self.codes[chosen].tolist()]
         codes, new_names = class_codes(snapshot.class_names, names)
@@ -189,7 +189,8 @@ class BulkAppend:
                 raise ShapeError(name, expected=spec, found=found)
             if found.dtype != spec.dtype and self.casting == "no":
                 raise DtypeError(name, expected=spec.dtype, found=found.dtype, hint='casting="same_kind" converts it')
-        for name, dtype in check_columns(record, self.table.columns, path).items():
+        check_columns(record, self.table.columns, path)
+        for name, dtype in self.table.columns.items():
             column_values(name, record.columns[name].dtype, np.empty(0, object if dtype == STRING else dtype), 0)
         return record
 
@@ -242,7 +243,12 @@ class BulkAppend:
         if start != self.table.rows:
             raise FileFormatError(self.table.path, f"{name!r} has {start:,} rows, expected {self.table.rows:,}")
 
-    def _values(self, name: str, dtype: str, chosen: NDArray[np.bool_]) -> Iterator[Values]:
+    def _values(self, name: str, column: ColumnSpec, chosen: NDArray[np.bool_]) -> Iterator[Values]:
+        dtype, left = column.dtype, 0 if name in self.table.columns else int(chosen.sum())
+        for start in range(0, left, BLOCK_ROWS):
+            yield column_values(name, dtype, column.fill_value, min(BLOCK_ROWS, left - start))[1]
+        if left:
+            return
         for _, places, values in self._chosen(name, self.table.column(name), chosen):
             yield column_values(name, dtype, pick(values, places), len(places))[1]
 

@@ -29,6 +29,7 @@ from embstore.errors import (
     StoreChangedError,
     StoreReplacedError,
 )
+from embstore.pipeline.columns import SampleColumns
 from embstore.pipeline.fill import Job
 from embstore.pipeline.run import Samples
 from embstore.sources.base import AnySample, Content, digest_of, open_sample
@@ -62,7 +63,7 @@ def backfill(store: EmbeddingStore, names: list[str], job: Job) -> tuple[str, ..
     """
     specs = {name: spec for name, spec in (job.encoder.fields or {}).items() if name in names}
     samples, options = job.run.samples, job.run.options
-    run = replace(job.run, columns=None)
+    run = replace(job.run, columns=SampleColumns({}))
     own = replace(job, run=run, encoder=job.encoder.with_fields(names), gone=[], encoded=0, failures={}, done=set())
     path = _place(store, specs)
     if path.is_symlink():  # rows must not gather in another store

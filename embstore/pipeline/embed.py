@@ -17,16 +17,15 @@ import numpy as np
 
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import hash_file_ids
-from embstore._engine.format.record import STRING
-from embstore._engine.format.source_columns import SOURCE_COLUMNS, UNKNOWN_SOURCE
 from embstore._engine.progress import Progress, check_progress, reporting
 from embstore._engine.version import __version__
-from embstore._engine.write.check_input import column_values, read_keys
+from embstore._engine.write.check_input import read_keys
 from embstore.cache.cache import Cache
 from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
-from embstore.errors import FieldMismatchError, MissingKeysError, StoreChangedError, StoreExistsError, UnknownFieldError
+from embstore.errors import FieldMismatchError, MissingKeysError, StoreExistsError, UnknownFieldError
 from embstore.pipeline.add_fields import backfill, check_backfill, remove_backfill_leftovers
+from embstore.pipeline.columns import SampleColumns
 from embstore.pipeline.decode_ahead import Failure
 from embstore.pipeline.fill import Job
 from embstore.pipeline.find_missing import (
@@ -112,7 +111,8 @@ def embed(
         A function of (done, total), True for a bar, or False for none. None shows a bar at a terminal and in Jupyter,
         if tqdm is installed. Loading the model does not count for the time left.
     columns : callable, optional
-        Returns a sample's values of further columns.
+        Returns a sample's values of further columns, besides those that the source gives (`Table(columns=…)`). Values
+        of stored rows are compared, and changed in one commit. A row without a value has the fill of the column.
 
     Returns
     -------
@@ -132,8 +132,11 @@ def embed(
         A field of the encoder is stored with another shape, dtype, layer or pooling.
     UnknownFieldError
         The store has a field that the encoder lacks, so new rows would lack it.
+    DtypeError, NameRefusedError, UnknownColumnError
+        Values or a name don't fit a column, or a row is given no value of integers or bools. Nothing was encoded.
     MissingKeysError
-        A field is to be added, but samples of stored rows are gone.
+        A field is to be added, but samples of stored rows are gone. Or a new column of integers or bools has no value
+        for them.
     KeyboardInterrupt
         After Ctrl-C. A note says how many rows are stored.
     """
@@ -157,7 +160,7 @@ def embed(
         samples=samples,
         origin=origin_of(source),
         whole=getattr(source, "whole", False) is True and shard is None,
-        columns=columns,
+        columns=SampleColumns(samples, columns),
         batch_size=batch_size,
         workers=workers or min(8, os.cpu_count() or 1),
         interval=interval,
@@ -166,7 +169,9 @@ def embed(
         began=began,
     )
     if shard is not None:
-        run = replace(run, path=part_path(run.path, shard), samples=_share(run.samples, shard))
+        own_samples = _share(run.samples, shard)
+        run = replace(run, samples=own_samples, columns=SampleColumns(own_samples, columns))
+        run = replace(run, path=part_path(run.path, shard))
     with noting_rows(run.path):
         result = _carried_out(run, vanished, progress, started, shard, force=force)
     if result.encoded or result.fields_added:
@@ -346,35 +351,14 @@ def _give_all(job: Job, store: EmbeddingStore) -> None:
 
 def _writable(run: Run) -> EmbeddingStore:
     """Open or make the store of a run for writing, with the columns on the content that its rows were made from."""
-    encoder, columns = run.encoder, run.columns
-    described: dict[str, str] = {}
-    if encoder.fields is not None:
-        described = dict(SOURCE_COLUMNS)
-        for sample in list(run.samples.values())[:1] if columns is not None else ():
-            described |= {name: column_values(name, None, [v], 1)[0] for name, v in columns(sample).items()}  # type: ignore[misc]
+    encoder = run.encoder
     if not run.path.exists():
-        made: dict[str, Any] = {"fields": encoder.fields, "columns": described, "provenance": _provenance(encoder)}
-        made["expected_rows"] = len(run.samples)
+        made = {"fields": encoder.fields, "provenance": _provenance(encoder), "expected_rows": len(run.samples)}
         with contextlib.suppress(StoreExistsError):  # another process makes it
             open_store(run.path, "x", config=run.config, **{**made, **run.options}).close()
     store = open_store(run.path, "r+", config=run.config, **run.options)
-    fills: dict[str, Any] = {}
-    if not len(store):  # no row lacks a value of these columns
-        fills = {name: "" if dtype == STRING else np.dtype(dtype).type(0) for name, dtype in described.items()}
-    if store.fields or encoder.fields is not None:
-        fills |= UNKNOWN_SOURCE
-    for name, fill in fills.items():
-        _add_column(store, name, fill)
+    run.columns.write(store)
     return store
-
-
-def _add_column(store: EmbeddingStore, name: str, fill: Any) -> None:
-    """Add a column with the value `fill` in stored rows, unless another process adds it."""
-    while name not in store.columns:
-        try:
-            store.set_column(name, [], [], fill=fill, commit_id=store.snapshot.record.commit_id)
-        except StoreChangedError:
-            store.refresh()
 
 
 def _provenance(encoder: BaseEncoder) -> dict[str, str]:

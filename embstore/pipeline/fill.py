@@ -30,7 +30,7 @@ from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ah
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Run, Samples
 from embstore.pipeline.same_content import Copy, SameContent
-from embstore.sources.base import AnySample, naming
+from embstore.sources.base import AnySample
 from embstore.store.embedding_store import EmbeddingStore, session_of
 
 logger = logging.getLogger("embstore")
@@ -299,19 +299,13 @@ class Job:
         self.done |= {done.key for done in chosen}
         self.advance(len(chosen), loading=first)
 
-    def _columns(self, part: Sequence[Decoded]) -> dict[str, list[Any]]:
-        columns: dict[str, list[Any]] = {
+    def _columns(self, part: Sequence[Decoded]) -> dict[str, Any]:
+        columns: dict[str, Any] = {
             DIGEST_COLUMN: [done.digest for done in part],
             **stamp_values(done.stamp for done in part),
             ORIGINS_COLUMN: [self.origin] * len(part),
         }
-        if self.run.columns is not None:
-            for done in part:
-                with naming(f"columns= of {done.key}"):
-                    found = self.run.columns(done.sample)
-                for name, value in found.items():
-                    columns.setdefault(name, []).append(value)
-        return columns
+        return columns | self.run.columns.of(done.key for done in part)
 
 
 def _none(key: str, digest: str) -> bool:

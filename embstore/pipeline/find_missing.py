@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from embstore._engine.format.record import MAX_ORIGINS, Origin
-from embstore._engine.format.source_columns import ORIGINS_COLUMN, STAMP_COLUMNS
+from embstore._engine.format.source_columns import ORIGINS_COLUMN, STAMP_COLUMNS, UNKNOWN_SOURCE
 from embstore._engine.io.stamps import settled
 from embstore._engine.write.plans import Plan
 from embstore._engine.write.record_edits import with_origin
@@ -60,6 +60,8 @@ class StoreStatus:
         Live rows.
     made : bool
         Whether the store exists.
+    columns : tuple of str
+        Columns whose values change.
     """
 
     found: Coverage
@@ -69,6 +71,7 @@ class StoreStatus:
     unnoted: list[str] = field(default_factory=list)
     rows: int = 0
     made: bool = True
+    columns: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> list[str]:
@@ -78,7 +81,7 @@ class StoreStatus:
     @property
     def work(self) -> bool:
         """Whether the run has to write."""
-        return bool(self.wanted or self.new_fields or not self.made)
+        return bool(self.wanted or self.new_fields or self.columns or not self.made)
 
 
 def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = True) -> StoreStatus:
@@ -95,6 +98,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
     samples = run.samples
     if not run.path.exists():
         found = whole or Coverage(missing=list(samples))
+        run.columns.fit(None)
         return StoreStatus(
             found=found, reason=whole.reason if whole else run.cache.lookup(run.config).reason, made=False
         )
@@ -109,6 +113,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
         bit = origin_bit(store, run.origin)
         return StoreStatus(
+            columns=run.columns.changed(store, new_rows=bool(found.missing or found.stale)),
             found=found,
             reason=reason,
             new_fields=new_fields,
@@ -255,15 +260,17 @@ def note_anew(run: Run, touched: list[str], unnoted: list[str]) -> None:
     try:
         with open_store(run.path, "r+", **run.options) as store:
             bit = note_origin(store, run.origin)
-            view, of_source = store.select(), set(unnoted)
-            keys = view.keys
-            for place, column in enumerate(STAMP_COLUMNS if stamps else ()):
-                found = view.column(column).tolist() if column in store.columns else [-1] * len(keys)
-                values = [stamps[key][place] if key in stamps else old for key, old in zip(keys, found, strict=True)]
-                store.set_column(column, keys, values, commit_id=store.snapshot.record.commit_id)
+            seen = store.snapshot.record.commit_id
+            keys = [key for key in dict.fromkeys([*stamps, *(unnoted if bit else ())]) if key in store]
+            view, of_source = store.select(keys=keys), set(unnoted)
+            columns: dict[str, Any] = {}
+            for place, name in enumerate(STAMP_COLUMNS if stamps else ()):
+                found = view.column(name).tolist() if name in store.columns else [-1] * len(keys)
+                pairs = zip(keys, found, strict=True)
+                columns[name] = [stamps[key][place] if key in stamps else was for key, was in pairs]
             if unnoted and bit:
-                origins = [was | bit if key in of_source else was for key, was in _origins(store, keys)]
-                store.set_column(ORIGINS_COLUMN, keys, origins, commit_id=store.snapshot.record.commit_id)
+                columns[ORIGINS_COLUMN] = [was | bit if key in of_source else was for key, was in _origins(store, keys)]
+            store.set_columns(columns, keys, fill=UNKNOWN_SOURCE, commit_id=seen)
     except (StoreChangedError, StoreReplacedError):
         logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", run.path)
     except (ReadOnlyError, NetworkFileSystemError, StoreLockedError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.record import Origin
 from embstore.cache.cache import Cache
 from embstore.encoders.base import BaseEncoder
+from embstore.pipeline.columns import SampleColumns
 from embstore.pipeline.freshness import Compare
 from embstore.sources.base import AnySample
 
@@ -35,8 +36,8 @@ class Run:
         Of the source.
     whole : bool
         Whether the samples are all of the data set.
-    columns : callable or None
-        Returns a sample's values of further columns.
+    columns : SampleColumns
+        Values that the samples bring along.
     batch_size, workers, interval, compare, canaries
         See `embed`.
     began : int
@@ -50,7 +51,7 @@ class Run:
     samples: Samples
     origin: Origin
     whole: bool
-    columns: Callable[[AnySample], Mapping[str, Any]] | None
+    columns: SampleColumns
     batch_size: int
     workers: int
     interval: float

@@ -10,7 +10,7 @@ import io
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -103,11 +103,14 @@ class Sample(PickledByName):
     digest : str
         Version of the content that `load` returns. Another one makes the stored row stale. Versions of two samples are
         not compared.
+    columns : mapping of str to value, optional
+        Values of the row's columns. None stands for no value.
     """
 
     key: str | Key
     load: Callable[[], Any] = field(repr=False)
     digest: str
+    columns: Mapping[str, Any] | None = None
 
     @property
     def stamp(self) -> FileStamp:
@@ -138,11 +141,14 @@ class FileSample:
     path : Path
     stamp : FileStamp
         Stamp when the source found the file.
+    columns : mapping of str to value, optional
+        Values of the row's columns. None stands for no value.
     """
 
     key: str | Key
     path: Path
     stamp: FileStamp
+    columns: Mapping[str, Any] | None = None
 
     @property
     def where(self) -> str:
@@ -217,7 +223,12 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def file_sample(
-    key: str | Key, path: Path, look: Callable[[], os.stat_result] | None = None, *, root: Path | None = None
+    key: str | Key,
+    path: Path,
+    look: Callable[[], os.stat_result] | None = None,
+    *,
+    root: Path | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> FileSample:
     """Return the sample of a file. If the file does not exist, reading the sample raises, so a run goes on.
 
@@ -229,11 +240,12 @@ def file_sample(
         Returns the status of the file.
     root : Path, optional
         Folder of the source. By default the folder of the file.
+    columns : mapping, optional
     """
     try:
-        return FileSample(key, path, file_stamp(os.fspath(root or path.parent), (look or path.stat)()))
+        return FileSample(key, path, file_stamp(os.fspath(root or path.parent), (look or path.stat)()), columns)
     except (OSError, ValueError):  # a broken link, removed just now, or a name that no file can have
-        return FileSample(key, path, UNKNOWN)
+        return FileSample(key, path, UNKNOWN, columns)
 
 
 _CODE_ERRORS: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError, AssertionError)

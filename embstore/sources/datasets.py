@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from embstore._engine.format.arguments import text_list
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
 from embstore._engine.io.stamps import UNKNOWN
@@ -14,7 +15,7 @@ from embstore.errors import UnknownColumnError
 from embstore.sources.base import FileSample, checked_name, distinct
 from embstore.sources.folder import without_suffix
 from embstore.sources.items import LoadedSample
-from embstore.sources.table import key_of, refused, text_of
+from embstore.sources.table import key_of, refused, row_values, text_of
 
 _FILES: Final = ("Audio", "Image")
 _STRINGS: Final = ("string", "large_string", "string_view")
@@ -50,6 +51,9 @@ class HFDataset:
     origin : Origin
         Builder, config and split, unless the caller made the rows.
 
+    columns : sequence of str
+        Columns whose values become columns of the store. Rows with a missing value have the fill of the column.
+
     Raises
     ------
     TypeError
@@ -71,6 +75,7 @@ class HFDataset:
         content: str,
         class_name: str | None = None,
         file_id: str | None = None,
+        columns: Sequence[str] = (),
     ) -> None:
         self.name = checked_name(name)
         if isinstance(dataset, Mapping):
@@ -80,7 +85,8 @@ class HFDataset:
                 f"expected a datasets.Dataset, found {type(dataset).__name__}; one that streams has no rows to come "
                 f"back to: load it without streaming"
             )
-        for column in (content, class_name, file_id):
+        self._columns = text_list("columns", columns)
+        for column in (content, class_name, file_id, *self._columns):
             if column is not None and column not in dataset.features:
                 raise UnknownColumnError(column, dataset.features, path=None)
         feature = dataset.features[content]
@@ -110,22 +116,24 @@ class HFDataset:
         return distinct(self._found(), empty=f"{self.name} has no rows", hint=_NAMELESS, twice=_NAMELESS)
 
     def _found(self) -> Iterator[tuple[str, Callable[..., tuple[Key, LoadedSample]], tuple[Any, ...]]]:
-        classes = self._classes()
-        for number, file_id in enumerate(self._file_ids()):
-            yield f"{self.name}[{number}]", self._sample, (number, file_id, classes and classes[number])
+        classes = None if self._class_name is None else self._named(self._class_name)
+        more = row_values({name: self._named(name) for name in self._columns})
+        for number, (file_id, values) in enumerate(zip(self._file_ids(), more, strict=False)):
+            yield f"{self.name}[{number}]", self._sample, (number, file_id, classes and classes[number], values)
 
-    def _sample(self, number: int, file_id: Any, label: Any) -> tuple[Key, LoadedSample]:
+    def _sample(
+        self, number: int, file_id: Any, label: Any, values: Mapping[str, Any] | None
+    ) -> tuple[Key, LoadedSample]:
         key, load = key_of(file_id, label), functools.partial(self._load, self._rows, self._content, number)
-        return key, LoadedSample(key, f"{self.name}[{number}]", load, self._kind)
+        return key, LoadedSample(key, f"{self.name}[{number}]", load, self._kind, values)
 
     def _column(self, column: str) -> list[Any]:
         return list(self._dataset.select_columns([column])[:][column])
 
-    def _classes(self) -> list[Any] | None:
-        if self._class_name is None:
-            return None
-        values = self._column(self._class_name)
-        names = getattr(self._dataset.features[self._class_name], "names", None)
+    def _named(self, column: str) -> list[Any]:
+        """Return the values of a column, and of a `ClassLabel` their names."""
+        values = self._column(column)
+        names = getattr(self._dataset.features[column], "names", None)
         if names is None:
             return values
         return [names[value] if value is not None and value >= 0 else None for value in values]  # -1 is unlabelled

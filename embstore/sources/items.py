@@ -45,12 +45,15 @@ class LoadedSample:
         SampleError if the content is missing.
     kind : {"audio", "image", "text"} or None
         Kind of the content, if the source knows it.
+    columns : mapping of str to value, optional
+        Values of the row's columns. None stands for no value.
     """
 
     key: Key
     where: str
     load: Callable[[], Any] = field(repr=False)
     kind: str | None = None
+    columns: Mapping[str, Any] | None = None
 
     @property
     def stamp(self) -> FileStamp:
@@ -174,7 +177,7 @@ def _as_given(content: Any) -> Any:
 
 def _item_sample(key: Any, content: Any, *digest: str) -> tuple[Key, Sample | LoadedSample]:
     key, load = Key.parse(key), functools.partial(_as_given, content)
-    return key, Sample(key, load, *digest) if digest else LoadedSample(key, str(key), load)
+    return key, Sample(key, load, digest[0]) if digest else LoadedSample(key, str(key), load)
 
 
 class Items:

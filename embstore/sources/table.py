@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
+from embstore._engine.format.arguments import text_list
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
 from embstore._engine.format.text import plain_text
@@ -88,6 +89,15 @@ def _is_missing(value: Any) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType") or (value != value) is True
 
 
+def row_values(columns: Mapping[str, Iterable[Any]]) -> Iterator[dict[str, Any] | None]:
+    """Yield the values of each row by the names of their columns, with None for missing ones. Without columns, None."""
+    if not columns:
+        yield from repeat(None)
+    names = list(columns)
+    for row in zip(*columns.values(), strict=True):
+        yield {name: None if _is_missing(value) else value for name, value in zip(names, row, strict=True)}
+
+
 class Table:
     """The files that a table lists, or the texts in a table. Each iteration reads the table again.
 
@@ -104,6 +114,9 @@ class Table:
         Column of classes. Rows without a class, and all rows without this column, have bare file_ids as keys.
     file_id : str, optional
         Column of file_ids. The default for files is the relative path without its last suffix.
+    columns : sequence of str
+        Columns whose values become columns of the store. Those of a text file are texts. Rows with a missing
+        value have the fill of the column.
     root : path_like, optional
         Folder of relative paths. The default is the table's folder, or the working directory for a table in memory.
     delimiter : str, optional
@@ -150,6 +163,7 @@ class Table:
         text: str | None = None,
         class_name: str | None = None,
         file_id: str | None = None,
+        columns: Sequence[str] = (),
         root: str | os.PathLike[str] | None = None,
         delimiter: str | None = None,
     ) -> None:
@@ -165,6 +179,7 @@ class Table:
         self._read = _reader(table, self._file, delimiter)
         self._kind = type(table).__name__
         self._path, self._text, self._class_name, self._file_id = path, text, class_name, file_id
+        self._columns = text_list("columns", columns)
         default = self._file.parent if self._file is not None else Path()
         self.root = (local_path(root) if root is not None else default).absolute()
         place = self._file if text is not None else self.root
@@ -177,21 +192,24 @@ class Table:
 
     def _found(self) -> Iterator[tuple[str, Callable[..., tuple[Key, FileSample | LoadedSample]], tuple[Any, ...]]]:
         wanted = (self._text if self._path is None else self._path, self._class_name, self._file_id)
-        names = [column for column in wanted if column is not None]
+        names = [*(column for column in wanted if column is not None), *self._columns]
         columns: dict[str | None, Iterable[Any]] = {None: repeat(None)}
         columns |= zip(names, self._read(names), strict=True)
         title = self._file.name if self._file is not None else "the table"
         rows = zip(*(columns[column] for column in wanted), strict=False)
-        for number, row in enumerate(rows, 1):
+        more = row_values({name: columns[name] for name in self._columns})
+        for number, (row, values) in enumerate(zip(rows, more, strict=False), 1):
             place = f"row {number} of {title}"
             if self._path is None:
-                yield place, self._text_sample, (place, *row)
+                yield place, self._text_sample, (place, *row, values)
             else:
-                yield f"{place} ({row[0]})", self._file_sample, (place, *row)
+                yield f"{place} ({row[0]})", self._file_sample, (place, *row, values)
 
-    def _text_sample(self, place: str, text: Any, label: Any, file_id: Any) -> tuple[Key, LoadedSample]:
+    def _text_sample(
+        self, place: str, text: Any, label: Any, file_id: Any, values: Mapping[str, Any] | None
+    ) -> tuple[Key, LoadedSample]:
         key = key_of(file_id, label)
-        return key, LoadedSample(key, place, functools.partial(text_of, text), "text")
+        return key, LoadedSample(key, place, functools.partial(text_of, text), "text", values)
 
     def _id_of(self, relative: str) -> str:
         """Return a file's default file_id: its path below the root, which does not depend on the machine."""
@@ -200,13 +218,15 @@ class Table:
             path = path.relative_to(self.root.as_posix())
         return without_suffix(str(path)) if relative else ""
 
-    def _file_sample(self, place: str, value: Any, label: Any, file_id: Any) -> tuple[Key, FileSample | LoadedSample]:
+    def _file_sample(
+        self, place: str, value: Any, label: Any, file_id: Any, values: Mapping[str, Any] | None
+    ) -> tuple[Key, FileSample | LoadedSample]:
         """Return the sample of a listed file. If the file does not exist, reading the sample raises."""
         relative = as_text(value)
         key = key_of(self._id_of(relative) if self._file_id is None else file_id, label)
         if not relative:
-            return key, LoadedSample(key, place, functools.partial(refused, "no file is named"))
-        return key, file_sample(key, self.root / relative, root=self.root)
+            return key, LoadedSample(key, place, functools.partial(refused, "no file is named"), columns=values)
+        return key, file_sample(key, self.root / relative, root=self.root, columns=values)
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r}: {self._kind if self._file is None else repr(str(self._file))}>"

@@ -1,14 +1,15 @@
-"""Plans over all live rows of a store: a column with a value for each, and fields copied from another store."""
+"""Plans over all live rows of a store: columns with a value for each, and fields copied from another store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from embstore._engine.format.keys import Key, hash_keys
-from embstore._engine.format.record import FieldSpec
+from embstore._engine.format.record import STRING, ColumnSpec, FieldSpec, check_name, fill_text
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import column_of
@@ -22,27 +23,108 @@ from embstore._engine.write.erase import (
     plan_erase,
     unfinished,
 )
-from embstore._engine.write.plans import Plan, plan_column, plan_fields
+from embstore._engine.write.plans import NO_FILL, Plan, nonempty, plan_fields, with_values
 from embstore._engine.write.session import Session
-from embstore.errors import MissingKeysError
+from embstore.errors import DtypeError, MissingKeysError
 from embstore.store.same_content import computed_digests, rows_of_content
 
 
-def check_all_live(snapshot: Snapshot, rows: Rows, what: str) -> None:
+def check_all_live(snapshot: Snapshot, rows: Rows, what: str, hint: str = "") -> None:
     """Raise `MissingKeysError` with the keys of the live rows that are not among `rows`."""
     left_out = np.setdiff1d(snapshot.live_rows, rows)
     if len(left_out):
-        raise MissingKeysError(snapshot.keys_of(left_out), path=snapshot.folder.path, what=what)
+        raise MissingKeysError(snapshot.keys_of(left_out), path=snapshot.folder.path, what=what, hint=hint)
 
 
-def plan_filled_column(snapshot: Snapshot, name: str, rows: Rows, values: Any, fill: Any) -> Plan:
-    """Plan a column with `values` in `rows` and `fill` in all other live rows. See `EmbeddingStore.set_column`."""
+def plan_columns(
+    snapshot: Snapshot, rows: Rows, columns: Mapping[str, Any], fills: Mapping[str, Any]
+) -> tuple[Plan | None, tuple[str, ...]]:
+    """Plan new values of columns in some live rows. See `EmbeddingStore.set_columns`.
+
+    Returns
+    -------
+    Plan or None
+        None if all values and fills are stored already.
+    tuple of str
+        The columns that change.
+    """
+    left_out = np.empty(0, np.int64)
+    if len(rows) != len(snapshot.live_rows) or not (rows == snapshot.live_rows).all():
+        left_out = np.setdiff1d(snapshot.live_rows, rows)
+    record, changed = replace(snapshot.record, dropped=()), list[str]()
+    appends: dict[str, Any] = {}
+    for name in dict.fromkeys([*columns, *fills]):
+        check_name(name)
+        old = record.columns.get(name)
+        if old is None:
+            dtype, values, fill = _new_values(snapshot, name, rows, left_out, columns.get(name), fills.get(name))
+        else:
+            dtype, values, fill = _other_values(snapshot, name, rows, left_out, columns.get(name), fills.get(name))
+        if values is not None:
+            places = np.concatenate([rows, left_out])
+            record, values = with_values(snapshot, record, name, places, dtype, values, fill=fill)
+            appends |= values
+        elif old is not None and fill != old.fill:
+            record = replace(record, columns={**record.columns, name: replace(old, fill=fill)})
+        else:
+            continue
+        changed.append(name)
+    return (Plan(record, nonempty(appends)) if changed else None), tuple(changed)
+
+
+def _new_values(
+    snapshot: Snapshot, name: str, rows: Rows, left_out: Rows, given: Any, fill: Any
+) -> tuple[str, Any, str | None]:
+    """Return the dtype, the values of all live rows, and the fill of a new column."""
+    count = len(rows)
     if fill is None:
-        check_all_live(snapshot, rows, f"given a value for {name!r}")
-        return plan_column(snapshot, name, rows, *column_values(name, None, values, len(rows)))
-    left_out = np.setdiff1d(snapshot.live_rows, rows)
-    filled = filled_column(name, values, len(rows), fill, len(left_out))
-    return plan_column(snapshot, name, np.concatenate([rows, left_out]), *filled)
+        dtype, values = column_values(name, None, given, count)
+        fill = ColumnSpec(dtype=dtype, array=name).fill_value
+        if fill is None:
+            check_all_live(snapshot, rows, f"given a value for {name!r}", NO_FILL)
+            return dtype, values, None
+        return dtype, _joined(values, column_values(name, dtype, fill, len(left_out))[1]), None
+    blanks = len(left_out)
+    if given is None:
+        given, count, blanks = [], 0, blanks + count
+    dtype, values = filled_column(name, given, count, fill, blanks)
+    return dtype, values, _checked_fill(name, dtype, fill)
+
+
+def _other_values(
+    snapshot: Snapshot, name: str, rows: Rows, left_out: Rows, given: Any, fill: Any
+) -> tuple[str, Any, str | None]:
+    """Return the dtype, the values of all live rows (None if they are the stored ones), and the fill of a column."""
+    old = snapshot.record.columns[name]
+    dtype, kept = old.dtype, old.fill
+    values = None
+    if given is not None:
+        try:
+            dtype, values = column_values(name, old.dtype, given, len(rows))
+        except DtypeError:
+            if len(left_out):
+                raise
+            dtype, values = column_values(name, None, given, len(rows))
+            kept = None
+    if values is not None and dtype == old.dtype:
+        same = _same(column_of(snapshot, name, rows), values)
+        values = None if same else _joined(values, column_of(snapshot, name, left_out))
+    return dtype, values, kept if fill is None else _checked_fill(name, dtype, fill)
+
+
+def _checked_fill(name: str, dtype: str, fill: Any) -> str | None:
+    value = column_values(name, dtype, fill, 1)[1][0]
+    return fill_text(value if dtype == STRING else value.item())
+
+
+def _same(stored: Any, values: Any) -> bool:
+    if isinstance(values, list):
+        return bool(stored.tolist() == values)
+    return bool(np.array_equal(stored, values, equal_nan=stored.dtype.kind == "f"))
+
+
+def _joined(values: Any, others: Any) -> Any:
+    return [*values, *others] if isinstance(values, list) else np.concatenate([values, others])
 
 
 def plan_copied_fields(

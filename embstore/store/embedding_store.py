@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from embstore._engine.format.arguments import check_choice, mapping_of, refuse_hidden, text_list, whole_number
 from embstore._engine.format.keys import Key, key_list
-from embstore._engine.format.record import FieldSpec
+from embstore._engine.format.record import FieldSpec, check_name
 from embstore._engine.pickles import by_name
+from embstore._engine.read.column import Rows
 from embstore._engine.rng import Rng, generator_of
 from embstore._engine.write.check_input import Casting, named_rows, no_rows, read_keys
 from embstore._engine.write.compact import compact
@@ -25,7 +26,7 @@ from embstore._engine.write.plans import AppendResult, IfExists, plan_append, pl
 from embstore._engine.write.row_writer import RowWriter
 from embstore._engine.write.session import Session
 from embstore.errors import StoreChangedError
-from embstore.store.changes import check_all_live, erase_keys, plan_copied_fields, plan_filled_column
+from embstore.store.changes import check_all_live, erase_keys, plan_columns, plan_copied_fields
 from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
 from embstore.store.reader import StoreReader
 from embstore.store.row_tables import RowTables
@@ -214,35 +215,85 @@ class EmbeddingStore(StoreReader):
             compact(snapshot)
             self._session.refresh()
 
-    def set_column(
-        self, name: str, keys: Iterable[str | Key], values: Any, *, fill: Any = None, commit_id: str | None = None
-    ) -> None:
-        """Add or replace a column in one commit, with a value for every live row.
+    def set_columns(
+        self,
+        columns: Mapping[str, Any],
+        keys: Iterable[str | Key] | View | None = None,
+        *,
+        fill: Mapping[str, Any] | None = None,
+        commit_id: str | None = None,
+    ) -> tuple[str, ...]:
+        """Add and change columns, all of them in one commit. Nothing is written if the values are the stored ones.
+
+        Rows that are not in `keys` keep their values. In a new column they have its fill.
 
         Parameters
         ----------
-        name : str
-        keys : iterable of str or Key
-        values : array_like, (len(keys),), or one value for all `keys`
-        fill : optional
-            The value of live rows that are not in `keys`, including rows that another process has added.
+        columns : mapping of str to array_like, (len(keys),), or to one value for all `keys`
+            ``dict(frame[["split", "age"]])`` makes one of a DataFrame. Values go into the dtype of a stored column. If
+            they do not fit and all live rows are given, the column takes their dtype.
+        keys : iterable of str or Key, or View, optional
+            Default: all live rows, in the order of the store.
+        fill : mapping of str to value, optional
+            The value of rows that are given none, now and in later appends. The column records it. By default it is ""
+            for text and NaN for floats. Integers and bools have none: each row then needs a value.
         commit_id : str, optional
             The commit at which the store must still be. Otherwise nothing is written.
+
+        Returns
+        -------
+        tuple of str
+            The columns that changed.
 
         Raises
         ------
         StoreChangedError
-            The store is at another commit than `commit_id`.
+            The store is at another commit than `commit_id`, or rows of the view were deleted.
         MissingKeysError
-            Some keys are not stored, or live rows get no value and `fill` is None.
-        ShapeError, DtypeError, NameRefusedError
+            Some keys are not stored, or live rows get no value and a new column has no fill.
+        DuplicateKeysError, ShapeError, DtypeError, NameRefusedError
+
+        Examples
+        --------
+        >>> import embstore, tempfile
+        >>> store = embstore.open(tempfile.mkdtemp() + "/demo.zarr", "w-", config={"encoder": "demo"})
+        >>> _ = store.append(["a", "b"], np.ones((2, 3), np.float32))
+        >>> store.set_columns({"says": ["woof", "meow"], "age": 3}, fill={"age": -1})
+        ('says', 'age')
+        >>> store.set_columns({"says": "purr", "age": 3}, ["b"])
+        ('says',)
+        >>> _ = store.append(["c"], np.ones((1, 3), np.float32))  # rows without a value take the fill
+        >>> store.select().column("says").tolist(), store.select().column("age").tolist()
+        (['woof', 'purr', ''], [3, 3, -1])
         """
+        given = named_rows(mapping_of("columns", columns, "column names to values"))
+        fills = mapping_of("fill", fill, "column names to values")
         with self._session.writing() as snapshot:
             found = snapshot.record.commit_id
             if commit_id not in (None, found):
                 raise StoreChangedError(self.path, "it is at another commit", expected=commit_id, found=found)
-            rows = self.rows_of(read_keys(keys).texts)
-            self._session.commit(plan_filled_column(snapshot, name, rows, values, fill))
+            plan, changed = plan_columns(snapshot, self._rows_to_change(keys), given, fills)
+            if plan is not None:
+                self._session.commit(plan)
+        return changed
+
+    def _rows_to_change(self, keys: Iterable[str | Key] | View | None) -> Rows:
+        if keys is None:
+            return self.snapshot.live_rows
+        if not isinstance(keys, View):
+            return self.rows_of(read_keys(keys).texts)
+        if keys.store is not self:
+            return self.rows_of(read_keys(keys.keys).texts)
+        if len(np.unique(keys.rows)) < len(keys):
+            read_keys(keys.keys)  # raises
+        if keys.snapshot().is_dead(keys.rows).any():
+            raise StoreChangedError(self.path, "rows of the view were deleted", expected=len(keys), found="fewer rows")
+        return keys.rows
+
+    def set_column(self, name: str, keys: Iterable[str | Key] | View, values: Any, *, fill: Any = None) -> None:
+        """Add or change one column. See `set_columns`."""
+        chosen = keys if isinstance(keys, View) else key_list(keys)
+        self.set_columns({check_name(name): values}, chosen, fill=None if fill is None else {name: fill})
 
     def add_field(
         self,

@@ -14,7 +14,7 @@ import numpy as np
 from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged
-from embstore._engine.format.record import Origin, Record, offsets_name
+from embstore._engine.format.record import ColumnSpec, Origin, Record, offsets_name
 from embstore._engine.format.source_columns import ORIGINS_COLUMN
 from embstore._engine.io.urls import is_url, local_path
 from embstore._engine.read.column import Rows
@@ -22,8 +22,9 @@ from embstore._engine.read.history import Position
 from embstore._engine.read.open_snapshot import open_snapshot
 from embstore._engine.read.read_rows import check_ends, read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.write.check_input import column_values
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.plans import AppendResult, IfExists, Plan, row_blocks
+from embstore._engine.write.plans import NO_FILL, AppendResult, IfExists, Plan, row_blocks
 from embstore._engine.write.record_edits import with_column, with_field, with_origin
 from embstore.errors import (
     ConfigMismatchError,
@@ -140,7 +141,7 @@ def merge(
     if not local_path(dest).exists():
         made = {
             "fields": first.fields,
-            "columns": {name: spec.dtype for name, spec in first.columns.items()},
+            "columns": first.columns,
             "chunk_bytes": first.options.get("chunk_bytes"),
             "expected_rows": max(first.options.get("expected_rows", 0), sum(len(part.rows) for part in live)),
             "compression": first.compression,
@@ -171,7 +172,8 @@ def _check_same(record: Record, part: Part) -> None:
         if columns.get(name) != column.dtype:
             raise UnknownColumnError(name, columns, path=path, what=f"there is no {column.dtype} column")
     for name in columns.keys() - part.record.columns.keys():
-        raise UnknownColumnError(name, part.record.columns, path=path)
+        if record.columns[name].fill_value is None:
+            raise UnknownColumnError(name, part.record.columns, path=path, hint=NO_FILL)
 
 
 def _decided(record: Record, parts: Sequence[Part]) -> Record:
@@ -182,7 +184,7 @@ def _decided(record: Record, parts: Sequence[Part]) -> Record:
     for name, spec in first.fields.items():
         record = with_field(record, name, spec)
     for name, column in first.columns.items():
-        record = record if name in record.columns else with_column(record, name, column.dtype)
+        record = record if name in record.columns else with_column(record, name, column.dtype, fill=column.fill)
     return record
 
 
@@ -227,7 +229,7 @@ def plan_merge(
     if new_names := list(codes)[len(names) :]:
         appends["class_names"] = new_names
     for name, column in record.columns.items():
-        appends[column.array] = _blocks(parts, partial(_column_values, name))
+        appends[column.array] = _blocks(parts, partial(_column_values, name, column))
     if ORIGINS_COLUMN in record.columns:
         record, appends[record.columns[ORIGINS_COLUMN].array] = _with_origins(record, parts)
     for name, spec in record.fields.items():
@@ -244,12 +246,12 @@ def plan_merge(
 
 def _with_origins(record: Record, parts: Sequence[Part]) -> tuple[Record, Iterator[Values]]:
     """Return the record with the origins of the parts, and the origins of their rows by its own list."""
-    bits: dict[Origin, int] = {}
+    column, bits = record.columns[ORIGINS_COLUMN], dict[Origin, int]()
     for origin in [origin for part in parts for origin in part.record.origins]:
         record, bits[origin] = with_origin(record, origin)
 
     def translated(at: Snapshot, rows: Rows) -> Values:
-        stored = np.asarray(_column_values(ORIGINS_COLUMN, at, rows))
+        stored = np.asarray(_column_values(ORIGINS_COLUMN, column, at, rows))
         found = np.zeros_like(stored)
         for place, origin in enumerate(at.record.origins):
             found |= (stored >> place & 1) * bits[origin]
@@ -290,7 +292,9 @@ def _blocks(parts: Sequence[Part], read: Callable[[Snapshot, Rows], Values]) -> 
             yield read(at, rows)
 
 
-def _column_values(name: str, at: Snapshot, rows: Rows) -> Values:
+def _column_values(name: str, column: ColumnSpec, at: Snapshot, rows: Rows) -> Values:
+    if name not in at.record.columns:
+        return column_values(name, column.dtype, column.fill_value, len(rows))[1]  # type: ignore[no-any-return]
     return read_rows(at, at.record.columns[name].array, rows)
 
 

@@ -109,7 +109,7 @@ def test_a_key_that_is_none_is_refused(file):
 
 
 def test_keys_without_a_class_add_no_class(file):
-    save_partition([["P1", "P2", "P3:dog"]], file, scheme="by hand", config=CONFIG)
+    save_partition([["P1", "P2:_", "P3:dog"]], file, scheme="by hand", config=CONFIG)
     assert Manifest.read(file).classes == ("dog",)
     assert Manifest.read(file).keys_of(0) == ["P1", "P2", "P3:dog"]
 

@@ -151,6 +151,9 @@ def read_record(path):
     check(record["metadata_checksum"] == digest(document["consolidated_metadata"]["metadata"], 16), "metadata")
     fields = {n: (f["dtype"].replace("bfloat16", "uint16"), f["shape"]) for n, f in record["fields"].items()}
     columns = {c["array"]: (c["dtype"], []) for c in record["columns"].values()}
+    for column in record["columns"].values():
+        fill, number = column.get("fill", ""), not column["dtype"].startswith(("string", "bool", "float"))
+        check(isinstance(fill, str) and (not number or fill == "" or isinstance(json.loads(fill), int)), "fill")
     offsets = {f"{n}_offsets": ("int64", []) for n, f in record["fields"].items() if f.get("ragged")}
     expected = KEY_ARRAYS | fields | columns | offsets
     arrays = record["arrays"]

@@ -442,14 +442,15 @@ def test_casting_on_request(make, path):
 
 def test_columns_must_be_those_of_the_store(make):
     store, _, _ = make()
-    for columns, column in ({}, "split"), ({"split": "x", "more": 1}, "more"):
+    store.set_column("year", list(store), 1)  # integers have no fill
+    for columns, column in ({}, "year"), ({"year": 1, "split": "x", "more": 1}, "more"):
         with pytest.raises(errors.UnknownColumnError) as caught:
             store.append(["a:b"], ROW, columns=columns)
         assert caught.value.column == column
     with pytest.raises(errors.DtypeError):
-        store.append(["a:b"], ROW, columns={"split": [3]})
+        store.append(["a:b"], ROW, columns={"split": [3], "year": 1})
     with pytest.raises(errors.ShapeError):
-        store.append(["a:b"], ROW, columns={"split": ["x", "y"]})
+        store.append(["a:b"], ROW, columns={"split": ["x", "y"], "year": 1})
     assert len(store) == 300
 
 

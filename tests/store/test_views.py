@@ -720,7 +720,7 @@ def test_set_column_and_add_field_want_every_live_row(make, rng):
     store, keys, _ = make()
     store.delete(keys[:2])
     with pytest.raises(errors.MissingKeysError) as caught:
-        store.set_column("score", keys[3:], np.zeros(297))
+        store.set_column("score", keys[3:], np.zeros(297, int))
     assert caught.value.keys == (keys[2],)
     shuffled = [keys[i] for i in rng.permutation(np.arange(2, 300))]
     store.set_column("score", shuffled, [int(key[5:9]) for key in shuffled])

@@ -182,7 +182,12 @@ class _Parser:
         value = self._object(value, place)
         dtype = self._one_of(value.get("dtype"), COLUMN_DTYPES, f"{place}.dtype")
         array = self._text(value.get("array"), f"{place}.array")
-        return None if dtype is None else ColumnSpec(dtype=dtype, array=array)
+        fill = None if value.get("fill") is None else self._text(value["fill"], f"{place}.fill")
+        try:
+            return None if dtype is None else ColumnSpec(dtype=dtype, array=array, fill=fill)
+        except (ValueError, RecursionError):
+            self.problems.append(f"{place}.fill: expected a value of {dtype}, found {fill!r}")
+            return None
 
     def _array(self, value: Any, place: str) -> ArrayState | None:
         value = self._object(value, place)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -183,10 +184,37 @@ def offsets_name(field: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnSpec:
-    """The dtype of a column (one value a row), and its current array."""
+    """The dtype of a column (one value a row), its current array, and its fill as text: see `fill_text`."""
 
     dtype: str
     array: str
+    fill: str | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.fill_value  # raises ValueError for text that is no value of the dtype
+
+    @property
+    def fill_value(self) -> Any:
+        """The value of rows that are given none. By default "" and NaN. Integers and bools may have none, as None."""
+        if self.dtype == STRING:
+            return self.fill or ""
+        if self.fill is None:
+            return math.nan if self.dtype.startswith("float") else None
+        value = json.loads(self.fill)
+        expected = bool if self.dtype == "bool" else int | float if self.dtype.startswith("float") else int
+        whole = self.dtype.startswith(("int", "uint"))
+        if isinstance(value, bool) != (expected is bool) or not isinstance(value, expected):
+            raise ValueError(f"expected a value of {self.dtype}, found {value!r}")
+        if whole and not np.iinfo(self.dtype).min <= value <= np.iinfo(self.dtype).max:
+            raise ValueError(f"expected a value of {self.dtype}, found {value!r}")
+        return value
+
+
+def fill_text(value: Any) -> str | None:
+    """Return a fill as the record has it: the text of a string column, else JSON, with NaN. None for the default."""
+    if isinstance(value, str):
+        return value or None
+    return None if value is None or value != value else json.dumps(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

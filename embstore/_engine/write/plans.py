@@ -45,6 +45,7 @@ from embstore.errors import KeysExistError, UnknownColumnError, UnknownFieldErro
 IfExists = Literal["error", "skip", "replace"]
 _BLOCK_BYTES: Final = 64 * 2**20
 _BLOCK_ROWS: Final = 65_536
+NO_FILL: Final = "integers and bools have no fill unless one is given: store.set_columns({}, fill={name: value})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,7 @@ def plan_append(
     if not len(keys) and record.arrays.keys() == snapshot.record.arrays.keys():
         return None, result
     codes, new_names = class_codes(snapshot.class_names, keys.class_names)
-    appends: dict[str, Blocks] = _nonempty(
+    appends: dict[str, Blocks] = nonempty(
         {
             **field_appends(record, {name: pick(values, chosen) for name, values in stored.items()}),
             **{name: pick(values, chosen) for name, values in described.items()},
@@ -191,8 +192,8 @@ def name_fields(record: Record, fields: Mapping[str | None, Any], path: Any) -> 
     return named
 
 
-def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> Mapping[str, Any]:
-    """Return `columns` if they are the columns of the store.
+def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> dict[str, Any]:
+    """Return the values of each column of the store, where a column without values has its fill.
 
     Raises
     ------
@@ -200,9 +201,12 @@ def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> Mapp
     """
     for name in columns.keys() - record.columns.keys():
         raise UnknownColumnError(name, record.columns, path=path)
+    complete = dict(columns)
     for name in record.columns.keys() - columns.keys():
-        raise UnknownColumnError(name, columns, path=path, what="these rows need a value for column")
-    return columns
+        complete[name] = record.columns[name].fill_value
+        if complete[name] is None:
+            raise UnknownColumnError(name, columns, path=path, what="these rows need a value for column", hint=NO_FILL)
+    return complete
 
 
 def class_codes(known: list[str], class_names: list[str]) -> tuple[NDArray[np.int32], list[str]]:
@@ -253,7 +257,7 @@ def plan_field(
     record = with_field(snapshot.record, name, spec)
     stored = field_values(name, spec, values, keys, casting=casting)
     spread_out = spread(record.arrays[name], snapshot, rows, stored)
-    return Plan(record, _nonempty(field_appends(record, {name: spread_out})))
+    return Plan(record, nonempty(field_appends(record, {name: spread_out})))
 
 
 def plan_fields(snapshot: Snapshot, other: Snapshot, specs: Mapping[str, FieldSpec], rows: Rows) -> Plan:
@@ -310,26 +314,27 @@ def row_blocks(snapshot: Snapshot, rows: Rows) -> Iterator[Rows]:
         yield rows[start : start + step]
 
 
-def plan_column(snapshot: Snapshot, name: str, rows: Rows, dtype: str, values: Any) -> Plan:
-    """Plan a column with checked values for all live rows: a new one, or the replacement of one of the same name.
+def with_values(
+    snapshot: Snapshot, record: Record, name: str, rows: Rows, dtype: str, values: Any, *, fill: str | None
+) -> tuple[Record, dict[str, Values]]:
+    """Return the record with a column of checked values for all live rows, and the values of its array.
 
-    The array of the old column is not overwritten, since readers may use it. Its successor is an array of another name
-    (``score.v2``), and the record names the array of the column.
+    The column is new, or replaces one of the same name. The array of the old column is not overwritten, since readers
+    may use it. Its successor is an array of another name (``score.v2``), and the record names the array of the column.
 
     Raises
     ------
     NameRefusedError
     """
-    name = check_name(name)
-    old = snapshot.record.columns.get(name)
-    array_name = successor(old.array, snapshot.record) if old else name
-    record = with_column(snapshot.record, name, dtype, array_name=array_name)
+    old = record.columns.get(name)
+    array_name = successor(old.array, record) if old else name
+    record = with_column(record, name, dtype, array_name=array_name, fill=fill)
     whole = spread(record.arrays[array_name], snapshot, rows, values)
     if old:
         arrays = {n: state for n, state in record.arrays.items() if n != old.array}
-        record = replace(record, arrays=arrays, dropped=(old.array,))
-    return Plan(record, _nonempty({array_name: whole}))
+        record = replace(record, arrays=arrays, dropped=(*record.dropped, old.array))
+    return record, {array_name: whole}
 
 
-def _nonempty(appends: Mapping[str, Values]) -> dict[str, Blocks]:
+def nonempty(appends: Mapping[str, Values]) -> dict[str, Blocks]:
     return {name: values for name, values in appends.items() if len(values)}

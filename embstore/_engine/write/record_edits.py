@@ -36,7 +36,7 @@ def new_record(
     config: Config,
     *,
     fields: Mapping[str, FieldSpec] | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | ColumnSpec] | None = None,
     chunk_bytes: int = FIELD_CHUNK_BYTES,
     expected_rows: int = 0,
     compression: str | None = None,
@@ -62,7 +62,8 @@ def new_record(
     for name, spec in mapping_of("fields", fields, "field names to FieldSpec").items():
         record = with_field(record, name, spec)
     for name, dtype in mapping_of("columns", columns, "column names to dtypes").items():
-        record = with_column(record, name, dtype)
+        known = dtype if isinstance(dtype, ColumnSpec) else ColumnSpec(dtype=dtype_name(dtype), array=name)
+        record = with_column(record, name, known.dtype, fill=known.fill)
     return record
 
 
@@ -94,8 +95,10 @@ def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
     return replace(record.with_arrays(**arrays), fields={**record.fields, name: spec})
 
 
-def with_column(record: Record, name: str, dtype: str, *, array_name: str | None = None) -> Record:
-    """Return the record with one more column, whose array is empty."""
+def with_column(
+    record: Record, name: str, dtype: str, *, array_name: str | None = None, fill: str | None = None
+) -> Record:
+    """Return the record with one more column, whose array is empty. `fill` is that of its spec."""
     own = {name, record.columns[name].array} if name in record.columns else set()
     taken = (record.fields.keys() | record.columns.keys() | record.arrays.keys()) - own
     name, dtype = check_name(name, taken), dtype_name(dtype)
@@ -103,7 +106,7 @@ def with_column(record: Record, name: str, dtype: str, *, array_name: str | None
         raise DtypeError(name, expected=sorted(COLUMN_DTYPES), found=dtype)
     array_name = array_name or name
     array = column_array(dtype, expected_rows=record.options.get("expected_rows", 0))
-    column = ColumnSpec(dtype=dtype, array=array_name)
+    column = ColumnSpec(dtype=dtype, array=array_name, fill=fill)
     return replace(record.with_arrays(**{array_name: array}), columns={**record.columns, name: column})
 
 

@@ -25,7 +25,7 @@ from embstore._engine.write.check_input import (
     no_rows,
     read_keys,
 )
-from embstore._engine.write.plans import AppendResult, IfExists, name_fields, pick, plan_append
+from embstore._engine.write.plans import AppendResult, IfExists, check_columns, name_fields, pick, plan_append
 from embstore._engine.write.session import Session
 from embstore.errors import DuplicateKeysError, KeysExistError, UnknownColumnError, UnknownFieldError
 
@@ -124,6 +124,7 @@ class RowWriter:
         """Check column values against the columns of the store, or against those of the first rows."""
         if record.fields:
             self._columns = {name: spec.dtype for name, spec in record.columns.items()}
+            columns = check_columns(record, columns, self._session.path)
         elif self._columns is None:
             self._columns = {name: column_values(name, None, values, count)[0] for name, values in columns.items()}
         assert self._columns is not None
