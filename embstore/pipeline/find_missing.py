@@ -112,12 +112,14 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
         if new_fields:
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
         bit = origin_bit(store, run.origin)
+        left_over = _gone(store, left, own, bit) if gone else []
+        new_rows = bool(found.missing or found.stale) and not left_over  # rows that move bring their values along
         return StoreStatus(
-            columns=run.columns.changed(store, new_rows=bool(found.missing or found.stale)),
+            columns=run.columns.changed(store, new_rows=new_rows),
             found=found,
             reason=reason,
             new_fields=new_fields,
-            gone=_gone(store, left, own, bit) if gone else [],
+            gone=left_over,
             unnoted=[key for key, was in _origins(store, own.stored) if not was & bit],
             rows=len(store),
         )

@@ -18,7 +18,7 @@ from embstore._engine.read.read_rows import check_ends, column_of, read_field, r
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import KeyBatch, column_values
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.plans import Plan, class_codes, pick, row_blocks
+from embstore._engine.write.plans import NO_FILL, Plan, class_codes, pick, row_blocks
 from embstore.errors import UnknownColumnError
 
 Mask = NDArray[np.bool_]
@@ -43,7 +43,7 @@ class Copies:
     origin : int
         Bit of the origin that a row must have to be deleted.
     columns : mapping of str to list
-        Values of the new rows. In other columns, rows that move keep their value.
+        Values of the new rows. In other columns, rows that move keep their value, and others have the fill.
     """
 
     keys: KeyBatch
@@ -67,7 +67,7 @@ def plan_copies(snapshot: Snapshot, index: KeyIndex, copies: Copies) -> tuple[Pl
     Raises
     ------
     UnknownColumnError
-        A column of the store has no value for a row that does not move.
+        A column of the store has no fill, and no value for a row that does not move.
     """
     record = snapshot.record
     check_ends(snapshot)
@@ -99,7 +99,7 @@ def plan_copies(snapshot: Snapshot, index: KeyIndex, copies: Copies) -> tuple[Pl
 
 
 def _columns(snapshot: Snapshot, copies: Copies, chosen: Rows, rows: Rows, *, moves: bool) -> dict[str, Values]:
-    """Return the values of each column: those given, or those of the rows if all of them move."""
+    """Return the values of each column: those given, else those of the rows if all of them move, or the fill."""
     record, values = snapshot.record, {}
     for name, column in record.columns.items():
         if name in copies.columns:
@@ -107,9 +107,11 @@ def _columns(snapshot: Snapshot, copies: Copies, chosen: Rows, rows: Rows, *, mo
             values[column.array] = pick(given, chosen)
         elif moves:
             values[column.array] = read_rows(snapshot, column.array, rows)
+        elif column.fill_value is not None:
+            values[column.array] = column_values(name, column.dtype, column.fill_value, len(rows))[1]
         else:
             what = "these rows need a value for column"
-            raise UnknownColumnError(name, copies.columns, path=snapshot.folder.path, what=what)
+            raise UnknownColumnError(name, copies.columns, path=snapshot.folder.path, what=what, hint=NO_FILL)
     for name in copies.columns.keys() - record.columns.keys():
         raise UnknownColumnError(name, record.columns, path=snapshot.folder.path)
     return values
