@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,9 @@ OTHERS = {
     "notes": _deep,
     "to the record": _link,
     "pipe": os.mkfifo,
+    "empty - copy": Path.mkdir,
+    "2024": Path.mkdir,
+    ".trash": Path.mkdir,
     "sources": _folder_with("c.txt"),
     "more sources": _folder_with("c.0.bak"),
     "letters": _folder_with("c.x"),

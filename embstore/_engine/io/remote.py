@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
@@ -17,7 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 from embstore._engine.io.folder import Signature, check_name
 from embstore._engine.io.fsspec_files import FsspecFiles
 from embstore._engine.io.object_store import ObjectStore
-from embstore._engine.io.threads import forks, in_turn
+from embstore._engine.io.threads import ThreadLock, forks, in_turn
 from embstore._engine.io.urls import RefusedError, Url, detail, without_secrets
 from embstore.errors import CorruptStoreError, RemoteError
 
@@ -151,14 +150,14 @@ class RemoteFolder:
         FileNotFoundError, RemoteError, CorruptStoreError
         """
         held = most if held is None else held
-        usual, alone = min(most, held), threading.Lock()
+        usual, alone = min(most, held), ThreadLock()
 
         def fetch(name: str) -> T:
             check_name(self.path, name)
             try:
                 return self._fetched(name, parse, usual, most)
             except _LongerError:
-                with alone:
+                with alone():
                     return self._fetched(name, parse, most, most)
 
         return in_turn(fetch, names, held=held, threads=self._connection.files.at_once)

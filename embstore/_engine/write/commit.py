@@ -17,14 +17,14 @@ import numpy as np
 
 from embstore._engine.chunks.chunk_file import read_tail, write_chunk
 from embstore._engine.format.parse_record import record_from_json
-from embstore._engine.format.record import ArrayState, Record, offsets_name
+from embstore._engine.format.record import ArrayState, Record, check_array_name, offsets_name
 from embstore._engine.format.values import chunk_digest, dump_json, payload
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document, is_chunk
 from embstore._engine.io.durable import PendingFile, WriteBatch, remove_tree, sibling
 from embstore._engine.io.filesystem import move_into_place
 from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.write.record_edits import new_id
-from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, StoreExistsError
+from embstore.errors import CommitUncertainError, ConfigError, CorruptStoreError, NameRefusedError, StoreExistsError
 
 logger = logging.getLogger("embstore")
 
@@ -166,11 +166,15 @@ def _make_array_folder(folder: Folder, name: str) -> None:
 
 
 def unfinished_array(folder: Folder, name: str) -> bool:
-    """Return whether `name` is a folder of chunk files and temporary files alone, from a commit that was never made."""
+    """Return whether `name` is a folder of chunk files and temporary files alone, from a commit that was never made.
+
+    A killed writer may leave it empty. An empty folder whose name no array can have belongs to others.
+    """
     try:
+        check_array_name(name, ())
         inside = folder.child(name).names()
-    except (CorruptStoreError, OSError):
-        return False  # not a folder
+    except (CorruptStoreError, OSError, NameRefusedError):
+        return False  # not a folder, or not of an array
     return all(is_partial(entry) or is_chunk(entry) for entry in inside)
 
 
