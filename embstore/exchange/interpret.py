@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -165,13 +164,13 @@ def _one_a_key(file: ArrayFile, options: ImportOptions) -> Table:
     """Return the rows of a file with an array for each key, as ``save_file({"P12345": tensor, …})`` makes it.
 
     Arrays without a class in their names may also be matrices and labels, as ``X_train`` and ``y_train``. They are rows
-    if they are alike, or if `keys` states that their names are keys. "embeddings" is always the name of a matrix.
+    if most have one shape, or if `keys` states that their names are keys. "embeddings" is always the name of a matrix.
     """
     by_key = _rows_by_key(file, options)
     named = options.keys is not None or all(":" in key for key in by_key)
     matrix = any(name in file.arrays and file.arrays[name].shape for name in EMBEDDING)
     lists = any(one.ragged for one in file.arrays.values())
-    if matrix or lists or not by_key or not (named or _are_alike(file, by_key, options)):
+    if matrix or lists or not by_key or not (named or _may_be_rows(file, options)):
         raise _not_understood(file)
     entries = {key: _unread(file, name, file.arrays[name]) for key, name in by_key.items()}
     made = entries_file(file.path, entries, options)
@@ -179,16 +178,11 @@ def _one_a_key(file: ArrayFile, options: ImportOptions) -> Table:
     return table_of(made, options)
 
 
-def _are_alike(file: ArrayFile, by_key: Mapping[str, str], options: ImportOptions) -> bool:
-    """Return True if most arrays fit one field, as rows do. A single matrix may be rows without names."""
-    if any(name in file.arrays for name in (*KEYS, LABELS)):
-        return False
-    found = [file.arrays[name] for name in by_key.values()]
-    shapes = Counter(
-        (one.rows, *one.shape)[options.ragged :] for one in found if one.dtype in FIELD_DTYPES and not one.nullable
-    )
-    matrix = len(found) == 1 and found[0].shape and not options.ragged
-    return 2 * max(shapes.values(), default=0) > len(found) and not matrix
+def _may_be_rows(file: ArrayFile, options: ImportOptions) -> bool:
+    """Return False for columns of a table, and for a single matrix. `entries_file` compares the shapes of several."""
+    found = [*file.arrays.values()]
+    alone = len(found) == 1 and found[0].shape and not options.ragged
+    return not alone and not any(name in file.arrays for name in (*KEYS, LABELS)) and not any(x.nullable for x in found)
 
 
 def _rows_by_key(file: ArrayFile, options: ImportOptions) -> dict[str, str]:

@@ -34,7 +34,7 @@ def entries_file(path: Path, entries: Mapping[Any, Any], options: ImportOptions)
     Raises
     ------
     FileFormatError
-        No entry is an embedding.
+        No entry is an embedding. Or names have no colon, and most arrays differ in shape, as matrices and labels do.
     """
     torch = sys.modules.get("torch")
     # Parallel lists, because a tuple for each of 200,000 entries keeps the garbage collector busy.
@@ -54,6 +54,11 @@ def entries_file(path: Path, entries: Mapping[Any, Any], options: ImportOptions)
         shown = ", ".join(f"{one.key!r}: {one.reason}" for one in file.unreadable[:3]) or "it is empty"
         raise FileFormatError(path, f"it is a dictionary without embeddings ({shown})")
     counted = dict(zip(codes, np.bincount(kinds).tolist(), strict=True))
+    bare = options.keys is None and len(entries) > 1 and not any(":" in str(name) for name in entries)
+    if bare and not any(others) and not _most_alike(counted, len(entries), options.ragged):
+        shown = ", ".join(f"{name!r} {tuple(tensor.shape)}" for name, tensor in zip(names[:3], tensors, strict=False))
+        hint = 'ragged=True takes rows that differ in their first axis, keys="file_id" takes each array as a row'
+        raise FileFormatError(path, f"most of its arrays differ in shape: {shown}; {hint}")
     squeezed = all(len(shape) > 1 and shape[0] == 1 for shape, _ in codes)
     spec = _spec_of_most(counted, squeezed, options.ragged)
     if spec is None:
@@ -72,6 +77,14 @@ def entries_file(path: Path, entries: Mapping[Any, Any], options: ImportOptions)
         if options.columns is None or str(name) in options.columns:
             file.add_column(name, column_of(name, [entry.get(name) for entry in others]))
     return file
+
+
+def _most_alike(counted: Mapping[tuple[Any, Any], int], total: int, ragged: bool) -> bool:
+    """Return True if more than half of the arrays have one shape, but for the first axis if they are ragged."""
+    shapes = Counter[tuple[int, ...]]()
+    for (shape, _), count in counted.items():
+        shapes[tuple(shape)[ragged:]] += count
+    return 2 * max(shapes.values()) > total
 
 
 def exported_entries(

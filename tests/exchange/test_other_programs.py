@@ -659,9 +659,8 @@ def test_bare_names_of_rows_of_different_lengths(tmp_path, kind):
     assert result.ok
     for key, name in zip(result.store.select().keys, result.store.select().file_ids, strict=True):
         np.testing.assert_array_equal(result.store[key], residues()[name])
-    if kind != "pt":
-        with pytest.raises(errors.FileFormatError, match="ragged=True"):
-            import_file(path, tmp_path / "b.zarr", config={})
+    with pytest.raises(errors.FileFormatError, match="ragged=True"):
+        import_file(path, tmp_path / "b.zarr", config={})
 
 
 @pytest.mark.parametrize("kind", PER_KEY)
@@ -696,9 +695,18 @@ def test_names_with_and_without_a_colon_are_refused_with_their_readings(tmp_path
 def test_matrices_are_no_rows(tmp_path, kind, arrays, ragged):
     if ragged and list(arrays) == ["x"]:
         return  # one row, as stated
-    with pytest.raises(errors.FileFormatError, match="Expected keys"):
+    with pytest.raises(errors.FileFormatError, match=r"Expected keys|most of its arrays differ in shape: '\w+'"):
         import_file(per_key(kind, tmp_path, arrays), tmp_path / "a.zarr", config={}, ragged=ragged)
     assert not (tmp_path / "a.zarr").exists()
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_matrices_and_labels_in_pt_are_no_rows(tmp_path, ragged):
+    arrays = {"features": X, "labels": X[:, 0].copy()}
+    path = per_key("pt", tmp_path, arrays)
+    with pytest.raises(errors.FileFormatError, match=r"'features' \(4, 3\), 'labels' \(4,\); ragged=True"):
+        import_file(path, tmp_path / "a.zarr", config={}, ragged=ragged)
+    assert import_file(path, tmp_path / "a.zarr", config={}, ragged=ragged, keys="file_id").rows == 1
 
 
 def test_columns_of_parquet_are_no_rows(tmp_path):
