@@ -254,6 +254,19 @@ def test_all_fields_and_columns_travel(cache, log):
         assert view.column("length").tolist() == [len(key) for key in after]
 
 
+def test_columns_of_rows_that_move_beside_copies(cache, log):
+    """Rows that move keep their values, in the commit of rows that are copied too. Those have the fill."""
+    path = run(BEFORE, log, cache).path
+    with embstore.open(path, "r+") as store:
+        store.set_columns({"split": ["one", "two", "three"], "age": [1, 2, 3]}, list(BEFORE), fill={"age": -1})
+    result = run({"a:cat": 1, "b:dog": 2, "c:cat": 3, "d:cow": 3}, log, cache)
+    assert (result.relabelled, result.copied) == ({"a:dog": "a:cat"}, 1)
+    with result.store as store:
+        view = store.select(keys=["a:cat", "b:dog", "c:cat", "d:cow"])
+        assert view.column("split").tolist() == ["one", "two", "three", ""]
+        assert view.column("age").tolist() == [1, 2, 3, -1]
+
+
 def test_a_new_field_of_rows_that_move(cache, log):
     """The field that is stored is not encoded again. The new one needs a sample for each row, so rows move before."""
     run(BEFORE, log, cache)

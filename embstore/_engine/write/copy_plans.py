@@ -87,7 +87,7 @@ def plan_copies(snapshot: Snapshot, index: KeyIndex, copies: Copies) -> tuple[Pl
         "file_id": keys.file_ids,
         "class_code": codes,
         "key_hash": hash_keys(keys.texts),
-        **_columns(snapshot, copies, chosen, rows, moves=bool(moved[chosen].all())),
+        **_columns(snapshot, copies, chosen, rows, moved[chosen]),
         **_fields(snapshot, rows),
     }
     if new_names:
@@ -98,17 +98,18 @@ def plan_copies(snapshot: Snapshot, index: KeyIndex, copies: Copies) -> tuple[Pl
     return Plan(replace(record, rows=record.rows + len(chosen)), appends), (done, moved)
 
 
-def _columns(snapshot: Snapshot, copies: Copies, chosen: Rows, rows: Rows, *, moves: bool) -> dict[str, Values]:
-    """Return the values of each column: those given, else those of the rows if all of them move, or the fill."""
+def _columns(snapshot: Snapshot, copies: Copies, chosen: Rows, rows: Rows, moved: Mask) -> dict[str, Values]:
+    """Return the values of each column: those given, else those of the rows that move, and the fill for others."""
     record, values = snapshot.record, {}
     for name, column in record.columns.items():
         if name in copies.columns:
             given = column_values(name, column.dtype, copies.columns[name], len(copies.keys))[1]
             values[column.array] = pick(given, chosen)
-        elif moves:
-            values[column.array] = read_rows(snapshot, column.array, rows)
-        elif column.fill_value is not None:
-            values[column.array] = column_values(name, column.dtype, column.fill_value, len(rows))[1]
+        elif moved.all() or column.fill_value is not None:
+            kept: Any = read_rows(snapshot, column.array, rows)
+            for place in np.flatnonzero(~moved).tolist():
+                kept[place] = column.fill_value
+            values[column.array] = kept
         else:
             what = "these rows need a value for column"
             raise UnknownColumnError(name, copies.columns, path=snapshot.folder.path, what=what, hint=NO_FILL)
