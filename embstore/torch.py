@@ -42,7 +42,7 @@ class EmbeddingDataset(Dataset[Any]):
         The label of a class is its place in this list. The list is required for labels, so that clients and machines
         agree.
     fields : sequence of str, optional
-        Samples are mappings with these fields. By default they are tuples with the only field.
+        Samples are mappings with these fields. By default they are tuples with the primary field.
     columns : sequence of str, optional
         Samples are mappings with these columns as well. ``"key"``, ``"file_id"`` and ``"class_name"`` are allowed.
     dtype : torch.dtype, optional

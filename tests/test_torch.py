@@ -228,10 +228,9 @@ def test_a_mapping_sample(wide):
     assert "label" not in sample
 
 
-def test_one_of_several_fields_has_to_be_named(wide):
+def test_the_primary_field_is_read_unless_another_is_named(wide):
     store, _, _ = wide
-    with pytest.raises(errors.UnknownFieldError):
-        EmbeddingDataset(store.select())
+    assert (EmbeddingDataset(store.select())[0][0].numpy() == store.select().to_numpy()[0]).all()
     with pytest.raises(errors.UnknownFieldError):
         EmbeddingDataset(store.select(), fields=["other"])
     with pytest.raises(errors.UnknownColumnError) as caught:

@@ -41,7 +41,7 @@ def align(
         How to treat an id that a view has several times (a file of several classes, an augmented file). ``"allow"``
         repeats the rows of the other views. An id that two views have several times is ambiguous: it always raises.
     fields : mapping of str to str, optional
-        The field of each view. Needed where a store has several fields.
+        The field of each view. Default: the primary field of its store.
     classes : sequence of str, optional
         Adds a ``"label"`` to each sample: the place of its class in this list.
     **views : View

@@ -142,6 +142,7 @@ def merge(
         made = {
             "fields": first.fields,
             "columns": first.columns,
+            "primary": first.primary,
             "chunk_bytes": first.options.get("chunk_bytes"),
             "expected_rows": max(first.options.get("expected_rows", 0), sum(len(part.rows) for part in live)),
             "compression": first.compression,
@@ -183,6 +184,7 @@ def _decided(record: Record, parts: Sequence[Part]) -> Record:
     first = parts[0].record
     for name, spec in first.fields.items():
         record = with_field(record, name, spec)
+    record = replace(record, primary=first.primary)
     for name, column in first.columns.items():
         record = record if name in record.columns else with_column(record, name, column.dtype, fill=column.fill)
     return record

@@ -39,6 +39,7 @@ def open(
     chunk_bytes: int | None = None,
     expected_rows: int = 0,
     compression: Literal["zstd", "blosc"] | None = None,
+    primary: str | None = None,
     provenance: Mapping[str, str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> EmbeddingStore:
@@ -72,6 +73,8 @@ def open(
         Bytes of a chunk of a field of a new store. By default 8 MiB. An existing store must have them.
     expected_rows : int
         For a new store: the number of rows to expect. An existing store keeps its own.
+    primary : str, optional
+        The field that is read where none is named. By default the first one. Adding a field does not change it.
     compression : {"zstd", "blosc"}, optional
         Compression of the fields of a new store, for cold or distant storage. Compressed chunks can't be mapped:
         reading a random row decodes its whole chunk. An existing store must have it.
@@ -106,6 +109,7 @@ def open(
         "columns": columns,
         "chunk_bytes": chunk_bytes,
         "compression": compression,
+        "primary": primary,
     }
     given = {name: value for name, value in made.items() if value is not None}
     if is_url(path):
@@ -144,7 +148,8 @@ def _opened(
     record = snapshot.record
     if wanted is not None and (differences := wanted.diff(Config(record.config))):
         raise ConfigMismatchError(snapshot.folder.path, differences)
-    if given and (differences := _differing(new_record(Config(record.config), **given), given, record)):
+    made = {name: value for name, value in given.items() if name != "primary"}  # it may be a stored field
+    if given and (differences := _differing(new_record(Config(record.config), **made), given, record)):
         raise OptionsMismatchError(snapshot.folder.path, differences)
     return EmbeddingStore(Session(snapshot, writable=writable, lock_timeout=lock_timeout))
 
@@ -158,6 +163,8 @@ def _differing(wanted: Record, given: Mapping[str, Any], found: Record) -> tuple
         pairs[f"column {name}"] = (column.dtype, found.columns[name].dtype if name in found.columns else ABSENT)
     for name in given.keys() & found.options.keys():
         pairs[name] = (given[name], found.options[name])
+    if "primary" in given:
+        pairs["primary"] = (given["primary"], found.primary)
     if "compression" in given:
         pairs["compression"] = (given["compression"], found.compression)
     return tuple(Difference(name, expected, was) for name, (expected, was) in pairs.items() if expected != was)

@@ -91,16 +91,17 @@ class StoreReader:
         return record.rows - record.dead
 
     def field_name(self, field: str | None = None) -> str:
-        """Return the name of the field. None stands for the only field.
+        """Return the name of the field. None stands for the primary field.
 
         Raises
         ------
         UnknownFieldError
-            The store has no such field, or `field` is None and the store has several.
+            The store has no such field, or none yet.
         """
-        names, field = self.snapshot.record.fields, plain_text(field)
-        if field is None and len(names) == 1:
-            return next(iter(names))
+        record, field = self.snapshot.record, plain_text(field)
+        names = record.fields
+        if field is None and (record.primary is not None or len(names) == 1):
+            return record.primary or next(iter(names))
         if not isinstance(field, str) or field not in names:
             raise UnknownFieldError(field, names, path=self.path)
         return field
@@ -154,22 +155,28 @@ class StoreReader:
         for start in range(0, len(rows), step):
             yield from snapshot.keys_of(rows[start : start + step])
 
-    def __getitem__(self, key: str | Key | Iterable[str | Key]) -> Any:
-        """Return the row of one key in the only field, read-only. For many keys, copy rows as `fetch` does.
+    def __getitem__(self, key: str | Key | Iterable[str | Key] | tuple[Any, str]) -> Any:
+        """Return the row of one key in the primary field, read-only. For many keys, copy rows as `fetch` does.
 
         Any iterable of keys is taken that has an order: a list, an array, a Series or an Index of pandas, a generator.
+        ``store[key, "mean"]`` and ``store[keys, "mean"]`` read another field. So a tuple is never a list of keys.
 
         Raises
         ------
         MissingKeysError, UnknownFieldError
         """
+        field: str | None = None
+        if isinstance(key, tuple) and not isinstance(key, Key):
+            if len(key) != 2 or not isinstance(key[1], str):
+                raise TypeError(f"expected a key, a list of keys, or these and a field, found {key!r:.200}")
+            key, field = key[0], key[1]
         if isinstance(key, str | Key):
-            row, name = int(self.rows_of([key])[0]), self.field_name()
+            row, name = int(self.rows_of([key])[0]), self.field_name(field)
             return as_numbers(span_field(self.snapshot, name, row), self.snapshot.record.fields[name])
         if isinstance(key, Iterable) and not isinstance(key, bytes | Mapping):
             keys = key_list(key)
             if not keys or isinstance(keys[0], str | Key):
-                return self.fetch(keys)
+                return self.fetch(keys, field)
         raise TypeError(f"expected a key or a list of keys, found {key!r:.200}; for row numbers use take()")
 
     def fetch(self, keys: Iterable[str | Key], field: str | None = None) -> Any:

@@ -230,7 +230,7 @@ class SelectedRows:
         Parameters
         ----------
         field : str, optional
-            Default: the only field.
+            Default: the primary field.
         device : str or torch.device, optional
         dtype : torch.dtype, optional
             Default: the stored dtype.

@@ -160,7 +160,7 @@ def install(
         PFLlib's name of the data set, required for several installations. Default: every name. An installation of
         the same name, or of every name, is replaced.
     field : str, optional
-        Default: the store's only field.
+        Default: the store's primary field.
 
     Returns
     -------

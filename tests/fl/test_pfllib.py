@@ -232,7 +232,7 @@ def test_one_of_several_fields(path):
     values = {"a": np.zeros((4, 3), np.float32), "b": np.arange(8, dtype=np.float16).reshape(4, 2)}
     store.append([f"{i}:c" for i in range(4)], values)
     with pytest.raises(UnknownFieldError):
-        pfllib.install(store, [range(4)], ["c"])
+        pfllib.install(store, [range(4)], ["c"], field="nope")
     installed = pfllib.install(store, [range(4)], ["c"], field="b")
     assert installed.feature_dim == 2
     row = installed.test[0].view.rows[0]

@@ -154,6 +154,7 @@ def read_record(path):
     for column in record["columns"].values():
         fill, number = column.get("fill", ""), not column["dtype"].startswith(("string", "bool", "float"))
         check(isinstance(fill, str) and (not number or fill == "" or isinstance(json.loads(fill), int)), "fill")
+    check("primary" not in record or record["primary"] in record["fields"], "primary")
     offsets = {f"{n}_offsets": ("int64", []) for n, f in record["fields"].items() if f.get("ragged")}
     expected = KEY_ARRAYS | fields | columns | offsets
     arrays = record["arrays"]

@@ -236,7 +236,7 @@ def test_a_parquet_file_of_little(several, tmp_path):
     with pytest.raises(errors.ShapeError):
         store.select().to_parquet(tmp_path / "c.parquet", field="tokens")
     with pytest.raises(errors.UnknownFieldError):
-        store.select().to_parquet(tmp_path / "c.parquet")
+        store.select().to_parquet(tmp_path / "c.parquet", field="nope")
     with pytest.raises(errors.ShapeError, match="projection"):
         store.select().to_parquet(tmp_path / "c.parquet", field="mean", projection=np.ones((3, 2)))
     assert sorted(p.name for p in tmp_path.glob("*parquet*")) == ["a.parquet", "b.parquet"]

@@ -727,9 +727,8 @@ def test_set_column_and_add_field_want_every_live_row(make, rng):
     assert store.select().column("score").tolist() == list(range(2, 300))
     store.add_field("half", shuffled, np.array([[int(key[5:9])] for key in shuffled], np.float16))
     assert store.select().to_numpy("half")[:, 0].tolist() == list(range(2, 300))
-    with pytest.raises(errors.UnknownFieldError):
-        store[keys[5]]  # which of the two?
-    assert store.fetch([keys[5]], "half").tolist() == [[5]]
+    assert store[keys[5]].tolist() == store[keys[5], "embedding"].tolist()  # the field that was added changes nothing
+    assert store.fetch([keys[5]], "half").tolist() == store[[keys[5]], "half"].tolist() == [[5]]
 
 
 def test_the_writer_commits_when_told_and_at_the_end_of_its_block(make):

@@ -81,6 +81,7 @@ class _Parser:
             provenance=self._each(get("provenance", {}), "provenance", self._text),
             options=self._each(get("options", {}), "options", self._count),
             compression=self._one_of(get("compression"), COMPRESSIONS, "compression", optional=True),
+            primary=None if get("primary") is None else self._text(get("primary"), "primary"),
         )
         if not self.problems:
             for feature in record.requires:
@@ -122,6 +123,8 @@ class _Parser:
         for name, array in arrays.items():
             if array.compression is not None and name not in record.fields:
                 self.problems.append(f"arrays.{name}.compression: only fields are compressed")
+        if record.primary is not None and record.primary not in record.fields:
+            self.problems.append(f"primary: expected the name of a field, found {record.primary!r}")
         for name in arrays.keys() - expected.keys():
             self.problems.append(f"arrays.{name}: expected the array of a field or a column")
         for name in arrays.keys() - set(KEY_ARRAYS):

@@ -322,6 +322,7 @@ class Record:
     provenance: dict[str, str] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
     compression: str | None = None
+    primary: str | None = None
 
     @property
     def requires(self) -> list[str]:
@@ -370,6 +371,7 @@ class Record:
             "provenance": self.provenance,
             "options": self.options,
             **({} if self.compression is None else {"compression": self.compression}),
+            **({} if self.primary is None else {"primary": self.primary}),
         }
 
 

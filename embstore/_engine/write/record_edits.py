@@ -29,7 +29,7 @@ from embstore._engine.format.zarr_layout import (
     field_arrays,
     key_arrays,
 )
-from embstore.errors import DtypeError, NameRefusedError, ShapeError
+from embstore.errors import DtypeError, NameRefusedError, ShapeError, UnknownFieldError
 
 
 def new_record(
@@ -40,6 +40,7 @@ def new_record(
     chunk_bytes: int = FIELD_CHUNK_BYTES,
     expected_rows: int = 0,
     compression: str | None = None,
+    primary: str | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Record:
     """Return the record of an empty store."""
@@ -61,6 +62,10 @@ def new_record(
     )
     for name, spec in mapping_of("fields", fields, "field names to FieldSpec").items():
         record = with_field(record, name, spec)
+    if primary is not None:
+        if primary not in record.fields:
+            raise UnknownFieldError(primary, record.fields)
+        record = replace(record, primary=plain_text(primary))
     for name, dtype in mapping_of("columns", columns, "column names to dtypes").items():
         known = dtype if isinstance(dtype, ColumnSpec) else ColumnSpec(dtype=dtype_name(dtype), array=name)
         record = with_column(record, name, known.dtype, fill=known.fill)
@@ -92,7 +97,8 @@ def with_field(record: Record, name: str, spec: FieldSpec) -> Record:
         chunk_bytes=options.get("chunk_bytes", FIELD_CHUNK_BYTES),
         compression=record.compression,
     )
-    return replace(record.with_arrays(**arrays), fields={**record.fields, name: spec})
+    primary = record.primary if record.fields else name
+    return replace(record.with_arrays(**arrays), fields={**record.fields, name: spec}, primary=primary)
 
 
 def with_column(

@@ -178,7 +178,7 @@ class FLDataset(Dataset[dict[str, Any]]):
         ----------
         store : EmbeddingStore or path_like
         field : str, optional
-            Default: the store's only field.
+            Default: the store's primary field.
 
         Returns
         -------
@@ -187,7 +187,7 @@ class FLDataset(Dataset[dict[str, Any]]):
         Raises
         ------
         UnknownFieldError
-            The store lacks `field`, or has several fields and `field` is None.
+            The store lacks `field`.
         """
         shared = open_shared(store.path if isinstance(store, EmbeddingStore) else store)
         field = shared.store.field_name(field)
