@@ -147,7 +147,7 @@ def test_fields_are_chosen_and_flattened(tmp_path):
         (["a", "\ud800"], errors.SampleError, "not valid Unicode"),
         (["a", object()], TypeError, "no digest"),
     ],
-    ids=repr,
+    ids=["a text", "none", "two columns", "no Unicode", "an object"],
 )
 def test_samples_that_make_no_rows(tmp_path, X, error, text):
     with pytest.raises(error, match=text):
