@@ -28,6 +28,7 @@ from embstore._engine.write.session import Session
 from embstore.errors import StoreChangedError
 from embstore.store.changes import check_all_live, erase_keys, plan_columns, plan_copied_fields
 from embstore.store.filter_rows import Condition, filter_rows, live_rows_at
+from embstore.store.pool import How, plan_pooled
 from embstore.store.reader import StoreReader
 from embstore.store.row_tables import RowTables
 from embstore.store.same_content import computed_digests
@@ -327,6 +328,26 @@ class EmbeddingStore(StoreReader):
             rows = self.rows_of(texts)
             check_all_live(snapshot, rows, f"given rows for {name!r}")
             self._session.commit(plan_field(snapshot, name, rows, texts, values, spec, casting))
+
+    def add_pooled(self, name: str, *, from_field: str | None = None, how: How) -> None:
+        """Add a field of pooled tokens in one commit, computed from a stored field a block at a time.
+
+        Parameters
+        ----------
+        name : str
+        from_field : str, optional
+            A ragged field, or one whose rows are ``(tokens, *shape)``. Default: the primary field.
+        how : {"mean", "max", "cls", "first", "last"}
+            "cls" and "first" take the first token. A mean is float32, or float64 of a float64 field.
+
+        Raises
+        ------
+        ShapeError
+            The field has no tokens to pool, or some rows have none.
+        UnknownFieldError, NameRefusedError
+        """
+        with self._session.writing() as snapshot:
+            self._session.commit(plan_pooled(snapshot, check_name(name), self.field_name(from_field), how))
 
     def copy_fields(self, other: EmbeddingStore, names: Sequence[str], *, same: Sequence[str] = ()) -> None:
         """Copy fields from a store that has all live keys of this one, a block at a time and in one commit.

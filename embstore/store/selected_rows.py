@@ -20,6 +20,7 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore._outputs.tensors import field_tensors
 from embstore._outputs.vectors import Vectors, class_places
 from embstore.errors import ShapeError, StoreChangedError, UnknownClassError
+from embstore.store.pool import How, pooled_blocks, pooled_spec
 from embstore.store.reader import StoreReader
 
 if TYPE_CHECKING:
@@ -159,6 +160,27 @@ class SelectedRows:
         """
         values = as_numbers(*self._read(field))
         return values.padded() if isinstance(values, Ragged) else values
+
+    def pool(self, how: How, field: str | None = None) -> NDArray[Any]:
+        """Return the pooled tokens of each row: ``(len(view), *shape)``. They are read a block at a time.
+
+        Parameters
+        ----------
+        how : {"mean", "max", "cls", "first", "last"}
+            "cls" and "first" take the first token. A mean is float32, or float64 of a float64 field.
+        field : str, optional
+            A ragged field, or one whose rows are ``(tokens, *shape)``. Default: the primary field.
+
+        Raises
+        ------
+        ShapeError
+            The field has no tokens to pool, or some rows have none.
+        UnknownFieldError, StoreChangedError
+        """
+        snapshot, name = self.snapshot(), self.store.field_name(field)
+        spec = pooled_spec(name, snapshot.record.fields[name], how)
+        empty = np.empty((0, *spec.shape), spec.dtype)
+        return np.concatenate([empty, *pooled_blocks(snapshot, name, self.rows, how)])
 
     def to_ragged(self, field: str | None = None) -> Ragged:
         """Copy the rows of a ragged field to RAM without padding. bfloat16 is converted to float32.
