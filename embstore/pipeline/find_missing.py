@@ -232,7 +232,7 @@ def _gone(store: EmbeddingStore, samples: Samples, found: Coverage, bit: int) ->
     """Return the keys of rows from the origin of this bit that the source lacks."""
     if not bit or len(store) == len(samples) - len(found.missing):  # each row has its sample
         return []
-    rows = np.setdiff1d(store.rows, store.find(list(samples)))
+    rows = store.rows[~np.isin(store.rows, store.find(list(samples)))]
     return store.select(rows=rows, where={ORIGINS_COLUMN: lambda origins: (origins & bit) != 0}).keys
 
 
