@@ -93,9 +93,12 @@ def row_values(columns: Mapping[str, Iterable[Any]]) -> Iterator[dict[str, Any] 
     """Yield the values of each row by the names of their columns, with None for missing ones. Without columns, None."""
     if not columns:
         yield from repeat(None)
-    names = list(columns)
-    for row in zip(*columns.values(), strict=True):
-        yield {name: None if _is_missing(value) else value for name, value in zip(names, row, strict=True)}
+    listed = [list(values) for values in columns.values()]
+    for place, values in enumerate(listed):
+        if not set(map(type, values)) <= {str, int, bool}:  # a look at each value takes a second for a million
+            listed[place] = [None if _is_missing(value) else value for value in values]
+    for row in zip(*listed, strict=True):
+        yield dict(zip(columns, row, strict=False))
 
 
 class Table:

@@ -384,10 +384,11 @@ def _fits(array: np.ndarray[Any, Any], wanted: str, *, strict: bool) -> bool:
 
 
 def _strings(name: str, values: list[str]) -> list[str]:
-    for value in values:
+    plain = set(map(type, values)) <= {str}
+    for value in set(values) if plain else values:  # most columns have few different texts
         try:
             if len(value.encode()) > MAX_STRING_BYTES:
                 raise ShapeError(name, expected=f"text of at most {MAX_STRING_BYTES:,} bytes", found=len(value))
         except UnicodeEncodeError as error:
             raise DtypeError(name, expected="valid Unicode text", found=repr(value)) from error
-    return [plain_text(value) for value in values]
+    return values if plain else [plain_text(value) for value in values]
