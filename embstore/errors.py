@@ -340,18 +340,16 @@ class MissingKeysError(EmbstoreError, KeyError):
 
 
 class RelabelledKeysError(MissingKeysError):
-    """Keys whose rows moved to other keys, as after a change of their label. Attributes: `keys`, `moved`, `path`.
+    """Keys whose rows moved to other keys, as after a change of their label.
 
-    `moved` are the present keys, in the order of `keys`.
+    Attributes: `keys`, `path`, `what`, `hint`, `moved` (the present keys, in the order of `keys`).
     """
 
     moved: Items[str] = Items(default=())
 
     def _template(self) -> str:
-        return (
-            "{keys:count} key(s) are not in {path}: {keys:quoted}; their content has other keys now: {moved:quoted}"
-            + ("; {hint}" if self.hint else "")
-        )
+        missing, hint, advice = super()._template().partition("; {hint}")
+        return f"{missing}; their content has other keys now: {{moved:quoted}}{hint}{advice}"
 
 
 class UnknownFieldError(EmbstoreError, KeyError):

@@ -25,6 +25,7 @@ ERRORS = [
     (errors.ConfigError("a", 1, "no"), ValueError, {"attribute": "a", "value": 1, "reason": "no"}),
     (errors.DeadRowsError("f", path=WHERE, dead=3), ValueError, {"field": "f", "path": WHERE, "dead": 3}),
     (errors.MissingKeysError(["a:b"], path=WHERE), KeyError, {"keys": ("a:b",), "path": WHERE}),
+    (errors.RelabelledKeysError(["a:b"], path=WHERE, moved=["a:c"]), KeyError, {"keys": ("a:b",), "moved": ("a:c",)}),
     (errors.UnknownFieldError("f", ["g"], path=WHERE), KeyError, {"field": "f", "available": ("g",), "path": WHERE}),
     (errors.UnknownColumnError("f", ["g"], path=WHERE), KeyError, {"column": "f", "available": ("g",), "path": WHERE}),
     (errors.UnknownClassError(["f"], ["g"]), KeyError, {"class_names": ("f",), "available": ("g",)}),
