@@ -342,8 +342,8 @@ class MissingKeysError(EmbstoreError, KeyError):
 class RelabelledKeysError(MissingKeysError):
     """Keys whose rows moved to other keys, as after a change of their label.
 
-    Attributes: those of `MissingKeysError` (`keys`, `path`, `what`, `hint`, `others`), and `moved`, the present keys in the
-    order of `keys`.
+    Attributes: `moved` (the present keys, in the order of `keys`), and those of `MissingKeysError`: `keys`, `path`,
+    `what`, `hint`, `others`.
     """
 
     moved: Items[str] = Items(default=())
