@@ -333,7 +333,7 @@ def test_lookup_of_keys(cache):
     assert not miss.hit
     assert miss.reason == "miss: 0 stored, 1 missing, 0 stale"
     with pytest.raises(errors.KeyFormatError):
-        cache.lookup(AST, ["no class"])
+        cache.lookup(AST, [":no file_id"])
 
 
 def test_lookup_of_a_deleted_key(cache):

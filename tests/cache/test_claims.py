@@ -102,7 +102,7 @@ def test_files_that_are_stale_or_missing(cache, log, tmp_path, root, count):
     embstore.embed(Folder(root, name="x"), Numbers(log, SPECS), cache)
     files(root, {f"f{i}": 1000 + i for i in range(0, 120, 2)}, OLD + 1)
     files(root, numbers(120, 180))
-    contents = {f"f{i}:_": 1000 + i if i < 120 and i % 2 == 0 else i for i in range(180)}
+    contents = {f"f{i}": 1000 + i if i < 120 and i % 2 == 0 else i for i in range(180)}
     encoded(log)
     encoder = Numbers(log, SPECS, during=lambda items: time.sleep(0.004))
     works = [embedding(Folder(root, name="x"), encoder, cache, results, batch_size=5, interval=0.03)] * count

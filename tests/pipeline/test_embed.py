@@ -803,7 +803,7 @@ class Scanned:
     """A source that was scanned a while ago."""
 
     def __init__(self, source):
-        self.name = source.name
+        self.name, self.origin = source.name, source.origin
         self.samples = list(source)
 
     def __iter__(self):
