@@ -23,7 +23,16 @@ from embstore._engine.read.read_rows import check_ends
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import Casting, Stored, column_values, field_values
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.plans import AppendResult, IfExists, Plan, check_columns, class_codes, name_fields, pick
+from embstore._engine.write.plans import (
+    AppendResult,
+    IfExists,
+    Plan,
+    check_columns,
+    class_codes,
+    kept_values,
+    name_fields,
+    pick,
+)
 from embstore._engine.write.record_edits import with_column, with_field
 from embstore.errors import (
     DtypeError,
@@ -142,9 +151,10 @@ class BulkAppend:
     def _plan(self, snapshot: Snapshot, index: KeyIndex) -> tuple[Plan | None, AppendResult]:
         """Plan the commit. The values are read later, while it is written."""
         check_ends(snapshot)
-        record = self._agreed(snapshot.record, snapshot.folder.path)
         stored = np.full(len(self.usable), -1, np.int64)
         stored[self.usable] = index.find(self.hashes[self.usable])
+        kept = stored if self.if_exists == "replace" else np.full(len(self.usable), -1, np.int64)
+        record = self._agreed(snapshot.record, snapshot.folder.path, kept[self.usable])
         present = np.flatnonzero(stored >= 0)
         if len(present) and self.if_exists == "error":
             raise KeysExistError([str(key) for _, _, key in self._named(present)], path=snapshot.folder.path)
@@ -164,7 +174,7 @@ class BulkAppend:
                 array = record.arrays[offsets_name(name)]
                 appends[offsets_name(name)] = _ends(lengths, record.arrays[name].length, first=not array.length)
         for name, column in record.columns.items():
-            values = self._values(name, column, chosen)
+            values = self._values(snapshot, name, column, chosen, kept[chosen])
             appends[column.array] = _whole_chunks(values, record.arrays[column.array])
         names = [self.classes[code] for code in self.codes[chosen].tolist()]
         codes, new_names = class_codes(snapshot.class_names, names)
@@ -173,7 +183,7 @@ class BulkAppend:
         appends |= {name: values for name, values in (("class_names", new_names), ("dead_rows", dead)) if len(values)}
         return Plan(replace(record, rows=record.rows + count), appends), result
 
-    def _agreed(self, record: Record, path: PurePath) -> Record:
+    def _agreed(self, record: Record, path: PurePath, kept: NDArray[np.int64]) -> Record:
         """Return the record with the fields and columns of the file. Raise if those of the store differ."""
         if not record.fields:
             for name, spec in self.specs.items():
@@ -189,7 +199,7 @@ class BulkAppend:
                 raise ShapeError(name, expected=spec, found=found)
             if found.dtype != spec.dtype and self.casting == "no":
                 raise DtypeError(name, expected=spec.dtype, found=found.dtype, hint='casting="same_kind" converts it')
-        check_columns(record, self.table.columns, path)
+        check_columns(record, self.table.columns, path, kept)
         for name, dtype in self.table.columns.items():
             column_values(name, record.columns[name].dtype, np.empty(0, object if dtype == STRING else dtype), 0)
         return record
@@ -243,14 +253,15 @@ class BulkAppend:
         if start != self.table.rows:
             raise FileFormatError(self.table.path, f"{name!r} has {start:,} rows, expected {self.table.rows:,}")
 
-    def _values(self, name: str, column: ColumnSpec, chosen: NDArray[np.bool_]) -> Iterator[Values]:
-        dtype, left = column.dtype, 0 if name in self.table.columns else int(chosen.sum())
-        for start in range(0, left, BLOCK_ROWS):
-            yield column_values(name, dtype, column.fill_value, min(BLOCK_ROWS, left - start))[1]
-        if left:
+    def _values(
+        self, snapshot: Snapshot, name: str, column: ColumnSpec, chosen: NDArray[np.bool_], kept: NDArray[np.int64]
+    ) -> Iterator[Values]:
+        if name not in self.table.columns:
+            for start in range(0, len(kept), BLOCK_ROWS):
+                yield kept_values(snapshot, name, kept[start : start + BLOCK_ROWS])
             return
         for _, places, values in self._chosen(name, self.table.column(name), chosen):
-            yield column_values(name, dtype, pick(values, places), len(places))[1]
+            yield column_values(name, column.dtype, pick(values, places), len(places))[1]
 
     def _file_ids(self, chosen: NDArray[np.bool_]) -> Iterator[Values]:
         for _, places, block in self._chosen("file_id", self.table.row_names(), chosen):

@@ -111,14 +111,24 @@ class SampleColumns:
             Rows that are given no value, and a column without a fill.
         """
         self.fit(store.snapshot.record)
-        if new_rows and store.fields:
-            given = {name: None for name in (*self.values, *SOURCE_COLUMNS) if name in store.columns}
-            check_columns(store.snapshot.record, given, store.path)
+        if new_rows:
+            self.check_new_rows(store)
         if not self.values:
             return ()
         rows = store.find(self.keys)
         there = np.flatnonzero(rows >= 0)
         return plan_columns(store.snapshot, rows[there], self.at(there), {})[1]
+
+    def check_new_rows(self, store: EmbeddingStore) -> None:
+        """Check that each column of a store has a value for rows of new keys.
+
+        Raises
+        ------
+        UnknownColumnError
+        """
+        if store.fields:
+            given = {name: None for name in (*self.values, *SOURCE_COLUMNS) if name in store.columns}
+            check_columns(store.snapshot.record, given, store.path)
 
     def write(self, store: EmbeddingStore) -> None:
         """Write the values of stored rows, and make the columns that `embed` needs, in one commit if any."""

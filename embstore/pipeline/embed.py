@@ -112,7 +112,8 @@ def embed(
         if tqdm is installed. Loading the model does not count for the time left.
     columns : callable, optional
         Returns a sample's values of further columns, besides those that the source gives (`Table(columns=…)`). Values
-        of stored rows are compared, and changed in one commit. A row without a value has the fill of the column.
+        of stored rows are compared, and changed in one commit. A row that is encoded again keeps the values of
+        columns that are not given. A new row without a value has the fill of the column.
 
     Returns
     -------

@@ -163,6 +163,8 @@ class Job:
             if same is not None:
                 left = (done for done in self._without_copies(left, store, rows, same) if encode)
             for batch in batches(left, self.batch_size):
+                if any(rows[done.key] < 0 for done in batch):
+                    self.run.columns.check_new_rows(store)  # again: only now it is known that these rows don't move
                 for part, values in self._encoded(batch):
                     if same is not None and any(rows[done.key] >= 0 for done in part):
                         self._copy(store, rows, same, same.stored)  # before these rows are replaced

@@ -113,7 +113,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
         bit = origin_bit(store, run.origin)
         left_over = _gone(store, left, own, bit) if gone else []
-        new_rows = bool(found.missing or found.stale) and not left_over  # rows that move bring their values along
+        new_rows = bool(found.missing) and not left_over  # rows that move bring their values along
         return StoreStatus(
             columns=run.columns.changed(store, new_rows=new_rows),
             found=found,

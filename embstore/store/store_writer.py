@@ -45,9 +45,11 @@ class StoreWriter(StoreReader):
         values : array_like, (n, *shape), or mapping of field names to these
             NumPy arrays, lists, or torch tensors of any device. A ragged field takes `Ragged`, `Padded` or a list.
         columns : mapping, optional
-            For each column of the store, one value for each row or one value for all rows.
+            For each column of the store, one value for each row or one value for all rows. New keys have the fill of
+            a column that is left out.
         if_exists : {"error", "skip", "replace"}
-            How to treat keys that are already stored. "replace" gives the key a new row.
+            How to treat keys that are already stored. "replace" gives the key a new row, which keeps the values of
+            columns that are not in `columns`.
         casting : {"no", "same_kind"}
             "same_kind" converts values of another dtype.
 

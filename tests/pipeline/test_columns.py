@@ -16,9 +16,9 @@ ROWS = [
 
 
 class Lengths:
-    def __init__(self):
+    def __init__(self, *, pure=False):
         self.seen = []
-        self.encoder = FunctionEncoder(self.encode, config={"encoder": "lengths"})
+        self.encoder = FunctionEncoder(self.encode, config={"encoder": "lengths"}, pure=pure)
 
     def encode(self, texts):
         self.seen += texts
@@ -67,6 +67,57 @@ def test_columns_that_are_left_out_have_their_fill(tmp_path):
     assert np.isnan(result.view.column("w")[3])
 
 
+def replaced_by_append(store, how, tmp_path):
+    store.append(["P1"], np.zeros((1, 1), np.float32), if_exists="replace")
+
+
+def replaced_by_a_writer(store, how, tmp_path):
+    with store.writer(if_exists="replace") as writer:
+        writer.append(["P1"], np.zeros((1, 1), np.float32))
+        writer.append(["P2"], np.zeros((1, 1), np.float32), columns={"age": 2})
+
+
+def replaced_by_a_file(store, how, tmp_path):
+    np.savez(tmp_path / "new.npz", P1=np.zeros(1, np.float32))
+    embstore.import_file(tmp_path / "new.npz", store.path, config=store.config, if_exists="replace")
+
+
+def encoded_again(store, how, tmp_path):
+    run(table([{"id": "P1", "says": how}, *ROWS[1:]], ()), Lengths(pure=True), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("replace", "how"),
+    [
+        (replaced_by_append, ""),
+        (replaced_by_a_writer, ""),
+        (replaced_by_a_file, ""),
+        (encoded_again, "other"),
+        (encoded_again, "bb"),  # a copy of P2
+    ],
+)
+def test_a_row_that_is_replaced_hands_on_its_columns(tmp_path, replace, how):
+    """Labels that were set by hand are not lost with an edit. The notes on the old content are not kept."""
+    path = run(table(ROWS, ("split", "age")), Lengths(pure=True), tmp_path / "cache").path
+    with embstore.open(path, "r+") as store:
+        replace(store, how, tmp_path)
+        store.refresh()
+        view = store.select(keys=["P1", "P2", "P3"])
+        assert (view.column("split").tolist(), view.column("age").tolist()) == (["train", "", "test"], [1, 2, 3])
+        assert view.to_numpy()[0] == len(how)
+        digest = view.column("source_digest")[0]
+        assert digest == (f"text:{embstore.digest_of(how)}" if how else "")
+
+
+def test_samples_that_turn_out_to_be_new_are_refused_before_they_are_encoded(tmp_path):
+    lengths = Lengths(pure=True)
+    run(table(ROWS, ("age",)), lengths, tmp_path)
+    after = [{"id": "P9", "says": "a"}, *ROWS[1:], {"id": "P4", "says": "dddd"}]  # P1 moves to P9
+    with pytest.raises(errors.UnknownColumnError):
+        run(table(after, ()), lengths, tmp_path)
+    assert lengths.seen == []
+
+
 BAD = {
     "two kinds": (lambda s: {"n": "x" if s.key.file_id == "P1" else 1}, errors.DtypeError),
     "a name": (lambda s: {"1x": 1}, errors.NameRefusedError),
@@ -84,7 +135,7 @@ def test_a_bad_column_is_refused_before_anything_is_encoded(tmp_path, bad):
     columns, error = BAD[bad]
     lengths = Lengths()
     before = run(table(ROWS, ("age",)), lengths, tmp_path).store.snapshot.record.commit_id
-    edited = [{**row, "says": row["says"] + "!"} for row in ROWS]
+    edited = [{**row, "says": row["says"] + "!"} for row in ROWS] + [{"id": "P4", "says": "new"}]
     with pytest.raises(error):
         run(table(edited, ()), lengths, tmp_path, columns=columns)
     assert lengths.seen == []

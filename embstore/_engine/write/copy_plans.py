@@ -14,12 +14,11 @@ from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.source_columns import DIGEST_COLUMN, ORIGINS_COLUMN
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
-from embstore._engine.read.read_rows import check_ends, column_of, read_field, read_rows, row_bounds
+from embstore._engine.read.read_rows import check_ends, column_of, read_field, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import KeyBatch, column_values
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.plans import NO_FILL, Plan, class_codes, pick, row_blocks
-from embstore.errors import UnknownColumnError
+from embstore._engine.write.plans import Plan, check_columns, class_codes, kept_values, pick, row_blocks
 
 Mask = NDArray[np.bool_]
 
@@ -43,7 +42,8 @@ class Copies:
     origin : int
         Bit of the origin that a row must have to be deleted.
     columns : mapping of str to list
-        Values of the new rows. In other columns, rows that move keep their value, and others have the fill.
+        Values of the new rows. In other columns, a row that moves keeps its value, a row that is replaced hands on its
+        own, and others have the fill.
     """
 
     keys: KeyBatch
@@ -87,7 +87,7 @@ def plan_copies(snapshot: Snapshot, index: KeyIndex, copies: Copies) -> tuple[Pl
         "file_id": keys.file_ids,
         "class_code": codes,
         "key_hash": hash_keys(keys.texts),
-        **_columns(snapshot, copies, chosen, rows, moved[chosen]),
+        **_columns(snapshot, copies, chosen, np.where(moved[chosen], rows, found)),
         **_fields(snapshot, rows),
     }
     if new_names:
@@ -98,23 +98,16 @@ def plan_copies(snapshot: Snapshot, index: KeyIndex, copies: Copies) -> tuple[Pl
     return Plan(replace(record, rows=record.rows + len(chosen)), appends), (done, moved)
 
 
-def _columns(snapshot: Snapshot, copies: Copies, chosen: Rows, rows: Rows, moved: Mask) -> dict[str, Values]:
-    """Return the values of each column: those given, else those of the rows that move, and the fill for others."""
+def _columns(snapshot: Snapshot, copies: Copies, chosen: Rows, kept: Rows) -> dict[str, Values]:
+    """Return the values of each column: those given, else those of the rows that move or are replaced, or the fill."""
     record, values = snapshot.record, {}
+    check_columns(record, copies.columns, snapshot.folder.path, kept)
     for name, column in record.columns.items():
         if name in copies.columns:
             given = column_values(name, column.dtype, copies.columns[name], len(copies.keys))[1]
             values[column.array] = pick(given, chosen)
-        elif moved.all() or column.fill_value is not None:
-            kept: Any = read_rows(snapshot, column.array, rows)
-            for place in np.flatnonzero(~moved).tolist():
-                kept[place] = column.fill_value
-            values[column.array] = kept
         else:
-            what = "these rows need a value for column"
-            raise UnknownColumnError(name, copies.columns, path=snapshot.folder.path, what=what, hint=NO_FILL)
-    for name in copies.columns.keys() - record.columns.keys():
-        raise UnknownColumnError(name, record.columns, path=snapshot.folder.path)
+            values[column.array] = kept_values(snapshot, name, kept)
     return values
 
 

@@ -23,11 +23,12 @@ from embstore._engine.format.record import (
     check_name,
     offsets_name,
 )
+from embstore._engine.format.source_columns import SOURCE_COLUMNS
 from embstore._engine.format.zarr_layout import blank
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
-from embstore._engine.read.read_rows import check_ends, read_field, row_bounds
+from embstore._engine.read.read_rows import check_ends, column_of, read_field, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import (
     Casting,
@@ -45,6 +46,7 @@ from embstore.errors import KeysExistError, UnknownColumnError, UnknownFieldErro
 IfExists = Literal["error", "skip", "replace"]
 _BLOCK_BYTES: Final = 64 * 2**20
 _BLOCK_ROWS: Final = 65_536
+NEW_ROW: Final = np.array([-1])
 NO_FILL: Final = "integers and bools have no fill unless one is given: store.set_columns({}, fill={name: value})"
 
 
@@ -109,12 +111,16 @@ def plan_append(
         if specs.get(name) != spec:
             stored_as = specs[name].dtype if name in specs else None
             stored[name] = field_values(name, spec, named[name], keys.texts, casting=casting, stored_as=stored_as)
-    described = {
-        record.columns[name].array: column_values(name, record.columns[name].dtype, values, len(keys))[1]
-        for name, values in check_columns(record, columns, path).items()
-    }
     hashes = hash_keys(keys.texts) if snapshot.record.rows else None
     rows = index.find(hashes) if hashes is not None else np.full(len(keys), -1, dtype=np.int64)
+    kept = rows if if_exists == "replace" else np.full(len(keys), -1, dtype=np.int64)
+    described = {
+        record.columns[name].array: column_values(name, record.columns[name].dtype, values, len(keys))[1]
+        for name, values in check_columns(record, columns, path, kept).items()
+    }
+    described |= {
+        record.columns[name].array: kept_values(snapshot, name, kept) for name in record.columns.keys() - columns.keys()
+    }
     present = np.flatnonzero(rows >= 0)
     dead = np.empty(0, dtype=np.int64)
     chosen: NDArray[np.int64] | None = None
@@ -192,8 +198,14 @@ def name_fields(record: Record, fields: Mapping[str | None, Any], path: Any) -> 
     return named
 
 
-def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> dict[str, Any]:
-    """Return the values of each column of the store, where a column without values has its fill.
+def check_columns(record: Record, columns: Mapping[str, Any], path: Any, kept: Rows = NEW_ROW) -> Mapping[str, Any]:
+    """Return the columns that new rows are given. Check that the store has them, and values for all others.
+
+    Parameters
+    ----------
+    record, columns, path
+    kept : ndarray of int64
+        See `kept_values`.
 
     Raises
     ------
@@ -201,12 +213,31 @@ def check_columns(record: Record, columns: Mapping[str, Any], path: Any) -> dict
     """
     for name in columns.keys() - record.columns.keys():
         raise UnknownColumnError(name, record.columns, path=path)
-    complete = dict(columns)
-    for name in record.columns.keys() - columns.keys():
-        complete[name] = record.columns[name].fill_value
-        if complete[name] is None:
+    for name in record.columns.keys() - columns.keys() if (kept < 0).any() else ():
+        if record.columns[name].fill_value is None:
             raise UnknownColumnError(name, columns, path=path, what="these rows need a value for column", hint=NO_FILL)
-    return complete
+    return columns
+
+
+def kept_values(snapshot: Snapshot, name: str, kept: Rows) -> Values:
+    """Return the values of a column that new rows are not given: those of the rows that they succeed, or its fill.
+
+    The notes on the content of a row are not kept: another row has other content.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    name : str
+    kept : ndarray, (n,) int64
+        The row whose value each new row keeps, or -1.
+    """
+    column = snapshot.record.columns[name]
+    there = np.flatnonzero((kept >= 0) & (name not in SOURCE_COLUMNS))
+    if len(there) == len(kept):
+        return column_of(snapshot, name, kept)
+    values = np.full(len(kept), column.fill_value, dtype=object if column.dtype == STRING else column.dtype)
+    values[there] = column_of(snapshot, name, kept[there])
+    return values
 
 
 def class_codes(known: list[str], class_names: list[str]) -> tuple[NDArray[np.int32], list[str]]:

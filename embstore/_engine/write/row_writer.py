@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from embstore._engine.format.arguments import check_choice, mapping_of, whole_number
-from embstore._engine.format.keys import Key
+from embstore._engine.format.keys import Key, hash_keys
 from embstore._engine.format.ragged import Ragged, joined
 from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.io.threads import ThreadLock
@@ -25,7 +25,7 @@ from embstore._engine.write.check_input import (
     no_rows,
     read_keys,
 )
-from embstore._engine.write.plans import AppendResult, IfExists, check_columns, name_fields, pick, plan_append
+from embstore._engine.write.plans import NEW_ROW, AppendResult, IfExists, check_columns, name_fields, pick, plan_append
 from embstore._engine.write.session import Session
 from embstore.errors import DuplicateKeysError, KeysExistError, UnknownColumnError, UnknownFieldError
 
@@ -104,27 +104,34 @@ class RowWriter:
             raise DuplicateKeysError(twice, path=self._session.path)
         record = self._session.snapshot.record
         named = name_fields(record, given, self._session.path)
+        columns = self._checked_columns(record, described, texts)
         specs = dict(record.fields) or self._specs or {name: infer_field(name, v) for name, v in named.items()}
         if self._pending and specs != self._specs:
             self.flush()  # rows of two specs can't be joined
         self._specs = specs
+        if self._pending and self._pending[0][2].keys() != columns.keys():
+            self.flush()  # nor can rows with values of other columns
         fields: dict[str, Stored] = {}
         for name, rows in named.items():
             if name not in self._specs:
                 raise UnknownFieldError(name, self._specs, path=self._session.path)
             fields[name] = _copied(field_values(name, self._specs[name], rows, texts, casting=self._casting))
-        self._pending.append((texts, fields, self._checked_columns(record, described, len(texts))))
+        self._pending.append((texts, fields, columns))
         self._keys.update(texts)
         self._pending_bytes += sum(rows.nbytes for rows in fields.values())
         if self._pending_bytes >= self._max_bytes:
             self.flush()
         self.flush_if_due()
 
-    def _checked_columns(self, record: Record, columns: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
+    def _checked_columns(self, record: Record, columns: dict[str, Any], texts: list[str]) -> dict[str, list[Any]]:
         """Check column values against the columns of the store, or against those of the first rows."""
+        count = len(texts)
         if record.fields:
-            self._columns = {name: spec.dtype for name, spec in record.columns.items()}
-            columns = check_columns(record, columns, self._session.path)
+            kept = self._session.index.find(hash_keys(texts)) if self._if_exists == "replace" else NEW_ROW
+            check_columns(record, columns, self._session.path, kept)
+            if self._if_exists != "replace":  # a row that is replaced hands on its values
+                columns = {name: spec.fill_value for name, spec in record.columns.items()} | columns
+            self._columns = {name: record.columns[name].dtype for name in columns}
         elif self._columns is None:
             self._columns = {name: column_values(name, None, values, count)[0] for name, values in columns.items()}
         assert self._columns is not None
