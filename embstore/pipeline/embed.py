@@ -95,8 +95,8 @@ def embed(
     vanished : {"report", "delete", "ignore"}
         Treatment of rows of the same origin (folder, file or split) whose sample is no longer in the source. "delete"
         deletes them at the end of the run. A source without a root, such as a DataFrame, may not delete rows if it has
-        none of the stored keys, or more than half of a hundred rows or more. "ignore" does not look for them, for a
-        source that is a part of the store.
+        none of the stored keys, or more than half of a hundred rows or more. "ignore" does not look for them. It is
+        the only treatment for a source of some samples (`Source.whole` is False): "delete" raises.
     force : bool
         Delete that many rows all the same, and encode stale rows of another origin again.
     compare : {"stamp", "content"}
@@ -146,6 +146,13 @@ def embed(
         raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
     if vanished not in ("report", "delete", "ignore"):
         raise ValueError(f"expected vanished 'report', 'delete' or 'ignore', found {vanished!r}")
+    if getattr(source, "whole", None) is False:
+        if vanished == "delete":
+            raise ValueError(
+                f"{source.name!r} lists some samples (whole is False): expected vanished 'ignore', for 'delete' "
+                "would delete the rows of all others"
+            )
+        vanished = "ignore"
     if compare not in ("stamp", "content"):
         raise ValueError(f"expected compare 'stamp' or 'content', found {compare!r}")
     started, began = time.monotonic(), time.time_ns()

@@ -279,7 +279,8 @@ class Source(Protocol):
     """An iterable of samples with a name.
 
     A source may also have `whole`, True if it lists all samples of its data set, and `origin`, an `Origin`. Rows move
-    from keys that are gone to new ones only if the source is whole. `Folder`, `Table`, `HFDataset` and `Items` are.
+    from keys that are gone to new ones only if the source is whole. `Folder`, `Table`, `HFDataset` and `Items` are,
+    until their `whole` is set to False: rows of other samples are then neither reported nor deleted.
     """
 
     @property

@@ -1,5 +1,7 @@
 """Rows that move to another key, content that is encoded once, and the origin of rows."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -224,6 +226,15 @@ def test_rows_that_do_not_move(cache, log, case):
     with embstore.open(cache.entries()[0].path) as store:
         assert "a:dog" in store
     assert result.ok
+
+
+@pytest.mark.parametrize("vanished", ["report", "ignore", "delete"])
+def test_a_source_of_some_samples_deletes_no_others(cache, log, vanished):
+    run(BEFORE, log, cache)
+    with pytest.raises(ValueError, match="some samples") if vanished == "delete" else contextlib.nullcontext():
+        assert run(texts({"a:dog": 1}, whole=False), log, cache, vanished=vanished).vanished == ()
+    assert numbers_of(run(BEFORE, log, cache)) == BEFORE
+    assert len(encoded(log)) == 3
 
 
 def test_equal_content_of_one_run_is_encoded_once(cache, log):
