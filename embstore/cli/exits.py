@@ -31,6 +31,7 @@ _STATUSES: Final[tuple[tuple[int, tuple[type[BaseException], ...]], ...]] = (
             errors.EncoderChangedError,
             errors.FieldMismatchError,
             errors.WeightsChangedError,
+            errors.RefitError,
             errors.StoreExistsError,
             errors.KeysExistError,
             errors.UnsupportedFormatError,

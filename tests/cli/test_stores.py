@@ -236,7 +236,6 @@ def test_ls(store, said):
         (["n=1" + "0" * 40], ""),
         (["n=-1"], ""),
         (["score=1"], "b"),
-        (["score=NaN"], ""),
         (["score=1e999"], ""),
         (["split=train", "n=2"], "c"),
     ],
@@ -429,7 +428,7 @@ def test_get_nonsense_from_standard_input(store, refused, monkeypatch):
     refused(WRONG, "get", store, "-")
     typed(monkeypatch, b"a:dog\n  \n")
     refused(ABSENT, "get", store, "-")
-    refused(WRONG, "get", store, "-", "a:dog")
+    refused(ABSENT, "get", store, "-", "a:dog")  # beside others, "-" is a key
     monkeypatch.setattr(sys, "stdin", None)  # it was closed
     assert main(["get", store, "-"]) == DONE
 
