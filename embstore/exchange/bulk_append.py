@@ -258,7 +258,7 @@ class BulkAppend:
     ) -> Iterator[Values]:
         if name not in self.table.columns:
             for start in range(0, len(kept), BLOCK_ROWS):
-                yield kept_values(snapshot, name, kept[start : start + BLOCK_ROWS])
+                yield kept_values(snapshot, name, column, kept[start : start + BLOCK_ROWS])
             return
         for _, places, values in self._chosen(name, self.table.column(name), chosen):
             yield column_values(name, column.dtype, pick(values, places), len(places))[1]

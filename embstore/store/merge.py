@@ -20,11 +20,10 @@ from embstore._engine.io.urls import is_url, local_path
 from embstore._engine.read.column import Rows
 from embstore._engine.read.history import Position
 from embstore._engine.read.open_snapshot import open_snapshot
-from embstore._engine.read.read_rows import check_ends, read_field, read_rows, row_bounds
+from embstore._engine.read.read_rows import check_ends, column_of, read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
-from embstore._engine.write.check_input import column_values
 from embstore._engine.write.commit import Blocks, Values
-from embstore._engine.write.plans import NO_FILL, AppendResult, IfExists, Plan, row_blocks
+from embstore._engine.write.plans import NO_FILL, AppendResult, IfExists, Plan, kept_values, row_blocks
 from embstore._engine.write.record_edits import with_column, with_field, with_origin
 from embstore.errors import (
     ConfigMismatchError,
@@ -98,7 +97,8 @@ def merge(
     *parts : path_like
         Stores with the same config, fields and columns. They are not changed.
     if_exists : {"error", "skip", "replace"}
-        How to treat keys that `dest` already has. "skip" also skips keys of an earlier part.
+        How to treat keys that `dest` already has. "skip" also skips keys of an earlier part. "replace" keeps the values
+        of columns that the part lacks.
     **options
         Options of `embstore.open` for `dest`.
 
@@ -230,8 +230,13 @@ def plan_merge(
     }
     if new_names := list(codes)[len(names) :]:
         appends["class_names"] = new_names
+
+    def kept(name: str, column: ColumnSpec, at: Snapshot, rows: Rows) -> Values:
+        found = find(at.take("key_hash", rows)) if if_exists == "replace" else np.full(len(rows), -1)
+        return kept_values(snapshot, name, column, found)
+
     for name, column in record.columns.items():
-        appends[column.array] = _blocks(parts, partial(_column_values, name, column))
+        appends[column.array] = _blocks(parts, partial(_column_values, name, column, kept))
     if ORIGINS_COLUMN in record.columns:
         record, appends[record.columns[ORIGINS_COLUMN].array] = _with_origins(record, parts)
     for name, spec in record.fields.items():
@@ -248,12 +253,13 @@ def plan_merge(
 
 def _with_origins(record: Record, parts: Sequence[Part]) -> tuple[Record, Iterator[Values]]:
     """Return the record with the origins of the parts, and the origins of their rows by its own list."""
-    column, bits = record.columns[ORIGINS_COLUMN], dict[Origin, int]()
+    bits = dict[Origin, int]()
     for origin in [origin for part in parts for origin in part.record.origins]:
         record, bits[origin] = with_origin(record, origin)
 
     def translated(at: Snapshot, rows: Rows) -> Values:
-        stored = np.asarray(_column_values(ORIGINS_COLUMN, column, at, rows))
+        known = ORIGINS_COLUMN in at.record.columns
+        stored = column_of(at, ORIGINS_COLUMN, rows) if known else np.zeros(len(rows), np.int64)
         found = np.zeros_like(stored)
         for place, origin in enumerate(at.record.origins):
             found |= (stored >> place & 1) * bits[origin]
@@ -294,9 +300,9 @@ def _blocks(parts: Sequence[Part], read: Callable[[Snapshot, Rows], Values]) -> 
             yield read(at, rows)
 
 
-def _column_values(name: str, column: ColumnSpec, at: Snapshot, rows: Rows) -> Values:
+def _column_values(name: str, column: ColumnSpec, kept: Callable[..., Values], at: Snapshot, rows: Rows) -> Values:
     if name not in at.record.columns:
-        return column_values(name, column.dtype, column.fill_value, len(rows))[1]  # type: ignore[no-any-return]
+        return kept(name, column, at, rows)
     return read_rows(at, at.record.columns[name].array, rows)
 
 

@@ -82,6 +82,13 @@ def replaced_by_a_file(store, how, tmp_path):
     embstore.import_file(tmp_path / "new.npz", store.path, config=store.config, if_exists="replace")
 
 
+def replaced_by_a_merge(store, how, tmp_path):
+    with embstore.open(tmp_path / "part.zarr", "x", config=store.config) as part:
+        part.append(["P1"], np.zeros((1, 1), np.float32))
+    store.set_columns({}, fill={"age": -1})
+    embstore.merge(store.path, part.path, if_exists="replace")
+
+
 def encoded_again(store, how, tmp_path):
     run(table([{"id": "P1", "says": how}, *ROWS[1:]], ()), Lengths(pure=True), tmp_path / "cache")
 
@@ -92,6 +99,7 @@ def encoded_again(store, how, tmp_path):
         (replaced_by_append, ""),
         (replaced_by_a_writer, ""),
         (replaced_by_a_file, ""),
+        (replaced_by_a_merge, ""),
         (encoded_again, "other"),
         (encoded_again, "bb"),  # a copy of P2
     ],

@@ -1099,6 +1099,6 @@ def test_a_part_that_is_erased_during_the_merge(tmp_path, monkeypatch):
 
     open_store = embstore.open
     monkeypatch.setattr("embstore.store.merge.open_store", erased)
-    with pytest.raises(embstore.errors.StoreChangedError, match="erased during the merge"):
+    with pytest.raises(embstore.errors.StoreChangedError, match="erased or renumbered during the merge"):
         embstore.merge(tmp_path / "all", tmp_path / "a", tmp_path / "b")
     assert len(embstore.open(tmp_path / "all")) == 0

@@ -107,7 +107,7 @@ def _columns(snapshot: Snapshot, copies: Copies, chosen: Rows, kept: Rows) -> di
             given = column_values(name, column.dtype, copies.columns[name], len(copies.keys))[1]
             values[column.array] = pick(given, chosen)
         else:
-            values[column.array] = kept_values(snapshot, name, kept)
+            values[column.array] = kept_values(snapshot, name, column, kept)
     return values
 
 

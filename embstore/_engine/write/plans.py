@@ -18,6 +18,7 @@ from embstore._engine.format.record import (
     DEFAULT_FIELD,
     STRING,
     ArrayState,
+    ColumnSpec,
     FieldSpec,
     Record,
     check_name,
@@ -119,7 +120,8 @@ def plan_append(
         for name, values in check_columns(record, columns, path, kept).items()
     }
     described |= {
-        record.columns[name].array: kept_values(snapshot, name, kept) for name in record.columns.keys() - columns.keys()
+        record.columns[name].array: kept_values(snapshot, name, record.columns[name], kept)
+        for name in record.columns.keys() - columns.keys()
     }
     present = np.flatnonzero(rows >= 0)
     dead = np.empty(0, dtype=np.int64)
@@ -219,7 +221,7 @@ def check_columns(record: Record, columns: Mapping[str, Any], path: Any, kept: R
     return columns
 
 
-def kept_values(snapshot: Snapshot, name: str, kept: Rows) -> Values:
+def kept_values(snapshot: Snapshot, name: str, column: ColumnSpec, kept: Rows) -> Values:
     """Return the values of a column that new rows are not given: those of the rows that they succeed, or its fill.
 
     The notes on the content of a row are not kept: another row has other content.
@@ -228,15 +230,16 @@ def kept_values(snapshot: Snapshot, name: str, kept: Rows) -> Values:
     ----------
     snapshot : Snapshot
     name : str
+    column : ColumnSpec
     kept : ndarray, (n,) int64
         The row whose value each new row keeps, or -1.
     """
-    column = snapshot.record.columns[name]
     there = np.flatnonzero((kept >= 0) & (name not in SOURCE_COLUMNS))
-    if len(there) == len(kept):
+    if len(there) == len(kept) > 0:
         return column_of(snapshot, name, kept)
     values = np.full(len(kept), column.fill_value, dtype=object if column.dtype == STRING else column.dtype)
-    values[there] = column_of(snapshot, name, kept[there])
+    if len(there):  # otherwise the column may be a new one
+        values[there] = column_of(snapshot, name, kept[there])
     return values
 
 
