@@ -17,7 +17,7 @@ from embstore._engine.format.config import Config
 from embstore._engine.notebook import html_table
 from embstore._engine.pickles import PickledByName
 from embstore._engine.sizes import size as size_text
-from embstore.errors import PartialResultError
+from embstore.errors import MissingKeysError, PartialResultError
 from embstore.pipeline.decode_ahead import Failure
 from embstore.store.embedding_store import EmbeddingStore, View
 from embstore.store.open import open as open_store
@@ -116,10 +116,14 @@ class EmbedResult(PickledByName):
         PartialResultError
             The run encoded a shard, whose store lacks the other parts.
         MissingKeysError
-            Rows were deleted or erased since the run.
+            Rows were deleted, erased or moved to other keys since the run.
         """
         self._refuse_shard("view")
-        return self.store.select(keys=self.keys)
+        try:
+            return self.store.select(keys=self.keys)
+        except MissingKeysError as error:
+            hint = "they were deleted or relabelled since the run: call embed again"
+            raise MissingKeysError(error.keys, path=self.path, others=error.others, hint=hint) from error
 
     @property
     def found(self) -> NDArray[np.bool_]:

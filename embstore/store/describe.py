@@ -17,11 +17,12 @@ def describe(snapshot: Snapshot, *, writable: bool) -> list[tuple[str, str]]:
     record, names = snapshot.record, snapshot.classes
     nbytes = sum(record.arrays[name].row_nbytes * record.arrays[name].length for name in record.fields)
     dead = f" and {record.dead:,} deleted" if record.dead else ""
+    listed = f": {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}" if names else ""
     config = as_words(notable_settings(record.config))
     return [
         ("store", f"{snapshot.folder.path} ({'writable' if writable else 'read-only'})"),
         ("rows", f"{record.rows - record.dead:,}{dead}, {size(nbytes)}"),
-        ("classes", f"{len(names):,}: {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"),
+        ("classes", f"{len(names):,}{listed}"),
         *(
             ("field", f"{name} {spec.dtype} {('length', *spec.shape) if spec.ragged else spec.shape}")
             for name, spec in record.fields.items()

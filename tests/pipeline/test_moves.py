@@ -237,6 +237,13 @@ def test_a_source_of_some_samples_deletes_no_others(cache, log, vanished):
     assert len(encoded(log)) == 3
 
 
+def test_the_view_of_a_run_whose_rows_moved_since(cache, log):
+    before = run(BEFORE, log, cache)
+    run({"a:cat": 1, "b:dog": 2, "c:cat": 3}, log, cache)
+    with pytest.raises(errors.MissingKeysError, match=r"stored as 'a:cat'; they were deleted or relabelled .*again"):
+        _ = before.view
+
+
 def test_equal_content_of_one_run_is_encoded_once(cache, log):
     contents = {f"f{i}:c": i % 7 for i in range(200)}
     result = run(contents, log, cache, batch_size=4)

@@ -92,6 +92,8 @@ def test_a_miss_names_the_classes_that_the_file_id_has(store, call, keys, others
 def test_no_class_is_no_class(store):
     assert store.classes == store.select().classes == ["dog", "cat"]
     assert "classes: 2: dog, cat" in repr(store)
+    with embstore.open(store.path.with_name("bare"), "x", config={"encoder": "demo"}) as bare:
+        assert "classes: 0\n" in repr(bare)
     assert store.select(keys=["P1"]).classes == []
     for classes, unknown in ((["dog", "cat"], "_"), (["dog", "cat", "_"], "_")):
         with pytest.raises(errors.UnknownClassError, match="rows without a class") as caught:
