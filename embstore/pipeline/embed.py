@@ -206,7 +206,8 @@ def _carried_out(
         refuse_another_dataset(run, status, delete=vanished == "delete")
     note_anew(run, status.found.touched, status.unnoted)
     unproven = bool(run.canaries) and own.in_memory and not status.made and not status.found.stored
-    job = Job(run=run, encoder=own, batch_size=run.batch_size, unproven=unproven)
+    unchecked = bool(run.canaries) and own.in_memory and not status.found.stored
+    job = Job(run=run, encoder=own, batch_size=run.batch_size, unproven=unproven, unchecked=unchecked)
     job.failures |= {key: Failure(key, run.samples[key].where, e.reason) for key, e in status.found.unreadable.items()}
     added: tuple[str, ...] = ()
     if status.work or (status.gone and vanished == "delete"):

@@ -25,7 +25,7 @@ from embstore.cache.claims import Claims, hashes_of
 from embstore.cache.coverage import stamp_values
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import NonFiniteError, StoreChangedError
-from embstore.pipeline.check import check_repeats
+from embstore.pipeline.check import check_repeats, recheck
 from embstore.pipeline.decode_ahead import Decoded, Failure, batches, decoded_ahead
 from embstore.pipeline.freshness import compare_samples
 from embstore.pipeline.run import Run, Samples
@@ -58,6 +58,8 @@ class Job:
         Whether rows of another dtype than the store's may be converted.
     unproven : bool
         Whether the next batch is to be encoded twice, to find an encoder that is random.
+    unchecked : bool
+        Whether no stored sample was encoded again yet, to find an encoder whose code changed.
     origin : int
         Bit of the source's origin in the column of origins.
     encoded : int
@@ -83,6 +85,7 @@ class Job:
     advance: Advance = lambda count, loading=False: None
     casting: Casting = "no"
     unproven: bool = False
+    unchecked: bool = False
     origin: int = 0
     encoded: int = 0
     gone: list[str] = field(default_factory=list)
@@ -163,6 +166,7 @@ class Job:
             if same is not None:
                 left = (done for done in self._without_copies(left, store, rows, same) if encode)
             for batch in batches(left, self.batch_size):
+                self._recheck_copied(store, same)
                 if any(rows[done.key] < 0 for done in batch):
                     self.run.columns.check_new_rows(store)  # again: only now it is known that these rows don't move
                 for part, values in self._encoded(batch):
@@ -176,6 +180,7 @@ class Job:
                     for writer in writers:
                         writer.flush_if_due()
         if same is not None:
+            self._recheck_copied(store, same)
             self._copy(store, rows, same, same.stored)
             self._copy(store, rows, same, same.again)
 
@@ -251,6 +256,14 @@ class Job:
         logger.debug("%s: %d rows moved, %d copied", store.path, moved.sum(), done.sum() - moved.sum())
         self.advance(int(done.sum()))
         copies.clear()
+
+    def _recheck_copied(self, store: EmbeddingStore, same: SameContent | None) -> None:
+        """Encode samples again whose rows are copied, if the run has no hit to encode again."""
+        if self.unchecked and same is not None and same.stored:
+            self.unchecked = False
+            copies = same.stored[: self.run.canaries]
+            samples = {key: copy.done.sample for key, copy in zip(same.sources(copies), copies, strict=True)}
+            recheck(store, self.encoder, samples, [key for key in samples if key in store], self.run.canaries)
 
     def _failed(self, failure: Failure) -> None:
         logger.debug("not encoded: %s", failure)

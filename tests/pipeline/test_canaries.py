@@ -333,3 +333,24 @@ def test_shards_are_checked_against_the_store_that_has_their_rows(cache, monkeyp
     embstore.embed(SOURCE, function(), cache)
     with pytest.raises(errors.EncoderChangedError):
         embstore.embed(SOURCE, the_body(monkeypatch), cache, shard=(0, 2))
+
+
+@pytest.mark.parametrize("new", [{}, {"new:d": "999"}])
+def test_code_that_changed_is_found_on_rows_that_only_move(tmp_path, new):
+    """Without a hit to encode again, old rows would stand beside those of the new code."""
+    lengths = {"factor": 1}
+
+    def encode(texts):
+        return np.array([[len(text) * lengths["factor"]] for text in texts], np.float32)
+
+    encoder = FunctionEncoder(encode, config=CONFIG, pure=True)
+    before = {f"{n}:c": str(n) for n in range(3)}
+    embstore.embed(Items(before, name="x"), encoder, tmp_path)
+    lengths["factor"] = 2
+    after = Items({f"{n}:d": str(n) for n in range(3)} | new, name="x")
+    with pytest.raises(errors.EncoderChangedError):
+        embstore.embed(after, encoder, tmp_path)
+    assert set(embstore.open(embstore.Cache(tmp_path).entries()[0].path)) == set(before)
+    lengths["factor"] = 1
+    result = embstore.embed(after, encoder, tmp_path)
+    assert (len(result.relabelled), result.encoded) == (3, len(new))
