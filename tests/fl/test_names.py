@@ -51,9 +51,14 @@ PRIVATE = {
     "embstore._engine.format.keys",
     "embstore._engine.io.durable",
     "embstore._engine.io.filesystem",
-    "embstore._engine.io.remote",
+    "embstore._engine.io.urls",
     "embstore._engine.lazy",
     "embstore._engine.sizes",
+    # columns on the content of rows, and rows whose key changed
+    "embstore._engine.format.source_columns",
+    "embstore.exchange.npy",
+    "embstore.store.embedding_store",
+    "embstore.store.same_content",
     # rows as tensors over the store's map, for `stores` and `clientdata`
     "embstore._engine.format.record",
     "embstore._engine.io.mapping",
