@@ -9,7 +9,6 @@ import shutil
 import struct
 import threading
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -41,20 +40,6 @@ CODECS = [None, "zstd", "blosc"]
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     monkeypatch.setattr("embstore._engine.io.remote._FIRST_PAUSE", 0.001)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_thread_is_left():
-    """fsspec's event loop ends with these tests: others fork, of which Python warns where there are threads."""
-    yield
-    from fsspec import asyn
-
-    fsspec.AbstractFileSystem.clear_instance_cache()
-    loop, thread = asyn.loop[0], asyn.iothread[0]
-    if loop is not None:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        asyn.reset_lock()
 
 
 # -- places -------------------------------------------------------------------------------------------
@@ -269,19 +254,10 @@ def test_a_forked_child_reads_after_its_parent(far, place, rich):
         gc.collect()
         assert time.monotonic() - started < 60
 
-    with fork_allowed():
-        assert run_in_child(work) == 0
+    assert run_in_child(work) == 0
     started = time.monotonic()  # a child that closed its inherited connections would leave its parent waiting
     np.testing.assert_array_equal(far.fetch(keys[150:190], "mean"), values["mean"][150:190])
     assert time.monotonic() - started < 60
-
-
-@contextlib.contextmanager
-def fork_allowed():
-    """Python warns of a fork beside threads. The child does not use fsspec's thread."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-        yield
 
 
 @pytest.mark.parametrize("codec", ["zstd"])
@@ -297,8 +273,7 @@ def test_a_data_loader(far, workers, rich):
     dataset = EmbeddingDataset(far.select(), classes=far.classes, fields=["mean", "tokens"], columns=["split"])
     dataset[0]
     context = "fork" if workers else None
-    with fork_allowed():
-        batches = list(DataLoader(dataset, batch_size=50, num_workers=workers, multiprocessing_context=context))
+    batches = list(DataLoader(dataset, batch_size=50, num_workers=workers, multiprocessing_context=context))
     np.testing.assert_array_equal(torch.cat([b["mean"] for b in batches]).numpy(), values["mean"][live])
     assert torch.cat([b["label"] for b in batches]).tolist() == [i // 30 for i in live]
     tensor = far.tensor("mean", dead="include")
@@ -1127,8 +1102,7 @@ def test_a_store_in_a_zip_file(site, path, plain):
         def work(far=far):
             np.testing.assert_array_equal(far.take([3]), values[3:4])
 
-        with fork_allowed():
-            assert run_in_child(work) == 0
+        assert run_in_child(work) == 0
 
 
 @pytest.mark.parametrize("kind", ["simplecache", "filecache", "blockcache"])
@@ -1220,8 +1194,7 @@ def test_a_forked_process_without_the_library_says_how_to_start_it(site, path, p
         with pytest.raises(RemoteError, match="multiprocessing_context='spawn'"):
             far.select().to_numpy()
 
-    with fork_allowed():
-        assert run_in_child(work) == 0
+    assert run_in_child(work) == 0
 
 
 SECRETS = {
