@@ -32,10 +32,11 @@ class _Parts(NamedTuple):
 class Key(_Parts):
     """The two parts of a key. A key without a class has the class ``_``.
 
-    Parameters
+    Attributes
     ----------
     file_id : str
-    class_name : str, optional
+    class_name : str
+        ``_`` for a sample without a class. None stands for it.
 
     Examples
     --------
