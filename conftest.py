@@ -6,3 +6,4 @@ collect_ignore_glob = (
     [] if find_spec("torch") else ["embstore/torch.py", "embstore/_outputs/collate.py", "integrations/embstore_fl/*"]
 )
 collect_ignore_glob += [] if find_spec("sklearn") else ["embstore/sklearn.py"]
+collect_ignore_glob += ["tests/fl/fedgfe_imports.py"]  # imports heavy libraries for a harness, and has no examples

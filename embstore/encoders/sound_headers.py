@@ -231,7 +231,7 @@ def is_joined(data: FilePart) -> bool:
     end = 0
     if data.startswith((b"RIFF", b"RIFX", b"FORM", b"MMMD")):
         (size,) = data.numbers("<I" if data.startswith(b"RIFF") else ">I", 4)
-        end = 8 + size + size % 2
+        end = 8 + size + (0 if data.startswith(b"MMMD") else size % 2)  # SMAF has no byte of padding
     elif data.startswith(b".snd") and len(data) > 24:
         end = sum(data.numbers(">II", 4))
     elif data.startswith(b"FLV") and (found := _flv(data)) is not None:
