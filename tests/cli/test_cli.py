@@ -296,6 +296,21 @@ def test_a_parquet_table(tmp_path, call):
     assert sorted(stored(tmp_path)) == ["1", "2"]
 
 
+def test_columns_of_a_table(tmp_path, call, fails):
+    """They are stored beside the rows, and compared on hits."""
+    words = ["--text-column", "says", "--id-column", "id", "--column", "split", "--column", "who"]
+    for split in ("train", "test"):
+        (tmp_path / "t.csv").write_text(f"id,says,split,who\n1,wuff,{split},Rex\n2,miau,{split},Tom\n")
+        call("embed", tmp_path / "t.csv", *words)
+        with stored(tmp_path) as store:
+            view = store.select(keys=["1", "2"])
+            assert view.column("split").tolist() == [split, split]
+            assert view.column("who").tolist() == ["Rex", "Tom"]
+            assert store.snapshot.record.rows == 2  # nothing was encoded again
+    said = fails(ABSENT, "embed", tmp_path / "t.csv", *words, "--column", "nonsense")
+    assert "no column 'nonsense'" in said
+
+
 @pytest.mark.parametrize(
     ("options", "status", "reason"),
     [
@@ -316,6 +331,7 @@ def test_a_table_that_does_not_fit(tmp_path, texts, fails, options, status, reas
     [
         ["sounds", "--text-column", "says"],
         ["sounds", "--class-column", "label"],
+        ["sounds", "--column", "split"],
         ["sounds", "--root", "."],
         ["texts", "--suffix", ".wav"],
         ["texts", "--pattern", "{class}_*"],
