@@ -16,15 +16,23 @@ from embstore.encoders.content import FilePart
 _W64: Final = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA: Final = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_WTV: Final = bytes.fromhex("b7d800203749da11a64e0007e95ead8d")
+_VOC: Final = b"Creative Voice File\x1a"
 _EBML: Final = b"\x1a\x45\xdf\xa3"
 _SEGMENT: Final = b"\x18\x53\x80\x67"
 _MP4_BOXES: Final = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
-_JOINED: Final = (
-    *(_W64, _ASF, b"caff\0\1\0\0", b"TTA1\1\0", b"Creative Voice File\x1a", b"\0\nSMJPEG\0"),
-    bytes.fromhex("b7d800203749da11a64e0007e95ead8d"),  # WTV
+_HEADS: Final = (
+    *((mark, 8, b"WAVE") for mark in (b"RIFF", b"RIFX")),
+    (b"RIFF", 8, b"AVI "),
+    *((b"FORM", 8, kind) for kind in (b"AIF", b"8SVX", b"16SV", b"MAUD")),
+    *((mark, 8, b"WAVEds64") for mark in (b"RF64", b"BW64")),
+    (b".snd\0\0", 12, b"\0\0\0"),
+    (b"FLV\1", 5, b"\0\0\0\t"),
+    (b"MMMD", 8, b"CNTI"),
+    *((mark, 0, mark) for mark in (_W64, _ASF, _WTV, b"caff\0\1\0\0", b"TTA1\1\0", _VOC, b"\0\nSMJPEG\0")),
 )
-"""First bytes of files, too long to stand in sound by chance."""
+"""First bytes of files, and bytes of their kind at a distance: together too long to stand in sound by chance."""
 
 _FLV_HEAD: Final = 4096
 """Bytes that hold the first tag of an FLV file."""
@@ -220,24 +228,38 @@ def _after_tags(data: FilePart) -> int:
 
 
 def is_joined(data: FilePart) -> bool:
-    """Return whether another file of its format follows a sound file, of which FFmpeg reads the first only."""
+    """Return whether another file of its format follows a sound file, of which FFmpeg reads the first only.
+
+    Tags or zeros may stand between the two. The search begins behind the first file if it states its own size.
+    """
     if data.startswith(_MP4_BOXES, 4):
-        return sum(name == b"ftyp" for name, _ in _boxes(data)) > 1
-    if mark := next((mark for mark in _JOINED if data.startswith(mark)), b""):
-        return data.find(mark, len(mark)) >= 0
-    if data.startswith((b"RF64", b"BW64")):
-        at = data.find(data[:4], 12)
-        return at >= 0 and data.startswith(b"WAVEds64", at + 8)
-    end = 0
+        boxes = list(_boxes(data))
+        names, end = [name for name, _ in boxes], max((end for _, end in boxes), default=len(data))
+        return max(names.count(b"ftyp"), names.count(b"moov")) > 1 or _head_after(data, end, b"ftyp", -4, b"\0\0\0")
+    for mark, kind_at, kind in _HEADS:
+        if data.startswith(mark) and data.startswith(kind, kind_at):
+            end = _whole_size(data)
+            return _head_after(data, end if 0 < end <= len(data) else len(mark), mark, kind_at, kind)
+    return False
+
+
+def _head_after(data: FilePart, start: int, mark: bytes, kind_at: int, kind: bytes) -> bool:
+    """Return whether a mark follows, with the bytes of its kind at a distance from it."""
+    while (start := data.find(mark, start)) >= 0:
+        if data.startswith(kind, start + kind_at):
+            return True
+        start += 1
+    return False
+
+
+def _whole_size(data: FilePart) -> int:
+    """Return the size of a whole file as its head states it, without padding. 0 if the head states no size."""
     if data.startswith((b"RIFF", b"RIFX", b"FORM", b"MMMD")):
-        (size,) = data.numbers("<I" if data.startswith(b"RIFF") else ">I", 4)
-        end = 8 + size + (0 if data.startswith(b"MMMD") else size % 2)  # SMAF has no byte of padding
-    elif data.startswith(b".snd") and len(data) > 24:
-        end = sum(data.numbers(">II", 4))
-    elif data.startswith(b"FLV") and (found := _flv(data)) is not None:
-        end = found.stated
-    same_kind = data[end + 8 : end + 12] == data[8:12] or not data.startswith((b"RIFF", b"RIFX", b"FORM"))
-    return end > 0 and data.startswith(data[:4], end) and same_kind
+        return 8 + int(data.numbers("<I" if data.startswith(b"RIFF") else ">I", 4)[0])
+    if data.startswith(b".snd"):
+        return sum(data.numbers(">II", 4))
+    found = _flv(data) if data.startswith(b"FLV") else None
+    return found.stated if found is not None else 0
 
 
 # -- one reader a container -------------------------------------------------------------------
@@ -385,7 +407,7 @@ _CONTAINERS: Final[tuple[tuple[int, tuple[bytes, ...], Callable[[FilePart], Exte
     (0, (b"caff",), _caf),
     (4, _MP4_BOXES, _mp4),
     (0, (_EBML,), _matroska),
-    (0, (b"Creative Voice File\x1a",), _voc),
+    (0, (_VOC,), _voc),
     (0, (b".SoX", b"XoS."), _sox),
     (0, (b"MMMD",), _smaf),
     (0, (b"FLV",), _flv),

@@ -552,8 +552,14 @@ def test_mp3_joined_from_many_kinds_is_read_whole():
         (("av", "smjpeg", "pcm_s16le"), None),
         (("soundfile", "WAV", "PCM_16"), None),
         (("soundfile", "AIFF", "PCM_16"), None),
+        (("soundfile", "WAV", "PCM_U8"), None),
+        (("soundfile", "AIFF", "PCM_S8"), None),
+        (("soundfile", "SVX", "PCM_S8"), None),
+        (("soundfile", "AU", "PCM_S8"), None),
         (("soundfile", "CAF", "PCM_16"), None),
+        (("av", "avi", "pcm_s16le"), None),
         (("av", "ipod", "aac"), None),
+        (("av", "mov", "pcm_s16le"), None),
         (("av", "wv", "wavpack"), None),
     ],
     ids=lambda value: label(value) if isinstance(value, tuple) else str(value),
@@ -561,8 +567,10 @@ def test_mp3_joined_from_many_kinds_is_read_whole():
 def test_joined_files_of_other_formats(case, seconds):
     data = made(*case, seconds=1)
     if seconds is None:
-        with pytest.raises(DecodeError):
-            whole(data + data)
+        odd = made(*case, seconds=0.743)
+        for joined in (data + data, odd + odd, *(data + between + data for between in (b"\0", *BETWEEN))):
+            with pytest.raises(DecodeError):
+                whole(joined)
     else:
         samples, rate = whole(data + data)
         assert abs(len(samples) / rate - seconds) < 0.06
