@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from embstore._engine.lazy import cached_property, imported
 from embstore.encoders.content import FilePart, kind_of
-from embstore.encoders.sound_headers import extent, filled, frame_size, is_joined, mp3_seconds, ogg_ends, ogg_links
+from embstore.encoders.sound_frames import frame_size, mp3_seconds
+from embstore.encoders.sound_headers import extent, filled, is_joined, ogg_ends, ogg_links
 from embstore.errors import DecodeError
 
 Samples = NDArray[np.float32]
