@@ -17,6 +17,7 @@ import pytest
 
 import embstore
 from embstore._engine.io.folder import Folder
+from embstore._engine.io.object_store import ObjectStore
 from embstore._engine.io.urls import Url, is_url
 from embstore.errors import (
     ConfigMismatchError,
@@ -1253,6 +1254,52 @@ def test_a_bucket_by_either_names_of_options(path, plain, s3_server, options, na
         np.testing.assert_array_equal(far.select().to_numpy(), values)
     finally:
         files.rm("named", recursive=True)
+
+
+STORES = {
+    "sas": ("az://c/deep/x.zarr", {"account_name": "a", "sas_token": "sv=2020&sig=x"}),
+    "account": ("abfss://c@a.dfs.core.windows.net/deep/x.zarr", {"account_key": "a2V5"}),
+    "public azure": ("az://c/deep/x.zarr", {"account_name": "a", "anon": True}),
+    "public google": ("gs://b/deep/x.zarr", {"anon": True}),
+    "google": ("gcs://b/deep/x.zarr", {"client_options": {"timeout": "9s"}}),
+    "public s3": ("s3://b/deep/x.zarr", {"anon": True, "region_name": "x-1"}),
+}
+
+
+@pytest.mark.parametrize(("url", "options"), STORES.values(), ids=STORES)
+def test_options_of_other_buckets_are_known_to_obstore(url, options):
+    """Only their names are tested: no such server can run here."""
+    pytest.importorskip("obstore")
+    assert ObjectStore.connect(url, options)._prefix == "deep/x.zarr/"
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("gs://b/x.zarr", {"token": "anon"}),
+        ("az://c/x.zarr", {"connection_string": "x"}),
+        ("http://h/x.zarr", {"ssl": False}),
+        ("http://h/x.zarr", {"client_kwargs": {"trust_env": True}}),
+        ("zip://x.zarr::http://h/x.zip", {}),
+    ],
+)
+def test_options_that_only_fsspec_knows_are_left_to_it(url, options):
+    assert ObjectStore.connect(url, options) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"profile": "nonesuch"}, "profile"),
+        ({"anon": "perhaps"}, "perhaps"),
+        ({"key": "a", "secret": "b", "client_options": {"timeout": "soon"}}, "soon"),
+    ],
+)
+def test_options_with_values_that_are_refused(options, reason):
+    pytest.importorskip("obstore")
+    with pytest.raises(RemoteError, match=reason) as caught:
+        embstore.open("s3://b/x.zarr", storage_options=options)
+    assert (caught.value.url, caught.value.attempts) == ("s3://b/x.zarr", 0)
 
 
 @pytest.mark.parametrize("protocol", ["s3", "s3a"])

@@ -97,7 +97,7 @@ class ObjectStore:
         Raises
         ------
         RemoteError
-            An option has a value that obstore refuses.
+            An option has a value that obstore or boto3 refuses.
         """
         global _used
         if not _is_known(url) or importlib.util.find_spec("obstore") is None or _used not in (None, forks()):
@@ -106,14 +106,14 @@ class ObjectStore:
         translated = _translated(kind, options)
         if translated is None:
             return None
-        from obstore.exceptions import BaseError, UnknownConfigurationKeyError
+        from obstore.exceptions import UnknownConfigurationKeyError
 
         _used = forks()
         try:
             return cls(*_made(kind, url, translated))
         except (UnknownConfigurationKeyError, TypeError):
             return None
-        except (BaseError, ValueError) as error:
+        except Exception as error:  # of obstore or boto3, which share no base: a profile that is not there
             raise RemoteError(str(Url.shown(url)), _reason(error), attempts=0) from error
 
     def get(self, name: str, most: int, into: memoryview) -> tuple[int, memoryview]:
