@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from systems.base import Floats, Numbers, Rows, System
 
+from benchmarks.systems.base import Floats, Numbers, Rows, System
 from embstore import FieldSpec
 from embstore import open as open_store  # by name, now: the package imports what is asked for when it is asked for
 from embstore._engine.read.dtypes import as_numbers

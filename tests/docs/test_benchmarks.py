@@ -205,3 +205,12 @@ def test_no_module_imports_itself_in_a_circle():
     graph = {name: set(_imports(path, files.keys())) for name, path in files.items()}
     assert "benchmarks.systems.base" in graph["benchmarks.systems.loading"]
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_modules_of_the_benchmarks_are_imported_by_their_whole_names():
+    """Under another name such a module counts as a system whose library is absent, and is left out."""
+    own = {path.stem for path in (ROOT / "benchmarks").rglob("*") if path.is_dir() or path.suffix == ".py"}
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module.partition(".")[0] not in own, path
