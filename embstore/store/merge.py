@@ -15,7 +15,7 @@ from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.config import Config
 from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import ColumnSpec, Origin, Record, offsets_name
-from embstore._engine.format.source_columns import ORIGINS_COLUMN
+from embstore._engine.format.source_columns import ORIGINS_COLUMN, is_source_column
 from embstore._engine.io.urls import is_url, local_path
 from embstore._engine.read.column import Rows
 from embstore._engine.read.history import Position
@@ -237,7 +237,7 @@ def plan_merge(
 
     for name, column in record.columns.items():
         appends[column.array] = _blocks(parts, partial(_column_values, name, column, kept))
-    if ORIGINS_COLUMN in record.columns:
+    if is_source_column(ORIGINS_COLUMN, record.columns.get(ORIGINS_COLUMN)):
         record, appends[record.columns[ORIGINS_COLUMN].array] = _with_origins(record, parts)
     for name, spec in record.fields.items():
         appends[name] = _blocks(parts, partial(_field_values, name))

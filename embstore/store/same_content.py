@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from embstore._engine.format.keys import Key, hash_keys
-from embstore._engine.format.record import STRING
-from embstore._engine.format.source_columns import DIGEST_COLUMN, is_computed
+from embstore._engine.format.source_columns import DIGEST_COLUMN, is_computed, is_source_column
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.read_rows import column_of
@@ -18,7 +17,7 @@ from embstore._engine.read.snapshot import Snapshot
 
 def computed_digests(snapshot: Snapshot, rows: Rows) -> list[str]:
     """Return the digest of each row that embstore computed from its content, and "" for other rows."""
-    if DIGEST_COLUMN not in snapshot.record.columns:
+    if not is_source_column(DIGEST_COLUMN, snapshot.record.columns.get(DIGEST_COLUMN)):
         return [""] * len(rows)
     found: list[str] = column_of(snapshot, DIGEST_COLUMN, rows).tolist()
     return [digest if is_computed(digest) else "" for digest in found]
@@ -26,10 +25,10 @@ def computed_digests(snapshot: Snapshot, rows: Rows) -> list[str]:
 
 def digests_in_chunks(snapshot: Snapshot) -> Iterator[list[str]]:
     """Yield the stored digests of all rows, deleted ones included, a chunk at a time. A store may have none."""
-    column = snapshot.record.columns.get(DIGEST_COLUMN)
-    if column is not None and column.dtype == STRING:
+    columns = snapshot.record.columns
+    if is_source_column(DIGEST_COLUMN, columns.get(DIGEST_COLUMN)):
         with snapshot.reading():
-            yield from snapshot.strings(column.array).chunks()
+            yield from snapshot.strings(columns[DIGEST_COLUMN].array).chunks()
 
 
 def rows_of_content(snapshot: Snapshot, digests: Iterable[str]) -> Rows:

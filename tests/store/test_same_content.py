@@ -40,6 +40,20 @@ def test_erase_of_a_store_without_digests(tmp_path):
         assert store.erase(["a:dog"], copies=True).same_content == ()
 
 
+OWN = {"source_digest": [1, 2], "source_origins": [0.5, 2.5]}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_column_of_such_a_name_and_another_dtype_is_the_users(tmp_path, name):
+    with embstore.open(tmp_path / "a.zarr", "w-", config=CONFIG) as store:
+        store.append(["a:dog", "b:dog"], np.ones((2, 4), np.float32), columns={name: OWN[name]})
+        assert len(store.select().split({"train": 0.5, "test": 0.5}, rng=0, by=None)["train"]) == 1
+        store.append(["a:dog"], np.zeros((1, 4), np.float32), if_exists="replace")
+        embstore.merge(tmp_path / "b.zarr", store.path)
+        assert store.erase(["b:dog"]).same_content == ()
+    assert embstore.open(tmp_path / "b.zarr").select(keys=["a:dog", "b:dog"]).column(name).tolist() == OWN[name]
+
+
 def test_an_erase_of_copies_leaves_none_of_their_keys(tmp_path):
     store = store_of(tmp_path)
     store.erase(["a:dog"], copies=True)

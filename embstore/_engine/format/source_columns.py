@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from embstore._engine.format.record import STRING
+from embstore._engine.format.record import STRING, ColumnSpec
 
 DIGEST_COLUMN: Final = "source_digest"
 """Column with the digest of the content that each row was computed from, and its kind: ``text:dfdc66c1…``."""
@@ -32,6 +32,11 @@ SOURCE_COLUMNS: Final = {DIGEST_COLUMN: STRING, **dict.fromkeys((*STAMP_COLUMNS,
 
 UNKNOWN_SOURCE: Final = {DIGEST_COLUMN: "", **dict.fromkeys(STAMP_COLUMNS, -1), ORIGINS_COLUMN: 0}
 """Values of these columns for a row of unknown content."""
+
+
+def is_source_column(name: str, column: ColumnSpec | None) -> bool:
+    """Return whether a column is one of these. With the same name and another dtype, it is the user's own."""
+    return column is not None and SOURCE_COLUMNS.get(name) == column.dtype
 
 
 def with_kind(kind: str, digest: str) -> str:
