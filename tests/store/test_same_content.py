@@ -40,7 +40,7 @@ def test_erase_of_a_store_without_digests(tmp_path):
         assert store.erase(["a:dog"], copies=True).same_content == ()
 
 
-OWN = {"source_digest": [1, 2], "source_origins": [0.5, 2.5]}
+OWN = {"source_digest": [1, 2], "source_size": ["a", "b"], "source_origins": [0.5, 2.5]}
 
 
 @pytest.mark.parametrize("name", OWN)

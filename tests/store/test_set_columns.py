@@ -117,6 +117,25 @@ def test_integers_without_a_fill_need_a_value(path, tmp_path, way):
             store.set_columns({"flag": [True]}, ["a"])
 
 
+def replaced_by_append(store):
+    store.append(["a"], ROWS[:1], if_exists="replace")
+
+
+def replaced_by_a_writer(store):
+    with store.writer(if_exists="replace") as writer:
+        writer.add("a", ROWS[0])
+
+
+@pytest.mark.parametrize("way", [replaced_by_append, replaced_by_a_writer])
+def test_notes_on_content_that_are_not_kept_need_a_value_too(path, way):
+    with embstore.open(path, "w-", config={"encoder": "e"}) as store:
+        store.append(KEYS, ROWS, columns={"source_size": 1, "age": 2})
+        before = commit(store)
+        with pytest.raises(errors.UnknownColumnError, match="source_size"):
+            way(store)
+        assert commit(store) == before
+
+
 def test_a_fill_survives_a_compaction_and_a_merge(store, tmp_path):
     store.delete(["a"])
     store.compact()

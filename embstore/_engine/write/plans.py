@@ -24,7 +24,7 @@ from embstore._engine.format.record import (
     check_name,
     offsets_name,
 )
-from embstore._engine.format.source_columns import SOURCE_COLUMNS
+from embstore._engine.format.source_columns import is_source_column
 from embstore._engine.format.zarr_layout import blank
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
@@ -215,16 +215,20 @@ def check_columns(record: Record, columns: Mapping[str, Any], path: Any, kept: R
     """
     for name in columns.keys() - record.columns.keys():
         raise UnknownColumnError(name, record.columns, path=path)
-    for name in record.columns.keys() - columns.keys() if (kept < 0).any() else ():
-        if record.columns[name].fill_value is None:
+    for name in record.columns.keys() - columns.keys():
+        column = record.columns[name]
+        if column.fill_value is None and (_keeping(name, column, kept) < 0).any():
             raise UnknownColumnError(name, columns, path=path, what="these rows need a value for column", hint=NO_FILL)
     return columns
 
 
+def _keeping(name: str, column: ColumnSpec, kept: Rows) -> Rows:
+    """Return the rows whose values in a column are kept. The notes on content are not: a new row has other content."""
+    return np.full_like(kept, -1) if is_source_column(name, column) else kept
+
+
 def kept_values(snapshot: Snapshot, name: str, column: ColumnSpec, kept: Rows) -> Values:
     """Return the values of a column that new rows are not given: those of the rows that they succeed, or its fill.
-
-    The notes on the content of a row are not kept: another row has other content.
 
     Parameters
     ----------
@@ -234,10 +238,11 @@ def kept_values(snapshot: Snapshot, name: str, column: ColumnSpec, kept: Rows) -
     kept : ndarray, (n,) int64
         The row whose value each new row keeps, or -1.
     """
-    there = np.flatnonzero((kept >= 0) & (name not in SOURCE_COLUMNS))
-    if len(there) == len(kept) > 0:
-        return column_of(snapshot, name, kept)
-    values = np.full(len(kept), column.fill_value, dtype=object if column.dtype == STRING else column.dtype)
+    kept = _keeping(name, column, kept)
+    there, new = np.flatnonzero(kept >= 0), np.flatnonzero(kept < 0)
+    values = np.empty(len(kept), dtype=object if column.dtype == STRING else column.dtype)
+    if len(new):  # otherwise there need be no fill
+        values[new] = column.fill_value
     if len(there):  # otherwise the column may be a new one
         values[there] = column_of(snapshot, name, kept[there])
     return values
