@@ -43,6 +43,8 @@ class Coverage:
         Stored keys whose content can't be read, and so can't be compared.
     touched : list of str
         Keys that are current, although the stamp of the file differs from the stored stamp.
+    rows : ndarray, (number of wanted keys,) int64
+        Row of each wanted key, in their order, and -1 for a missing one.
     """
 
     stored: list[str] = field(default_factory=list)
@@ -51,6 +53,7 @@ class Coverage:
     foreign: list[str] = field(default_factory=list)
     unreadable: dict[str, SampleError] = field(default_factory=dict)
     touched: list[str] = field(default_factory=list)
+    rows: Rows = field(default_factory=lambda: np.empty(0, np.int64), compare=False, repr=False)
 
     @property
     def complete(self) -> bool:
@@ -85,6 +88,7 @@ def sort_keys(keys: Sequence[str], rows: Rows, stale: set[str], found: Coverage)
         stored=[key for key in there if key not in stale and key not in found.unreadable],
         missing=[keys[i] for i in np.flatnonzero(rows < 0).tolist()],
         stale=[key for key in keys if key in stale],
+        rows=rows,
     )
 
 

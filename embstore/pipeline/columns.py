@@ -10,6 +10,7 @@ import numpy as np
 from embstore._engine.format.record import ColumnSpec, Record, check_name
 from embstore._engine.format.source_columns import SOURCE_COLUMNS, UNKNOWN_SOURCE
 from embstore._engine.lazy import cached_property
+from embstore._engine.read.column import Rows
 from embstore._engine.write.check_input import column_values
 from embstore._engine.write.plans import NO_FILL, check_columns
 from embstore.errors import DtypeError, NameRefusedError, StoreChangedError
@@ -96,12 +97,14 @@ class SampleColumns:
         """Return the values of the samples of some keys."""
         return self.at(self._places[key] for key in keys) if self.values else {}
 
-    def changed(self, store: EmbeddingStore, *, new_rows: bool) -> tuple[str, ...]:
+    def changed(self, store: EmbeddingStore, rows: Rows, *, new_rows: bool) -> tuple[str, ...]:
         """Return the columns of a store that these values change.
 
         Parameters
         ----------
         store : EmbeddingStore
+        rows : ndarray, (n,) int64
+            Row of each sample, and -1 for a sample without one.
         new_rows : bool
             Whether rows are to be added. Each column of the store then needs a value or a fill.
 
@@ -115,7 +118,6 @@ class SampleColumns:
             self.check_new_rows(store)
         if not self.values:
             return ()
-        rows = store.find(self.keys)
         there = np.flatnonzero(rows >= 0)
         return plan_columns(store.snapshot, rows[there], self.at(there), {})[1]
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from embstore._engine.format.source_columns import ORIGINS_COLUMN, STAMP_COLUMNS
 from embstore._engine.io.stamps import settled
 from embstore._engine.write.plans import Plan
 from embstore._engine.write.record_edits import with_origin
-from embstore.cache.coverage import Coverage
+from embstore.cache.coverage import Coverage, Rows
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import (
     DatasetMismatchError,
@@ -112,15 +111,16 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
         if new_fields:
             reason = f"field miss: no {', '.join(new_fields)} yet; {found.reason.partition(': ')[2]}"
         bit = origin_bit(store, run.origin)
-        left_over = _gone(store, left, own, bit) if gone else []
+        left_over = _gone(store, own, bit) if gone else []
         new_rows = bool(found.missing) and not left_over  # rows that move bring their values along
+        rows = own.rows if whole is None else store.find(list(samples))
         return StoreStatus(
-            columns=run.columns.changed(store, new_rows=new_rows),
+            columns=run.columns.changed(store, rows, new_rows=new_rows),
             found=found,
             reason=reason,
             new_fields=new_fields,
             gone=left_over,
-            unnoted=[key for key, was in _origins(store, own.stored) if not was & bit],
+            unnoted=_unnoted(store, list(left), own, bit),
             rows=len(store),
         )
 
@@ -171,11 +171,10 @@ def whole_store(run: Run) -> Coverage | None:
 
 def _compared(store: EmbeddingStore, run: Run, samples: Samples) -> Coverage:
     """Return the coverage of samples, with the stale keys whose row is from another origin."""
-    found, bit = (
-        compare_samples(store, samples, workers=run.workers, compare=run.compare),
-        origin_bit(store, run.origin),
-    )
-    return replace(found, foreign=[key for key, was in _origins(store, found.stale) if was and not was & bit])
+    found = compare_samples(store, samples, workers=run.workers, compare=run.compare)
+    bit, origins = origin_bit(store, run.origin), _origins(store, store.find(found.stale)).tolist()
+    stale = zip(found.stale, origins, strict=True)
+    return replace(found, foreign=[key for key, was in stale if was and not was & bit])
 
 
 def _recheck(store: EmbeddingStore, run: Run, found: Coverage) -> None:
@@ -220,19 +219,26 @@ def origin_bit(store: EmbeddingStore, origin: Origin) -> int:
     return 1 << origins.index(origin) if origin in origins else 0
 
 
-def _origins(store: EmbeddingStore, keys: list[str]) -> Iterator[tuple[str, int]]:
-    """Yield stored keys with the origins of their rows."""
-    origins = [0] * len(keys)
-    if ORIGINS_COLUMN in store.columns:
-        origins = store.select(keys=keys).column(ORIGINS_COLUMN).tolist()
-    return zip(keys, origins, strict=True)
+def _origins(store: EmbeddingStore, rows: Rows) -> np.ndarray[Any, Any]:
+    """Return the bits of the origins of rows."""
+    if ORIGINS_COLUMN not in store.columns:
+        return np.zeros(len(rows), np.int64)
+    return np.asarray(store.select(rows=rows).column(ORIGINS_COLUMN))
 
 
-def _gone(store: EmbeddingStore, samples: Samples, found: Coverage, bit: int) -> list[str]:
+def _unnoted(store: EmbeddingStore, keys: list[str], found: Coverage, bit: int) -> list[str]:
+    """Return the current ones of these wanted keys whose row does not have the origin of this bit."""
+    there = np.flatnonzero(found.rows >= 0)
+    without = there[_origins(store, found.rows[there]) & bit == 0]
+    others = {keys[place] for place in without.tolist()}
+    return [key for key in found.stored if key in others]
+
+
+def _gone(store: EmbeddingStore, found: Coverage, bit: int) -> list[str]:
     """Return the keys of rows from the origin of this bit that the source lacks."""
-    if not bit or len(store) == len(samples) - len(found.missing):  # each row has its sample
+    if not bit or len(store) == len(found.rows) - len(found.missing):  # each row has its sample
         return []
-    rows = store.rows[~np.isin(store.rows, store.find(list(samples)))]
+    rows = store.rows[~np.isin(store.rows, found.rows)]
     return store.select(rows=rows, where={ORIGINS_COLUMN: lambda origins: (origins & bit) != 0}).keys
 
 
@@ -271,8 +277,9 @@ def note_anew(run: Run, touched: list[str], unnoted: list[str]) -> None:
                 pairs = zip(keys, found, strict=True)
                 columns[name] = [stamps[key][place] if key in stamps else was for key, was in pairs]
             if unnoted and bit:
-                columns[ORIGINS_COLUMN] = [was | bit if key in of_source else was for key, was in _origins(store, keys)]
-            store.set_columns(columns, keys, fill=UNKNOWN_SOURCE, commit_id=seen)
+                pairs = zip(keys, _origins(store, view.rows).tolist(), strict=True)
+                columns[ORIGINS_COLUMN] = [was | bit if key in of_source else was for key, was in pairs]
+            store.set_columns(columns, view, fill=UNKNOWN_SOURCE, commit_id=seen)
     except (StoreChangedError, StoreReplacedError):
         logger.debug("%s: another process wrote meanwhile; the next run notes the stamps", run.path)
     except (ReadOnlyError, NetworkFileSystemError, StoreLockedError) as error:

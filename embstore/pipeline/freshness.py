@@ -82,7 +82,7 @@ def _doubtful(store: EmbeddingStore, rows: Rows, stamps: Sequence[FileStamp]) ->
     """Return a mask of the rows whose stamp does not prove that the content is the stored one."""
     view, unknown = store.select(rows=rows), np.full(len(rows), -1)
     stored = np.stack([view.column(name) if name in store.columns else unknown for name in STAMP_COLUMNS])
-    found = np.array(stamps, dtype=np.int64).reshape(-1, 3).T
+    found = np.fromiter(itertools.chain.from_iterable(stamps), np.int64, 3 * len(stamps)).reshape(-1, 3).T
     was, now = stored[2], found[2]
     replaced = (was >= 0) & (now >= 0) & (place_of(was) == place_of(now)) & (was != now)
     doubtful: _Mask = (stored[:2] != found[:2]).any(axis=0) | (found[0] < 0) | replaced
