@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -160,9 +159,12 @@ def embed(
     own = as_encoder(encoder)
     samples = samples_by_key(source)
     config = Config(own.config, dataset=source.name)
+    path = cache.path_of(config)
+    if shard is not None:
+        samples, path = _share(samples, shard), part_path(path, shard)
     run = Run(
         cache=cache,
-        path=cache.path_of(config),
+        path=path,
         config=config,
         encoder=own,
         samples=samples,
@@ -176,10 +178,6 @@ def embed(
         canaries=canaries,
         began=began,
     )
-    if shard is not None:
-        own_samples = _share(run.samples, shard)
-        run = replace(run, samples=own_samples, columns=SampleColumns(own_samples, columns))
-        run = replace(run, path=part_path(run.path, shard))
     with noting_rows(run.path):
         result = _carried_out(run, vanished, progress, started, shard, force=force)
     if result.encoded or result.fields_added:

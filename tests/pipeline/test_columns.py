@@ -167,3 +167,16 @@ def test_columns_of_hugging_face(tmp_path):
     assert found(run(source, Lengths(), tmp_path), "age", "kind") == [[3, 4], ["cat", "dog"]]
     with pytest.raises(errors.UnknownColumnError):
         embstore.sources.HFDataset(made, name="x", content="says", file_id="id", columns=["nonsense"])
+
+
+def test_a_shard_asks_for_the_columns_of_its_own_samples_once(tmp_path):
+    asked = []
+    for shard in [(0, 2), (1, 2)]:
+        run(
+            table(ROWS, ()),
+            Lengths(),
+            tmp_path,
+            shard=shard,
+            columns=lambda sample: asked.append(str(sample.key)) or {},
+        )
+    assert sorted(asked) == ["P1", "P2", "P3"]
