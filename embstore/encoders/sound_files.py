@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from embstore._engine.lazy import cached_property, imported
 from embstore.encoders.content import FilePart, kind_of
 from embstore.encoders.sound_frames import frame_size, mp3_seconds
-from embstore.encoders.sound_headers import extent, filled, is_joined, ogg_ends, ogg_links
+from embstore.encoders.sound_headers import extent, filled, has_hole, is_joined, ogg_ends, ogg_links
 from embstore.errors import DecodeError
 
 Samples = NDArray[np.float32]
@@ -213,6 +213,10 @@ class _Reading:
         _refuse_cut(self.data, found, broken=self.error is not None)
         if is_joined(self.data):
             raise DecodeError(f"it is several files in one, and FFmpeg reads the first ({found:.3f} s); split it")
+        if has_hole(self.data):
+            raise DecodeError(
+                f"it is damaged: packets are overwritten, which FFmpeg passes over ({found:.3f} s are left)"
+            )
         stated = self.stated_seconds()
         if stated is None and (whole := frame_size(self.last[0])) > self.last[1]:
             raise DecodeError(f"it is cut short: its last frame, at {found:.3f} s, has {self.last[1]} of {whole} bytes")

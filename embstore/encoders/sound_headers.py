@@ -16,6 +16,7 @@ from embstore.encoders.content import FilePart
 _W64: Final = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA: Final = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _WTV: Final = bytes.fromhex("b7d800203749da11a64e0007e95ead8d")
 _VOC: Final = b"Creative Voice File\x1a"
 _EBML: Final = b"\x1a\x45\xdf\xa3"
@@ -36,6 +37,9 @@ _HEADS: Final = (
 
 _FLV_HEAD: Final = 4096
 """Bytes that hold the first tag of an FLV file."""
+
+_TAGS: Final = 4096
+"""Bytes that may follow the sound of VOC."""
 
 _HEADER: Final = 64
 """Bytes of the stated sound that a file may lack: some writers count the header of 44 bytes in."""
@@ -295,13 +299,16 @@ def _matroska(data: FilePart) -> Extent | None:
 
 
 def _voc(data: FilePart) -> Extent | None:
+    end = _voc_end(data)
+    return Extent(end, len(data)) if end > len(data) else None
+
+
+def _voc_end(data: FilePart) -> int:
+    """Return where the last block ends: at the byte 0, at a block of an unknown type, or beyond the file."""
     at = int.from_bytes(data[20:22], "little")
-    while at > 0 and at + 4 <= len(data) and data[at : at + 1] != b"\0":
-        size = int.from_bytes(data[at + 1 : at + 4], "little")
-        if at + 4 + size > len(data):
-            return Extent(at + 4 + size, len(data))
-        at += 4 + size
-    return None
+    while at > 0 and at + 4 <= len(data) and b"\0" < data[at : at + 1] <= b"\x09":
+        at += 4 + int.from_bytes(data[at + 1 : at + 4], "little")
+    return at
 
 
 def _sox(data: FilePart) -> Extent | None:
@@ -324,3 +331,58 @@ _CONTAINERS: Final[tuple[tuple[int, tuple[bytes, ...], Callable[[FilePart], Exte
     (0, (b"FLV",), _flv),
 )
 """Where a container's marks stand, the marks, and its reader."""
+
+
+# -- parts that were overwritten --------------------------------------------------------------
+
+
+def has_hole(data: FilePart) -> bool:
+    """Return whether a packet of an AVI, ASF, FLV or VOC file lacks its head. FFmpeg passes over such packets.
+
+    A hole within a packet does not show.
+    """
+    if data.startswith(b"AVI ", 8):
+        lists = [chunk for chunk in _chunks(data, 12, "<4sI", align=2) if data.startswith(b"movi", chunk[1])]
+        return any(_avi_hole(data, start + 4, min(start + size, len(data))) for _, start, size in lists)
+    walks = ((_ASF, _asf_hole), (b"FLV\1", _flv_hole), (_VOC, _voc_hole))
+    return any(walk(data) for mark, walk in walks if data.startswith(mark))
+
+
+def _avi_hole(data: FilePart, at: int, end: int) -> bool:
+    while at + 8 <= end:
+        name, size = data.numbers("<4sI", at)
+        if not (name.isascii() and name.decode().isprintable()):
+            return True
+        at += 12 if name == b"LIST" else 8 + size + size % 2
+    return False
+
+
+def _asf_hole(data: FilePart) -> bool:
+    """Packets have one size. All begin with the flag of error correction, if the first does."""
+    packet = 0
+    for name, start, size in _chunks(data, 30, "<16sQ", counted=24):
+        if name == _ASF_PROPERTIES and start + 76 <= len(data):
+            (packet,) = data.numbers("<I", start + 72)
+        elif name == _ASF_DATA:
+            # If the size was left open, an index may follow the packets.
+            end = min(start + size, len(data)) if size > 26 else start
+            starts = range(start + 26, end, packet or len(data))
+            flags = (data[at : at + 1] for at in starts)
+            return next(flags, b"") == b"\x82" and any(flag != b"\x82" for flag in flags)
+    return False
+
+
+def _flv_hole(data: FilePart) -> bool:
+    found, at = _flv(data), 13
+    end = len(data) if found is None else found.present
+    while at + 11 <= end:
+        if data[at : at + 1][0] & 0x1F not in (8, 9, 15, 18):  # audio, video, data
+            return True
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    return False
+
+
+def _voc_hole(data: FilePart) -> bool:
+    """No more than tags may follow the block that ends a file."""
+    end = _voc_end(data)
+    return data[end : end + 1] > b"\x09" or end + _TAGS < len(data)

@@ -603,6 +603,44 @@ def test_a_hole_in_the_middle_is_found(case):
         whole(data[:middle] + bytes(len(data) // 5) + data[middle + len(data) // 5 :])
 
 
+def voc_of_blocks(*case):
+    """A VOC file of blocks of 4,000 bytes: FFmpeg and libsndfile write one block."""
+    data, size = made(*case), 4_000
+    head, sound = data[:26], data[32:-1]
+    parts = [sound[at : at + size] for at in range(0, len(sound), size)]
+    blocks = [b"\x02" + len(part).to_bytes(3, "little") + part for part in parts[1:]]
+    return (
+        head + b"\x01" + (len(parts[0]) + 2).to_bytes(3, "little") + data[30:32] + parts[0] + b"".join(blocks) + b"\0"
+    )
+
+
+# FFmpeg passes over the packets of these whose heads are lost, and raises nothing.
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", np.random.default_rng(0).bytes(1_000)], ids=len)
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("av", "asf", "wmav2"),
+        ("av", "asf", "libmp3lame"),
+        ("av", "asf", "pcm_s16le"),
+        ("av", "avi", "libmp3lame", 44_100),
+        ("av", "avi", "wmav2"),
+        ("av", "avi", "adpcm_ms"),
+        ("av", "flv", "nellymoser", 44_100),
+        ("av", "flv", "aac", 44_100),
+        ("av", "voc", "pcm_u8"),
+    ],
+    ids=label,
+)
+def test_a_hole_over_the_heads_of_packets_is_found(case, fill):
+    data = voc_of_blocks(*case) if case[1] == "voc" else made(*case)
+    samples, rate = whole(data)
+    assert abs(len(samples) / rate - SECONDS) < 0.05
+    assert np.array_equal(whole(data + ID3V1)[0], samples)
+    middle, hole = len(data) // 2, len(data) // 5
+    with pytest.raises(DecodeError):
+        whole(data[:middle] + (fill * hole)[:hole] + data[middle + hole :])
+
+
 def test_a_frame_of_mp3_less_is_found():
     data = mp3(3)
     with pytest.raises(DecodeError, match="cut short or damaged: it states 132,300 samples"):
