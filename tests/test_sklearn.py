@@ -1,8 +1,6 @@
 """EmbeddingTransformer in scikit-learn: Pipeline, GridSearchCV, clone, pickle, set_output."""
 
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import pytest
 import embstore
 from embstore import FieldSpec, errors
 from embstore.encoders import FunctionEncoder
+from tests._helpers.crash import python
 
 pytest.importorskip("sklearn")
 
@@ -175,4 +174,4 @@ encoder = embstore.encoders.FunctionEncoder(lambda texts: np.ones((len(texts), 2
 EmbeddingTransformer(encoder, {str(tmp_path)!r}).fit_transform(["a", "b"])
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)

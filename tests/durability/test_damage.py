@@ -10,7 +10,7 @@ import pytest
 import embstore
 from embstore.errors import CorruptStoreError, EmbstoreError, NotAStoreError, UnsupportedFormatError
 from tests._helpers import kinds
-from tests._helpers.crash import run_in_child, run_with_little_memory
+from tests._helpers.crash import files_in, run_in_child, run_with_little_memory
 from tests._helpers.damage import ABSURD, DAMAGES, damage, edit, flip, repair, sealed, setter
 from tests._helpers.kinds import KINDS, assert_rows, key, put, rows_in, rows_of
 
@@ -277,11 +277,11 @@ def test_a_compaction_does_not_seal_a_flipped_bit(broken, chunk, mapping):
     """Chunks that are full are not checked when a store is opened, but as they are copied."""
     file = broken / "embedding" / chunk
     flip(file)
-    before = {place: place.read_bytes() for place in broken.rglob("*") if place.is_file()}
+    before = files_in(broken)
     with embstore.open(broken, "r+", mapping=mapping) as store, pytest.raises(CorruptStoreError) as caught:
         store.compact()
     assert caught.value.path == file
-    assert {place: place.read_bytes() for place in broken.rglob("*") if place.is_file()} == before
+    assert files_in(broken) == before
     assert [problem.path for problem in embstore.verify(broken).problems] == [file]
     assert [place for place in broken.parent.iterdir() if place.is_dir()] == [broken]  # nor is half a copy left
 

@@ -21,7 +21,7 @@ from embstore.errors import (
 )
 from embstore_fl.withdrawal import erase_client
 from tests._helpers import kinds
-from tests._helpers.crash import killed_at
+from tests._helpers.crash import files_in, killed_at
 from tests._helpers.damage import flip
 from tests._helpers.kinds import base, key, put
 
@@ -218,21 +218,17 @@ def test_an_erase_beside_a_flipped_bit_is_whole_or_not_made(path, kind, place):
             shutil.copytree(kept, path)
             flip(path / name / chunk_name(array, chunk), place)
             with contextlib.suppress(CorruptStoreError), embstore.open(path, "r+") as store:
-                before = state_of(path)
+                before = files_in(path)
                 try:
                     store.erase([key(1), key(299)])
                     made += 1
                 except CorruptStoreError:
-                    assert state_of(path) == before, (name, chunk)
+                    assert files_in(path) == before, (name, chunk)
                     put(store, [900], columns={"score": 7, "text": "secret"})
                 else:
                     assert not len(embstore.verify(path).rows_affected), (name, chunk)
             shutil.rmtree(path)
     assert made or place == 40
-
-
-def state_of(path):
-    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 # -- a disk that fills ----------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_numbers_of_netcdf(tmp_path):
         file["year"] = [1, -9, 3]
         file["year"].attrs["_FillValue"] = -9
     result = embstore.import_file(path, tmp_path / "store", config={"e": 1})
-    assert [key.partition(":")[0] for key in result.store] == ["a", "c"]
+    assert list(result.store) == ["a", "c"]
     assert [(one.key, one.reason) for one in result.unreadable] == [("b", "'embeddings': a number in it is missing")]
     assert {one.key for one in result.left_out} == {"packed", "year", "@model"}
 
@@ -693,10 +693,12 @@ def test_names_with_and_without_a_colon_are_refused_with_their_readings(tmp_path
 )
 @pytest.mark.parametrize("ragged", [False, True])
 def test_matrices_are_no_rows(tmp_path, kind, arrays, ragged):
+    path = per_key(kind, tmp_path, arrays)
     if ragged and list(arrays) == ["x"]:
-        return  # one row, as stated
+        assert list(import_file(path, tmp_path / "a.zarr", config={}, ragged=True).store) == ["x"]  # as stated
+        return
     with pytest.raises(errors.FileFormatError, match=r"Expected keys|most of its arrays differ in shape: '\w+'"):
-        import_file(per_key(kind, tmp_path, arrays), tmp_path / "a.zarr", config={}, ragged=ragged)
+        import_file(path, tmp_path / "a.zarr", config={}, ragged=ragged)
     assert not (tmp_path / "a.zarr").exists()
 
 

@@ -12,6 +12,7 @@ from embstore import FieldSpec, errors
 from embstore.encoders import FunctionEncoder
 from embstore.encoders.base import BaseEncoder
 from embstore.sources import Folder, Items
+from tests._helpers.crash import files_in
 
 DIM = 4
 PLAIN = {"mean": FieldSpec(shape=(DIM,))}
@@ -99,10 +100,10 @@ def test_the_same_values(stored, fields):
 
 def test_nothing_is_written(stored):
     store = stored(Model())
-    before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+    before = files_in(store.path)
     embstore.check(store, Model(), numbers())
     embstore.check(store, Model(weight=2), numbers())
-    assert {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()} == before
+    assert files_in(store.path) == before
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,9 @@ def told(result):
     return result.relabelled, result.copied, result.encoded, sorted(result.vanished)
 
 
-def numbers_of(result):
+def numbers_of(path):
     """Return the number that each stored row was made from."""
-    with result.store as store:
+    with embstore.open(path) as store:
         return dict(zip(store, store.select().to_numpy()[:, 0].astype(int).tolist(), strict=True))
 
 
@@ -111,12 +111,8 @@ BEFORE = {"a:dog": 1, "b:dog": 2, "c:cat": 3}
     ("after", "moved", "copied", "gone"),
     [
         ({"a:cat": 1, "b:dog": 2, "c:cat": 3}, {"a:dog": "a:cat"}, 0, []),
-        (
-            {"d:dog": 1, "b:dog": 2, "c:cat": 3},
-            {"a:dog": "d:dog"},
-            0,
-            [],
-        ),  # the one candidate, though of another file_id
+        # The one candidate, though of another file_id.
+        ({"d:dog": 1, "b:dog": 2, "c:cat": 3}, {"a:dog": "d:dog"}, 0, []),
         ({"a:cat": 1, "b:cat": 2, "c:dog": 3}, {"a:dog": "a:cat", "b:dog": "b:cat", "c:cat": "c:dog"}, 0, []),
         ({**BEFORE, "a:cat": 1}, {}, 1, []),  # the old key is still in the source
         ({**BEFORE, "d:dog": 1, "e:dog": 1}, {}, 2, []),
@@ -136,7 +132,7 @@ def test_rows_move_or_are_copied(cache, log, after, moved, copied, gone):
     new = [number for number in after.values() if number > 3]
     assert told(result) == (moved, copied, len(new), gone)
     assert encoded(log) == [("mean", number) for number in new]
-    assert numbers_of(result) == {**after, **{key: BEFORE[key] for key in gone}}
+    assert numbers_of(result.path) == {**after, **{key: BEFORE[key] for key in gone}}
     assert result.view.keys == list(after)
     assert f"{len(moved)} relabelled, {copied} copied" in str(result)
     assert told(run(after, log, cache)) == ({}, 0, 0, gone)
@@ -178,11 +174,7 @@ def an_ignored_part(log, cache):
 
 def another_origin(log, cache):
     run({"a:dog": 1, "b:dog": 2}, log, cache)
-    return run(
-        Table([{"id": "a", "says": "1", "label": "cat"}], name="x", text="says", file_id="id", class_name="label"),
-        log,
-        cache,
-    ), 1
+    return run(table([{"id": "a", "says": "1", "label": "cat"}]), log, cache), 1
 
 
 def another_kind(log, cache):
@@ -233,7 +225,7 @@ def test_a_source_of_some_samples_deletes_no_others(cache, log, vanished):
     run(BEFORE, log, cache)
     with pytest.raises(ValueError, match="some samples") if vanished == "delete" else contextlib.nullcontext():
         assert run(texts({"a:dog": 1}, whole=False), log, cache, vanished=vanished).vanished == ()
-    assert numbers_of(run(BEFORE, log, cache)) == BEFORE
+    assert numbers_of(run(BEFORE, log, cache).path) == BEFORE
     assert len(encoded(log)) == 3
 
 
@@ -249,7 +241,7 @@ def test_equal_content_of_one_run_is_encoded_once(cache, log):
     result = run(contents, log, cache, batch_size=4)
     assert told(result) == ({}, 193, 7, [])
     assert len(encoded(log)) == 7
-    assert numbers_of(result) == contents
+    assert numbers_of(result.path) == contents
     assert len(result.view) == 200
 
 
@@ -300,7 +292,7 @@ def test_rows_are_deleted_after_those_that_move(cache, log):
     run({**BEFORE, "g:dog": 7}, log, cache)
     result = run({"a:cat": 1, "b:dog": 2}, log, cache, vanished="delete")
     assert (result.relabelled, result.vanished, result.deleted) == ({"a:dog": "a:cat"}, ("c:cat", "g:dog"), 2)
-    assert numbers_of(result) == {"a:cat": 1, "b:dog": 2}
+    assert numbers_of(result.path) == {"a:cat": 1, "b:dog": 2}
 
 
 def append(store, key, number, **options):
@@ -358,7 +350,7 @@ def test_rows_that_change_before_they_move(cache, log, monkeypatch, change, keys
 
     monkeypatch.setattr(same_content.SameContent, "sources", changed)
     result = run({"a:cat": 1, "b:dog": 2, "c:cat": 3}, log, cache)
-    assert numbers_of(result) == {"b:dog": 2, "c:cat": 3, **keys}
+    assert numbers_of(result.path) == {"b:dog": 2, "c:cat": 3, **keys}
     assert (encoded(log) == [("mean", 1)]) is encodes
     assert embstore.verify(path).ok
 
@@ -413,7 +405,7 @@ def test_three_files_of_a_folder_move_between_classes(cache, log, tmp_path):
     result = embstore.embed(source, Pure(log), cache)
     assert result.relabelled == {f"cat/{i}:cat": f"dog/1{i}:dog" for i in (2, 5, 7)}
     assert (result.vanished, encoded(log), result.rows) == ((), [], 20)
-    assert {numbers_of(result)[f"dog/1{i}:dog"] for i in (2, 5, 7)} == {2, 5, 7}
+    assert {numbers_of(result.path)[f"dog/1{i}:dog"] for i in (2, 5, 7)} == {2, 5, 7}
 
 
 def two_folders(tmp_path):
@@ -477,11 +469,10 @@ def test_a_kill_in_the_middle_of_a_move(tmp_path, log):
             run(NEW_LISTING, log, cache)
 
         ended = run_in_child(killed)
-        with embstore.open(path) as store:
-            seen.add(frozenset(store))
-            found = dict(zip(store, store.select().to_numpy()[:, 0].astype(int).tolist(), strict=True))
+        found = numbers_of(path)
+        seen.add(frozenset(found))
         assert found in (OLD_LISTING, NEW_LISTING)
-        assert numbers_of(run(NEW_LISTING, log, cache)) == NEW_LISTING
+        assert numbers_of(run(NEW_LISTING, log, cache).path) == NEW_LISTING
         assert encoded(log) == []
         if not ended:
             break
@@ -496,9 +487,8 @@ def test_an_old_and_a_new_listing_at_once(cache, log):
     for _ in range(5):
         ended = run_together(*[lambda source=source: run(source, log, cache) for source in (OLD_LISTING, NEW_LISTING)])
         assert ended == [0, 0]
-        with embstore.open(path) as store:
-            found = dict(zip(store, store.select().to_numpy()[:, 0].astype(int).tolist(), strict=True))
+        found = numbers_of(path)
         assert {key.partition(":")[0]: number for key, number in found.items()} == {f"f{i}": i for i in range(6)}
         assert found.keys() <= {*OLD_LISTING, *NEW_LISTING}
     assert encoded(log) == []
-    assert numbers_of(run(NEW_LISTING, log, cache)) == NEW_LISTING
+    assert numbers_of(run(NEW_LISTING, log, cache).path) == NEW_LISTING

@@ -2,8 +2,6 @@
 
 import inspect
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ library = pytest.importorskip("sentence_transformers")
 
 from embstore_tools.sentence_transformers import CachedSentenceTransformer  # noqa: E402
 from tests._helpers import tiny_models  # noqa: E402
+from tests._helpers.crash import python  # noqa: E402
 
 TEXTS = ["a cat", "", "a dog that barks at a cat", "a cat", "an owl"]
 PROMPTS = {"query": "find: ", "document": "text: "}
@@ -154,5 +153,5 @@ def test_a_full_hit_of_ten_thousand_texts_takes_less_than_a_second(folder, tmp_p
     cached.model = Model()
     cached.encode([f"text {i}" for i in range(10_000)])
     code = FULL_HIT.format(folder=str(folder), cache=str(tmp_path / "cache"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout.split()[0]) < 1, done.stdout
+    found = python(code)
+    assert float(found.split()[0]) < 1, found

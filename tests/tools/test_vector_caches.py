@@ -2,13 +2,12 @@
 
 import asyncio
 import gc
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import embstore
+from tests._helpers.crash import python
 
 CONFIG = {"model": "letters", "version": 1}
 TEXTS = ["a cat", "a dog", "a cat", ""]
@@ -150,7 +149,7 @@ from embstore_tools.llama_index import VectorCache
 cache = VectorCache({str(tmp_path)!r}, {CONFIG!r})
 cache.put("a cat", {{"x": [1.0, 2.0]}})
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
     assert embstore.Cache(tmp_path).entries()[0].rows == 1
 
 
