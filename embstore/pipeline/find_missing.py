@@ -14,6 +14,8 @@ import numpy as np
 from embstore._engine.format.record import MAX_ORIGINS, Origin
 from embstore._engine.format.source_columns import ORIGINS_COLUMN, STAMP_COLUMNS, UNKNOWN_SOURCE
 from embstore._engine.io.stamps import settled
+from embstore._engine.read.key_index import KeyIndex
+from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.plans import Plan
 from embstore._engine.write.record_edits import with_origin
 from embstore.cache.coverage import Coverage, Rows
@@ -245,10 +247,12 @@ def _gone(store: EmbeddingStore, found: Coverage, bit: int) -> list[str]:
 def note_origin(store: EmbeddingStore, origin: Origin) -> int:
     """Add an origin to the list of a store, unless it is there. Return its bit, or 0 if the list is full."""
     if not (bit := origin_bit(store, origin)):
-        with session_of(store).writing() as snapshot:
+
+        def plan(snapshot: Snapshot, _: KeyIndex) -> tuple[Plan | None, int]:
             record, bit = with_origin(snapshot.record, origin)
-            if record is not snapshot.record:
-                session_of(store).commit(Plan(record, {}))
+            return (None if record is snapshot.record else Plan(record, {})), bit
+
+        bit = session_of(store).apply(plan)
         if not bit:
             logger.warning("%s: %d origins are noted, which are all that a store can hold", store.path, MAX_ORIGINS)
     return bit

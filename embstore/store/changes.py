@@ -23,6 +23,8 @@ from embstore._engine.write.erase import (
     plan_erase,
     unfinished,
 )
+from embstore._engine.write.fold_parts import erase_rows
+from embstore._engine.write.parts_session import PartsSession
 from embstore._engine.write.plans import NO_FILL, Plan, nonempty, plan_fields, with_values
 from embstore._engine.write.session import Session
 from embstore.errors import DtypeError, MissingKeysError
@@ -185,5 +187,33 @@ def erase_keys(session: Session, keys: Sequence[str | Key], *, copies: bool) -> 
         key_hashes=tuple(digest.hex() for digest in digests),
         rows=tuple(sorted(set(erased.values()))),
         files_rewritten=files,
+        same_content=tuple(same_content),
+    )
+
+
+def erase_from_parts(session: PartsSession, keys: Sequence[str | Key], *, copies: bool) -> EraseReceipt:
+    """Write the parts with rows of keys anew without them, and delete the old objects."""
+    hashes = hash_keys(keys)
+    same_content: list[str] = []
+    chosen = hashes
+
+    def rows_to_erase(snapshot: Snapshot, index: KeyIndex) -> Rows:
+        nonlocal same_content, chosen
+        rows = index.find(hashes)
+        if missing := [str(Key.parse(key)) for key, row in zip(keys, rows.tolist(), strict=True) if row < 0]:
+            raise MissingKeysError(missing, path=session.path, others=index.others_of(missing))
+        alike = np.setdiff1d(rows_of_content(snapshot, computed_digests(snapshot, rows)), rows)
+        same_content, chosen = snapshot.keys_of(alike), hashes
+        if copies:
+            chosen, same_content = np.concatenate([hashes, hash_keys(same_content)]), []
+            rows = np.union1d(rows, alike)
+        return np.unique(rows)
+
+    rows, written = erase_rows(session, rows_to_erase)
+    return EraseReceipt(
+        path=session.path,
+        key_hashes=tuple(digest.tobytes().hex() for digest in chosen),
+        rows=tuple(rows.tolist()),
+        files_rewritten=written,
         same_content=tuple(same_content),
     )

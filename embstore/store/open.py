@@ -9,17 +9,20 @@ from typing import Any, Literal, get_args
 from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.config import ABSENT, Config, Difference
 from embstore._engine.format.record import FieldSpec, Record
+from embstore._engine.io.bucket import Bucket
 from embstore._engine.io.filesystem import check_filesystem, make_parents
 from embstore._engine.io.locks import lock
-from embstore._engine.io.urls import Url, is_url, local_path
+from embstore._engine.io.urls import is_url, local_path
 from embstore._engine.read.column import Check
 from embstore._engine.read.open_column import Mapping as MappingPolicy
 from embstore._engine.read.open_snapshot import open_snapshot
-from embstore._engine.read.snapshot import Snapshot
+from embstore._engine.read.parts_snapshot import PartsSnapshot
 from embstore._engine.write.commit import create
+from embstore._engine.write.parts_session import PartsSession, open_session
+from embstore._engine.write.parts_session import create as create_in_bucket
 from embstore._engine.write.record_edits import new_record
 from embstore._engine.write.session import Session
-from embstore.errors import ConfigMismatchError, OptionsMismatchError, ReadOnlyError, StoreExistsError
+from embstore.errors import ConfigMismatchError, NotAStoreError, OptionsMismatchError, ReadOnlyError, StoreExistsError
 from embstore.store.embedding_store import EmbeddingStore
 
 Mode = Literal["r", "r+", "a", "w-", "x"]
@@ -112,11 +115,16 @@ def open(
         "primary": primary,
     }
     given = {name: value for name, value in made.items() if value is not None}
+    how: dict[str, Any] = {"expected_rows": expected_rows, "provenance": provenance}
     if is_url(path):
+        if mapping != "auto" or lock_timeout != 60.0:
+            raise ValueError(
+                "expected a path with mapping= and lock_timeout=: a store at a URL is neither mapped nor locked"
+            )
         if mode != "r":
-            raise ReadOnlyError(Url.shown(path), "a store at a URL is read-only")
+            return _in_bucket(os.fspath(path), mode, wanted, given, how, check, storage_options)
         snapshot = open_snapshot(path, check=check, storage_options=storage_options)
-        return _opened(snapshot, wanted, given)
+        return _opened(Session(snapshot, writable=False, lock_timeout=0), wanted, given)
     if storage_options is not None:
         raise ValueError(f"expected a URL with storage_options, found the path {os.fspath(path)!r}")
     place = local_path(path).resolve()
@@ -126,7 +134,7 @@ def open(
     if mode in ("w-", "x") or (mode == "a" and not place.exists()):
         if wanted is None:
             raise TypeError("a new store needs config=, everything that its values depend on")
-        record = new_record(wanted, expected_rows=expected_rows, provenance=provenance, **given)
+        record = new_record(wanted, **how, **given)
         make_parents(place)
         with lock(place, timeout=lock_timeout):  # two processes may try at once
             if not os.path.lexists(place):
@@ -134,24 +142,50 @@ def open(
             elif mode != "a":
                 raise StoreExistsError(place)
     snapshot = open_snapshot(place, mapping=mapping, check=check)
-    return _opened(snapshot, wanted, given, writable=writable, lock_timeout=lock_timeout)
+    if writable and isinstance(snapshot, PartsSnapshot):
+        raise ReadOnlyError(place, "it is a mirror, which only embstore.pull changes; write to the store in the bucket")
+    return _opened(Session(snapshot, writable=writable, lock_timeout=lock_timeout), wanted, given)
 
 
-def _opened(
-    snapshot: Snapshot,
+def _in_bucket(
+    url: str,
+    mode: Mode,
     wanted: Config | None,
     given: Mapping[str, Any],
-    *,
-    writable: bool = False,
-    lock_timeout: float = 0,
+    how: Mapping[str, Any],
+    check: Check,
+    storage_options: Mapping[str, Any] | None,
 ) -> EmbeddingStore:
+    """Open a store in a bucket for writing, or make one."""
+    bucket = Bucket(url, storage_options)
+
+    def opened() -> PartsSession | None:
+        session = open_session(bucket, url, storage_options, check=check)
+        if session is not None and mode in ("w-", "x"):
+            raise StoreExistsError(bucket.path)
+        return session
+
+    session = opened()
+    if session is None:
+        if mode == "r+":
+            raise NotAStoreError(bucket.path, "there is nothing")
+        if wanted is None:
+            raise TypeError("a new store needs config=, everything that its values depend on")
+        create_in_bucket(bucket, new_record(wanted, **how, **given), exist_ok=mode == "a")
+        session = open_session(bucket, url, storage_options, check=check)
+        assert session is not None
+    return _opened(session, wanted, given)
+
+
+def _opened(session: Session, wanted: Config | None, given: Mapping[str, Any]) -> EmbeddingStore:
+    snapshot = session.snapshot
     record = snapshot.record
     if wanted is not None and (differences := wanted.diff(Config(record.config))):
         raise ConfigMismatchError(snapshot.folder.path, differences)
     made = {name: value for name, value in given.items() if name != "primary"}  # it may be a stored field
     if given and (differences := _differing(new_record(Config(record.config), **made), given, record)):
         raise OptionsMismatchError(snapshot.folder.path, differences)
-    return EmbeddingStore(Session(snapshot, writable=writable, lock_timeout=lock_timeout))
+    return EmbeddingStore(session)
 
 
 def _differing(wanted: Record, given: Mapping[str, Any], found: Record) -> tuple[Difference, ...]:

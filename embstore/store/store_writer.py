@@ -11,13 +11,17 @@ from embstore._engine.format.arguments import check_choice, mapping_of, text_lis
 from embstore._engine.format.keys import Key, key_list
 from embstore._engine.format.record import FieldSpec, check_name
 from embstore._engine.read.column import Rows
+from embstore._engine.read.key_index import KeyIndex
+from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.check_input import Casting, named_rows, no_rows, read_keys
 from embstore._engine.write.compact import compact
 from embstore._engine.write.erase import EraseReceipt
-from embstore._engine.write.plans import AppendResult, IfExists, plan_append, plan_delete, plan_field
+from embstore._engine.write.fold_parts import fold
+from embstore._engine.write.parts_session import PartsSession
+from embstore._engine.write.plans import AppendResult, IfExists, Plan, plan_append, plan_delete, plan_field
 from embstore._engine.write.row_writer import RowWriter
 from embstore.errors import StoreChangedError
-from embstore.store.changes import check_all_live, erase_keys, plan_columns, plan_copied_fields
+from embstore.store.changes import check_all_live, erase_from_parts, erase_keys, plan_columns, plan_copied_fields
 from embstore.store.pool import How, plan_pooled
 from embstore.store.reader import StoreReader
 from embstore.store.row_tables import RowTables
@@ -110,11 +114,13 @@ class StoreWriter(StoreReader):
         MissingKeysError
             Nothing was deleted.
         """
-        with self._session.writing() as snapshot:
-            rows = np.unique(self.rows_of(key_list(keys, in_order=False)))
-            if len(rows):
-                self._session.commit(plan_delete(snapshot, rows))
-        return len(rows)
+        wanted = key_list(keys, in_order=False)
+
+        def plan(snapshot: Snapshot, _: KeyIndex) -> tuple[Plan | None, int]:
+            rows = np.unique(self.rows_of(wanted))
+            return (plan_delete(snapshot, rows) if len(rows) else None), len(rows)
+
+        return self._session.apply(plan)
 
     def erase(self, keys: Iterable[str | Key], *, copies: bool = False) -> EraseReceipt:
         """Delete rows and blank them in the files. Rows that were deleted before are blanked as well.
@@ -138,8 +144,11 @@ class StoreWriter(StoreReader):
         EraseUnfinishedError
             The rows are deleted, but not blanked. The same call, repeated, finishes the erase.
         """
+        given = key_list(keys, in_order=False)
+        if isinstance(self._session, PartsSession):
+            return erase_from_parts(self._session, given, copies=copies)
         with self._session.writing(recovered=True):
-            return erase_keys(self._session, key_list(keys, in_order=False), copies=copies)
+            return erase_keys(self._session, given, copies=copies)
 
     def compact(self) -> None:
         """Write the store again without its deleted rows, and exchange the folders in one step.
@@ -155,6 +164,9 @@ class StoreWriter(StoreReader):
         StoreExistsError
             A folder of others has the name of an array. Nothing was changed.
         """
+        if isinstance(self._session, PartsSession):
+            fold(self._session)
+            return
         with self._session.writing(recovered=True) as snapshot:
             compact(snapshot)
             self._session.refresh()
@@ -212,7 +224,7 @@ class StoreWriter(StoreReader):
         """
         given = named_rows(mapping_of("columns", columns, "column names to values"))
         fills = mapping_of("fill", fill, "column names to values")
-        with self._session.writing() as snapshot:
+        with self._session.rewriting("set_columns") as snapshot:
             found = snapshot.record.commit_id
             if commit_id not in (None, found):
                 raise StoreChangedError(self.path, "it is at another commit", expected=commit_id, found=found)
@@ -266,7 +278,7 @@ class StoreWriter(StoreReader):
             Some keys are not stored, or live rows get no values.
         NameRefusedError, ShapeError, DtypeError, NonFiniteError
         """
-        with self._session.writing() as snapshot:
+        with self._session.rewriting("add_field") as snapshot:
             texts = read_keys(keys).texts
             rows = self.rows_of(texts)
             check_all_live(snapshot, rows, f"given rows for {name!r}")
@@ -289,7 +301,7 @@ class StoreWriter(StoreReader):
             The field has no tokens to pool, or some rows have none.
         UnknownFieldError, NameRefusedError
         """
-        with self._session.writing() as snapshot:
+        with self._session.rewriting("add_pooled") as snapshot:
             self._session.commit(plan_pooled(snapshot, check_name(name), self.field_name(from_field), how))
 
     def copy_fields(self, other: StoreReader, names: Sequence[str], *, same: Sequence[str] = ()) -> None:
@@ -313,5 +325,5 @@ class StoreWriter(StoreReader):
             raise TypeError(f"expected an EmbeddingStore, found {other!r:.200}")
         specs = {name: other.fields[other.field_name(name)] for name in text_list("names", names)}
         columns = text_list("same", same)
-        with self._session.writing() as snapshot:
+        with self._session.rewriting("copy_fields") as snapshot:
             self._session.commit(plan_copied_fields(snapshot, other._session.index, specs, same=columns))

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 from embstore._engine.format.parse_record import record_from_json
+from embstore._engine.format.parts import PARTS, Listing, listing_from_json
 from embstore._engine.format.record import FORMAT, Record, SchemaError, unsupported
 from embstore._engine.format.values import checksum, digest
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
@@ -23,7 +24,7 @@ ATTEMPTS: Final = 200
 """Most attempts to read a store. An attempt fails only when a commit comes during it."""
 
 
-def parse_document(path: PurePath, data: bytes) -> dict[str, Any]:
+def parse_document(path: PurePath, data: bytes, also: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Parse a group's ``zarr.json`` and check its record's checksum. Return the whole document."""
     try:
         document = parse_json(data)
@@ -34,7 +35,7 @@ def parse_document(path: PurePath, data: bytes) -> dict[str, Any]:
         raise NotAStoreError(path.parent, "its zarr.json has no attributes") from error
     if not isinstance(attributes, dict) or "embstore" not in attributes:
         raise NotAStoreError(path.parent, "it is a Zarr group, but has no embstore record")
-    check_record(path, attributes["embstore"])
+    check_record(path, attributes["embstore"], also)
     return dict(document)
 
 
@@ -69,9 +70,9 @@ def metadata_rewritten(document: dict[str, Any]) -> bool:
     return bool(document["attributes"]["embstore"].get("metadata_checksum") != digest(metadata))
 
 
-def check_record(path: PurePath, attributes: Any) -> None:
+def check_record(path: PurePath, attributes: Any, also: frozenset[str] = frozenset()) -> None:
     """Raise if this version can't read a record, or if its checksum does not match."""
-    if beyond := unsupported(attributes):
+    if beyond := unsupported(attributes, also):
         raise UnsupportedFormatError(path.parent, expected=f"format {FORMAT}", found=beyond)
     if not isinstance(attributes, dict) or attributes.get("checksum") != checksum(attributes):
         raise CorruptStoreError(path, "the commit record's checksum does not match")
@@ -85,7 +86,23 @@ def parse_record(path: PurePath, attributes: Any) -> Record:
         raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
 
 
-def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
+def listing_in(path: PurePath, data: bytes) -> Listing | None:
+    """Return the list of parts in the ``zarr.json`` of a store, or None if it has rows of its own.
+
+    Raises
+    ------
+    NotAStoreError, UnsupportedFormatError, CorruptStoreError
+    """
+    attributes = parse_document(path, data, frozenset((PARTS,)))["attributes"]["embstore"]
+    if PARTS not in attributes["requires"]:
+        return None
+    try:
+        return listing_from_json(attributes)
+    except SchemaError as error:
+        raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
+
+
+def read_head(folder: ReadableFolder) -> tuple[Record | Listing, Signature]:
     """Return the commit record of the store in `folder`, and the signature of its file.
 
     Raises
@@ -94,7 +111,7 @@ def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
     """
     path = folder.path / METADATA_NAME
     try:
-        signature, (record, rewritten) = folder.read_marked(METADATA_NAME, _record_in, most=MAX_METADATA_BYTES)
+        signature, (record, rewritten) = folder.read_marked(METADATA_NAME, _head_in, most=MAX_METADATA_BYTES)
     except NotAStoreError:
         raise
     except FileNotFoundError as error:
@@ -106,19 +123,34 @@ def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
     return record, signature
 
 
-def _record_in(path: PurePath, data: bytes) -> tuple[Record, bool]:
+def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
+    """Return the commit record of the store in `folder`, which has rows of its own. See `read_head`.
+
+    Raises
+    ------
+    NotAStoreError, UnsupportedFormatError, CorruptStoreError
+    """
+    record, signature = read_head(folder)
+    if isinstance(record, Listing):
+        raise UnsupportedFormatError(folder.path, expected="rows of its own", found="a store of parts")
+    return record, signature
+
+
+def _head_in(path: PurePath, data: bytes) -> tuple[Record | Listing, bool]:
+    if listing := listing_in(path, data):
+        return listing, False
     document = parse_document(path, data)
     return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
 
 
-def is_newer(folder: ReadableFolder, record: Record | None) -> bool:
+def is_newer(folder: ReadableFolder, record: Record | Listing | None) -> bool:
     """Return whether the store is at another commit than `record`."""
     if folder.replaced():
         return True
     if record is None:
         return False
     try:
-        return read_record(folder)[0].commit_id != record.commit_id
+        return read_head(folder)[0].commit_id != record.commit_id
     except (FileNotFoundError, CorruptStoreError):
         return folder.replaced()
 

@@ -375,8 +375,8 @@ class Record:
         }
 
 
-def unsupported(value: Any) -> str | None:
-    """Return the format number or features of a record that this version can't read, or None."""
+def unsupported(value: Any, also: frozenset[str] = frozenset()) -> str | None:
+    """Return the format number or features of a record that this version can't read, or None. `also` are known too."""
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         return None  # not a record at all: the parser raises
     if value["format"] > FORMAT:
@@ -384,7 +384,7 @@ def unsupported(value: Any) -> str | None:
     requires = value.get("requires")
     unknown = [requires]
     if isinstance(requires, list):
-        unknown = [feature for feature in requires if not isinstance(feature, str) or feature not in FEATURES]
+        unknown = [feature for feature in requires if not isinstance(feature, str) or feature not in FEATURES | also]
     remedies = [_REMEDIES[feature] for feature in unknown if isinstance(feature, str) and feature in _REMEDIES]
     return "; ".join([f"features {unknown}", *remedies]) if unknown else None
 

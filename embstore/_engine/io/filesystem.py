@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ logger = logging.getLogger("embstore")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _warned: set[int] = set()
 """Devices that were warned of. One warning for each is enough."""
+_synced: Final = ContextVar("synced", default=True)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _SYNC_FILE_RANGE_WRITE: Final = 2  # <linux/fs.h>
@@ -51,8 +53,20 @@ def explained(path: Path | str) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def unsynced() -> Iterator[None]:
+    """Sync no files in a block, in this thread: for files that are sent elsewhere and removed."""
+    token = _synced.set(False)
+    try:
+        yield
+    finally:
+        _synced.reset(token)
+
+
 def sync_descriptor(descriptor: int) -> None:
     """Sync a file to the medium itself. The fsync of macOS stops at the drive's cache."""
+    if not _synced.get():
+        return
     if sys.platform == "darwin":  # pragma: no cover
         import fcntl
 

@@ -6,19 +6,23 @@ This is the only module that imports obstore. `fsspec_files` reads all other pro
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
 import re
 import time
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import numpy as np
 
 from embstore._engine.io.threads import forks
-from embstore._engine.io.urls import RefusedError, Url
+from embstore._engine.io.urls import ConditionError, RefusedError, Url
 from embstore.errors import RemoteError
+
+T = TypeVar("T")
 
 _AT_ONCE: Final = 16
 _CONNECT_SECONDS: Final = 30
@@ -69,6 +73,21 @@ def remedy(url: str) -> str:
 def _kind(url: str) -> str:
     protocol = url.partition("://")[0].lower()
     return _KINDS.get(protocol, protocol)
+
+
+class Mark(NamedTuple):
+    """One version of an object. S3, R2 and Azure compare the ETag, GCS the version."""
+
+    etag: str | None
+    version: str | None
+
+
+class Listed(NamedTuple):
+    """An object: its name relative to the URL, its size in bytes, and the server's time of its last write."""
+
+    name: str
+    nbytes: int
+    modified: datetime
 
 
 class ObjectStore:
@@ -136,10 +155,10 @@ class ObjectStore:
         FileNotFoundError, RefusedError, OSError
         """
         import obstore
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         deadline = time.monotonic() + _SILENT_SECONDS + most / _LEAST_SPEED
-        try:
+
+        def fetch() -> tuple[int, memoryview]:
             found = obstore.get(self._store, f"{self._prefix}{name}")
             size = int(found.meta["size"])
             if not len(into) <= size <= most:
@@ -147,18 +166,105 @@ class ObjectStore:
             rest = np.empty(size - len(into), np.uint8).data
             _fill([into, rest], found.stream(min_chunk_size=_PIECE_NBYTES), deadline)
             return size, rest.toreadonly()
-        except FileNotFoundError:
-            raise
-        except (PermissionDeniedError, UnauthenticatedError) as error:
+
+        return _explained(fetch, name)
+
+    def read(self, name: str, most: int, unless: Mark | None = None) -> tuple[bytes, Mark, datetime] | None:
+        """Fetch a small object with its mark and the time of its last write, or None if it still has the mark `unless`.
+
+        Raises
+        ------
+        FileNotFoundError, RefusedError, OSError
+        """
+        import obstore
+        from obstore.exceptions import NotModifiedError
+
+        def fetch() -> tuple[bytes, Mark, datetime] | None:
+            options: Any = {"if_none_match": unless.etag} if unless and unless.etag else None
+            try:
+                found = obstore.get(self._store, f"{self._prefix}{name}", options=options)
+            except NotModifiedError:
+                return None
+            meta = found.meta
+            if int(meta["size"]) > most:
+                raise RefusedError(f"expected at most {most:,} bytes, found {meta['size']:,}")
+            return bytes(found.bytes()), Mark(meta["e_tag"], meta["version"]), meta["last_modified"]
+
+        return _explained(fetch, name)
+
+    def put(self, name: str, data: bytes | memoryview, *, old: Mark | None = None) -> Mark:
+        """Write an object: a new one, or in place of the version `old`.
+
+        Raises
+        ------
+        ConditionError
+            There is an object of this name, or the object has another version.
+        RefusedError
+        OSError
+            It is not known whether the object was written.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create"
+        if old is not None:
+            mode = {key: value for key, value in (("e_tag", old.etag), ("version", old.version)) if value is not None}
+
+        def write() -> Mark:
+            try:
+                done = obstore.put(self._store, f"{self._prefix}{name}", data, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError) as error:
+                raise ConditionError(name) from error
+            return Mark(done["e_tag"], done["version"])
+
+        return _explained(write, name)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects. Those that do not exist are passed over.
+
+        Raises
+        ------
+        RefusedError, OSError
+        """
+        import obstore
+
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                _explained(partial(obstore.delete, self._store, f"{self._prefix}{name}"), name)
+
+    def listed(self, prefix: str = "") -> Iterator[Listed]:
+        """Yield the objects whose names begin with whole parts of `prefix`.
+
+        Raises
+        ------
+        RefusedError, OSError
+        """
+        import obstore
+
+        pages = iter(obstore.list(self._store, prefix=f"{self._prefix}{prefix}" or None))
+        while (page := _explained(lambda: next(pages, None), prefix)) is not None:
+            for meta in page:
+                yield Listed(meta["path"].removeprefix(self._prefix), int(meta["size"]), meta["last_modified"])
+
+
+def _explained(call: Callable[[], T], name: str) -> T:
+    """Return the result of a request, and turn errors of obstore into those of this module."""
+    from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
+
+    try:
+        return call()
+    except FileNotFoundError:
+        raise
+    except (PermissionDeniedError, UnauthenticatedError, NotSupportedError) as error:
+        raise RefusedError(_reason(error)) from error
+    except BaseError as error:
+        status = _STATUS.search(str(error))
+        code = int(status[1][:3]) if status else 0
+        if code == 410:
+            raise FileNotFoundError(name) from error
+        if 400 <= code < 500 and code not in _AGAIN:
             raise RefusedError(_reason(error)) from error
-        except BaseError as error:
-            status = _STATUS.search(str(error))
-            code = int(status[1][:3]) if status else 0
-            if code == 410:
-                raise FileNotFoundError(name) from error
-            if 400 <= code < 500 and code not in _AGAIN:
-                raise RefusedError(_reason(error)) from error
-            raise OSError(_reason(error)) from error
+        raise OSError(_reason(error)) from error
 
 
 def _fill(buffers: list[memoryview], pieces: Iterator[Any], deadline: float) -> None:

@@ -21,6 +21,10 @@ class RefusedError(Exception):
     """A server refused a request, and another attempt is useless. It never leaves `_engine.io`."""
 
 
+class ConditionError(Exception):
+    """An object is another one than a conditional write expected. It never leaves the engine."""
+
+
 def is_url(place: str | os.PathLike[str]) -> bool:
     """Return whether fsspec must open a place: ``s3://…``, ``http://…``, ``zip://…::…``, but not ``file://…``.
 

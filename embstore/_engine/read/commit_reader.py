@@ -22,7 +22,7 @@ from embstore._engine.io.folder import Folder, ReadableFolder, Signature
 from embstore._engine.read.column import Check, NumericColumn, Rows
 from embstore._engine.read.history import PUT_BACK, Position, continues
 from embstore._engine.read.mapped_column import MappedColumn, State
-from embstore._engine.read.open_column import Column, Mapping, open_column
+from embstore._engine.read.open_column import AnyColumn, Mapping, open_column
 from embstore._engine.read.string_column import StringColumn
 from embstore.errors import CorruptStoreError, StoreChangedError, StoreReplacedError
 
@@ -51,7 +51,7 @@ class CommitReader:
         *,
         mapping: Mapping,
         check: Check,
-        columns: dict[str, Column] | None = None,
+        columns: dict[str, AnyColumn] | None = None,
     ) -> None:
         self.folder = folder
         self.record = record
@@ -228,7 +228,7 @@ class CommitReader:
         with self.reading():
             return self.strings(name).take(rows)
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> AnyColumn:
         """Return the column of the array `name`, which is opened at the first call."""
         column = self._columns.get(name)
         if column is None:

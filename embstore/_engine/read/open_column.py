@@ -9,7 +9,7 @@ from embstore._engine.chunks.chunk_file import check_digest
 from embstore._engine.format.record import STRING, ArrayState, Tail
 from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.mapping import PAGE_NBYTES, Region, available
-from embstore._engine.read.column import Check
+from embstore._engine.read.column import Check, NumericColumn
 from embstore._engine.read.decoded_chunks import DecodedChunks
 from embstore._engine.read.decoded_column import DecodedColumn
 from embstore._engine.read.file_column import ChunkedColumn, FileColumn, read_by_chunk
@@ -21,6 +21,8 @@ logger = logging.getLogger("embstore")
 
 Mapping = Literal["auto", "never"]
 Column = FileColumn | DecodedColumn | StringColumn
+AnyColumn = NumericColumn | StringColumn
+"""Also a column of several parts."""
 
 
 def open_column(
@@ -64,7 +66,7 @@ def open_column(
     return _numeric(folder, array, mapping, check)
 
 
-def grow_column(column: Column, array: ArrayState, *, mapping: Mapping, erased: bool) -> Column:
+def grow_column(column: AnyColumn, array: ArrayState, *, mapping: Mapping, erased: bool) -> Column:
     """Return the column of a later commit of the same store.
 
     Parameters
@@ -82,6 +84,7 @@ def grow_column(column: Column, array: ArrayState, *, mapping: Mapping, erased: 
     if isinstance(column, MappedColumn):
         grown = column.grown(array, erased=erased)
         return _numeric(column.folder, array, "auto", column.check) if grown is None else grown
+    assert isinstance(column, FileColumn), column
     # A column that could not be mapped is not tried again. An empty one was not tried.
     return _numeric(column.folder, array, mapping if column.array.length == 0 else "never", column.check)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from embstore._engine.chunks.record_file import ATTEMPTS, as_corruption, is_newer, read_record
+from embstore._engine.chunks.record_file import ATTEMPTS, as_corruption, is_newer, read_head
+from embstore._engine.format.parts import Listing
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
 from embstore._engine.io.filesystem import on_network
@@ -19,6 +20,7 @@ from embstore._engine.io.urls import is_url
 from embstore._engine.read.column import Check
 from embstore._engine.read.history import PUT_BACK, Position
 from embstore._engine.read.open_column import Mapping as MappingPolicy
+from embstore._engine.read.parts_snapshot import PartsSnapshot
 from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import CorruptStoreError, NotAStoreError, StoreChangedError, StoreReplacedError
 
@@ -69,14 +71,18 @@ def _open(
             folder = find_folder()
         except FileNotFoundError as error:  # removed since the check
             raise NotAStoreError(path, "there is nothing") from error
-        record: Record | None = None
+        record: Record | Listing | None = None
         try:
-            record, signature = read_record(folder)
+            record, signature = read_head(folder)
             if marked and isinstance(folder, Folder):
                 share(folder.child(OPEN_MARK).descriptor)
                 if folder.replaced():  # it was removed, or compacted, before it was marked as open
                     continue
-            snapshot = Snapshot(folder, record, signature, mapping=mapping, check=check)
+            snapshot: Snapshot
+            if isinstance(record, Listing):
+                snapshot = PartsSnapshot(folder, record, signature, mapping=mapping, check=check)
+            else:
+                snapshot = Snapshot(folder, record, signature, mapping=mapping, check=check)
             snapshot.check_opened()
             return snapshot
         except (FileNotFoundError, CorruptStoreError, StoreChangedError, StoreReplacedError) as error:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from embstore._engine.format.parts import fitted, without_rows
 from embstore._engine.format.record import ArrayState, Record
 from embstore._engine.format.zarr_layout import METADATA_NAME, is_chunk
 from embstore._engine.io.durable import WriteBatch, remove_tree, sibling
@@ -34,28 +35,19 @@ _REFUSED: Final = frozenset(
 
 def emptied(record: Record) -> Record:
     """Return the record of a store with the same fields and columns, without rows, and of a new generation."""
-    columns = {name: replace(spec, array=name) for name, spec in record.columns.items()}
-    renamed = {spec.array: name for name, spec in record.columns.items()}
-    arrays = {
-        renamed.get(name, name): replace(array, length=0, digest=None, tail=None)
-        for name, array in record.arrays.items()
-    }
-    return replace(
-        record,
-        generation=new_id(),
-        commit_id=new_id(),
-        epoch=0,
-        rows=0,
-        erasing=None,
-        dropped=(),
-        columns=columns,
-        arrays=arrays,
-    )
+    return replace(without_rows(record), generation=new_id(), commit_id=new_id(), epoch=0)
 
 
-def copy_rows(snapshot: Snapshot, rows: Rows, path: Path) -> Record:
-    """Build a store with some rows of another, and its index, in the sibling of `path`. Return its record."""
-    folder, empty = build_beside(path, emptied(snapshot.record))
+def copy_rows(snapshot: Snapshot, rows: Rows, path: Path, *, fit: bool = False) -> Record:
+    """Build a store with some rows of another, and its index, in the sibling of `path`. Return its record.
+
+    With `fit`, chunks are no larger than the rows: nothing will be appended.
+    """
+    start = emptied(snapshot.record)
+    if fit:
+        sizes = dict.fromkeys(start.sample_arrays, len(rows))
+        start = start.with_arrays(**{name: fitted(start.arrays[name], size) for name, size in sizes.items()})
+    folder, empty = build_beside(path, start)
     arrays: dict[str, ArrayState] = dict(empty.arrays)
     sources = {"file_id": "file_id", "key_hash": "key_hash"}
     sources |= {name: spec.array for name, spec in snapshot.record.columns.items()}

@@ -129,6 +129,12 @@ class Session:
                 self._recovered = ""  # the next change recovers first
                 raise
 
+    @contextlib.contextmanager
+    def rewriting(self, what: str) -> Iterator[Snapshot]:
+        """Hold the lock for a change of all rows. `what` names the method, for stores that refuse it."""
+        with self.writing() as snapshot:
+            yield snapshot
+
     def commit(self, plan: Plan) -> None:
         """Carry out a plan. Call it inside `writing`."""
         self._recovered = ""
