@@ -12,7 +12,8 @@ from embstore._engine.format.record import FieldSpec, Record
 from embstore._engine.io.bucket import Bucket
 from embstore._engine.io.filesystem import check_filesystem, make_parents
 from embstore._engine.io.locks import lock
-from embstore._engine.io.urls import is_url, local_path
+from embstore._engine.io.object_store import is_bucket
+from embstore._engine.io.urls import Url, is_url, local_path
 from embstore._engine.read.column import Check
 from embstore._engine.read.open_column import Mapping as MappingPolicy
 from embstore._engine.read.open_snapshot import open_snapshot
@@ -51,8 +52,8 @@ def open(
     Parameters
     ----------
     path : path_like
-        ``~`` is the home folder. Or a URL (``https://…``, ``s3://…``, or any that fsspec opens), which is read
-        chunk by chunk and never written.
+        ``~`` is the home folder. Or a URL (``https://…``, ``s3://…``, or any that fsspec opens). Stores in buckets
+        of S3, Google Cloud Storage and Azure are written, too. Others at a URL are read-only.
     mode : {"r", "r+", "a", "w-", "x"}
         "r" reads, takes no lock and writes nothing. "r+" reads and writes an existing store. "a" also makes the store
         if it does not exist. "w-" makes a new store, and fails if the path exists. "x" is the same as "w-".
@@ -69,7 +70,7 @@ def open(
     mapping : {"auto", "never"}
         Whether columns may be mapped into memory. "never" reads them.
     lock_timeout : float
-        Seconds to wait for the lock of another writer.
+        Seconds to wait for the lock of another writer. A bucket has no locks.
     network : {"refuse", "allow"}
         Whether the store may be written on a network or FUSE file system.
     chunk_bytes : int, optional
@@ -157,6 +158,8 @@ def _in_bucket(
     storage_options: Mapping[str, Any] | None,
 ) -> EmbeddingStore:
     """Open a store in a bucket for writing, or make one."""
+    if not is_bucket(url):
+        raise ReadOnlyError(Url.shown(url), "it is read-only there; stores are written at s3://, gs:// and az:// only")
     bucket = Bucket(url, storage_options)
 
     def opened() -> PartsSession | None:

@@ -61,6 +61,11 @@ def _is_known(url: str) -> bool:
     return "::" not in url and _kind(url) in _NAMES
 
 
+def is_bucket(url: str) -> bool:
+    """Return whether a URL leads into a bucket, which can be written: of S3, Google Cloud Storage or Azure."""
+    return _is_known(url) and _kind(url) != "http"
+
+
 def remedy(url: str) -> str:
     """Return how a URL could be read without fsspec, as the end of a message."""
     if not _is_known(url):
