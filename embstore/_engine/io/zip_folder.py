@@ -33,14 +33,14 @@ class Archives:
     def __init__(self, folder: ReadableFolder, *, most: int) -> None:
         self.folder = folder
         self._most = most
-        self._kept: OrderedDict[str, dict[str, bytes]] = OrderedDict()
+        self._kept: OrderedDict[str, Mapping[str, bytes]] = OrderedDict()
         self._lock = ThreadLock()
 
     def load(self, names: Iterable[str]) -> None:
         """Fetch those of some archives that are not kept, several at once."""
         missing = [name for name in names if name not in self._kept]
         for name, files in zip(missing, self.folder.contents(missing, _files, most=self._most), strict=True):
-            self._keep(name, files)
+            self.keep(name, files)
 
     def files(self, name: str) -> Mapping[str, bytes]:
         """Return the files of an archive by their paths in it."""
@@ -49,10 +49,11 @@ class Archives:
                 self._kept.move_to_end(name)
                 return files
         (files,) = self.folder.contents([name], _files, most=self._most)
-        self._keep(name, files)
+        self.keep(name, files)
         return files
 
-    def _keep(self, name: str, files: dict[str, bytes]) -> None:
+    def keep(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Keep the files of an archive, also of one that was just written."""
         with self._lock():
             self._kept[name] = files
             total = sum(len(data) for kept in self._kept.values() for data in kept.values())
@@ -70,11 +71,11 @@ def _files(path: PurePath, data: bytes | memoryview) -> dict[str, bytes]:
         raise CorruptStoreError(path, f"it is not a whole zip archive: {error}") from error
 
 
-def zipped(files: Iterable[tuple[str, bytes]]) -> bytes:
+def zipped(files: Mapping[str, bytes]) -> bytes:
     """Return an uncompressed zip archive of files."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in files:
+        for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name, _DATE), data)
     return made.getvalue()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NoReturn
 
@@ -21,7 +21,8 @@ from embstore._engine.read.column import Array, Check, NumericColumn, Rows, chec
 from embstore._engine.read.history import Position
 from embstore._engine.read.joined_column import JoinedColumn, JoinedStrings, Piece
 from embstore._engine.read.mapped_column import MappedColumn, State
-from embstore._engine.read.open_column import AnyColumn, Column, Mapping, open_column
+from embstore._engine.read.open_column import AnyColumn, Column, open_column
+from embstore._engine.read.open_column import Mapping as MappingPolicy
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.read.string_column import StringColumn
 from embstore.errors import CorruptStoreError, NotAStoreError, StoreChangedError, StoreReplacedError
@@ -41,7 +42,7 @@ class Parts:
     mapping, check
     """
 
-    def __init__(self, folder: ReadableFolder, *, mapping: Mapping, check: Check) -> None:
+    def __init__(self, folder: ReadableFolder, *, mapping: MappingPolicy, check: Check) -> None:
         self._folder = folder.child(PARTS) if not isinstance(folder, Folder) else None
         self._root = folder
         self._mapping = mapping
@@ -49,6 +50,7 @@ class Parts:
         self._archives = Archives(self._folder, most=_MOST_ARCHIVE) if self._folder is not None else None
         self._records: dict[str, Record] = {}
         self._columns: dict[tuple[str, str], Column] = {}
+        self._class_names: dict[str, list[str]] = {}
         self._dead: dict[str, Rows] = {}
 
     def folder_of(self, part: Part) -> ReadableFolder:
@@ -116,6 +118,24 @@ class Parts:
             self._dead[dead.name] = known
         return known
 
+    def class_names(self, part: Part, empty: Record) -> list[str]:
+        """Return the classes of a part, by their codes in it."""
+        names = self._class_names.get(part.name)
+        if names is None:
+            column = self.column(part, empty, "class_names")
+            assert isinstance(column, StringColumn)
+            names = self._class_names[part.name] = [name for chunk in column.chunks() for name in chunk]
+        return names
+
+    def knows(self, part: Part) -> bool:
+        """Return whether the classes of a part are known."""
+        return part.name in self._class_names
+
+    def written(self, part: Part, files: Mapping[str, bytes]) -> None:
+        """Keep the files of a part that was just written, so that it is not fetched."""
+        if self._archives is not None and part.zipped:
+            self._archives.keep(part.name, files)
+
     def settle(self) -> None:
         """Note that mapped columns no longer depend on their files, which never change."""
         for column in list(self._columns.values()):
@@ -127,6 +147,7 @@ class Parts:
         names = {part.name for part in parts}
         self._records = {name: record for name, record in list(self._records.items()) if name in names}
         self._columns = {key: column for key, column in list(self._columns.items()) if key[0] in names}
+        self._class_names = {name: found for name, found in list(self._class_names.items()) if name in names}
 
 
 def folder_name(part: Part) -> str:
@@ -153,7 +174,7 @@ class PartsSnapshot(Snapshot):
         listing: Listing,
         signature: Signature,
         *,
-        mapping: Mapping,
+        mapping: MappingPolicy,
         check: Check,
         parts: Parts | None = None,
     ) -> None:
@@ -297,11 +318,9 @@ class PartsSnapshot(Snapshot):
         codes: dict[str, int] = {}
         maps: list[np.ndarray[Any, Any]] = []
         with self.reading():
-            self.parts.load(self.listing.parts)
+            self.parts.load([part for part in self.listing.parts if not self.parts.knows(part)])
             for part in self.listing.parts:
-                column = self.parts.column(part, self.listing.empty, "class_names")
-                assert isinstance(column, StringColumn)
-                names = [name for chunk in column.chunks() for name in chunk]
+                names = self.parts.class_names(part, self.listing.empty)
                 maps.append(np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int32))
         self._codes = maps
         return list(codes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import Record, offsets_name
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.filesystem import unsynced
-from embstore._engine.io.zip_folder import zipped
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import FOLDER as INDEX_FOLDER
 from embstore._engine.read.parts_snapshot import MOST_ZIPPED, PartsSnapshot, digest_of
-from embstore._engine.write.commit import Blocks, build_beside, commit
+from embstore._engine.write.commit import Blocks, build_beside
 from embstore._engine.write.compact import copy_rows, emptied
 from embstore._engine.write.plans import Plan, class_codes
 
@@ -39,15 +38,13 @@ class BuiltPart:
     part: Part
     path: Path
 
-    def objects(self) -> Iterator[tuple[str, Any]]:
-        """Yield each object to write: its name in the folder of parts, and a function that returns its bytes."""
-        files = sorted(_files(self.path), key=lambda file: file.name == METADATA_NAME)
-        if self.part.zipped:
-            name = self.part.name
-            yield name, lambda: zipped((str(file.relative_to(self.path)), file.read_bytes()) for file in files)
-        else:
-            for file in files:
-                yield f"{self.part.name}/{file.relative_to(self.path)}", file.read_bytes
+    def objects(self) -> list[tuple[str, Callable[[], bytes]]]:
+        """Return the name of each object of a part that is no archive, and a function that returns its bytes."""
+        return [(f"{self.part.name}/{file.relative_to(self.path)}", file.read_bytes) for file in _files(self.path)]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files by their paths in the part."""
+        return {str(file.relative_to(self.path)): file.read_bytes() for file in _files(self.path)}
 
 
 def _files(path: Path) -> list[Path]:
@@ -68,8 +65,8 @@ def additions(snapshot: PartsSnapshot, plan: Plan) -> dict[str, Blocks]:
         if name in found:
             before = snapshot.record.arrays[field].length if field in snapshot.record.arrays else 0
             offsets = np.asarray(found[name]) - before
-            # A store of its own has the first 0 already.
-            found[name] = offsets if plan.record.arrays[name].length else offsets[1:]
+            # A plan for a store with rows leaves out the first 0.
+            found[name] = np.concatenate([[0], offsets]) if plan.record.arrays[name].length else offsets
     return found
 
 
@@ -108,9 +105,8 @@ def build_part(folder: Path, seq: int, record: Record, rows: int, added: Mapping
     lengths = dict.fromkeys(empty.sample_arrays, rows) | lengths
     arrays = {name: fitted(array, lengths.get(name, 0)) for name, array in empty.arrays.items()}
     with unsynced():
-        made, start = build_beside(folder / "part", replace(empty, arrays=arrays))
-        done = commit(made, start, replace(start, rows=rows), added)
-    return _built(seq, made.path, done.record)
+        made, done = build_beside(folder / "part", replace(empty, rows=rows, arrays=arrays), added)
+    return _built(seq, made.path, done)
 
 
 def copy_part(folder: Path, seq: int, snapshot: PartsSnapshot, rows: Rows) -> BuiltPart:

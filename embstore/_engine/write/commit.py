@@ -245,18 +245,23 @@ def building(path: Path) -> Iterator[None]:
         raise
 
 
-def build_beside(path: Path, record: Record) -> tuple[Folder, Record]:
-    """Make a new store in the sibling of `path`. Return its folder and its record."""
+def build_beside(path: Path, record: Record, appends: Mapping[str, Blocks] | None = None) -> tuple[Folder, Record]:
+    """Make a new store in the sibling of `path`, empty or with rows. Return its folder and its record.
+
+    Offsets of a ragged field without rows begin with a 0. Those in `appends` have that 0 already.
+    """
     beside = sibling(path)
     parent = Folder.open(path.parent)
     parent.remove(beside.name)
     folder = parent.make_child(beside.name)
     for name in record.arrays:
         folder.make_child(name)
-    starts = {name: record.arrays[name] for name in map(offsets_name, record.ragged)}
-    zero = np.zeros(1, dtype=np.int64)
+    zeros: dict[str, Blocks] = dict.fromkeys(map(offsets_name, record.ragged), np.zeros(1, dtype=np.int64))
     with WriteBatch() as batch:
-        grown = {name: append_rows(batch, folder.child(name), array, zero) for name, array in starts.items()}
+        grown = {
+            name: append_rows(batch, folder.child(name), record.arrays[name], values)
+            for name, values in (zeros | dict(appends or {})).items()
+        }
         record = replace(record.with_arrays(**grown), commit_id=new_id())
         refuse_unreadable(record)
         publish(batch, folder, None, record)

@@ -27,6 +27,7 @@ from embstore._engine.io.bucket import Bucket
 from embstore._engine.io.object_store import Mark
 from embstore._engine.io.remote import RemoteFolder
 from embstore._engine.io.urls import ConditionError
+from embstore._engine.io.zip_folder import zipped
 from embstore._engine.read.column import Check, Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.parts_snapshot import PartsSnapshot
@@ -201,7 +202,12 @@ class PartsSession(Session):
 
     def upload(self, built: BuiltPart) -> None:
         """Write the objects of a part."""
-        self.bucket.add_all([(f"{PARTS}/{name}", read) for name, read in built.objects()])
+        if built.part.zipped:
+            files = built.files()
+            self.bucket.add_all([(f"{PARTS}/{built.part.name}", lambda: zipped(files))])
+            self.parts_snapshot.parts.written(built.part, files)
+        else:
+            self.bucket.add_all([(f"{PARTS}/{name}", read) for name, read in built.objects()])
 
     def swap(
         self, change: Callable[[Listing, str], Listing | None], part_of: Callable[[], str | None] = lambda: None
