@@ -6,11 +6,10 @@ earlier commit.
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from embstore._engine.format.values import (
     decode_strings,
 )
 from embstore._engine.format.zarr_layout import chunk_name
-from embstore._engine.io.durable import Buffer, WriteBatch, replace_file
+from embstore._engine.io.durable import Buffer, Trailer
 from embstore._engine.io.folder import Folder, OpenFile, ReadableFolder, read_exactly, read_into
 from embstore._engine.io.remote import RemoteFolder
 from embstore._engine.io.threads import in_turn
@@ -332,33 +331,30 @@ def tail_differs(path: PurePath) -> CorruptStoreError:
     return CorruptStoreError(path, "its rows are not those committed last")
 
 
-def write_chunk(
-    folder: Folder,
-    array: ArrayState,
-    index: int,
-    parts: Sequence[Buffer],
-    rows: int,
-    *,
-    batch: WriteBatch | None = None,
-) -> tuple[Tail, int]:
-    """Write a chunk file whole and durably. The caller syncs its folder.
+class Put(Protocol):
+    """Writes a file: `replace_file` and `WriteBatch.write` of some folder do."""
+
+    def __call__(self, name: str, parts: Sequence[Buffer], *, trailer: Trailer | None = None) -> object:
+        """Write the file `name` of some parts, with bytes at an offset past them."""
+
+
+def write_chunk(put: Put, array: ArrayState, index: int, parts: Sequence[Buffer], rows: int) -> tuple[Tail, int]:
+    """Write a chunk file whole.
 
     Parameters
     ----------
-    folder, array, index
+    put : callable
+    array, index
     parts : sequence of bytes-like
         The chunk's first rows, one part after the other.
     rows : int
         Number of rows in `parts`. The rest of the chunk is zeros, or empty strings.
-    batch : WriteBatch, optional
-        Publishes the file later. By default it is published at once.
 
     Returns
     -------
     Tail, int
         Size and checksum of these rows, and the checksum at the end of the file.
     """
-    put = functools.partial(replace_file if batch is None else batch.write, folder)
     name = chunk_name(array, index)
     if array.compression is not None:
         data = b"".join(parts)

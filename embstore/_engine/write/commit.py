@@ -10,17 +10,18 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from embstore._engine.chunks.chunk_file import read_tail, write_chunk
+from embstore._engine.chunks.chunk_file import Put, read_tail, write_chunk
 from embstore._engine.format.parse_record import record_from_json
 from embstore._engine.format.record import ArrayState, Record, check_array_name, offsets_name
 from embstore._engine.format.values import chunk_digest, dump_json, payload
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME, group_document, is_chunk
-from embstore._engine.io.durable import PendingFile, WriteBatch, remove_tree, sibling
+from embstore._engine.io.durable import Buffer, PendingFile, WriteBatch, remove_tree, sibling
 from embstore._engine.io.filesystem import move_into_place
 from embstore._engine.io.folder import Folder, is_partial
 from embstore._engine.write.record_edits import new_id
@@ -50,17 +51,23 @@ def append_rows(batch: WriteBatch, folder: Folder, array: ArrayState, values: Bl
 
 
 def _append_block(batch: WriteBatch, folder: Folder, array: ArrayState, values: Values) -> ArrayState:
-    count, size = len(values), array.rows_per_chunk
-    used = array.length % size
+    used = array.length % array.rows_per_chunk
     if used:
         batch.publish(batch.pending(folder))  # the last chunk may be among them
     # The old rows are checked as they are read: a new checksum must not cover up a flipped bit.
     head = [read_tail(folder, array)] if used else []
+    return write_rows(partial(batch.write, folder), array, values, head)
+
+
+def write_rows(put: Put, array: ArrayState, values: Values, head: list[bytes]) -> ArrayState:
+    """Write rows past the end of an array. `head` has the rows of its last chunk, if that has room."""
+    count, size = len(values), array.rows_per_chunk
+    used = array.length % size
     tail, start, digest = array.tail, 0, int(array.digest or "0", 16)
     for index in range(array.length // size, -(-(array.length + count) // size)):
         stop = min(start + size - used, count)
-        parts = [*head, payload(array, values[start:stop])]
-        tail, checksum = write_chunk(folder, array, index, parts, used + stop - start, batch=batch)
+        parts: list[Buffer] = [*head, payload(array, values[start:stop])]
+        tail, checksum = write_chunk(put, array, index, parts, used + stop - start)
         if used + stop - start == size:
             digest ^= chunk_digest(index, checksum)
         head, used, start = [], 0, stop

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -214,7 +215,7 @@ def _blank_all(folder: Folder, record: Record, dead: Any) -> tuple[Committed, in
             if whole and bytes(blanked) == bytes(payload(array, rows)) and not any(bytes(payload(array, past))):
                 tail = None if index < array.chunks - 1 else after
             else:
-                tail, _ = write_chunk(child, array, index, [blanked], count)
+                tail, _ = write_chunk(partial(replace_file, child), array, index, [blanked], count)
                 files += 1
             if index == array.chunks - 1 and tail is not None:
                 array = replace(array, tail=tail)

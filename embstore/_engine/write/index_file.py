@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -46,7 +47,9 @@ def write_run(snapshot: Snapshot) -> None:
         array = run_array(rows)
         child = folder.make_child(name)
         replace_file(child, METADATA_NAME, [dump_json(array_metadata(array))])
-        write_chunk(child, array, 0, [run.hashes.view(np.uint8).data, run.rows.view(np.uint8).data], 2)
+        write_chunk(
+            partial(replace_file, child), array, 0, [run.hashes.view(np.uint8).data, run.rows.view(np.uint8).data], 2
+        )
         child.sync()
     for other in present:
         if other != name and RUN_NAME.fullmatch(other):

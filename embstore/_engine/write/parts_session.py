@@ -176,6 +176,9 @@ class PartsSession(Session):
         added: Mapping[str, Blocks] = {}
         with self._mutex(), contextlib.ExitStack() as stack:
 
+            def new_folder() -> Path:
+                return Path(stack.enter_context(temporary()))
+
             def change(listing: Listing, attempt: str) -> Listing | None:
                 nonlocal built, added
                 snapshot = self.parts_snapshot
@@ -188,8 +191,7 @@ class PartsSession(Session):
                 if rows:
                     fresh = additions(snapshot, plan)
                     if built is None or not same_additions(added, fresh):
-                        folder = Path(stack.enter_context(temporary()))
-                        built, added = build_part(folder, listing.seq + 1, plan.record, rows, fresh), fresh
+                        built, added = build_part(new_folder, listing.seq + 1, plan.record, rows, fresh), fresh
                         self.upload(built)
                     elif _seq(built.part.name) < listing.floor:
                         built = renamed(built, listing.seq + 1)
