@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ class SampleColumns:
             for place, (key, sample) in enumerate(samples.items()):
                 with naming(f"columns= of {key}"):
                     found[place] = {**found[place], **more(sample)}
-        names = dict.fromkeys(name for values in found for name in values)
+        names = dict.fromkeys(itertools.chain.from_iterable(found))
         for name in names:
             if check_name(name) in SOURCE_COLUMNS:
                 raise NameRefusedError(name, "embed keeps what it knows of the content there")
@@ -79,9 +80,8 @@ class SampleColumns:
                 values = column_values(name, dtype, [fill if v is None else v for v in given], len(given))[1]
             self.values[name] = values
 
-    def at(self, places: Iterable[int]) -> dict[str, Any]:
+    def at(self, chosen: Rows) -> dict[str, Any]:
         """Return the values of the samples at some places."""
-        chosen = np.fromiter(places, np.int64)
         if len(chosen) == len(self.keys) and (np.diff(chosen) == 1).all():
             return dict(self.values)
         return {
@@ -95,7 +95,7 @@ class SampleColumns:
 
     def of(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of the samples of some keys."""
-        return self.at(self._places[key] for key in keys) if self.values else {}
+        return self.at(np.fromiter((self._places[key] for key in keys), np.int64)) if self.values else {}
 
     def changed(self, store: EmbeddingStore, rows: Rows, *, new_rows: bool) -> tuple[str, ...]:
         """Return the columns of a store that these values change.

@@ -6,6 +6,7 @@ Names and keys of all sources are checked here too.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import stat
@@ -27,6 +28,7 @@ from embstore.errors import DuplicateKeysError, EmptySourceError, KeyFormatError
 _S = TypeVar("_S")
 
 _DIGEST_BYTES: Final = 16
+_OBJECTS_PER_COLLECTION: Final = 100_000
 
 
 class Content(NamedTuple):
@@ -314,7 +316,26 @@ def samples_by_key(source: Source) -> dict[str, AnySample]:
             f"expected a source with a name, found {type(source).__name__}; for content in memory pass "
             f"embstore.sources.Items(…, name=…), for files embstore.sources.Folder or Table"
         )
-    return dict(distinct((_where(sample), _keyed, (sample,)) for sample in source))
+    with _rare_collections():
+        return dict(distinct((_where(sample), _keyed, (sample,)) for sample in source))
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python look for cyclic garbage rarely while millions of objects are made that all stay.
+
+    It walked over all of them again and again, which took a quarter of the time of listing a million rows. It is not
+    turned off: a user's source may make garbage.
+    """
+    first, *others = gc.get_threshold()
+    if not 0 < first < _OBJECTS_PER_COLLECTION:  # turned off, or set by a run in another thread
+        yield
+        return
+    gc.set_threshold(_OBJECTS_PER_COLLECTION, *others)
+    try:
+        yield
+    finally:
+        gc.set_threshold(first, *others)
 
 
 def _where(sample: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -93,12 +94,16 @@ def row_values(columns: Mapping[str, Iterable[Any]]) -> Iterator[dict[str, Any] 
     """Yield the values of each row by the names of their columns, with None for missing ones. Without columns, None."""
     if not columns:
         yield from repeat(None)
-    listed = [list(values) for values in columns.values()]
-    for place, values in enumerate(listed):
-        if not set(map(type, values)) <= {str, int, bool}:  # a look at each value takes a second for a million
-            listed[place] = [None if _is_missing(value) else value for value in values]
+    listed = [_without_missing(values if isinstance(values, list) else list(values)) for values in columns.values()]
     for row in zip(*listed, strict=True):
         yield dict(zip(columns, row, strict=False))
+
+
+def _without_missing(values: list[Any]) -> list[Any]:
+    """Return values with None for missing ones. A look at each takes a second for a million, so most are not copied."""
+    if set(map(type, values)) <= {str, int, bool, float} and all(map(operator.eq, values, values)):
+        return values
+    return [None if _is_missing(value) else value for value in values]
 
 
 class Table:

@@ -1,6 +1,7 @@
 """Sources: each sample is found once, under its key, with a digest of its content as it is now."""
 
 import collections
+import gc
 import logging
 import os
 import subprocess
@@ -958,3 +959,30 @@ def test_content_without_a_digest_of_its_own():
 def test_items_that_are_refused(items, error, message):
     with pytest.raises(error, match=message):
         list(Items(items, name="x"))
+
+
+def listed_with_collections(threshold):
+    """List samples that stay, with a threshold of the collector. Return its runs, and the threshold afterwards."""
+    runs, before = [], gc.get_threshold()
+    gc.callbacks.append(lambda phase, info: runs.append(phase))
+    try:
+        gc.set_threshold(threshold, *before[1:])
+        samples_by_key(Table({"id": range(20_000), "says": ["a"] * 20_000}, name="x", file_id="id", text="says"))
+        return len(runs), gc.get_threshold()[0]
+    finally:
+        gc.callbacks.pop()
+        gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize("threshold", [0, 700, 10**6])
+def test_a_long_list_of_samples_is_not_walked_over_again_and_again(threshold):
+    runs, after = listed_with_collections(threshold)
+    assert runs <= 10  # it was 336 with a threshold of 700
+    assert after == threshold
+
+
+def test_the_threshold_of_the_collector_is_back_after_an_error():
+    before = gc.get_threshold()
+    with pytest.raises(errors.DuplicateKeysError):
+        samples_by_key(Items([("a", "x"), ("a", "y")], name="x"))
+    assert gc.get_threshold() == before

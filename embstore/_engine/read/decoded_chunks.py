@@ -11,6 +11,7 @@ from embstore._engine.chunks.chunk_file import Chunk, fill_from_chunks, read_chu
 from embstore._engine.format.record import STRING, ArrayState, Tail
 from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.remote import RemoteFolder
+from embstore._engine.read.column import Rows
 
 _KEPT_NBYTES: Final = 64 * 2**20
 _KEPT_STRING_CHUNKS: Final = 64
@@ -62,6 +63,17 @@ class DecodedChunks:
                 if keep:
                     self._keep(index, chunk)
             yield chunk
+
+    def of_rows(self, rows: Rows) -> Iterator[tuple[Rows, Any, Rows]]:
+        """Yield each chunk that has some of the rows, with their places in `rows` and their places in the chunk."""
+        size = self.array.rows_per_chunk
+        order = np.argsort(rows, kind="stable")
+        indices = rows[order] // size
+        starts = np.flatnonzero(np.diff(indices, prepend=-1))
+        stops = [*starts[1:].tolist(), len(rows)]
+        for start, stop, chunk in zip(starts.tolist(), stops, self.read(indices[starts].tolist()), strict=False):
+            places = order[start:stop]
+            yield places, chunk, rows[places] % size
 
     def land_in_place(self, count: int) -> bool:
         """Return whether `read_into` reads so many chunks: more than are kept, at a URL, uncompressed."""

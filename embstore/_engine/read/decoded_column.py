@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -27,14 +26,8 @@ class DecodedColumn(NumericColumn):
     def take(self, rows: Rows) -> Array:
         check_rows(rows, self.array.length)
         out = np.empty((len(rows), *self.array.shape), self.dtype)
-        size = self.array.rows_per_chunk
-        order = np.argsort(rows, kind="stable")
-        chunks = rows[order] // size
-        starts = np.flatnonzero(np.diff(chunks, prepend=-1))
-        decoded = self._chunks.read(chunks[starts].tolist())
-        for start, stop in pairwise([*starts.tolist(), len(rows)]):
-            places = order[start:stop]
-            out[places] = next(decoded)[rows[places] % size]
+        for places, chunk, within in self._chunks.of_rows(rows):
+            out[places] = chunk[within]
         return out
 
     def copy(self, start: int, stop: int) -> Array:

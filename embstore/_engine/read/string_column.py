@@ -29,18 +29,10 @@ class StringColumn:
 
     def take(self, rows: Rows) -> list[str]:
         """Return the strings of some rows, in the order given."""
-        size = self.array.rows_per_chunk
-        out = [""] * len(rows)
-        order = np.argsort(rows, kind="stable")
-        indices = np.unique(rows // size).tolist()
-        chunks = zip(indices, self._chunks.read(indices), strict=True)
-        index = -1
-        chunk: list[str] = []
-        for place, row in zip(order.tolist(), rows[order].tolist(), strict=True):
-            if row // size != index:
-                index, chunk = next(chunks)
-            out[place] = chunk[row % size]
-        return out
+        out = np.empty(len(rows), object)
+        for places, chunk, within in self._chunks.of_rows(rows):
+            out[places] = [chunk[i] for i in within.tolist()]
+        return out.tolist()
 
     def grown(self, array: ArrayState, *, erased: bool) -> StringColumn:
         """Return the column of a later commit of the same store."""

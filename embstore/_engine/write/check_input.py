@@ -331,8 +331,9 @@ def _converted(
     if len(found) != count or np.ndim(found[:1]) != 1:
         raise ShapeError(name, expected=(count,), found=(len(found), *np.shape(found[:1])[1:]))
     if isinstance(found, list):
-        texts = sum(isinstance(value, str) for value in found)
-        if texts == count and dtype in (None, STRING):  # an empty list too
+        kinds = set(map(type, found))
+        texts = [kind for kind in kinds if issubclass(kind, str)]
+        if len(texts) == len(kinds) and dtype in (None, STRING):  # an empty list too
             return STRING, _strings(name, found)
         if texts or dtype == STRING:
             kind = str if dtype in (None, STRING) else int | float
@@ -354,7 +355,7 @@ def _numbers(name: str, dtype: str | None, values: list[Any]) -> np.ndarray[Any,
         array = np.asarray(values, dtype if not values else None)
     except ValueError:  # lists among the values
         array = np.empty(0, object)
-    if array.dtype.kind not in "fO":
+    if array.dtype.kind not in "fO" or set(map(type, values)) <= {float}:
         return array
     for place, value in enumerate(values):
         if not isinstance(value, int | float | np.number | np.bool_):
