@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embstore._engine.format.arguments import whole_number
 from embstore._engine.lazy import imported
 from embstore._outputs.neighbors import nearest_rows
 from embstore.analysis.classes import Distance, around_centroids
@@ -59,8 +60,7 @@ def outliers(
         raise ValueError(f"expected the method centroid or neighbors, found {method!r}")
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"expected the metric cosine or euclidean, found {metric!r}")
-    if n < 1 or k < 1:
-        raise ValueError(f"expected n and k of at least 1, found {n} and {k}")
+    n, k = whole_number("n", n, 1), whole_number("k", k, 1)
     pandas = imported("pandas", "analysis", "for a DataFrame")
     if method == "neighbors":
         distance = score = _to_neighbors(view, field, k, metric)

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+from embstore._engine.format.arguments import function_of, mapping_of
 from embstore._engine.format.config import Config
 from embstore._engine.format.record import FieldSpec, check_name
 from embstore.encoders.base import BaseEncoder
@@ -69,22 +70,24 @@ class FunctionEncoder(BaseEncoder):
         pure: bool = False,
         provenance: Mapping[str, str] | None = None,
     ) -> None:
+        config = mapping_of("config", config, "names to settings")
         if not config:
             raise ConfigError("", {}, "expected all settings that the function's values depend on")
-        if fields is not None and not fields:
-            raise ConfigError("fields", dict(fields), "expected at least one field, or None")
-        for name, spec in (fields or {}).items():
+        declared = None if fields is None else mapping_of("fields", fields, "names to FieldSpec")
+        if declared is not None and not declared:
+            raise ConfigError("fields", {}, "expected at least one field, or None")
+        for name, spec in (declared or {}).items():
             check_name(name)
             if not isinstance(spec, FieldSpec):
                 raise TypeError(f"expected a FieldSpec for the field {name!r}, found {type(spec).__name__}")
-        self._function = function
+        self._function = function_of("function", function)
         self._config = Config(config)
-        self._declared = None if fields is None else dict(fields)
-        self._wanted = tuple(fields or ())
-        self._decode = decode
-        self._length = length
+        self._declared = declared
+        self._wanted = tuple(declared or ())
+        self._decode = None if decode is None else function_of("decode", decode)
+        self._length = None if length is None else function_of("length", length)
         self._pure = pure
-        self._provenance = dict(provenance or {})
+        self._provenance = dict(mapping_of("provenance", provenance, "names to facts"))
 
     @property
     def config(self) -> Config:

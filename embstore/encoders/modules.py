@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embstore._engine.format.arguments import function_of, mapping_of
 from embstore._engine.format.record import DEFAULT_FIELD, FieldSpec
 from embstore.encoders.functions import FunctionEncoder
 from embstore.encoders.module_state import ModuleState
@@ -90,6 +91,11 @@ class ModuleEncoder(FunctionEncoder):
         compute_dtype: str = "float32",
         id: str | None = None,
     ) -> None:
+        if not callable(getattr(module, "state_dict", None)) or isinstance(module, type):
+            raise TypeError(f"expected a torch.nn.Module, found {module!r:.200}; wrap a function in FunctionEncoder")
+        function_of("collate", collate)
+        if forward is not None:
+            function_of("forward", forward)
         if device is not None:
             module.to(device)
         _check_compute_dtype(_device_of(module), compute_dtype)
@@ -99,7 +105,7 @@ class ModuleEncoder(FunctionEncoder):
             "encoder": {"id": self._name, "weights": self._state.weights, "structure": self._state.structure},
             "compute_dtype": compute_dtype,
         }
-        config = config or {}
+        config = mapping_of("config", config, "names to settings")
         for name in own:
             if name in config:
                 raise ConfigError(name, config[name], "the encoder sets this name itself; leave it out")

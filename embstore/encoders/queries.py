@@ -21,6 +21,8 @@ def encode_queries(encoder: Any, samples: Iterable[Any], field: str | None, batc
     """Return a row for each sample. See `BaseEncoder.__call__`, whose object is the encoder."""
     if isinstance(samples, str | bytes | PurePath | Mapping) or kind_of_content(samples) == "image":
         raise TypeError(f"expected a list of samples, found one: {samples!r:.200}; pass it in a list")
+    if not isinstance(samples, Iterable):
+        raise TypeError(f"expected a list of samples, found {samples!r:.200}")
     given = list(samples)
     dim = 0
     if encoder.fields is not None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from embstore._engine.format.arguments import check_choice
+from embstore._engine.format.arguments import check_choice, text_list
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import key_text
 from embstore._engine.format.ragged import Ragged, offsets_of
@@ -29,6 +29,7 @@ from embstore._engine.write.plans import row_blocks
 from embstore.errors import DuplicateKeysError, LayoutError
 from embstore.exchange.file_contents import Array, format_of, module_of
 from embstore.exchange.store_metadata import StoreMetadata
+from embstore.store.as_view import as_view
 from embstore.store.embedding_store import EmbeddingStore, View
 
 Rows = NDArray[np.int64]
@@ -97,10 +98,10 @@ class Outgoing:
         LayoutError
             There are several fields, and one array a row.
         """
-        view = rows if isinstance(rows, View) else rows.select()
+        view = as_view(rows)
         seen = view.snapshot()
         record = seen.record
-        wanted = [fields] if isinstance(fields, str) else list(record.fields if fields is None else fields)
+        wanted = list(record.fields) if fields is None else text_list("fields", fields)
         unique, counts = np.unique(view.rows, return_counts=True)
         if len(unique) < len(view.rows):
             raise DuplicateKeysError(seen.keys_of(unique[counts > 1]), path=view.store.path)

@@ -17,6 +17,7 @@ from dataclasses import field as data_field
 from pathlib import Path
 from typing import Any
 
+from embstore._engine.format.arguments import text_list
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
@@ -191,7 +192,7 @@ def import_file(
     path = local_path(file).absolute()
     how = ImportOptions(
         field=plain_text(field),
-        columns=None if columns is None else tuple(columns),
+        columns=None if columns is None else tuple(text_list("columns", columns, in_order=False)),
         keys=keys,
         class_name=plain_text(class_name),
         key_column=plain_text(key_column),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from embstore._engine.format.arguments import whole_number
 from embstore._engine.format.ragged import Padded, Ragged
 from embstore._engine.format.record import BFLOAT16
 from embstore._engine.format.source_columns import without_kind
@@ -115,8 +116,9 @@ def check(
     EmptySourceError
         None of the source's samples is stored with its present content.
     """
-    if batch_size < 1:
-        raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
+    if not isinstance(store, EmbeddingStore):
+        raise TypeError(f"expected a store, found {store!r:.200}; open one with embstore.open")
+    n, batch_size = whole_number("n", n, 1), whole_number("batch_size", batch_size, 1)
     generator = None if rng is None else generator_of(rng)
     own = as_encoder(encoder)
     samples = samples_by_key(source)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from embstore._engine.format.arguments import function_of, mapping_of
 from embstore._engine.format.record import ColumnSpec, Record, check_name
 from embstore._engine.format.source_columns import SOURCE_COLUMNS, UNKNOWN_SOURCE
 from embstore._engine.lazy import cached_property
@@ -45,9 +46,10 @@ class SampleColumns:
         self.keys = list(samples)
         found: list[Values] = [getattr(sample, "columns", None) or {} for sample in samples.values()]
         if more is not None:
+            function_of("columns", more)
             for place, (key, sample) in enumerate(samples.items()):
                 with naming(f"columns= of {key}"):
-                    found[place] = {**found[place], **more(sample)}
+                    found[place] = {**found[place], **mapping_of("the values", more(sample), "column names to values")}
         names = dict.fromkeys(itertools.chain.from_iterable(found))
         for name in names:
             if check_name(name) in SOURCE_COLUMNS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import numbers
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -77,6 +78,8 @@ def _decoded(key: str, sample: AnySample, encoder: BaseEncoder, known: Known) ->
     try:
         content, item = read_and_decode(sample, encoder, functools.partial(known, key))
         length = 0 if item is None else encoder.length(item)
+        if not isinstance(length, numbers.Real):
+            raise TypeError(f"expected a number as the length of an item, found {length!r:.80}")
         return Decoded(key, sample, item, length, stored_digest(sample, content), content.stamp)
     except Exception as error:
         return Failure(key, sample.where, sample_error(error, sample).reason)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from embstore._engine.format.arguments import check_choice, whole_number
 from embstore._engine.format.config import Config
 from embstore._engine.format.keys import hash_file_ids
 from embstore._engine.progress import Progress, check_progress, reporting
@@ -141,10 +142,10 @@ def embed(
         After Ctrl-C. A note says how many rows are stored.
     """
     check_progress(progress)
-    if batch_size < 1:
-        raise ValueError(f"expected a batch of at least one sample, found {batch_size}")
-    if vanished not in ("report", "delete", "ignore"):
-        raise ValueError(f"expected vanished 'report', 'delete' or 'ignore', found {vanished!r}")
+    batch_size, canaries = whole_number("batch_size", batch_size, 1), whole_number("canaries", canaries, 0)
+    workers = None if workers is None else whole_number("workers", workers, 1)
+    check_choice("vanished", vanished, ("report", "delete", "ignore"))
+    check_choice("compare", compare, ("stamp", "content"))
     if getattr(source, "whole", None) is False:
         if vanished == "delete":
             raise ValueError(
@@ -152,8 +153,6 @@ def embed(
                 "would delete the rows of all others"
             )
         vanished = "ignore"
-    if compare not in ("stamp", "content"):
-        raise ValueError(f"expected compare 'stamp' or 'content', found {compare!r}")
     started, began = time.monotonic(), time.time_ns()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     own = as_encoder(encoder)
@@ -327,9 +326,9 @@ def part_path(path: Path, shard: tuple[int, int]) -> Path:
 
 def _share(samples: Samples, shard: tuple[int, int]) -> dict[str, AnySample]:
     """Return a shard's samples by the hash of the file_id, which depends neither on the label nor on other samples."""
-    index, count = shard
+    index, count = shard if isinstance(shard, tuple | list) and len(shard) == 2 else (None, None)
     if not (isinstance(index, int) and isinstance(count, int) and 0 <= index < count):
-        raise ValueError(f"expected shard (i, n) of whole numbers with 0 <= i < n, found {shard}")
+        raise ValueError(f"expected shard (i, n) of whole numbers with 0 <= i < n, found {shard!r:.200}")
     chosen = hash_file_ids(read_keys(samples).file_ids)[:, 0] % np.uint64(count) == index
     return {key: sample for (key, sample), mine in zip(samples.items(), chosen.tolist(), strict=True) if mine}
 

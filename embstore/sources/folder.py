@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
 
+from embstore._engine.format.arguments import function_of, text_list
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import Origin
 from embstore._engine.io.urls import local_path
@@ -42,6 +43,8 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     >>> compile_pattern("{class}_*.flac").fullmatch("tabla_dhec.flac")["class"]
     'tabla'
     """
+    if not isinstance(pattern, str):
+        raise TypeError(f"expected a pattern as text, found {pattern!r:.200}")
     parts = _TOKEN.split(pattern)
     for token in parts[1::2]:
         if token not in _MEANINGS:
@@ -140,7 +143,7 @@ class Folder:
         self._layout = None if pattern is None else compile_pattern(pattern)
         self._suffixes = None if suffixes is None else _checked_suffixes(suffixes)
         self._exclude = [compile_pattern(template) for template in _list_of("templates", exclude)]
-        self._file_id = file_id
+        self._file_id = None if file_id is None else function_of("file_id", file_id)
         if file_id is not None and self._layout is not None and "file_id" in self._layout.groupindex:
             raise ValueError(f"pattern {pattern!r} gives the file_id already: leave out file_id=")
 
@@ -229,7 +232,7 @@ class Folder:
 def _list_of(what: str, texts: Iterable[str]) -> Iterable[str]:
     if isinstance(texts, str):
         raise TypeError(f"expected a list of {what}, found one: {texts!r}")
-    return texts
+    return text_list(what, texts, in_order=False)
 
 
 def _checked_suffixes(suffixes: Iterable[str]) -> tuple[str, ...]:

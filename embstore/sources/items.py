@@ -222,6 +222,10 @@ class Items:
         self, items: Mapping[str | Key, Any] | Mapping[str, Any] | Iterable[Sequence[Any]], *, name: str
     ) -> None:
         self.name = checked_name(name)
+        if not isinstance(items, Iterable):
+            raise TypeError(
+                f"expected a mapping of keys to contents, or a list of (key, content), found {items!r:.200}"
+            )
         # An iterator can be consumed only once.
         self._items: Any = items if isinstance(items, Mapping | Sequence) else list(items)
 

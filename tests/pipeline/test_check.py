@@ -384,7 +384,7 @@ def test_one_batch_is_in_memory_at_a_time(stored):
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_of_nothing_is_refused(stored, size):
     store = stored(Model())
-    with pytest.raises(ValueError, match="at least one sample"):
+    with pytest.raises(ValueError, match="expected batch_size from 1, found"):
         embstore.check(store, model := Model(), numbers(), batch_size=size)
     assert model.batches == []
 

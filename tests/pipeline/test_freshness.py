@@ -179,5 +179,5 @@ def test_comparing_by_content_reads_all_files(cache, log, root, reads, monkeypat
     check(cache.entries()[0].path, {**CONTENTS, "a/f1:a": 99})
     assert counts(run(root, log, cache, compare="content")) == (4, 4, 0, 0, 0, 0)
     assert len(reads()) == 4
-    with pytest.raises(ValueError, match="expected compare 'stamp' or 'content', found 'bytes'"):
+    with pytest.raises(ValueError, match="expected compare to be one of 'stamp', 'content', found 'bytes'"):
         run(root, log, cache, compare="bytes")

@@ -179,7 +179,7 @@ def test_a_key_that_is_none(cache):
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_of_nothing_is_refused(cache, size):
-    with pytest.raises(ValueError, match="at least one sample"):
+    with pytest.raises(ValueError, match="expected batch_size from 1, found"):
         embstore.embed(Source(numbers(0, 3)), Encoder(), cache, batch_size=size)
     assert not cache.path.exists()
 

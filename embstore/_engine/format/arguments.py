@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,20 @@ def check_choice(name: str, value: Any, known: Sequence[str | None]) -> None:
     """Raise ValueError unless the argument `name` is one of the known values."""
     if not (value is None or isinstance(value, str)) or value not in known:
         raise ValueError(f"expected {name} to be one of {', '.join(map(repr, known))}, found {value!r:.200}")
+
+
+def function_of(name: str, value: Any) -> Callable[..., Any]:
+    """Return a function or another callable.
+
+    Raises
+    ------
+    TypeError
+        It can't be called. The message names the argument.
+    """
+    if not callable(value):
+        raise TypeError(f"expected a function as {name}, found {value!r:.200}")
+    found: Callable[..., Any] = value
+    return found
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -122,6 +122,8 @@ class FieldSpec(PickledByName):
     ragged: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.shape, Iterable) or isinstance(self.shape, str | bytes):
+            raise TypeError(f"expected a shape such as (768,), found {self.shape!r:.200}")
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         if self.dims is not None:

@@ -33,7 +33,8 @@ def is_url(place: str | os.PathLike[str]) -> bool:
     >>> is_url("s3://bucket/dog.zarr"), is_url("/data/dog.zarr"), is_url("C:/dog.zarr")
     (True, False, False)
     """
-    text = os.fspath(place)
+    if not isinstance(text := os.fspath(place), str):
+        raise TypeError(f"expected a path as text, found {text!r:.200}; use os.fsdecode(path)")
     return _URL.match(text) is not None and not text.startswith("file://")
 
 
