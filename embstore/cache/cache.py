@@ -1,49 +1,47 @@
-"""The cache: a folder of stores, one for each config, and why a lookup hits or misses."""
+"""The cache: a folder of stores, one for each config, here or in a bucket, and why a lookup hits or misses."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
-from embstore._engine.chunks.record_file import read_record
 from embstore._engine.format.config import Config, Difference, as_words
 from embstore._engine.format.keys import Key
-from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.filesystem import on_network
-from embstore._engine.io.folder import Folder
 from embstore._engine.io.locks import is_open
-from embstore._engine.io.urls import local_path
+from embstore._engine.io.object_store import is_bucket
+from embstore._engine.io.urls import Url, is_url, local_path, without_secrets
 from embstore._engine.notebook import html_table
 from embstore._engine.pickles import by_name
+from embstore._engine.read.open_snapshot import exists
 from embstore._engine.sizes import size
-from embstore.cache.listing import as_text, differing, has, model_of, stored_values
+from embstore.cache.listing import as_text, differing, has, slug, stored_values
 from embstore.cache.lookup import CacheEntry, Lookup, look_up, miss
-from embstore.cache.pins import is_pinned, pin, unpin
+from embstore.cache.pins import pin, unpin
 from embstore.cache.prune import (
     IfOpen,
     StoreUse,
     check_limits,
     choose_for_removal,
+    on_this_machine,
     remove_leftovers,
     remove_store,
-    use_of,
 )
-from embstore.cache.usage import mark_used, usage_of
+from embstore.cache.stored import stores_in, uses_of
+from embstore.cache.usage import mark_used
 from embstore.errors import (
     AmbiguousConfigError,
     CacheMissError,
-    CorruptStoreError,
     EmbstoreError,
     NotAStoreError,
+    ReadOnlyError,
     StoreLockedError,
-    UnsupportedFormatError,
 )
 from embstore.store.embedding_store import EmbeddingStore
 from embstore.store.open import Mode
@@ -57,19 +55,23 @@ _SUFFIX: Final = ".zarr"
 class Cache:
     """A folder of stores, one for each config. The folder is made with its first store.
 
+    A cache in a bucket (``s3://…``, ``gs://…``, ``az://…``) has the same methods, but those that remove or pin
+    stores. Uses of its stores are not counted.
+
     Parameters
     ----------
     path : path_like
-        Local folder.
+        Local folder, or a URL in a bucket.
     max_nbytes, unused_for : optional
         Limits, as for `prune`. After each run of `embed` or `import_file` that wrote a store, the cache removes other
         stores beyond them by itself, and logs each. Without them, nothing is removed unless asked for.
     **options
-        Passed to `embstore.open` for each store: `mapping`, `check`, `lock_timeout`, `network`.
+        Passed to `embstore.open` for each store: `mapping`, `check`, `lock_timeout`, `network`,
+        `storage_options`. A pickled cache holds no credentials.
 
     Attributes
     ----------
-    path : Path
+    path : Path, or a URL of type PurePath
     max_nbytes : int or None
     unused_for : float or None
         Seconds.
@@ -78,7 +80,7 @@ class Cache:
     Raises
     ------
     ReadOnlyError
-        `path` is a URL.
+        `path` is a URL that is not in a bucket, or there are limits for a bucket.
 
     Examples
     --------
@@ -102,14 +104,24 @@ class Cache:
         unused_for: timedelta | float | None = None,
         **options: Any,
     ) -> None:
-        self.path = local_path(path).resolve()
+        self.path: PurePath = Url.shown(path) if is_url(path) else local_path(path).resolve()
         self.max_nbytes, self.unused_for = check_limits(max_nbytes, unused_for)
         self.options = options
+        if not isinstance(self.path, Path):
+            if not is_bucket(os.fspath(path)):
+                raise ReadOnlyError(self.path, "a cache is a local folder, or at s3://, gs:// or az://")
+            if (self.max_nbytes, self.unused_for) != (None, None):
+                on_this_machine(self.path, "removal by max_nbytes or unused_for")
 
-    def path_of(self, config: Mapping[str, Any]) -> Path:
-        """Return the path of the store of a config. The store need not exist."""
+    @property
+    def storage_options(self) -> Mapping[str, Any] | None:
+        """Options of the bucket."""
+        return self.options.get("storage_options")
+
+    def path_of(self, config: Mapping[str, Any]) -> PurePath:
+        """Return the path or URL of the store of a config. The store need not exist."""
         config = Config(config)
-        return self.path / f"{_slug(config)}-{config.fingerprint[:16]}{_SUFFIX}"
+        return self.path / f"{slug(config)}-{config.fingerprint[:16]}{_SUFFIX}"
 
     def open(self, config: Mapping[str, Any], mode: Mode = "r", **options: Any) -> EmbeddingStore:
         """Open the store of a config. Mode "a" makes a missing store.
@@ -130,30 +142,25 @@ class Cache:
         """
         config = Config(config)
         path = self.path_of(config)
-        if not path.exists():
+        if not self.has_store(path):
             lookup = self.lookup(config)
             if mode in ("r", "r+"):
                 raise CacheMissError(lookup.reason, config=config, differences=lookup.differences, path=self.path)
             logger.info("%s: a new store: %s", path, lookup.reason)
         return self._opened(path, mode, config=config, **options)
 
-    def _opened(self, path: Path, mode: Mode, **options: Any) -> EmbeddingStore:
+    def has_store(self, path: PurePath) -> bool:
+        """Return whether anything is at the path that `path_of` returned."""
+        return exists(path, self.storage_options)
+
+    def _opened(self, path: PurePath, mode: Mode, **options: Any) -> EmbeddingStore:
         store = open_store(path, mode, **{**self.options, **options})
         mark_used(path)
         return store
 
     def entries(self) -> list[CacheEntry]:
         """List the stores, sorted by name. Leave out stores that can't be read, with a logged warning."""
-        found = []
-        for path in sorted(self.path.glob(f"*{_SUFFIX}")):
-            try:
-                record = read_record(Folder.open(path))[0]
-                used = max(usage_of(path).last_used, (path / METADATA_NAME).stat().st_mtime)
-            except (NotAStoreError, CorruptStoreError, UnsupportedFormatError, OSError) as error:
-                logger.warning("%s: left out of the cache: %s", path, error)
-                continue
-            rows = record.rows - record.dead
-            found.append(CacheEntry(path, Config(record.config), rows, used, is_pinned(path)))
+        found = stores_in(self.path, _SUFFIX, self.storage_options)
         differences = differing([entry.config for entry in found])
         return [replace(entry, differs=own) for entry, own in zip(found, differences, strict=True)]
 
@@ -210,7 +217,7 @@ class Cache:
         path = self.path_of(config)
         wanted = [str(Key.parse(key)) for key in keys or ()]
         known = {str(Key.parse(key)): digest for key, digest in (digests or {}).items()}
-        if not path.exists():
+        if not self.has_store(path):
             return miss(path, config, wanted, *self.nearest(config))
         with open_store(path, config=config, **self.options) as store:
             return look_up(path, store, wanted, known)
@@ -222,15 +229,14 @@ class Cache:
         return min(compared, key=lambda pair: len(pair[1]), default=(None, ()))
 
     def stats(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[StoreUse]:
-        """Return the disk use and the usage of each store.
+        """Return the disk use and the usage of each store. Of a store in a bucket, all objects count.
 
         Parameters
         ----------
         attributes, **more
             Only stores whose config has these attributes. See `find`.
         """
-        uses = [use_of(entry) for entry in self.find(attributes, **more)]
-        return [store for store in uses if store.path.exists()]  # another process may have removed one
+        return uses_of(self.path, self.find(attributes, **more), self.storage_options)
 
     def prune(
         self,
@@ -269,14 +275,15 @@ class Cache:
         list of StoreUse
             Removed stores. One that could not be removed is kept, with a logged warning.
         """
+        on_this_machine(self.path, "prune")
         max_nbytes, unused_for = check_limits(max_nbytes, unused_for)
         if max_nbytes is None and unused_for is None:
             max_nbytes, unused_for = self.max_nbytes, self.unused_for
         if max_nbytes is None and unused_for is None:
             raise TypeError("prune needs max_nbytes or unused_for; clear() removes all")
         stores = self.stats(attributes, **more)
-        kept = {Path(path).resolve() for path in keep}
-        kept |= {store.path for store in stores if store.pinned or is_open(store.path)}
+        kept: set[PurePath] = {Path(path).resolve() for path in keep}
+        kept |= {store.path for store in stores if store.pinned or is_open(Path(store.path))}
         chosen = choose_for_removal(stores, now=time.time(), max_nbytes=max_nbytes, unused_for=unused_for, kept=kept)
         left = sum(store.nbytes for store in stores) - sum(store.nbytes for store in chosen)
         if max_nbytes is not None and left > max_nbytes:
@@ -284,7 +291,7 @@ class Cache:
             logger.warning("%s: %s are left of at most %s: they %s", self.path, size(left), size(max_nbytes), why)
         return chosen if dry_run else self.remove(chosen, if_open="keep")
 
-    def prune_after(self, written: Path) -> None:
+    def prune_after(self, written: PurePath) -> None:
         """Prune by the limits of the cache, if it has any, after a run that wrote the store at `written`.
 
         Logs each removed store, and each that could not be removed. Does nothing on a network file system, where the
@@ -292,7 +299,7 @@ class Cache:
         """
         if self.max_nbytes is None and self.unused_for is None:
             return
-        if kind := on_network(self.path):
+        if kind := on_network(on_this_machine(self.path, "prune")):
             logger.warning("%s: not pruned: on %s, readers on other machines are not seen", self.path, kind)
             return
         for store in self.prune(keep=[written], dry_run=True):
@@ -312,6 +319,7 @@ class Cache:
 
         The parameters are those of `prune`.
         """
+        on_this_machine(self.path, "clear")
         chosen = []
         for store in self.stats(attributes, **more):
             if store.pinned:
@@ -329,7 +337,7 @@ class Cache:
         if_open : {"remove", "keep"}
             Whether to remove a store that a process has open. Readers keep the chunks that they have mapped.
         """
-        remove_leftovers(self.path, _SUFFIX)
+        remove_leftovers(on_this_machine(self.path, "remove"), _SUFFIX)
         gone = []
         for store in stores:
             try:
@@ -348,16 +356,18 @@ class Cache:
             No store matches.
         ReadOnlyError, StoreLockedError
         """
+        on_this_machine(self.path, "pin")
         found = self._some({**(attributes or {}), **more})
         for entry in found:
-            pin(entry.path)
+            pin(Path(entry.path))
         return found
 
     def unpin(self, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> list[CacheEntry]:
         """Undo `pin`. The parameters and errors are the same."""
+        on_this_machine(self.path, "unpin")
         found = self._some({**(attributes or {}), **more})
         for entry in found:
-            unpin(entry.path)
+            unpin(Path(entry.path))
         return found
 
     def _some(self, wanted: Mapping[str, Any]) -> list[CacheEntry]:
@@ -377,7 +387,10 @@ class Cache:
         return len(self.entries())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return *by_name(type(self), self.path), self.__dict__
+        options = dict(self.options)
+        if "storage_options" in options:
+            options["storage_options"] = without_secrets(self.storage_options)
+        return *by_name(type(self), self.path), self.__dict__ | {"options": options}
 
     def __repr__(self) -> str:
         return as_text(self.path, self.entries())
@@ -385,9 +398,3 @@ class Cache:
     def _repr_html_(self) -> str:
         rows = [(entry.path.name, f"{entry.rows:,}", as_words(entry.differs)) for entry in self.entries()]
         return html_table(rows, header=("store", "rows", "differs in"), caption=str(self.path))
-
-
-def _slug(config: Config) -> str:
-    """Return a readable part of a store's name, from its model. The fingerprint makes the name unique."""
-    words = re.sub(r"[^a-z0-9.]+", "-", model_of(config).rpartition("/")[2].lower()).strip("-.")
-    return words[:48] or "store"

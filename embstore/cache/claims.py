@@ -10,7 +10,7 @@ import contextlib
 import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from embstore._engine.format.keys import hash_keys
@@ -23,6 +23,29 @@ _HELD: Final = ".held"
 """Suffix of the lock of a claim. It is a file of its own, because SMB may refuse to read or write a locked file."""
 _NAME: Final = re.compile(rf"[0-9a-f]{{32}}({re.escape(_HELD)})?")
 _WAIT: Final = 60.0
+
+
+def claims_on(path: PurePath) -> Claims | NoClaims:
+    """Return claims on the samples of the store at a path or URL."""
+    return Claims(path) if isinstance(path, Path) else NoClaims()
+
+
+class NoClaims:
+    """No claims, for a store in a bucket. Its key check stores each row once."""
+
+    @contextlib.contextmanager
+    def choosing(self) -> Iterator[set[bytes]]:
+        """Yield no hashes."""
+        yield set()
+
+    def announce(self, keys: list[str]) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> NoClaims:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
 
 
 class Claims:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from embstore._engine.format.config import ABSENT, Config, as_words, flattened, shown
@@ -16,6 +17,12 @@ def model_of(config: Mapping[str, Any]) -> str:
     if isinstance(encoder, Mapping):
         encoder = encoder.get("id", encoder.get("name", "store"))
     return str(encoder)
+
+
+def slug(config: Config) -> str:
+    """Return a readable part of a store's name, from its model. The fingerprint makes the name unique."""
+    words = re.sub(r"[^a-z0-9.]+", "-", model_of(config).rpartition("/")[2].lower()).strip("-.")
+    return words[:48] or "store"
 
 
 def differing(stores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -34,7 +41,7 @@ def differing(stores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def as_text(path: Path, entries: Sequence[CacheEntry]) -> str:
+def as_text(path: PurePath, entries: Sequence[CacheEntry]) -> str:
     """Return the repr of a cache."""
     lines = [f"<Cache {str(path)!r}: {'1 store' if len(entries) == 1 else f'{len(entries):,} stores'}>"]
     for entry in entries:

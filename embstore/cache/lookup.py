@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from embstore._engine.format.config import Config, Difference, shown
@@ -23,7 +23,7 @@ class CacheEntry(PickledByName):
 
     Attributes
     ----------
-    path : Path
+    path : Path, or a URL of type PurePath
     config : Config
     rows : int
         Live rows.
@@ -36,7 +36,7 @@ class CacheEntry(PickledByName):
         entry for an attribute that this store lacks.
     """
 
-    path: Path
+    path: PurePath
     config: Config
     rows: int
     last_used: float
@@ -58,7 +58,7 @@ class Lookup(PickledByName):
         Whether all wanted keys are stored and current.
     reason : str
         Text for logs and people.
-    path : Path
+    path : Path, or a URL of type PurePath
         Path of the config's store, which need not exist.
     stored : tuple of str
         Wanted keys that are stored and current.
@@ -75,7 +75,7 @@ class Lookup(PickledByName):
 
     hit: bool
     reason: str
-    path: Path
+    path: PurePath
     stored: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Lookup(PickledByName):
         return len(self.stored) / wanted if wanted else float(self.hit)
 
 
-def look_up(path: Path, store: EmbeddingStore, wanted: list[str], digests: Mapping[str, str]) -> Lookup:
+def look_up(path: PurePath, store: EmbeddingStore, wanted: list[str], digests: Mapping[str, str]) -> Lookup:
     """Look up the wanted keys in the store at `path`."""
     found = compare_digests(store, wanted, digests)
     return Lookup(
@@ -103,7 +103,7 @@ def look_up(path: Path, store: EmbeddingStore, wanted: list[str], digests: Mappi
 
 
 def miss(
-    path: Path, config: Config, wanted: list[str], nearest: CacheEntry | None, differences: tuple[Difference, ...]
+    path: PurePath, config: Config, wanted: list[str], nearest: CacheEntry | None, differences: tuple[Difference, ...]
 ) -> Lookup:
     """Return the lookup of a config whose store, at `path`, does not exist."""
     reason = "miss: no store has this config; "

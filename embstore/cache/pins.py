@@ -7,7 +7,7 @@ which a removal looks for it. So no store is removed after its pin was made.
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from embstore._engine.io.filesystem import explained
@@ -49,6 +49,6 @@ def unpin(path: Path) -> None:
             Folder.open(path.parent).child(_FOLDER).remove(path.name)
 
 
-def is_pinned(path: Path) -> bool:
+def is_pinned(path: PurePath) -> bool:
     """Return whether the store at `path` is pinned."""
-    return (path.parent / _FOLDER / path.name).exists()
+    return isinstance(path, Path) and (path.parent / _FOLDER / path.name).exists()

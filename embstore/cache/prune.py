@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
 from embstore._engine.format.arguments import whole_number
@@ -23,7 +23,7 @@ from embstore.cache.claims import at_work
 from embstore.cache.lookup import CacheEntry
 from embstore.cache.pins import is_pinned
 from embstore.cache.usage import Usage, forget, usage_of
-from embstore.errors import NotAStoreError, StoreLockedError
+from embstore.errors import NotAStoreError, ReadOnlyError, StoreLockedError
 
 BACKFILL: Final = ".backfill"
 """Suffix of the store that gathers the rows of a new field, beside the store that will get the field."""
@@ -49,10 +49,10 @@ class StoreUse(CacheEntry):
     usage: Usage
 
 
-def use_of(entry: CacheEntry) -> StoreUse:
-    """Return the disk use and the usage of a store."""
+def use_of(entry: CacheEntry, nbytes: int) -> StoreUse:
+    """Return an entry with the disk use and the usage of its store."""
     known = {field.name: getattr(entry, field.name) for field in fields(entry)}
-    return StoreUse(**known, nbytes=nbytes_on_disk(entry.path), usage=usage_of(entry.path))
+    return StoreUse(**known, nbytes=nbytes, usage=usage_of(entry.path))
 
 
 def nbytes_on_disk(path: Path) -> int:
@@ -93,7 +93,7 @@ def choose_for_removal(
     now: float,
     max_nbytes: int | None = None,
     unused_for: float | None = None,
-    kept: Collection[Path] = (),
+    kept: Collection[PurePath] = (),
 ) -> list[StoreUse]:
     """Return the stores to remove, those used longest ago first.
 
@@ -106,7 +106,7 @@ def choose_for_removal(
         Bytes for all other stores together.
     unused_for : float, optional
         Seconds. Stores that were last used longer ago are removed.
-    kept : collection of Path
+    kept : collection of PurePath
         Paths of stores that are not chosen. Their bytes count.
     """
     chosen: list[StoreUse] = []
@@ -119,7 +119,24 @@ def choose_for_removal(
     return chosen
 
 
-def remove_store(path: Path, *, timeout: float = 0.0, if_open: IfOpen = "remove") -> None:
+def on_this_machine(path: PurePath, what: str) -> Path:
+    """Return the path of a store or cache, which `what` needs on this machine.
+
+    Raises
+    ------
+    ReadOnlyError
+        It is in a bucket.
+    """
+    if isinstance(path, Path):
+        return path
+    raise ReadOnlyError(
+        path,
+        f"{what} is not possible in a bucket, where other machines may use a store; to remove a store, delete all "
+        "objects below its URL with the tools of the bucket",
+    )
+
+
+def remove_store(path: PurePath, *, timeout: float = 0.0, if_open: IfOpen = "remove") -> None:
     """Remove a store and its usage. Open readers keep the chunks that they have mapped.
 
     One rename takes the whole store away from `path`. A process that is killed after it leaves a folder of another
@@ -127,7 +144,7 @@ def remove_store(path: Path, *, timeout: float = 0.0, if_open: IfOpen = "remove"
 
     Parameters
     ----------
-    path : Path
+    path : PurePath
     timeout : float
         Seconds to wait for a writer.
     if_open : {"remove", "keep"}
@@ -141,6 +158,7 @@ def remove_store(path: Path, *, timeout: float = 0.0, if_open: IfOpen = "remove"
         `path` is a symbolic link. Its target may be in use elsewhere.
     ReadOnlyError
     """
+    path = on_this_machine(path, "removal of a store")
     if path.is_symlink():
         raise NotAStoreError(path, "it is a link")
     with lock(path, timeout=timeout):

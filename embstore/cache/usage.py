@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from embstore._engine.io.durable import replace_file
@@ -70,31 +70,33 @@ class Usage(PickledByName):
         return self.hits * self.seconds / self.encoded if self.encoded else 0.0
 
 
-def count(path: Path, *, hits: int, misses: int, served: int, encoded: int, seconds: float) -> None:
+def count(path: PurePath, *, hits: int, misses: int, served: int, encoded: int, seconds: float) -> None:
     """Add a run to the usage of the store at `path`.
 
     Parameters
     ----------
-    path : Path
+    path : PurePath
+        At a URL nothing is counted.
     hits, misses, served, encoded, seconds
         See `Usage`.
     """
-    _add(path, Usage(runs=1, hits=hits, misses=misses, served=served, encoded=encoded, seconds=seconds))
+    if isinstance(path, Path):
+        _add(path, Usage(runs=1, hits=hits, misses=misses, served=served, encoded=encoded, seconds=seconds))
 
 
-def mark_used(path: Path) -> None:
+def mark_used(path: PurePath) -> None:
     """Set the time of last use of the store at `path`, unless it is less than an hour old.
 
     A time more than an hour ahead, from a wrong clock, is replaced too.
     """
-    if abs(time.time() - usage_of(path).last_used) >= _HOUR:
+    if isinstance(path, Path) and abs(time.time() - usage_of(path).last_used) >= _HOUR:
         _add(path, Usage())
 
 
-def usage_of(path: Path) -> Usage:
+def usage_of(path: PurePath) -> Usage:
     """Return the usage of the store at `path`. It is empty without a readable file."""
     try:
-        return _read(path)
+        return _read(path) if isinstance(path, Path) else Usage()
     except OSError:
         return Usage()
 

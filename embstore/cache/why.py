@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Literal
 
 from embstore._engine.format.arguments import check_choice
 from embstore._engine.format.config import ABSENT, shown
 from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
+from embstore._engine.read.open_snapshot import exists
 from embstore.cache.cache import Cache
 from embstore.cache.lookup import Lookup, look_up
 from embstore.encoders.defaults import notable_differences
@@ -82,13 +83,13 @@ def why(
     check_choice("settings", settings, ("notable", "all"))
     cache = cache if isinstance(cache, Cache) else Cache(cache)
     path = cache.path_of(config)
-    if path.exists():
+    if exists(path, cache.storage_options):
         with open_store(path, config=config, **cache.options) as store:
             return _hit(path, store, list(fields or ()))
     return _miss(config, cache.lookup(config), settings)
 
 
-def _hit(path: Path, store: EmbeddingStore, wanted: list[str]) -> Explanation:
+def _hit(path: PurePath, store: EmbeddingStore, wanted: list[str]) -> Explanation:
     missing = tuple(name for name in wanted if name not in store.fields)
     has = f"{path.name} has {len(store):,} rows of {', '.join(store.fields) or 'no field yet'}"
     text = f"field miss: {has}, and no {', '.join(missing)}" if missing else f"hit: {has}"

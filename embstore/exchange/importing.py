@@ -22,10 +22,11 @@ from embstore._engine.format.config import Config
 from embstore._engine.format.keys import UNLABELLED, Key
 from embstore._engine.format.record import FieldSpec
 from embstore._engine.format.text import plain_text
-from embstore._engine.io.urls import local_path
+from embstore._engine.io.urls import is_url, local_path
 from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, check_progress, reporting
+from embstore._engine.read.open_snapshot import exists
 from embstore._engine.write.check_input import Casting
 from embstore._engine.write.plans import IfExists
 from embstore.cache.cache import Cache
@@ -204,10 +205,12 @@ def import_file(
         given = _config(table, config)
         append = BulkAppend(table, if_exists, casting)  # reads all keys, before a store is made
         if isinstance(dest, Cache):
-            where, opening = dest.path_of(given), functools.partial(dest.open, given)
+            there, opening = dest.has_store(dest.path_of(given)), functools.partial(dest.open, given)
         else:
-            where, opening = local_path(dest), functools.partial(open_store, dest, config=given)
-        store = opening("r+", **options) if where.exists() else None
+            place = dest if is_url(dest) else local_path(dest)
+            there = exists(place, options.get("storage_options"))
+            opening = functools.partial(open_store, dest, config=given)
+        store = opening("r+", **options) if there else None
         held = {} if store is None else store.fields
         specs = held or {name: _spec(table, name, (fields or {}).get(name), casting) for name in table.fields}
         if store is None:

@@ -11,7 +11,7 @@ import glob
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from embstore._engine.format.keys import Key
 from embstore._engine.format.record import FieldSpec
@@ -115,8 +115,10 @@ def remove_backfill_leftovers(store: EmbeddingStore) -> None:
             remove_tree(path, first=METADATA_NAME)
 
 
-def gathered_for(path: Path) -> list[Path]:
+def gathered_for(path: PurePath) -> list[Path]:
     """Return the paths of the stores in which rows of new fields gather for the store at `path`."""
+    if not isinstance(path, Path):
+        return []
     return list(path.parent.glob(f".{glob.escape(path.name)}.*{BACKFILL}"))
 
 

@@ -182,7 +182,7 @@ class RowsByContent:
                 return self._store.refresh()
             except (NotAStoreError, StoreReplacedError):
                 self._store = None
-        if self.cache.path_of(self.config).exists():
+        if self.cache.has_store(self.cache.path_of(self.config)):
             self._store = self.cache.open(self.config)
         return self._store is not None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -210,7 +210,7 @@ def _decoded_again(encoder: BaseEncoder, chosen: Iterable[tuple[AnySample, str]]
     return items
 
 
-def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Mapping[Any, Any], path: Path) -> None:
+def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Mapping[Any, Any], path: PurePath) -> None:
     """Encode the first batch of a new store again, then its first and its last sample alone, and compare the rows.
 
     The samples are decoded again too, since a decoder may be random. In a padded batch, the longest sample has the same
@@ -222,7 +222,7 @@ def check_repeats(encoder: BaseEncoder, batch: Sequence[Decoded], values: Mappin
     batch : sequence of Decoded
     values : mapping of str to array
         Rows that the encoder returned for the batch, by field. None is the only field.
-    path : Path
+    path : PurePath
         Path of the store.
 
     Raises

@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,8 @@ from embstore._engine.format.keys import hash_file_ids
 from embstore._engine.progress import Progress, check_progress, reporting
 from embstore._engine.version import __version__
 from embstore._engine.write.check_input import read_keys
+from embstore._engine.write.parts_session import PartsSession
+from embstore._engine.write.session import Session
 from embstore.cache.cache import Cache
 from embstore.cache.usage import count
 from embstore.encoders.base import BaseEncoder, Encoder, as_encoder
@@ -58,7 +60,7 @@ def embed(
     *,
     batch_size: int = 32,
     workers: int | None = None,
-    interval: float = 2.0,
+    interval: float | None = None,
     shard: tuple[int, int] | None = None,
     vanished: Vanished = "report",
     force: bool = False,
@@ -69,8 +71,11 @@ def embed(
 ) -> EmbedResult:
     """Encode the samples of a source that a cache lacks or has with other content.
 
+    A cache in a bucket (``s3://…``) is filled by any number of machines at once. They store each row once. Without
+    `shard`, each of them may encode all samples.
+
     Rows are committed at least every `interval` seconds. A killed run loses at most this much work and the current
-    batch, and the next run resumes. Several processes may fill one cache at once: no sample is encoded twice. If
+    batch, and the next run resumes. Several processes may fill one local cache at once: no sample is encoded twice. If
     nothing is missing, nothing is loaded. A sample that can't be read, decoded or encoded makes no row, and the
     result lists it. A field that the store lacks is encoded for all stored rows and committed whole.
 
@@ -87,11 +92,12 @@ def embed(
         config.
     workers : int, optional
         Threads that read and decode ahead of the encoder. By default the number of processors, at most 8.
-    interval : float
-        Seconds between commits.
+    interval : float, optional
+        Seconds between commits. By default 2, and 20 in a bucket, where each commit makes a part.
     shard : (int, int), optional
         ``(i, n)``: encode only part i of n into a separate store (`part_path`), for array jobs on several machines.
-        `embstore.merge` joins the parts. Rows of the whole store count as hits.
+        `embstore.merge` joins the parts. Rows of the whole store count as hits. In a bucket all shards write into the
+        one store, and there is nothing to merge.
     vanished : {"report", "delete", "ignore"}
         Treatment of rows of the same origin (folder, file or split) whose sample is no longer in the source. "delete"
         deletes them at the end of the run. A source without a root, such as a DataFrame, may not delete rows if it has
@@ -133,6 +139,8 @@ def embed(
         A field of the encoder is stored with another shape, dtype, layer or pooling.
     UnknownFieldError
         The store has a field that the encoder lacks, so new rows would lack it.
+    ReadOnlyError
+        Stored rows in a bucket would get another field, or other values of a column.
     DtypeError, NameRefusedError, UnknownColumnError
         Values or a name don't fit a column, or a row is given no value of integers or bools. Nothing was encoded.
     MissingKeysError
@@ -160,7 +168,8 @@ def embed(
     config = Config(own.config, dataset=source.name)
     path = cache.path_of(config)
     if shard is not None:
-        samples, path = _share(samples, shard), part_path(path, shard)
+        samples = _share(samples, shard)
+        path = part_path(path, shard) if isinstance(path, Path) else path
     run = Run(
         cache=cache,
         path=path,
@@ -172,12 +181,12 @@ def embed(
         columns=SampleColumns(samples, columns),
         batch_size=batch_size,
         workers=workers or min(8, os.cpu_count() or 1),
-        interval=interval,
+        interval=_interval(path) if interval is None else interval,
         compare=compare,
         canaries=canaries,
         began=began,
     )
-    with noting_rows(run.path):
+    with noting_rows(run.path, cache.storage_options):
         result = _carried_out(run, vanished, progress, started, shard, force=force)
     if result.encoded or result.fields_added:
         cache.prune_after(cache.path_of(config))
@@ -195,7 +204,7 @@ def _carried_out(
 ) -> EmbedResult:
     """Compare, encode, and return the result."""
     own, name = run.encoder, run.config["dataset"]
-    whole = None if shard is None else whole_store(run)
+    whole = None if run.path == run.cache.path_of(run.config) else whole_store(run)
     refuse_other_modality(run.samples, own.modality)
     status = compare_with_store(run, whole=whole, gone=shard is None and vanished != "ignore")
     logger.info("%s: %s", name, status.reason)
@@ -290,10 +299,11 @@ def _finished(
         fields_added=added,
         keys=tuple(keys),
         wanted=tuple(run.samples),
-        shard=shard,
+        shard=None if run.path == whole else shard,
         rows=rows,
         nbytes=nbytes,
         seconds=time.monotonic() - started,
+        storage_options=run.cache.storage_options,
     )
 
 
@@ -316,6 +326,11 @@ def _delete(store: EmbeddingStore, keys: list[str], why: str) -> int:
         except MissingKeysError:
             store.refresh()
     return deleted
+
+
+def _interval(path: PurePath) -> float:
+    """Return the seconds between commits into the store at a path or URL."""
+    return (Session if isinstance(path, Path) else PartsSession).interval
 
 
 def part_path(path: Path, shard: tuple[int, int]) -> Path:
@@ -358,7 +373,7 @@ def _give_all(job: Job, store: EmbeddingStore) -> None:
 def _writable(run: Run) -> EmbeddingStore:
     """Open or make the store of a run for writing, with the columns on the content that its rows were made from."""
     encoder = run.encoder
-    if not run.path.exists():
+    if not run.cache.has_store(run.path):
         made = {"fields": encoder.fields, "provenance": _provenance(encoder), "expected_rows": len(run.samples)}
         with contextlib.suppress(StoreExistsError):  # another process makes it
             open_store(run.path, "x", config=run.config, **{**made, **run.options}).close()

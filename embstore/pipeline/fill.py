@@ -21,7 +21,7 @@ from embstore._engine.progress import Advance
 from embstore._engine.write.check_input import Casting, named_rows, read_keys
 from embstore._engine.write.copy_plans import Copies, plan_copies
 from embstore._engine.write.row_writer import RowWriter
-from embstore.cache.claims import Claims, hashes_of
+from embstore.cache.claims import Claims, NoClaims, claims_on, hashes_of
 from embstore.cache.coverage import stamp_values
 from embstore.encoders.base import BaseEncoder
 from embstore.errors import NonFiniteError, StoreChangedError
@@ -111,7 +111,7 @@ class Job:
         if not todo:
             return
         same = SameContent.of(store, todo, self.gone) if self.encoder.pure else None
-        with Claims(store.path) as claims:
+        with claims_on(store.path) as claims:
             while todo:
                 before = len(self.done) + len(self.failures)
                 self._round(store, {key: samples[key] for key in todo}, claims, same)
@@ -131,7 +131,7 @@ class Job:
         """
         if self.gone and samples and self.encoder.pure:
             same = SameContent.of(store, samples, self.gone)
-            with Claims(store.path) as claims:
+            with claims_on(store.path) as claims:
                 self._round(store, samples, claims, same, encode=False)
             store.refresh()
 
@@ -146,7 +146,7 @@ class Job:
         self,
         store: EmbeddingStore,
         samples: Samples,
-        claims: Claims,
+        claims: Claims | NoClaims,
         same: SameContent | None,
         *,
         encode: bool = True,
@@ -185,7 +185,7 @@ class Job:
             self._copy(store, rows, same, same.again)
 
     def _claimed(
-        self, store: EmbeddingStore, samples: Samples, rows: Mapping[str, int], claims: Claims
+        self, store: EmbeddingStore, samples: Samples, rows: Mapping[str, int], claims: Claims | NoClaims
     ) -> Iterator[tuple[str, AnySample]]:
         """Yield samples on demand, once it is known that no other process has claimed or stored them."""
         left = deque(zip(samples, hashes_of(list(samples)), strict=True))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -97,7 +98,7 @@ def compare_with_store(run: Run, *, whole: Coverage | None = None, gone: bool = 
         Whether to look for rows whose sample is gone.
     """
     samples = run.samples
-    if not run.path.exists():
+    if not run.cache.has_store(run.path):
         found = whole or Coverage(missing=list(samples))
         run.columns.fit(None)
         return StoreStatus(
@@ -161,7 +162,7 @@ def refuse_another_dataset(run: Run, status: StoreStatus, *, delete: bool) -> No
 def whole_store(run: Run) -> Coverage | None:
     """Return the coverage of a shard's samples by the whole store, or None if that store does not exist."""
     path = run.cache.path_of(run.config)
-    if not path.exists():
+    if not run.cache.has_store(path):
         return None
     with open_store(path, **run.options) as store:
         if new := new_fields_of(store, run.encoder):
@@ -199,11 +200,13 @@ def _together(whole: Coverage, part: Coverage) -> Coverage:
 
 
 def new_fields_of(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
-    """Return the encoder's fields that a store lacks.
+    """Return the encoder's fields that a store lacks. The first rows of a store in a bucket decide its fields.
 
     Raises
     ------
     FieldMismatchError
+    ReadOnlyError
+        The store has rows in a bucket, and they can't get fields.
     """
     new = []
     for name, spec in (encoder.fields or {}).items():
@@ -212,6 +215,14 @@ def new_fields_of(store: EmbeddingStore, encoder: BaseEncoder) -> list[str]:
             new.append(name)
         elif stored.meaning != spec.meaning:
             raise FieldMismatchError(name, path=store.path, expected=stored.meaning, found=spec.meaning)
+    if new and not isinstance(store.path, Path):
+        if store.fields:
+            raise ReadOnlyError(
+                store.path,
+                f"{', '.join(new)} can't be added in a bucket, whose parts never change; encode into a new store: a "
+                "cache at another URL",
+            )
+        return []
     return new
 
 
@@ -263,8 +274,10 @@ def note_anew(run: Run, touched: list[str], unnoted: list[str]) -> None:
 
     Another process may replace a row at the same time, and the new row must not get the stamp of the old content. So
     the columns are written only if nothing was committed since they were read. Best effort: skipped for a read-only
-    cache.
+    cache, and in a bucket, whose rows never change.
     """
+    if not isinstance(run.path, Path):
+        return
     found_now = ((key, run.samples[key].stamp) for key in touched)
     stamps = {key: stamp for key, stamp in found_now if stamp.size >= 0 and settled(stamp.mtime, run.began)}
     if not stamps and not unnoted:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import html
 import itertools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.config import Config
+from embstore._engine.io.urls import without_secrets
 from embstore._engine.notebook import html_table
 from embstore._engine.pickles import PickledByName
 from embstore._engine.sizes import size as size_text
@@ -32,8 +33,8 @@ class EmbedResult(PickledByName):
 
     Attributes
     ----------
-    path : Path
-        Path of the store.
+    path : Path, or a URL of type PurePath
+        Place of the store.
     config : Config
     reason : str
         Hit, or how the cache missed.
@@ -69,9 +70,11 @@ class EmbedResult(PickledByName):
         Bytes of all rows of the store.
     seconds : float
         Duration of the run.
+    storage_options : mapping or None
+        Options of the bucket of the store. A pickled result holds no credentials.
     """
 
-    path: Path
+    path: PurePath
     config: Config = field(repr=False)
     reason: str
     samples: int
@@ -90,6 +93,10 @@ class EmbedResult(PickledByName):
     rows: int
     nbytes: int
     seconds: float
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PickledByName.__reduce__(_without_secrets(self))
 
     @staticmethod
     def _failure(key: str, where: str, reason: str) -> Failure:
@@ -103,7 +110,7 @@ class EmbedResult(PickledByName):
     @property
     def store(self) -> EmbeddingStore:
         """The store, opened for reading. It may have rows of other samples. Each chunk is checked at its first read."""
-        return open_store(self.path, check="touched")
+        return open_store(self.path, check="touched", storage_options=self.storage_options)
 
     @property
     def view(self) -> View:
@@ -172,6 +179,10 @@ class EmbedResult(PickledByName):
         if self.failed:
             lines += ["failed, and tried again by the next run:", *(f"  {line}" for line in folded(self.failed))]
         return "\n".join(lines)
+
+
+def _without_secrets(result: EmbedResult) -> EmbedResult:
+    return replace(result, storage_options=without_secrets(result.storage_options))
 
 
 def folded(failures: Sequence[Failure]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from embstore._engine.format.config import Config
@@ -26,7 +26,7 @@ class Run:
     Attributes
     ----------
     cache : Cache
-    path : Path
+    path : PurePath
         Path of the store that the run fills: the store of the config, or a shard's part of it.
     config : Config
     encoder : BaseEncoder
@@ -45,7 +45,7 @@ class Run:
     """
 
     cache: Cache
-    path: Path
+    path: PurePath
     config: Config
     encoder: BaseEncoder
     samples: Samples

@@ -83,7 +83,7 @@ class StoreWriter(StoreReader):
     def writer(
         self,
         *,
-        interval: float = 2.0,
+        interval: float | None = None,
         max_bytes: int = 256 * 2**20,
         if_exists: IfExists = "error",
         casting: Casting = "no",
@@ -92,8 +92,8 @@ class StoreWriter(StoreReader):
 
         Parameters
         ----------
-        interval : float
-            Seconds between commits.
+        interval : float, optional
+            Seconds between commits. By default 2, and 20 in a bucket, where each commit makes a part.
         max_bytes : int
             Bytes of collected rows at which they are committed early.
         if_exists, casting
@@ -104,6 +104,7 @@ class StoreWriter(StoreReader):
         ReadOnlyError
         """
         self._session.check_writable()
+        interval = self._session.interval if interval is None else interval
         return RowWriter(self._session, interval=interval, max_bytes=max_bytes, if_exists=if_exists, casting=casting)
 
     def delete(self, keys: Iterable[str | Key]) -> int:
@@ -181,7 +182,8 @@ class StoreWriter(StoreReader):
     ) -> tuple[str, ...]:
         """Add and change columns, all of them in one commit. Nothing is written if the values are the stored ones.
 
-        Rows that are not in `keys` keep their values. In a new column they have its fill.
+        Rows that are not in `keys` keep their values. In a new column they have its fill. In a bucket only a store
+        without rows can get columns.
 
         Parameters
         ----------
@@ -205,6 +207,8 @@ class StoreWriter(StoreReader):
         ------
         StoreChangedError
             The store is at another commit than `commit_id`, or rows of the view were deleted.
+        ReadOnlyError
+            The change is one of stored rows in a bucket.
         MissingKeysError
             Some keys are not stored, or live rows get no value and a new column has no fill.
         DuplicateKeysError, ShapeError, DtypeError, NameRefusedError
@@ -224,13 +228,20 @@ class StoreWriter(StoreReader):
         """
         given = named_rows(mapping_of("columns", columns, "column names to values"))
         fills = mapping_of("fill", fill, "column names to values")
-        with self._session.rewriting("set_columns") as snapshot:
+        session = self._session
+
+        def plan_on(snapshot: Snapshot) -> tuple[Plan | None, tuple[str, ...]]:
             found = snapshot.record.commit_id
             if commit_id not in (None, found):
                 raise StoreChangedError(self.path, "it is at another commit", expected=commit_id, found=found)
-            plan, changed = plan_columns(snapshot, self._rows_to_change(keys), given, fills)
+            return plan_columns(snapshot, self._rows_to_change(keys), given, fills)
+
+        if isinstance(session, PartsSession):
+            return session.apply(lambda snapshot, _: session.without_rows(snapshot, *plan_on(snapshot)))
+        with session.writing() as snapshot:
+            plan, changed = plan_on(snapshot)
             if plan is not None:
-                self._session.commit(plan)
+                session.commit(plan)
         return changed
 
     def _rows_to_change(self, keys: Iterable[str | Key] | RowTables | None) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Final, Literal
 
 from embstore import EmbeddingStore, FieldSpec
@@ -27,7 +27,7 @@ class StoreLayer:
         Keys that are not stored are skipped.
     """
 
-    def __init__(self, path: Path, field: str, keys: Sequence[str]) -> None:
+    def __init__(self, path: PurePath, field: str, keys: Sequence[str]) -> None:
         self.path = path
         self.field = field
         self._keys = keys

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from embstore import open as open_store
 from embstore._engine.format.record import offsets_name
 from embstore._engine.io.mapping import available
 from embstore._engine.io.threads import ThreadLock
+from embstore._engine.io.urls import is_url, local_path
 from embstore._outputs.tensors import as_tensor
 from embstore.errors import StoreReplacedError
 
@@ -63,7 +63,7 @@ class OpenStore:
     store : EmbeddingStore
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.store = open_store(path)
         self._rows: dict[str, tuple[State, Rows]] = {}
 
@@ -82,13 +82,21 @@ class OpenStore:
         return known
 
 
-_open: weakref.WeakValueDictionary[Path, OpenStore] = weakref.WeakValueDictionary()
+_open: weakref.WeakValueDictionary[str, OpenStore] = weakref.WeakValueDictionary()
 _lock = ThreadLock()
 
 
+def _place(path: str | os.PathLike[str]) -> str:
+    """Return a URL, or a resolved path."""
+    return os.fspath(path if is_url(path) else local_path(path).resolve())
+
+
 def open_shared(path: str | os.PathLike[str]) -> OpenStore:
-    """Return this process's reader of a store, at the newest commit. It is closed with its last reference."""
-    place = Path(path).resolve()
+    """Return this process's reader of a store at a path or URL, at the newest commit.
+
+    It is closed with its last reference.
+    """
+    place = _place(path)
     with _lock():
         known = _open.get(place)
         if known is not None:
@@ -101,7 +109,7 @@ def open_shared(path: str | os.PathLike[str]) -> OpenStore:
 
 def refresh_shared(path: str | os.PathLike[str]) -> None:
     """Refresh this process's reader of a store, if it is open."""
-    place = Path(path).resolve()
+    place = _place(path)
     with _lock():
         known = _open.get(place)
     if known is not None:

@@ -111,7 +111,7 @@ def read_head(folder: ReadableFolder) -> tuple[Record | Listing, Signature]:
     """
     path = folder.path / METADATA_NAME
     try:
-        signature, (record, rewritten) = folder.read_marked(METADATA_NAME, _head_in, most=MAX_METADATA_BYTES)
+        signature, (record, rewritten) = folder.read_marked(METADATA_NAME, head_in, most=MAX_METADATA_BYTES)
     except NotAStoreError:
         raise
     except FileNotFoundError as error:
@@ -136,7 +136,8 @@ def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
     return record, signature
 
 
-def _head_in(path: PurePath, data: bytes) -> tuple[Record | Listing, bool]:
+def head_in(path: PurePath, data: bytes) -> tuple[Record | Listing, bool]:
+    """Return the commit record in a ``zarr.json``, and whether another program rewrote its consolidated metadata."""
     if listing := listing_in(path, data):
         return listing, False
     document = parse_document(path, data)

@@ -117,6 +117,15 @@ class Bucket:
         for name in names:
             self._again(name, partial(self._objects.delete, [name]))
 
+    def folders(self) -> list[str]:
+        """Return the names of the folders directly below the URL, sorted.
+
+        Raises
+        ------
+        RemoteError
+        """
+        return self._again("", self._objects.folders)
+
     def listed(self, prefix: str) -> list[Listed]:
         """List the objects below a folder of the store.
 

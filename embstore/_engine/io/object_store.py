@@ -237,6 +237,18 @@ class ObjectStore:
             with contextlib.suppress(FileNotFoundError):
                 _explained(partial(obstore.delete, self._store, f"{self._prefix}{name}"), name)
 
+    def folders(self) -> list[str]:
+        """Return the names of the folders directly below the URL, sorted.
+
+        Raises
+        ------
+        RefusedError, OSError
+        """
+        import obstore
+
+        found = _explained(lambda: obstore.list_with_delimiter(self._store, prefix=self._prefix or None), "")
+        return sorted(name.removeprefix(self._prefix).rstrip("/") for name in found["common_prefixes"])
+
     def listed(self, prefix: str = "") -> Iterator[Listed]:
         """Yield the objects whose names begin with whole parts of `prefix`.
 

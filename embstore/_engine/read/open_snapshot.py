@@ -11,7 +11,7 @@ from typing import Any
 from embstore._engine.chunks.record_file import ATTEMPTS, as_corruption, is_newer, read_head
 from embstore._engine.format.parts import Listing
 from embstore._engine.format.record import Record
-from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES
+from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore._engine.io.filesystem import on_network
 from embstore._engine.io.folder import Folder, ReadableFolder
 from embstore._engine.io.locks import OPEN_MARK, share
@@ -25,6 +25,23 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore.errors import CorruptStoreError, NotAStoreError, StoreChangedError, StoreReplacedError
 
 logger = logging.getLogger("embstore")
+
+
+def exists(place: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> bool:
+    """Return whether anything is at a resolved path, or whether a store is at a URL.
+
+    Raises
+    ------
+    RemoteError
+    """
+    if not is_url(place):
+        return Path(place).exists()
+    folder = RemoteFolder.open(os.fspath(place), storage_options, max_signed_bytes=MAX_METADATA_BYTES)
+    try:
+        folder.read(METADATA_NAME, most=MAX_METADATA_BYTES)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def open_snapshot(

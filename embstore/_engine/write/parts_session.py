@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 import numpy as np
 
@@ -92,6 +92,8 @@ class PartsSession(Session):
     bucket : Bucket
     """
 
+    interval: ClassVar[float] = 20.0  # each commit is a part, and many parts make a store slow to open
+
     def __init__(self, snapshot: PartsSnapshot, mark: Mark, bucket: Bucket) -> None:
         super().__init__(snapshot, writable=True, lock_timeout=0)
         self.bucket = bucket
@@ -149,6 +151,14 @@ class PartsSession(Session):
             f"{what} is not possible in a bucket, whose parts never change; make a local copy with "
             "embstore.merge(copy, url), change that, and push it to a new URL",
         )
+
+    def without_rows(
+        self, snapshot: Snapshot, plan: Plan | None, changed: tuple[str, ...]
+    ) -> tuple[Plan | None, tuple[str, ...]]:
+        """Return a plan of columns, unless it changes stored rows: then raise ReadOnlyError."""
+        if plan is not None and snapshot.record.rows:
+            self.refuse(f"a change of {', '.join(changed)} in stored rows")
+        return plan, changed
 
     @contextlib.contextmanager
     def rewriting(self, what: str) -> Iterator[Snapshot]:

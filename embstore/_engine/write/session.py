@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from embstore._engine.format.zarr_layout import METADATA_NAME
 from embstore._engine.io.locks import lock
@@ -39,6 +39,9 @@ class Session:
     lock_timeout : float
         Seconds to wait for another writer.
     """
+
+    interval: ClassVar[float] = 2.0
+    """Seconds between the commits of a writer, if it is given none."""
 
     def __init__(self, snapshot: Snapshot, *, writable: bool, lock_timeout: float) -> None:
         # A `Path` for all stores but those at a URL, which only read: theirs is a `Url`, for display.

@@ -7,7 +7,7 @@ row of each file_id. It states neither sample rate nor duration nor model.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypedDict
 
 from embstore._engine.format.keys import split_text
@@ -31,7 +31,7 @@ class ClassRows(TypedDict):
     """
 
     manifest: dict[str, Any]
-    chunks: list[Path]
+    chunks: list[PurePath]
     index_map: dict[str, list[int]]
 
 

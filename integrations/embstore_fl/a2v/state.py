@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from embstore.exchange import Unreadable
@@ -31,7 +31,7 @@ class State:
     from_file: Mapping[str, Any] | None = None
     report: CacheReport = field(default_factory=CacheReport)
     asked: dict[str, Any] | None = None
-    counted: set[Path] = field(default_factory=set)
+    counted: set[PurePath] = field(default_factory=set)
     unreadable: tuple[Unreadable, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Final
 
 import numpy as np
@@ -59,7 +59,7 @@ class CacheReport:
     missing: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     reason: str = ""
-    paths: tuple[Path, ...] = ()
+    paths: tuple[PurePath, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -72,7 +72,7 @@ class CacheReport:
         return "hit" if self.complete else "partial" if self.stored else "miss"
 
 
-def paths_of(cache: Cache, wanted: names.Wanted, config: Mapping[str, Any] | None, *, cls: bool) -> list[Path]:
+def paths_of(cache: Cache, wanted: names.Wanted, config: Mapping[str, Any] | None, *, cls: bool) -> list[PurePath]:
     """Return the paths of matching stores. With a config, only its store. With `cls`, stores of the CLS token, too.
 
     Raises
@@ -81,7 +81,7 @@ def paths_of(cache: Cache, wanted: names.Wanted, config: Mapping[str, Any] | Non
     """
     if config is not None:
         path = cache.path_of(Config({"dataset": wanted.dataset, **config}))
-        return [path] if path.exists() else []
+        return [path] if cache.has_store(path) else []
     return [entry.path for entry in names.find_stores(cache, wanted, cls=cls)]
 
 
@@ -91,11 +91,11 @@ def alike(shape: tuple[int, ...], other: tuple[int, ...], tokens: Tokens) -> boo
 
 
 def look_up(
-    paths: Sequence[Path],
+    paths: Sequence[PurePath],
     own: Sequence[str],
     files: FilesOf,
     *,
-    counted: set[Path],
+    counted: set[PurePath],
     field: str | None = None,
     tokens: Tokens = "all",
 ) -> tuple[list[StoreLayer], CacheReport]:
@@ -233,9 +233,9 @@ def _new_keys(store: EmbeddingStore, keys: Sequence[str], files: Mapping[str, Fi
     return [key for key in keys if key not in known]
 
 
-def remove(cache: Cache, wanted: names.Wanted) -> list[Path]:
+def remove(cache: Cache, wanted: names.Wanted) -> list[PurePath]:
     """Remove a data set's stores with these attributes. Return their paths. A store that a writer holds is kept."""
-    removed: list[Path] = []
+    removed: list[PurePath] = []
     for entry in cache.entries():
         if entry.config.get("dataset") != wanted.dataset or names.differences(wanted, entry.config):
             continue
@@ -271,7 +271,7 @@ class Files:
         return iter(self.files.values())
 
 
-def lies_in(layer: Layer, folder: Path) -> bool:
+def lies_in(layer: Layer, folder: PurePath) -> bool:
     """Return whether a layer is a store of this cache."""
     return isinstance(layer, StoreLayer) and layer.path.parent == folder
 
