@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from embstore.store.salvage import salvage as salvage
     from embstore.store.verify import Problem as Problem
     from embstore.store.verify import Report as Report
-    from embstore.store.verify import verify as verify
+    from embstore.store.verify_parts import verify as verify
 
 _HOMES = {
     "Aligned": "store.align",
@@ -92,7 +92,7 @@ _HOMES = {
     "merge": "store.merge",
     "open": "store.open",
     "salvage": "store.salvage",
-    "verify": "store.verify",
+    "verify": "store.verify_parts",
     "why": "cache.why",
 }
 

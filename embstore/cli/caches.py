@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import PATH, command, duration, nbytes, pair, to_json
+from embstore.cli.options import PLACE, command, duration, nbytes, pair, to_json
 from embstore.cli.output import is_terminal, print_answer, print_json, print_table, printable, when
 
 if TYPE_CHECKING:
     from embstore import Cache, CacheEntry
     from embstore.cache.prune import IfOpen, StoreUse
 
-CACHE = click.argument("cache", type=PATH)
+CACHE = click.argument("cache", type=PLACE)
 _having = click.option(
     *("--having", "having"),
     type=pair,
@@ -27,10 +26,14 @@ _having = click.option(
 )
 
 
-def _opened(path: Path) -> Cache:
-    """Open the cache at a path. Raise if it is not a folder, or is a store: a typing error would go unnoticed."""
+def _opened(place: str) -> Cache:
+    """Open the cache at a place. Raise if it is not a folder, or is a store: a typing error would go unnoticed."""
     from embstore import Cache
+    from embstore._engine.io.urls import is_url, local_path
 
+    if is_url(place):
+        return Cache(place)
+    path = local_path(place)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder of stores: {'it is a file' if path.exists() else 'not found'}")
     if (path / "zarr.json").exists():
@@ -38,12 +41,12 @@ def _opened(path: Path) -> Cache:
     return Cache(path)
 
 
-def print_entries(cache: Path, having: Sequence[tuple[str, Any]] = (), *, as_json: bool) -> None:
+def print_entries(cache: Cache, having: Sequence[tuple[str, Any]] = (), *, as_json: bool) -> None:
     """Print the stores of a cache."""
     from embstore._engine.format.config import as_words
     from embstore._engine.sizes import size
 
-    stores = _opened(cache).stats(dict(having))
+    stores = cache.stats(dict(having))
     if as_json:
         for store in stores:
             print_json(_facts(store))
@@ -68,16 +71,16 @@ def cache() -> None:
 @CACHE
 @_having
 @to_json
-def ls(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
+def ls(cache: str, having: list[tuple[str, Any]], as_json: bool) -> None:
     """List the stores: size, last use, and the attributes in which the stores of one model differ."""
-    print_entries(cache, having, as_json=as_json)
+    print_entries(_opened(cache), having, as_json=as_json)
 
 
 @command("stats")
 @CACHE
 @_having
 @to_json
-def stats(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
+def stats(cache: str, having: list[tuple[str, Any]], as_json: bool) -> None:
     """Show the size of each store, its hits and misses, and the time saved."""
     stores = _opened(cache).stats(dict(having))
     if as_json:
@@ -127,7 +130,7 @@ def _removal(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command("clear")
 @_removal
-def clear(cache: Path, having: list[tuple[str, Any]], **options: bool) -> int:
+def clear(cache: str, having: list[tuple[str, Any]], **options: bool) -> int:
     """Remove all stores, or those whose config has the given values."""
     opened = _opened(cache)
     return _remove(opened, opened.clear(dict(having), dry_run=True), "remove", **options)
@@ -138,7 +141,7 @@ def clear(cache: Path, having: list[tuple[str, Any]], **options: bool) -> int:
 @click.option("--max-size", type=nbytes, metavar="BYTES", help="Keep stores up to this size on disk, such as 100GB.")
 @click.option("--unused-for", type=duration, metavar="TIME", help="Remove stores unused for this long, such as 30d.")
 def prune(
-    cache: Path, having: list[tuple[str, Any]], max_size: int | None, unused_for: float | None, **options: bool
+    cache: str, having: list[tuple[str, Any]], max_size: int | None, unused_for: float | None, **options: bool
 ) -> int:
     """Remove the least recently used stores, by size or by age."""
     if max_size is None and unused_for is None:
@@ -190,7 +193,7 @@ def _agreed(question: str) -> bool:
 @CACHE
 @_having
 @to_json
-def pin(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
+def pin(cache: str, having: list[tuple[str, Any]], as_json: bool) -> None:
     """Keep stores from being removed by prune and clear."""
     _print_pins(_opened(cache).pin(dict(having)), "pinned", as_json=as_json)
 
@@ -199,7 +202,7 @@ def pin(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
 @CACHE
 @_having
 @to_json
-def unpin(cache: Path, having: list[tuple[str, Any]], as_json: bool) -> None:
+def unpin(cache: str, having: list[tuple[str, Any]], as_json: bool) -> None:
     """Undo pin."""
     _print_pins(_opened(cache).unpin(dict(having)), "no longer pinned", as_json=as_json)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 
 from embstore.cli.exits import DONE, PARTLY
-from embstore.cli.options import PATH, command, quiet, to_json, verbose
+from embstore.cli.options import PLACE, command, quiet, to_json, verbose
 from embstore.cli.output import print_answer, print_result
 from embstore.cli.sources import SOURCE, is_part, name_of, names, source_of
 
@@ -29,7 +29,7 @@ def _shard(text: str) -> tuple[int, int]:
 _WHAT: Final = (
     *SOURCE,
     click.option("--model", required=True, help="Folder of the model, or its id on the hub."),
-    click.option("--cache", required=True, type=PATH, help="Folder of the stores."),
+    click.option("--cache", required=True, type=PLACE, help="Folder of the stores, or a URL in a bucket."),
     click.option("--revision", help="Revision of a model on the hub."),
     click.option("--id", help="Name of the model in the config (default: its own id)."),
     click.option("--fields", type=names, metavar="NAMES", help="mean,layer_6.mean, … (default: those of the model)."),

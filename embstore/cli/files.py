@@ -13,6 +13,7 @@ from embstore.cli.exits import DONE, PARTLY
 from embstore.cli.options import (
     OUTPUT,
     PATH,
+    PLACE,
     command,
     if_exists,
     opens_rows,
@@ -64,8 +65,8 @@ def _config(file: Path | None, pairs: Sequence[tuple[str, Any]]) -> dict[str, An
 
 @command("import")
 @click.argument("file", type=PATH)
-@click.argument("dest", type=PATH, required=False)
-@click.option("--cache", type=PATH, help="Cache to import to, instead of DEST.")
+@click.argument("dest", type=PLACE, required=False)
+@click.option("--cache", type=PLACE, help="Cache to import to, instead of DEST.")
 @click.option("--config", "config_file", type=PATH, help="JSON file of the config: all that the values depend on.")
 @click.option(
     "--set",

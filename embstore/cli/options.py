@@ -57,8 +57,9 @@ class _Output(_Local):
 
 
 PATH: Final = _Local(path_type=Path)
+PLACE: Final = _Place(path_type=str)
 OUTPUT: Final = _Output(path_type=Path)
-STORE: Final = click.argument("store", metavar="STORE", type=_Place(path_type=str))
+STORE: Final = click.argument("store", metavar="STORE", type=PLACE)
 
 
 def _verbosity(_: click.Context, __: click.Parameter, count: int) -> int:

@@ -16,6 +16,7 @@ from embstore.cli.exits import DONE, PARTLY
 from embstore.cli.options import (
     OUTPUT,
     PATH,
+    PLACE,
     STORE,
     command,
     if_exists,
@@ -30,7 +31,7 @@ from embstore.cli.options import (
 from embstore.cli.output import is_terminal, print_answer, print_json, print_pairs, print_table, printable
 
 if TYPE_CHECKING:
-    from embstore import EmbeddingStore
+    from embstore import Cache, EmbeddingStore
 
 _SHOWN: Final = 50
 _SHOWN_CLASSES: Final = 12
@@ -39,14 +40,21 @@ _TERMINAL_ROWS: Final = 1_000
 """Rows of a table laid out at once: rich takes a second for ten times as many."""
 
 
-def _cache_at(place: str) -> Path | None:
-    """Return the cache at a place, or None if it is something else or a URL."""
+def _cache_at(place: str, storage: dict[str, Any]) -> Cache | None:
+    """Return the cache at a place, or None if it is something else."""
+    from embstore import Cache
+    from embstore._engine.io.object_store import is_bucket
     from embstore._engine.io.urls import is_url, local_path
+    from embstore._engine.read.open_snapshot import exists
 
     if is_url(place):
-        return None
+        if not is_bucket(place) or exists(place, storage):
+            return None
+        cache = Cache(place, storage_options=storage)
+        return cache if len(cache) else None
     path = local_path(place)
-    return path if path.is_dir() and not (path / "zarr.json").exists() and any(path.glob("*.zarr")) else None
+    found = path.is_dir() and not (path / "zarr.json").exists() and any(path.glob("*.zarr"))
+    return Cache(path) if found and not storage else None
 
 
 @command("info")
@@ -58,9 +66,9 @@ def info(store: str, storage: list[tuple[str, Any]], as_json: bool) -> None:
 
     Settings at the defaults of the model's class are left out. -v shows all.
 
-    STORE is a path or a URL. For the path of a cache, its stores are listed.
+    STORE is a path or a URL. Of a cache, the stores are listed.
     """
-    if not storage and (cache := _cache_at(store)):
+    if cache := _cache_at(store, dict(storage)):
         print_entries(cache, as_json=as_json)
         return
     from embstore._engine.format.config import flattened, shown
@@ -136,7 +144,7 @@ def ls(
     as_json: bool,
 ) -> None:
     """List keys, or the stores of a cache. --json prints an object for each."""
-    if not storage and (cache := _cache_at(store)):
+    if cache := _cache_at(store, dict(storage)):
         if classes or where or long:
             raise click.UsageError(f"{store} is a cache: --class, --where and --long are for the rows of one store")
         print_entries(cache, as_json=as_json)
@@ -213,13 +221,14 @@ def _write_npy(path: Path, values: Any) -> None:
 
 
 @command("verify")
-@click.argument("store", type=PATH, metavar="STORE")
+@STORE
+@storage_options
 @to_json
-def verify(store: Path, as_json: bool) -> int:
-    """Check every byte of a store against its checksums."""
+def verify(store: str, storage: list[tuple[str, Any]], as_json: bool) -> int:
+    """Check every byte of a store, at a path or a URL, against its checksums."""
     from embstore import verify
 
-    report = verify(store)
+    report = verify(store, storage_options=dict(storage) or None)
     problems = [{"path": p.path, "detail": p.detail, "rows": len(p.rows)} for p in report.problems]
     facts = {"path": report.path, "ok": report.ok, "rows": report.rows, "rows_affected": len(report.rows_affected)}
     print_answer(as_json, {**facts, "keys_affected": report.keys_affected, "problems": problems}, str(report))
@@ -227,14 +236,18 @@ def verify(store: Path, as_json: bool) -> int:
 
 
 @command("salvage")
-@click.argument("store", type=PATH, metavar="STORE")
+@STORE
 @click.argument("dest", type=PATH)
+@storage_options
 @to_json
-def salvage(store: Path, dest: Path, as_json: bool) -> int:
-    """Copy the sound rows of a damaged store to DEST, which must not exist. The damaged store is not changed."""
+def salvage(store: str, dest: Path, storage: list[tuple[str, Any]], as_json: bool) -> int:
+    """Copy the sound rows of a damaged store to DEST, which must not exist. The damaged store is not changed.
+
+    STORE is a path or a URL, and DEST is a path.
+    """
     from embstore import salvage
 
-    report = salvage(store, dest)
+    report = salvage(store, dest, storage_options=dict(storage) or None)
     lost = len(report.rows_lost)
     facts = {"path": report.path, "rows_kept": report.rows_kept, "rows_lost": lost, "keys_lost": report.keys_lost}
     counts = printable(f"{report.path}: {report.rows_kept:,} rows kept, {lost:,} lost")
@@ -256,17 +269,29 @@ def compact(store: str, as_json: bool) -> None:
 
 
 @command("merge")
-@click.argument("dest", type=PATH)
-@click.argument("parts", type=PATH, nargs=-1, required=True)
+@click.argument("dest", type=PLACE)
+@click.argument("parts", type=PLACE, nargs=-1, required=True)
 @if_exists
+@storage_options
 @click.option("--compression", type=click.Choice(["zstd", "blosc"]), help="Compression of DEST, if it is new.")
 @to_json
-def merge(dest: Path, parts: tuple[Path, ...], if_exists: Any, compression: str | None, as_json: bool) -> None:
-    """Merge the rows of stores with one config into DEST, in one commit. DEST is made if it is absent."""
+def merge(
+    dest: str,
+    parts: tuple[str, ...],
+    if_exists: Any,
+    storage: list[tuple[str, Any]],
+    compression: Any,
+    as_json: bool,
+) -> None:
+    """Merge the rows of stores with one config into DEST, in one commit. DEST is made if it is absent.
+
+    All of them are paths or URLs.
+    """
     from embstore import merge
 
-    result = merge(dest, *parts, if_exists=if_exists, **({"compression": compression} if compression else {}))
+    options: dict[str, Any] = {"compression": compression} if compression else {}
+    result = merge(dest, *parts, if_exists=if_exists, storage_options=dict(storage) or None, **options)
     facts = {"path": dest, "appended": result.appended, "skipped": result.skipped, "replaced": result.replaced}
     replaced = f", {result.replaced:,} of them in place of others" if result.replaced else ""
     text = f"{result.appended:,} rows added{replaced}, {result.skipped:,} skipped"
-    print_answer(as_json, facts, f"{printable(str(dest))}: {text}")
+    print_answer(as_json, facts, f"{printable(dest)}: {text}")

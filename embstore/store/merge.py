@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import PurePath
@@ -19,7 +19,7 @@ from embstore._engine.format.source_columns import ORIGINS_COLUMN, is_source_col
 from embstore._engine.io.urls import is_url, local_path
 from embstore._engine.read.column import Rows
 from embstore._engine.read.history import Position
-from embstore._engine.read.open_snapshot import open_snapshot
+from embstore._engine.read.open_snapshot import exists, open_snapshot
 from embstore._engine.read.read_rows import check_ends, column_of, read_field, read_rows, row_bounds
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.commit import Blocks, Values
@@ -87,6 +87,7 @@ def merge(
     dest: str | os.PathLike[str],
     *parts: str | os.PathLike[str],
     if_exists: IfExists = "error",
+    storage_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AppendResult:
     """Add the rows of several stores to one store, in one commit. It is made if it does not exist.
@@ -94,13 +95,16 @@ def merge(
     Parameters
     ----------
     dest : path_like
+        Or a URL in a bucket.
     *parts : path_like
-        Stores with the same config, fields and columns. They are not changed.
+        Or URLs. Stores with the same config, fields and columns. They are not changed.
     if_exists : {"error", "skip", "replace"}
         How to treat keys that `dest` already has. "skip" also skips keys of an earlier part. "replace" keeps the values
         of columns that the part lacks.
+    storage_options : mapping, optional
+        Of all URLs, as for `embstore.open`.
     **options
-        Options of `embstore.open` for `dest`.
+        Further options of `embstore.open` for `dest`.
 
     Returns
     -------
@@ -122,7 +126,7 @@ def merge(
     check_choice("if_exists", if_exists, get_args(IfExists))
     # A store has a descriptor for each array, and a process has 1,024 descriptors on many machines.
     # A new checksum must not hide a flipped bit.
-    opened = lru_cache(_MOST_OPEN)(partial(open_snapshot, check="touched"))
+    opened = lru_cache(_MOST_OPEN)(partial(_opened, storage_options))
     live = [_part(part, opened) for part in parts]
     config = Config(live[0].record.config)
     for part in live:
@@ -138,7 +142,10 @@ def merge(
         # Raise before `dest` is made.
         _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, path)
     made: dict[str, Any] = {}
-    if not local_path(dest).exists():
+    if storage_options is not None and is_url(dest):
+        options["storage_options"] = storage_options
+    place = dest if is_url(dest) else local_path(dest)
+    if not exists(place, storage_options):
         made = {
             "fields": first.fields,
             "columns": first.columns,
@@ -150,6 +157,10 @@ def merge(
         }
     with open_store(dest, "a", config=first.config, **{**made, **options}) as store:
         return session_of(store).apply(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
+
+
+def _opened(storage_options: Mapping[str, Any] | None, place: str) -> Snapshot:
+    return open_snapshot(place, check="touched", storage_options=storage_options if is_url(place) else None)
 
 
 def _part(path: str | os.PathLike[str], opened: Callable[[str], Snapshot]) -> Part:

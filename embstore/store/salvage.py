@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embstore._engine.format.keys import hash_keys
-from embstore._engine.format.zarr_layout import METADATA_NAME
+from embstore._engine.format.record import Record
+from embstore._engine.io.filesystem import move_into_place
 from embstore._engine.io.locks import lock
 from embstore._engine.io.urls import local_path
 from embstore._engine.notebook import ShownAsText
@@ -21,20 +25,15 @@ from embstore._engine.read.column import Rows
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.compact import write_copy
 from embstore.errors import CorruptStoreError, StoreExistsError
-from embstore.store.verify import (
-    NOT_THE_HASH,
-    Damaged,
-    Problem,
-    Report,
-    examine,
-    live_rows_of,
-    local_place,
-    readable_keys,
-)
+from embstore.store.merge import merge
+from embstore.store.open import open as open_store
+from embstore.store.verify import NOT_THE_HASH, Damaged, Problem, Report, readable_keys
+from embstore.store.verify_parts import Piece, examine_all
 
 logger = logging.getLogger("embstore")
 
 _KEYS_SHOWN: Final = 5
+_NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +65,26 @@ class SalvageReport(ShownAsText, PickledByName):
         return "\n".join([head, *lost, *(f"  {problem}" for problem in self.problems)])
 
 
-def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageReport:
+def salvage(
+    path: str | PathLike[str], dest: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> SalvageReport:
     """Copy the undamaged rows of a damaged store into a new store. The damaged store is not changed.
 
     Hashes of keys and class codes are made again where they are damaged.
 
+    Parameters
+    ----------
+    path : path_like
+        Or a URL.
+    dest : path_like
+        On this machine.
+    storage_options : mapping, optional
+        Of the URL, as for `embstore.open`.
+
     Raises
     ------
     NotAStoreError
-        `path` is a URL, or has neither a store nor the remains of one.
+        `path` has neither a store nor the remains of one.
     CorruptStoreError
         Neither the record nor its copy can be read.
     StoreExistsError
@@ -82,19 +92,62 @@ def salvage(path: str | PathLike[str], dest: str | PathLike[str]) -> SalvageRepo
     ReadOnlyError
         `dest` is a URL.
     """
-    place, target = local_place(path), local_path(dest).resolve()
-    snapshot, report = examine(place)
-    if snapshot is None:
-        raise CorruptStoreError(place / METADATA_NAME, report.problems[-1].detail)
-    codes, lost = _recovered(snapshot, report)
-    kept = np.setdiff1d(live_rows_of(snapshot), lost)
+    target = local_path(dest).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with lock(target, timeout=60.0):
-        if target.exists():
-            raise StoreExistsError(target)
-        write_copy(_Recovered(snapshot, codes), kept, target)
-    keys = tuple(readable_keys(snapshot, lost))
-    return SalvageReport(target, len(kept), lost, keys, report.problems)
+    if target.exists():
+        raise StoreExistsError(target)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
+        saved: dict[int, _Saved] = {}
+
+        def save(start: int, piece: Piece) -> None:
+            if not start:
+                saved.clear()
+            saved[start] = _saved(piece, Path(work) / f"{len(saved)}-{secrets.token_hex(4)}.zarr")
+
+        record, report = examine_all(path, storage_options, save)
+        if record is None:
+            raise CorruptStoreError(report.problems[-1].path, report.problems[-1].detail)
+        with lock(target, timeout=60.0):
+            if target.exists():
+                raise StoreExistsError(target)
+            made = [one.path for one in saved.values() if one.path is not None]
+            if len(made) == 1:
+                move_into_place(made[0], target)
+        if len(made) != 1:
+            _joined(record, made, target)
+    lost = np.concatenate([_NO_ROWS, *(one.lost + start for start, one in saved.items())])
+    keys = tuple(key for one in saved.values() for key in one.keys_lost)
+    return SalvageReport(target, sum(one.kept for one in saved.values()), lost, keys, report.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The rows of a piece that were kept, and lost."""
+
+    path: Path | None
+    kept: int
+    lost: Rows
+    keys_lost: tuple[str, ...]
+
+
+def _saved(piece: Piece, target: Path) -> _Saved:
+    """Copy the undamaged live rows of a piece to a new store."""
+    if piece.snapshot is None:
+        return _Saved(None, 0, piece.live, ())
+    codes, damaged = _recovered(piece.snapshot, piece.report)
+    lost = np.intersect1d(damaged, piece.live)
+    kept = np.setdiff1d(piece.live, damaged)
+    write_copy(_Recovered(piece.snapshot, codes), kept, target)
+    return _Saved(target, len(kept), lost, tuple(readable_keys(piece.snapshot, lost)))
+
+
+def _joined(record: Record, parts: list[Path], target: Path) -> None:
+    """Make a store of the rows of several, or an empty one."""
+    columns = {name: column.dtype for name, column in record.columns.items()}
+    if parts:
+        merge(target, *parts, if_exists="skip")
+    else:
+        open_store(target, "w-", config=record.config, fields=record.fields, columns=columns).close()
 
 
 class _Recovered(Damaged):

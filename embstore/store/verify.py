@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -34,7 +33,6 @@ from embstore._engine.format.zarr_layout import (
     chunk_number,
 )
 from embstore._engine.io.folder import Folder
-from embstore._engine.io.urls import Url, is_url, local_path
 from embstore._engine.notebook import ShownAsText
 from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
@@ -82,7 +80,7 @@ class Report(ShownAsText, PickledByName):
 
     Attributes
     ----------
-    path : Path
+    path : Path, or a URL of type PurePath
     rows : int
         The number of live rows.
     problems : tuple of Problem
@@ -90,7 +88,7 @@ class Report(ShownAsText, PickledByName):
         The keys of the affected rows, as far as they can be read.
     """
 
-    path: Path
+    path: PurePath
     rows: int
     problems: tuple[Problem, ...]
     keys_affected: tuple[str, ...] = ()
@@ -122,26 +120,6 @@ class Damaged(Snapshot):
 
     def _check_continues(self, record: Record) -> None:
         pass
-
-
-def verify(path: str | PathLike[str]) -> Report:
-    """Check every byte of a store against the last commit. Take no lock, and write nothing.
-
-    Raises
-    ------
-    NotAStoreError
-        `path` is a URL, or has neither a store nor the remains of one.
-    UnsupportedFormatError
-    """
-    return examine(local_place(path))[1]
-
-
-def local_place(path: str | PathLike[str]) -> Path:
-    """Return the resolved path. Raise `NotAStoreError` for a URL."""
-    if is_url(path):
-        reason = 'it is a URL; embstore.open(url, check="all") checks all that it reads'
-        raise NotAStoreError(Url.shown(path), reason)
-    return local_path(path).resolve()
 
 
 def examine(place: Path) -> tuple[Snapshot | None, Report]:

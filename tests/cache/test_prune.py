@@ -62,12 +62,12 @@ def test_holes_take_nothing(cache):
 def test_stats_of_a_store_that_vanishes_meanwhile(cache, monkeypatch, caplog, moment):
     a, b = fill(cache, dataset="a"), fill(cache, dataset="b")
     own = upkeep.use_of if moment == "before" else upkeep.nbytes_on_disk
-    name = "embstore.cache.cache.use_of" if moment == "before" else "embstore.cache.prune.nbytes_on_disk"
+    name = "embstore.cache.stored.use_of" if moment == "before" else "embstore.cache.stored.nbytes_on_disk"
 
-    def vanishing(looked_at):
+    def vanishing(looked_at, *rest):
         if getattr(looked_at, "path", looked_at) == a:
             remove_store(a)
-        return own(looked_at)
+        return own(looked_at, *rest)
 
     monkeypatch.setattr(name, vanishing)
     assert [store.path for store in cache.stats()] == [b]

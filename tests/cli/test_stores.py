@@ -190,7 +190,7 @@ def test_what_looks_like_a_url_is_one_everywhere():
         assert bool(options._URL.match(place)) == is_url(place), place
 
 
-def test_a_url(store, said, refused):
+def test_a_url(store, said, refused, tmp_path):
     url = copied_to_memory(store, "pets.zarr")
     assert said("info", url)[1:] == said("info", store)[1:]
     assert said("ls", url) == KEYS
@@ -198,8 +198,11 @@ def test_a_url(store, said, refused):
     refused(ABSENT, "info", "memory://nothing")
     refused(AGAIN, "info", "nonsense://x")
     refused(AGAIN, "compact", url)
-    for words in (["verify", url], ["salvage", url, "dest"], ["merge", "dest", url], ["merge", url, store]):
-        assert f"{url} is a URL" in refused(WRONG, *words)
+    assert said("verify", url) == [f"{url}: {len(KEYS)} rows, all as they were committed"]
+    saved, dest = tmp_path / "saved", tmp_path / "dest"
+    assert said("salvage", url, saved) == [f"{saved}: {len(KEYS)} rows kept, 0 lost"]
+    assert said("merge", dest, url) == [f"{dest}: {len(KEYS)} rows added, 0 skipped"]
+    assert "read-only there" in refused(AGAIN, "merge", url, store)
     assert "expected a URL with storage_options" in refused(WRONG, "info", store, "--storage", "a=1")
     assert said("ls", f"file://{store}") == KEYS
 

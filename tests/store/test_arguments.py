@@ -283,7 +283,7 @@ CALLS = {  # each takes a store and one argument, which none of the odd values a
     "append columns": (lambda s, x: s.append(["q:r"], ROWS[:1], columns=x),),
     "if_exists": (lambda s, x: s.append(KEYS, ROWS, columns=COLUMNS, if_exists=x),),
     "casting": (lambda s, x: s.append(["q:r"], ROWS[:1] * 1.0, columns={**COLUMNS, "year": 1}, casting=x),),
-    "writer interval": (lambda s, x: s.writer(interval=x), "number", "float"),
+    "writer interval": (lambda s, x: s.writer(interval=x), "none", "number", "float"),
     "writer max_bytes": (lambda s, x: s.writer(max_bytes=x), "number"),
     "writer if_exists": (lambda s, x: s.writer(if_exists=x),),
     "writer casting": (lambda s, x: s.writer(casting=x),),

@@ -64,8 +64,9 @@ def _files(path: Path) -> list[Path]:
 def additions(snapshot: PartsSnapshot, plan: Plan) -> dict[str, Blocks]:
     """Return the rows that a plan adds, as those of a store of their own, with its own offsets and class codes."""
     found = {name: rows for name, rows in plan.appends.items() if name not in ("dead_rows", "class_names")}
-    if isinstance(hashes := found.get("key_hash"), Iterator):
-        found["key_hash"] = np.concatenate([np.asarray(block) for block in hashes])
+    for name in ("key_hash", "class_code"):
+        if isinstance(blocks := found.get(name), Iterator):
+            found[name] = np.concatenate([np.asarray(block) for block in blocks])
     if "class_code" in found:
         names = [*snapshot.class_names, *plan.appends.get("class_names", [])]
         codes, own = class_codes([], [names[code] for code in np.asarray(found["class_code"]).tolist()])
