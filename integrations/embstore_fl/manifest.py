@@ -26,6 +26,7 @@ from embstore import Config, Key
 from embstore._engine.format.keys import UNLABELLED, split_text
 from embstore._engine.io.durable import replacing
 from embstore._engine.io.filesystem import make_parents
+from embstore._engine.io.urls import local_path
 from embstore.errors import ConfigError, FileFormatError, UnsupportedFormatError
 from embstore_fl.errors import ManifestNotFoundError, OtherStoreManifestError, UnknownClientError
 from embstore_fl.packed_keys import Packed, checked_keys
@@ -260,7 +261,7 @@ class Manifest:
             },
         }
         document["checksum"] = _digest(document)
-        place = Path(path)
+        place = local_path(path)
         make_parents(place)
         with replacing(place) as partial:
             partial.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -273,7 +274,7 @@ class Manifest:
         ------
         ManifestNotFoundError, FileFormatError, UnsupportedFormatError
         """
-        place = Path(path)
+        place = local_path(path)
         try:
             content = place.read_bytes()
         except FileNotFoundError as error:
