@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from embstore._engine.format.record import FieldSpec as FieldSpec
     from embstore._engine.format.record import Origin as Origin
     from embstore._engine.write.erase import EraseReceipt as EraseReceipt
+    from embstore._engine.write.fold_parts import TidyResult as TidyResult
     from embstore._engine.write.plans import AppendResult as AppendResult
     from embstore.cache.cache import Cache as Cache
     from embstore.cache.lookup import CacheEntry as CacheEntry
@@ -47,8 +48,13 @@ if TYPE_CHECKING:
     from embstore.store.embedding_store import View as View
     from embstore.store.merge import merge as merge
     from embstore.store.open import open as open
+    from embstore.store.pull import PullResult as PullResult
+    from embstore.store.pull import pull as pull
+    from embstore.store.push import PushResult as PushResult
+    from embstore.store.push import push as push
     from embstore.store.salvage import SalvageReport as SalvageReport
     from embstore.store.salvage import salvage as salvage
+    from embstore.store.tidy import tidy as tidy
     from embstore.store.verify import Problem as Problem
     from embstore.store.verify import Report as Report
     from embstore.store.verify_parts import verify as verify
@@ -74,11 +80,14 @@ _HOMES = {
     "Padded": "_engine.format.ragged",
     "Ragged": "_engine.format.ragged",
     "Problem": "store.verify",
+    "PullResult": "store.pull",
+    "PushResult": "store.push",
     "Report": "store.verify",
     "SalvageReport": "store.salvage",
     "Sample": "sources.base",
     "Source": "sources.base",
     "StoreUse": "cache.prune",
+    "TidyResult": "_engine.write.fold_parts",
     "Usage": "cache.usage",
     "View": "store.embedding_store",
     "align": "store.align",
@@ -91,7 +100,10 @@ _HOMES = {
     "import_file": "exchange.importing",
     "merge": "store.merge",
     "open": "store.open",
+    "pull": "store.pull",
+    "push": "store.push",
     "salvage": "store.salvage",
+    "tidy": "store.tidy",
     "verify": "store.verify_parts",
     "why": "cache.why",
 }

@@ -41,6 +41,7 @@
     |   |-- DatasetMismatchError (ValueError)   another data set under the name of a stored one
     |   |-- OptionsMismatchError (ValueError)   options for a new store that the stored one lacks
     |   |-- FieldMismatchError (ValueError)     a field of that name holds something else
+    |   |-- CopyRefusedError (ValueError)       a mirror of another store, or a push that would undo an erase
     |   |-- RefitError (ValueError)             an estimator whose encoder changed after fit
     |   |-- WeightsChangedError (RuntimeError)  a model's files changed under its encoder
     |   |-- EncoderChangedError (RuntimeError)  other values than stored, for the same config
@@ -687,6 +688,15 @@ class RefitError(EmbstoreError, ValueError):
 
     differences: Items[Any] = Items()
     template = "the encoder changed after fit: {differences:; }; call fit again"
+
+
+class CopyRefusedError(EmbstoreError, ValueError):
+    """A push or a pull that would mix two stores, or bring erased rows back. Attributes: `path`, `url`, `reason`."""
+
+    path: PurePath
+    url: PurePath
+    reason: str
+    template = "can't copy between {path} and {url}: {reason}"
 
 
 class StoreExistsError(EmbstoreError, FileExistsError):

@@ -65,6 +65,7 @@ ERRORS = [
         ValueError,
         {"path": WHERE, "differences": (Difference("a", 1, 2),)},
     ),
+    (errors.CopyRefusedError(WHERE, WHERE, "no"), ValueError, {"path": WHERE, "url": WHERE, "reason": "no"}),
     (errors.StoreExistsError(WHERE), FileExistsError, {"path": WHERE}),
     (
         errors.UnsupportedFormatError(WHERE, expected="1", found="2"),

@@ -132,6 +132,9 @@ MAKE = {
     "Padded": lambda _: Padded(np.ones((1, 2)), np.array([2])),
     "Ragged": lambda _: Ragged(np.ones((3, 2)), np.array([0, 1, 3])),
     "Problem": lambda _: embstore.Problem(PATH, "it is missing", np.arange(2)),
+    "PullResult": lambda _: embstore.PullResult(path=PATH, rows=3, parts=1, fetched=1, nbytes=8, removed=0),
+    "PushResult": lambda _: embstore.PushResult(path=PATH, appended=3, skipped=0, replaced=0, commits=1),
+    "TidyResult": lambda _: embstore.TidyResult(objects=1, nbytes=8),
     "Report": lambda _: embstore.Report(PATH, 3, (), ("a:b",)),
     "SalvageReport": lambda _: embstore.SalvageReport(PATH, 3, np.arange(1), ("a:b",), ()),
     "StoreUse": lambda _: embstore.StoreUse(

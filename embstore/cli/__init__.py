@@ -1,7 +1,8 @@
 """The command `embstore`: it calls functions of the library and prints their results as text or JSON.
 
-`encoding`, `stores`, `files` and `caches` have the commands, `options` has shared options, `output` prints, `exits` has
-the exit statuses. The module of a command is imported when the command is run: `embstore info` has to answer at once.
+`encoding`, `stores`, `copies`, `files` and `caches` have the commands, `options` has shared options, `output` prints,
+`exits` has the exit statuses. The module of a command is imported when the command is run: `embstore info` has to
+answer at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from embstore.errors import EmbstoreError
 _COMMANDS: Final = {
     **dict.fromkeys(("embed", "why", "check"), "encoding"),
     **dict.fromkeys(("info", "ls", "get", "verify", "salvage", "compact", "merge"), "stores"),
+    **dict.fromkeys(("push", "pull", "tidy"), "copies"),
     **dict.fromkeys(("import", "export", "plot", "explore"), "files"),
     **{"cache": "caches", "completion": "completion"},
 }

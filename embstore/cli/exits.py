@@ -26,6 +26,7 @@ _STATUSES: Final[tuple[tuple[int, tuple[type[BaseException], ...]], ...]] = (
         ANOTHER,
         (
             errors.ConfigMismatchError,
+            errors.CopyRefusedError,
             errors.DatasetMismatchError,
             errors.OptionsMismatchError,
             errors.EncoderChangedError,

@@ -127,7 +127,7 @@ def merge(
     # A store has a descriptor for each array, and a process has 1,024 descriptors on many machines.
     # A new checksum must not hide a flipped bit.
     opened = lru_cache(_MOST_OPEN)(partial(_opened, storage_options))
-    live = [_part(part, opened) for part in parts]
+    live = [live_part(part, opened) for part in parts]
     config = Config(live[0].record.config)
     for part in live:
         if differences := config.diff(part.record.config):
@@ -141,20 +141,10 @@ def merge(
     if if_exists != "skip":
         # Raise before `dest` is made.
         _new_only(live, lambda hashes: np.full(len(hashes), -1), if_exists, path)
-    made: dict[str, Any] = {}
     if storage_options is not None and is_url(dest):
         options["storage_options"] = storage_options
-    place = dest if is_url(dest) else local_path(dest)
-    if not exists(place, storage_options):
-        made = {
-            "fields": first.fields,
-            "columns": first.columns,
-            "primary": first.primary,
-            "chunk_bytes": first.options.get("chunk_bytes"),
-            "expected_rows": max(first.options.get("expected_rows", 0), sum(len(part.rows) for part in live)),
-            "compression": first.compression,
-            "provenance": first.provenance,
-        }
+    new = not exists(dest if is_url(dest) else local_path(dest), storage_options)
+    made = options_like(first, sum(len(part.rows) for part in live)) if new else {}
     with open_store(dest, "a", config=first.config, **{**made, **options}) as store:
         return session_of(store).apply(lambda snapshot, index: plan_merge(snapshot, index.find, live, if_exists))
 
@@ -163,7 +153,20 @@ def _opened(storage_options: Mapping[str, Any] | None, place: str) -> Snapshot:
     return open_snapshot(place, check="touched", storage_options=storage_options if is_url(place) else None)
 
 
-def _part(path: str | os.PathLike[str], opened: Callable[[str], Snapshot]) -> Part:
+def options_like(record: Record, rows: int) -> dict[str, Any]:
+    """Return the options of `embstore.open` that make a store for rows of another."""
+    return {
+        "fields": record.fields,
+        "columns": record.columns,
+        "primary": record.primary,
+        "chunk_bytes": record.options.get("chunk_bytes"),
+        "expected_rows": max(record.options.get("expected_rows", 0), rows),
+        "compression": record.compression,
+        "provenance": record.provenance,
+    }
+
+
+def live_part(path: str | os.PathLike[str], opened: Callable[[str], Snapshot]) -> Part:
     """Return the live rows of a store."""
     place = os.fspath(path if is_url(path) else local_path(path).resolve())
     snapshot = opened(place)
@@ -202,7 +205,12 @@ def _decided(record: Record, parts: Sequence[Part]) -> Record:
 
 
 def plan_merge(
-    snapshot: Snapshot, find: Callable[[Any], Rows], parts: Sequence[Part], if_exists: IfExists
+    snapshot: Snapshot,
+    find: Callable[[Any], Rows],
+    parts: Sequence[Part],
+    if_exists: IfExists,
+    *,
+    roots: bool = True,
 ) -> tuple[Plan | None, AppendResult]:
     """Plan the merge. The commit reads the values, a block at a time.
 
@@ -213,6 +221,8 @@ def plan_merge(
         Returns the row of each key hash ``(n, 2) uint64`` in the snapshot, and -1 for an unknown hash.
     parts : sequence of Part
     if_exists : {"error", "skip", "replace"}
+    roots : bool
+        Whether origins keep the paths of their folders, which mean nothing on other machines.
 
     Raises
     ------
@@ -249,7 +259,7 @@ def plan_merge(
     for name, column in record.columns.items():
         appends[column.array] = _blocks(parts, partial(_column_values, name, column, kept))
     if is_source_column(ORIGINS_COLUMN, record.columns.get(ORIGINS_COLUMN)):
-        record, appends[record.columns[ORIGINS_COLUMN].array] = _with_origins(record, parts)
+        record, appends[record.columns[ORIGINS_COLUMN].array] = _with_origins(record, parts, roots)
     for name, spec in record.fields.items():
         appends[name] = _blocks(parts, partial(_field_values, name))
         if spec.ragged:
@@ -262,11 +272,11 @@ def plan_merge(
     return Plan(replace(record, rows=record.rows + count), appends), result
 
 
-def _with_origins(record: Record, parts: Sequence[Part]) -> tuple[Record, Iterator[Values]]:
+def _with_origins(record: Record, parts: Sequence[Part], roots: bool) -> tuple[Record, Iterator[Values]]:
     """Return the record with the origins of the parts, and the origins of their rows by its own list."""
     bits = dict[Origin, int]()
     for origin in [origin for part in parts for origin in part.record.origins]:
-        record, bits[origin] = with_origin(record, origin)
+        record, bits[origin] = with_origin(record, origin if roots else replace(origin, root=None))
 
     def translated(at: Snapshot, rows: Rows) -> Values:
         known = ORIGINS_COLUMN in at.record.columns

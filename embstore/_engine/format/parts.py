@@ -95,6 +95,8 @@ class Listing:
     ----------
     empty : Record
         Config, fields, columns and options, with arrays that have no rows.
+    id : str
+        Given when the store is made, and never changed. Mirrors of another store differ in it.
     seq : int
         Number of commits.
     floor : int
@@ -107,6 +109,7 @@ class Listing:
     """
 
     empty: Record
+    id: str
     seq: int = 0
     floor: int = 0
     parts: tuple[Part, ...] = ()
@@ -148,6 +151,7 @@ class Listing:
         value = self.empty.to_json()
         value |= {
             "requires": [*value["requires"], PARTS],
+            "id": self.id,
             "seq": self.seq,
             "floor": self.floor,
             "parts": [part.to_json() for part in self.parts],
@@ -209,13 +213,16 @@ def listing_from_json(value: Any) -> Listing:
         problems.append("retired: expected names under names")
         retired = {}
     recent = tuple(one for one in _list(value, "recent", problems) if isinstance(one, str))
+    identity = value.get("id")
+    if not isinstance(identity, str) or not _HEX.fullmatch(identity):
+        problems.append(f"id: expected hexadecimal digits, found {identity!r:.200}")
     seq, floor = (_count(value.get(name), name, problems) for name in ("seq", "floor"))
     if problems:
         raise SchemaError(problems)
-    return Listing(empty=empty, seq=seq, floor=floor, parts=parts, retired=retired, recent=recent)
+    return Listing(empty=empty, id=str(identity), seq=seq, floor=floor, parts=parts, retired=retired, recent=recent)
 
 
-_OWN: Final = frozenset(("seq", "floor", "parts", "retired", "recent", "checksum"))
+_OWN: Final = frozenset(("id", "seq", "floor", "parts", "retired", "recent", "checksum"))
 
 
 def _list(value: Any, name: str, problems: list[str]) -> list[Any]:

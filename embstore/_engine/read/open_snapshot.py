@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from embstore._engine.chunks.record_file import ATTEMPTS, as_corruption, is_newer, read_head
-from embstore._engine.format.parts import Listing
+from embstore._engine.format.parts import PARTS, Listing
 from embstore._engine.format.record import Record
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore._engine.io.filesystem import on_network
@@ -92,7 +92,7 @@ def _open(
         try:
             record, signature = read_head(folder)
             if marked and isinstance(folder, Folder):
-                share(folder.child(OPEN_MARK).descriptor)
+                share(folder.child(PARTS if isinstance(record, Listing) else OPEN_MARK).descriptor)
                 if folder.replaced():  # it was removed, or compacted, before it was marked as open
                     continue
             snapshot: Snapshot

@@ -186,7 +186,18 @@ class PartsSnapshot(Snapshot):
         self._codes: list[np.ndarray[Any, Any]] | None = None
 
     def check_opened(self) -> None:
-        """Check all rows, if `check` is "all". Otherwise each part is checked when it is read."""
+        """Check all rows, if `check` is "all". Otherwise each part is checked when it is read.
+
+        Raises
+        ------
+        NotAStoreError
+            The folder is a mirror whose parts were not all fetched.
+        """
+        if isinstance(self.folder, Folder):
+            names = {folder_name(part) for part in self.listing.parts}
+            if missing := names.difference(self.folder.child(PARTS).names()):
+                reason = f"{len(missing):,} of {len(names):,} parts of the mirror are missing; call embstore.pull again"
+                raise NotAStoreError(self.folder.path, reason)
         if self.check == "all":
             for name in self.record.arrays.keys() - {"class_names", "dead_rows"}:
                 column = self.column(name)

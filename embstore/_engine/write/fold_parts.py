@@ -14,6 +14,7 @@ import numpy as np
 from embstore._engine.format.parts import DEAD, FOLDED, PARTS, Listing, Part
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
 from embstore._engine.io.object_store import Listed
+from embstore._engine.pickles import PickledByName
 from embstore._engine.read.column import Rows
 from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.parts_snapshot import PartsSnapshot
@@ -29,9 +30,9 @@ _FOLDED_NBYTES: Final = 2**30
 """Bytes of a part that `fold` makes of smaller ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What `tidy` removed from a store in a bucket.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TidyResult(PickledByName):
+    """The objects that `embstore.tidy` deleted.
 
     Attributes
     ----------
@@ -204,7 +205,7 @@ def _remove_unlisted(session: PartsSession) -> None:
         raise EraseUnfinishedError(session.path, str(error)) from error
 
 
-def tidy(session: PartsSession, older_than: timedelta) -> Removed:
+def tidy(session: PartsSession, older_than: timedelta) -> TidyResult:
     """Delete objects that no commit needs: of writers that were killed, and of parts that were replaced.
 
     The time is the server's: that of the record after a commit, and of each object.
@@ -263,6 +264,6 @@ def _seq(one: Listed) -> int:
     return int(number) if number.isascii() and number.isdigit() else 2**63
 
 
-def _remove(session: PartsSession, objects: list[Listed]) -> Removed:
+def _remove(session: PartsSession, objects: list[Listed]) -> TidyResult:
     session.bucket.delete(one.name for one in objects)
-    return Removed(len(objects), sum(one.nbytes for one in objects))
+    return TidyResult(objects=len(objects), nbytes=sum(one.nbytes for one in objects))

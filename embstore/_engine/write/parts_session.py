@@ -369,7 +369,7 @@ def create(bucket: Bucket, record: Record, *, exist_ok: bool) -> None:
         The server ignores conditions, so two writers would lose each other's rows.
     """
     check_conditions(bucket)
-    listing = Listing(empty=as_empty(record))
+    listing = Listing(empty=as_empty(record), id=new_id())
     made = bucket.add(METADATA_NAME, document(listing))
     if not made and not exist_ok:
         raise StoreExistsError(bucket.path)
