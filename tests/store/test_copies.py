@@ -563,6 +563,40 @@ def test_tidy_deletes_old_objects(buckets):
     assert fold_parts.TidyResult is embstore.TidyResult
 
 
+def test_tidy_stopped_at_each_request(buckets, monkeypatch):
+    was = {name: getattr(object_store.ObjectStore, name) for name in ("put", "delete")}
+    for step in range(100):
+        url, count = f"s3://mem/{step}.zarr", 0
+        store = shared("a", "b", url=url)
+        store.delete(["a0:c0"])
+        store.compact()
+        expected = content(store)
+
+        def stopped(name, step=step):
+            def call(self, *args, **options):
+                nonlocal count
+                count += 1
+                if count > step:
+                    raise KilledError
+                return was[name](self, *args, **options)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in was:
+                patched.setattr(object_store.ObjectStore, name, stopped(name))
+            try:
+                embstore.tidy(url, older_than=0)
+                break
+            except KilledError:
+                pass
+        assert content(embstore.open(url)) == expected
+        embstore.tidy(url, older_than=0)
+        assert content(embstore.open(url)) == expected
+        assert len([name for name in objects(_bucket()) if name.startswith(f"{step}.zarr/")]) == 2
+    assert step == 5  # the record, two parts, a list of deleted rows, and the record again
+
+
 @pytest.mark.parametrize(
     ("value", "error"), [("1d", TypeError), (True, TypeError), (-1, ValueError), (float("nan"), ValueError)]
 )
