@@ -61,7 +61,7 @@ def server(folder: Path) -> Iterator[str]:
         *(weed, "server", "-ip=127.0.0.1", f"-dir={folder}", "-s3", "-filer", f"-s3.config={config}"),
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *(f"-{name}.port.grpc={free_port()}" for name in ports),
-        "-volume.max=50",
+        *("-volume.max=50", "-s3.port.iceberg=0", "-s3.port.lance=0"),  # the last two would have fixed ports
     ]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
