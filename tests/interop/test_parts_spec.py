@@ -15,6 +15,7 @@ import pytest
 
 import embstore
 from embstore._engine.write import build_part
+from tests._helpers.buckets import objects
 from tests._helpers.kinds import assert_rows
 from tests.interop.test_format_spec import (
     COLUMNS,
@@ -29,11 +30,6 @@ from tests.interop.test_format_spec import (
     rows_of,
 )
 
-obstore = pytest.importorskip("obstore")
-from tests._helpers.buckets import buckets, objects  # noqa: E402
-
-__all__ = ["buckets"]
-
 
 def read_listing(data):
     """Section 16: the record of a store of parts, with its checksums, names and numbers checked."""
@@ -43,6 +39,7 @@ def read_listing(data):
     rest = {name: value for name, value in record.items() if name not in ("config", "checksum")}
     check(record["checksum"] == digest(rest, 16), "checksum")
     check(record["fingerprint"] == digest(record["config"], 32), "fingerprint")
+    check(re.fullmatch("[0-9a-f]+", record["id"]), "id")
     check("parts" in record["requires"] and "consolidated_metadata" not in document, "parts")
     check(not {"metadata_checksum", "erasing", "dropped"} & record.keys() and record["rows"] == 0, "members")
     check(record["commit_id"] == record["recent"][-1] if record["seq"] else not record["recent"], "recent")
@@ -98,6 +95,8 @@ def parts(buckets):
     url = "s3://mem/some.zarr"
     fields = FIELDS | {"tokens": embstore.FieldSpec(shape=(3,), dtype="float32", ragged=True)}
     store = embstore.open(url, "w-", config=CONFIG, fields=fields, columns=COLUMNS, chunk_bytes=4096)
+
+    import obstore
 
     def copied(folder):
         shutil.rmtree(folder, ignore_errors=True)
