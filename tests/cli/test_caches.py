@@ -197,7 +197,7 @@ def test_an_empty_cache(cache, call):
 
 @pytest.mark.parametrize("command", ["ls", "stats", "clear", "prune"])
 @pytest.mark.parametrize(
-    ("place", "status"), [("nowhere", ABSENT), ("file", ABSENT), ("store", WRONG), ("", WRONG), ("s3://bucket", WRONG)]
+    ("place", "status"), [("nowhere", ABSENT), ("file", ABSENT), ("store", WRONG), ("", WRONG), ("http://h/c", AGAIN)]
 )
 def test_what_is_no_cache(tmp_path, refused, monkeypatch, command, place, status):
     """Above all where it would be emptied: `cache clear "$UNSET" --yes` must not empty the folder that one is in."""
