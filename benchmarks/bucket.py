@@ -193,11 +193,16 @@ def icechunk_writer(url: str, name: str, writer: int, commits: int, begin: Path,
     wait(begin, out)
     for commit in range(commits):
         start = time.perf_counter()
-        session = repository.writable_session("main")
-        group = zarr.open_group(session.store, mode="a").create_group(f"{writer}-{commit}")
-        group.create_array("rows", data=rows)
-        group.create_array("keys", data=np.array([f"{writer}-{commit}-{i}:a" for i in range(ROWS)], dtype="U32"))
-        session.commit("rows", rebase_with=icechunk.ConflictDetector(), rebase_tries=10_000)
+        while True:
+            session = repository.writable_session("main")
+            group = zarr.open_group(session.store, mode="r+").create_group(f"{writer}-{commit}")
+            group.create_array("rows", data=rows)
+            group.create_array("keys", data=np.array([f"{writer}-{commit}-{i}:a" for i in range(ROWS)], dtype="U32"))
+            try:
+                session.commit("rows", rebase_with=icechunk.ConflictDetector(), rebase_tries=1_000)
+            except (icechunk.ConflictError, icechunk.RebaseFailedError):
+                continue  # the commit is made again
+            break
         times.append(time.perf_counter() - start)
     out.put(times)
 
@@ -302,7 +307,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-bucket-") as name, server(Path(name)) as url:
         if "writers" in chosen:
-            found["writers"] = writers(url, Path(name), 40 if given.quick else 400, turns)
+            found["writers"] = writers(url, Path(name), 80 if given.quick else 400, turns)
         if "reading" in chosen:
             found["reading"] = reading(url, Path(name), 40_000, turns)
     print(json.dumps(found, indent=1))
