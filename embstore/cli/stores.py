@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterator
@@ -42,19 +43,21 @@ _TERMINAL_ROWS: Final = 1_000
 
 def _cache_at(place: str, storage: dict[str, Any]) -> Cache | None:
     """Return the cache at a place, or None if it is something else."""
-    from embstore import Cache
+    import embstore
     from embstore._engine.io.object_store import is_bucket
     from embstore._engine.io.urls import is_url, local_path
-    from embstore._engine.read.open_snapshot import exists
+    from embstore.errors import NotAStoreError
 
     if is_url(place):
-        if not is_bucket(place) or exists(place, storage):
+        if not is_bucket(place):
             return None
-        cache = Cache(place, storage_options=storage)
+        with contextlib.suppress(NotAStoreError), embstore.open(place, storage_options=storage):
+            return None
+        cache = embstore.Cache(place, storage_options=storage)
         return cache if len(cache) else None
     path = local_path(place)
     found = path.is_dir() and not (path / "zarr.json").exists() and any(path.glob("*.zarr"))
-    return Cache(path) if found and not storage else None
+    return embstore.Cache(path) if found and not storage else None
 
 
 @command("info")

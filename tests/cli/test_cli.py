@@ -722,11 +722,11 @@ def test_what_a_process_says(sounds, words):
     assert "pets: hit: 4 stored, 0 missing, 0 stale" in done.stderr.splitlines()
     done = run_with_models("--batch-size", "0")
     assert (done.returncode, done.stdout) == (WRONG, "")
-    assert done.stderr == "embstore: expected a batch of at least one sample, found 0\n"
+    assert done.stderr == "embstore: expected batch_size from 1, found 0\n"
     done = run_with_models("--batch-size", "0", "-v")
     assert done.returncode == WRONG
     assert "Traceback" in done.stderr
-    assert done.stderr.splitlines()[-1] == "embstore: expected a batch of at least one sample, found 0"
+    assert done.stderr.splitlines()[-1] == "embstore: expected batch_size from 1, found 0"
 
 
 def test_a_process_that_is_interrupted(sounds, words, tmp_path):
