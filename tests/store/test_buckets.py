@@ -5,12 +5,13 @@ import io
 import zipfile
 
 import numpy as np
-import obstore
 import pytest
 
 import embstore
 from embstore import errors
 from tests._helpers.buckets import buckets, objects
+
+obstore = pytest.importorskip("obstore")
 
 __all__ = ["buckets"]
 
