@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from embstore._engine.io.object_store import Listed, Mark, ObjectStore
-from embstore._engine.io.threads import in_turn
+from embstore._engine.io.threads import forks, in_turn
 from embstore._engine.io.urls import ConditionError, RefusedError, Url
 from embstore.errors import MissingLibraryError, RemoteError
 
@@ -48,6 +48,7 @@ class Bucket:
                 attempts=0,
             )
         self._objects = objects
+        self._forks = forks()
 
     def read(self, name: str, *, most: int, unless: Mark | None = None) -> tuple[bytes, Mark, datetime] | None:
         """Fetch an object with its mark and the server's time of its last write. None if it still has a mark.
@@ -56,7 +57,7 @@ class Bucket:
         ------
         FileNotFoundError, RemoteError
         """
-        return self._again(name, lambda: self._objects.read(name, most, unless))
+        return self._again(name, lambda: self._here().read(name, most, unless))
 
     def replace(self, name: str, data: bytes, old: Mark | None) -> Mark:
         """Write an object once, if it is absent (`old` is None) or still has a mark. It is never tried again.
@@ -70,9 +71,28 @@ class Bucket:
             It is not known whether the object was written.
         """
         try:
-            return self._objects.put(name, data, old=old)
+            return self._here().put(name, data, old=old)
+        except FileNotFoundError as error:  # S3 answers 404 to a replacement of a deleted object
+            raise ConditionError(name) from error
         except RefusedError as error:
             raise self._error(name, error, 1) from error
+
+    def obeys(self, name: str, old: Mark | None) -> bool:
+        """Return whether the server refuses to write an object that is there, as `replace` asks it to.
+
+        Raises
+        ------
+        RemoteError
+        """
+
+        def refused() -> bool:
+            try:
+                self._here().put(name, b"", old=old)
+            except ConditionError:
+                return True
+            return False
+
+        return self._again(name, refused)
 
     def add(self, name: str, data: bytes | memoryview) -> bool:
         """Write a new object. Return False if another object has the name.
@@ -81,17 +101,21 @@ class Bucket:
         ------
         RemoteError
         """
-        tried = False
 
         def put() -> bool:
-            nonlocal tried
-            again, tried = tried, True
             try:
-                self._objects.put(name, data)
+                self._here().put(name, data)
             except ConditionError:
-                # The answer to an attempt before may have been lost.
-                found = self._objects.read(name, len(data)) if again else None
+                # The answer to an attempt before may have been lost, or two requests met (S3's 409).
+                try:
+                    found = self._here().read(name, len(data))
+                except FileNotFoundError as error:
+                    raise OSError("the server answered that the object exists, but it does not") from error
+                except RefusedError:  # another object, which is larger
+                    return False
                 return found is not None and found[0] == bytes(data)
+            except FileNotFoundError as error:
+                raise RefusedError("there is no such bucket") from error
             return True
 
         return self._again(name, put)
@@ -115,7 +139,7 @@ class Bucket:
         RemoteError
         """
         for name in names:
-            self._again(name, partial(self._objects.delete, [name]))
+            self._again(name, partial(self._delete, name))
 
     def folders(self) -> list[str]:
         """Return the names of the folders directly below the URL, sorted.
@@ -124,7 +148,7 @@ class Bucket:
         ------
         RemoteError
         """
-        return self._again("", self._objects.folders)
+        return self._again("", lambda: self._here().folders())
 
     def listed(self, prefix: str) -> list[Listed]:
         """List the objects below a folder of the store.
@@ -133,7 +157,19 @@ class Bucket:
         ------
         RemoteError
         """
-        return self._again(prefix, lambda: list(self._objects.listed(prefix)))
+        return self._again(prefix, lambda: list(self._here().listed(prefix)))
+
+    def _delete(self, name: str) -> None:
+        self._here().delete([name])
+
+    def _here(self) -> ObjectStore:
+        """Return the objects, unless this process was forked: obstore's threads stayed behind, and it would hang."""
+        if self._forks != forks():
+            raise RefusedError(
+                "the store was opened for writing before this process was forked: open it here, in a process that was "
+                "started with 'spawn'"
+            )
+        return self._objects
 
     def _again(self, name: str, call: Callable[[], T]) -> T:
         for attempt in range(1, _ATTEMPTS + 1):

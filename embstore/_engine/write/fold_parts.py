@@ -22,7 +22,7 @@ from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.build_part import copy_part, temporary
 from embstore._engine.write.parts_session import PartsSession
 from embstore._engine.write.record_edits import new_id
-from embstore.errors import EraseUnfinishedError, RemoteError
+from embstore.errors import EraseUnfinishedError, RemoteError, StoreChangedError
 
 logger = logging.getLogger("embstore")
 
@@ -49,10 +49,15 @@ def fold(session: PartsSession) -> None:
 
     The old objects stay for readers of earlier commits, until `tidy` removes them.
     """
-    session.move_to_newest()
+    session.check_writable()
     done: set[str] = set()
-    while group := _next_group(session.parts_snapshot.listing, done):
-        done.add(_folded(session, group))
+    with session.held():
+        session.move_to_newest()
+        while group := _next_group(session.parts_snapshot.listing, done):
+            try:
+                done.add(_folded(session, group))
+            except StoreChangedError:  # an erase deleted one of the parts meanwhile
+                session.move_to_newest()
 
 
 def _next_group(listing: Listing, done: set[str]) -> tuple[Part, ...] | None:
@@ -159,9 +164,9 @@ def erase_rows(session: PartsSession, choose: Callable[[Snapshot, KeyIndex], Row
         The rows are no longer listed, but objects with their bytes are left. The next erase deletes them first.
     """
     session.check_writable()
-    _remove_unlisted(session)
     results: dict[str, tuple[Rows, int]] = {}
-    with temporary() as folder:
+    with session.held(), temporary() as folder:
+        _remove_unlisted(session)
 
         def change(listing: Listing, attempt: str) -> Listing:
             snapshot = session.parts_snapshot
@@ -187,7 +192,7 @@ def erase_rows(session: PartsSession, choose: Callable[[Snapshot, KeyIndex], Row
             return replace(listing, parts=tuple(parts), empty=empty, floor=listing.seq + 2, retired={})
 
         attempt = session.swap(change)
-    _remove_unlisted(session)
+        _remove_unlisted(session)
     return results[attempt]
 
 
@@ -217,7 +222,11 @@ def tidy(session: PartsSession, older_than: timedelta) -> TidyResult:
         Replaced parts stay this long after the part that replaced them, for readers of earlier commits.
     """
     session.check_writable()
+    with session.held():
+        return _tidied(session, older_than)
 
+
+def _tidied(session: PartsSession, older_than: timedelta) -> Removed:
     def raised(listing: Listing, _: str) -> Listing:
         return replace(listing, floor=listing.seq + 2)
 
@@ -225,20 +234,21 @@ def tidy(session: PartsSession, older_than: timedelta) -> TidyResult:
     found = session.bucket.read(METADATA_NAME, most=MAX_METADATA_BYTES)
     assert found is not None
     limit = found[2] - older_than
-    listing = session.parts_snapshot.listing
+    unlisted = _unlisted(session)
+    listing = session.parts_snapshot.listing  # not an earlier one, which does not know what was retired since
     written = {_root_of(one.name): one.modified for one in session.bucket.listed(f"{PARTS}/")}
     removable = []
-    for one in _unlisted(session):
+    for one in unlisted:
         replacement = listing.retired.get(_root_of(one.name))
         when = one.modified if replacement is None else written.get(f"{PARTS}/{replacement}", one.modified)
         if when <= limit and (replacement is not None or _seq(one) < listing.floor):
             removable.append(one)
     removed = _remove(session, removable)
-    gone = {_root_of(one.name) for one in removable}
     left = {_root_of(one.name) for one in _unlisted(session)}
+    gone = session.parts_snapshot.listing.retired.keys() - left  # also those that a killed `tidy` removed
 
     def forgotten(listing: Listing, _: str) -> Listing | None:
-        kept = {name: by for name, by in listing.retired.items() if name in left or name not in gone}
+        kept = {name: by for name, by in listing.retired.items() if name not in gone}
         return None if kept == listing.retired else replace(listing, retired=kept)
 
     session.swap(forgotten)

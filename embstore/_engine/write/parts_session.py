@@ -42,6 +42,7 @@ from embstore.errors import (
     ConfigError,
     ReadOnlyError,
     RemoteError,
+    StoreChangedError,
     StoreExistsError,
     StoreReplacedError,
 )
@@ -137,6 +138,12 @@ class PartsSession(Session):
         if listing.commit_id != snapshot.listing.commit_id:
             self._snapshot = snapshot.moved(listing, (0, len(data), 0))
         self._mark = mark
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other threads of this process from changing the session."""
+        with self._mutex():
+            yield
 
     @contextlib.contextmanager
     def writing(self, *, recovered: bool = False) -> Iterator[Snapshot]:
@@ -251,8 +258,18 @@ class PartsSession(Session):
                 raise
             if last and (landed := attempts.landed(self.parts_snapshot.listing)):
                 return landed
-            before, attempt = self.parts_snapshot.listing, new_id()
-            wanted = change(before, attempt)
+            before, mark, attempt = self.parts_snapshot.listing, self._mark, new_id()
+            try:
+                wanted = change(before, attempt)
+            except StoreChangedError:  # an object was deleted since the record was read, for a later record
+                self.move_to_newest()
+                if self.parts_snapshot.listing.commit_id == before.commit_id:
+                    raise
+                continue
+            except RemoteError as error:
+                if attempts.uncertain:
+                    raise CommitUncertainError(self.path, last) from error
+                raise
             if wanted is None:
                 return attempt
             made = _next(wanted, before, attempt)
@@ -263,10 +280,12 @@ class PartsSession(Session):
             attempts.parts.update(filter(None, [part_of()]))
             last = attempt
             try:
-                mark = self.bucket.replace(METADATA_NAME, data, self._mark)
+                mark = self.bucket.replace(METADATA_NAME, data, mark)
             except ConditionError:
                 attempts.uncertain = 0
-            except RemoteError:
+            except RemoteError as error:
+                if attempts.uncertain:
+                    return self._settled(attempts, error)
                 raise
             except OSError as error:
                 logger.info("%s: the outcome of a commit is not known: %s", self.path, error)
@@ -279,7 +298,7 @@ class PartsSession(Session):
                 return attempt
             attempts.wait()
 
-    def _settled(self, attempts: _Attempts, error: OSError) -> str:
+    def _settled(self, attempts: _Attempts, error: Exception) -> str:
         """Look once more whether an attempt landed, and return its id.
 
         Raises
@@ -324,7 +343,8 @@ def with_dead(bucket: Bucket, snapshot: PartsSnapshot, rows: Rows) -> tuple[Part
     which = np.searchsorted(starts, rows, side="right") - 1
     for place in np.unique(which).tolist():
         part = parts[place]
-        dead = np.union1d(snapshot.parts.dead_rows(part), rows[which == place] - starts[place])
+        with snapshot.reading():
+            dead = np.union1d(snapshot.parts.dead_rows(part), rows[which == place] - starts[place])
         data = dead.astype("<i8").tobytes()
         name = f"{listing.seq + 1:08}-{secrets.token_hex(8)}"
         bucket.add(f"{DEAD}/{name}", data)
@@ -382,16 +402,15 @@ def check_conditions(bucket: Bucket) -> None:
     ------
     RemoteError
     """
-    name = f"probe-{secrets.token_hex(8)}"
+    name = f"{PARTS}/{0:08}-{secrets.token_hex(8)}"  # of a writer that is killed now, `tidy` removes it
     bucket.add(name, b"1")
     try:
         for old, what in ((None, "create-only writes"), (Mark('"0123456789abcdef0123456789abcdef"', "0"), "If-Match")):
-            try:
-                bucket.replace(name, b"2", old)
-            except ConditionError:
-                continue
-            raise RemoteError(
-                str(bucket.path), f"the server ignores {what}: two writers would lose rows of each other", attempts=1
-            )
+            if not bucket.obeys(name, old):
+                raise RemoteError(
+                    str(bucket.path),
+                    f"the server ignores {what}: two writers would lose rows of each other",
+                    attempts=1,
+                )
     finally:
         bucket.delete([name])
