@@ -226,7 +226,7 @@ def tidy(session: PartsSession, older_than: timedelta) -> TidyResult:
         return _tidied(session, older_than)
 
 
-def _tidied(session: PartsSession, older_than: timedelta) -> Removed:
+def _tidied(session: PartsSession, older_than: timedelta) -> TidyResult:
     def raised(listing: Listing, _: str) -> Listing:
         return replace(listing, floor=listing.seq + 2)
 
