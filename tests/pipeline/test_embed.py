@@ -891,7 +891,7 @@ def test_files_that_are_gone(cache, log, root):
     check(result.path, left)
     result = embstore.embed(Folder(root, name="x"), Numbers(log), cache, vanished="delete")
     assert (result.vanished, result.rows) == ((), 4)
-    with pytest.raises(ValueError, match="'report', 'delete' or 'ignore'"):
+    with pytest.raises(ValueError, match="'report', 'delete', 'ignore'"):
         embstore.embed(Folder(root, name="x"), Numbers(log), cache, vanished="forget")
 
 

@@ -419,7 +419,7 @@ def test_rows_of_several_threads_are_all_committed(path):
         assert store.fetch(keys)[:, 0].tolist() == [int(key.split(":")[0]) for key in keys]
 
 
-@pytest.mark.parametrize("interval", [-1, NAN, "2", None])
+@pytest.mark.parametrize("interval", [-1, NAN, "2"])
 def test_an_interval_that_is_none(path, interval):
     with opened(path) as store, pytest.raises(TypeError, match="number of seconds"):
         store.writer(interval=interval)
