@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
@@ -22,7 +22,7 @@ from embstore._engine.io.remote import RemoteFolder
 from embstore._engine.io.urls import is_url, local_path
 from embstore._engine.pickles import PickledByName
 from embstore._engine.progress import Progress, check_progress, reporting
-from embstore._engine.read.parts_snapshot import MOST_ZIPPED, Parts, folder_name
+from embstore._engine.read.parts_snapshot import Parts, folder_name
 from embstore.errors import CopyRefusedError, CorruptStoreError, NotAStoreError
 from embstore.store.verify import examine
 
@@ -262,13 +262,10 @@ class _Pull:
         here = set(root.child(PARTS).names())
         missing = [part for part in listing.parts if folder_name(part) not in here]
         with reporting(self._progress, sum(part.rows for part in missing), "pull") as advance:
-            for group in _groups(missing):
-                if len(group) > 1:
-                    remote.load(group)
-                for part in group:
-                    self._fetch(remote, root.child(PARTS), part, listing)
-                    self._fetched += 1
-                    advance(part.rows)
+            for part in remote.loaded(missing):
+                self._fetch(remote, root.child(PARTS), part, listing)
+                self._fetched += 1
+                advance(part.rows)
 
     def _fetch(self, remote: Parts, parts: Folder, part: Part, listing: Listing) -> None:
         """Fetch a part under a temporary name, check every byte, sync it, and give it its name."""
@@ -318,18 +315,3 @@ def _content(_: Any, data: bytes | memoryview) -> bytes | memoryview:
 def _partial(name: str) -> str:
     """Return the temporary name of the folder of a part."""
     return f".{name}{PARTIAL}"
-
-
-def _groups(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """Yield parts in turn: zipped ones in groups to fetch at once, of up to 64 MiB."""
-    group: list[Part] = []
-    for part in parts:
-        if group and (not part.zipped or sum(one.nbytes for one in group) + part.nbytes > MOST_ZIPPED):
-            yield group
-            group = []
-        group.append(part)
-        if not part.zipped:
-            yield group
-            group = []
-    if group:
-        yield group

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,19 @@ class Requests:
         self.reset(fault)
 
     def lose(self, share, seed=0, kinds=("put", "delete", "read", "get", "list")):
-        """Lose a share of the requests: half of them before they reach the server."""
-        chance = random.Random(seed)
+        """Lose a share of the requests: half of them before they reach the server.
+
+        An object is not hit more than twice in a row. After four failures of one request the client gives up, which
+        is not what is tested.
+        """
+        chance, in_a_row = random.Random(seed), Counter()
 
         def fault(kind, name, change):
-            hit = kind in kinds and chance.random() < share
-            return chance.choice([LOST, DROPPED]) if hit else None
+            if kind not in kinds or chance.random() >= share or in_a_row[kind, name] == 2:
+                in_a_row[kind, name] = 0
+                return None
+            in_a_row[kind, name] += 1
+            return chance.choice([LOST, DROPPED])
 
         self.reset(fault)
 

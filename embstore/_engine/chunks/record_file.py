@@ -93,13 +93,8 @@ def listing_in(path: PurePath, data: bytes) -> Listing | None:
     ------
     NotAStoreError, UnsupportedFormatError, CorruptStoreError
     """
-    attributes = parse_document(path, data, frozenset((PARTS,)))["attributes"]["embstore"]
-    if PARTS not in attributes["requires"]:
-        return None
-    try:
-        return listing_from_json(attributes)
-    except SchemaError as error:
-        raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
+    record, _ = head_in(path, data)
+    return record if isinstance(record, Listing) else None
 
 
 def read_head(folder: ReadableFolder) -> tuple[Record | Listing, Signature]:
@@ -138,10 +133,14 @@ def read_record(folder: ReadableFolder) -> tuple[Record, Signature]:
 
 def head_in(path: PurePath, data: bytes) -> tuple[Record | Listing, bool]:
     """Return the commit record in a ``zarr.json``, and whether another program rewrote its consolidated metadata."""
-    if listing := listing_in(path, data):
-        return listing, False
-    document = parse_document(path, data)
-    return parse_record(path, document["attributes"]["embstore"]), metadata_rewritten(document)
+    document = parse_document(path, data, frozenset((PARTS,)))
+    attributes = document["attributes"]["embstore"]
+    if PARTS not in attributes["requires"]:
+        return parse_record(path, attributes), metadata_rewritten(document)
+    try:
+        return listing_from_json(attributes), False
+    except SchemaError as error:
+        raise CorruptStoreError(path, f"the commit record breaks the format: {error}") from error
 
 
 def is_newer(folder: ReadableFolder, record: Record | Listing | None) -> bool:

@@ -28,11 +28,14 @@ class Archives:
     folder : ReadableFolder
     most : int
         Largest size of an archive in bytes.
+    dropped : callable
+        Called with the name of an archive that is no longer kept: columns may hold its bytes, too.
     """
 
-    def __init__(self, folder: ReadableFolder, *, most: int) -> None:
+    def __init__(self, folder: ReadableFolder, *, most: int, dropped: Callable[[str], None]) -> None:
         self.folder = folder
         self._most = most
+        self._dropped = dropped
         self._kept: OrderedDict[str, Mapping[str, bytes]] = OrderedDict()
         self._lock = ThreadLock()
 
@@ -58,8 +61,9 @@ class Archives:
             self._kept[name] = files
             total = sum(len(data) for kept in self._kept.values() for data in kept.values())
             while total > _KEPT_NBYTES and len(self._kept) > 1:
-                _, dropped = self._kept.popitem(last=False)
+                oldest, dropped = self._kept.popitem(last=False)
                 total -= sum(map(len, dropped.values()))
+                self._dropped(oldest)
 
 
 def _files(path: PurePath, data: bytes | memoryview) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from embstore._engine.read.column import Array, Check, NumericColumn, Rows, chec
 from embstore._engine.read.open_column import AnyColumn
 from embstore._engine.read.string_column import StringColumn
 
-Open = Callable[[Sequence[int]], Sequence[AnyColumn]]
-"""Opens the columns of some parts, by their places. Their objects are fetched together."""
+_Kind = TypeVar("_Kind", NumericColumn, StringColumn)
+
+Open = Callable[[Sequence[int]], Iterator[AnyColumn]]
+"""Opens the columns of some parts in turn, by their places. Objects of several parts are fetched together."""
 
 
 class Piece(NamedTuple):
@@ -56,7 +58,7 @@ class JoinedColumn(NumericColumn):
             return np.empty((0, *self.array.shape), self.dtype)
         if which[0] == which[-1] and (which == which[0]).all():  # of one part: nothing is sorted
             place = int(which[0])
-            return self._values(place, self._columns([place])[0].take(rows - self._starts[place]))
+            return self._values(place, next(self._columns([place])).take(rows - self._starts[place]))
         out = aligned_empty((len(rows), *self.array.shape), self.dtype)
         order = np.argsort(which, kind="stable")
         starts = np.flatnonzero(np.diff(which[order], prepend=-1))
@@ -73,7 +75,7 @@ class JoinedColumn(NumericColumn):
         if len(places) != 1:
             return super().span(start, stop)
         first = int(self._starts[places[0]])
-        found = self._values(places[0], self._columns(places)[0].span(start - first, stop - first))
+        found = self._values(places[0], next(self._columns(places)).span(start - first, stop - first))
         found.flags.writeable = False
         return found
 
@@ -82,7 +84,7 @@ class JoinedColumn(NumericColumn):
         columns = self._columns(places)
         if len(places) == 1:
             first = int(self._starts[places[0]])
-            return self._values(places[0], columns[0].copy(start - first, stop - first))
+            return self._values(places[0], next(columns).copy(start - first, stop - first))
         out = aligned_empty((max(0, stop - start), *self.array.shape), self.dtype)
         for place, column in zip(places, columns, strict=True):
             first, last = self._starts[place], self._starts[place + 1]
@@ -97,12 +99,8 @@ class JoinedColumn(NumericColumn):
         first, last = np.searchsorted(self._starts, [start, stop - 1], side="right") - 1
         return list(range(int(first), int(last) + 1))
 
-    def _columns(self, places: Sequence[int]) -> list[NumericColumn]:
-        found = []
-        for column in self._open(places):
-            assert isinstance(column, NumericColumn)
-            found.append(column)
-        return found
+    def _columns(self, places: Sequence[int]) -> Iterator[NumericColumn]:
+        return _of_kind(NumericColumn, self._open(places))
 
     def _values(self, place: int, values: Array) -> Array:
         changed = self._pieces[place].changed
@@ -117,16 +115,12 @@ class JoinedStrings(StringColumn):
         self._open = open_columns
         self._starts = np.cumsum([0, *(piece.rows for piece in pieces)])
 
-    def _columns(self, places: Sequence[int]) -> list[StringColumn]:
-        found = []
-        for column in self._open(places):
-            assert isinstance(column, StringColumn)
-            found.append(column)
-        return found
+    def _columns(self, places: Sequence[int]) -> Iterator[StringColumn]:
+        return _of_kind(StringColumn, self._open(places))
 
     def chunks(self) -> Iterator[list[str]]:
-        for place in range(len(self._starts) - 1):
-            yield from self._columns([place])[0].chunks()
+        for column in self._columns(range(len(self._starts) - 1)):
+            yield from column.chunks()
 
     def take(self, rows: Rows) -> list[str]:
         out = [""] * len(rows)
@@ -137,3 +131,9 @@ class JoinedStrings(StringColumn):
             for at, text in zip(chosen.tolist(), column.take(rows[chosen] - self._starts[place]), strict=True):
                 out[at] = text
         return out
+
+
+def _of_kind(kind: type[_Kind], columns: Iterator[AnyColumn]) -> Iterator[_Kind]:
+    for column in columns:
+        assert isinstance(column, kind), column
+        yield column

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NoReturn
 
@@ -30,6 +30,8 @@ from embstore.errors import CorruptStoreError, NotAStoreError, StoreChangedError
 MOST_ZIPPED: Final = 64 * 2**20
 """Most bytes of a part that is one object: it is fetched whole."""
 _MOST_ARCHIVE: Final = 2 * MOST_ZIPPED
+_LOADED_NBYTES: Final = 128 * 2**20
+"""Most bytes of archives that are fetched before their rows are read: half of those that are kept."""
 
 
 class Parts:
@@ -47,7 +49,11 @@ class Parts:
         self._root = folder
         self._mapping = mapping
         self._check = check
-        self._archives = Archives(self._folder, most=_MOST_ARCHIVE) if self._folder is not None else None
+        self._archives = (
+            Archives(self._folder, most=_MOST_ARCHIVE, dropped=self._forget_columns)
+            if self._folder is not None
+            else None
+        )
         self._records: dict[str, Record] = {}
         self._columns: dict[tuple[str, str], Column] = {}
         self._class_names: dict[str, list[str]] = {}
@@ -59,10 +65,24 @@ class Parts:
             return self._root.child(PARTS).child(folder_name(part))
         return ZipFolder(self._archives, part.name) if part.zipped else self._folder.child(part.name)
 
-    def load(self, parts: Sequence[Part]) -> None:
-        """Fetch the archives among some parts, several at once."""
-        if self._archives is not None:
-            self._archives.load(part.name for part in parts if part.zipped)
+    def loaded(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yield parts. Archives among them are fetched before, several at once, but not more than are kept."""
+        group: list[Part] = []
+        for part in parts:
+            if sum(one.nbytes for one in group) + part.nbytes > _LOADED_NBYTES:
+                yield from self._load(group)
+                group = []
+            group.append(part)
+        yield from self._load(group)
+
+    def _load(self, group: list[Part]) -> list[Part]:
+        if self._archives is not None and len(group) > 1:
+            self._archives.load(part.name for part in group if part.zipped)
+        return group
+
+    def _forget_columns(self, name: str) -> None:
+        for key in [key for key in list(self._columns) if key[0] == name]:
+            self._columns.pop(key, None)
 
     def record(self, part: Part, empty: Record) -> Record:
         """Return the record of a part, after a check that it belongs to the store.
@@ -118,18 +138,13 @@ class Parts:
             self._dead[dead.name] = known
         return known
 
-    def class_names(self, part: Part, empty: Record) -> list[str]:
-        """Return the classes of a part, by their codes in it."""
-        names = self._class_names.get(part.name)
-        if names is None:
+    def class_names(self, parts: Sequence[Part], empty: Record) -> list[list[str]]:
+        """Return the classes of each part, by their codes in it."""
+        for part in self.loaded(part for part in parts if part.name not in self._class_names):
             column = self.column(part, empty, "class_names")
             assert isinstance(column, StringColumn)
-            names = self._class_names[part.name] = [name for chunk in column.chunks() for name in chunk]
-        return names
-
-    def knows(self, part: Part) -> bool:
-        """Return whether the classes of a part are known."""
-        return part.name in self._class_names
+            self._class_names[part.name] = [name for chunk in column.chunks() for name in chunk]
+        return [self._class_names[part.name] for part in parts]
 
     def written(self, part: Part, files: Mapping[str, bytes]) -> None:
         """Keep the files of a part that was just written, so that it is not fetched."""
@@ -148,6 +163,8 @@ class Parts:
         self._records = {name: record for name, record in list(self._records.items()) if name in names}
         self._columns = {key: column for key, column in list(self._columns.items()) if key[0] in names}
         self._class_names = {name: found for name, found in list(self._class_names.items()) if name in names}
+        lists = {part.dead.name for part in parts if part.dead}
+        self._dead = {name: rows for name, rows in list(self._dead.items()) if name in lists}
 
 
 def folder_name(part: Part) -> str:
@@ -304,11 +321,9 @@ class PartsSnapshot(Snapshot):
         if not parts and name in offsets:
             return _Zeros(self.folder, array, self.check)
 
-        def open_columns(places: Sequence[int]) -> list[AnyColumn]:
-            chosen = [parts[place] for place in places]
-            if len(chosen) > 1:
-                self.parts.load(chosen)
-            return [self.parts.column(part, self.listing.empty, name) for part in chosen]
+        def open_columns(places: Sequence[int]) -> Iterator[AnyColumn]:
+            for part in self.parts.loaded(parts[place] for place in places):
+                yield self.parts.column(part, self.listing.empty, name)
 
         if array.dtype == STRING:
             return JoinedStrings(array, pieces, open_columns)
@@ -329,9 +344,7 @@ class PartsSnapshot(Snapshot):
         codes: dict[str, int] = {}
         maps: list[np.ndarray[Any, Any]] = []
         with self.reading():
-            self.parts.load([part for part in self.listing.parts if not self.parts.knows(part)])
-            for part in self.listing.parts:
-                names = self.parts.class_names(part, self.listing.empty)
+            for names in self.parts.class_names(self.listing.parts, self.listing.empty):
                 maps.append(np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int32))
         self._codes = maps
         return list(codes)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from embstore._engine.format.parts import Part, fitted
-from embstore._engine.format.ragged import Ragged
 from embstore._engine.format.record import Record, offsets_name
 from embstore._engine.format.values import dump_json
 from embstore._engine.format.zarr_layout import METADATA_NAME, group_document
@@ -88,8 +87,6 @@ def same_additions(first: Mapping[str, Blocks], second: Mapping[str, Blocks]) ->
 
 def _same(first: Any, second: Any) -> bool:
     if isinstance(first, Iterator) or isinstance(second, Iterator):
-        return False
-    if isinstance(first, Ragged) or isinstance(second, Ragged):
         return False
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         same_kind = first.dtype == second.dtype and first.shape == second.shape
