@@ -279,6 +279,34 @@ def test_a_change_plans_again_if_objects_are_deleted_while_it_reads_them(bucket,
     assert found.keys() >= {key(i) for i in (1, 4, 11, 14)}
 
 
+def hour_older(session, reader):
+    """Have the objects of a reader's commit an hour old by the server's clock."""
+    listed, old = session.bucket.listed, reader.snapshot.listing.objects
+
+    def older(prefix):
+        back = timedelta(hours=1)
+        return [one._replace(modified=one.modified - back) if one.name in old else one for one in listed(prefix)]
+
+    session.bucket.listed = older
+
+
+@pytest.mark.parametrize("removed", [[1], [0, 1, 2], [0, 1, 2, "compact"], [1, "compact"]], ids=str)
+def test_objects_that_were_replaced_just_now_stay_for_their_readers(bucket, removed):
+    store = opened(bucket)
+    put(store, range(4))
+    store.delete([key(3)])
+    reader = embstore.open(bucket.url)
+    for one in removed:
+        store.compact() if one == "compact" else store.delete([key(one)])
+    session = session_of(store)
+    hour_older(session, reader)
+    assert tidy(session, timedelta(minutes=30)).objects == 0
+    assert (reader.select().to_numpy() == rows_of(range(3))).all()
+    assert tidy(session, timedelta(0)).objects > 0
+    assert list(embstore.open(bucket.url)) == [key(i) for i in range(3) if i not in removed]
+    assert not session.parts_snapshot.listing.retired
+
+
 def test_a_part_that_was_retired_while_tidy_works_stays_for_its_readers(bucket):
     store, other = opened(bucket), opened(bucket)
     for i in range(3):
@@ -286,17 +314,7 @@ def test_a_part_that_was_retired_while_tidy_works_stays_for_its_readers(bucket):
     reader = embstore.open(bucket.url)
     bucket.requests.reset(once(other.compact, "list", "parts"))
     session = session_of(store)
-    # The parts are an hour old by the server's clock, their replacement is not.
-    import datetime as dates
-
-    listed = session.bucket.listed
-
-    def older(prefix):
-        old = {f"parts/{part.name}" for part in reader.snapshot.listing.parts}
-        back = dates.timedelta(hours=1)
-        return [one._replace(modified=one.modified - back) if one.name in old else one for one in listed(prefix)]
-
-    session.bucket.listed = older
+    hour_older(session, reader)
     assert tidy(session, timedelta(minutes=30)).objects == 0
     assert (reader.select().to_numpy() == rows_of(range(3))).all()
 

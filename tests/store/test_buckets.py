@@ -9,6 +9,7 @@ import pytest
 
 import embstore
 from embstore import errors
+from embstore.store.embedding_store import session_of
 from tests._helpers.buckets import buckets, objects
 
 obstore = pytest.importorskip("obstore")
@@ -167,3 +168,19 @@ def test_columns_of_a_store_without_rows(buckets):
     with pytest.raises(errors.ReadOnlyError, match="a change of split in stored rows is not possible in a bucket"):
         store.set_columns({"split": "test"})
     assert len(embstore.open(URL)) == 1
+
+
+def test_archives_that_are_not_kept_are_fetched_once_for_each_pass(bucket, monkeypatch):
+    """All rows take more memory than the archives that are kept."""
+    with embstore.open(bucket.url, "a", config=CONFIG) as made:
+        for start in range(0, 40, 5):
+            made.append(KEYS[start : start + 5], ROWS[start : start + 5])
+        nbytes = max(part.nbytes for part in session_of(made).snapshot.listing.parts)
+    monkeypatch.setattr("embstore._engine.io.zip_folder._KEPT_NBYTES", 4 * nbytes)
+    monkeypatch.setattr("embstore._engine.read.parts_snapshot._LOADED_NBYTES", 2 * nbytes)
+    reader = embstore.open(bucket.url)
+    bucket.requests.reset()
+    assert (reader.select().to_numpy() == ROWS).all()
+    fetched = bucket.requests.names("get")
+    assert len(fetched) == len(set(fetched)) == 8
+    assert len({part for part, _ in reader.snapshot.parts._columns}) <= 4

@@ -103,7 +103,7 @@ class Listing:
         Parts and lists of deleted rows with a smaller number that are not listed may be deleted at any time.
     parts : tuple of Part
     retired : mapping of str to str
-        Objects that are no longer listed, and the part that replaced each.
+        Objects that are no longer listed, and the name of the part or the list of deleted rows that replaced each.
     recent : tuple of str
         Ids of the last commits.
     """

@@ -20,7 +20,7 @@ from embstore._engine.read.key_index import KeyIndex
 from embstore._engine.read.parts_snapshot import PartsSnapshot
 from embstore._engine.read.snapshot import Snapshot
 from embstore._engine.write.build_part import copy_part, temporary
-from embstore._engine.write.parts_session import PartsSession
+from embstore._engine.write.parts_session import PartsSession, add_list
 from embstore._engine.write.record_edits import new_id
 from embstore.errors import EraseUnfinishedError, RemoteError, StoreChangedError
 
@@ -86,18 +86,19 @@ def _folded(session: PartsSession, group: tuple[Part, ...]) -> str:
 
         def change(listing: Listing, _: str) -> Listing | None:
             nonlocal listed
-            listed = _place_of(listing, group) is not None and (built is None or _above(built.part, listing))
-            if not listed:
-                return None
             place = _place_of(listing, group)
-            assert place is not None
+            listed = place is not None and (built is None or _above(built.part, listing))
+            if place is None or not listed:
+                return None
             of = tuple(name for part in group for name in (*part.of, part.name))[-FOLDED:]
             new = () if built is None else (replace(built.part, of=of),)
             parts = (*listing.parts[:place], *new, *listing.parts[place + len(group) :])
             # Row numbers change if rows are left out.
             dead = any(part.dead for part in group)
             empty = replace(listing.empty, generation=new_id()) if dead else listing.empty
-            gone = dict.fromkeys(_objects(group), built.part.name if built else "")
+            # Without a new part, an empty list has the time from which the old objects stay for their readers.
+            by = built.part.name if built else add_list(session.bucket, listing, b"")
+            gone = dict.fromkeys(_objects(group), by)
             return replace(listing, parts=parts, empty=empty, retired={**listing.retired, **gone})
 
         session.swap(change, lambda: built.part.name if built else None)
@@ -231,16 +232,17 @@ def _tidied(session: PartsSession, older_than: timedelta) -> TidyResult:
         return replace(listing, floor=listing.seq + 2)
 
     session.swap(raised)
-    found = session.bucket.read(METADATA_NAME, most=MAX_METADATA_BYTES)
-    assert found is not None
-    limit = found[2] - older_than
-    unlisted = _unlisted(session)
-    listing = session.parts_snapshot.listing  # not an earlier one, which does not know what was retired since
-    written = {_root_of(one.name): one.modified for one in session.bucket.listed(f"{PARTS}/")}
+    record = session.bucket.read(METADATA_NAME, most=MAX_METADATA_BYTES)
+    assert record is not None
+    limit = record[2] - older_than
+    session.move_to_newest()
+    listing = session.parts_snapshot.listing
+    found = _objects_of(session)  # after the record: what is retired from now on is listed in it, and stays
+    written = {_root_of(one.name).rpartition("/")[2]: one.modified for one in found}
     removable = []
-    for one in unlisted:
+    for one in _not_in(found, listing):
         replacement = listing.retired.get(_root_of(one.name))
-        when = one.modified if replacement is None else written.get(f"{PARTS}/{replacement}", one.modified)
+        when = one.modified if replacement is None else written.get(replacement, one.modified)
         if when <= limit and (replacement is not None or _seq(one) < listing.floor):
             removable.append(one)
     removed = _remove(session, removable)
@@ -258,9 +260,16 @@ def _tidied(session: PartsSession, older_than: timedelta) -> TidyResult:
 def _unlisted(session: PartsSession) -> list[Listed]:
     """Return the objects of parts and deleted rows that the newest commit does not list."""
     session.move_to_newest()
-    listed = session.parts_snapshot.listing.objects
-    found = [one for folder in (PARTS, DEAD) for one in session.bucket.listed(f"{folder}/")]
-    return [one for one in found if _root_of(one.name) not in listed]
+    return _not_in(_objects_of(session), session.parts_snapshot.listing)
+
+
+def _objects_of(session: PartsSession) -> list[Listed]:
+    return [one for folder in (PARTS, DEAD) for one in session.bucket.listed(f"{folder}/")]
+
+
+def _not_in(objects: list[Listed], listing: Listing) -> list[Listed]:
+    listed = listing.objects
+    return [one for one in objects if _root_of(one.name) not in listed]
 
 
 def _root_of(name: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, NoReturn, TypeVar
 import numpy as np
 
 from embstore._engine.chunks.record_file import listing_in
-from embstore._engine.format.parts import DEAD, PARTS, RECENT, Dead, Listing, Part, as_empty
+from embstore._engine.format.parts import DEAD, PARTS, RECENT, Dead, Listing, as_empty
 from embstore._engine.format.record import Record
 from embstore._engine.format.values import crc32c, dump_json
 from embstore._engine.format.zarr_layout import MAX_METADATA_BYTES, METADATA_NAME
@@ -203,8 +203,8 @@ class PartsSession(Session):
                 if plan is None:
                     return None
                 rows = plan.record.rows - snapshot.record.rows
-                parts = with_dead(self.bucket, snapshot, np.asarray(plan.appends.get("dead_rows", ()), np.int64))
-                empty = as_empty(plan.record)
+                wanted = with_dead(self.bucket, snapshot, np.asarray(plan.appends.get("dead_rows", ()), np.int64))
+                wanted = replace(wanted, empty=as_empty(plan.record))
                 if rows:
                     fresh = additions(snapshot, plan)
                     if built is None or not same_additions(added, fresh):
@@ -213,8 +213,8 @@ class PartsSession(Session):
                     elif _seq(built.part.name) < listing.floor:
                         built = renamed(built, listing.seq + 1)
                         self.upload(built)
-                    parts = (*parts, built.part)
-                return replace(listing, empty=empty, parts=parts)
+                    wanted = replace(wanted, parts=(*wanted.parts, built.part))
+                return wanted
 
             attempt = self.swap(change, lambda: built.part.name if built else None)
         return results[attempt]
@@ -328,8 +328,8 @@ def _seq(name: str) -> int:
     return int(name.partition("-")[0])
 
 
-def with_dead(bucket: Bucket, snapshot: PartsSnapshot, rows: Rows) -> tuple[Part, ...]:
-    """Return the parts of a commit with more deleted rows, whose lists are written.
+def with_dead(bucket: Bucket, snapshot: PartsSnapshot, rows: Rows) -> Listing:
+    """Return the list of parts with more deleted rows. The new lists of these are written.
 
     Parameters
     ----------
@@ -338,7 +338,7 @@ def with_dead(bucket: Bucket, snapshot: PartsSnapshot, rows: Rows) -> tuple[Part
         Numbers of rows of the store.
     """
     listing, rows = snapshot.listing, np.unique(rows)
-    parts = list(listing.parts)
+    parts, retired = list(listing.parts), dict(listing.retired)
     starts = np.cumsum([0, *(part.rows for part in parts)])
     which = np.searchsorted(starts, rows, side="right") - 1
     for place in np.unique(which).tolist():
@@ -346,10 +346,18 @@ def with_dead(bucket: Bucket, snapshot: PartsSnapshot, rows: Rows) -> tuple[Part
         with snapshot.reading():
             dead = np.union1d(snapshot.parts.dead_rows(part), rows[which == place] - starts[place])
         data = dead.astype("<i8").tobytes()
-        name = f"{listing.seq + 1:08}-{secrets.token_hex(8)}"
-        bucket.add(f"{DEAD}/{name}", data)
+        name = add_list(bucket, listing, data)
         parts[place] = replace(part, dead=Dead(name=name, rows=len(dead), crc32c=crc32c(data)))
-    return tuple(parts)
+        if part.dead:
+            retired[f"{DEAD}/{part.dead.name}"] = name
+    return replace(listing, parts=tuple(parts), retired=retired)
+
+
+def add_list(bucket: Bucket, listing: Listing, data: bytes) -> str:
+    """Write a list of deleted rows for the commit after another one. Return its name."""
+    name = f"{listing.seq + 1:08}-{secrets.token_hex(8)}"
+    bucket.add(f"{DEAD}/{name}", data)
+    return name
 
 
 def open_session(bucket: Bucket, url: str, options: Mapping[str, Any] | None, *, check: Check) -> PartsSession | None:
